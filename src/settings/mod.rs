@@ -1,0 +1,264 @@
+//! The validated settings of a gate: what [`file`] reads as YAML and [`flags`] overrides, checked and typed.
+//!
+//! Nothing behind this module sees a raw string from the configuration: an address is a `SocketAddr`, a duration a
+//! `Duration`, a mode an enum. Keys that `KubeletConfiguration` has keep its name, place and meaning.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything `serve` needs to know, validated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `nodeName`: lower-cased name of this node's Node object; `None` = find it (see `crate::node`).
+    pub node_name: Option<String>,
+    /// `nodeNameFromHost`: the host name may serve as the node name when nothing better is found.
+    pub node_name_from_host: bool,
+    /// `listen`: the addresses of the gate's TLS port; at least one.
+    pub listen: Vec<SocketAddr>,
+    /// `kubeconfig`: how to reach the API server; `None` = in-cluster.
+    pub kubeconfig: Option<PathBuf>,
+    /// `upstream`: the kubelet behind the gate.
+    pub upstream: Upstream,
+    /// `tlsCertFile` … `tlsCipherSuites`: what clients are shown.
+    pub tls: ServingTls,
+    /// `authentication`: who may be somebody.
+    pub authentication: Authentication,
+    /// `authorization`: who may do what.
+    pub authorization: Authorization,
+    /// `enforcement`: `Enforce`, or `Report` (a later part; refused for now).
+    pub enforcement: Enforcement,
+    /// `readOnlyPort`: the tombstone.
+    pub read_only_port: ReadOnlyPort,
+    /// `streamingConnectionIdleTimeout`: an upgraded stream without a byte for this long is ended; zero = never.
+    pub streaming_connection_idle_timeout: Duration,
+    /// `limits`: every bound.
+    pub limits: Limits,
+    /// `audit`: where the events go.
+    pub audit: Audit,
+    /// `admin.listen`: the gate's own `/livez`, `/readyz`, `/metrics`; `None` (written `""`) = off.
+    pub admin_listen: Option<SocketAddr>,
+    /// `workers`: threads that serve connections, at least 1.
+    pub workers: usize,
+}
+
+/// `upstream`: the kubelet behind the gate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// `upstream.url`.
+    pub url: UpstreamUrl,
+    /// How the kubelet proves itself; `None` exactly for `http://` and `unix://`.
+    pub trust: Option<UpstreamTrust>,
+    /// What the gate shows a kubelet that authenticates.
+    pub credentials: UpstreamCredentials,
+}
+
+/// Where the kubelet is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UpstreamUrl {
+    /// `http://IP:PORT`, loopback only.
+    Http(SocketAddr),
+    /// `https://IP:PORT`.
+    Https(SocketAddr),
+    /// `unix:///PATH`, plain HTTP over a socket.
+    Unix(PathBuf),
+}
+
+/// How the kubelet's serving certificate is judged.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UpstreamTrust {
+    /// `upstream.caFile` + `upstream.serverName`: an ordinary chain to these CAs for this name.
+    Ca {
+        /// PEM bundle.
+        ca_file: PathBuf,
+        /// DNS name or IP address in the certificate.
+        server_name: String,
+    },
+    /// `upstream.certificateFile`: exactly this certificate's key.
+    Pinned(PathBuf),
+}
+
+/// `upstream.clientCertificateFile`/`clientKeyFile` and/or `upstream.tokenFile`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UpstreamCredentials {
+    /// Certificate file and key file (PEM).
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// File with a bearer token.
+    pub token_file: Option<PathBuf>,
+}
+
+/// What the gate's own listener shows its clients.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServingTls {
+    /// `tlsCertFile`: PEM chain, leaf first.
+    pub cert_file: PathBuf,
+    /// `tlsPrivateKeyFile`: PEM key.
+    pub private_key_file: PathBuf,
+    /// `tlsMinVersion`.
+    pub min_version: TlsVersion,
+    /// `tlsCipherSuites`: Go names of the TLS 1.2 suites to offer, only those rustls has; empty = all of them.
+    pub cipher_suites: Vec<String>,
+}
+
+/// A TLS version, ordered.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum TlsVersion {
+    /// `VersionTLS12` (also what the kubelet's `VersionTLS10` and `VersionTLS11` become, with a warning).
+    Tls12,
+    /// `VersionTLS13`.
+    Tls13,
+}
+
+/// `authentication`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Authentication {
+    /// `authentication.anonymous.enabled`.
+    pub anonymous: bool,
+    /// `authentication.x509.clientCAFile`; `None` = no certificate is asked for.
+    pub client_ca_file: Option<PathBuf>,
+    /// `authentication.x509.clientCertificates`.
+    pub client_certificates: ClientCertificates,
+    /// `authentication.webhook.enabled`: bearer tokens by TokenReview.
+    pub webhook: bool,
+    /// `authentication.webhook.cacheTTL`.
+    pub webhook_cache_ttl: Duration,
+    /// `authentication.webhook.audiences`: sent with a TokenReview, one of them must come back; empty = the API server's.
+    pub audiences: Vec<String>,
+}
+
+/// `authentication.x509.clientCertificates`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClientCertificates {
+    /// Ask for a certificate and judge it after the handshake, as the kubelet does.
+    Request,
+    /// A handshake without a certificate of a known CA fails.
+    Require,
+}
+
+/// `authorization`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Authorization {
+    /// `authorization.mode`.
+    pub mode: AuthorizationMode,
+    /// `authorization.webhook.cacheAuthorizedTTL`.
+    pub cache_authorized_ttl: Duration,
+    /// `authorization.webhook.cacheUnauthorizedTTL`.
+    pub cache_unauthorized_ttl: Duration,
+    /// `authorization.interactive`.
+    pub interactive: Interactive,
+    /// `authorization.paths.deny`: path prefixes (whole segments) refused for everybody, each starting with `/`.
+    pub deny_paths: Vec<String>,
+}
+
+/// `authorization.mode`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AuthorizationMode {
+    /// Everybody who is authenticated may do everything.
+    AlwaysAllow,
+    /// SubjectAccessReview.
+    Webhook,
+}
+
+/// `authorization.interactive`: exec, attach, run, portForward and `/cri/`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Interactive {
+    /// `requireCreate`: these need the verb `create`, whatever the method.
+    pub require_create: bool,
+    /// `allowedUsers`: if not empty, nobody else may use them.
+    pub allowed_users: Vec<String>,
+    /// `cacheAuthorizedTTL`: how long an allow for them is remembered.
+    pub cache_authorized_ttl: Duration,
+}
+
+/// `enforcement`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Enforcement {
+    /// Decide and enforce.
+    Enforce,
+}
+
+/// `readOnlyPort`: the tombstone, which answers 410 to everything.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReadOnlyPort {
+    /// Where it listens; empty = nowhere.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// `audit`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audit {
+    /// `audit.path`.
+    pub sink: AuditSink,
+    /// `audit.mode`.
+    pub mode: AuditMode,
+    /// `audit.commands`: what becomes of `command=`/`cmd=` values in an event's requestURI.
+    pub commands: AuditCommands,
+}
+
+/// Where audit events go.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AuditSink {
+    /// `""`: nowhere.
+    Off,
+    /// `"-"`: standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// `audit.mode`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AuditMode {
+    /// Events are written behind the answer; when the queue is full they are dropped and counted.
+    Batch,
+    /// The event is written before the answer's head is released; when the queue is full the request waits.
+    Blocking,
+}
+
+/// `audit.commands`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AuditCommands {
+    /// Replaced by a short keyed hash, so that equal commands can be recognised.
+    Hash,
+    /// Left out.
+    Omit,
+    /// Written as they are.
+    Show,
+}
+
+/// `limits`: every bound, with its default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// `handshakeTimeout`, 10s.
+    pub handshake_timeout: Duration,
+    /// `requestHeadTimeout`, 10s from the head's first byte.
+    pub request_head_timeout: Duration,
+    /// `idleTimeout`, 2m0s: a keep-alive connection without a request.
+    pub idle_timeout: Duration,
+    /// `writeStallTimeout`, 1m0s: a client that takes no byte of its answer.
+    pub write_stall_timeout: Duration,
+    /// `upstreamConnectTimeout`, 5s: dial and handshake with the kubelet.
+    pub upstream_connect_timeout: Duration,
+    /// `reviewTimeout`, 10s: a TokenReview or SubjectAccessReview, retries included.
+    pub review_timeout: Duration,
+    /// `shutdownTimeout`, 30s: how long running requests may go on after SIGTERM.
+    pub shutdown_timeout: Duration,
+    /// `requestHeadBytes`, 131072.
+    pub request_head_bytes: usize,
+    /// `http2Streams`, 100 per connection.
+    pub http2_streams: u32,
+    /// `connections`, 4096 in total.
+    pub connections: usize,
+    /// `connectionsPerAddress`, 512 from one source address.
+    pub connections_per_address: usize,
+    /// `streamsPerIdentity`, 256 upgraded streams of one user.
+    pub streams_per_identity: usize,
+    /// `cacheEntries`, 8192 finished reviews per cache.
+    pub cache_entries: usize,
+    /// `auditQueue`, 8192 events not yet written.
+    pub audit_queue: usize,
+    /// `concurrentReviews`, 64 calls to the API server at once.
+    pub concurrent_reviews: usize,
+    /// `upstreamIdleConnections`, 64 kept per worker.
+    pub upstream_idle_connections: usize,
+}
