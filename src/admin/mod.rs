@@ -1,0 +1,97 @@
+//! The gate's own port, on loopback: `/livez`, `/readyz`, `/metrics`. It never proxies.
+
+mod readiness;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use self::readiness::Readiness;
+use crate::gate::Gate;
+use crate::metrics::CONTENT_TYPE as METRICS_CONTENT_TYPE;
+
+/// Connections at once.
+const CONNECTIONS: usize = 64;
+
+/// Answers until `stop` is cancelled; from the moment `stopping` is, `/readyz` fails.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    gate: Arc<Gate>,
+    stopping: CancellationToken,
+    stop: CancellationToken,
+) {
+    let readiness = Arc::new(Readiness::new(gate.clone(), stopping));
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let accepting = async {
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed on the admin port");
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (gate, readiness, stop) = (gate.clone(), readiness.clone(), stop.clone());
+            tokio::spawn(async move {
+                let service = service_fn(|request| {
+                    let (gate, readiness) = (gate.clone(), readiness.clone());
+                    async move { Ok::<_, Infallible>(answer(&gate, &readiness, &request).await) }
+                });
+                let serving = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .serve_connection(TokioIo::new(stream), service);
+                let _ = stop.run_until_cancelled(serving).await;
+                drop(place);
+            });
+        }
+    };
+    stop.run_until_cancelled(accepting).await;
+}
+
+async fn answer(gate: &Gate, readiness: &Readiness, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed\n".into());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/livez" => text(StatusCode::OK, "ok\n".into()),
+        "/readyz" => {
+            let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|key| key.starts_with("verbose")));
+            let (ready, report) = readiness.report(verbose).await;
+            text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, report)
+        }
+        "/metrics" => {
+            let audit = gate.audit();
+            for (what, total) in [("written", audit.written()), ("dropped", audit.dropped()), ("error", audit.errors())] {
+                gate.metrics().audit_events(what, total);
+            }
+            let mut response = text(StatusCode::OK, gate.metrics().encode());
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_CONTENT_TYPE));
+            response
+        }
+        _ => text(StatusCode::NOT_FOUND, "404: there are /livez, /readyz?verbose and /metrics\n".into()),
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

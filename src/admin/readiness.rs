@@ -1,0 +1,80 @@
+//! Whether the gate can do its work, part by part.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::gate::Gate;
+
+/// A probe's answer is reused for this long, so that whoever asks `/readyz` cannot flood the kubelet.
+const PROBE_LIFE: Duration = Duration::from_secs(1);
+
+/// Answers `/readyz`.
+pub(super) struct Readiness {
+    gate: Arc<Gate>,
+    stopping: CancellationToken,
+    kubelet: Mutex<Option<(Instant, Result<(), String>)>>,
+}
+
+impl Readiness {
+    pub(super) fn new(gate: Arc<Gate>, stopping: CancellationToken) -> Self {
+        Self { gate, stopping, kubelet: Mutex::new(None) }
+    }
+
+    /// Whether all is well, and what to say about it; every part by name if `verbose`.
+    pub(super) async fn report(&self, verbose: bool) -> (bool, String) {
+        let parts = [
+            ("listener", self.listener()),
+            ("certificate", self.certificate()),
+            ("kubelet", self.kubelet().await),
+            ("audit", self.audit()),
+        ];
+        let ready = parts.iter().all(|(_, state)| state.is_ok());
+        let mut report = String::new();
+        for (part, state) in &parts {
+            // Writing to a String does not fail.
+            let _ = match state {
+                Ok(()) if verbose => writeln!(report, "[+] {part} ok"),
+                Ok(()) => Ok(()),
+                Err(why) => writeln!(report, "[-] {part}: {why}"),
+            };
+        }
+        report.push_str(if ready { "ok\n" } else { "not ready\n" });
+        (ready, report)
+    }
+
+    fn listener(&self) -> Result<(), String> {
+        if self.stopping.is_cancelled() { Err("stopping".into()) } else { Ok(()) }
+    }
+
+    fn certificate(&self) -> Result<(), String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        match self.gate.serving().load().expires {
+            Some(expires) if u64::try_from(expires).is_ok_and(|expires| expires > now) => Ok(()),
+            Some(_) => Err("the serving certificate has expired".into()),
+            None => Ok(()),
+        }
+    }
+
+    async fn kubelet(&self) -> Result<(), String> {
+        let mut known = self.kubelet.lock().await;
+        if let Some((at, state)) = known.as_ref()
+            && at.elapsed() < PROBE_LIFE
+        {
+            return state.clone();
+        }
+        let state = self.gate.kubelet().probe().await.map_err(|error| error.to_string());
+        *known = Some((Instant::now(), state.clone()));
+        state
+    }
+
+    fn audit(&self) -> Result<(), String> {
+        let audit = self.gate.audit();
+        // A full queue means that nothing has been written for a while.
+        if audit.pending() < self.gate.settings().limits.audit_queue { Ok(()) } else { Err("the queue is full".into()) }
+    }
+}

@@ -1,0 +1,98 @@
+//! Station 4: what a request asks for. Method, path and upgrade become the [`Checks`] that have to be allowed.
+//!
+//! The rules are the kubelet's newest ones whatever the age of the kubelet behind the gate, and stricter in two places:
+//! a path that two kubelets could read differently is refused, and exec, attach, run and port-forward need the verb
+//! `create` whatever the method (GET over WebSocket runs commands on every kubelet with mere `get nodes/proxy`).
+
+mod interactive;
+mod kubelet;
+mod path;
+mod upgrade;
+
+pub use self::interactive::is_interactive;
+pub(crate) use self::kubelet::is_subpath;
+pub use self::kubelet::{Subresource, Verb};
+pub use self::path::{Path, PathError};
+pub use self::upgrade::{Protocol, Upgrade};
+
+use http::request::Parts;
+use http::{Method, Version};
+
+use crate::error::RequestError;
+
+/// What has to be allowed before a request may pass: one SubjectAccessReview per subresource, the first Allow wins.
+/// Only this module makes one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Checks {
+    verb: Verb,
+    subresources: &'static [Subresource],
+    interactive: bool,
+    path: Path,
+    upgrade: Option<Upgrade>,
+}
+
+impl Checks {
+    /// What `parts` asks for, or why it cannot be said. `require_create` is
+    /// `authorization.interactive.requireCreate`.
+    pub fn of(parts: &Parts, require_create: bool) -> Result<Self, RequestError> {
+        let verb = Verb::of(&parts.method).ok_or_else(RequestError::method_not_allowed)?;
+        let path = Path::of_target(&parts.uri, parts.version, &parts.headers)?;
+        let upgrade = Upgrade::of(parts)?;
+        expect_is_continue(parts)?;
+        Ok(Self::new(verb, path, upgrade, require_create))
+    }
+
+    /// What a request line alone asks for: `kubelet-gate explain`.
+    pub fn explain(method: &Method, path: Path, require_create: bool) -> Result<Self, RequestError> {
+        let verb = Verb::of(method).ok_or_else(RequestError::method_not_allowed)?;
+        Ok(Self::new(verb, path, None, require_create))
+    }
+
+    fn new(verb: Verb, path: Path, upgrade: Option<Upgrade>, require_create: bool) -> Self {
+        let interactive = is_interactive(path.decoded());
+        let verb = if interactive && require_create { Verb::Create } else { verb };
+        let subresources = kubelet::subresources(path.decoded());
+        Self { verb, subresources, interactive, path, upgrade }
+    }
+
+    /// The verb of every review.
+    pub fn verb(&self) -> Verb {
+        self.verb
+    }
+
+    /// The subresources of `nodes` to ask about, in order.
+    pub fn subresources(&self) -> &'static [Subresource] {
+        self.subresources
+    }
+
+    /// Whether this is exec, attach, run, port-forward or CRI streaming.
+    pub fn interactive(&self) -> bool {
+        self.interactive
+    }
+
+    /// The decoded path that is authorized.
+    pub fn path(&self) -> &str {
+        self.path.decoded()
+    }
+
+    /// The protocol the client wants to upgrade to.
+    pub fn upgrade(&self) -> Option<&Upgrade> {
+        self.upgrade.as_ref()
+    }
+
+    /// The protocol to tunnel, if this request may become a tunnel at all: only interactive paths do. Elsewhere the
+    /// upgrade headers are hop-by-hop headers like any other, and the answer is an ordinary one.
+    pub fn tunnel(&self) -> Option<Protocol> {
+        self.upgrade.as_ref().filter(|_| self.interactive).map(|upgrade| upgrade.protocol)
+    }
+}
+
+/// An `Expect` other than `100-continue` is 417, as at the kubelet; `100-continue` itself ends at the gate.
+fn expect_is_continue(parts: &Parts) -> Result<(), RequestError> {
+    match parts.headers.get(http::header::EXPECT) {
+        Some(value) if parts.version >= Version::HTTP_11 && !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            Err(RequestError::expectation_failed())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,158 @@
+//! One decoding of the path, and the refusal of every path that could be read in two ways.
+//!
+//! Old kubelets route on the decoded path, new ones on the raw one, and both authorize the decoded one. What is
+//! authorized here is the decoded path, what is forwarded is the very path-and-query the client sent, and whatever
+//! could mean two things in the two readings is refused before anybody is asked anything.
+
+use std::borrow::Cow;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Uri, Version, header};
+
+use crate::error::RequestError;
+
+/// A path with exactly one meaning: as it was sent, and decoded once.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Path {
+    sent: PathAndQuery,
+    /// `None` when decoding changes nothing, which is nearly always.
+    decoded: Option<String>,
+}
+
+/// Why a request target is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PathError {
+    /// `GET http://host/path`.
+    #[error("the request target must be a path: absolute-form is refused")]
+    AbsoluteForm,
+    /// `OPTIONS *`.
+    #[error("the request target must be a path starting with /")]
+    NotAPath,
+    /// HTTP/2: `:authority` and `Host` name different hosts.
+    #[error(":authority and Host contradict each other")]
+    Authority,
+    /// `%zz`.
+    #[error("the path has an incomplete percent-encoding")]
+    BadEscape,
+    /// `%ff`.
+    #[error("the path is not UTF-8 after percent-decoding")]
+    NotUtf8,
+    /// `//` before the end.
+    #[error("the path has an empty segment")]
+    EmptySegment,
+    /// `.` or `..`, plain or encoded.
+    #[error("the path has a dot segment")]
+    DotSegment,
+    /// `%2f`.
+    #[error("the path has an encoded slash")]
+    EncodedSlash,
+    /// `\` or `%5c`.
+    #[error("the path has a backslash")]
+    Backslash,
+    /// `%00`.
+    #[error("the path has a NUL byte")]
+    Nul,
+}
+
+impl Path {
+    /// The path of a request target.
+    pub(super) fn of_target(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Self, PathError> {
+        if version < Version::HTTP_2 {
+            if uri.authority().is_some() {
+                return Err(PathError::AbsoluteForm);
+            }
+        } else if let (Some(authority), Some(host)) = (uri.authority(), headers.get(header::HOST))
+            && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+        {
+            return Err(PathError::Authority);
+        }
+        Self::of(uri.path_and_query().ok_or(PathError::NotAPath)?.clone())
+    }
+
+    /// The path of a path-and-query, with everything ambiguous refused.
+    pub fn of(sent: PathAndQuery) -> Result<Self, PathError> {
+        let raw = sent.path();
+        if !raw.starts_with('/') {
+            return Err(PathError::NotAPath);
+        }
+        let decoded = decode(raw)?;
+        judge_segments(&decoded)?;
+        let decoded = match decoded {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(decoded) => Some(decoded),
+        };
+        Ok(Self { sent, decoded })
+    }
+
+    /// The path that is authorized: decoded once.
+    pub fn decoded(&self) -> &str {
+        self.decoded.as_deref().unwrap_or_else(|| self.sent.path())
+    }
+}
+
+impl PathError {
+    /// One word for metrics and audit.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::AbsoluteForm => "absolute_form",
+            Self::Authority => "authority",
+            Self::Backslash => "backslash",
+            Self::BadEscape => "bad_escape",
+            Self::DotSegment => "dot_segment",
+            Self::EmptySegment => "empty_segment",
+            Self::EncodedSlash => "encoded_slash",
+            Self::NotAPath => "not_a_path",
+            Self::NotUtf8 => "not_utf8",
+            Self::Nul => "nul",
+        }
+    }
+}
+
+impl From<PathError> for RequestError {
+    fn from(error: PathError) -> Self {
+        Self::bad_request(error.reason(), format!("{error}\n"))
+    }
+}
+
+/// Percent-decodes once. Bytes that would make a second path out of the first are refused on the way.
+fn decode(raw: &str) -> Result<Cow<'_, str>, PathError> {
+    if raw.contains('\\') {
+        return Err(PathError::Backslash);
+    }
+    if !raw.contains('%') {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let mut bytes = Vec::with_capacity(raw.len());
+    let mut rest = raw.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let (Some(high), Some(low)) = (rest.next().and_then(hex), rest.next().and_then(hex)) else {
+            return Err(PathError::BadEscape);
+        };
+        match high << 4 | low {
+            b'/' => return Err(PathError::EncodedSlash),
+            b'\\' => return Err(PathError::Backslash),
+            0 => return Err(PathError::Nul),
+            byte => bytes.push(byte),
+        }
+    }
+    String::from_utf8(bytes).map(Cow::Owned).map_err(|_| PathError::NotUtf8)
+}
+
+/// No empty segment but a trailing one, and no dot segment.
+fn judge_segments(path: &str) -> Result<(), PathError> {
+    if path.contains("//") {
+        return Err(PathError::EmptySegment);
+    }
+    if path.contains("/.") && path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err(PathError::DotSegment);
+    }
+    Ok(())
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}

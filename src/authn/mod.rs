@@ -1,0 +1,143 @@
+//! Station 3: who asks. Client certificate, bearer token, WebSocket-subprotocol token, anonymous, in the kubelet's
+//! order and combined as the kubelet combines them.
+//!
+//! A credential that fails does not stop the next one from succeeding; but once one has failed and none succeeded, the
+//! answer is 401 even where anonymous requests are allowed (`union.NewFailOnError` around `union.New`).
+
+mod certificate;
+mod identity;
+mod presented;
+mod token;
+
+pub use self::identity::{Credential, Identity};
+pub use self::presented::Presented;
+pub use self::token::{TokenReviewer, WEBSOCKET_TOKEN_PREFIX};
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+
+use self::certificate::CertificateVerdict;
+use self::token::Verdict;
+use crate::error::{RequestError, Station};
+use crate::metrics::Metrics;
+use crate::tls::Serving;
+
+/// Turns what a connection and a request present into an [`Identity`].
+pub struct Authenticator {
+    serving: Arc<ArcSwap<Serving>>,
+    tokens: Option<TokenReviewer>,
+    anonymous: Option<Identity>,
+    metrics: Arc<Metrics>,
+}
+
+impl Authenticator {
+    /// `tokens` is `None` while `authentication.webhook.enabled` is false: a token is then no credential at all.
+    pub fn new(
+        serving: Arc<ArcSwap<Serving>>,
+        tokens: Option<TokenReviewer>,
+        anonymous: bool,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { serving, tokens, anonymous: anonymous.then(Identity::anonymous), metrics }
+    }
+
+    /// Who asks. `websocket` is whether the request is a WebSocket upgrade, whose subprotocol may carry a token.
+    ///
+    /// # Errors
+    /// 401 if nobody known asks, 503 if a TokenReview that could have told was not answered.
+    pub async fn authenticate(
+        &self,
+        presented: &Presented,
+        headers: &HeaderMap,
+        websocket: bool,
+    ) -> Result<Identity, RequestError> {
+        let mut failures = Failures::default();
+        if presented.has_certificate()
+            && let Some(trust) = &self.serving.load().trust
+        {
+            match presented.judge(trust, SystemTime::now()) {
+                CertificateVerdict::Somebody(identity) => return Ok(identity),
+                CertificateVerdict::Nobody => {}
+                CertificateVerdict::Refused { reason, detail } => failures.refused(reason, &detail),
+            }
+        }
+        if let Some(tokens) = &self.tokens {
+            if let Some(header) = token::authorization(headers) {
+                if let Some(identity) = presented.remembered(header) {
+                    return Ok(identity);
+                }
+                if let Some(token) = token::bearer(header) {
+                    match tokens.review(token).await {
+                        Verdict::Somebody { identity, until } => {
+                            presented.remember(header, &identity, until);
+                            return Ok(identity);
+                        }
+                        verdict => failures.token(verdict),
+                    }
+                }
+            }
+            if websocket {
+                match token::websocket_protocol(headers) {
+                    Ok(None) => {}
+                    Ok(Some(token)) => match tokens.review(&token).await {
+                        Verdict::Somebody { identity, .. } => return Ok(identity),
+                        verdict => failures.token(verdict),
+                    },
+                    Err(detail) => failures.refused("malformed_token", detail),
+                }
+            }
+        }
+        match (failures.into_error(), &self.anonymous) {
+            (Some(error), _) => Err(self.count(error)),
+            (None, Some(anonymous)) => Ok(anonymous.clone()),
+            (None, None) => Err(self.count(RequestError::unauthorized("no_credentials", "no credentials"))),
+        }
+    }
+
+    fn count(&self, error: RequestError) -> RequestError {
+        self.metrics.authentication_failed(error.reason);
+        error
+    }
+}
+
+/// What went wrong with the credentials that were presented.
+#[derive(Default)]
+struct Failures {
+    reason: Option<&'static str>,
+    details: String,
+    review_failed: bool,
+}
+
+impl Failures {
+    fn refused(&mut self, reason: &'static str, detail: &str) {
+        self.reason.get_or_insert(reason);
+        if !self.details.is_empty() {
+            self.details.push_str("; ");
+        }
+        self.details.push_str(detail);
+    }
+
+    fn token(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Somebody { .. } => {}
+            Verdict::Rejected(detail) => self.refused("invalid_token", &detail),
+            Verdict::Failed(detail) => {
+                self.review_failed = true;
+                self.refused("review_failed", &detail);
+            }
+        }
+    }
+
+    /// A review that failed outweighs a credential that was refused: the client's next try may well succeed.
+    fn into_error(self) -> Option<RequestError> {
+        let reason = self.reason?;
+        Some(if self.review_failed {
+            RequestError::review_failed(Station::Authn, "TokenReview", self.details)
+        } else {
+            RequestError::unauthorized(reason, self.details)
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! Bearer tokens: from the `Authorization` header or a WebSocket subprotocol, reviewed by the API server.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderMap, HeaderValue};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::identity::{Credential, Identity, add_authenticated_group};
+use crate::apiserver::{ApiServer, TokenAnswer};
+use crate::cache::Cache;
+use crate::metrics::{CacheKind, Metrics};
+use crate::settings::Authentication;
+
+/// What a WebSocket subprotocol that carries a token starts with; base64url without padding follows.
+pub const WEBSOCKET_TOKEN_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// How long a review that failed is remembered for its token.
+const FAILURE_LIFE: Duration = Duration::from_secs(1);
+/// How long a rejected token stays rejected. The kubelet asks again each time, so that a flood of bad tokens reaches
+/// the API server.
+const REJECTED_LIFE: Duration = Duration::from_secs(10);
+
+/// Asks the API server who a token is, and remembers the answer.
+pub struct TokenReviewer {
+    api_server: Arc<ApiServer>,
+    audiences: Arc<[String]>,
+    /// `authentication.webhook.cacheTTL`.
+    ttl: Duration,
+    /// Tokens are remembered under a keyed hash, never as text: a dump of the cache is worth nothing.
+    key: hmac::Key,
+    cache: Cache<[u8; 32], Verdict>,
+    metrics: Arc<Metrics>,
+}
+
+/// The API server's word on a token.
+#[derive(Clone, Debug)]
+pub(super) enum Verdict {
+    /// Not asked, or not answered.
+    Failed(Arc<str>),
+    /// Nobody.
+    Rejected(Arc<str>),
+    /// A user, until the answer must be asked for again.
+    Somebody {
+        /// Who.
+        identity: Identity,
+        /// Until when.
+        until: Instant,
+    },
+}
+
+impl TokenReviewer {
+    /// `audiences` empty means the API server's own.
+    ///
+    /// # Errors
+    /// The operating system gives no randomness.
+    pub fn new(
+        api_server: Arc<ApiServer>,
+        settings: &Authentication,
+        entries: usize,
+        control: Handle,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Unspecified> {
+        let mut key = [0u8; 32];
+        aws_lc_rs::rand::fill(&mut key)?;
+        Ok(Self {
+            api_server,
+            audiences: settings.audiences.as_slice().into(),
+            ttl: settings.webhook_cache_ttl,
+            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            cache: Cache::new(entries, control),
+            metrics,
+        })
+    }
+
+    /// Who `token` is.
+    pub(super) async fn review(&self, token: &str) -> Verdict {
+        let mut key = [0u8; 32];
+        key.copy_from_slice(hmac::sign(&self.key, token.as_bytes()).as_ref());
+        if let Some(verdict) = self.cache.get(&key) {
+            self.metrics.cache_hit(CacheKind::Token);
+            return verdict;
+        }
+        self.metrics.cache_miss(CacheKind::Token);
+        let (api_server, audiences, ttl) = (self.api_server.clone(), self.audiences.clone(), self.ttl);
+        let token = token.to_owned();
+        self.cache.get_or_review(key, move || async move { ask(&api_server, &token, &audiences, ttl).await }).await
+    }
+}
+
+/// One TokenReview, and how long its answer may live.
+async fn ask(api_server: &ApiServer, token: &str, audiences: &[String], ttl: Duration) -> (Verdict, Duration) {
+    match api_server.review_token(token, audiences).await {
+        Err(error) => (Verdict::Failed(error.to_string().into()), FAILURE_LIFE),
+        Ok(TokenAnswer::Rejected { error }) => {
+            let detail = error.unwrap_or_else(|| "invalid bearer token".into());
+            (Verdict::Rejected(format!("token: {detail}").into()), REJECTED_LIFE)
+        }
+        Ok(TokenAnswer::Authenticated { audiences: granted, .. }) if !audience_granted(audiences, &granted) => {
+            let detail = format!("token: it is for other audiences than {}", audiences.join(", "));
+            (Verdict::Rejected(detail.into()), REJECTED_LIFE)
+        }
+        Ok(TokenAnswer::Authenticated { mut user, .. }) => {
+            add_authenticated_group(&mut user);
+            let expires = expiry(token);
+            let life = match expires.map(|at| at.duration_since(SystemTime::now())) {
+                None => ttl,
+                Some(Ok(left)) => left.min(ttl),
+                // The API server has just said it is good; its clock decides, but nothing is remembered.
+                Some(Err(_)) => Duration::ZERO,
+            };
+            let identity = Identity::new(user, Credential::Token, expires);
+            (Verdict::Somebody { identity, until: Instant::now() + life }, life)
+        }
+    }
+}
+
+/// An answer is good for us if one of the audiences that were asked for came back. An API server that knows nothing of
+/// audiences sends none back; its answer is then for its own audience, which is not one that was asked for.
+fn audience_granted(asked: &[String], granted: &[String]) -> bool {
+    asked.is_empty() || asked.iter().any(|audience| granted.contains(audience))
+}
+
+/// The first `Authorization` header's value; the kubelet reads no other.
+pub(super) fn authorization(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(AUTHORIZATION)
+}
+
+/// The token in an `Authorization` value: scheme `bearer` in any case, one space, the token; what follows a second
+/// space is ignored. Two spaces give an empty token, which is none; a tab separates nothing.
+pub(super) fn bearer(authorization: &HeaderValue) -> Option<&str> {
+    let value = str::from_utf8(authorization.as_bytes()).ok()?.trim();
+    let mut parts = value.splitn(3, ' ');
+    let scheme = parts.next()?;
+    let token = parts.next()?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The token in the `Sec-WebSocket-Protocol` headers, if one is there and not empty.
+///
+/// # Errors
+/// Two tokens, bad encoding, or a token without another subprotocol: the kubelet answers 401 unless another credential
+/// succeeds.
+pub(super) fn websocket_protocol(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
+    let mut token = None;
+    let mut others = false;
+    for protocol in headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+    {
+        match protocol.strip_prefix(WEBSOCKET_TOKEN_PREFIX.as_bytes()) {
+            None => others = true,
+            Some(_) if token.is_some() => return Err("more than one subprotocol carries a token"),
+            Some(encoded) => token = Some(encoded),
+        }
+    }
+    let Some(encoded) = token else { return Ok(None) };
+    let decoded = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| "the subprotocol's token is not base64url")?;
+    let decoded = String::from_utf8(decoded).map_err(|_| "the subprotocol's token is not UTF-8")?;
+    if decoded.is_empty() {
+        return Ok(None);
+    }
+    if others { Ok(Some(decoded)) } else { Err("a token is the only subprotocol") }
+}
+
+/// The `exp` of a JSON web token, unverified: it can only shorten what the API server granted.
+fn expiry(token: &str) -> Option<SystemTime> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        exp: Option<f64>,
+    }
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let seconds = serde_json::from_slice::<Claims>(&payload).ok()?.exp?;
+    let since_epoch = Duration::try_from_secs_f64(seconds).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(since_epoch)
+}

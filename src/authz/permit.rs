@@ -1,0 +1,41 @@
+//! The proof that a request may be forwarded.
+
+use std::sync::Arc;
+
+use crate::attributes::{Checks, Protocol, Subresource};
+use crate::authn::Identity;
+
+/// A request that is allowed: `forward` takes nothing else, and only this station makes one.
+#[derive(Debug)]
+pub struct Permit {
+    identity: Identity,
+    subresource: Subresource,
+    reason: Arc<str>,
+    tunnel: Option<Protocol>,
+}
+
+impl Permit {
+    pub(super) fn new(identity: Identity, checks: &Checks, subresource: Subresource, reason: Arc<str>) -> Self {
+        Self { identity, subresource, reason, tunnel: checks.tunnel() }
+    }
+
+    /// Who may.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The check that allowed it.
+    pub fn subresource(&self) -> Subresource {
+        self.subresource
+    }
+
+    /// The API server's reason, for the audit event.
+    pub fn reason(&self) -> &Arc<str> {
+        &self.reason
+    }
+
+    /// The protocol that may be tunnelled, if this request may become a tunnel.
+    pub fn tunnel(&self) -> Option<Protocol> {
+        self.tunnel
+    }
+}

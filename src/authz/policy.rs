@@ -1,0 +1,40 @@
+//! The gate's own rules, which need no review and can only refuse.
+
+use crate::attributes::{Checks, is_subpath};
+use crate::authn::Identity;
+use crate::settings;
+
+/// `authorization.paths.deny` and `authorization.interactive.allowedUsers`.
+pub struct Policy {
+    deny_paths: Vec<String>,
+    allowed_users: Vec<String>,
+}
+
+/// Why the policy refuses.
+pub(super) struct PolicyRefusal {
+    pub(super) reason: &'static str,
+    pub(super) detail: String,
+}
+
+impl Policy {
+    /// The policy of these settings.
+    pub fn new(settings: &settings::Authorization) -> Self {
+        Self {
+            deny_paths: settings.deny_paths.clone(),
+            allowed_users: settings.interactive.allowed_users.clone(),
+        }
+    }
+
+    pub(super) fn judge(&self, identity: &Identity, checks: &Checks) -> Result<(), PolicyRefusal> {
+        if let Some(prefix) = self.deny_paths.iter().find(|prefix| is_subpath(checks.path(), prefix)) {
+            let detail = format!("authorization.paths.deny has {prefix}");
+            return Err(PolicyRefusal { reason: "path_denied", detail });
+        }
+        let user = &identity.user().username;
+        if checks.interactive() && !self.allowed_users.is_empty() && !self.allowed_users.contains(user) {
+            let detail = format!("authorization.interactive.allowedUsers does not have {user}");
+            return Err(PolicyRefusal { reason: "interactive_user", detail });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! A request that the gate answers itself: what the client is told, and what the operator is told.
+//!
+//! The two texts are separate fields on purpose. `outside` is what a stranger may read; `inside` goes to the log and the
+//! audit line and may name files, addresses and causes. This module is the only place where an error becomes a
+//! response.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+
+/// Whose doing it is that the request did not reach the kubelet, or that its answer is not passed on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// The API server could not be asked.
+    ApiServer,
+    /// The client asked for something it may not have, or asked badly.
+    Client,
+    /// The gate itself: a bound was reached, or a bug.
+    Gate,
+    /// The kubelet was not there, or answered what must not be passed on.
+    Kubelet,
+}
+
+/// The station a request ended at; the words are the names of the folders.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Station {
+    /// 4: what is asked for.
+    Attributes,
+    /// 3: who asks.
+    Authn,
+    /// 5: whether they may.
+    Authz,
+    /// 6: passing it on.
+    Forward,
+}
+
+/// A request that ends at the gate.
+#[derive(Clone, Debug)]
+pub struct RequestError {
+    /// Whose doing it is.
+    pub origin: Origin,
+    /// Where it ended.
+    pub station: Station,
+    /// The status the client gets.
+    pub status: StatusCode,
+    /// One word for metrics and audit, from a fixed set.
+    pub reason: &'static str,
+    /// The body the client gets.
+    outside: Cow<'static, str>,
+    /// What the operator is told.
+    inside: Cow<'static, str>,
+    /// Seconds for a `Retry-After` header.
+    retry_after: Option<u32>,
+}
+
+impl RequestError {
+    /// 400: the request line or a header cannot be taken in one meaning; `rule` says which rule it breaks.
+    pub fn bad_request(reason: &'static str, rule: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Origin::Client, Station::Attributes, StatusCode::BAD_REQUEST, reason, rule)
+    }
+
+    /// 405: a method outside GET, HEAD, POST, PUT, PATCH, DELETE.
+    pub fn method_not_allowed() -> Self {
+        Self::new(
+            Origin::Client,
+            Station::Attributes,
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method",
+            "405: Method Not Allowed",
+        )
+    }
+
+    /// 417: an `Expect` other than `100-continue`, as the kubelet answers it.
+    pub fn expectation_failed() -> Self {
+        Self::new(Origin::Client, Station::Attributes, StatusCode::EXPECTATION_FAILED, "expectation", "")
+    }
+
+    /// 401, the kubelet's bytes: nobody known is asking. `inside` says why each credential failed.
+    pub fn unauthorized(reason: &'static str, inside: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Origin::Client, Station::Authn, StatusCode::UNAUTHORIZED, reason, "Unauthorized").inside(inside)
+    }
+
+    /// 403 with the kubelet's sentence: somebody known asks for what they may not have.
+    pub fn forbidden(
+        reason: &'static str,
+        outside: impl Into<Cow<'static, str>>,
+        inside: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::new(Origin::Client, Station::Authz, StatusCode::FORBIDDEN, reason, outside).inside(inside)
+    }
+
+    /// 503: the review that would have decided could not be made. The kubelet says 401 or 500 here; the gate fails
+    /// closed alike but tells the client that trying again makes sense.
+    pub fn review_failed(station: Station, review: &'static str, inside: impl Into<Cow<'static, str>>) -> Self {
+        let outside = format!("{review} failed: the API server cannot be asked whether this request is allowed\n");
+        Self::new(Origin::ApiServer, station, StatusCode::SERVICE_UNAVAILABLE, "review_failed", outside)
+            .inside(inside)
+            .retry_after(retry_jitter())
+    }
+
+    /// 502: the kubelet is not there, is not the one that was pinned, or answered what must not be passed on.
+    pub fn bad_gateway(
+        reason: &'static str,
+        outside: &'static str,
+        inside: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::new(Origin::Kubelet, Station::Forward, StatusCode::BAD_GATEWAY, reason, outside).inside(inside)
+    }
+
+    /// 429: a bound of the gate is reached.
+    pub fn too_many(station: Station, reason: &'static str, outside: &'static str) -> Self {
+        Self::new(Origin::Gate, station, StatusCode::TOO_MANY_REQUESTS, reason, outside).retry_after(1)
+    }
+
+    /// 500: the gate itself failed; the client learns nothing else.
+    pub fn internal(inside: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(
+            Origin::Gate,
+            Station::Forward,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Internal Server Error",
+        )
+        .inside(inside)
+    }
+
+    /// Without a `Retry-After`: a client that upgrades does not understand one.
+    #[must_use]
+    pub fn without_retry_after(mut self) -> Self {
+        self.retry_after = None;
+        self
+    }
+
+    /// What the operator is told; never sent to the client.
+    pub fn inside_text(&self) -> &str {
+        if self.inside.is_empty() { self.outside.trim_end() } else { &self.inside }
+    }
+
+    /// The one place where an error becomes a response: plain text, as the kubelet answers.
+    pub fn into_response(self) -> Response<Bytes> {
+        let body = match self.outside {
+            Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+            Cow::Owned(text) => Bytes::from(text),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE"));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+
+    fn new(
+        origin: Origin,
+        station: Station,
+        status: StatusCode,
+        reason: &'static str,
+        outside: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            origin,
+            station,
+            status,
+            reason,
+            outside: outside.into(),
+            inside: Cow::Borrowed(""),
+            retry_after: None,
+        }
+    }
+
+    fn inside(mut self, inside: impl Into<Cow<'static, str>>) -> Self {
+        self.inside = inside.into();
+        self
+    }
+
+    fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.inside_text())
+    }
+}
+
+impl std::error::Error for RequestError {}
+
+impl Station {
+    /// The station's word in logs and audit lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attributes => "attributes",
+            Self::Authn => "authn",
+            Self::Authz => "authz",
+            Self::Forward => "forward",
+        }
+    }
+}
+
+/// 5 to 15 seconds, so that the clients of an outage do not all come back at once.
+fn retry_jitter() -> u32 {
+    let mut byte = [0u8; 1];
+    // Without randomness every client gets the middle: worse spreading, nothing else.
+    match aws_lc_rs::rand::fill(&mut byte) {
+        Ok(()) => 5 + u32::from(byte[0]) % 11,
+        Err(_) => 10,
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,358 @@
+//! The kubelet behind the gate: where it is, how it proves itself, and what the gate shows it.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Request, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::pool::Upstream;
+use crate::error::{RequestError, chain};
+use crate::metrics::Metrics;
+use crate::settings::{self, UpstreamTrust, UpstreamUrl};
+use crate::tls::{self, UpstreamVerification, pem};
+
+/// The kubelet behind the gate.
+pub struct Kubelet {
+    settings: settings::Upstream,
+    connect_timeout: Duration,
+    access: ArcSwap<Access>,
+    metrics: Arc<Metrics>,
+}
+
+/// What a connection to the kubelet is made with, read from the files of `upstream:` and published as one value.
+struct Access {
+    /// Connections made under an older generation are not reused.
+    generation: u64,
+    /// `None` for `http://` and `unix://`.
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    authorization: Option<HeaderValue>,
+    /// The files as they were read: an equal set is no change.
+    files: Vec<Vec<u8>>,
+}
+
+/// The files of `upstream:` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeletError {
+    /// A file cannot be read.
+    #[error("{key}: cannot read {}: {source}", path.display())]
+    Read {
+        /// Where the configuration names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file is not PEM of the right kind.
+    #[error("{key}: {source}")]
+    Pem {
+        /// Where the configuration names it.
+        key: &'static str,
+        /// Why not.
+        source: pem::PemError,
+    },
+    /// Certificate, key or CA do not make a TLS client.
+    #[error("upstream: {0}")]
+    Tls(#[from] tls::TlsError),
+    /// `upstream.serverName` is neither a DNS name nor an address.
+    #[error("upstream.serverName: {0:?} is neither a DNS name nor an IP address")]
+    ServerName(String),
+    /// The token file does not hold a token.
+    #[error("upstream.tokenFile: {} holds no token that can be sent in a header", .0.display())]
+    Token(PathBuf),
+}
+
+/// A request that was not answered.
+pub(super) struct SendError {
+    pub(super) error: hyper::Error,
+    /// The request, if not a byte of it was written.
+    pub(super) unsent: Option<Box<Request<Incoming>>>,
+}
+
+/// A connection to the kubelet.
+pub(super) enum KubeletIo {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+// === impl Kubelet ===
+
+impl Kubelet {
+    /// Reads the files of `upstream:`.
+    ///
+    /// # Errors
+    /// A file is missing or unusable.
+    pub fn new(
+        settings: settings::Upstream,
+        connect_timeout: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, KubeletError> {
+        let access = ArcSwap::from_pointee(Access::read(&settings, 0)?);
+        Ok(Self { settings, connect_timeout, access, metrics })
+    }
+
+    /// Reads the files again; what has not changed stays, and on an error the last good stays. `Ok(true)` if changed.
+    ///
+    /// # Errors
+    /// A file is missing or unusable.
+    pub fn reload(&self) -> Result<bool, KubeletError> {
+        let current = self.access.load();
+        let access = Access::read(&self.settings, current.generation + 1)?;
+        let changed = access.files != current.files;
+        if changed {
+            self.access.store(Arc::new(access));
+        }
+        Ok(changed)
+    }
+
+    /// The files that [`Self::reload`] reads.
+    pub fn files(settings: &settings::Upstream) -> Vec<PathBuf> {
+        sources(settings).into_iter().map(|(_, path)| path).collect()
+    }
+
+    /// Whether a connection can be made right now: what `/readyz` says of the kubelet.
+    ///
+    /// # Errors
+    /// As [`forward`](super::forward) would answer.
+    pub async fn probe(&self) -> Result<(), RequestError> {
+        self.connect().await.map(drop)
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.access.load().generation
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The target becomes the very path-and-query that was authorized, and the authority of HTTP/2 the `Host`.
+    pub(super) fn address_request(&self, parts: &mut Parts) -> Result<(), RequestError> {
+        if !parts.headers.contains_key(HOST) {
+            let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
+            let host = HeaderValue::from_str(authority).map_err(|error| RequestError::internal(error.to_string()))?;
+            parts.headers.insert(HOST, host);
+        }
+        if parts.uri.authority().is_some() {
+            let target = parts.uri.path_and_query().cloned();
+            let target = target.ok_or_else(|| RequestError::internal("a request without a path"))?;
+            parts.uri = Uri::from(target);
+        }
+        Ok(())
+    }
+
+    /// What the gate shows a kubelet that authenticates.
+    pub(super) fn add_credentials(&self, headers: &mut HeaderMap) {
+        if let Some(authorization) = &self.access.load().authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+    }
+
+    /// A new connection. If the kubelet shows another key than the pinned one, the pin is read again, once: the kubelet
+    /// may just have rotated its certificate.
+    pub(super) async fn connect(&self) -> Result<Box<Upstream>, RequestError> {
+        let access = self.access.load_full();
+        match self.connect_with(&access).await {
+            Err(error) if tls::is_pin_mismatch(&error) => {
+                let reread = self.reload();
+                self.metrics.reloaded("upstream", reread.is_ok());
+                match reread {
+                    Ok(true) => {
+                        self.connect_with(&self.access.load_full()).await.map_err(|error| self.refuse(&error))
+                    }
+                    _ => Err(self.refuse(&error)),
+                }
+            }
+            outcome => outcome.map_err(|error| self.refuse(&error)),
+        }
+    }
+
+    async fn connect_with(&self, access: &Access) -> io::Result<Box<Upstream>> {
+        let dialled = timeout(self.connect_timeout, async {
+            let io = match &self.settings.url {
+                UpstreamUrl::Unix(path) => KubeletIo::Unix(UnixStream::connect(path).await?),
+                UpstreamUrl::Http(address) | UpstreamUrl::Https(address) => {
+                    let stream = TcpStream::connect(address).await?;
+                    stream.set_nodelay(true)?;
+                    match &access.tls {
+                        None => KubeletIo::Tcp(stream),
+                        Some((connector, name)) => {
+                            KubeletIo::Tls(Box::new(connector.connect(name.clone(), stream).await?))
+                        }
+                    }
+                }
+            };
+            http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(io::Error::other)
+        });
+        let (sender, connection) = dialled.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(Box::new(Upstream::new(sender, connection, access.generation)))
+    }
+
+    fn refuse(&self, error: &io::Error) -> RequestError {
+        self.metrics.upstream_connection("failed");
+        let at = match &self.settings.url {
+            UpstreamUrl::Http(address) | UpstreamUrl::Https(address) => address.to_string(),
+            UpstreamUrl::Unix(path) => path.display().to_string(),
+        };
+        if tls::is_pin_mismatch(error) {
+            return RequestError::bad_gateway(
+                "pin_mismatch",
+                "the kubelet's certificate is not the pinned one\n",
+                format!(
+                    "{at} shows another key than upstream.certificateFile: the kubelet's certificate was replaced, or \
+                     something else listens there"
+                ),
+            );
+        }
+        let inside = format!("the kubelet at {at} cannot be reached: {}", chain(error));
+        RequestError::bad_gateway("unreachable", "the kubelet cannot be reached\n", inside)
+    }
+}
+
+// === impl Access ===
+
+impl Access {
+    fn read(settings: &settings::Upstream, generation: u64) -> Result<Self, KubeletError> {
+        let mut files = Vec::new();
+        for (key, path) in sources(settings) {
+            files.push(std::fs::read(&path).map_err(|source| KubeletError::Read { key, path, source })?);
+        }
+        // In the order of `sources`.
+        let mut contents = files.iter();
+        let mut next = || contents.next().map(Vec::as_slice).unwrap_or_default();
+
+        let verification = match &settings.trust {
+            None => None,
+            Some(UpstreamTrust::Pinned(path)) => {
+                let pinned = certificates("upstream.certificateFile", path, next())?;
+                Some((UpstreamVerification::Pinned(pinned), ServerName::IpAddress([127, 0, 0, 1].into())))
+            }
+            Some(UpstreamTrust::Ca { ca_file, server_name }) => {
+                let roots = certificates("upstream.caFile", ca_file, next())?;
+                let name = ServerName::try_from(server_name.clone())
+                    .map_err(|_| KubeletError::ServerName(server_name.clone()))?;
+                Some((UpstreamVerification::Ca { roots }, name))
+            }
+        };
+        let client = match &settings.credentials.client_certificate {
+            None => None,
+            Some((certificate_file, key_file)) => {
+                let chain = certificates("upstream.clientCertificateFile", certificate_file, next())?;
+                let key = pem::private_key(key_file, next())
+                    .map_err(|source| KubeletError::Pem { key: "upstream.clientKeyFile", source })?;
+                Some(tls::certified_key(chain, key)?)
+            }
+        };
+        let authorization = match &settings.credentials.token_file {
+            None => None,
+            Some(path) => Some(bearer(next()).ok_or_else(|| KubeletError::Token(path.clone()))?),
+        };
+        let tls = match verification {
+            None => None,
+            Some((verification, name)) => {
+                let config: Arc<ClientConfig> = tls::upstream_config(&verification, client)?;
+                Some((TlsConnector::from(config), name))
+            }
+        };
+        Ok(Self { generation, tls, authorization, files })
+    }
+}
+
+/// The files of `upstream:` with their keys, in a fixed order.
+fn sources(settings: &settings::Upstream) -> Vec<(&'static str, PathBuf)> {
+    let mut sources = Vec::new();
+    match &settings.trust {
+        None => {}
+        Some(UpstreamTrust::Pinned(path)) => sources.push(("upstream.certificateFile", path.clone())),
+        Some(UpstreamTrust::Ca { ca_file, .. }) => sources.push(("upstream.caFile", ca_file.clone())),
+    }
+    if let Some((certificate_file, key_file)) = &settings.credentials.client_certificate {
+        sources.push(("upstream.clientCertificateFile", certificate_file.clone()));
+        sources.push(("upstream.clientKeyFile", key_file.clone()));
+    }
+    if let Some(path) = &settings.credentials.token_file {
+        sources.push(("upstream.tokenFile", path.clone()));
+    }
+    sources
+}
+
+fn certificates(
+    key: &'static str,
+    path: &std::path::Path,
+    bytes: &[u8],
+) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, KubeletError> {
+    pem::certificates(path, bytes).map_err(|source| KubeletError::Pem { key, source })
+}
+
+fn bearer(token: &[u8]) -> Option<HeaderValue> {
+    let token = token.trim_ascii();
+    if token.is_empty() {
+        return None;
+    }
+    let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+// === impl KubeletIo ===
+
+/// Passes a call on to whichever stream it is.
+macro_rules! each {
+    ($self:ident, $io:ident => $call:expr) => {
+        match $self.get_mut() {
+            KubeletIo::Tcp($io) => $call,
+            KubeletIo::Tls($io) => $call,
+            KubeletIo::Unix($io) => $call,
+        }
+    };
+}
+
+impl AsyncRead for KubeletIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for KubeletIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}

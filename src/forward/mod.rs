@@ -1,0 +1,118 @@
+//! Station 6: passing it on. Cleaned headers, a pooled connection, bodies streamed both ways, tunnels after a 101.
+//!
+//! Nothing gets here without a [`Permit`]. A request travels on a connection that its own future polls: there is no
+//! task per connection to the kubelet, and when the client goes away the future goes away and the socket with it.
+
+mod body;
+mod headers;
+mod kubelet;
+mod pool;
+mod tunnel;
+
+pub use self::body::{Body, Guard};
+pub use self::kubelet::{Kubelet, KubeletError};
+pub use self::pool::Pool;
+pub use self::tunnel::{EndedBy, StreamEnd};
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use self::kubelet::SendError;
+use self::pool::{PooledConnection, Upstream};
+use self::tunnel::Tunnel;
+use crate::authz::Permit;
+use crate::error::RequestError;
+
+/// The kubelet's answer: a head with its body still to come, or a head after which the connection is a tunnel.
+pub enum Forwarded {
+    /// An ordinary answer.
+    Answer(Response<Body>),
+    /// A 101, and the two ends to splice once the client has it.
+    Upgraded(Response<Body>, Box<Tunnel>),
+}
+
+/// Passes an allowed request to the kubelet. `pool` is the worker's own.
+///
+/// Cancelling the future closes the connection to the kubelet. A request is sent again, once, only if not a byte of it
+/// was written.
+///
+/// # Errors
+/// 502 if the kubelet is not there, is not the pinned one, or gives an upgrade an answer below 400 other than 101.
+pub async fn forward(
+    kubelet: &Kubelet,
+    pool: &Pool,
+    mut request: Request<Incoming>,
+    permit: &Permit,
+) -> Result<Forwarded, RequestError> {
+    let tunnel = permit.tunnel();
+    let on_upgrade = tunnel.map(|_| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    kubelet.address_request(&mut parts)?;
+    headers::for_kubelet(&mut parts.headers, tunnel);
+    kubelet.add_credentials(&mut parts.headers);
+    parts.version = http::Version::HTTP_11;
+    parts.extensions.clear();
+
+    let (mut upstream, mut response) = send(kubelet, pool, Request::from_parts(parts, body)).await?;
+
+    let Some((protocol, on_upgrade)) = tunnel.zip(on_upgrade) else {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(bad_answer("101 to a request that asked for no upgrade"));
+        }
+        headers::for_client(response.headers_mut(), None);
+        return Ok(Forwarded::Answer(response.map(|incoming| Body::kubelet(incoming, upstream))));
+    };
+    let status = response.status();
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let answered = response.headers().get(http::header::UPGRADE);
+        if !answered.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(protocol.as_str().as_bytes())) {
+            return Err(bad_answer("101 to another protocol than was asked for"));
+        }
+        headers::for_client(response.headers_mut(), Some(protocol));
+        let (io, early) = upstream.into_io().await.map_err(|error| bad_answer(error.to_string()))?;
+        let tunnel = Tunnel::new(on_upgrade, io, early);
+        return Ok(Forwarded::Upgraded(response.map(|_| Body::empty()), Box::new(tunnel)));
+    }
+    if status.as_u16() < 400 {
+        // Redirects of container streams were an SSRF (CVE-2020-8559), and a 200 is no upgrade: neither is relayed.
+        return Err(bad_answer(format!("{status} to an upgrade")));
+    }
+    upstream.never_reuse();
+    headers::for_client(response.headers_mut(), None);
+    Ok(Forwarded::Answer(response.map(|incoming| Body::kubelet(incoming, upstream))))
+}
+
+/// Sends a request on a pooled connection or a new one, and waits for the head of the answer.
+async fn send(
+    kubelet: &Kubelet,
+    pool: &Pool,
+    mut request: Request<Incoming>,
+) -> Result<(PooledConnection, Response<Incoming>), RequestError> {
+    while let Some(mut upstream) = pool.check_out(kubelet.generation()).await {
+        match upstream.send(request).await {
+            Ok(response) => {
+                kubelet.metrics().upstream_connection("reused");
+                return Ok((pool.guard(upstream), response));
+            }
+            Err(SendError { unsent: Some(unsent), .. }) => {
+                kubelet.metrics().upstream_connection("retried");
+                request = *unsent;
+            }
+            Err(SendError { error, unsent: None }) => return Err(no_answer(&error)),
+        }
+    }
+    let mut upstream: Box<Upstream> = kubelet.connect().await?;
+    kubelet.metrics().upstream_connection("new");
+    let response = upstream.send(request).await.map_err(|failed| no_answer(&failed.error))?;
+    Ok((pool.guard(upstream), response))
+}
+
+fn no_answer(error: &hyper::Error) -> RequestError {
+    let inside = format!("the kubelet gave no answer: {}", crate::error::chain(error));
+    RequestError::bad_gateway("no_answer", "the kubelet gave no usable answer\n", inside)
+}
+
+fn bad_answer(what: impl Into<String>) -> RequestError {
+    let inside = format!("the kubelet answered {}", what.into());
+    RequestError::bad_gateway("bad_upgrade", "the kubelet gave an upgrade an answer that is not passed on\n", inside)
+}

@@ -1,0 +1,220 @@
+//! One wrapper around a client's stream that owns every deadline of the connection.
+//!
+//! hyper has one timer for the wait between requests and for the head of a request; the gate needs them apart, and one
+//! for a client that stops reading. The wrapper looks at the clock when the stream has nothing to give, and keeps one
+//! timer that is moved only when it must fire earlier: a request that arrives whole costs no timer at all.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::metrics::Metrics;
+use crate::settings::Limits;
+
+/// What the requests of a connection are doing; shared by the stream below them and the handler above.
+pub struct Activity {
+    born: Instant,
+    /// Requests whose answer has not ended, and tunnels.
+    in_flight: AtomicU32,
+    /// When the connection became idle, or when the first byte of the head being read came: milliseconds since `born`.
+    since: AtomicU64,
+    /// Bytes of a head have come, and no request yet. Stored beside `since`, read by the same task.
+    in_head: std::sync::atomic::AtomicBool,
+}
+
+/// A stream whose reads and writes end when a deadline passes.
+pub struct Watched<T> {
+    stream: T,
+    activity: Arc<Activity>,
+    timeouts: Timeouts,
+    metrics: Arc<Metrics>,
+    timer: Pin<Box<Sleep>>,
+    /// The timer is registered with the task that waits now.
+    armed: bool,
+    /// Since when the peer has taken no byte.
+    stalled: Option<Instant>,
+}
+
+/// The deadlines of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For a head, from its first byte.
+    pub head: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// For a write without progress.
+    pub stall: Duration,
+}
+
+// === impl Activity ===
+
+impl Activity {
+    /// A connection that has just been accepted.
+    pub fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            in_flight: AtomicU32::new(0),
+            since: AtomicU64::new(0),
+            in_head: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    /// A request's head is there.
+    pub fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.in_head.store(false, Relaxed);
+    }
+
+    /// An answer has ended.
+    pub fn end(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        self.since.store(self.now(), Relaxed);
+    }
+
+    fn bytes_came(&self) {
+        if self.in_flight.load(Relaxed) == 0 && !self.in_head.load(Relaxed) {
+            self.in_head.store(true, Relaxed);
+            self.since.store(self.now(), Relaxed);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl Timeouts ===
+
+impl From<&Limits> for Timeouts {
+    fn from(limits: &Limits) -> Self {
+        Self { head: limits.request_head_timeout, idle: limits.idle_timeout, stall: limits.write_stall_timeout }
+    }
+}
+
+// === impl Watched ===
+
+impl<T> Watched<T> {
+    /// Watches `stream`, whose requests report to `activity`.
+    pub fn new(stream: T, activity: Arc<Activity>, timeouts: Timeouts, metrics: Arc<Metrics>) -> Self {
+        let timer = Box::pin(sleep_until(Instant::now() + timeouts.idle));
+        Self { stream, activity, timeouts, metrics, timer, armed: false, stalled: None }
+    }
+
+    /// When the connection must end if nothing happens, and what that is called.
+    fn deadline(&self) -> Option<(Instant, &'static str)> {
+        if let Some(stalled) = self.stalled {
+            return Some((stalled + self.timeouts.stall, "write_stall"));
+        }
+        if self.activity.in_flight.load(Relaxed) > 0 {
+            return None;
+        }
+        let since = self.activity.born + Duration::from_millis(self.activity.since.load(Relaxed));
+        Some(if self.activity.in_head.load(Relaxed) {
+            (since + self.timeouts.head, "head_timeout")
+        } else {
+            (since + self.timeouts.idle, "idle")
+        })
+    }
+
+    /// Called when the stream has nothing to give: an error if the deadline has passed, else the timer is set.
+    fn wait(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while let Some((deadline, kind)) = self.deadline() {
+            if Instant::now() >= deadline {
+                if kind != "idle" {
+                    self.metrics.rejected(kind);
+                }
+                return Err(io::Error::new(io::ErrorKind::TimedOut, kind));
+            }
+            let timer = self.timer.as_mut();
+            if self.armed && !timer.is_elapsed() && timer.deadline() <= deadline {
+                // It fires early enough, and looks again then.
+                return Ok(());
+            }
+            self.timer.as_mut().reset(deadline);
+            self.armed = self.timer.as_mut().poll(cx).is_pending();
+            if self.armed {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn wrote<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        self.stalled.get_or_insert_with(Instant::now);
+        // The stream may have moved to another task since the timer was set.
+        self.armed = false;
+        match self.wait(cx) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let filled = buf.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buf) {
+            Poll::Ready(outcome) => {
+                if buf.filled().len() > filled {
+                    this.activity.bytes_came();
+                }
+                Poll::Ready(outcome)
+            }
+            Poll::Pending => match this.wait(cx) {
+                Ok(()) => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            },
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.wrote(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.wrote(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.wrote(cx, flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
+        this.wrote(cx, shut)
+    }
+}

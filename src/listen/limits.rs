@@ -1,0 +1,73 @@
+//! How many connections there may be, in total and from one address.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Counts what is held under each key, up to a bound in total and one per key.
+#[derive(Debug)]
+pub struct Quota<K> {
+    total: usize,
+    each: usize,
+    held: Mutex<Held<K>>,
+}
+
+#[derive(Debug)]
+struct Held<K> {
+    total: usize,
+    each: HashMap<K, usize>,
+}
+
+/// One unit of a [`Quota`], given back when dropped.
+#[derive(Debug)]
+pub struct Share<K: Eq + Hash> {
+    quota: Arc<Quota<K>>,
+    key: K,
+}
+
+/// Which bound was reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Exhausted {
+    /// That of one key.
+    Each,
+    /// That of all.
+    Total,
+}
+
+impl<K: Clone + Eq + Hash> Quota<K> {
+    /// At most `total` shares, at most `each` under one key.
+    pub fn new(total: usize, each: usize) -> Arc<Self> {
+        Arc::new(Self { total, each, held: Mutex::new(Held { total: 0, each: HashMap::new() }) })
+    }
+
+    /// One share under `key`.
+    ///
+    /// # Errors
+    /// A bound is reached.
+    pub fn take(self: &Arc<Self>, key: K) -> Result<Share<K>, Exhausted> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.total >= self.total {
+            return Err(Exhausted::Total);
+        }
+        let each = held.each.entry(key.clone()).or_insert(0);
+        if *each >= self.each {
+            return Err(Exhausted::Each);
+        }
+        *each += 1;
+        held.total += 1;
+        Ok(Share { quota: self.clone(), key })
+    }
+}
+
+impl<K: Eq + Hash> Drop for Share<K> {
+    fn drop(&mut self) {
+        let mut held = self.quota.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.total -= 1;
+        if let Some(each) = held.each.get_mut(&self.key) {
+            *each -= 1;
+            if *each == 0 {
+                held.each.remove(&self.key);
+            }
+        }
+    }
+}

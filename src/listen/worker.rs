@@ -1,0 +1,99 @@
+//! A worker: one thread with its own runtime and its own connections to the kubelet.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection;
+use super::limits::Share;
+use crate::forward::Pool;
+use crate::gate::Gate;
+
+/// What the connections of one worker share.
+pub struct Worker {
+    /// Its connections to the kubelet.
+    pub pool: Pool,
+    /// Its tasks: connections and tunnels.
+    pub tasks: TaskTracker,
+    /// Finish what runs, take nothing new.
+    pub drain: CancellationToken,
+    /// End now.
+    pub cut: CancellationToken,
+}
+
+/// An accepted connection on its way to a worker.
+pub(super) struct Accepted {
+    pub(super) stream: std::net::TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) share: Share<std::net::IpAddr>,
+}
+
+/// The acceptor's end of a worker.
+pub(super) struct WorkerHandle {
+    pub(super) send: mpsc::Sender<Accepted>,
+    /// Connections it has now: the least loaded worker gets the next one, since a kubelet sees few, long connections.
+    pub(super) load: Arc<AtomicUsize>,
+    pub(super) thread: std::thread::JoinHandle<()>,
+}
+
+/// Starts a worker's thread. It ends when the acceptor is gone and its connections have ended, or when they are cut.
+pub(super) fn start(
+    number: usize,
+    gate: Arc<Gate>,
+    drain: CancellationToken,
+    cut: CancellationToken,
+) -> std::io::Result<WorkerHandle> {
+    let (send, receive) = mpsc::channel(128);
+    let load = Arc::new(AtomicUsize::new(0));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = {
+        let load = load.clone();
+        std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || runtime.block_on(run(receive, load, gate, drain, cut)))?
+    };
+    Ok(WorkerHandle { send, load, thread })
+}
+
+async fn run(
+    mut accepted: mpsc::Receiver<Accepted>,
+    load: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
+    drain: CancellationToken,
+    cut: CancellationToken,
+) {
+    let pool = Pool::new(gate.limits().upstream_idle_connections, gate.metrics_handle());
+    let worker = Arc::new(Worker { pool, tasks: TaskTracker::new(), drain, cut });
+    let mut sweep = interval(Duration::from_secs(30));
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            accepted = accepted.recv() => {
+                let Some(Accepted { stream, peer, share }) = accepted else { break };
+                let stream = match tokio::net::TcpStream::from_std(stream) {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        tracing::warn!(%peer, %error, "an accepted connection cannot be served");
+                        continue;
+                    }
+                };
+                load.fetch_add(1, Relaxed);
+                let (gate, worker_of_task, load) = (gate.clone(), worker.clone(), load.clone());
+                worker.tasks.spawn(async move {
+                    connection::serve(stream, peer, gate, worker_of_task).await;
+                    load.fetch_sub(1, Relaxed);
+                    drop(share);
+                });
+            }
+            _ = sweep.tick() => worker.pool.sweep(),
+        }
+    }
+    worker.tasks.close();
+    worker.tasks.wait().await;
+}

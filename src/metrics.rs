@@ -1,0 +1,260 @@
+//! Every metric family of the gate, with its help text. The names are part of the public surface.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// The media type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All families. Handles on the way of a request are held resolved; the rest is looked up by label.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    durations: [Histogram; 3],
+    authentication_failures: Family<ReasonLabels, Counter>,
+    cache: [[Counter; 2]; 2],
+    reviews: Family<ReviewLabels, Counter>,
+    handshakes: Family<HandshakeLabels, Counter>,
+    rejections: Family<ReasonLabels, Counter>,
+    reloads: Family<ReloadLabels, Counter>,
+    upstream_connections: Family<ReasonLabels, Counter>,
+    certificate_expiry: Family<CertificateLabels, Gauge>,
+    audit_events: Family<ReasonLabels, Counter>,
+    /// Connections that are open now.
+    pub connections: Gauge,
+    /// Requests whose answer has not ended.
+    pub requests_in_flight: Gauge,
+    /// Upgraded streams that are open now.
+    pub streams: Gauge,
+    /// Connections to the kubelet that wait in the pool.
+    pub upstream_idle: Gauge,
+    /// Requests the tombstone answered with 410.
+    pub read_only_port: Counter,
+    /// Panics that were caught in a request.
+    pub panics: Counter,
+}
+
+/// The parts of a request's time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// Authentication.
+    Authn,
+    /// Authorization.
+    Authz,
+    /// From forwarding to the kubelet's head.
+    Upstream,
+}
+
+/// The two review caches.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CacheKind {
+    /// SubjectAccessReview.
+    Access,
+    /// TokenReview.
+    Token,
+}
+
+/// The labels of `kubelet_gate_requests`.
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct RequestLabels {
+    /// The subresource that allowed it, or the first one asked about; `none` before there is one.
+    pub subresource: &'static str,
+    /// The verb reviewed; `none` before there is one.
+    pub verb: &'static str,
+    /// The status the client got.
+    pub code: u16,
+    /// `allow`, or why not.
+    pub decision: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct StageLabels {
+    stage: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CacheLabels {
+    cache: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ReviewLabels {
+    api: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct HandshakeLabels {
+    result: &'static str,
+    version: &'static str,
+    group: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ReloadLabels {
+    what: &'static str,
+    result: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CertificateLabels {
+    certificate: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Outcome(bool);
+
+impl Metrics {
+    /// Fresh families, all registered.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("kubelet_gate");
+        let mut families = Families { registry: &mut registry };
+
+        let durations: Family<StageLabels, Histogram> = Family::new_with_constructor(|| Histogram::new(BUCKETS));
+        let cache: Family<CacheLabels, Counter> = Family::default();
+        let metrics = Self {
+            requests: families.add("requests", "Requests by what was asked, decided and answered"),
+            durations: ["authn", "authz", "upstream"]
+                .map(|stage| durations.get_or_create_owned(&StageLabels { stage })),
+            authentication_failures: families
+                .add("authentication_failures", "Requests that nobody known made, by the first reason found"),
+            cache: ["access", "token"].map(|kind| {
+                ["hit", "miss"].map(|result| cache.get_or_create_owned(&CacheLabels { cache: kind, result }))
+            }),
+            reviews: families.add("reviews", "Reviews asked of the API server, by API and result"),
+            handshakes: families.add("handshakes", "TLS handshakes with clients, by result, version and key exchange group"),
+            rejections: families.add("rejections", "Connections and messages refused before they were a request, by reason"),
+            reloads: families.add("reloads", "Files read again because they changed, by what they are and result"),
+            upstream_connections: families
+                .add("upstream_connections", "Connections to the kubelet: new, reused, failed, or retried"),
+            certificate_expiry: families
+                .add("certificate_expiry_timestamp_seconds", "When a certificate in use ends, as Unix time"),
+            audit_events: families.add("audit_events", "Audit events by what became of them"),
+            connections: families.add("connections", "Client connections open now"),
+            requests_in_flight: families.add("requests_in_flight", "Requests whose answer has not ended"),
+            streams: families.add("streams", "Upgraded streams open now"),
+            upstream_idle: families.add("upstream_idle_connections", "Connections to the kubelet waiting in the pool"),
+            read_only_port: families.add("read_only_port_requests", "Requests the closed read-only port answered with 410"),
+            panics: families.add("panics", "Panics caught in a request"),
+            registry: Registry::default(),
+        };
+        families.registry.register("request_duration_seconds", "Time spent per request, by station", durations);
+        families.registry.register("cache_requests", "Look-ups in the review caches", cache);
+        Self { registry, ..metrics }
+    }
+
+    /// One request is answered.
+    pub fn request(&self, labels: &RequestLabels) {
+        self.requests.get_or_create(labels).inc();
+    }
+
+    /// How long a part of a request took.
+    pub fn took(&self, stage: Stage, duration: Duration) {
+        self.durations[stage as usize].observe(duration.as_secs_f64());
+    }
+
+    /// A request had no usable credential.
+    pub fn authentication_failed(&self, reason: &'static str) {
+        self.authentication_failures.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// A review was answered from memory.
+    pub fn cache_hit(&self, cache: CacheKind) {
+        self.cache[cache as usize][0].inc();
+    }
+
+    /// A review had to be asked for, or waited for.
+    pub fn cache_miss(&self, cache: CacheKind) {
+        self.cache[cache as usize][1].inc();
+    }
+
+    /// A review was answered (`ok`) or not (`error`).
+    pub fn review(&self, api: &'static str, result: &'static str) {
+        self.reviews.get_or_create(&ReviewLabels { api, result }).inc();
+    }
+
+    /// A handshake ended.
+    pub fn handshake(&self, result: &'static str, version: &'static str, group: &'static str) {
+        self.handshakes.get_or_create(&HandshakeLabels { result, version, group }).inc();
+    }
+
+    /// Something was refused before it was a request.
+    pub fn rejected(&self, reason: &'static str) {
+        self.rejections.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// A file was read again.
+    pub fn reloaded(&self, what: &'static str, ok: bool) {
+        self.reloads.get_or_create(&ReloadLabels { what, result: Outcome(ok) }).inc();
+    }
+
+    /// What happened with a connection to the kubelet.
+    pub fn upstream_connection(&self, what: &'static str) {
+        self.upstream_connections.get_or_create(&ReasonLabels { reason: what }).inc();
+    }
+
+    /// When a certificate in use ends.
+    pub fn certificate_expires(&self, certificate: &'static str, unix_seconds: i64) {
+        self.certificate_expiry.get_or_create(&CertificateLabels { certificate }).set(unix_seconds);
+    }
+
+    /// The audit writer's own counts, taken over before each exposition.
+    pub fn audit_events(&self, what: &'static str, total: u64) {
+        let family = self.audit_events.get_or_create(&ReasonLabels { reason: what });
+        family.inc_by(total.saturating_sub(family.get()));
+    }
+
+    /// The text exposition.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        encoder.write_str(if self.0 { "ok" } else { "error" })
+    }
+}
+
+/// Registers a default-made family under a name.
+struct Families<'a> {
+    registry: &'a mut Registry,
+}
+
+impl Families<'_> {
+    fn add<M>(&mut self, name: &'static str, help: &'static str) -> M
+    where
+        M: prometheus_client::registry::Metric + Clone + Default,
+    {
+        let metric = M::default();
+        self.registry.register(name, help, metric.clone());
+        metric
+    }
+}
+
+/// From 5 µs, what a cached decision takes, to 10 s, what a review may take.
+const BUCKETS: [f64; 14] =
+    [0.000_005, 0.000_02, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];

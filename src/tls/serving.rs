@@ -1,0 +1,122 @@
+//! What the listener shows and trusts, read from files and published as one value.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+
+use super::{PemError, TlsError, Trust, TrustError, certified_key_from_pem, pem, server_config};
+use crate::settings::Settings;
+
+/// The listener's side of TLS. The handshake's CA hints and the trust that certificates are judged by are one value,
+/// so that no connection sees the one without the other.
+pub struct Serving {
+    /// For handshakes from now on.
+    pub config: Arc<ServerConfig>,
+    /// What client certificates are judged by, now; `None` without `authentication.x509.clientCAFile`.
+    pub trust: Option<Arc<Trust>>,
+    /// When the first certificate of the serving pair ends, as Unix time.
+    pub expires: Option<i64>,
+    files: Vec<Vec<u8>>,
+    generation: u64,
+}
+
+/// The serving pair or the client CA cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ServingError {
+    /// A file cannot be read.
+    #[error("{key}: cannot read {}: {source}", path.display())]
+    Read {
+        /// Where the configuration names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The client CA file is not a bundle of certificates.
+    #[error("authentication.x509.clientCAFile: {0}")]
+    Pem(#[from] PemError),
+    /// Certificate and key do not make a TLS server.
+    #[error("tlsCertFile, tlsPrivateKeyFile: {0}")]
+    Tls(#[from] TlsError),
+    /// A certificate in the client CA file cannot be an anchor.
+    #[error("authentication.x509.clientCAFile {}: {source}", path.display())]
+    Trust {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: TrustError,
+    },
+}
+
+impl Serving {
+    /// Reads `tlsCertFile`, `tlsPrivateKeyFile` and `clientCAFile`.
+    ///
+    /// # Errors
+    /// A file is missing or unusable, or the pair does not match.
+    pub fn load(settings: &Settings) -> Result<Self, ServingError> {
+        Self::read(settings, 0)
+    }
+
+    /// The files that [`Self::load`] reads.
+    pub fn files(settings: &Settings) -> Vec<PathBuf> {
+        sources(settings).into_iter().map(|(_, path)| path).collect()
+    }
+
+    /// Reads the files again and publishes them if anything changed and all of it is good; else the last good stays.
+    /// `Ok(true)` if something changed.
+    ///
+    /// # Errors
+    /// A file is missing or unusable, or the pair does not match.
+    pub fn reload(published: &ArcSwap<Self>, settings: &Settings) -> Result<bool, ServingError> {
+        let current = published.load();
+        let next = Self::read(settings, current.generation + 1)?;
+        let changed = next.files != current.files;
+        if changed {
+            published.store(Arc::new(next));
+        }
+        Ok(changed)
+    }
+
+    fn read(settings: &Settings, generation: u64) -> Result<Self, ServingError> {
+        let mut files = Vec::new();
+        for (key, path) in sources(settings) {
+            files.push(std::fs::read(&path).map_err(|source| ServingError::Read { key, path, source })?);
+        }
+        let tls = &settings.tls;
+        let pair = certified_key_from_pem(&tls.cert_file, &files[0], &tls.private_key_file, &files[1])?;
+        let trust = match &settings.authentication.client_ca_file {
+            None => None,
+            Some(path) => {
+                let bundle = pem::certificates(path, &files[2])?;
+                let trust = Trust::new(bundle, generation)
+                    .map_err(|source| ServingError::Trust { path: path.clone(), source })?;
+                Some(Arc::new(trust))
+            }
+        };
+        let expires = pair.cert.iter().filter_map(|certificate| super::not_after(certificate)).min();
+        let config = server_config(
+            pair,
+            trust.as_deref(),
+            settings.authentication.client_certificates,
+            tls.min_version,
+            &tls.cipher_suites,
+        )?;
+        Ok(Self { config, trust, expires, files, generation })
+    }
+}
+
+/// The files with their keys, in a fixed order.
+fn sources(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
+    let mut sources = vec![
+        ("tlsCertFile", settings.tls.cert_file.clone()),
+        ("tlsPrivateKeyFile", settings.tls.private_key_file.clone()),
+    ];
+    if let Some(path) = &settings.authentication.client_ca_file {
+        sources.push(("authentication.x509.clientCAFile", path.clone()));
+    }
+    sources
+}
