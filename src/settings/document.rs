@@ -47,6 +47,7 @@ impl Node {
         let options = serde_saphyr::options! {
             budget: serde_saphyr::budget! { max_nodes: 20_000, max_events: 60_000, max_depth: 32 },
             duplicate_keys: DuplicateKeyPolicy::PassThrough,
+            reject_unsupported_tags: true,
             with_snippet: false,
         };
         serde_saphyr::from_str_with_options(text, options)

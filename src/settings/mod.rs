@@ -3,6 +3,11 @@
 //! Nothing behind this module sees a raw string from the configuration: an address is a `SocketAddr`, a duration a
 //! `Duration`, a mode an enum. Keys that `KubeletConfiguration` has keep its name, place and meaning.
 
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
 mod contradictions;
 mod document;
 mod duration;
@@ -14,11 +19,6 @@ mod reading;
 mod schema;
 mod upstream;
 mod validate;
-
-use std::net::SocketAddr;
-use std::path::Path;
-use std::path::PathBuf;
-use std::time::Duration;
 
 pub use self::error::Problem;
 pub use self::error::SettingsError;

@@ -13,6 +13,7 @@ use super::document::Entry;
 use super::document::Node;
 use super::document::quoted;
 use super::error::Problem;
+use super::file::API_VERSION;
 use super::file::File;
 
 /// A file whose keys are all known and whose values all have the right type.
@@ -108,6 +109,14 @@ impl Walk<'_> {
             (Value::Bool(_), Content::Bool(value)) => Value::Bool(*value),
             (Value::Number(_), Content::Number(number)) if number.is_u64() => Value::Number(number.clone()),
             (Value::String(_), Content::Text(text)) => Value::String(text.clone()),
+            (_, content) if key.is_empty() => {
+                self.note(
+                    node.line,
+                    key,
+                    format!("{content} is no configuration; begin with apiVersion: {API_VERSION}"),
+                );
+                Value::Null
+            }
             (schema, content) => {
                 self.note(node.line, key, format!("{content} {}", mistyped(schema, content)));
                 Value::Null

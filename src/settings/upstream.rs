@@ -56,7 +56,11 @@ fn url(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamUrl> 
     const KEY: &str = "upstream.url";
     const FORMS: &str = "write https://127.0.0.1:10250, http://127.0.0.1:PORT or unix:///PATH";
     let text = file.url.as_str();
-    let shown = quoted(text);
+    // A password in the URL is refused, and not shown either.
+    let shown = match text.rsplit_once('@') {
+        Some((_, rest)) => quoted(&format!("…@{rest}")),
+        None => quoted(text),
+    };
     if text.is_empty() {
         reading.refuse(KEY, format!("is missing; {FORMS}"));
         return None;
