@@ -1,4 +1,4 @@
-//! The validated settings of a gate: what [`file`] reads as YAML and [`flags`] overrides, checked and typed.
+//! The validated settings of a gate: what `file` reads as YAML and `flags` overrides, checked and typed.
 //!
 //! Nothing behind this module sees a raw string from the configuration: an address is a `SocketAddr`, a duration a
 //! `Duration`, a mode an enum. Keys that `KubeletConfiguration` has keep its name, place and meaning.

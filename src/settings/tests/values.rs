@@ -334,7 +334,8 @@ fn contradictions_are_refused() {
     }
     let everywhere = LEAST.replace("192.0.2.10:10250", "0.0.0.0:10250");
     assert!(error(&everywhere).contains(":3: listen: 0.0.0.0:10250 is also 127.0.0.1:10250 of upstream.url"));
-    let all = least_and("readOnlyPort: {listen: ['127.0.0.1:10443']}").replace("192.0.2.10:10250", "[::]:10443");
+    let all =
+        least_and("readOnlyPort: {listen: ['127.0.0.1:10443']}").replace("192.0.2.10:10250", "[::]:10443");
     assert!(error(&all).contains("readOnlyPort.listen: 127.0.0.1:10443 is also [::]:10443 of listen"));
     let any = LEAST.replace(r#"["192.0.2.10:10250"]"#, r#"["127.0.0.1:0", "127.0.0.1:0"]"#);
     assert_eq!(good(&any).listen.len(), 2, "port 0 is any port");
