@@ -1,11 +1,28 @@
-//! The validated settings of a gate: what [`file`] reads as YAML and [`flags`] overrides, checked and typed.
+//! The validated settings of a gate: what `file` reads as YAML and `flags` overrides, checked and typed.
 //!
 //! Nothing behind this module sees a raw string from the configuration: an address is a `SocketAddr`, a duration a
 //! `Duration`, a mode an enum. Keys that `KubeletConfiguration` has keep its name, place and meaning.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+
+mod contradictions;
+mod document;
+mod duration;
+mod effective;
+mod error;
+mod file;
+mod flags;
+mod reading;
+mod schema;
+mod upstream;
+mod validate;
+
+pub use self::error::Problem;
+pub use self::error::SettingsError;
+pub use self::flags::KubeletFlags;
 
 /// Everything `serve` needs to know, validated.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +57,8 @@ pub struct Settings {
     pub admin_listen: Option<SocketAddr>,
     /// `workers`: threads that serve connections, at least 1.
     pub workers: usize,
+    /// What is allowed but should be known to whoever starts the gate: one sentence each, place first.
+    pub warnings: Vec<String>,
 }
 
 /// `upstream`: the kubelet behind the gate.
@@ -262,3 +281,48 @@ pub struct Limits {
     /// `upstreamIdleConnections`, 64 kept per worker.
     pub upstream_idle_connections: usize,
 }
+
+// === impl Settings ===
+
+impl Settings {
+    /// Reads the configuration file at `path`; `flags` win over it. The files that it names are not opened.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError::Read`] when the file cannot be read, [`SettingsError::Invalid`] with everything that is wrong
+    /// with what it says.
+    pub fn load(path: &Path, flags: &KubeletFlags) -> Result<Self, SettingsError> {
+        let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let settings = Self::parse(&text, path, flags)?;
+        settings.api_server(path, std::env::var_os("KUBERNETES_SERVICE_HOST").is_some())?;
+        Ok(settings)
+    }
+
+    /// As [`Self::load`], for a text already read from `path`, and without a look at the environment.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError::Invalid`] with everything that is wrong.
+    pub fn parse(text: &str, path: &Path, flags: &KubeletFlags) -> Result<Self, SettingsError> {
+        validate::settings(text, path, flags)
+    }
+
+    /// Whether the API server can be found, if it is needed: by `kubeconfig`, or as every pod finds it.
+    fn api_server(&self, path: &Path, in_cluster: bool) -> Result<(), SettingsError> {
+        let needed = self.authentication.webhook || self.authorization.mode == AuthorizationMode::Webhook;
+        if !needed || self.kubeconfig.is_some() || in_cluster {
+            return Ok(());
+        }
+        Err(SettingsError::Invalid(vec![Problem::new(
+            format!("{}: kubeconfig", path.display()),
+            "is missing, KUBERNETES_SERVICE_HOST is not in the environment, and authentication.webhook.enabled or \
+             authorization.mode: Webhook needs the API server; name a kubeconfig such as /etc/kubernetes/kubelet.conf",
+        )]))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! What no value shows by itself: keys that contradict each other, and combinations to be warned about.
+
+use std::net::SocketAddr;
+
+use super::AuthorizationMode;
+use super::ClientCertificates;
+use super::Settings;
+use super::UpstreamUrl;
+use super::reading::Reading;
+
+/// Notes every contradiction and warning.
+pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings) {
+    let authentication = &settings.authentication;
+    let ca = "authentication.x509.clientCAFile";
+    if authentication.client_ca_file.is_none() {
+        if authentication.client_certificates == ClientCertificates::Require {
+            reading.refuse(
+                ca,
+                "is missing, though authentication.x509.clientCertificates is Require; name the PEM bundle of the \
+                 clients' CAs, or write Request",
+            );
+        } else if !authentication.webhook && !authentication.anonymous {
+            reading.refuse(
+                ca,
+                "is missing, authentication.webhook.enabled and authentication.anonymous.enabled are false: nobody \
+                 could ever get in; name the PEM bundle of the clients' CAs, or set authentication.webhook.enabled: true",
+            );
+        }
+    }
+    match (settings.authorization.mode, authentication.anonymous) {
+        (AuthorizationMode::AlwaysAllow, true) => reading.warn(
+            "authorization.mode",
+            "ANYBODY WHO REACHES THE PORT MAY RUN COMMANDS IN EVERY POD OF THIS NODE: the mode is AlwaysAllow and \
+             authentication.anonymous.enabled is true; write Webhook",
+        ),
+        (AuthorizationMode::AlwaysAllow, false) => reading.warn(
+            "authorization.mode",
+            "EVERYBODY WHO AUTHENTICATES MAY RUN COMMANDS IN EVERY POD OF THIS NODE: the mode is AlwaysAllow; write \
+             Webhook",
+        ),
+        (AuthorizationMode::Webhook, true) => reading.warn(
+            "authentication.anonymous.enabled",
+            "requests without credentials are not refused but judged as system:anonymous",
+        ),
+        (AuthorizationMode::Webhook, false) => {}
+    }
+    if !settings.authorization.interactive.require_create {
+        reading.warn(
+            "authorization.interactive.requireCreate",
+            "whoever may get nodes/proxy may run commands over a WebSocket; write true",
+        );
+    }
+    overlaps(reading, settings);
+}
+
+/// No two of our sockets, and none of them and the kubelet's, may be one.
+fn overlaps(reading: &mut Reading<'_>, settings: &Settings) {
+    let mut taken: Vec<(&str, SocketAddr)> = Vec::new();
+    if let UpstreamUrl::Http(kubelet) | UpstreamUrl::Https(kubelet) = settings.upstream.url {
+        taken.push(("upstream.url", kubelet));
+    }
+    let listen = settings.listen.iter().map(|address| ("listen", *address));
+    let tombstone = settings
+        .read_only_port
+        .listen
+        .iter()
+        .map(|address| ("readOnlyPort.listen", *address));
+    let admin = settings
+        .admin_listen
+        .iter()
+        .map(|address| ("admin.listen", *address));
+    for (key, address) in listen.chain(tombstone).chain(admin) {
+        if let Some((other, theirs)) = taken
+            .iter()
+            .find(|(other, theirs)| *other != key && overlap(*theirs, address))
+        {
+            reading.refuse(
+                key,
+                format!("{address} is also {theirs} of {other}; write another address or port"),
+            );
+        }
+        taken.push((key, address));
+    }
+}
+
+/// Whether both cannot be had at once: same port, and the same address or one that stands for all.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let same = one.ip().to_canonical() == other.ip().to_canonical();
+    one.port() == other.port()
+        && one.port() != 0
+        && (same || one.ip().is_unspecified() || other.ip().is_unspecified())
+}

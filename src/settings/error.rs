@@ -1,0 +1,57 @@
+//! What is wrong with a configuration, said so that it can be put right.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file could not be read at all.
+    #[error("{}: the configuration cannot be read: {source}; name a readable file with --config", path.display())]
+    Read {
+        /// The configuration file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Everything that is wrong with it, in the order in which it was found, at least one.
+    #[error("{}", Listed(.0))]
+    Invalid(Vec<Problem>),
+}
+
+/// One thing that is wrong: where, what, and the way out.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{place}: {text}")]
+pub struct Problem {
+    /// `FILE:LINE: key.path`, or the flag.
+    place: String,
+    text: String,
+}
+
+struct Listed<'a>(&'a [Problem]);
+
+// === impl Problem ===
+
+impl Problem {
+    pub(super) fn new(place: impl Into<String>, text: impl Into<String>) -> Self {
+        Self {
+            place: place.into(),
+            text: text.into(),
+        }
+    }
+}
+
+// === impl Listed ===
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}

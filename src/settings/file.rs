@@ -1,0 +1,214 @@
+//! The configuration file as it is written: `kind: KubeletGateConfiguration`, text and numbers, nothing judged yet.
+//!
+//! Each section names its keys once, with type and default. [`File::default`] is therefore also the schema: the keys
+//! that it serializes to are the known keys, and their values show the type (see [`super::schema`]). Text that is empty
+//! means "not set", as in a `KubeletConfiguration`.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// `apiVersion`.
+pub(super) const API_VERSION: &str = "kubelet-gate.dev/v1alpha1";
+
+/// `kind`.
+pub(super) const KIND: &str = "KubeletGateConfiguration";
+
+/// Declares sections of the file: `name { key: type = default, … }`.
+macro_rules! sections {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $key:ident: $type:ty = $default:expr,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Deserialize, Serialize)]
+        #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+        pub(super) struct $name {
+            $($(#[$attribute])* pub(super) $key: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)* }
+            }
+        }
+    )*};
+}
+
+sections! {
+    /// The whole file.
+    File {
+        api_version: String = API_VERSION.to_owned(),
+        kind: String = KIND.to_owned(),
+        node_name: String = String::new(),
+        node_name_from_host: bool = false,
+        listen: Vec<String> = Vec::new(),
+        kubeconfig: String = String::new(),
+        upstream: Upstream = Upstream::default(),
+        tls_cert_file: String = String::new(),
+        tls_private_key_file: String = String::new(),
+        tls_min_version: String = "VersionTLS12".to_owned(),
+        tls_cipher_suites: Vec<String> = Vec::new(),
+        authentication: Authentication = Authentication::default(),
+        authorization: Authorization = Authorization::default(),
+        enforcement: String = "Enforce".to_owned(),
+        read_only_port: ReadOnlyPort = ReadOnlyPort::default(),
+        streaming_connection_idle_timeout: String = "4h0m0s".to_owned(),
+        streams: Streams = Streams::default(),
+        limits: Limits = Limits::default(),
+        firewall: Firewall = Firewall::default(),
+        sandbox: String = "BestEffort".to_owned(),
+        audit: Audit = Audit::default(),
+        admin: Admin = Admin::default(),
+        workers: u64 = 1,
+    }
+
+    /// `upstream`
+    Upstream {
+        url: String = String::new(),
+        allow_remote: bool = false,
+        certificate_file: String = String::new(),
+        ca_file: String = String::new(),
+        server_name: String = String::new(),
+        client_certificate_file: String = String::new(),
+        client_key_file: String = String::new(),
+        token_file: String = String::new(),
+        allow_fleet_credential: bool = false,
+    }
+
+    /// `authentication`
+    Authentication {
+        anonymous: Anonymous = Anonymous::default(),
+        x509: X509 = X509::default(),
+        webhook: AuthenticationWebhook = AuthenticationWebhook::default(),
+    }
+
+    /// `authentication.anonymous`
+    Anonymous {
+        enabled: bool = false,
+    }
+
+    /// `authentication.x509`
+    X509 {
+        #[serde(rename = "clientCAFile")]
+        client_ca_file: String = String::new(),
+        client_certificates: String = "Request".to_owned(),
+        crl_files: Vec<String> = Vec::new(),
+        legacy_v1_certificates: bool = false,
+    }
+
+    /// `authentication.webhook`
+    AuthenticationWebhook {
+        enabled: bool = true,
+        #[serde(rename = "cacheTTL")]
+        cache_ttl: String = "2m0s".to_owned(),
+        audiences: Vec<String> = Vec::new(),
+    }
+
+    /// `authorization`
+    Authorization {
+        mode: String = "Webhook".to_owned(),
+        webhook: AuthorizationWebhook = AuthorizationWebhook::default(),
+        interactive: Interactive = Interactive::default(),
+        paths: Paths = Paths::default(),
+    }
+
+    /// `authorization.webhook`
+    AuthorizationWebhook {
+        #[serde(rename = "cacheAuthorizedTTL")]
+        cache_authorized_ttl: String = "5m0s".to_owned(),
+        #[serde(rename = "cacheUnauthorizedTTL")]
+        cache_unauthorized_ttl: String = "30s".to_owned(),
+        stale_allow: StaleAllow = StaleAllow::default(),
+    }
+
+    /// `authorization.webhook.staleAllow`
+    StaleAllow {
+        max_age: String = "0s".to_owned(),
+        subresources: Vec<String> = ["metrics", "healthz", "stats"].map(str::to_owned).to_vec(),
+    }
+
+    /// `authorization.interactive`
+    Interactive {
+        require_create: bool = true,
+        allowed_users: Vec<String> = Vec::new(),
+        #[serde(rename = "cacheAuthorizedTTL")]
+        cache_authorized_ttl: String = "10s".to_owned(),
+    }
+
+    /// `authorization.paths`
+    Paths {
+        deny: Vec<String> = Vec::new(),
+    }
+
+    /// `readOnlyPort`
+    ReadOnlyPort {
+        listen: Vec<String> = Vec::new(),
+        answer: u64 = 410,
+    }
+
+    /// `streams`
+    Streams {
+        recheck_interval: String = "30s".to_owned(),
+        max_unverified: String = "5m0s".to_owned(),
+        max_lifetime: String = "0s".to_owned(),
+    }
+
+    /// `limits`
+    Limits {
+        handshake_timeout: String = "10s".to_owned(),
+        request_head_timeout: String = "10s".to_owned(),
+        idle_timeout: String = "2m0s".to_owned(),
+        write_stall_timeout: String = "1m0s".to_owned(),
+        upstream_connect_timeout: String = "5s".to_owned(),
+        review_timeout: String = "10s".to_owned(),
+        shutdown_timeout: String = "30s".to_owned(),
+        request_head_bytes: u64 = 131_072,
+        http2_streams: u64 = 100,
+        connections: u64 = 4096,
+        connections_per_address: u64 = 512,
+        streams_per_identity: u64 = 256,
+        cache_entries: u64 = 8192,
+        audit_queue: u64 = 8192,
+        concurrent_reviews: u64 = 64,
+        upstream_idle_connections: u64 = 64,
+    }
+
+    /// `firewall`
+    Firewall {
+        required: bool = false,
+        plan: String = "auto".to_owned(),
+        mark: String = "auto".to_owned(),
+    }
+
+    /// `audit`
+    Audit {
+        path: String = "/var/lib/kubelet-gate/audit/audit.log".to_owned(),
+        mode: String = "batch".to_owned(),
+        commands: String = "hash".to_owned(),
+        #[serde(rename = "maxSizeMB")]
+        max_size_mb: u64 = 0,
+        max_backups: u64 = 0,
+    }
+
+    /// `admin`
+    Admin {
+        listen: String = "127.0.0.1:19250".to_owned(),
+    }
+}
+
+/// Keys whose feature is not built yet: accepted at their default, refused at any other value, never silently ignored.
+pub(super) const LATER: &[&str] = &[
+    "upstream.allowFleetCredential",
+    "authentication.x509.crlFiles",
+    "authentication.x509.legacyV1Certificates",
+    "authorization.webhook.staleAllow.maxAge",
+    "authorization.webhook.staleAllow.subresources",
+    "enforcement",
+    "readOnlyPort.answer",
+    "streams.recheckInterval",
+    "streams.maxUnverified",
+    "streams.maxLifetime",
+    "firewall.required",
+    "firewall.plan",
+    "firewall.mark",
+    "sandbox",
+    "audit.maxSizeMB",
+    "audit.maxBackups",
+];

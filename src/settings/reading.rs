@@ -1,0 +1,193 @@
+//! The small judgements that a configuration is made of: one written value becomes one typed value, or a problem.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::Component;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::document::quoted;
+use super::duration;
+use super::error::Problem;
+use super::schema;
+
+/// What is known while a file is turned into settings: where each key was written, and what was wrong so far.
+///
+/// A problem does not end the reading: the method that found it returns some value, which nobody will see.
+pub(super) struct Reading<'a> {
+    pub(super) path: &'a Path,
+    /// What relative paths in the file are relative to; for those in flags it is the working directory.
+    pub(super) folder: PathBuf,
+    pub(super) lines: BTreeMap<String, u64>,
+    /// Keys that a flag has won over.
+    pub(super) flags: BTreeMap<&'static str, &'static str>,
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<String>,
+}
+
+// === impl Reading ===
+
+impl Reading<'_> {
+    pub(super) fn refuse(&mut self, key: &str, text: impl Into<String>) {
+        self.problems.push(Problem::new(self.place(key), text));
+    }
+
+    pub(super) fn warn(&mut self, key: &str, text: &str) {
+        self.warnings.push(format!("{}: {text}", self.place(key)));
+    }
+
+    /// `FILE:LINE: key`, without the line for a key that is not in the file; or the flag that won over it.
+    fn place(&self, key: &str) -> String {
+        match (self.flags.get(key), self.lines.get(key)) {
+            (Some(flag), _) => (*flag).to_owned(),
+            (None, Some(line)) => format!("{}: {key}", schema::place(self.path, *line)),
+            (None, None) => format!("{}: {key}", self.path.display()),
+        }
+    }
+
+    /// Whether the value of `key` stands in the file.
+    pub(super) fn in_file(&self, key: &str) -> bool {
+        self.lines.contains_key(key) && !self.flags.contains_key(key)
+    }
+
+    pub(super) fn duration(&mut self, key: &str, text: &str, range: RangeInclusive<Duration>) -> Duration {
+        let (least, most) = (duration::format(*range.start()), duration::format(*range.end()));
+        match duration::parse(text) {
+            Ok(duration) if range.contains(&duration) => return duration,
+            Ok(_) => self.refuse(
+                key,
+                format!("{} is out of range; write {least} to {most}", quoted(text)),
+            ),
+            Err(why) => {
+                self.refuse(
+                    key,
+                    format!("{}: {why}; write a duration from {least} to {most}", quoted(text)),
+                );
+            }
+        }
+        Duration::ZERO
+    }
+
+    pub(super) fn count<T: TryFrom<u64> + Default>(
+        &mut self,
+        key: &str,
+        value: u64,
+        range: RangeInclusive<u64>,
+    ) -> T {
+        let (least, most) = (*range.start(), *range.end());
+        match T::try_from(value) {
+            Ok(count) if range.contains(&value) => count,
+            _ => {
+                self.refuse(key, format!("{value} is out of range; write {least} to {most}"));
+                T::default()
+            }
+        }
+    }
+
+    /// The value called `text`; the first of them is returned when there is none.
+    pub(super) fn choice<T: Copy, const N: usize>(
+        &mut self,
+        key: &str,
+        text: &str,
+        values: [(&str, T); N],
+    ) -> T {
+        if let Some((_, value)) = values.iter().find(|(name, _)| *name == text) {
+            return *value;
+        }
+        let names = values.map(|(name, _)| name).join(" or ");
+        self.refuse(key, format!("{} is not known; write {names}", quoted(text)));
+        values[0].1
+    }
+
+    pub(super) fn address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.refuse(
+                key,
+                format!(
+                    "{} is not an address; write IP:PORT, such as 192.0.2.10:10250 or [::1]:10250",
+                    quoted(text)
+                ),
+            );
+        }
+        address
+    }
+
+    pub(super) fn addresses(&mut self, key: &str, texts: &[String]) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            let item = format!("{key}[{index}]");
+            match self.address(&item, text) {
+                // Port 0 asks the kernel for any free port: twice is two ports.
+                Some(address) if address.port() != 0 && addresses.contains(&address) => {
+                    self.refuse(&item, format!("{} is there twice; remove one", quoted(text)));
+                }
+                address => addresses.extend(address),
+            }
+        }
+        addresses
+    }
+
+    /// A file's path, made absolute; `None` if none is given.
+    pub(super) fn path(&mut self, key: &str, text: &str) -> Option<PathBuf> {
+        if text.is_empty() {
+            return None;
+        }
+        let path = if self.flags.contains_key(key) {
+            PathBuf::from(text)
+        } else {
+            self.folder.join(text)
+        };
+        match std::path::absolute(&path) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                self.refuse(
+                    key,
+                    format!(
+                        "{} cannot be made absolute: {error}; write an absolute path",
+                        quoted(text)
+                    ),
+                );
+                None
+            }
+        }
+    }
+
+    /// The path of a file that must be named, with what it is.
+    pub(super) fn required_path(&mut self, key: &str, text: &str, what: &str) -> PathBuf {
+        if text.is_empty() {
+            self.refuse(key, format!("is missing; name {what}"));
+        }
+        self.path(key, text).unwrap_or_default()
+    }
+
+    /// A list of names, none of them empty.
+    pub(super) fn names(&mut self, key: &str, names: Vec<String>) -> Vec<String> {
+        for (index, name) in names.iter().enumerate() {
+            if name.trim().is_empty() {
+                self.refuse(
+                    &format!("{key}[{index}]"),
+                    format!("{} is no name; remove it", quoted(name)),
+                );
+            }
+        }
+        names
+    }
+}
+
+/// `path` without `.` and `..`, by its text alone: symbolic links are not followed.
+pub(super) fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            component => plain.push(component),
+        }
+    }
+    plain
+}

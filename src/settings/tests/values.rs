@@ -1,0 +1,392 @@
+//! Values, by themselves and against each other.
+
+use super::*;
+
+#[test]
+fn relative_paths_start_at_the_file_and_in_flags_at_the_working_directory() {
+    let flags = flags_of(&["--tls-private-key-file", "flag.key"]);
+    let settings = Settings::parse(LEAST, Path::new("/etc/gate/gate.yaml"), &flags).unwrap();
+    assert_eq!(settings.tls.cert_file, PathBuf::from("/etc/gate/gate.crt"));
+    assert_eq!(
+        settings.tls.private_key_file,
+        std::env::current_dir().unwrap().join("flag.key")
+    );
+    let settings = Settings::parse(LEAST, Path::new("gate.yaml"), &KubeletFlags::default()).unwrap();
+    assert_eq!(
+        settings.tls.cert_file,
+        std::env::current_dir().unwrap().join("gate.crt")
+    );
+}
+
+#[test]
+fn the_node_name_is_trimmed_lower_cased_and_judged() {
+    assert_eq!(
+        good(&least_and("nodeName: ' Worker-1.Example '"))
+            .node_name
+            .as_deref(),
+        Some("worker-1.example")
+    );
+    for name in [
+        "a_b",
+        "-a",
+        "a-",
+        "a..b",
+        ".a",
+        "a b",
+        "ä",
+        "system:node:a",
+        &"a".repeat(254),
+    ] {
+        assert!(
+            error(&least_and(&format!("nodeName: '{name}'"))).contains("cannot be the name of a Node"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn values_out_of_bounds_are_refused() {
+    for (more, expected) in [
+        (
+            "limits: {handshakeTimeout: 0s}",
+            r#"limits.handshakeTimeout: "0s" is out of range; write 100ms to 5m0s"#,
+        ),
+        ("limits: {idleTimeout: 2}", "limits.idleTimeout: 2 is not a text"),
+        (
+            "limits: {idleTimeout: '2'}",
+            r#"limits.idleTimeout: "2": a duration needs a unit"#,
+        ),
+        (
+            "limits: {connections: 0}",
+            "limits.connections: 0 is out of range; write 1 to 1000000",
+        ),
+        (
+            "limits: {http2Streams: 4294967297}",
+            "limits.http2Streams: 4294967297 is out of range; write 1 to 10000",
+        ),
+        (
+            "limits: {requestHeadBytes: 10}",
+            "limits.requestHeadBytes: 10 is out of range; write 8192 to 1048576",
+        ),
+        ("workers: 0", "workers: 0 is out of range"),
+        (
+            "tlsMinVersion: TLS1.3",
+            r#"tlsMinVersion: "TLS1.3" is not known; write VersionTLS12 or VersionTLS13"#,
+        ),
+        (
+            "authorization: {mode: webhook}",
+            r#"authorization.mode: "webhook" is not known; write Webhook or AlwaysAllow"#,
+        ),
+        (
+            "authentication: {webhook: {cacheTTL: -1s}}",
+            "authentication.webhook.cacheTTL: \"-1s\": a duration cannot",
+        ),
+        (
+            "authentication: {webhook: {audiences: ['']}}",
+            "authentication.webhook.audiences[0]: \"\" is no name",
+        ),
+        (
+            "admin: {listen: '0.0.0.0:19250'}",
+            "admin.listen: \"0.0.0.0:19250\" is not a loopback address",
+        ),
+        (
+            "admin: {listen: localhost}",
+            "admin.listen: \"localhost\" is not an address; write IP:PORT",
+        ),
+        (
+            "audit: {path: /var/log/gate.log}",
+            "audit.path: \"/var/log/gate.log\" is under /var/log",
+        ),
+        (
+            "audit: {path: /var/lib/../log/x}",
+            "is under /var/log, which the kubelet serves",
+        ),
+        (
+            "audit: {mode: sync}",
+            "audit.mode: \"sync\" is not known; write batch or blocking",
+        ),
+        (
+            "authorization: {paths: {deny: [debug]}}",
+            "authorization.paths.deny[0]: \"debug\" does not begin with /",
+        ),
+        (
+            "authorization: {paths: {deny: [/a/../b]}}",
+            "deny[0]: \"/a/../b\" has an empty segment, . or ..",
+        ),
+        (
+            "authorization: {paths: {deny: [/]}}",
+            "deny[0]: \"/\" denies everything",
+        ),
+        (
+            "authorization: {paths: {deny: [/a, /%64ebug]}}",
+            "deny[1]: \"/%64ebug\" is percent-encoded",
+        ),
+    ] {
+        let said = error(&least_and(more));
+        assert!(
+            said.starts_with("/etc/gate/gate.yaml:7: ") && said.contains(expected),
+            "{more}\n{said}"
+        );
+    }
+    good(&least_and(
+        "authorization: {paths: {deny: [/debug/pprof/, /checkpoint]}}",
+    ));
+    assert_eq!(
+        good(&least_and("audit: {path: '-'}\nadmin: {listen: ''}")).admin_listen,
+        None
+    );
+    assert_eq!(good(&least_and("audit: {path: ''}")).audit.sink, AuditSink::Off);
+}
+
+#[test]
+fn missing_keys_are_named() {
+    for (key, line) in [
+        ("listen", "listen:"),
+        ("tlsCertFile", "tlsCertFile:"),
+        ("tlsPrivateKeyFile", "tlsPriv"),
+    ] {
+        let text: String = LEAST
+            .lines()
+            .filter(|l| !l.starts_with(line))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        let said = error(&text);
+        assert!(
+            said.starts_with(&format!("/etc/gate/gate.yaml: {key}: is missing; ")),
+            "{said}"
+        );
+    }
+    assert!(error(&upstream("{}")).contains("upstream.url: is missing; write https://127.0.0.1:10250"));
+}
+
+#[test]
+fn old_tls_versions_are_read_with_a_warning() {
+    let settings = good(&least_and("tlsMinVersion: VersionTLS10"));
+    assert_eq!(settings.tls.min_version, TlsVersion::Tls12);
+    assert!(settings.warnings[0].contains(":7: tlsMinVersion: TLS 1.0 and 1.1 are not offered"));
+    assert_eq!(
+        good(&least_and("tlsMinVersion: ''")).tls.min_version,
+        TlsVersion::Tls12
+    );
+    assert_eq!(
+        good(&least_and("tlsMinVersion: VersionTLS13")).tls.min_version,
+        TlsVersion::Tls13
+    );
+}
+
+#[test]
+fn the_upstream_is_loopback_and_never_the_read_only_port() {
+    let http: SocketAddr = "127.0.0.1:10251".parse().unwrap();
+    assert_eq!(
+        good(&upstream("{url: 'http://127.0.0.1:10251/'}")).upstream.url,
+        UpstreamUrl::Http(http)
+    );
+    let socket = good(&upstream("{url: 'unix:///run/kubelet.sock'}")).upstream;
+    assert_eq!(
+        (socket.url, socket.trust),
+        (UpstreamUrl::Unix("/run/kubelet.sock".into()), None)
+    );
+    good(&upstream("{url: 'https://[::1]:10250', certificateFile: a}"));
+    good(&upstream(
+        "{url: 'https://198.51.100.1:10250', certificateFile: a, allowRemote: true}",
+    ));
+    for (section, expected) in [
+        (
+            "{url: 'http://127.0.0.1:10255'}",
+            "is the kubelet's read-only port",
+        ),
+        (
+            "{url: 'https://[::1]:10255', certificateFile: a}",
+            "is the kubelet's read-only port",
+        ),
+        (
+            "{url: 'https://198.51.100.1:10250', certificateFile: a}",
+            "set upstream.allowRemote: true",
+        ),
+        (
+            "{url: 'http://198.51.100.1:10250', allowRemote: true}",
+            "unencrypted",
+        ),
+        (
+            "{url: 'https://0.0.0.0:10250', certificateFile: a}",
+            "is nothing to connect to",
+        ),
+        (
+            "{url: 'https://127.0.0.1:0', certificateFile: a}",
+            "is nothing to connect to",
+        ),
+        (
+            "{url: 'https://localhost:10250', certificateFile: a}",
+            "write https://127.0.0.1:10250",
+        ),
+        (
+            "{url: 'https://127.0.0.1', certificateFile: a}",
+            "write https://127.0.0.1:10250",
+        ),
+        (
+            "{url: 'https://u:p@127.0.0.1:10250', certificateFile: a}",
+            "scheme, IP address and port alone",
+        ),
+        (
+            "{url: 'https://127.0.0.1:10250/pods', certificateFile: a}",
+            "scheme, IP address and port alone",
+        ),
+        (
+            "{url: '127.0.0.1:10250'}",
+            "is not a URL that the gate can forward to",
+        ),
+        ("{url: 'unix://run/x.sock'}", "absolute path"),
+    ] {
+        let said = error(&upstream(section));
+        assert!(
+            said.contains(":4: upstream.url: ") && said.contains(expected),
+            "{section}\n{said}"
+        );
+    }
+}
+
+#[test]
+fn the_kubelet_proves_itself_in_exactly_one_way() {
+    let ca = good(&upstream(
+        "{url: 'https://127.0.0.1:10250', caFile: /ca.crt, serverName: worker-1}",
+    ));
+    let expected = UpstreamTrust::Ca {
+        ca_file: "/ca.crt".into(),
+        server_name: "worker-1".to_owned(),
+    };
+    assert_eq!(ca.upstream.trust, Some(expected));
+    for (keys, expected) in [
+        ("", "upstream.certificateFile: is missing: https must be verified"),
+        (
+            ", caFile: a",
+            "upstream.serverName: is missing, though upstream.caFile is there",
+        ),
+        (
+            ", serverName: a",
+            "upstream.caFile: is missing, though upstream.serverName is there",
+        ),
+        (
+            ", certificateFile: a, caFile: b",
+            "upstream.certificateFile: contradicts upstream.caFile",
+        ),
+        (
+            ", certificateFile: a, serverName: b",
+            "upstream.certificateFile: contradicts upstream.serverName",
+        ),
+        (
+            ", caFile: a, serverName: 'a b'",
+            "upstream.serverName: \"a b\" is neither a DNS name nor an IP address",
+        ),
+        (
+            ", certificateFile: a, clientCertificateFile: b",
+            "upstream.clientKeyFile: is missing",
+        ),
+        (
+            ", certificateFile: a, clientKeyFile: b",
+            "upstream.clientCertificateFile: is missing",
+        ),
+    ] {
+        let said = error(&upstream(&format!("{{url: 'https://127.0.0.1:10250'{keys}}}")));
+        assert!(said.contains(expected), "{keys}\n{said}");
+    }
+    for key in ["certificateFile", "caFile", "serverName"] {
+        let said = error(&upstream(&format!("{{url: 'unix:///run/x.sock', {key}: a}}")));
+        assert!(
+            said.contains(&format!(
+                "upstream.{key}: \"a\" belongs to TLS, but upstream.url is unix://"
+            )),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn contradictions_are_refused() {
+    for (more, expected) in [
+        (
+            "authentication: {webhook: {enabled: false}}",
+            "nobody could ever get in",
+        ),
+        (
+            "authentication: {x509: {clientCertificates: Require}}",
+            "clientCAFile: is missing, though authentication.x509",
+        ),
+        (
+            "readOnlyPort: {listen: ['192.0.2.10:10250']}",
+            "readOnlyPort.listen: 192.0.2.10:10250 is also 192.0.2.10:10250 of listen",
+        ),
+        (
+            "readOnlyPort: {listen: ['127.0.0.1:10250']}",
+            "is also 127.0.0.1:10250 of upstream.url",
+        ),
+        (
+            "readOnlyPort: {listen: ['127.0.0.1:10255', '127.0.0.1:10255']}",
+            "readOnlyPort.listen[1]: \"127.0.0.1:10255\" is there twice",
+        ),
+        (
+            "admin: {listen: '127.0.0.1:10250'}",
+            "admin.listen: 127.0.0.1:10250 is also 127.0.0.1:10250 of upstream.url",
+        ),
+        ("admin: {listen: '[::ffff:127.0.0.1]:10250'}", "of upstream.url"),
+    ] {
+        let said = error(&least_and(more));
+        assert!(said.contains(expected), "{more}\n{said}");
+    }
+    let everywhere = LEAST.replace("192.0.2.10:10250", "0.0.0.0:10250");
+    assert!(error(&everywhere).contains(":3: listen: 0.0.0.0:10250 is also 127.0.0.1:10250 of upstream.url"));
+    let all =
+        least_and("readOnlyPort: {listen: ['127.0.0.1:10443']}").replace("192.0.2.10:10250", "[::]:10443");
+    assert!(error(&all).contains("readOnlyPort.listen: 127.0.0.1:10443 is also [::]:10443 of listen"));
+    let any = LEAST.replace(r#"["192.0.2.10:10250"]"#, r#"["127.0.0.1:0", "127.0.0.1:0"]"#);
+    assert_eq!(good(&any).listen.len(), 2, "port 0 is any port");
+}
+
+#[test]
+fn open_doors_are_warned_about() {
+    let warnings = |more: &str| good(&least_and(more)).warnings.join("\n");
+    let open = warnings("authentication: {anonymous: {enabled: true}}\nauthorization: {mode: AlwaysAllow}");
+    assert!(
+        open.contains(":8: authorization.mode: ANYBODY WHO REACHES THE PORT"),
+        "{open}"
+    );
+    assert!(warnings("authorization: {mode: AlwaysAllow}").contains("EVERYBODY WHO AUTHENTICATES"));
+    assert!(warnings("authentication: {anonymous: {enabled: true}}").contains("judged as system:anonymous"));
+    assert!(warnings("authorization: {interactive: {requireCreate: false}}").contains("requireCreate"));
+    assert!(warnings("audit: {path: ''}").contains("nothing is written about any request"));
+    assert_eq!(warnings(""), "");
+}
+
+#[test]
+fn the_api_server_must_be_found_when_it_is_needed() {
+    let path = Path::new("gate.yaml");
+    let settings = good(LEAST);
+    assert!(
+        settings
+            .api_server(path, false)
+            .unwrap_err()
+            .to_string()
+            .starts_with("gate.yaml: kubeconfig: is missing")
+    );
+    settings.api_server(path, true).unwrap();
+    good(EXAMPLE).api_server(path, false).unwrap();
+    let alone = "authentication: {webhook: {enabled: false}, x509: {clientCAFile: a}}\nauthorization: {mode: AlwaysAllow}";
+    good(&least_and(alone)).api_server(path, false).unwrap();
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = Settings::load(&folder.path().join("none.yaml"), &KubeletFlags::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains("none.yaml: the configuration cannot be read") && said.contains("--config"),
+        "{said}"
+    );
+    let file = folder.path().join("gate.yaml");
+    std::fs::write(&file, EXAMPLE).unwrap();
+    assert_eq!(
+        Settings::load(&file, &KubeletFlags::default()).unwrap(),
+        good(EXAMPLE)
+    );
+}
