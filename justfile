@@ -1,0 +1,55 @@
+# Every recipe is a plain command: without `just`, read it here and type it. CI runs .ci/run.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# List the recipes.
+default:
+    @just --list
+
+# What to run before a commit: formatting, lints, documentation, tests.
+check: fmt clippy doc test
+
+# Is everything formatted? (`cargo fmt` does it.)
+fmt:
+    cargo fmt --check
+
+# Lints, with the lab and without it.
+clippy:
+    cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --no-default-features --lib --bins -- -D warnings
+
+# The API documentation, warnings refused.
+doc:
+    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+
+# Every test; with a name, those whose path contains it: `just test authn`.
+test *name:
+    cargo test --locked {{ name }}
+
+# Exactly what CI runs, stage by stage, each with its seconds.
+ci:
+    bash .ci/run
+
+# Play every attack against an open kubelet and then through the gate, as a table.
+demo:
+    cargo run --release --locked -- lab --demo
+
+# The lab, left running, with curl lines to paste.
+lab:
+    cargo run --release --locked -- lab
+
+# CPU per request, side by side with nginx, both with mutual TLS on both legs.
+bench:
+    bash benches/compare.sh
+
+# Write a development PKI into certs-dev/ (never committed).
+certs:
+    cargo run --locked -- certs --dir certs-dev
+
+# Which checks does a request need? `just explain GET /pods -o json`
+explain *request:
+    cargo run --quiet --locked -- explain {{ request }}
+
+# Advisories, bans, licences and sources of the dependencies (`cargo install --locked cargo-deny`).
+deny:
+    cargo deny --locked check
