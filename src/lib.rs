@@ -1,1 +1,3 @@
 //! skeleton
+#[cfg(feature = "lab")]
+pub mod lab;
