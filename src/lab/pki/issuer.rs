@@ -184,7 +184,6 @@ impl Ca {
     pub fn issue(&self, name: &str, spec: &CertificateSpec) -> Result<Pair, PkiError> {
         let key = generate_key(spec.key)?;
         let mut params = CertificateParams::new(spec.names.clone())?;
-        params.distinguished_name = DistinguishedName::new();
         (params.not_before, params.not_after) = (spec.not_before, spec.not_after);
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![
@@ -193,8 +192,8 @@ impl Ca {
         ];
         params.extended_key_usages = spec.usages.clone();
         params.use_authority_key_identifier_extension = true;
-        let nameless = params.signed_by(&key, &self.issuer)?;
-        let certificate = with_subject(nameless.der(), &spec.subject, self.issuer.key())?;
+        let subjectless = params.signed_by(&key, &self.issuer)?;
+        let certificate = with_subject(subjectless.der(), &spec.subject, self.issuer.key())?;
 
         let above = &self.chain[..self.chain.len() - 1];
         let chain = [&[certificate], above].concat();
@@ -250,10 +249,10 @@ impl fmt::Debug for Pair {
 
 // === encoding ===
 
-/// Gives a certificate a subject and signs it anew.
+/// Replaces a certificate's subject and signs it anew.
 ///
-/// rcgen keeps one value per attribute type, while a user in several groups has an O for each, and the last of several CNs
-/// is the one that Kubernetes takes.
+/// rcgen keeps one value per attribute type, while a user in several groups has an O for each, and the last
+/// of several CNs is the one that Kubernetes takes.
 fn with_subject(
     certificate: &CertificateDer<'_>,
     subject: &[(Attribute, String)],

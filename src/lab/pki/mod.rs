@@ -30,11 +30,13 @@ pub const NODE_NAME: &str = "worker-1";
 pub struct Pki {
     /// The cluster's CA, CN `kubernetes`.
     pub ca: Ca,
-    /// A second CA that clients may be trusted by, to be taken out of the bundle while its clients are connected.
+    /// A second CA that clients may be trusted by, to be taken out of the bundle while its clients are
+    /// connected.
     pub rotated_ca: Ca,
     /// A stranger's CA with the name of the cluster's.
     pub stranger_ca: Ca,
-    /// What the kubelet shows: `worker-1` only, by a CA of its own that comes along, as a kubelet makes it at first start.
+    /// What the kubelet shows: `worker-1` only, by a CA of its own that comes along, as a kubelet makes it at
+    /// first start.
     pub kubelet_serving: Pair,
     /// What the gate shows: 127.0.0.1, ::1, localhost and worker-1.
     pub gate_serving: Pair,
@@ -185,9 +187,11 @@ impl Pki {
         self.pairs().into_iter().find(|pair| pair.name == name)
     }
 
-    /// Writes `ca.crt`, `ca.key`, `rotated-ca.crt`, and `NAME.crt` and `NAME.key` of each pair, and says which files these are.
+    /// Writes `ca.crt`, `ca.key`, `rotated-ca.crt`, and `NAME.crt` and `NAME.key` of each pair, and says
+    /// which files these are.
     ///
-    /// Makes the directory if need be (0700). Keys are 0600. Files of these names are replaced, others left alone.
+    /// Makes the directory if need be (0700). Keys are 0600. Files of these names are replaced, others left
+    /// alone.
     pub fn write(&self, dir: &Path) -> Result<Vec<PathBuf>, PkiError> {
         DirBuilder::new()
             .recursive(true)
@@ -213,7 +217,8 @@ impl Pki {
         Ok(written)
     }
 
-    /// A TLS client that trusts the cluster's CA, and the kubelet's own certificate (as `worker-1`), and shows this pair.
+    /// A TLS client that trusts the cluster's CA, and the kubelet's own certificate (as `worker-1`), and
+    /// shows this pair.
     pub fn client_config(&self, client: Option<&Pair>) -> Result<ClientConfig, PkiError> {
         let kubelet_ca = self.kubelet_serving.chain.iter().skip(1);
         client_config(kubelet_ca.chain([self.ca.certificate()]), client)
@@ -297,8 +302,8 @@ pub fn kubeconfig(server: &str, ca: &Ca, credential: Credential<'_>) -> String {
     format!("{config:#}\n")
 }
 
-/// A kubelet without `serverTLSBootstrap` names both certificates after its node and the second of its first start, and leaves
-/// every IP address out.
+/// A kubelet without `serverTLSBootstrap` names both certificates after its node and the second of its first
+/// start, and leaves every IP address out.
 fn kubelet_serving() -> Result<Pair, PkiError> {
     let start = OffsetDateTime::now_utc().unix_timestamp();
     let ca = Ca::generate(&format!("{NODE_NAME}-ca@{start}"), KeyKind::P256)?;
@@ -310,7 +315,8 @@ fn kubelet_serving() -> Result<Pair, PkiError> {
     Ok(pair)
 }
 
-/// Replaces the file rather than writing into it, so that neither its old mode nor a link decides who can read a key.
+/// Replaces the file rather than writing into it, so that neither its old mode nor a link decides who can
+/// read a key.
 fn write_file(path: PathBuf, mode: u32, text: &str) -> Result<PathBuf, PkiError> {
     let write = || {
         match fs::remove_file(&path) {
