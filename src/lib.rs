@@ -1,2 +1,50 @@
-//! skeleton
+//! kubelet-gate: a mutual-TLS authenticating reverse proxy for the Kubernetes kubelet.
+//!
+//! It stands in front of a kubelet that is bound to loopback and does at the door what a hardened kubelet would do. A
+//! request passes seven stations, the folders below, in this order:
+//!
+//! ```text
+//!  client ──▶ 1 listen      accept, limits, deadlines                   listen/
+//!             2 tls         ask for a certificate, prove the key        tls/
+//!             3 authn       certificate → bearer token → anonymous      authn/       → Identity
+//!             4 attributes  method + path + upgrade → checks            attributes/  → Checks
+//!             5 authz       cached SubjectAccessReview per check        authz/       → Permit
+//!             6 forward     clean headers, pooled or upgraded, streamed forward/     ──▶ kubelet
+//!             7 audit       one event per request, always               audit/
+//! ```
+//!
+//! [`gate`] has the way itself, in one function. What a station yields is a type that the next one demands and only
+//! that station can make: an [`authn::Identity`], [`attributes::Checks`], an [`authz::Permit`]. A check that is
+//! forgotten does not compile. (What is asked for is read before who asks, since a malformed request must not cost a
+//! review.)
+
+pub mod gate;
+
+pub mod listen;
+
+pub mod tls;
+
+pub mod authn;
+
+pub mod attributes;
+
+pub mod authz;
+
+pub mod forward;
+
+pub mod audit;
+mod record;
+
+pub mod error;
+pub mod metrics;
+
+pub mod admin;
+pub mod apiserver;
+pub mod cache;
+pub mod cli;
+pub mod node;
 pub mod settings;
+pub mod start;
+
+#[cfg(feature = "lab")]
+pub mod lab;

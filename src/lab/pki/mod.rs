@@ -1,0 +1,337 @@
+//! A throw-away public key infrastructure: every certificate that the lab's scenes need, good and bad.
+//!
+//! Made anew on each start, in well under a second, so that no private key is ever kept in the project.
+
+mod issuer;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use serde_json::json;
+use time::{Duration, OffsetDateTime};
+
+pub use issuer::{Attribute, Ca, CertificateSpec, KeyKind, Pair, Usage};
+
+/// The lab's node.
+pub const NODE_NAME: &str = "worker-1";
+
+/// The whole cast.
+#[derive(Clone, Debug)]
+pub struct Pki {
+    /// The cluster's CA, CN `kubernetes`.
+    pub ca: Ca,
+    /// A second CA that clients may be trusted by, to be taken out of the bundle while its clients are
+    /// connected.
+    pub rotated_ca: Ca,
+    /// A stranger's CA with the name of the cluster's.
+    pub stranger_ca: Ca,
+    /// What the kubelet shows: `worker-1` only, by a CA of its own that comes along, as a kubelet makes it at
+    /// first start.
+    pub kubelet_serving: Pair,
+    /// What the gate shows: 127.0.0.1, ::1, localhost and worker-1.
+    pub gate_serving: Pair,
+    /// What the API server shows.
+    pub apiserver_serving: Pair,
+    /// Who the API server is to a kubelet: group `kubeadm:cluster-admins`.
+    pub apiserver_client: Pair,
+    /// Who the gate is to the API server: the node itself.
+    pub gate: Pair,
+    /// A user without rights, group `developers`.
+    pub alice: Pair,
+    /// A user of group `admins`.
+    pub bob: Pair,
+    /// A user whom only `rotated_ca` vouches for; group `admins`.
+    pub carol: Pair,
+    /// The API server's client certificate, over since yesterday.
+    pub expired: Pair,
+    /// The API server's client certificate, good from tomorrow.
+    pub not_yet_valid: Pair,
+    /// The API server's client certificate, for servers only.
+    pub wrong_usage: Pair,
+    /// The API server's client certificate's twin, by `stranger_ca`.
+    pub wrong_ca: Pair,
+    /// A certificate that names a group and nobody in it.
+    pub no_cn: Pair,
+}
+
+/// Who a kubeconfig says to be. No `Debug`: it may be a token.
+#[derive(Clone, Copy)]
+pub enum Credential<'a> {
+    /// A client certificate, embedded.
+    Certificate(&'a Pair),
+    /// A client certificate by its files, which may then be replaced.
+    CertificateFiles {
+        /// `client-certificate`; a relative path is relative to the kubeconfig.
+        certificate: &'a Path,
+        /// `client-key`.
+        key: &'a Path,
+    },
+    /// A bearer token.
+    Token(&'a str),
+    /// A bearer token by its file.
+    TokenFile(&'a Path),
+}
+
+/// What can fail here.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A key or certificate could not be made.
+    #[error("cannot make a certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+    /// TLS does not take what was made.
+    #[error("cannot use a certificate for TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A file or directory could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+// === impl Pki ===
+
+impl Pki {
+    /// Makes all keys and certificates.
+    pub fn generate() -> Result<Self, PkiError> {
+        let ca = Ca::generate("kubernetes", KeyKind::P256)?;
+        let rotated_ca = Ca::generate("kubernetes-rotated", KeyKind::P256)?;
+        let stranger_ca = Ca::generate("kubernetes", KeyKind::P256)?;
+        let local = ["127.0.0.1", "::1", "localhost", NODE_NAME];
+        let api = [
+            "127.0.0.1",
+            "::1",
+            "localhost",
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+        ];
+        let apiserver = CertificateSpec::client("kube-apiserver-kubelet-client")
+            .group("kubeadm:cluster-admins");
+        let (day, year) = (Duration::DAY, Duration::days(365));
+
+        Ok(Self {
+            kubelet_serving: kubelet_serving()?,
+            gate_serving: ca.issue(
+                "gate-serving",
+                &CertificateSpec::server("kubelet-gate", &local),
+            )?,
+            apiserver_serving: ca.issue(
+                "apiserver-serving",
+                &CertificateSpec::server("kube-apiserver", &api),
+            )?,
+            apiserver_client: ca.issue("kube-apiserver-kubelet-client", &apiserver)?,
+            gate: ca.issue(
+                "gate",
+                &CertificateSpec::client(&format!("system:node:{NODE_NAME}")).group("system:nodes"),
+            )?,
+            alice: ca.issue(
+                "alice",
+                &CertificateSpec::client("alice").group("developers"),
+            )?,
+            bob: ca.issue("bob", &CertificateSpec::client("bob").group("admins"))?,
+            carol: rotated_ca.issue("carol", &CertificateSpec::client("carol").group("admins"))?,
+            expired: ca.issue("expired", &apiserver.clone().valid(-year, -day))?,
+            not_yet_valid: ca.issue("not-yet-valid", &apiserver.clone().valid(day, year))?,
+            wrong_usage: ca.issue(
+                "wrong-usage",
+                &apiserver.clone().usages(&[Usage::ServerAuth]),
+            )?,
+            wrong_ca: stranger_ca.issue("wrong-ca", &apiserver)?,
+            no_cn: ca.issue("no-cn", &CertificateSpec::client("").group("developers"))?,
+            ca,
+            rotated_ca,
+            stranger_ca,
+        })
+    }
+
+    /// A further pair by the cluster's CA.
+    pub fn client(&self, name: &str, spec: &CertificateSpec) -> Result<Pair, PkiError> {
+        self.ca.issue(name, spec)
+    }
+
+    /// Every pair of the cast.
+    pub fn pairs(&self) -> [&Pair; 13] {
+        [
+            &self.kubelet_serving,
+            &self.gate_serving,
+            &self.apiserver_serving,
+            &self.apiserver_client,
+            &self.gate,
+            &self.alice,
+            &self.bob,
+            &self.carol,
+            &self.expired,
+            &self.not_yet_valid,
+            &self.wrong_usage,
+            &self.wrong_ca,
+            &self.no_cn,
+        ]
+    }
+
+    /// The pair with this file name.
+    pub fn pair(&self, name: &str) -> Option<&Pair> {
+        self.pairs().into_iter().find(|pair| pair.name == name)
+    }
+
+    /// Writes `ca.crt`, `ca.key`, `rotated-ca.crt`, and `NAME.crt` and `NAME.key` of each pair, and says
+    /// which files these are.
+    ///
+    /// Makes the directory if need be (0700). Keys are 0600. Files of these names are replaced, others left
+    /// alone.
+    pub fn write(&self, dir: &Path) -> Result<Vec<PathBuf>, PkiError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|source| PkiError::Write {
+                path: dir.to_owned(),
+                source,
+            })?;
+
+        let mut written = vec![
+            write_file(dir.join("ca.crt"), 0o644, &self.ca.certificate_pem())?,
+            write_file(dir.join("ca.key"), 0o600, &self.ca.key_pem())?,
+            write_file(
+                dir.join("rotated-ca.crt"),
+                0o644,
+                &self.rotated_ca.certificate_pem(),
+            )?,
+        ];
+        for pair in self.pairs() {
+            written.extend(pair.write(dir)?);
+        }
+        Ok(written)
+    }
+
+    /// A TLS client that trusts the cluster's CA, and the kubelet's own certificate (as `worker-1`), and
+    /// shows this pair.
+    pub fn client_config(&self, client: Option<&Pair>) -> Result<ClientConfig, PkiError> {
+        let kubelet_ca = self.kubelet_serving.chain.iter().skip(1);
+        client_config(kubelet_ca.chain([self.ca.certificate()]), client)
+    }
+}
+
+// === impl Pair ===
+
+impl Pair {
+    /// Writes `NAME.crt` and `NAME.key` (0600) into an existing directory, replacing what has these names.
+    pub fn write(&self, dir: &Path) -> Result<[PathBuf; 2], PkiError> {
+        Ok([
+            write_file(
+                dir.join(format!("{}.crt", self.name)),
+                0o644,
+                &self.certificate_pem(),
+            )?,
+            write_file(
+                dir.join(format!("{}.key", self.name)),
+                0o600,
+                &self.key_pem(),
+            )?,
+        ])
+    }
+
+    /// A TLS server that shows this pair and asks nobody for a certificate.
+    pub fn server_config(&self) -> Result<ServerConfig, PkiError> {
+        Ok(
+            ServerConfig::builder_with_provider(Arc::new(default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_no_client_auth()
+                .with_single_cert(self.chain.clone(), self.key.clone_key())?,
+        )
+    }
+}
+
+/// A TLS client that trusts these CAs and shows this pair, if any.
+pub fn client_config<'a>(
+    roots: impl IntoIterator<Item = &'a CertificateDer<'static>>,
+    client: Option<&Pair>,
+) -> Result<ClientConfig, PkiError> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone())?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(store);
+    Ok(match client {
+        Some(pair) => builder.with_client_auth_cert(pair.chain.clone(), pair.key.clone_key())?,
+        None => builder.with_no_client_auth(),
+    })
+}
+
+/// A kubeconfig for the API server at this URL. It holds what it is given, so keep it as private as a key.
+pub fn kubeconfig(server: &str, ca: &Ca, credential: Credential<'_>) -> String {
+    let base64 = |pem: String| STANDARD.encode(pem);
+    let user = match credential {
+        Credential::Certificate(pair) => json!({
+            "client-certificate-data": base64(pair.certificate_pem()),
+            "client-key-data": base64(pair.key_pem()),
+        }),
+        Credential::CertificateFiles { certificate, key } => {
+            json!({"client-certificate": certificate, "client-key": key})
+        }
+        Credential::Token(token) => json!({"token": token}),
+        Credential::TokenFile(path) => json!({"tokenFile": path}),
+    };
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{
+            "name": "lab",
+            "cluster": {"server": server, "certificate-authority-data": base64(ca.certificate_pem())},
+        }],
+        "users": [{"name": "lab", "user": user}],
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+        "current-context": "lab",
+    });
+    // JSON is YAML, and quotes whatever needs quoting.
+    format!("{config:#}\n")
+}
+
+/// A kubelet without `serverTLSBootstrap` names both certificates after its node and the second of its first
+/// start, and leaves every IP address out.
+fn kubelet_serving() -> Result<Pair, PkiError> {
+    let start = OffsetDateTime::now_utc().unix_timestamp();
+    let ca = Ca::generate(&format!("{NODE_NAME}-ca@{start}"), KeyKind::P256)?;
+    let mut pair = ca.issue(
+        "kubelet-serving",
+        &CertificateSpec::server(&format!("{NODE_NAME}@{start}"), &[NODE_NAME]),
+    )?;
+    pair.chain.push(ca.certificate().clone());
+    Ok(pair)
+}
+
+/// Replaces the file rather than writing into it, so that neither its old mode nor a link decides who can
+/// read a key.
+fn write_file(path: PathBuf, mode: u32, text: &str) -> Result<PathBuf, PkiError> {
+    let write = || {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&path)?;
+        file.write_all(text.as_bytes())
+    };
+    match write() {
+        Ok(()) => Ok(path),
+        Err(source) => Err(PkiError::Write { path, source }),
+    }
+}
