@@ -1,0 +1,206 @@
+//! Connections to the API server: made, used for one request at a time, kept for the next.
+//!
+//! A connection has no task of its own: the request that uses it drives it, so that a request given up takes
+//! its connection with it, and nothing outlives the client.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::credentials::Endpoint;
+use super::failure::Cause;
+
+/// No TokenReview or SubjectAccessReview comes near it.
+pub(super) const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// API servers close an idle connection after 90 s: those that have waited nearly as long are not trusted
+/// with a request.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+
+/// A connection, and what it was made from.
+pub(super) struct Connection {
+    endpoint: Arc<Endpoint>,
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// Moves the bytes; `None` once the connection is closed.
+    driver: Option<http1::Connection<TokioIo<TlsStream<TcpStream>>, Full<Bytes>>>,
+    last_used: Instant,
+}
+
+/// An answer, read to its end.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) body: Bytes,
+}
+
+/// Connections that wait for a request, the last used on top.
+pub(super) struct Pool {
+    idle: Mutex<Vec<Connection>>,
+    capacity: usize,
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// Dials and shakes hands. Bounded by the caller's deadline.
+    pub(super) async fn open(endpoint: Arc<Endpoint>) -> Result<Self, Cause> {
+        let address = || endpoint.server.authority.clone();
+        let connect_error = |source| Cause::Connect {
+            address: address(),
+            source,
+        };
+        let tcp = TcpStream::connect((endpoint.server.host.as_str(), endpoint.server.port))
+            .await
+            .map_err(connect_error)?;
+        tcp.set_nodelay(true).map_err(connect_error)?;
+        let tls = TlsConnector::from(Arc::clone(&endpoint.tls))
+            .connect(endpoint.server_name.clone(), tcp)
+            .await
+            .map_err(|source| Cause::Handshake {
+                address: address(),
+                source,
+            })?;
+        let (sender, driver) = http1::handshake(TokioIo::new(tls))
+            .await
+            .map_err(Cause::Exchange)?;
+        Ok(Self {
+            endpoint,
+            sender,
+            driver: Some(driver),
+            last_used: Instant::now(),
+        })
+    }
+
+    /// Sends a request and reads the answer. If it fails or is given up, the connection must be dropped.
+    pub(super) async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answer, Cause> {
+        let Self { sender, driver, .. } = self;
+        let answer = async {
+            sender.ready().await.map_err(Cause::Exchange)?;
+            let (head, body) = sender
+                .send_request(request)
+                .await
+                .map_err(Cause::Exchange)?
+                .into_parts();
+            let body = Limited::new(body, MAX_ANSWER_BYTES)
+                .collect()
+                .await
+                .map_err(body_error)?
+                .to_bytes();
+            Ok(Answer {
+                status: head.status,
+                retry_after: retry_after(&head.headers),
+                body,
+            })
+        };
+        let mut answer = pin!(answer);
+        let answer = poll_fn(|context| {
+            drive(driver, context);
+            answer.as_mut().poll(context)
+        })
+        .await;
+        self.last_used = Instant::now();
+        answer
+    }
+
+    /// Lets the connection notice what has happened to it while nobody looked.
+    async fn is_open(&mut self) -> bool {
+        poll_fn(|context| {
+            drive(&mut self.driver, context);
+            Poll::Ready(())
+        })
+        .await;
+        self.driver.is_some() && !self.sender.is_closed()
+    }
+}
+
+fn drive<F: Future + Unpin>(driver: &mut Option<F>, context: &mut Context<'_>) {
+    if driver
+        .as_mut()
+        .is_some_and(|driver| Pin::new(driver).poll(context).is_ready())
+    {
+        // An error reaches the request too, if there is one.
+        *driver = None;
+    }
+}
+
+fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> Cause {
+    match error.downcast::<hyper::Error>() {
+        Ok(error) => Cause::Exchange(*error),
+        Err(error) if error.is::<LengthLimitError>() => Cause::TooLarge {
+            limit: MAX_ANSWER_BYTES,
+        },
+        Err(error) => Cause::Request(error.to_string()),
+    }
+}
+
+/// Seconds only, as client-go reads it.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+// === impl Pool ===
+
+impl Pool {
+    pub(super) const fn new(capacity: usize) -> Self {
+        Self {
+            idle: Mutex::new(Vec::new()),
+            capacity,
+        }
+    }
+
+    /// A connection to this very endpoint that is still open. Those to an older one are closed here.
+    pub(super) async fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Connection> {
+        loop {
+            let mut connection = self.pop(endpoint)?;
+            if connection.is_open().await {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Keeps a connection for the next request.
+    pub(super) fn put(&self, connection: Connection) {
+        let mut idle = self.lock();
+        if connection.driver.is_some() && idle.len() < self.capacity {
+            idle.push(connection);
+        }
+    }
+
+    /// Closes all that wait: when one connection hangs, the others lead to the same place.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn pop(&self, endpoint: &Arc<Endpoint>) -> Option<Connection> {
+        let mut idle = self.lock();
+        idle.retain(|connection| {
+            Arc::ptr_eq(&connection.endpoint, endpoint) && connection.last_used.elapsed() < MAX_IDLE
+        });
+        idle.pop()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,239 @@
+//! How a review fails. Every text here is fit for a log: none holds a token, and what came from outside is
+//! escaped.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::reviews::AnswerError;
+
+/// Longest text of the API server's that is repeated.
+const MAX_TEXT_CHARS: usize = 400;
+
+/// Which question was asked.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Api {
+    /// `authentication.k8s.io/v1` TokenReview.
+    TokenReview,
+    /// `authorization.k8s.io/v1` SubjectAccessReview.
+    SubjectAccessReview,
+}
+
+/// A review without an answer. Nothing may be allowed on the strength of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{api} failed: {cause}")]
+pub struct ReviewError {
+    /// Which question.
+    pub api: Api,
+    /// Why there is no answer.
+    pub cause: Cause,
+}
+
+/// Why a review has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// No TCP connection.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// Host and port.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No TLS connection: the API server is not who it should be, or does not accept the client certificate.
+    #[error(
+        "TLS handshake with {address}: {source}; see the kubeconfig's certificate-authority, tls-server-name"
+    )]
+    Handshake {
+        /// Host and port.
+        address: String,
+        /// What rustls said.
+        source: io::Error,
+    },
+    /// The connection broke, or what came over it is not HTTP.
+    #[error("{}", with_sources(.0))]
+    Exchange(hyper::Error),
+    /// The API server refused or failed. Redirects end here too; they are never followed.
+    #[error("the API server answered {code}{}{}", colon(message), way_out(*code))]
+    Status {
+        /// HTTP status.
+        code: StatusCode,
+        /// `message` of its `Status` object, escaped and shortened; may be empty.
+        message: String,
+        /// `Retry-After`, if it sent one.
+        retry_after: Option<Duration>,
+    },
+    /// The answer is larger than any review.
+    #[error("the API server's answer is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The answer is not one that can be acted on.
+    #[error("the API server's answer cannot be used: {0}")]
+    Answer(#[from] AnswerError),
+    /// The question could not be put into a request.
+    #[error("the request cannot be built: {0}")]
+    Request(String),
+    /// Time ran out, retries and waiting for a free slot included.
+    #[error("no answer within {after:?}{}", before_that(last.as_deref()))]
+    Deadline {
+        /// The time that was given.
+        after: Duration,
+        /// How the last finished attempt failed.
+        last: Option<Box<Self>>,
+    },
+}
+
+// === impl Api ===
+
+impl fmt::Display for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Api {
+    /// The kind's name, as metrics and logs show it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TokenReview => "TokenReview",
+            Self::SubjectAccessReview => "SubjectAccessReview",
+        }
+    }
+
+    /// Where it is posted to.
+    pub(super) const fn path(self) -> &'static str {
+        match self {
+            Self::TokenReview => "/apis/authentication.k8s.io/v1/tokenreviews",
+            Self::SubjectAccessReview => "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+        }
+    }
+}
+
+// === impl ReviewError ===
+
+impl ReviewError {
+    /// The HTTP status that the API server failed with, if it came to that; the kubelet's metrics say
+    /// `<error>` if not.
+    #[must_use]
+    pub const fn status(&self) -> Option<StatusCode> {
+        match &self.cause {
+            Cause::Status { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+// === impl Cause ===
+
+impl Cause {
+    /// What the kubelet's webhook client tries again: resets, internal errors, timeouts and too many
+    /// requests, and whatever else comes with a Retry-After. Not a refused connection, TLS, 401, 403, or a
+    /// bare 503.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } | Self::Handshake { source, .. } => {
+                source.kind() == io::ErrorKind::ConnectionReset
+            }
+            Self::Exchange(error) => is_reset(error),
+            Self::Status {
+                code, retry_after, ..
+            } => match *code {
+                StatusCode::INTERNAL_SERVER_ERROR
+                | StatusCode::GATEWAY_TIMEOUT
+                | StatusCode::TOO_MANY_REQUESTS => true,
+                code => code.is_server_error() && retry_after.is_some(),
+            },
+            _ => false,
+        }
+    }
+
+    /// On a reused connection: the server had closed it, or closed it on seeing the request.
+    pub(super) fn is_stale_connection(&self) -> bool {
+        match self {
+            Self::Exchange(error) => {
+                error.is_canceled()
+                    || error.is_incomplete_message()
+                    || error.is_closed()
+                    || io_kind(error).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+fn is_reset(error: &hyper::Error) -> bool {
+    io_kind(error) == Some(io::ErrorKind::ConnectionReset)
+}
+
+/// Kind of the I/O error at the bottom, unless it is TLS' complaint (an alert arrives as `InvalidData`).
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    let kind = error.source()?.downcast_ref::<io::Error>()?.kind();
+    (kind != io::ErrorKind::InvalidData).then_some(kind)
+}
+
+fn with_sources(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+fn before_that(last: Option<&Cause>) -> String {
+    last.map_or_else(String::new, |last| format!("; before that: {last}"))
+}
+
+fn colon(message: &str) -> String {
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    }
+}
+
+const fn way_out(code: StatusCode) -> &'static str {
+    match code {
+        StatusCode::UNAUTHORIZED => "; it does not accept the credential of the gate's kubeconfig",
+        StatusCode::FORBIDDEN => "; bind the gate's user to ClusterRole system:auth-delegator",
+        _ => "",
+    }
+}
+
+/// Text of the API server's, fit for a log line: control characters escaped, not too long, and without
+/// `secret`.
+pub(super) fn log_text(text: &str, secret: &str) -> String {
+    let text = if secret.is_empty() {
+        text.to_owned()
+    } else {
+        text.replace(secret, "[token]")
+    };
+    let mut shown: String = text.chars().take(MAX_TEXT_CHARS).flat_map(escape).collect();
+    if text.chars().nth(MAX_TEXT_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn escape(c: char) -> impl Iterator<Item = char> {
+    let (escaped, plain) = if c.is_control() {
+        (Some(c.escape_default()), None)
+    } else {
+        (None, Some(c))
+    };
+    escaped.into_iter().flatten().chain(plain)
+}

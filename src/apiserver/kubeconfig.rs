@@ -1,0 +1,595 @@
+//! A kubeconfig as client-go reads it (contract §8), as far as it can be honoured; what cannot be is refused
+//! by name.
+//!
+//! The environment's `HTTPS_PROXY` and `NO_PROXY` are not consulted: the reviews go straight to the API
+//! server.
+
+use std::fmt;
+use std::io::Read as _;
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use rustls::pki_types::ServerName;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::tls::pem::{self, PemError};
+
+/// Where the kubelet puts a pod's service-account token and the cluster's CA bundle.
+pub const SERVICE_ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// No kubeconfig, certificate, key or token is anywhere near this; what is larger is a wrong path.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// How to reach the API server and what to show it: the current context of a kubeconfig, or the in-cluster
+/// convention.
+///
+/// Files that it names are not read here, but by the client, which reads them again when they change.
+#[derive(Clone, Debug)]
+pub struct Kubeconfig {
+    origin: Origin,
+    pub(super) server: Server,
+    pub(super) server_name: ServerName<'static>,
+    pub(super) authority: Material,
+    pub(super) client_certificate: Option<ClientCertificate>,
+    pub(super) token: Option<Material>,
+}
+
+/// Where a [`Kubeconfig`] came from, so that it can be read again.
+#[derive(Clone, Debug)]
+enum Origin {
+    File(PathBuf),
+    InCluster,
+}
+
+/// `server`, taken apart.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Server {
+    /// Host name or address to dial, an IPv6 address without brackets.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// The `Host` header: the authority as it was written.
+    pub(super) authority: String,
+    /// What stands before `/apis/…`, without a slash at its end; empty for most.
+    pub(super) prefix: String,
+}
+
+/// A client certificate and its key, of which each may be a file or inline data.
+#[derive(Clone, Debug)]
+pub(super) struct ClientCertificate {
+    pub(super) chain: Material,
+    pub(super) key: Material,
+}
+
+/// Bytes that stand in the kubeconfig or in a file of their own.
+#[derive(Clone)]
+pub(super) enum Material {
+    /// From the kubeconfig itself; `origin` names file and key.
+    Inline {
+        origin: PathBuf,
+        bytes: Vec<u8>,
+    },
+    File(PathBuf),
+}
+
+/// Why a kubeconfig cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeconfigError {
+    /// The file, or one that it names, cannot be read.
+    #[error("{}: cannot be read: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not YAML, or a value of the wrong type. The parser's own words may quote the file, tokens included, so
+    /// only the place is told.
+    #[error("{}: not a kubeconfig: broken YAML or a value of the wrong type near {place}", file.display())]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// Line and column, if the parser knows.
+        place: String,
+    },
+    /// A key is missing, wrong, or asks for what the gate does not do.
+    #[error("{}: {key}: {problem}", file.display())]
+    Key {
+        /// The file (or the environment, in a cluster).
+        file: PathBuf,
+        /// Path of the key.
+        key: String,
+        /// What is wrong, and the way out.
+        problem: String,
+    },
+    /// The client certificate does not parse.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+}
+
+// === impl Kubeconfig ===
+
+impl Kubeconfig {
+    /// Reads the current context of the kubeconfig at `path`.
+    pub fn load(path: &Path) -> Result<Self, KubeconfigError> {
+        let read_error = |source| KubeconfigError::Read {
+            file: path.to_owned(),
+            source,
+        };
+        let bytes = read(path).map_err(read_error)?;
+        let text = String::from_utf8(bytes).map_err(|_| KubeconfigError::Syntax {
+            file: path.to_owned(),
+            place: "a byte that is not UTF-8".into(),
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// What a pod is given: `host` and `port` are the values of `KUBERNETES_SERVICE_HOST` and
+    /// `KUBERNETES_SERVICE_PORT`, `directory` holds `token` and `ca.crt` and is [`SERVICE_ACCOUNT_DIRECTORY`]
+    /// in a real one.
+    pub fn in_cluster(
+        host: Option<&str>,
+        port: Option<&str>,
+        directory: &Path,
+    ) -> Result<Self, KubeconfigError> {
+        let refuse = |key: &str, problem: &str| KubeconfigError::Key {
+            file: "environment".into(),
+            key: key.into(),
+            problem: format!("{problem}; outside a cluster give a kubeconfig"),
+        };
+        let host = host
+            .filter(|host| !host.is_empty())
+            .ok_or_else(|| refuse("KUBERNETES_SERVICE_HOST", "not set"))?;
+        let port = port
+            .filter(|port| !port.is_empty())
+            .ok_or_else(|| refuse("KUBERNETES_SERVICE_PORT", "not set"))?;
+        let port_number = port
+            .parse()
+            .map_err(|_| refuse("KUBERNETES_SERVICE_PORT", "not a port number"))?;
+        let server_name = ServerName::try_from(host.to_owned()).map_err(|_| {
+            refuse(
+                "KUBERNETES_SERVICE_HOST",
+                "neither a host name nor an IP address",
+            )
+        })?;
+        let bracketed = if host.parse::<Ipv6Addr>().is_ok() {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        let server = Server {
+            host: host.to_owned(),
+            port: port_number,
+            authority: format!("{bracketed}:{port_number}"),
+            prefix: String::new(),
+        };
+        Ok(Self {
+            origin: Origin::InCluster,
+            server,
+            server_name,
+            authority: Material::File(directory.join("ca.crt")),
+            client_certificate: None,
+            token: Some(Material::File(directory.join("token"))),
+        })
+    }
+
+    /// The same source as it reads now.
+    pub(super) fn reread(&self) -> Result<Self, KubeconfigError> {
+        match &self.origin {
+            Origin::File(path) => Self::load(path),
+            Origin::InCluster => Ok(self.clone()),
+        }
+    }
+
+    /// Common name of the client certificate (the last one, as Go takes it): `system:node:NAME` in a node's
+    /// kubeconfig. `None` without a certificate or a common name.
+    pub fn client_certificate_common_name(&self) -> Result<Option<String>, KubeconfigError> {
+        let Some(ClientCertificate { chain, .. }) = &self.client_certificate else {
+            return Ok(None);
+        };
+        let origin = chain.origin();
+        let bytes = chain.read().map_err(|source| KubeconfigError::Read {
+            file: origin.to_owned(),
+            source,
+        })?;
+        let certificates = pem::certificates(origin, &bytes)?;
+        let unparsable = || KubeconfigError::Key {
+            file: origin.to_owned(),
+            key: "client certificate".into(),
+            problem: "not an X.509 certificate".into(),
+        };
+        let leaf = certificates.first().ok_or_else(unparsable)?;
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| unparsable())?;
+        let name = leaf
+            .subject()
+            .iter_common_name()
+            .last()
+            .and_then(|name| name.as_str().ok());
+        Ok(name.filter(|name| !name.is_empty()).map(str::to_owned))
+    }
+
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, KubeconfigError> {
+        let document: Document =
+            serde_saphyr::from_str(text).map_err(|error| KubeconfigError::Syntax {
+                file: path.to_owned(),
+                place: error.location().map_or_else(
+                    || "an unknown line".to_owned(),
+                    |location| format!("line {}, column {}", location.line(), location.column()),
+                ),
+            })?;
+        let refuse = |key: &str, problem: &str| KubeconfigError::Key {
+            file: path.to_owned(),
+            key: key.to_owned(),
+            problem: problem.to_owned(),
+        };
+
+        let current = given(document.current_context)
+            .ok_or_else(|| refuse("current-context", "not set; name the context to use"))?;
+        let context = pick(path, "contexts", document.contexts, &current)?;
+        let context_key = format!("contexts[{current}].context");
+        let cluster_name = given(context.cluster).ok_or_else(|| {
+            refuse(
+                &format!("{context_key}.cluster"),
+                "not set; name one of clusters",
+            )
+        })?;
+        let user_name = given(context.user)
+            .ok_or_else(|| refuse(&format!("{context_key}.user"), "not set; name one of users"))?;
+        let cluster = pick(path, "clusters", document.clusters, &cluster_name)?;
+        let user = pick(path, "users", document.users, &user_name)?;
+
+        let cluster_keys = Keys {
+            file: path,
+            prefix: format!("clusters[{cluster_name}].cluster"),
+        };
+        let user_keys = Keys {
+            file: path,
+            prefix: format!("users[{user_name}].user"),
+        };
+        cluster.refuse_unsupported(&cluster_keys)?;
+        user.refuse_unsupported(&user_keys)?;
+
+        let url = given(cluster.server)
+            .ok_or_else(|| cluster_keys.error("server", "not set; give https://HOST:PORT"))?;
+        let server =
+            Server::parse(&url).map_err(|problem| cluster_keys.error("server", problem))?;
+        let server_name = match given(cluster.tls_server_name) {
+            Some(name) => ServerName::try_from(name).map_err(|_| {
+                cluster_keys.error("tls-server-name", "neither a host name nor an IP address")
+            })?,
+            None => ServerName::try_from(server.host.clone()).map_err(|_| {
+                cluster_keys.error(
+                    "server",
+                    "its host is neither a host name nor an IP address",
+                )
+            })?,
+        };
+        let authority = cluster_keys
+            .material(
+                "certificate-authority",
+                cluster.certificate_authority_data,
+                cluster.certificate_authority,
+            )?
+            .ok_or_else(|| {
+                let problem =
+                    "not set; give the cluster's CA bundle (the system's CAs are never used)";
+                cluster_keys.error("certificate-authority", problem)
+            })?;
+
+        let chain = user_keys.material(
+            "client-certificate",
+            user.client_certificate_data,
+            user.client_certificate,
+        )?;
+        let key = user_keys.material("client-key", user.client_key_data, user.client_key)?;
+        let client_certificate = match (chain, key) {
+            (Some(chain), Some(key)) => Some(ClientCertificate { chain, key }),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(user_keys.error("client-key", "not set, but client-certificate is"));
+            }
+            (None, Some(_)) => {
+                return Err(user_keys.error("client-certificate", "not set, but client-key is"));
+            }
+        };
+        let token = match (given(user.token_file), given(user.token)) {
+            (Some(file), _) => Some(Material::File(beside(path, &file))),
+            (None, Some(token)) => Some(Material::Inline {
+                origin: user_keys.path("token"),
+                bytes: token.into_bytes(),
+            }),
+            (None, None) => None,
+        };
+        if client_certificate.is_none() && token.is_none() {
+            let problem =
+                "no credential; give client-certificate and client-key, tokenFile or token";
+            return Err(refuse(&user_keys.prefix, problem));
+        }
+        Ok(Self {
+            origin: Origin::File(path.to_owned()),
+            server,
+            server_name,
+            authority,
+            client_certificate,
+            token,
+        })
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    fn parse(url: &str) -> Result<Self, &'static str> {
+        let uri: http::Uri = url
+            .parse()
+            .map_err(|_| "not a URL; give https://HOST:PORT")?;
+        if uri.scheme() != Some(&http::uri::Scheme::HTTPS) {
+            return Err("not https://; reviews carry credentials and are never sent in the clear");
+        }
+        let authority = uri.authority().ok_or("no host; give https://HOST:PORT")?;
+        if authority.as_str().contains('@') {
+            return Err("names a user; put credentials under users");
+        }
+        if uri.query().is_some() {
+            return Err("has a query; give https://HOST:PORT");
+        }
+        let host = authority.host();
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        if host.is_empty() {
+            return Err("no host; give https://HOST:PORT");
+        }
+        // `HOST:` and `HOST:99999` have a colon but no port that parses.
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            None if authority.as_str().len() == authority.host().len() => 443,
+            None => return Err("its port is not a number from 1 to 65535"),
+        };
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            authority: authority.as_str().to_owned(),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+// === impl Material ===
+
+impl Material {
+    /// The file, or for inline data the kubeconfig and the key, for messages.
+    pub(super) fn origin(&self) -> &Path {
+        match self {
+            Self::Inline { origin, .. } => origin,
+            Self::File(path) => path,
+        }
+    }
+
+    pub(super) fn read(&self) -> std::io::Result<Vec<u8>> {
+        match self {
+            Self::Inline { bytes, .. } => Ok(bytes.clone()),
+            Self::File(path) => read(path),
+        }
+    }
+}
+
+/// Inline material may be a key or a token: its bytes are not shown.
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.origin().display())
+    }
+}
+
+/// Reads a whole file, if it is one and no larger than any credential.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    // Opening a FIFO would wait for its writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(std::io::Error::other("larger than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
+/// A relative path in a kubeconfig is relative to the kubeconfig.
+fn beside(kubeconfig: &Path, path: &str) -> PathBuf {
+    kubeconfig
+        .parent()
+        .unwrap_or_else(|| Path::new(""))
+        .join(path)
+}
+
+/// client-go does not tell an empty value from an absent one.
+fn given(value: Option<String>) -> Option<String> {
+    value.filter(|value| !value.is_empty())
+}
+
+/// The entry of a list that bears a name; client-go refuses a list that has it twice.
+fn pick<T: Default>(
+    file: &Path,
+    list: &str,
+    entries: Option<Vec<Entry<T>>>,
+    name: &str,
+) -> Result<T, KubeconfigError> {
+    let mut found = entries
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|entry| entry.name == name);
+    let refuse = |problem: String| KubeconfigError::Key {
+        file: file.to_owned(),
+        key: list.to_owned(),
+        problem,
+    };
+    let entry = found
+        .next()
+        .ok_or_else(|| refuse(format!("nothing in it is named {name:?}")))?;
+    match found.next() {
+        Some(_) => Err(refuse(format!("has {name:?} twice; remove one"))),
+        None => Ok(entry.content.unwrap_or_default()),
+    }
+}
+
+/// Messages about the keys of one cluster or user.
+struct Keys<'a> {
+    file: &'a Path,
+    prefix: String,
+}
+
+impl Keys<'_> {
+    fn error(&self, key: &str, problem: &str) -> KubeconfigError {
+        KubeconfigError::Key {
+            file: self.file.to_owned(),
+            key: format!("{}.{key}", self.prefix),
+            problem: problem.to_owned(),
+        }
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        format!("{}: {}.{key}", self.file.display(), self.prefix).into()
+    }
+
+    /// `KEY-data` wins over `KEY`, as in client-go.
+    fn material(
+        &self,
+        key: &str,
+        data: Option<String>,
+        file: Option<String>,
+    ) -> Result<Option<Material>, KubeconfigError> {
+        if let Some(data) = given(data) {
+            let key = format!("{key}-data");
+            let compact: String = data.split_ascii_whitespace().collect();
+            let bytes = BASE64_STANDARD
+                .decode(compact)
+                .map_err(|_| self.error(&key, "not base64"))?;
+            return Ok(Some(Material::Inline {
+                origin: self.path(&key),
+                bytes,
+            }));
+        }
+        Ok(given(file).map(|file| Material::File(beside(self.file, &file))))
+    }
+}
+
+// === the file as written ===
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Document {
+    current_context: Option<String>,
+    clusters: Option<Vec<Entry<Cluster>>>,
+    contexts: Option<Vec<Entry<Context>>>,
+    users: Option<Vec<Entry<User>>>,
+}
+
+/// An entry of any of the three lists: a name, and beside it a key named for what it holds.
+#[derive(Deserialize)]
+struct Entry<T> {
+    name: String,
+    #[serde(rename = "cluster", alias = "context", alias = "user")]
+    content: Option<T>,
+}
+
+#[derive(Default, Deserialize)]
+struct Context {
+    cluster: Option<String>,
+    user: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Cluster {
+    server: Option<String>,
+    tls_server_name: Option<String>,
+    insecure_skip_tls_verify: Option<bool>,
+    certificate_authority: Option<String>,
+    certificate_authority_data: Option<String>,
+    proxy_url: Option<String>,
+}
+
+impl Cluster {
+    fn refuse_unsupported(&self, keys: &Keys<'_>) -> Result<(), KubeconfigError> {
+        if self.insecure_skip_tls_verify == Some(true) {
+            let problem = "true lets anybody play the API server and allow everything; \
+                           remove it and give certificate-authority";
+            return Err(keys.error("insecure-skip-tls-verify", problem));
+        }
+        if self.proxy_url.as_deref().is_some_and(|url| !url.is_empty()) {
+            let problem = "proxies are not supported; remove it and give a server in direct reach";
+            return Err(keys.error("proxy-url", problem));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct User {
+    client_certificate: Option<String>,
+    client_certificate_data: Option<String>,
+    client_key: Option<String>,
+    client_key_data: Option<String>,
+    token: Option<String>,
+    #[serde(rename = "tokenFile")]
+    token_file: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    #[serde(rename = "as")]
+    as_user: Option<String>,
+    as_uid: Option<String>,
+    as_groups: Option<IgnoredAny>,
+    as_user_extra: Option<IgnoredAny>,
+    auth_provider: Option<IgnoredAny>,
+    exec: Option<IgnoredAny>,
+}
+
+impl User {
+    fn refuse_unsupported(&self, keys: &Keys<'_>) -> Result<(), KubeconfigError> {
+        const OTHERS: &str = "client-certificate and client-key, tokenFile or token";
+        let written =
+            |value: &Option<String>| value.as_deref().is_some_and(|value| !value.is_empty());
+        for (key, present) in [
+            ("username", written(&self.username)),
+            ("password", written(&self.password)),
+        ] {
+            if present {
+                let problem =
+                    format!("API servers no longer accept basic authentication; use {OTHERS}");
+                return Err(keys.error(key, &problem));
+            }
+        }
+        let impersonation = [
+            ("as", written(&self.as_user)),
+            ("as-uid", written(&self.as_uid)),
+            ("as-groups", self.as_groups.is_some()),
+            ("as-user-extra", self.as_user_extra.is_some()),
+        ];
+        for (key, present) in impersonation {
+            if present {
+                return Err(keys.error(
+                    key,
+                    "impersonation is not supported; use a credential of the user's own",
+                ));
+            }
+        }
+        if self.auth_provider.is_some() {
+            return Err(keys.error(
+                "auth-provider",
+                &format!("removed from Kubernetes; use {OTHERS}"),
+            ));
+        }
+        if self.exec.is_some() {
+            return Err(keys.error("exec", &format!("not yet: exec plugins; use {OTHERS}")));
+        }
+        Ok(())
+    }
+}

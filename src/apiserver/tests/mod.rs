@@ -1,0 +1,8 @@
+//! The client against a real HTTPS server on loopback, and its parts by themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod client;
+mod credentials;
+mod kubeconfig;
+mod reviews;
+mod server;
