@@ -1,1 +1,4 @@
 //! skeleton
+pub mod audit;
+pub mod cache;
+pub mod settings;
