@@ -1,0 +1,392 @@
+//! The `audit.k8s.io/v1` Event, written by hand into a buffer: it is made once per request, on the hot path.
+//!
+//! Field order is the API server's. Whatever comes from outside is escaped by `serde_json` and cut to a bound.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::redaction::{Redaction, hex_digit};
+
+/// What happened to one request, borrowed from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// The same on both lines of a stream.
+    pub id: AuditId,
+    /// How far the request has come.
+    pub stage: Stage,
+    /// Path and query as received; commands and credentials in it are hidden as it is written.
+    pub request_uri: &'a [u8],
+    /// The verb it was authorized by (`get`, `create` …), empty where a kubelet has none.
+    pub verb: &'a str,
+    /// Who it was; `None` = not authenticated.
+    pub user: Option<&'a UserJson>,
+    /// The TCP peer. `X-Forwarded-For` is anybody's to write and is not believed.
+    pub peer: IpAddr,
+    /// The `User-Agent` header's bytes.
+    pub user_agent: Option<&'a [u8]>,
+    /// What it was about; `None` = refused before that was known.
+    pub object: Option<ObjectRef<'a>>,
+    /// Status of the answer; `None` = there was no answer, because the client left before it.
+    pub code: Option<u16>,
+    /// When the request's head had been read.
+    pub received: SystemTime,
+    /// When it came to `stage`.
+    pub stage_time: SystemTime,
+    /// What authorization came to; `None` = it was not asked.
+    pub decision: Option<Decision>,
+    /// Why, in the API server's words or the gate's.
+    pub reason: Option<&'a str>,
+    /// The `Audit-ID` header's bytes: recorded for correlation, never adopted, since anybody can choose them.
+    pub client_audit_id: Option<&'a [u8]>,
+    /// What went wrong, for people.
+    pub error: Option<&'a str>,
+    /// Where it was refused or failed.
+    pub station: Option<Station>,
+    /// How an upgraded stream ended, on its second line.
+    pub stream: Option<StreamEnd<'a>>,
+}
+
+/// A random version 4 UUID.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct AuditId([u8; 36]);
+
+/// The stages of an event that a gate has; it writes no `RequestReceived`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// The head of a stream's answer is out, and its end is to come.
+    ResponseStarted,
+    /// It is over.
+    ResponseComplete,
+    /// The gate panicked over it.
+    Panic,
+}
+
+/// `user`, serialised once per identity and copied into each of its events.
+#[derive(Clone, Eq, PartialEq)]
+pub struct UserJson(Box<str>);
+
+/// `objectRef`: always this node's Node.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectRef<'a> {
+    /// The Node's name.
+    pub node: &'a str,
+    /// `proxy`, `metrics`, `pods` …
+    pub subresource: &'a str,
+}
+
+/// `authorization.k8s.io/decision`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Decision {
+    /// `allow`
+    Allow,
+    /// `forbid`
+    Forbid,
+}
+
+/// The stations at which a request can end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Station {
+    /// The client's certificate.
+    Tls,
+    /// Who it is.
+    Authn,
+    /// What it asks for.
+    Attributes,
+    /// Whether it may.
+    Authz,
+    /// The kubelet's answer.
+    Forward,
+}
+
+/// What an upgraded stream came to.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamEnd<'a> {
+    /// Bytes from the client.
+    pub bytes_received: u64,
+    /// Bytes to the client.
+    pub bytes_sent: u64,
+    /// `client`, `kubelet`, `idle`, `shutdown` …
+    pub ended_by: &'a str,
+}
+
+/// The text of the second that was written last: thousands of events share theirs.
+#[derive(Default)]
+pub(super) struct Clock {
+    second: Option<u64>,
+    text: Vec<u8>,
+}
+
+// === impl Event ===
+
+impl Event<'_> {
+    /// Appends the event to `out`, as one line.
+    pub(super) fn write(&self, out: &mut Vec<u8>, clock: &mut Clock, redaction: &Redaction) {
+        out.extend_from_slice(
+            br#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":""#,
+        );
+        out.extend_from_slice(&self.id.0);
+        out.extend_from_slice(br#"","stage":""#);
+        out.extend_from_slice(self.stage.as_str().as_bytes());
+        out.extend_from_slice(br#"","requestURI":"#);
+        // Hidden first and cut afterwards, or else a cut name would let its value pass.
+        cut_string(out, &redaction.uri(self.request_uri), URI_LIMIT);
+        out.extend_from_slice(br#","verb":"#);
+        string(out, self.verb.as_bytes());
+        out.extend_from_slice(br#","user":"#);
+        out.extend_from_slice(self.user.map_or("{}", |user| &user.0).as_bytes());
+        out.extend_from_slice(br#","sourceIPs":[""#);
+        formatted(out, format_args!("{}", self.peer.to_canonical()));
+        out.extend_from_slice(br#""]"#);
+        if let Some(user_agent) = self.user_agent {
+            out.extend_from_slice(br#","userAgent":"#);
+            cut_string(out, user_agent, USER_AGENT_LIMIT);
+        }
+        if let Some(object) = self.object {
+            out.extend_from_slice(br#","objectRef":{"resource":"nodes","name":"#);
+            string(out, object.node.as_bytes());
+            out.extend_from_slice(br#","apiVersion":"v1","subresource":"#);
+            string(out, object.subresource.as_bytes());
+            out.push(b'}');
+        }
+        if let Some(code) = self.code {
+            out.extend_from_slice(br#","responseStatus":{"metadata":{},"code":"#);
+            formatted(out, format_args!("{code}"));
+            out.push(b'}');
+        }
+        out.extend_from_slice(br#","requestReceivedTimestamp":""#);
+        clock.write(out, self.received);
+        out.extend_from_slice(br#"","stageTimestamp":""#);
+        clock.write(out, self.stage_time);
+        out.push(b'"');
+        self.write_annotations(out);
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn write_annotations(&self, out: &mut Vec<u8>) {
+        let mut before: &[u8] = br#","annotations":{""#;
+        let mut name = |out: &mut Vec<u8>, name: &str| {
+            out.extend_from_slice(before);
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(br#"":"#);
+            before = br#",""#;
+        };
+        if let Some(decision) = self.decision {
+            name(out, "authorization.k8s.io/decision");
+            out.extend_from_slice(match decision {
+                Decision::Allow => br#""allow""#,
+                Decision::Forbid => br#""forbid""#,
+            });
+        }
+        if let Some(reason) = self.reason {
+            name(out, "authorization.k8s.io/reason");
+            cut_string(out, reason.as_bytes(), TEXT_LIMIT);
+        }
+        if let Some(id) = self.client_audit_id {
+            name(out, "kubelet-gate.dev/client-audit-id");
+            cut_string(out, id, CLIENT_ID_LIMIT);
+        }
+        if let Some(error) = self.error {
+            name(out, "kubelet-gate.dev/error");
+            cut_string(out, error.as_bytes(), TEXT_LIMIT);
+        }
+        if let Some(station) = self.station {
+            name(out, "kubelet-gate.dev/station");
+            string(out, station.as_str().as_bytes());
+        }
+        if let Some(stream) = self.stream {
+            // Annotations are a map of strings to strings, numbers too.
+            name(out, "kubelet-gate.dev/bytes-received");
+            formatted(out, format_args!("\"{}\"", stream.bytes_received));
+            name(out, "kubelet-gate.dev/bytes-sent");
+            formatted(out, format_args!("\"{}\"", stream.bytes_sent));
+            name(out, "kubelet-gate.dev/ended-by");
+            cut_string(out, stream.ended_by.as_bytes(), TEXT_LIMIT);
+        }
+        if before == br#",""# {
+            out.push(b'}');
+        }
+    }
+}
+
+// === impl AuditId ===
+
+impl AuditId {
+    /// A new one.
+    ///
+    /// SipHash of a counter, under two random keys of this thread: unique, not to be foreseen by who has seen others,
+    /// a tenth of the price of asking the random generator, and it cannot fail.
+    pub fn random() -> Self {
+        thread_local! {
+            static IDS: (RandomState, RandomState, Cell<u64>) = (RandomState::new(), RandomState::new(), Cell::new(0));
+        }
+        IDS.with(|(high, low, counter)| {
+            let number = counter.get();
+            counter.set(number.wrapping_add(1));
+            Self::from_random(u128::from(high.hash_one(number)) << 64 | u128::from(low.hash_one(number)))
+        })
+    }
+
+    fn from_random(random: u128) -> Self {
+        let mut bytes = random.to_be_bytes();
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let mut text = [b'-'; 36];
+        let mut at = 0;
+        for (index, byte) in bytes.iter().enumerate() {
+            if matches!(index, 4 | 6 | 8 | 10) {
+                at += 1;
+            }
+            text[at] = hex_digit(byte >> 4);
+            text[at + 1] = hex_digit(byte & 15);
+            at += 2;
+        }
+        Self(text)
+    }
+
+    /// As it is written: 36 lower-case ASCII characters, fit for an `Audit-ID` header.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for AuditId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(str::from_utf8(&self.0).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for AuditId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+// === impl UserJson ===
+
+impl UserJson {
+    /// `user` with these fields, empty ones left out as Kubernetes leaves them out.
+    pub fn new(username: &str, uid: &str, groups: &[String], extra: &BTreeMap<String, Vec<String>>) -> Self {
+        #[derive(Serialize)]
+        struct UserInfo<'a> {
+            #[serde(skip_serializing_if = "str::is_empty")]
+            username: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            uid: &'a str,
+            #[serde(skip_serializing_if = "<[String]>::is_empty")]
+            groups: &'a [String],
+            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+            extra: &'a BTreeMap<String, Vec<String>>,
+        }
+        // Strings and maps of strings always serialise.
+        let json = serde_json::to_string(&UserInfo {
+            username,
+            uid,
+            groups,
+            extra,
+        });
+        Self(json.unwrap_or_else(|_| "{}".to_owned()).into_boxed_str())
+    }
+}
+
+impl fmt::Debug for UserJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl Stage, Station ===
+
+impl Stage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::ResponseStarted => "ResponseStarted",
+            Self::ResponseComplete => "ResponseComplete",
+            Self::Panic => "Panic",
+        }
+    }
+}
+
+impl Station {
+    /// Its name in logs and events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Authn => "authn",
+            Self::Attributes => "attributes",
+            Self::Authz => "authz",
+            Self::Forward => "forward",
+        }
+    }
+}
+
+// === impl Clock ===
+
+impl Clock {
+    /// RFC 3339 with microseconds in UTC, as Kubernetes' `MicroTime`.
+    pub(super) fn write(&mut self, out: &mut Vec<u8>, time: SystemTime) {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if self.second != Some(since.as_secs()) {
+            let seconds = i64::try_from(since.as_secs()).unwrap_or_default();
+            let date = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+            let (year, month, day) = date.to_calendar_date();
+            let (hour, minute, second) = date.to_hms();
+            let month = u8::from(month);
+            self.text.clear();
+            formatted(
+                &mut self.text,
+                format_args!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}."),
+            );
+            self.second = Some(since.as_secs());
+        }
+        out.extend_from_slice(&self.text);
+        let mut micros = since.subsec_micros();
+        let mut digits = *b"000000Z";
+        for digit in digits[..6].iter_mut().rev() {
+            *digit += (micros % 10) as u8;
+            micros /= 10;
+        }
+        out.extend_from_slice(&digits);
+    }
+}
+
+fn string(out: &mut Vec<u8>, text: &[u8]) {
+    // Writing a string to a Vec cannot fail.
+    let _ = match str::from_utf8(text) {
+        Ok(text) => serde_json::to_writer(out, text),
+        Err(_) => serde_json::to_writer(out, &String::from_utf8_lossy(text)),
+    };
+}
+
+/// As `string`, but at most `limit` bytes of `text`, and a mark where it was cut: the API server's, for user agents.
+fn cut_string(out: &mut Vec<u8>, text: &[u8], limit: usize) {
+    if text.len() <= limit {
+        return string(out, text);
+    }
+    // Not in the middle of a character.
+    let continues = |at: &usize| text[*at] & 0xc0 == 0x80;
+    let end = (limit.saturating_sub(3)..=limit)
+        .rev()
+        .find(|at| !continues(at))
+        .unwrap_or(limit);
+    string(out, &[&text[..end], b"...TRUNCATED"].concat());
+}
+
+fn formatted(out: &mut Vec<u8>, arguments: fmt::Arguments<'_>) {
+    // Writing to a Vec cannot fail.
+    let _ = out.write_fmt(arguments);
+}
+
+const URI_LIMIT: usize = 8 * 1024;
+/// As the API server's.
+const USER_AGENT_LIMIT: usize = 1024;
+const TEXT_LIMIT: usize = 512;
+const CLIENT_ID_LIMIT: usize = 128;

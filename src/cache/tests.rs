@@ -1,0 +1,300 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::*;
+
+type Outcome = Result<u32, &'static str>;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn cache() -> Cache<String, Outcome> {
+    Cache::new(64, Handle::current(), Err("lost"))
+}
+
+async fn eventually(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "the condition did not come true");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A review that counts its calls and holds its answer back until it is told.
+#[derive(Clone, Default)]
+struct Held {
+    calls: Arc<AtomicUsize>,
+    release: Arc<Notify>,
+}
+
+impl Held {
+    fn review(
+        &self,
+        outcome: Outcome,
+        life: Duration,
+    ) -> impl Future<Output = (Outcome, Duration)> + Send + 'static {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let release = Arc::clone(&self.release);
+        async move {
+            release.notified().await;
+            (outcome, life)
+        }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn an_answer_lives_at_most_its_life_and_at_least_nine_tenths_of_it() {
+    let cache = cache();
+    let before = Instant::now();
+    assert_eq!(
+        cache
+            .get_or_review("a".to_owned(), || async { (Ok(1), MINUTE) })
+            .await,
+        Ok(1)
+    );
+    let after = Instant::now();
+    // Asked again and again on the way: a hit must not extend it.
+    for tenths in 0..9 {
+        assert_eq!(
+            cache.shared.get_at("a", before + MINUTE * tenths / 10),
+            Some(Ok(1))
+        );
+    }
+    assert_eq!(cache.len(), 1);
+    assert_eq!(cache.shared.get_at("a", after + MINUTE), None);
+    assert_eq!(cache.len(), 0, "an expired answer is removed on sight");
+}
+
+#[tokio::test]
+async fn a_remembered_answer_costs_no_review() {
+    let cache = cache();
+    assert_eq!(
+        cache
+            .get_or_review("a".to_owned(), || async { (Ok(1), MINUTE) })
+            .await,
+        Ok(1)
+    );
+    let again = cache
+        .get_or_review("a".to_owned(), || async { unreachable!("it is remembered") })
+        .await;
+    assert_eq!(again, Ok(1));
+    assert_eq!(cache.get("a"), Some(Ok(1)));
+    assert_eq!(cache.get("b"), None);
+}
+
+#[tokio::test]
+async fn an_answer_without_life_is_not_kept() {
+    let cache = cache();
+    for life in [Duration::ZERO, Duration::MAX] {
+        assert_eq!(
+            cache
+                .get_or_review("a".to_owned(), move || async move { (Ok(1), life) })
+                .await,
+            Ok(1)
+        );
+        assert_eq!(cache.get("a"), None);
+        assert_eq!((cache.len(), cache.in_flight()), (0, 0));
+    }
+}
+
+#[test]
+fn jitter_only_shortens() {
+    for _ in 0..1000 {
+        let before = Instant::now();
+        let expires = expiry(MINUTE).unwrap();
+        assert!(expires >= before + MINUTE * 9 / 10 && expires <= Instant::now() + MINUTE);
+    }
+    let lives: std::collections::HashSet<_> = (0..100)
+        .map(|_| expiry(MINUTE).unwrap().duration_since(Instant::now()).as_secs())
+        .collect();
+    assert!(
+        lives.len() > 2,
+        "a hundred lives spread over six seconds: {lives:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_hundred_waiters_share_one_failed_review() {
+    let (cache, held) = (Arc::new(cache()), Held::default());
+    let (mut waiters, asked) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+    for _ in 0..100 {
+        let (cache, held, asked) = (Arc::clone(&cache), held.clone(), Arc::clone(&asked));
+        waiters.spawn(async move {
+            // On this runtime of one thread, a task that has counted itself has also come as far as its wait.
+            asked.fetch_add(1, Ordering::SeqCst);
+            cache
+                .get_or_review("a".to_owned(), || {
+                    held.review(Err("connection refused"), Duration::ZERO)
+                })
+                .await
+        });
+    }
+    eventually(|| asked.load(Ordering::SeqCst) == 100).await;
+    assert_eq!(cache.in_flight(), 1);
+    held.release.notify_one();
+    while let Some(outcome) = waiters.join_next().await {
+        assert_eq!(outcome.unwrap(), Err("connection refused"));
+    }
+    assert_eq!(held.calls(), 1);
+    assert_eq!(
+        (cache.in_flight(), cache.shared.flights().open.len(), cache.len()),
+        (0, 0, 0)
+    );
+}
+
+#[tokio::test]
+async fn the_leader_may_leave() {
+    let (cache, held) = (Arc::new(cache()), Held::default());
+    let ask = || {
+        let (cache, held) = (Arc::clone(&cache), held.clone());
+        tokio::spawn(async move {
+            cache
+                .get_or_review("a".to_owned(), || held.review(Ok(1), MINUTE))
+                .await
+        })
+    };
+    let leader = ask();
+    eventually(|| cache.in_flight() == 1).await;
+    let waiter = ask();
+    leader.abort();
+    assert!(leader.await.unwrap_err().is_cancelled());
+    held.release.notify_one();
+    assert_eq!(waiter.await.unwrap(), Ok(1));
+    assert_eq!((held.calls(), cache.in_flight()), (1, 0));
+}
+
+#[tokio::test]
+async fn an_answer_nobody_waits_for_is_kept() {
+    let (cache, held) = (Arc::new(cache()), Held::default());
+    let asked = {
+        let (cache, held) = (Arc::clone(&cache), held.clone());
+        tokio::spawn(async move {
+            cache
+                .get_or_review("a".to_owned(), || held.review(Ok(1), MINUTE))
+                .await
+        })
+    };
+    eventually(|| held.calls() == 1).await;
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    held.release.notify_one();
+    eventually(|| cache.in_flight() == 0).await;
+    assert_eq!(cache.get("a"), Some(Ok(1)));
+}
+
+#[tokio::test]
+async fn a_panicking_review_hangs_nobody() {
+    let (cache, release) = (Arc::new(cache()), Arc::new(Notify::new()));
+    let mut waiters = JoinSet::new();
+    for _ in 0..10 {
+        let (cache, release) = (Arc::clone(&cache), Arc::clone(&release));
+        waiters.spawn(async move {
+            let review = || async move {
+                release.notified().await;
+                panic!("a review panics on purpose")
+            };
+            cache.get_or_review("a".to_owned(), review).await
+        });
+    }
+    eventually(|| cache.in_flight() == 1).await;
+    release.notify_one();
+    while let Some(outcome) = tokio::time::timeout(PATIENCE, waiters.join_next()).await.unwrap() {
+        assert_eq!(outcome.unwrap(), Err("lost"));
+    }
+    assert_eq!((cache.in_flight(), cache.len()), (0, 0));
+    assert_eq!(
+        cache
+            .get_or_review("a".to_owned(), || async { (Ok(2), MINUTE) })
+            .await,
+        Ok(2)
+    );
+}
+
+#[tokio::test]
+async fn a_panic_before_the_review_leaves_no_flight_behind() {
+    let cache = Arc::new(cache());
+    let caller = {
+        let cache = Arc::clone(&cache);
+        let review = || -> std::future::Ready<(Outcome, Duration)> { panic!("a review panics on purpose") };
+        tokio::spawn(async move { cache.get_or_review("a".to_owned(), review).await })
+    };
+    assert!(caller.await.unwrap_err().is_panic());
+    assert_eq!((cache.in_flight(), cache.shared.flights().open.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_control_runtime_that_is_gone_hangs_nobody() {
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
+    let cache = Cache::<String, Outcome>::new(64, control.handle().clone(), Err("lost"));
+    control.shutdown_background();
+    let asked = cache.get_or_review("a".to_owned(), || async { (Ok(1), MINUTE) });
+    assert_eq!(tokio::time::timeout(PATIENCE, asked).await.unwrap(), Err("lost"));
+    assert_eq!(cache.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_clear_keeps_the_answers_of_running_reviews_out() {
+    let (cache, old, new) = (Arc::new(cache()), Held::default(), Held::default());
+    let ask = |held: &Held, answer| {
+        let (cache, held) = (Arc::clone(&cache), held.clone());
+        tokio::spawn(async move {
+            cache
+                .get_or_review("a".to_owned(), || held.review(Ok(answer), MINUTE))
+                .await
+        })
+    };
+    assert_eq!(
+        cache
+            .get_or_review("b".to_owned(), || async { (Ok(0), MINUTE) })
+            .await,
+        Ok(0)
+    );
+    let before = ask(&old, 1);
+    eventually(|| old.calls() == 1).await;
+    cache.clear();
+    assert_eq!(cache.get("b"), None);
+    let after = ask(&new, 2);
+    eventually(|| new.calls() == 1).await;
+    assert_eq!(
+        cache.in_flight(),
+        2,
+        "who asks after the clear does not join the older review"
+    );
+
+    old.release.notify_one();
+    assert_eq!(before.await.unwrap(), Ok(1));
+    assert_eq!(cache.get("a"), None, "the stale answer is not kept");
+    assert_eq!(
+        cache.shared.flights().open.len(),
+        1,
+        "nor does it close the newer flight"
+    );
+
+    new.release.notify_one();
+    assert_eq!(after.await.unwrap(), Ok(2));
+    assert_eq!(cache.get("a"), Some(Ok(2)));
+    assert_eq!(cache.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn the_number_of_answers_is_bounded() {
+    let cache = cache();
+    for number in 0..10_000 {
+        let outcome = cache
+            .get_or_review(number.to_string(), || async move { (Ok(number), MINUTE) })
+            .await;
+        assert_eq!(outcome, Ok(number));
+    }
+    assert!((1..=64).contains(&cache.len()), "{}", cache.len());
+}

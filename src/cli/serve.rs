@@ -1,0 +1,167 @@
+//! `kubelet-gate serve`: run the gate.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use super::{FAILED, GOOD, USAGE, complain};
+use crate::gate::Gate;
+use crate::listen;
+use crate::settings::{KubeletFlags, Settings};
+use crate::start::{Started, start};
+
+/// Every file the gate reads is looked at again this often, and on SIGHUP.
+const RELOAD: Duration = Duration::from_secs(10);
+/// What the audit writer gets to write out its queue at the end.
+const AUDIT_FLUSH: Duration = Duration::from_secs(5);
+
+/// The arguments of `serve`.
+#[derive(Args, Debug)]
+pub(super) struct Serve {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// How log lines are written to standard error
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+    #[command(flatten)]
+    flags: KubeletFlags,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+enum LogFormat {
+    /// One JSON object per line
+    Json,
+    /// For people
+    #[default]
+    Text,
+}
+
+impl Serve {
+    pub(super) fn run(&self) -> u8 {
+        let settings = match Settings::load(&self.config, &self.flags) {
+            Ok(settings) => settings,
+            Err(error) => {
+                complain(&error);
+                return USAGE;
+            }
+        };
+        log_to_stderr(self.log_format);
+        no_core_dumps();
+        // The control runtime: accepting, reviews, the admin port, reloads. Workers have runtimes of their own.
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                complain(&error);
+                return FAILED;
+            }
+        };
+        serve(&runtime, settings)
+    }
+}
+
+fn serve(runtime: &Runtime, settings: Settings) -> u8 {
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let _entered = runtime.enter();
+    let Started { gate, sockets, audit } = match start(settings, runtime.handle()) {
+        Ok(started) => started,
+        Err(error) => {
+            complain(&error);
+            return USAGE;
+        }
+    };
+    announce(&gate, &sockets);
+    let served = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        tokio::spawn(until_signalled(stop.clone()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(keep_reloading(gate.clone())));
+        listen::serve(gate, sockets, stop).await
+    });
+    let written = audit.shutdown(AUDIT_FLUSH);
+    match (served, written) {
+        (Ok(stopped), Ok(())) => {
+            tracing::info!(cut = stopped.cut, "stopped");
+            GOOD
+        }
+        (Err(error), _) => {
+            complain(&error);
+            FAILED
+        }
+        (_, Err(error)) => {
+            complain(&error);
+            FAILED
+        }
+    }
+}
+
+fn announce(gate: &Gate, sockets: &listen::Sockets) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = gate.node_name(),
+        listen = ?sockets.addresses(),
+        admin = ?sockets.admin_address(),
+        read_only_port = ?sockets.tombstone_addresses(),
+        "serving"
+    );
+}
+
+/// SIGTERM or SIGINT stop the gate.
+async fn until_signalled(stop: CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be received; the gate stops only when it is killed");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    stop.cancel();
+}
+
+/// Reads changed files again, by the clock and on SIGHUP, which also reopens the audit file.
+async fn keep_reloading(gate: Arc<Gate>) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let mut clock = interval(RELOAD);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = clock.tick() => {}
+            _ = hangup.recv() => {
+                tracing::info!("SIGHUP: reading the files again");
+                gate.reopen_audit();
+            }
+        }
+        gate.reload();
+    }
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("KUBELET_GATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A second subscriber in one process (a test's) is no reason to fail.
+    let _ = match format {
+        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+            builder.with_ansi(colours).try_init()
+        }
+    };
+}
+
+/// Keys and tokens are in this process' memory.
+fn no_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+        tracing::warn!(%error, "core dumps cannot be switched off");
+    }
+}

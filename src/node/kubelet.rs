@@ -1,0 +1,155 @@
+//! The running kubelet: which addresses it binds, from its own flags and configuration file.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::NodeError;
+use crate::settings::{Settings, UpstreamUrl};
+
+/// What a kubelet binds unless told otherwise. Started without `--config`, it opens the read-only port as well.
+const PORT: u16 = 10250;
+const READ_ONLY_PORT: u16 = 10255;
+
+/// A kubelet process, as `/proc` shows it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RunningKubelet {
+    /// Its process id.
+    pub pid: i32,
+    /// `--hostname-override`.
+    pub hostname_override: Option<String>,
+    /// What it binds, or why that cannot be said: the path of its `--config` and the error.
+    pub binds: Result<Vec<SocketAddr>, (String, String)>,
+}
+
+/// The keys of a KubeletConfiguration that say what is bound.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct KubeletConfiguration {
+    address: Option<String>,
+    port: Option<u16>,
+    read_only_port: Option<u16>,
+}
+
+/// Every kubelet process under `proc`.
+pub fn running_kubelets(proc: &Path) -> Vec<RunningKubelet> {
+    let Ok(entries) = std::fs::read_dir(proc) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let argv = std::fs::read(entry.path().join("cmdline")).ok()?;
+            RunningKubelet::of(pid, &argv, &entry.path())
+        })
+        .collect()
+}
+
+/// Whether the gate may bind what `settings` says: never what a kubelet binds or may come to bind.
+///
+/// A port that is a kubelet's by custom, by the upstream's address or by what a running kubelet binds is taken only if
+/// every running kubelet is known not to want that very address, and at least one is running to know it of.
+///
+/// # Errors
+/// The address is the kubelet's, or nothing proves that it is not.
+pub fn may_listen(settings: &Settings, kubelets: &[RunningKubelet]) -> Result<(), NodeError> {
+    let mut kubelet_ports = vec![PORT, READ_ONLY_PORT];
+    if let UpstreamUrl::Http(upstream) | UpstreamUrl::Https(upstream) = &settings.upstream.url {
+        kubelet_ports.push(upstream.port());
+    }
+    kubelet_ports.extend(kubelets.iter().flat_map(|kubelet| kubelet.binds.iter().flatten().map(SocketAddr::port)));
+
+    let listen = settings.listen.iter().map(|address| ("listen", *address));
+    let tombstone = settings.read_only_port.listen.iter().map(|address| ("readOnlyPort.listen", *address));
+    for (key, address) in listen.chain(tombstone).filter(|(_, address)| kubelet_ports.contains(&address.port())) {
+        if kubelets.is_empty() {
+            return Err(NodeError::NoKubelet { key, address });
+        }
+        for kubelet in kubelets {
+            let pid = kubelet.pid;
+            match &kubelet.binds {
+                Err((path, why)) => {
+                    return Err(NodeError::KubeletConfig { pid, path: path.clone(), why: why.clone(), address });
+                }
+                Ok(binds) => {
+                    if let Some(kubelet) = binds.iter().find(|bound| overlap(**bound, address)) {
+                        return Err(NodeError::KubeletsPort { key, address, pid, kubelet: *kubelet });
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether two sockets cannot both be bound.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+impl RunningKubelet {
+    /// The kubelet behind an argument vector (NUL-separated), if it is one. `process` is its folder in `/proc`.
+    fn of(pid: i32, argv: &[u8], process: &Path) -> Option<Self> {
+        let arguments: Vec<String> =
+            argv.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect();
+        let program = Path::new(arguments.first()?).file_name()?.to_str()?;
+        let is_kubelet =
+            program == "kubelet" || program == "hyperkube" && arguments.get(1).is_some_and(|word| word == "kubelet");
+        if !is_kubelet {
+            return None;
+        }
+        let hostname_override = flag(&arguments, "hostname-override");
+        Some(Self { pid, hostname_override, binds: binds(&arguments, process) })
+    }
+}
+
+/// What a kubelet with these arguments binds: flags over the `--config` file over the defaults.
+fn binds(arguments: &[String], process: &Path) -> Result<Vec<SocketAddr>, (String, String)> {
+    let config = flag(arguments, "config").filter(|path| !path.is_empty());
+    let unknown = |why: String| (config.clone().unwrap_or_else(|| "its flags".into()), why);
+    if let Some(directory) = flag(arguments, "config-dir").filter(|path| !path.is_empty()) {
+        return Err((directory, "drop-in directories are not read yet".into()));
+    }
+    let file = match &config {
+        None => KubeletConfiguration { read_only_port: Some(READ_ONLY_PORT), ..KubeletConfiguration::default() },
+        Some(path) => {
+            let text = std::fs::read_to_string(seen_from_outside(process, path));
+            let text = text.map_err(|error| unknown(error.to_string()))?;
+            serde_saphyr::from_str(&text).map_err(|error| unknown(error.to_string()))?
+        }
+    };
+    let number = |name, value: Option<u16>, default| match flag(arguments, name) {
+        Some(flag) => flag.parse().map_err(|_| unknown(format!("--{name}={flag} is no port"))),
+        None => Ok(value.unwrap_or(default)),
+    };
+    let address = flag(arguments, "address").or(file.address).unwrap_or_default();
+    let address: IpAddr = match address.as_str() {
+        "" => Ipv4Addr::UNSPECIFIED.into(),
+        text => text.parse().map_err(|_| unknown(format!("address {text:?} is no IP address")))?,
+    };
+    let port = number("port", file.port, PORT)?;
+    let read_only_port = number("read-only-port", file.read_only_port, 0)?;
+    let ports = [port, read_only_port];
+    Ok(ports.into_iter().filter(|port| *port != 0).map(|port| SocketAddr::new(address, port)).collect())
+}
+
+/// The last `--name=value` or `--name value`; `_` may stand for `-` in a kubelet's flags.
+fn flag(arguments: &[String], name: &str) -> Option<String> {
+    let mut found = None;
+    let mut rest = arguments.iter().skip(1);
+    while let Some(argument) = rest.next() {
+        let Some(word) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else { continue };
+        match word.split_once('=') {
+            Some((flag, value)) if flag.replace('_', "-") == name => found = Some(value.to_owned()),
+            None if word.replace('_', "-") == name => found = rest.next().cloned(),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A path as the process sees it: below its own root, relative to its own working directory.
+fn seen_from_outside(process: &Path, path: &str) -> PathBuf {
+    match path.strip_prefix('/') {
+        Some(absolute) => process.join("root").join(absolute),
+        None => process.join("cwd").join(path),
+    }
+}

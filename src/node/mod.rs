@@ -1,0 +1,92 @@
+//! This node: its name, and the kubelet that runs on it.
+
+mod kubelet;
+
+pub use self::kubelet::{RunningKubelet, may_listen, running_kubelets};
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::settings::Settings;
+
+/// Something about this node that keeps the gate from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Nothing says what the Node is called.
+    #[error(
+        "nodeName: nothing says what this Node is called: not the configuration, not the kubeconfig's client \
+         certificate (CN=system:node:NAME), not a running kubelet's --hostname-override, not NODE_NAME in the \
+         environment; set nodeName, or nodeNameFromHost: true if the Node is called as the host"
+    )]
+    NoName,
+    /// The kubelet itself would want this address.
+    #[error(
+        "{key}: {address} is the running kubelet's (pid {pid}: address {kubelet}); a kubelet that finds its port taken \
+         exits and the node is lost: bind the kubelet to loopback, or listen on another port and redirect to it"
+    )]
+    KubeletsPort {
+        /// Where the configuration names it.
+        key: &'static str,
+        /// The address that was to be listened on.
+        address: SocketAddr,
+        /// The kubelet's process.
+        pid: i32,
+        /// What the kubelet binds.
+        kubelet: SocketAddr,
+    },
+    /// Nothing proves that the kubelet leaves this port alone.
+    #[error(
+        "{key}: {address}: nothing proves that this node's kubelet will not bind that port, since no running kubelet is \
+         seen in /proc; a kubelet that finds its port taken exits and the node is lost: run where its process can be \
+         seen, or listen on another port and redirect to it"
+    )]
+    NoKubelet {
+        /// Where the configuration names it.
+        key: &'static str,
+        /// The address that was to be listened on.
+        address: SocketAddr,
+    },
+    /// The kubelet's configuration cannot be read, so that its addresses are not known.
+    #[error(
+        "the running kubelet (pid {pid}) takes its address from {path}, which cannot be read: {why}; nothing proves \
+         then that it leaves {address} alone"
+    )]
+    KubeletConfig {
+        /// The kubelet's process.
+        pid: i32,
+        /// Its `--config`.
+        path: String,
+        /// Why not.
+        why: String,
+        /// The address that was to be listened on.
+        address: SocketAddr,
+    },
+}
+
+/// The Node's name: `nodeName`, the `system:node:NAME` of the gate's own certificate, a running kubelet's
+/// `--hostname-override`, `NODE_NAME`, or the host's name if that is allowed. Trimmed and lower-cased, as the kubelet
+/// does.
+///
+/// # Errors
+/// None of them says.
+pub fn name(settings: &Settings, certificate_common_name: Option<&str>) -> Result<String, NodeError> {
+    settings
+        .node_name
+        .clone()
+        .or_else(|| certificate_common_name?.strip_prefix("system:node:").map(str::to_owned))
+        .or_else(|| {
+            let kubelets = running_kubelets(Path::new("/proc"));
+            kubelets.into_iter().find_map(|kubelet| kubelet.hostname_override)
+        })
+        .or_else(|| std::env::var("NODE_NAME").ok())
+        .or_else(|| settings.node_name_from_host.then(host_name).flatten())
+        .map(|name| name.trim().to_lowercase())
+        .filter(|name| !name.is_empty())
+        .ok_or(NodeError::NoName)
+}
+
+/// The host's name.
+pub(crate) fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_lowercase())
+}

@@ -1,0 +1,99 @@
+//! From settings to a gate that can serve: every file read, every part made, every socket bound, or one clear error.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::apiserver::{ApiServer, ApiServerError, ClientLimits, Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY};
+use crate::audit::{AuditError, AuditThread};
+use crate::forward::KubeletError;
+use crate::gate::Gate;
+use crate::listen::{BindError, Sockets};
+use crate::node::{self, NodeError};
+use crate::settings::{AuthorizationMode, Settings};
+use crate::tls::ServingError;
+
+/// A gate that only needs to be served.
+pub struct Started {
+    /// The gate.
+    pub gate: Arc<Gate>,
+    /// Its sockets, bound.
+    pub sockets: Sockets,
+    /// The thread that writes its audit events; to be shut down after serving.
+    pub audit: AuditThread,
+}
+
+/// A gate cannot start; always something that the operator can put right.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The API server client's files.
+    #[error(transparent)]
+    ApiServer(#[from] ApiServerError),
+    /// The audit sink.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// A socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The kubeconfig.
+    #[error(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
+    /// The files of `upstream:`.
+    #[error(transparent)]
+    Kubelet(#[from] KubeletError),
+    /// Neither a kubeconfig nor a service account.
+    #[error(
+        "authorization.mode is Webhook or authentication.webhook is enabled, but there is neither a kubeconfig nor an \
+         in-cluster service account to ask the API server with; set kubeconfig"
+    )]
+    NoApiServer,
+    /// The node's name, or its ports.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The operating system gives no random numbers.
+    #[error("the operating system gives no random numbers")]
+    NoRandomness(#[from] aws_lc_rs::error::Unspecified),
+    /// The serving pair or the client CA.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
+}
+
+/// Makes a gate of `settings` and binds its sockets. Reviews will run on `control`, the runtime this is called on.
+///
+/// # Errors
+/// Something cannot be used; nothing is left bound or running.
+pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError> {
+    node::may_listen(&settings, &node::running_kubelets(Path::new("/proc")))?;
+    let sockets = Sockets::bind(&settings)?;
+    let (gate, audit) = Gate::new(settings, control)?;
+    Ok(Started { gate, sockets, audit })
+}
+
+/// The client for reviews, if any setting needs one, and the name of the Node that they are about.
+pub(crate) fn api_server_and_node_name(
+    settings: &Settings,
+) -> Result<(Option<ApiServer>, Arc<str>), StartError> {
+    let reviewed = settings.authorization.mode == AuthorizationMode::Webhook;
+    if !reviewed && !settings.authentication.webhook {
+        // The name then only stands in audit events.
+        let name = node::name(settings, None).unwrap_or_else(|_| node::host_name().unwrap_or_default());
+        return Ok((None, name.into()));
+    }
+    let kubeconfig = match &settings.kubeconfig {
+        Some(path) => Kubeconfig::load(path)?,
+        None => {
+            let variable = |name| std::env::var(name).ok();
+            let (host, port) = (variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"));
+            if host.is_none() {
+                return Err(StartError::NoApiServer);
+            }
+            Kubeconfig::in_cluster(host.as_deref(), port.as_deref(), Path::new(SERVICE_ACCOUNT_DIRECTORY))?
+        }
+    };
+    let common_name = kubeconfig.client_certificate_common_name()?;
+    let name = node::name(settings, common_name.as_deref())?;
+    let limits =
+        ClientLimits { timeout: settings.limits.review_timeout, concurrent: settings.limits.concurrent_reviews };
+    Ok((Some(ApiServer::new(kubeconfig, limits)?), name.into()))
+}
