@@ -59,7 +59,13 @@ pub struct RequestError {
 impl RequestError {
     /// 400: the request line or a header cannot be taken in one meaning; `rule` says which rule it breaks.
     pub fn bad_request(reason: &'static str, rule: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Origin::Client, Station::Attributes, StatusCode::BAD_REQUEST, reason, rule)
+        Self::new(
+            Origin::Client,
+            Station::Attributes,
+            StatusCode::BAD_REQUEST,
+            reason,
+            rule,
+        )
     }
 
     /// 405: a method outside GET, HEAD, POST, PUT, PATCH, DELETE.
@@ -75,12 +81,25 @@ impl RequestError {
 
     /// 417: an `Expect` other than `100-continue`, as the kubelet answers it.
     pub fn expectation_failed() -> Self {
-        Self::new(Origin::Client, Station::Attributes, StatusCode::EXPECTATION_FAILED, "expectation", "")
+        Self::new(
+            Origin::Client,
+            Station::Attributes,
+            StatusCode::EXPECTATION_FAILED,
+            "expectation",
+            "",
+        )
     }
 
     /// 401, the kubelet's bytes: nobody known is asking. `inside` says why each credential failed.
     pub fn unauthorized(reason: &'static str, inside: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Origin::Client, Station::Authn, StatusCode::UNAUTHORIZED, reason, "Unauthorized").inside(inside)
+        Self::new(
+            Origin::Client,
+            Station::Authn,
+            StatusCode::UNAUTHORIZED,
+            reason,
+            "Unauthorized",
+        )
+        .inside(inside)
     }
 
     /// 403 with the kubelet's sentence: somebody known asks for what they may not have.
@@ -89,16 +108,34 @@ impl RequestError {
         outside: impl Into<Cow<'static, str>>,
         inside: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self::new(Origin::Client, Station::Authz, StatusCode::FORBIDDEN, reason, outside).inside(inside)
+        Self::new(
+            Origin::Client,
+            Station::Authz,
+            StatusCode::FORBIDDEN,
+            reason,
+            outside,
+        )
+        .inside(inside)
     }
 
     /// 503: the review that would have decided could not be made. The kubelet says 401 or 500 here; the gate fails
     /// closed alike but tells the client that trying again makes sense.
-    pub fn review_failed(station: Station, review: &'static str, inside: impl Into<Cow<'static, str>>) -> Self {
-        let outside = format!("{review} failed: the API server cannot be asked whether this request is allowed\n");
-        Self::new(Origin::ApiServer, station, StatusCode::SERVICE_UNAVAILABLE, "review_failed", outside)
-            .inside(inside)
-            .retry_after(retry_jitter())
+    pub fn review_failed(
+        station: Station,
+        review: &'static str,
+        inside: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let outside =
+            format!("{review} failed: the API server cannot be asked whether this request is allowed\n");
+        Self::new(
+            Origin::ApiServer,
+            station,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "review_failed",
+            outside,
+        )
+        .inside(inside)
+        .retry_after(retry_jitter())
     }
 
     /// 502: the kubelet is not there, is not the one that was pinned, or answered what must not be passed on.
@@ -107,12 +144,26 @@ impl RequestError {
         outside: &'static str,
         inside: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self::new(Origin::Kubelet, Station::Forward, StatusCode::BAD_GATEWAY, reason, outside).inside(inside)
+        Self::new(
+            Origin::Kubelet,
+            Station::Forward,
+            StatusCode::BAD_GATEWAY,
+            reason,
+            outside,
+        )
+        .inside(inside)
     }
 
     /// 429: a bound of the gate is reached.
     pub fn too_many(station: Station, reason: &'static str, outside: &'static str) -> Self {
-        Self::new(Origin::Gate, station, StatusCode::TOO_MANY_REQUESTS, reason, outside).retry_after(1)
+        Self::new(
+            Origin::Gate,
+            station,
+            StatusCode::TOO_MANY_REQUESTS,
+            reason,
+            outside,
+        )
+        .retry_after(1)
     }
 
     /// 500: the gate itself failed; the client learns nothing else.
@@ -136,7 +187,11 @@ impl RequestError {
 
     /// What the operator is told; never sent to the client.
     pub fn inside_text(&self) -> &str {
-        if self.inside.is_empty() { self.outside.trim_end() } else { &self.inside }
+        if self.inside.is_empty() {
+            self.outside.trim_end()
+        } else {
+            &self.inside
+        }
     }
 
     /// The one place where an error becomes a response: plain text, as the kubelet answers.
@@ -148,9 +203,15 @@ impl RequestError {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE"));
+            headers.insert(
+                ALLOW,
+                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE"),
+            );
         }
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -40,7 +40,7 @@ pub struct Gate {
     node_name: Arc<str>,
     metrics: Arc<Metrics>,
     serving: Arc<ArcSwap<Serving>>,
-    api_server: Option<Arc<ApiServer>>,
+    api_server: Option<ApiServer>,
     authenticator: Authenticator,
     authorizer: Authorizer,
     kubelet: Kubelet,
@@ -77,15 +77,19 @@ impl Gate {
             _ => None,
         };
         let reviewer = match &api_server {
-            Some(api_server) if settings.authorization.mode == AuthorizationMode::Webhook => Some(AccessReviewer::new(
-                api_server.clone(),
-                node_name.clone(),
-                &settings.authorization,
-                entries,
-                control.clone(),
-                metrics.clone(),
-            )),
-            None if settings.authorization.mode == AuthorizationMode::Webhook => return Err(StartError::NoApiServer),
+            Some(api_server) if settings.authorization.mode == AuthorizationMode::Webhook => {
+                Some(AccessReviewer::new(
+                    api_server.clone(),
+                    node_name.clone(),
+                    &settings.authorization,
+                    entries,
+                    control.clone(),
+                    metrics.clone(),
+                ))
+            }
+            None if settings.authorization.mode == AuthorizationMode::Webhook => {
+                return Err(StartError::NoApiServer);
+            }
             _ => None,
         };
         let (audit, audit_thread) = Audit::start(&settings.audit, settings.limits.audit_queue)?;
@@ -126,8 +130,14 @@ impl Gate {
             Err(RequestError::internal(format!("panic: {panic}")))
         });
         let (response, tunnel) = match outcome {
-            Ok(Passed { forwarded: Forwarded::Answer(response), .. }) => (response, None),
-            Ok(Passed { forwarded: Forwarded::Upgraded(response, tunnel), share }) => (response, Some((tunnel, share))),
+            Ok(Passed {
+                forwarded: Forwarded::Answer(response),
+                ..
+            }) => (response, None),
+            Ok(Passed {
+                forwarded: Forwarded::Upgraded(response, tunnel),
+                share,
+            }) => (response, Some((tunnel, share))),
             Err(error) => {
                 record.refused(&error);
                 log(connection, &error);
@@ -142,7 +152,10 @@ impl Gate {
         let stream = record.stream_started(response.status()).await;
         self.metrics.streams.inc();
         let streams = self.metrics.streams.clone();
-        let (idle, cut) = (self.settings.streaming_connection_idle_timeout, worker.cut.clone());
+        let (idle, cut) = (
+            self.settings.streaming_connection_idle_timeout,
+            worker.cut.clone(),
+        );
         worker.tasks.spawn(async move {
             let end = tunnel.run(idle, cut).await;
             stream.ended(end).await;
@@ -176,7 +189,13 @@ impl Gate {
         let _turn = self.turn(&permit, &parts.method)?;
 
         let asked = Instant::now();
-        let forwarded = forward(&self.kubelet, &worker.pool, Request::from_parts(parts, body), &permit).await?;
+        let forwarded = forward(
+            &self.kubelet,
+            &worker.pool,
+            Request::from_parts(parts, body),
+            &permit,
+        )
+        .await?;
         self.metrics.took(Stage::Upstream, asked.elapsed());
         Ok(Passed { forwarded, share })
     }
@@ -192,9 +211,20 @@ impl Gate {
         record.asks(&checks);
 
         let began = Instant::now();
-        let websocket = checks.upgrade().is_some_and(|upgrade| upgrade.protocol == Protocol::WebSocket);
-        let identity = self.authenticator.authenticate(&connection.presented, &parts.headers, websocket).await;
-        let identity = identity.map_err(|error| if checks.upgrade().is_some() { error.without_retry_after() } else { error })?;
+        let websocket = checks
+            .upgrade()
+            .is_some_and(|upgrade| upgrade.protocol == Protocol::WebSocket);
+        let identity = self
+            .authenticator
+            .authenticate(&connection.presented, &parts.headers, websocket)
+            .await;
+        let identity = identity.map_err(|error| {
+            if checks.upgrade().is_some() {
+                error.without_retry_after()
+            } else {
+                error
+            }
+        })?;
         record.is(&identity);
         let known = Instant::now();
         self.metrics.took(Stage::Authn, known - began);
@@ -210,8 +240,12 @@ impl Gate {
         let Some(_) = permit.tunnel() else { return Ok(None) };
         let user = permit.identity().user().username.clone();
         self.streams.take(user).map(Some).map_err(|_| {
-            RequestError::too_many(Station::Authz, "streams", "too many streams are open for this user\n")
-                .without_retry_after()
+            RequestError::too_many(
+                Station::Authz,
+                "streams",
+                "too many streams are open for this user\n",
+            )
+            .without_retry_after()
         })
     }
 
@@ -221,7 +255,11 @@ impl Gate {
             return Ok(None);
         }
         self.checkpoints.try_acquire().map(Some).map_err(|_| {
-            RequestError::too_many(Station::Authz, "checkpoint", "another checkpoint is being written on this node\n")
+            RequestError::too_many(
+                Station::Authz,
+                "checkpoint",
+                "another checkpoint is being written on this node\n",
+            )
         })
     }
 
@@ -245,7 +283,11 @@ impl Gate {
             Err(error) => {
                 self.metrics.reloaded(what, false);
                 let error = crate::error::chain(&error);
-                tracing::warn!(what, error, "changed files cannot be used; the last good ones stay in force");
+                tracing::warn!(
+                    what,
+                    error,
+                    "changed files cannot be used; the last good ones stay in force"
+                );
             }
         }
     }
@@ -315,7 +357,10 @@ impl InFlight {
     fn begin(connection: &Arc<Connection>, metrics: &Arc<Metrics>) -> Self {
         connection.activity.begin();
         metrics.requests_in_flight.inc();
-        Self { connection: connection.clone(), metrics: metrics.clone() }
+        Self {
+            connection: connection.clone(),
+            metrics: metrics.clone(),
+        }
     }
 }
 
@@ -351,7 +396,8 @@ async fn unwind<F: Future>(future: F) -> Result<F::Output, String> {
     });
     polled.await.map_err(|panic: Box<dyn Any + Send>| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default()
     })
 }
 

@@ -1,10 +1,9 @@
 //! Every metric family of the gate, with its help text. The names are part of the public surface.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -107,7 +106,7 @@ struct HandshakeLabels {
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ReloadLabels {
     what: &'static str,
-    result: Outcome,
+    result: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -115,45 +114,72 @@ struct CertificateLabels {
     certificate: &'static str,
 }
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-struct Outcome(bool);
-
 impl Metrics {
     /// Fresh families, all registered.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("kubelet_gate");
-        let mut families = Families { registry: &mut registry };
+        let mut families = Families {
+            registry: &mut registry,
+        };
 
-        let durations: Family<StageLabels, Histogram> = Family::new_with_constructor(|| Histogram::new(BUCKETS));
+        let durations: Family<StageLabels, Histogram> =
+            Family::new_with_constructor(|| Histogram::new(BUCKETS));
         let cache: Family<CacheLabels, Counter> = Family::default();
         let metrics = Self {
             requests: families.add("requests", "Requests by what was asked, decided and answered"),
             durations: ["authn", "authz", "upstream"]
                 .map(|stage| durations.get_or_create_owned(&StageLabels { stage })),
-            authentication_failures: families
-                .add("authentication_failures", "Requests that nobody known made, by the first reason found"),
+            authentication_failures: families.add(
+                "authentication_failures",
+                "Requests that nobody known made, by the first reason found",
+            ),
             cache: ["access", "token"].map(|kind| {
                 ["hit", "miss"].map(|result| cache.get_or_create_owned(&CacheLabels { cache: kind, result }))
             }),
             reviews: families.add("reviews", "Reviews asked of the API server, by API and result"),
-            handshakes: families.add("handshakes", "TLS handshakes with clients, by result, version and key exchange group"),
-            rejections: families.add("rejections", "Connections and messages refused before they were a request, by reason"),
-            reloads: families.add("reloads", "Files read again because they changed, by what they are and result"),
-            upstream_connections: families
-                .add("upstream_connections", "Connections to the kubelet: new, reused, failed, or retried"),
-            certificate_expiry: families
-                .add("certificate_expiry_timestamp_seconds", "When a certificate in use ends, as Unix time"),
+            handshakes: families.add(
+                "handshakes",
+                "TLS handshakes with clients, by result, version and key exchange group",
+            ),
+            rejections: families.add(
+                "rejections",
+                "Connections and messages refused before they were a request, by reason",
+            ),
+            reloads: families.add(
+                "reloads",
+                "Files read again because they changed, by what they are and result",
+            ),
+            upstream_connections: families.add(
+                "upstream_connections",
+                "Connections to the kubelet: new, reused, failed, or retried",
+            ),
+            certificate_expiry: families.add(
+                "certificate_expiry_timestamp_seconds",
+                "When a certificate in use ends, as Unix time",
+            ),
             audit_events: families.add("audit_events", "Audit events by what became of them"),
             connections: families.add("connections", "Client connections open now"),
             requests_in_flight: families.add("requests_in_flight", "Requests whose answer has not ended"),
             streams: families.add("streams", "Upgraded streams open now"),
-            upstream_idle: families.add("upstream_idle_connections", "Connections to the kubelet waiting in the pool"),
-            read_only_port: families.add("read_only_port_requests", "Requests the closed read-only port answered with 410"),
+            upstream_idle: families.add(
+                "upstream_idle_connections",
+                "Connections to the kubelet waiting in the pool",
+            ),
+            read_only_port: families.add(
+                "read_only_port_requests",
+                "Requests the closed read-only port answered with 410",
+            ),
             panics: families.add("panics", "Panics caught in a request"),
             registry: Registry::default(),
         };
-        families.registry.register("request_duration_seconds", "Time spent per request, by station", durations);
-        families.registry.register("cache_requests", "Look-ups in the review caches", cache);
+        families.registry.register(
+            "request_duration_seconds",
+            "Time spent per request, by station",
+            durations,
+        );
+        families
+            .registry
+            .register("cache_requests", "Look-ups in the review caches", cache);
         Self { registry, ..metrics }
     }
 
@@ -169,7 +195,9 @@ impl Metrics {
 
     /// A request had no usable credential.
     pub fn authentication_failed(&self, reason: &'static str) {
-        self.authentication_failures.get_or_create(&ReasonLabels { reason }).inc();
+        self.authentication_failures
+            .get_or_create(&ReasonLabels { reason })
+            .inc();
     }
 
     /// A review was answered from memory.
@@ -182,14 +210,21 @@ impl Metrics {
         self.cache[cache as usize][1].inc();
     }
 
-    /// A review was answered (`ok`) or not (`error`).
-    pub fn review(&self, api: &'static str, result: &'static str) {
+    /// A review was answered or not.
+    pub fn review<T, E>(&self, api: &'static str, answer: &Result<T, E>) {
+        let result = if answer.is_ok() { "ok" } else { "error" };
         self.reviews.get_or_create(&ReviewLabels { api, result }).inc();
     }
 
     /// A handshake ended.
     pub fn handshake(&self, result: &'static str, version: &'static str, group: &'static str) {
-        self.handshakes.get_or_create(&HandshakeLabels { result, version, group }).inc();
+        self.handshakes
+            .get_or_create(&HandshakeLabels {
+                result,
+                version,
+                group,
+            })
+            .inc();
     }
 
     /// Something was refused before it was a request.
@@ -199,17 +234,26 @@ impl Metrics {
 
     /// A file was read again.
     pub fn reloaded(&self, what: &'static str, ok: bool) {
-        self.reloads.get_or_create(&ReloadLabels { what, result: Outcome(ok) }).inc();
+        self.reloads
+            .get_or_create(&ReloadLabels {
+                what,
+                result: if ok { "ok" } else { "error" },
+            })
+            .inc();
     }
 
     /// What happened with a connection to the kubelet.
     pub fn upstream_connection(&self, what: &'static str) {
-        self.upstream_connections.get_or_create(&ReasonLabels { reason: what }).inc();
+        self.upstream_connections
+            .get_or_create(&ReasonLabels { reason: what })
+            .inc();
     }
 
     /// When a certificate in use ends.
     pub fn certificate_expires(&self, certificate: &'static str, unix_seconds: i64) {
-        self.certificate_expiry.get_or_create(&CertificateLabels { certificate }).set(unix_seconds);
+        self.certificate_expiry
+            .get_or_create(&CertificateLabels { certificate })
+            .set(unix_seconds);
     }
 
     /// The audit writer's own counts, taken over before each exposition.
@@ -233,12 +277,6 @@ impl Default for Metrics {
     }
 }
 
-impl EncodeLabelValue for Outcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        encoder.write_str(if self.0 { "ok" } else { "error" })
-    }
-}
-
 /// Registers a default-made family under a name.
 struct Families<'a> {
     registry: &'a mut Registry,
@@ -256,5 +294,6 @@ impl Families<'_> {
 }
 
 /// From 5 µs, what a cached decision takes, to 10 s, what a review may take.
-const BUCKETS: [f64; 14] =
-    [0.000_005, 0.000_02, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+const BUCKETS: [f64; 14] = [
+    0.000_005, 0.000_02, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0,
+];

@@ -53,7 +53,11 @@ impl Record {
         peer: SocketAddr,
         request: &Request<B>,
     ) -> Self {
-        let slot = if audit.is_blocking() { Some(audit.reserve_blocking().await) } else { audit.reserve() };
+        let slot = if audit.is_blocking() {
+            Some(audit.reserve_blocking().await)
+        } else {
+            audit.reserve()
+        };
         let headers = request.headers();
         let facts = Facts {
             audit: audit.clone(),
@@ -71,13 +75,19 @@ impl Record {
             reason: None,
             failure: None,
         };
-        Self { slot, facts: Box::new(facts) }
+        Self {
+            slot,
+            facts: Box::new(facts),
+        }
     }
 
     /// What is asked for.
     pub(crate) fn asks(&mut self, checks: &Checks) {
         self.facts.verb = Some(checks.verb().as_str());
-        self.facts.subresource = checks.subresources().first().map(|subresource| subresource.as_str());
+        self.facts.subresource = checks
+            .subresources()
+            .first()
+            .map(|subresource| subresource.as_str());
     }
 
     /// Who asks.
@@ -118,16 +128,22 @@ impl Record {
     /// Writes the event: the answer is decided. In blocking mode this waits until the event is written.
     pub(crate) async fn answered(mut self, status: StatusCode) {
         if let Some(slot) = self.slot.take() {
-            self.facts.write(slot, Stage::ResponseComplete, Some(status), None).await;
+            self.facts
+                .write(slot, Stage::ResponseComplete, Some(status), None)
+                .await;
         }
     }
 
     /// Writes the first of a stream's two events.
     pub(crate) async fn stream_started(mut self, status: StatusCode) -> StreamRecord {
         if let Some(slot) = self.slot.take() {
-            self.facts.write(slot, Stage::ResponseStarted, Some(status), None).await;
+            self.facts
+                .write(slot, Stage::ResponseStarted, Some(status), None)
+                .await;
         }
-        StreamRecord { facts: self.facts.clone() }
+        StreamRecord {
+            facts: self.facts.clone(),
+        }
     }
 }
 
@@ -144,20 +160,40 @@ impl StreamRecord {
     /// Writes the second event.
     pub(crate) async fn ended(self, end: forward::StreamEnd) {
         let audit = &self.facts.audit;
-        let slot = if audit.is_blocking() { Some(audit.reserve_blocking().await) } else { audit.reserve() };
+        let slot = if audit.is_blocking() {
+            Some(audit.reserve_blocking().await)
+        } else {
+            audit.reserve()
+        };
         if let Some(slot) = slot {
-            self.facts.write(slot, Stage::ResponseComplete, Some(StatusCode::SWITCHING_PROTOCOLS), Some(end)).await;
+            self.facts
+                .write(
+                    slot,
+                    Stage::ResponseComplete,
+                    Some(StatusCode::SWITCHING_PROTOCOLS),
+                    Some(end),
+                )
+                .await;
         }
     }
 }
 
 impl Facts {
-    async fn write(&self, slot: Slot, stage: Stage, status: Option<StatusCode>, end: Option<forward::StreamEnd>) {
+    async fn write(
+        &self,
+        slot: Slot,
+        stage: Stage,
+        status: Option<StatusCode>,
+        end: Option<forward::StreamEnd>,
+    ) {
         let event = self.event(stage, status, end);
         if !self.audit.is_blocking() {
             slot.write(&event);
         } else if let Err(error) = slot.write_and_wait(&event).await {
-            tracing::error!(error = crate::error::chain(&error), "an audit event was not written");
+            tracing::error!(
+                error = crate::error::chain(&error),
+                "an audit event was not written"
+            );
         }
     }
 
@@ -165,12 +201,18 @@ impl Facts {
         Event {
             id: self.id,
             stage,
-            request_uri: self.uri.path_and_query().map_or(b"", |target| target.as_str().as_bytes()),
+            request_uri: self
+                .uri
+                .path_and_query()
+                .map_or(b"", |target| target.as_str().as_bytes()),
             verb: self.verb.unwrap_or(""),
             user: self.identity.as_ref().map(Identity::json),
             peer: self.peer.ip(),
             user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),
-            object: self.subresource.map(|subresource| ObjectRef { node: &self.node_name, subresource }),
+            object: self.subresource.map(|subresource| ObjectRef {
+                node: &self.node_name,
+                subresource,
+            }),
             code: status.map(|status| status.as_u16()),
             received: self.received,
             stage_time: SystemTime::now(),

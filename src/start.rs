@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::apiserver::{ApiServer, ApiServerError, ClientLimits, Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY};
+use crate::apiserver::{
+    ApiServer, ApiServerError, ClientLimits, Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY,
+};
 use crate::audit::{AuditError, AuditThread};
 use crate::forward::KubeletError;
 use crate::gate::Gate;
@@ -84,16 +86,25 @@ pub(crate) fn api_server_and_node_name(
         Some(path) => Kubeconfig::load(path)?,
         None => {
             let variable = |name| std::env::var(name).ok();
-            let (host, port) = (variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"));
+            let (host, port) = (
+                variable("KUBERNETES_SERVICE_HOST"),
+                variable("KUBERNETES_SERVICE_PORT"),
+            );
             if host.is_none() {
                 return Err(StartError::NoApiServer);
             }
-            Kubeconfig::in_cluster(host.as_deref(), port.as_deref(), Path::new(SERVICE_ACCOUNT_DIRECTORY))?
+            Kubeconfig::in_cluster(
+                host.as_deref(),
+                port.as_deref(),
+                Path::new(SERVICE_ACCOUNT_DIRECTORY),
+            )?
         }
     };
     let common_name = kubeconfig.client_certificate_common_name()?;
     let name = node::name(settings, common_name.as_deref())?;
-    let limits =
-        ClientLimits { timeout: settings.limits.review_timeout, concurrent: settings.limits.concurrent_reviews };
+    let limits = ClientLimits {
+        timeout: settings.limits.review_timeout,
+        concurrent: settings.limits.concurrent_reviews,
+    };
     Ok((Some(ApiServer::new(kubeconfig, limits)?), name.into()))
 }

@@ -37,7 +37,9 @@ pub(crate) async fn serve(
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let accepting = async {
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -66,32 +68,56 @@ pub(crate) async fn serve(
 async fn answer(gate: &Gate, readiness: &Readiness, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed\n".into());
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match request.uri().path() {
         "/livez" => text(StatusCode::OK, "ok\n".into()),
         "/readyz" => {
-            let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|key| key.starts_with("verbose")));
+            let verbose = request
+                .uri()
+                .query()
+                .is_some_and(|query| query.split('&').any(|key| key.starts_with("verbose")));
             let (ready, report) = readiness.report(verbose).await;
-            text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, report)
+            text(
+                if ready {
+                    StatusCode::OK
+                } else {
+                    StatusCode::SERVICE_UNAVAILABLE
+                },
+                report,
+            )
         }
         "/metrics" => {
             let audit = gate.audit();
-            for (what, total) in [("written", audit.written()), ("dropped", audit.dropped()), ("error", audit.errors())] {
+            for (what, total) in [
+                ("written", audit.written()),
+                ("dropped", audit.dropped()),
+                ("error", audit.errors()),
+            ] {
                 gate.metrics().audit_events(what, total);
             }
             let mut response = text(StatusCode::OK, gate.metrics().encode());
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_CONTENT_TYPE));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_CONTENT_TYPE));
             response
         }
-        _ => text(StatusCode::NOT_FOUND, "404: there are /livez, /readyz?verbose and /metrics\n".into()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "404: there are /livez, /readyz?verbose and /metrics\n".into(),
+        ),
     }
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }

@@ -22,7 +22,11 @@ pub(super) struct Readiness {
 
 impl Readiness {
     pub(super) fn new(gate: Arc<Gate>, stopping: CancellationToken) -> Self {
-        Self { gate, stopping, kubelet: Mutex::new(None) }
+        Self {
+            gate,
+            stopping,
+            kubelet: Mutex::new(None),
+        }
     }
 
     /// Whether all is well, and what to say about it; every part by name if `verbose`.
@@ -48,11 +52,17 @@ impl Readiness {
     }
 
     fn listener(&self) -> Result<(), String> {
-        if self.stopping.is_cancelled() { Err("stopping".into()) } else { Ok(()) }
+        if self.stopping.is_cancelled() {
+            Err("stopping".into())
+        } else {
+            Ok(())
+        }
     }
 
     fn certificate(&self) -> Result<(), String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         match self.gate.serving().load().expires {
             Some(expires) if u64::try_from(expires).is_ok_and(|expires| expires > now) => Ok(()),
             Some(_) => Err("the serving certificate has expired".into()),
@@ -67,7 +77,12 @@ impl Readiness {
         {
             return state.clone();
         }
-        let state = self.gate.kubelet().probe().await.map_err(|error| error.to_string());
+        let state = self
+            .gate
+            .kubelet()
+            .probe()
+            .await
+            .map_err(|error| error.to_string());
         *known = Some((Instant::now(), state.clone()));
         state
     }
@@ -75,6 +90,10 @@ impl Readiness {
     fn audit(&self) -> Result<(), String> {
         let audit = self.gate.audit();
         // A full queue means that nothing has been written for a while.
-        if audit.pending() < self.gate.settings().limits.audit_queue { Ok(()) } else { Err("the queue is full".into()) }
+        if audit.pending() < self.gate.settings().limits.audit_queue {
+            Ok(())
+        } else {
+            Err("the queue is full".into())
+        }
     }
 }

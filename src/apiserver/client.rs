@@ -73,11 +73,7 @@ impl ApiServer {
     }
 
     /// Whose token is it? `audiences` may be empty: the API server then takes its own, as for the kubelet.
-    pub async fn review_token(
-        &self,
-        token: &str,
-        audiences: &[String],
-    ) -> Result<TokenAnswer, ReviewError> {
+    pub async fn review_token(&self, token: &str, audiences: &[String]) -> Result<TokenAnswer, ReviewError> {
         let failed = |cause| ReviewError {
             api: Api::TokenReview,
             cause,
@@ -138,8 +134,7 @@ impl Shared {
         let mut attempt = 1;
         let mut last = None;
         loop {
-            let Ok(outcome) = timeout_at(deadline, self.attempt(api, &question, secret)).await
-            else {
+            let Ok(outcome) = timeout_at(deadline, self.attempt(api, &question, secret)).await else {
                 self.pool.clear();
                 return Err(Cause::Deadline {
                     after: self.limits.timeout,
@@ -183,9 +178,7 @@ impl Shared {
             }
         }
         let mut connection = Connection::open(Arc::clone(&access.endpoint)).await?;
-        let answer = connection
-            .exchange(request(api, &access, question)?)
-            .await?;
+        let answer = connection.exchange(request(api, &access, question)?).await?;
         self.finish(connection, answer, secret)
     }
 

@@ -83,10 +83,7 @@ impl Connection {
     }
 
     /// Sends a request and reads the answer. If it fails or is given up, the connection must be dropped.
-    pub(super) async fn exchange(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Answer, Cause> {
+    pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Cause> {
         let Self { sender, driver, .. } = self;
         let answer = async {
             sender.ready().await.map_err(Cause::Exchange)?;

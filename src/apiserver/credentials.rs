@@ -189,11 +189,7 @@ impl Access {
     fn read(source: &Kubeconfig, in_use: Option<&Arc<Endpoint>>) -> Result<Self, ApiServerError> {
         let authorization = source.token.as_ref().map(authorization).transpose()?;
         let authorities = read(&source.authority)?;
-        let pair = source
-            .client_certificate
-            .as_ref()
-            .map(read_pair)
-            .transpose()?;
+        let pair = source.client_certificate.as_ref().map(read_pair).transpose()?;
         let fingerprint = fingerprint(source, &authorities, pair.as_ref());
         let endpoint = match in_use {
             Some(endpoint) if endpoint.fingerprint == fingerprint => Arc::clone(endpoint),
@@ -240,9 +236,7 @@ struct Pair {
 fn read_pair(certificate: &ClientCertificate) -> Result<Pair, ApiServerError> {
     let chain = read(&certificate.chain)?;
     let key = match (&certificate.chain, &certificate.key) {
-        (Material::File(chain_file), Material::File(key_file)) if chain_file == key_file => {
-            chain.clone()
-        }
+        (Material::File(chain_file), Material::File(key_file)) if chain_file == key_file => chain.clone(),
         (_, key) => read(key)?,
     };
     Ok(Pair {
@@ -267,8 +261,7 @@ fn tls(
     let bundle = source.authority.origin();
     let mut roots = RootCertStore::empty();
     // As Go does with a bundle: a certificate that does not parse can vouch for nobody, the others still can.
-    let (usable, ignored) =
-        roots.add_parsable_certificates(pem::certificates(bundle, authorities)?);
+    let (usable, ignored) = roots.add_parsable_certificates(pem::certificates(bundle, authorities)?);
     if usable == 0 {
         return Err(ApiServerError::NoAuthority {
             file: bundle.to_owned(),

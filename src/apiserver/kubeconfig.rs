@@ -149,12 +149,8 @@ impl Kubeconfig {
         let port_number = port
             .parse()
             .map_err(|_| refuse("KUBERNETES_SERVICE_PORT", "not a port number"))?;
-        let server_name = ServerName::try_from(host.to_owned()).map_err(|_| {
-            refuse(
-                "KUBERNETES_SERVICE_HOST",
-                "neither a host name nor an IP address",
-            )
-        })?;
+        let server_name = ServerName::try_from(host.to_owned())
+            .map_err(|_| refuse("KUBERNETES_SERVICE_HOST", "neither a host name nor an IP address"))?;
         let bracketed = if host.parse::<Ipv6Addr>().is_ok() {
             format!("[{host}]")
         } else {
@@ -212,14 +208,13 @@ impl Kubeconfig {
     }
 
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self, KubeconfigError> {
-        let document: Document =
-            serde_saphyr::from_str(text).map_err(|error| KubeconfigError::Syntax {
-                file: path.to_owned(),
-                place: error.location().map_or_else(
-                    || "an unknown line".to_owned(),
-                    |location| format!("line {}, column {}", location.line(), location.column()),
-                ),
-            })?;
+        let document: Document = serde_saphyr::from_str(text).map_err(|error| KubeconfigError::Syntax {
+            file: path.to_owned(),
+            place: error.location().map_or_else(
+                || "an unknown line".to_owned(),
+                |location| format!("line {}, column {}", location.line(), location.column()),
+            ),
+        })?;
         let refuse = |key: &str, problem: &str| KubeconfigError::Key {
             file: path.to_owned(),
             key: key.to_owned(),
@@ -230,12 +225,8 @@ impl Kubeconfig {
             .ok_or_else(|| refuse("current-context", "not set; name the context to use"))?;
         let context = pick(path, "contexts", document.contexts, &current)?;
         let context_key = format!("contexts[{current}].context");
-        let cluster_name = given(context.cluster).ok_or_else(|| {
-            refuse(
-                &format!("{context_key}.cluster"),
-                "not set; name one of clusters",
-            )
-        })?;
+        let cluster_name = given(context.cluster)
+            .ok_or_else(|| refuse(&format!("{context_key}.cluster"), "not set; name one of clusters"))?;
         let user_name = given(context.user)
             .ok_or_else(|| refuse(&format!("{context_key}.user"), "not set; name one of users"))?;
         let cluster = pick(path, "clusters", document.clusters, &cluster_name)?;
@@ -254,17 +245,13 @@ impl Kubeconfig {
 
         let url = given(cluster.server)
             .ok_or_else(|| cluster_keys.error("server", "not set; give https://HOST:PORT"))?;
-        let server =
-            Server::parse(&url).map_err(|problem| cluster_keys.error("server", problem))?;
+        let server = Server::parse(&url).map_err(|problem| cluster_keys.error("server", problem))?;
         let server_name = match given(cluster.tls_server_name) {
             Some(name) => ServerName::try_from(name).map_err(|_| {
                 cluster_keys.error("tls-server-name", "neither a host name nor an IP address")
             })?,
             None => ServerName::try_from(server.host.clone()).map_err(|_| {
-                cluster_keys.error(
-                    "server",
-                    "its host is neither a host name nor an IP address",
-                )
+                cluster_keys.error("server", "its host is neither a host name nor an IP address")
             })?,
         };
         let authority = cluster_keys
@@ -274,8 +261,7 @@ impl Kubeconfig {
                 cluster.certificate_authority,
             )?
             .ok_or_else(|| {
-                let problem =
-                    "not set; give the cluster's CA bundle (the system's CAs are never used)";
+                let problem = "not set; give the cluster's CA bundle (the system's CAs are never used)";
                 cluster_keys.error("certificate-authority", problem)
             })?;
 
@@ -304,8 +290,7 @@ impl Kubeconfig {
             (None, None) => None,
         };
         if client_certificate.is_none() && token.is_none() {
-            let problem =
-                "no credential; give client-certificate and client-key, tokenFile or token";
+            let problem = "no credential; give client-certificate and client-key, tokenFile or token";
             return Err(refuse(&user_keys.prefix, problem));
         }
         Ok(Self {
@@ -323,9 +308,7 @@ impl Kubeconfig {
 
 impl Server {
     fn parse(url: &str) -> Result<Self, &'static str> {
-        let uri: http::Uri = url
-            .parse()
-            .map_err(|_| "not a URL; give https://HOST:PORT")?;
+        let uri: http::Uri = url.parse().map_err(|_| "not a URL; give https://HOST:PORT")?;
         if uri.scheme() != Some(&http::uri::Scheme::HTTPS) {
             return Err("not https://; reviews carry credentials and are never sent in the clear");
         }
@@ -403,10 +386,7 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// A relative path in a kubeconfig is relative to the kubeconfig.
 fn beside(kubeconfig: &Path, path: &str) -> PathBuf {
-    kubeconfig
-        .parent()
-        .unwrap_or_else(|| Path::new(""))
-        .join(path)
+    kubeconfig.parent().unwrap_or_else(|| Path::new("")).join(path)
 }
 
 /// client-go does not tell an empty value from an absent one.
@@ -555,15 +535,13 @@ struct User {
 impl User {
     fn refuse_unsupported(&self, keys: &Keys<'_>) -> Result<(), KubeconfigError> {
         const OTHERS: &str = "client-certificate and client-key, tokenFile or token";
-        let written =
-            |value: &Option<String>| value.as_deref().is_some_and(|value| !value.is_empty());
+        let written = |value: &Option<String>| value.as_deref().is_some_and(|value| !value.is_empty());
         for (key, present) in [
             ("username", written(&self.username)),
             ("password", written(&self.password)),
         ] {
             if present {
-                let problem =
-                    format!("API servers no longer accept basic authentication; use {OTHERS}");
+                let problem = format!("API servers no longer accept basic authentication; use {OTHERS}");
                 return Err(keys.error(key, &problem));
             }
         }
@@ -582,10 +560,7 @@ impl User {
             }
         }
         if self.auth_provider.is_some() {
-            return Err(keys.error(
-                "auth-provider",
-                &format!("removed from Kubernetes; use {OTHERS}"),
-            ));
+            return Err(keys.error("auth-provider", &format!("removed from Kubernetes; use {OTHERS}")));
         }
         if self.exec.is_some() {
             return Err(keys.error("exec", &format!("not yet: exec plugins; use {OTHERS}")));

@@ -309,9 +309,7 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
-fn nullable_lists<'de, D: Deserializer<'de>>(
-    input: D,
-) -> Result<BTreeMap<String, Vec<String>>, D::Error> {
+fn nullable_lists<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, Vec<String>>, D::Error> {
     let lists: Option<BTreeMap<String, Option<Vec<String>>>> = Option::deserialize(input)?;
     Ok(lists
         .unwrap_or_default()

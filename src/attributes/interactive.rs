@@ -6,7 +6,9 @@
 /// `get nodes/proxy` (kubernetes#136550). Nothing but the path decides here: not the upgrade header, not its spelling,
 /// not its absence.
 pub fn is_interactive(path: &str) -> bool {
-    let Some(rest) = path.strip_prefix('/') else { return false };
+    let Some(rest) = path.strip_prefix('/') else {
+        return false;
+    };
     let first = rest.split('/').next().unwrap_or(rest);
     matches!(first, "attach" | "cri" | "exec" | "portForward" | "run")
 }

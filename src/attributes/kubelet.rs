@@ -61,13 +61,17 @@ pub(super) fn subresources(path: &str) -> &'static [Subresource] {
         ("/statusz", &[Statusz]),
         ("/flagz", &[Configz]),
     ];
-    TABLE.iter().find(|(base, _)| is_subpath(path, base)).map_or(&[Proxy], |(_, checks)| checks)
+    TABLE
+        .iter()
+        .find(|(base, _)| is_subpath(path, base))
+        .map_or(&[Proxy], |(_, checks)| checks)
 }
 
 /// Whether `path` is `base` or below it; compared by whole segments and byte for byte, as the kubelet does.
 pub(crate) fn is_subpath(path: &str, base: &str) -> bool {
     let base = base.strip_suffix('/').unwrap_or(base);
-    path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(base)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Subresource {

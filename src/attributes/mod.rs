@@ -50,9 +50,19 @@ impl Checks {
 
     fn new(verb: Verb, path: Path, upgrade: Option<Upgrade>, require_create: bool) -> Self {
         let interactive = is_interactive(path.decoded());
-        let verb = if interactive && require_create { Verb::Create } else { verb };
+        let verb = if interactive && require_create {
+            Verb::Create
+        } else {
+            verb
+        };
         let subresources = kubelet::subresources(path.decoded());
-        Self { verb, subresources, interactive, path, upgrade }
+        Self {
+            verb,
+            subresources,
+            interactive,
+            path,
+            upgrade,
+        }
     }
 
     /// The verb of every review.
@@ -83,14 +93,20 @@ impl Checks {
     /// The protocol to tunnel, if this request may become a tunnel at all: only interactive paths do. Elsewhere the
     /// upgrade headers are hop-by-hop headers like any other, and the answer is an ordinary one.
     pub fn tunnel(&self) -> Option<Protocol> {
-        self.upgrade.as_ref().filter(|_| self.interactive).map(|upgrade| upgrade.protocol)
+        self.upgrade
+            .as_ref()
+            .filter(|_| self.interactive)
+            .map(|upgrade| upgrade.protocol)
     }
 }
 
 /// An `Expect` other than `100-continue` is 417, as at the kubelet; `100-continue` itself ends at the gate.
 fn expect_is_continue(parts: &Parts) -> Result<(), RequestError> {
     match parts.headers.get(http::header::EXPECT) {
-        Some(value) if parts.version >= Version::HTTP_11 && !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+        Some(value)
+            if parts.version >= Version::HTTP_11
+                && !value.as_bytes().eq_ignore_ascii_case(b"100-continue") =>
+        {
             Err(RequestError::expectation_failed())
         }
         _ => Ok(()),

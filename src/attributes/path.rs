@@ -62,7 +62,9 @@ impl Path {
                 return Err(PathError::AbsoluteForm);
             }
         } else if let (Some(authority), Some(host)) = (uri.authority(), headers.get(header::HOST))
-            && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+            && !host
+                .as_bytes()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes())
         {
             return Err(PathError::Authority);
         }
@@ -139,7 +141,9 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, PathError> {
             byte => bytes.push(byte),
         }
     }
-    String::from_utf8(bytes).map(Cow::Owned).map_err(|_| PathError::NotUtf8)
+    String::from_utf8(bytes)
+        .map(Cow::Owned)
+        .map_err(|_| PathError::NotUtf8)
 }
 
 /// No empty segment but a trailing one, and no dot segment.
@@ -154,5 +158,7 @@ fn judge_segments(path: &str) -> Result<(), PathError> {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
 }

@@ -15,6 +15,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::redaction::{Redaction, hex_digit};
+use crate::error::Station;
 
 /// What happened to one request, borrowed from it.
 #[derive(Clone, Copy, Debug)]
@@ -90,21 +91,6 @@ pub enum Decision {
     Allow,
     /// `forbid`
     Forbid,
-}
-
-/// The stations at which a request can end.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Station {
-    /// The client's certificate.
-    Tls,
-    /// Who it is.
-    Authn,
-    /// What it asks for.
-    Attributes,
-    /// Whether it may.
-    Authz,
-    /// The kubelet's answer.
-    Forward,
 }
 
 /// What an upgraded stream came to.
@@ -303,7 +289,7 @@ impl fmt::Debug for UserJson {
     }
 }
 
-// === impl Stage, Station ===
+// === impl Stage ===
 
 impl Stage {
     fn as_str(self) -> &'static str {
@@ -311,19 +297,6 @@ impl Stage {
             Self::ResponseStarted => "ResponseStarted",
             Self::ResponseComplete => "ResponseComplete",
             Self::Panic => "Panic",
-        }
-    }
-}
-
-impl Station {
-    /// Its name in logs and events.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::Authn => "authn",
-            Self::Attributes => "attributes",
-            Self::Authz => "authz",
-            Self::Forward => "forward",
         }
     }
 }

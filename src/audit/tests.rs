@@ -17,6 +17,7 @@ use super::event::Clock;
 use super::redaction::Redaction;
 use super::*;
 use crate::cache::Cache;
+use crate::error::Station;
 use crate::settings::{self, AuditCommands, AuditMode, AuditSink};
 
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -39,15 +39,20 @@ impl CertificateVerdict {
             Ok(judged) => match user_of(leaf) {
                 Err(detail) => Self::refused("malformed", detail.into()),
                 Ok(None) => Self::Nobody,
-                Ok(Some(user)) => {
-                    Self::Somebody(Identity::new(user, Credential::Certificate, Some(judged.valid_until)))
-                }
+                Ok(Some(user)) => Self::Somebody(Identity::new(
+                    user,
+                    Credential::Certificate,
+                    Some(judged.valid_until),
+                )),
             },
         }
     }
 
     fn refused(reason: &'static str, detail: String) -> Self {
-        Self::Refused { reason, detail: format!("client certificate: {detail}") }
+        Self::Refused {
+            reason,
+            detail: format!("client certificate: {detail}"),
+        }
     }
 }
 
@@ -69,7 +74,9 @@ fn user_of(der: &[u8]) -> Result<Option<UserInfo>, &'static str> {
             }
             ORGANIZATION_OID => groups.extend(text(attribute)),
             UID_OID => {
-                let value = text(attribute).filter(|value| !value.is_empty()).ok_or("its subject has an unusable uid")?;
+                let value = text(attribute)
+                    .filter(|value| !value.is_empty())
+                    .ok_or("its subject has an unusable uid")?;
                 if uid.replace(value).is_some() {
                     return Err("its subject has more than one uid");
                 }
@@ -77,14 +84,24 @@ fn user_of(der: &[u8]) -> Result<Option<UserInfo>, &'static str> {
             _ => {}
         }
     }
-    let Some(username) = username.filter(|name| !name.is_empty()) else { return Ok(None) };
+    let Some(username) = username.filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
     let fingerprint = digest(&SHA256, der);
     let mut credential_id = String::from("X509SHA256=");
     for byte in fingerprint.as_ref() {
         credential_id.push_str(&format!("{byte:02x}"));
     }
-    let extra = BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), vec![credential_id])]);
-    let mut user = UserInfo { username, uid: uid.unwrap_or_default(), groups, extra };
+    let extra = BTreeMap::from([(
+        "authentication.kubernetes.io/credential-id".to_owned(),
+        vec![credential_id],
+    )]);
+    let mut user = UserInfo {
+        username,
+        uid: uid.unwrap_or_default(),
+        groups,
+        extra,
+    };
     add_authenticated_group(&mut user);
     Ok(Some(user))
 }
@@ -102,7 +119,11 @@ fn text(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
         Tag::BmpString => {
             let (units, rest) = value.data.as_chunks::<2>();
             let units: Vec<u16> = units.iter().map(|unit| u16::from_be_bytes(*unit)).collect();
-            if rest.is_empty() { String::from_utf16(&units).ok() } else { None }
+            if rest.is_empty() {
+                String::from_utf16(&units).ok()
+            } else {
+                None
+            }
         }
         _ => None,
     }

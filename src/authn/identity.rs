@@ -40,7 +40,13 @@ impl Identity {
         static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let hash = HASHER.hash_one(&user);
         let json = UserJson::new(&user.username, &user.uid, &user.groups, &user.extra);
-        Self(Arc::new(Person { user, hash, json, credential, valid_until }))
+        Self(Arc::new(Person {
+            user,
+            hash,
+            json,
+            credential,
+            valid_until,
+        }))
     }
 
     /// `system:anonymous`, which is in no group but `system:unauthenticated`.
@@ -92,7 +98,10 @@ impl Hash for Identity {
 /// Appends `system:authenticated` as the kubelet's group adder does: not to the anonymous user, and not where a group
 /// says already whether the user is authenticated.
 pub(super) fn add_authenticated_group(user: &mut UserInfo) {
-    let said = user.groups.iter().any(|group| matches!(group.as_str(), "system:authenticated" | "system:unauthenticated"));
+    let said = user
+        .groups
+        .iter()
+        .any(|group| matches!(group.as_str(), "system:authenticated" | "system:unauthenticated"));
     if user.username != "system:anonymous" && !said {
         user.groups.push("system:authenticated".into());
     }

@@ -41,7 +41,12 @@ impl Authenticator {
         anonymous: bool,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { serving, tokens, anonymous: anonymous.then(Identity::anonymous), metrics }
+        Self {
+            serving,
+            tokens,
+            anonymous: anonymous.then(Identity::anonymous),
+            metrics,
+        }
     }
 
     /// Who asks. `websocket` is whether the request is a WebSocket upgrade, whose subprotocol may carry a token.

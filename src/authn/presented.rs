@@ -40,7 +40,11 @@ struct Remembered {
 impl Presented {
     /// What the client of a connection showed: leaf first, empty if nothing.
     pub fn new(chain: Vec<CertificateDer<'static>>) -> Self {
-        Self { chain, judgement: Mutex::new(None), token: Mutex::new(None) }
+        Self {
+            chain,
+            judgement: Mutex::new(None),
+            token: Mutex::new(None),
+        }
     }
 
     /// Whether a certificate was shown.
@@ -50,7 +54,9 @@ impl Presented {
 
     /// The verdict on the certificate under `trust` at `now`; remembered while it stands.
     pub(super) fn judge(&self, trust: &Trust, now: SystemTime) -> CertificateVerdict {
-        let Some(leaf) = self.chain.first() else { return CertificateVerdict::Nobody };
+        let Some(leaf) = self.chain.first() else {
+            return CertificateVerdict::Nobody;
+        };
         let mut judgement = self.judgement.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = judgement.as_ref()
             && known.generation == trust.generation()
@@ -59,9 +65,15 @@ impl Presented {
             return known.verdict.clone();
         }
         let judged = trust.judge(&self.chain, now);
-        let stands = judged.as_ref().map_or(now + REFUSAL_LIFE, |judged| judged.valid_until);
+        let stands = judged
+            .as_ref()
+            .map_or(now + REFUSAL_LIFE, |judged| judged.valid_until);
         let verdict = CertificateVerdict::of(leaf, judged);
-        *judgement = Some(Judgement { generation: trust.generation(), stands, verdict: verdict.clone() });
+        *judgement = Some(Judgement {
+            generation: trust.generation(),
+            stands,
+            verdict: verdict.clone(),
+        });
         verdict
     }
 
@@ -78,7 +90,10 @@ impl Presented {
     pub(super) fn remember(&self, authorization: &HeaderValue, identity: &Identity, until: Instant) {
         let mut authorization = authorization.clone();
         authorization.set_sensitive(true);
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Remembered { authorization, identity: identity.clone(), until });
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(Remembered {
+            authorization,
+            identity: identity.clone(),
+            until,
+        });
     }
 }

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::identity::{Credential, Identity, add_authenticated_group};
-use crate::apiserver::{ApiServer, TokenAnswer};
+use crate::apiserver::{ApiServer, ReviewError, TokenAnswer};
 use crate::cache::Cache;
 use crate::metrics::{CacheKind, Metrics};
 use crate::settings::Authentication;
@@ -29,7 +29,7 @@ const REJECTED_LIFE: Duration = Duration::from_secs(10);
 
 /// Asks the API server who a token is, and remembers the answer.
 pub struct TokenReviewer {
-    api_server: Arc<ApiServer>,
+    api_server: ApiServer,
     audiences: Arc<[String]>,
     /// `authentication.webhook.cacheTTL`.
     ttl: Duration,
@@ -61,7 +61,7 @@ impl TokenReviewer {
     /// # Errors
     /// The operating system gives no randomness.
     pub fn new(
-        api_server: Arc<ApiServer>,
+        api_server: ApiServer,
         settings: &Authentication,
         entries: usize,
         control: Handle,
@@ -74,7 +74,11 @@ impl TokenReviewer {
             audiences: settings.audiences.as_slice().into(),
             ttl: settings.webhook_cache_ttl,
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
-            cache: Cache::new(entries, control),
+            cache: Cache::new(
+                entries,
+                control,
+                Verdict::Failed(Arc::from("the review was lost")),
+            ),
             metrics,
         })
     }
@@ -90,19 +94,36 @@ impl TokenReviewer {
         self.metrics.cache_miss(CacheKind::Token);
         let (api_server, audiences, ttl) = (self.api_server.clone(), self.audiences.clone(), self.ttl);
         let token = token.to_owned();
-        self.cache.get_or_review(key, move || async move { ask(&api_server, &token, &audiences, ttl).await }).await
+        let metrics = self.metrics.clone();
+        self.cache
+            .get_or_review(key, move || async move {
+                let answer = api_server.review_token(&token, &audiences).await;
+                metrics.review("tokenreviews", &answer);
+                judge(answer, &token, &audiences, ttl)
+            })
+            .await
     }
 }
 
-/// One TokenReview, and how long its answer may live.
-async fn ask(api_server: &ApiServer, token: &str, audiences: &[String], ttl: Duration) -> (Verdict, Duration) {
-    match api_server.review_token(token, audiences).await {
+/// What an answer means, and how long it may live.
+fn judge(
+    answer: Result<TokenAnswer, ReviewError>,
+    token: &str,
+    audiences: &[String],
+    ttl: Duration,
+) -> (Verdict, Duration) {
+    match answer {
         Err(error) => (Verdict::Failed(error.to_string().into()), FAILURE_LIFE),
         Ok(TokenAnswer::Rejected { error }) => {
             let detail = error.unwrap_or_else(|| "invalid bearer token".into());
-            (Verdict::Rejected(format!("token: {detail}").into()), REJECTED_LIFE)
+            (
+                Verdict::Rejected(format!("token: {detail}").into()),
+                REJECTED_LIFE,
+            )
         }
-        Ok(TokenAnswer::Authenticated { audiences: granted, .. }) if !audience_granted(audiences, &granted) => {
+        Ok(TokenAnswer::Authenticated {
+            audiences: granted, ..
+        }) if !audience_granted(audiences, &granted) => {
             let detail = format!("token: it is for other audiences than {}", audiences.join(", "));
             (Verdict::Rejected(detail.into()), REJECTED_LIFE)
         }
@@ -116,7 +137,13 @@ async fn ask(api_server: &ApiServer, token: &str, audiences: &[String], ttl: Dur
                 Some(Err(_)) => Duration::ZERO,
             };
             let identity = Identity::new(user, Credential::Token, expires);
-            (Verdict::Somebody { identity, until: Instant::now() + life }, life)
+            (
+                Verdict::Somebody {
+                    identity,
+                    until: Instant::now() + life,
+                },
+                life,
+            )
         }
     }
 }
@@ -163,12 +190,18 @@ pub(super) fn websocket_protocol(headers: &HeaderMap) -> Result<Option<String>, 
         }
     }
     let Some(encoded) = token else { return Ok(None) };
-    let decoded = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| "the subprotocol's token is not base64url")?;
+    let decoded = URL_SAFE_NO_PAD
+        .decode(encoded)
+        .map_err(|_| "the subprotocol's token is not base64url")?;
     let decoded = String::from_utf8(decoded).map_err(|_| "the subprotocol's token is not UTF-8")?;
     if decoded.is_empty() {
         return Ok(None);
     }
-    if others { Ok(Some(decoded)) } else { Err("a token is the only subprotocol") }
+    if others {
+        Ok(Some(decoded))
+    } else {
+        Err("a token is the only subprotocol")
+    }
 }
 
 /// The `exp` of a JSON web token, unverified: it can only shorten what the API server granted.

@@ -41,30 +41,65 @@ impl Authorizer {
             return Err(forbidden(&identity, checks, refusal.reason, refusal.detail));
         }
         let Some(reviewer) = &self.reviewer else {
-            return Ok(Permit::new(identity, checks, checks.subresources()[0], Arc::from("AlwaysAllow")));
+            return Ok(Permit::new(
+                identity,
+                checks,
+                checks.subresources()[0],
+                Arc::from("AlwaysAllow"),
+            ));
         };
         for &subresource in checks.subresources() {
-            match reviewer.review(&identity, checks.verb(), subresource, checks.interactive()).await {
+            match reviewer
+                .review(&identity, checks.verb(), subresource, checks.interactive())
+                .await
+            {
                 Decision::Allow(reason) => return Ok(Permit::new(identity, checks, subresource, reason)),
-                Decision::Deny(reason) => return Err(forbidden(&identity, checks, "denied", reason.to_string())),
+                Decision::Deny(reason) => {
+                    return Err(forbidden(&identity, checks, "denied", reason.to_string()));
+                }
                 Decision::NoOpinion => {}
                 Decision::Failed(detail) => {
-                    let error = RequestError::review_failed(Station::Authz, "SubjectAccessReview", detail.to_string());
-                    return Err(if checks.upgrade().is_some() { error.without_retry_after() } else { error });
+                    let error = RequestError::review_failed(
+                        Station::Authz,
+                        "SubjectAccessReview",
+                        detail.to_string(),
+                    );
+                    return Err(if checks.upgrade().is_some() {
+                        error.without_retry_after()
+                    } else {
+                        error
+                    });
                 }
             }
         }
-        Err(forbidden(&identity, checks, "not_allowed", "no rule allows it".into()))
+        Err(forbidden(
+            &identity,
+            checks,
+            "not_allowed",
+            "no rule allows it".into(),
+        ))
     }
 }
 
 /// The kubelet's 403, byte for byte, but for control characters in the name, which the kubelet echoes raw.
 fn forbidden(identity: &Identity, checks: &Checks, reason: &'static str, inside: String) -> RequestError {
-    let name = identity.user().username.chars().fold(String::new(), |mut name, char| {
-        if char.is_control() { name.extend(char.escape_default()) } else { name.push(char) }
-        name
-    });
-    let subresources: Vec<&str> = checks.subresources().iter().map(|subresource| subresource.as_str()).collect();
+    let name = identity
+        .user()
+        .username
+        .chars()
+        .fold(String::new(), |mut name, char| {
+            if char.is_control() {
+                name.extend(char.escape_default())
+            } else {
+                name.push(char)
+            }
+            name
+        });
+    let subresources: Vec<&str> = checks
+        .subresources()
+        .iter()
+        .map(|subresource| subresource.as_str())
+        .collect();
     let sentence = format!(
         "Forbidden (user={name}, verb={}, resource=nodes, subresource(s)=[{}])\n",
         checks.verb(),

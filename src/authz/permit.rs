@@ -15,8 +15,18 @@ pub struct Permit {
 }
 
 impl Permit {
-    pub(super) fn new(identity: Identity, checks: &Checks, subresource: Subresource, reason: Arc<str>) -> Self {
-        Self { identity, subresource, reason, tunnel: checks.tunnel() }
+    pub(super) fn new(
+        identity: Identity,
+        checks: &Checks,
+        subresource: Subresource,
+        reason: Arc<str>,
+    ) -> Self {
+        Self {
+            identity,
+            subresource,
+            reason,
+            tunnel: checks.tunnel(),
+        }
     }
 
     /// Who may.

@@ -26,14 +26,24 @@ impl Policy {
     }
 
     pub(super) fn judge(&self, identity: &Identity, checks: &Checks) -> Result<(), PolicyRefusal> {
-        if let Some(prefix) = self.deny_paths.iter().find(|prefix| is_subpath(checks.path(), prefix)) {
+        if let Some(prefix) = self
+            .deny_paths
+            .iter()
+            .find(|prefix| is_subpath(checks.path(), prefix))
+        {
             let detail = format!("authorization.paths.deny has {prefix}");
-            return Err(PolicyRefusal { reason: "path_denied", detail });
+            return Err(PolicyRefusal {
+                reason: "path_denied",
+                detail,
+            });
         }
         let user = &identity.user().username;
         if checks.interactive() && !self.allowed_users.is_empty() && !self.allowed_users.contains(user) {
             let detail = format!("authorization.interactive.allowedUsers does not have {user}");
-            return Err(PolicyRefusal { reason: "interactive_user", detail });
+            return Err(PolicyRefusal {
+                reason: "interactive_user",
+                detail,
+            });
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ const FAILURE_LIFE: Duration = Duration::from_secs(1);
 
 /// Asks the API server whether somebody may, and remembers the answer.
 pub struct AccessReviewer {
-    api_server: Arc<ApiServer>,
+    api_server: ApiServer,
     node_name: Arc<str>,
     lives: Lives,
     cache: Cache<Question, Decision>,
@@ -60,7 +60,7 @@ pub(super) enum Decision {
 impl AccessReviewer {
     /// A reviewer for the node `node_name`, remembering up to `entries` answers; reviews run on `control`.
     pub fn new(
-        api_server: Arc<ApiServer>,
+        api_server: ApiServer,
         node_name: Arc<str>,
         settings: &Authorization,
         entries: usize,
@@ -70,9 +70,19 @@ impl AccessReviewer {
         let lives = Lives {
             allowed: settings.cache_authorized_ttl,
             not_allowed: settings.cache_unauthorized_ttl,
-            interactive: settings.interactive.cache_authorized_ttl.min(settings.cache_authorized_ttl),
+            interactive: settings
+                .interactive
+                .cache_authorized_ttl
+                .min(settings.cache_authorized_ttl),
         };
-        Self { api_server, node_name, lives, cache: Cache::new(entries, control), metrics }
+        let lost = Decision::Failed(Arc::from("the review was lost"));
+        Self {
+            api_server,
+            node_name,
+            lives,
+            cache: Cache::new(entries, control, lost),
+            metrics,
+        }
     }
 
     /// Whether `identity` may `verb` this node's `subresource`.
@@ -83,14 +93,19 @@ impl AccessReviewer {
         subresource: Subresource,
         interactive: bool,
     ) -> Decision {
-        let question = Question { identity: identity.clone(), verb, subresource, interactive };
+        let question = Question {
+            identity: identity.clone(),
+            verb,
+            subresource,
+            interactive,
+        };
         if let Some(decision) = self.cache.get(&question) {
             self.metrics.cache_hit(CacheKind::Access);
             return decision;
         }
         self.metrics.cache_miss(CacheKind::Access);
         let (api_server, node_name, lives) = (self.api_server.clone(), self.node_name.clone(), self.lives);
-        let asked = question.clone();
+        let (asked, metrics) = (question.clone(), self.metrics.clone());
         self.cache
             .get_or_review(question, move || async move {
                 let spec = AccessSpec {
@@ -99,7 +114,9 @@ impl AccessReviewer {
                     subresource: asked.subresource.as_str(),
                     name: &node_name,
                 };
-                decide(api_server.review_access(spec).await, &asked, lives)
+                let answer = api_server.review_access(spec).await;
+                metrics.review("subjectaccessreviews", &answer);
+                decide(answer, &asked, lives)
             })
             .await
     }
@@ -115,7 +132,11 @@ fn decide(
         Err(error) => (Decision::Failed(error.to_string().into()), FAILURE_LIFE),
         Ok(answer) if answer.denied => (Decision::Deny(answer.reason.into()), lives.not_allowed),
         Ok(answer) if answer.allowed => {
-            let life = if question.interactive { lives.interactive } else { lives.allowed };
+            let life = if question.interactive {
+                lives.interactive
+            } else {
+                lives.allowed
+            };
             let left = question.identity.valid_until().map_or(life, |until| {
                 until.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO)
             });

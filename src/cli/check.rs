@@ -51,7 +51,11 @@ impl Check {
 
 /// Every file that would keep the gate from starting, not only the first.
 fn problems(settings: &Settings) -> Vec<StartError> {
-    let kubelet = Kubelet::new(settings.upstream.clone(), settings.limits.upstream_connect_timeout, Metrics::new().into());
+    let kubelet = Kubelet::new(
+        settings.upstream.clone(),
+        settings.limits.upstream_connect_timeout,
+        Metrics::new().into(),
+    );
     let outcomes: [Result<(), StartError>; 5] = [
         Serving::load(settings).map(drop).map_err(StartError::from),
         kubelet.map(drop).map_err(StartError::from),

@@ -57,7 +57,11 @@ impl Explain {
             Err(error) => {
                 let (refused, why) = (error.status.as_u16(), error.inside_text());
                 match self.output {
-                    Output::Json => print_json(&Refused { refused, reason: error.reason, why }),
+                    Output::Json => print_json(&Refused {
+                        refused,
+                        reason: error.reason,
+                        why,
+                    }),
                     Output::Table => println!("refused     {refused}: {why}"),
                 }
                 FAILED
@@ -67,7 +71,8 @@ impl Explain {
 
     /// Judged exactly as the gate judges a request on the wire.
     fn checks(&self) -> Result<Checks, RequestError> {
-        let method = Method::from_bytes(self.method.as_bytes()).map_err(|_| RequestError::method_not_allowed())?;
+        let method =
+            Method::from_bytes(self.method.as_bytes()).map_err(|_| RequestError::method_not_allowed())?;
         let target: PathAndQuery = self.path.parse().map_err(|_| {
             RequestError::bad_request("not_a_path", "the request target must be a path starting with /")
         })?;
@@ -77,7 +82,9 @@ impl Explain {
                 UpgradeTo::Spdy => "SPDY/3.1",
                 UpgradeTo::Websocket => "websocket",
             };
-            request = request.header("connection", "Upgrade").header("upgrade", protocol);
+            request = request
+                .header("connection", "Upgrade")
+                .header("upgrade", protocol);
         }
         let (parts, ()) = request
             .body(())
@@ -87,18 +94,38 @@ impl Explain {
     }
 
     fn print(&self, checks: &Checks) {
-        let names: Vec<&'static str> = checks.subresources().iter().map(|subresource| subresource.as_str()).collect();
+        let names: Vec<&'static str> = checks
+            .subresources()
+            .iter()
+            .map(|subresource| subresource.as_str())
+            .collect();
         let verb = checks.verb().as_str();
         if self.output == Output::Json {
             let path = checks.path().to_owned();
-            return print_json(&Explained { verb, checks: names, interactive: checks.interactive(), path });
+            return print_json(&Explained {
+                verb,
+                checks: names,
+                interactive: checks.interactive(),
+                path,
+            });
         }
         println!("path        {}", checks.path());
-        println!("verb        {verb}{}", if checks.interactive() { "  (interactive: always create)" } else { "" });
+        println!(
+            "verb        {verb}{}",
+            if checks.interactive() {
+                "  (interactive: always create)"
+            } else {
+                ""
+            }
+        );
         let reviews: Vec<String> = names.iter().map(|name| format!("{verb} nodes/{name}")).collect();
         println!("reviews     {}", reviews.join(", else "));
         if self.upgrade.is_some() {
-            let kind = if checks.tunnel().is_some() { "may become a tunnel" } else { "no tunnel here: answered plainly" };
+            let kind = if checks.tunnel().is_some() {
+                "may become a tunnel"
+            } else {
+                "no tunnel here: answered plainly"
+            };
             println!("upgrade     {kind}");
         }
     }

@@ -83,7 +83,10 @@ fn serve(runtime: &Runtime, settings: Settings) -> u8 {
     let served = runtime.block_on(async {
         let stop = CancellationToken::new();
         tokio::spawn(until_signalled(stop.clone()));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(keep_reloading(gate.clone())));
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(keep_reloading(gate.clone())),
+        );
         listen::serve(gate, sockets, stop).await
     });
     let written = audit.shutdown(AUDIT_FLUSH);
@@ -116,7 +119,8 @@ fn announce(gate: &Gate, sockets: &listen::Sockets) {
 
 /// SIGTERM or SIGINT stop the gate.
 async fn until_signalled(stop: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("signals cannot be received; the gate stops only when it is killed");
         return;
@@ -130,7 +134,9 @@ async fn until_signalled(stop: CancellationToken) {
 
 /// Reads changed files again, by the clock and on SIGHUP, which also reopens the audit file.
 async fn keep_reloading(gate: Arc<Gate>) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return;
+    };
     let mut clock = interval(RELOAD);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -147,12 +153,16 @@ async fn keep_reloading(gate: Arc<Gate>) {
 
 fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_env("KUBELET_GATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
     // A second subscriber in one process (a test's) is no reason to fail.
     let _ = match format {
         LogFormat::Json => builder.json().try_init(),
         LogFormat::Text => {
-            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
+                && std::env::var_os("NO_COLOR").is_none();
             builder.with_ansi(colours).try_init()
         }
     };
@@ -161,7 +171,13 @@ fn log_to_stderr(format: LogFormat) {
 /// Keys and tokens are in this process' memory.
 fn no_core_dumps() {
     use rustix::process::{Resource, Rlimit, setrlimit};
-    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+    if let Err(error) = setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    ) {
         tracing::warn!(%error, "core dumps cannot be switched off");
     }
 }

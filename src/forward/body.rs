@@ -35,15 +35,21 @@ impl Body {
 
     /// A body that is there already.
     pub fn full(bytes: Bytes) -> Self {
-        Self { kind: Kind::Full(bytes), guard: None }
+        Self {
+            kind: Kind::Full(bytes),
+            guard: None,
+        }
     }
 
     pub(super) fn kubelet(incoming: Incoming, upstream: PooledConnection) -> Self {
         let mut upstream = Some(upstream);
         if incoming.is_end_stream() {
-            upstream.take().map_or((), PooledConnection::give_back);
+            give_back(&mut upstream);
         }
-        Self { kind: Kind::Kubelet { incoming, upstream }, guard: None }
+        Self {
+            kind: Kind::Kubelet { incoming, upstream },
+            guard: None,
+        }
     }
 
     /// Keeps `guard` until the body has ended or is dropped.
@@ -51,6 +57,13 @@ impl Body {
     pub fn until_end(mut self, guard: Guard) -> Self {
         self.guard = Some(guard);
         self
+    }
+}
+
+/// The answer has ended: its connection goes back to the pool, if it can take another request.
+fn give_back(upstream: &mut Option<PooledConnection>) {
+    if let Some(upstream) = upstream.take() {
+        upstream.give_back();
     }
 }
 
@@ -78,10 +91,10 @@ impl HttpBody for Body {
                     frame = Pin::new(&mut *incoming).poll_frame(cx);
                 }
                 if matches!(frame, Poll::Ready(None)) || frame.is_ready() && incoming.is_end_stream() {
-                    if let Some(mut upstream) = upstream.take() {
+                    if let Some(upstream) = upstream {
                         upstream.poll(cx);
-                        upstream.give_back();
                     }
+                    give_back(upstream);
                 }
                 frame
             }

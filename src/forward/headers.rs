@@ -58,10 +58,19 @@ fn forbidden(name: &HeaderName) -> bool {
         "x-http-method-override",
         "x-real-ip",
     ];
-    const PREFIXES: [&str; 5] = ["impersonate-", "x-forwarded-", "x-remote-", "x-ssl-client-", "x-client-cert-"];
+    const PREFIXES: [&str; 5] = [
+        "impersonate-",
+        "x-forwarded-",
+        "x-remote-",
+        "x-ssl-client-",
+        "x-client-cert-",
+    ];
     let name = name.as_str();
     // Nearly every header fails here, on its first letter.
-    if !matches!(name.as_bytes().first(), Some(b'a' | b'c' | b'e' | b'f' | b'i' | b'p' | b't' | b'x')) {
+    if !matches!(
+        name.as_bytes().first(),
+        Some(b'a' | b'c' | b'e' | b'f' | b'i' | b'p' | b't' | b'x')
+    ) {
         return false;
     }
     let dashed;
@@ -85,7 +94,12 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
         // A client must not be able to take away what makes the message a message.
-        .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE))
+        .filter(|name| {
+            !matches!(
+                *name,
+                header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE
+            )
+        })
         .collect();
     for name in named {
         headers.remove(name);
@@ -112,8 +126,9 @@ fn remove_websocket_token(headers: &mut HeaderMap) {
     if !protocols().any(|protocol| protocol.starts_with(WEBSOCKET_TOKEN_PREFIX.as_bytes())) {
         return;
     }
-    let rest: Vec<&[u8]> =
-        protocols().filter(|protocol| !protocol.starts_with(WEBSOCKET_TOKEN_PREFIX.as_bytes())).collect();
+    let rest: Vec<&[u8]> = protocols()
+        .filter(|protocol| !protocol.starts_with(WEBSOCKET_TOKEN_PREFIX.as_bytes()))
+        .collect();
     match HeaderValue::from_bytes(&rest.join(&b","[..])) {
         Ok(value) if !rest.is_empty() => {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);

@@ -106,7 +106,12 @@ impl Kubelet {
         metrics: Arc<Metrics>,
     ) -> Result<Self, KubeletError> {
         let access = ArcSwap::from_pointee(Access::read(&settings, 0)?);
-        Ok(Self { settings, connect_timeout, access, metrics })
+        Ok(Self {
+            settings,
+            connect_timeout,
+            access,
+            metrics,
+        })
     }
 
     /// Reads the files again; what has not changed stays, and on an error the last good stays. `Ok(true)` if changed.
@@ -148,7 +153,8 @@ impl Kubelet {
     pub(super) fn address_request(&self, parts: &mut Parts) -> Result<(), RequestError> {
         if !parts.headers.contains_key(HOST) {
             let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
-            let host = HeaderValue::from_str(authority).map_err(|error| RequestError::internal(error.to_string()))?;
+            let host = HeaderValue::from_str(authority)
+                .map_err(|error| RequestError::internal(error.to_string()))?;
             parts.headers.insert(HOST, host);
         }
         if parts.uri.authority().is_some() {
@@ -175,9 +181,10 @@ impl Kubelet {
                 let reread = self.reload();
                 self.metrics.reloaded("upstream", reread.is_ok());
                 match reread {
-                    Ok(true) => {
-                        self.connect_with(&self.access.load_full()).await.map_err(|error| self.refuse(&error))
-                    }
+                    Ok(true) => self
+                        .connect_with(&self.access.load_full())
+                        .await
+                        .map_err(|error| self.refuse(&error)),
                     _ => Err(self.refuse(&error)),
                 }
             }
@@ -200,9 +207,14 @@ impl Kubelet {
                     }
                 }
             };
-            http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(io::Error::other)
+            http1::Builder::new()
+                .handshake(TokioIo::new(io))
+                .await
+                .map_err(io::Error::other)
         });
-        let (sender, connection) = dialled.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let (sender, connection) = dialled
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(Box::new(Upstream::new(sender, connection, access.generation)))
     }
 
@@ -243,7 +255,10 @@ impl Access {
             None => None,
             Some(UpstreamTrust::Pinned(path)) => {
                 let pinned = certificates("upstream.certificateFile", path, next())?;
-                Some((UpstreamVerification::Pinned(pinned), ServerName::IpAddress([127, 0, 0, 1].into())))
+                Some((
+                    UpstreamVerification::Pinned(pinned),
+                    ServerName::from(std::net::IpAddr::from([127, 0, 0, 1])),
+                ))
             }
             Some(UpstreamTrust::Ca { ca_file, server_name }) => {
                 let roots = certificates("upstream.caFile", ca_file, next())?;
@@ -256,8 +271,10 @@ impl Access {
             None => None,
             Some((certificate_file, key_file)) => {
                 let chain = certificates("upstream.clientCertificateFile", certificate_file, next())?;
-                let key = pem::private_key(key_file, next())
-                    .map_err(|source| KubeletError::Pem { key: "upstream.clientKeyFile", source })?;
+                let key = pem::private_key(key_file, next()).map_err(|source| KubeletError::Pem {
+                    key: "upstream.clientKeyFile",
+                    source,
+                })?;
                 Some(tls::certified_key(chain, key)?)
             }
         };
@@ -272,7 +289,12 @@ impl Access {
                 Some((TlsConnector::from(config), name))
             }
         };
-        Ok(Self { generation, tls, authorization, files })
+        Ok(Self {
+            generation,
+            tls,
+            authorization,
+            files,
+        })
     }
 }
 

@@ -60,18 +60,30 @@ pub async fn forward(
             return Err(bad_answer("101 to a request that asked for no upgrade"));
         }
         headers::for_client(response.headers_mut(), None);
-        return Ok(Forwarded::Answer(response.map(|incoming| Body::kubelet(incoming, upstream))));
+        return Ok(Forwarded::Answer(
+            response.map(|incoming| Body::kubelet(incoming, upstream)),
+        ));
     };
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         let answered = response.headers().get(http::header::UPGRADE);
-        if !answered.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(protocol.as_str().as_bytes())) {
+        if !answered.is_some_and(|value| {
+            value
+                .as_bytes()
+                .eq_ignore_ascii_case(protocol.as_str().as_bytes())
+        }) {
             return Err(bad_answer("101 to another protocol than was asked for"));
         }
         headers::for_client(response.headers_mut(), Some(protocol));
-        let (io, early) = upstream.into_io().await.map_err(|error| bad_answer(error.to_string()))?;
+        let (io, early) = upstream
+            .into_io()
+            .await
+            .map_err(|error| bad_answer(error.to_string()))?;
         let tunnel = Tunnel::new(on_upgrade, io, early);
-        return Ok(Forwarded::Upgraded(response.map(|_| Body::empty()), Box::new(tunnel)));
+        return Ok(Forwarded::Upgraded(
+            response.map(|_| Body::empty()),
+            Box::new(tunnel),
+        ));
     }
     if status.as_u16() < 400 {
         // Redirects of container streams were an SSRF (CVE-2020-8559), and a 200 is no upgrade: neither is relayed.
@@ -79,7 +91,9 @@ pub async fn forward(
     }
     upstream.never_reuse();
     headers::for_client(response.headers_mut(), None);
-    Ok(Forwarded::Answer(response.map(|incoming| Body::kubelet(incoming, upstream))))
+    Ok(Forwarded::Answer(
+        response.map(|incoming| Body::kubelet(incoming, upstream)),
+    ))
 }
 
 /// Sends a request on a pooled connection or a new one, and waits for the head of the answer.
@@ -94,7 +108,9 @@ async fn send(
                 kubelet.metrics().upstream_connection("reused");
                 return Ok((pool.guard(upstream), response));
             }
-            Err(SendError { unsent: Some(unsent), .. }) => {
+            Err(SendError {
+                unsent: Some(unsent), ..
+            }) => {
                 kubelet.metrics().upstream_connection("retried");
                 request = *unsent;
             }
@@ -103,7 +119,10 @@ async fn send(
     }
     let mut upstream: Box<Upstream> = kubelet.connect().await?;
     kubelet.metrics().upstream_connection("new");
-    let response = upstream.send(request).await.map_err(|failed| no_answer(&failed.error))?;
+    let response = upstream
+        .send(request)
+        .await
+        .map_err(|failed| no_answer(&failed.error))?;
     Ok((pool.guard(upstream), response))
 }
 
@@ -114,5 +133,9 @@ fn no_answer(error: &hyper::Error) -> RequestError {
 
 fn bad_answer(what: impl Into<String>) -> RequestError {
     let inside = format!("the kubelet answered {}", what.into());
-    RequestError::bad_gateway("bad_upgrade", "the kubelet gave an upgrade an answer that is not passed on\n", inside)
+    RequestError::bad_gateway(
+        "bad_upgrade",
+        "the kubelet gave an upgrade an answer that is not passed on\n",
+        inside,
+    )
 }

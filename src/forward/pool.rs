@@ -54,12 +54,22 @@ impl Upstream {
         connection: Connection<TokioIo<KubeletIo>, Incoming>,
         generation: u64,
     ) -> Self {
-        Self { sender, connection, done: false, generation }
+        Self {
+            sender,
+            connection,
+            done: false,
+            generation,
+        }
     }
 
     /// Writes a request and waits for the head of its answer, polling the connection along.
     pub(super) async fn send(&mut self, request: Request<Incoming>) -> Result<Response<Incoming>, SendError> {
-        let Self { sender, connection, done, .. } = self;
+        let Self {
+            sender,
+            connection,
+            done,
+            ..
+        } = self;
         let mut response = pin!(sender.try_send_request(request));
         poll_fn(|cx| {
             if !*done && Pin::new(&mut *connection).poll_without_shutdown(cx).is_ready() {
@@ -68,7 +78,10 @@ impl Upstream {
             response.as_mut().poll(cx)
         })
         .await
-        .map_err(|mut error| SendError { unsent: error.take_message().map(Box::new), error: error.into_error() })
+        .map_err(|mut error| SendError {
+            unsent: error.take_message().map(Box::new),
+            error: error.into_error(),
+        })
     }
 
     /// Moves the connection on: reads what the kubelet sent, writes what the client sent.
@@ -90,7 +103,11 @@ impl Upstream {
 impl Pool {
     /// A pool that keeps up to `capacity` idle connections.
     pub fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
-        Self(Arc::new(Shelf { idle: Mutex::default(), capacity, metrics }))
+        Self(Arc::new(Shelf {
+            idle: Mutex::default(),
+            capacity,
+            metrics,
+        }))
     }
 
     /// The connection used last, if one is still good and was made under `generation`.
@@ -113,7 +130,10 @@ impl Pool {
     }
 
     pub(super) fn guard(&self, upstream: Box<Upstream>) -> PooledConnection {
-        PooledConnection { upstream, pool: Some(self.clone()) }
+        PooledConnection {
+            upstream,
+            pool: Some(self.clone()),
+        }
     }
 
     /// Closes what has been idle for too long; called from time to time, so that an idle gate holds no dead socket.
@@ -123,7 +143,10 @@ impl Pool {
             let young = idle.partition_point(|(since, _)| since.elapsed() > MAX_IDLE);
             idle.drain(..young).collect()
         };
-        self.0.metrics.upstream_idle.dec_by(i64::try_from(expired.len()).unwrap_or(i64::MAX));
+        self.0
+            .metrics
+            .upstream_idle
+            .dec_by(i64::try_from(expired.len()).unwrap_or(i64::MAX));
     }
 
     fn take(&self) -> Option<(Instant, Box<Upstream>)> {
@@ -146,7 +169,9 @@ impl Pool {
 impl Drop for Shelf {
     fn drop(&mut self) {
         let idle = self.idle.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.metrics.upstream_idle.dec_by(i64::try_from(idle.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .upstream_idle
+            .dec_by(i64::try_from(idle.len()).unwrap_or(i64::MAX));
     }
 }
 

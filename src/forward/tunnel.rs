@@ -66,13 +66,21 @@ impl EndedBy {
 
 impl Tunnel {
     pub(super) fn new(client: OnUpgrade, kubelet: KubeletIo, early: Bytes) -> Self {
-        Self { client, kubelet, early }
+        Self {
+            client,
+            kubelet,
+            early,
+        }
     }
 
     /// Copies until one side ends, `idle` (zero = never) passes without a byte, or `stop` is cancelled. When one
     /// direction ends, the other may flush for a second; then both are closed.
     pub async fn run(self, idle: Duration, stop: CancellationToken) -> StreamEnd {
-        let Self { client, mut kubelet, early } = self;
+        let Self {
+            client,
+            mut kubelet,
+            early,
+        } = self;
         let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
         let end = |by| StreamEnd {
             received: received.load(Ordering::Relaxed),
@@ -104,7 +112,10 @@ impl Tunnel {
             }
         };
         // Both sides are told, within a bound; dropping the sockets does the rest.
-        let _ = timeout(FLUSH, async { tokio::join!(to_client.shutdown(), to_kubelet.shutdown()) }).await;
+        let _ = timeout(FLUSH, async {
+            tokio::join!(to_client.shutdown(), to_kubelet.shutdown())
+        })
+        .await;
         end(by)
     }
 }
@@ -145,7 +156,10 @@ async fn quiet(idle: Duration, sent: &AtomicU64, received: &AtomicU64) {
     if idle.is_zero() {
         return std::future::pending().await;
     }
-    let total = || sent.load(Ordering::Relaxed).wrapping_add(received.load(Ordering::Relaxed));
+    let total = || {
+        sent.load(Ordering::Relaxed)
+            .wrapping_add(received.load(Ordering::Relaxed))
+    };
     // Four looks per period: a stream ends at most a quarter late.
     let step = (idle / 4).max(Duration::from_millis(1));
     let (mut seen, mut since) = (total(), Instant::now());

@@ -35,9 +35,9 @@ pub struct Connection {
     pub activity: Arc<Activity>,
 }
 
-
 /// What a kubelet answers to a client that speaks plain HTTP on its TLS port.
-const PLAIN_HTTP: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+const PLAIN_HTTP: &[u8] =
+    b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -81,7 +81,9 @@ async fn handshake(stream: TcpStream, gate: &Gate) -> io::Result<Option<TlsStrea
         Ok(stream) => {
             let session = stream.get_ref().1;
             let version = session.protocol_version().map_or("none", tls::version_name);
-            let group = session.negotiated_key_exchange_group().map_or("none", |group| tls::group_name(group.name()));
+            let group = session
+                .negotiated_key_exchange_group()
+                .map_or("none", |group| tls::group_name(group.name()));
             gate.metrics().handshake("ok", version, group);
             Ok(Some(stream))
         }
@@ -115,8 +117,17 @@ async fn requests(
     let chain = session.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
     let activity = Arc::new(Activity::new());
     let limits = gate.limits();
-    let watched = Watched::new(stream, activity.clone(), Timeouts::from(limits), gate.metrics_handle());
-    let connection = Arc::new(Connection { peer, presented: Presented::new(chain), activity });
+    let watched = Watched::new(
+        stream,
+        activity.clone(),
+        Timeouts::from(limits),
+        gate.metrics_handle(),
+    );
+    let connection = Arc::new(Connection {
+        peer,
+        presented: Presented::new(chain),
+        activity,
+    });
     let service = {
         let (gate, worker) = (gate.clone(), worker.clone());
         service_fn(move |request: Request<Incoming>| {

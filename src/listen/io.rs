@@ -99,7 +99,11 @@ impl Default for Activity {
 
 impl From<&Limits> for Timeouts {
     fn from(limits: &Limits) -> Self {
-        Self { head: limits.request_head_timeout, idle: limits.idle_timeout, stall: limits.write_stall_timeout }
+        Self {
+            head: limits.request_head_timeout,
+            idle: limits.idle_timeout,
+            stall: limits.write_stall_timeout,
+        }
     }
 }
 
@@ -109,7 +113,15 @@ impl<T> Watched<T> {
     /// Watches `stream`, whose requests report to `activity`.
     pub fn new(stream: T, activity: Arc<Activity>, timeouts: Timeouts, metrics: Arc<Metrics>) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + timeouts.idle));
-        Self { stream, activity, timeouts, metrics, timer, armed: false, stalled: None }
+        Self {
+            stream,
+            activity,
+            timeouts,
+            metrics,
+            timer,
+            armed: false,
+            stalled: None,
+        }
     }
 
     /// When the connection must end if nothing happens, and what that is called.

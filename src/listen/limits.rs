@@ -37,7 +37,14 @@ pub enum Exhausted {
 impl<K: Clone + Eq + Hash> Quota<K> {
     /// At most `total` shares, at most `each` under one key.
     pub fn new(total: usize, each: usize) -> Arc<Self> {
-        Arc::new(Self { total, each, held: Mutex::new(Held { total: 0, each: HashMap::new() }) })
+        Arc::new(Self {
+            total,
+            each,
+            held: Mutex::new(Held {
+                total: 0,
+                each: HashMap::new(),
+            }),
+        })
     }
 
     /// One share under `key`.
@@ -55,7 +62,10 @@ impl<K: Clone + Eq + Hash> Quota<K> {
         }
         *each += 1;
         held.total += 1;
-        Ok(Share { quota: self.clone(), key })
+        Ok(Share {
+            quota: self.clone(),
+            key,
+        })
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Stopped {
 /// A worker's thread cannot be started.
 pub async fn serve(gate: Arc<Gate>, sockets: Sockets, stop: CancellationToken) -> std::io::Result<Stopped> {
     let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
-    let workers: Arc<[WorkerHandle]> = (0..gate.settings().workers)
+    let workers: Arc<Vec<WorkerHandle>> = (0..gate.settings().workers)
         .map(|number| worker::start(number, gate.clone(), drain.clone(), cut.clone()))
         .collect::<std::io::Result<Vec<_>>>()?
         .into();
@@ -64,8 +64,13 @@ pub async fn serve(gate: Arc<Gate>, sockets: Sockets, stop: CancellationToken) -
     // The admin port goes on answering while connections drain, so that the drain can be watched.
     let admin_stop = CancellationToken::new();
     let admin = TaskTracker::new();
-    for listener in sockets.admin {
-        admin.spawn(crate::admin::serve(listener, gate.clone(), stop.clone(), admin_stop.clone()));
+    if let Some(listener) = sockets.admin {
+        admin.spawn(crate::admin::serve(
+            listener,
+            gate.clone(),
+            stop.clone(),
+            admin_stop.clone(),
+        ));
     }
 
     stop.cancelled().await;
@@ -79,12 +84,11 @@ pub async fn serve(gate: Arc<Gate>, sockets: Sockets, stop: CancellationToken) -
     Ok(stopped)
 }
 
-async fn stop_workers(gate: &Gate, workers: Arc<[WorkerHandle]>, cut: &CancellationToken) -> Stopped {
+async fn stop_workers(gate: &Gate, workers: Arc<Vec<WorkerHandle>>, cut: &CancellationToken) -> Stopped {
     // The acceptors are gone, so this is the last owner; the channels close and the workers drain.
     let mut threads = Vec::new();
     let loads: Vec<_> = workers.iter().map(|worker| worker.load.clone()).collect();
-    if let Ok(workers) = Arc::try_unwrap(workers.into()) {
-        let workers: Box<[WorkerHandle]> = workers;
+    if let Some(workers) = Arc::into_inner(workers) {
         threads.extend(workers.into_iter().map(|worker| worker.thread));
     }
     let mut joined = tokio::task::spawn_blocking(move || {
@@ -104,7 +108,12 @@ async fn stop_workers(gate: &Gate, workers: Arc<[WorkerHandle]>, cut: &Cancellat
 }
 
 /// Accepts, counts and hands on, until dropped.
-async fn accept(listener: TcpListener, gate: Arc<Gate>, quota: Arc<Quota<IpAddr>>, workers: Arc<[WorkerHandle]>) {
+async fn accept(
+    listener: TcpListener,
+    gate: Arc<Gate>,
+    quota: Arc<Quota<IpAddr>>,
+    workers: Arc<Vec<WorkerHandle>>,
+) {
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -119,13 +128,21 @@ async fn accept(listener: TcpListener, gate: Arc<Gate>, quota: Arc<Quota<IpAddr>
     }
 }
 
-fn hand_over(stream: TcpStream, peer: SocketAddr, gate: &Gate, quota: &Arc<Quota<IpAddr>>, workers: &[WorkerHandle]) {
+fn hand_over(
+    stream: TcpStream,
+    peer: SocketAddr,
+    gate: &Gate,
+    quota: &Arc<Quota<IpAddr>>,
+    workers: &[WorkerHandle],
+) {
     let share = match quota.take(peer.ip().to_canonical()) {
         Ok(share) => share,
         Err(Exhausted::Each) => return gate.metrics().rejected("connections_per_address"),
         Err(Exhausted::Total) => return gate.metrics().rejected("connections"),
     };
-    let Some(worker) = workers.iter().min_by_key(|worker| worker.load.load(Relaxed)) else { return };
+    let Some(worker) = workers.iter().min_by_key(|worker| worker.load.load(Relaxed)) else {
+        return;
+    };
     match stream.into_std() {
         Ok(stream) => {
             if worker.send.try_send(Accepted { stream, peer, share }).is_err() {

@@ -40,12 +40,18 @@ impl Sockets {
     /// One of them cannot be bound; none is kept then.
     pub fn bind(settings: &Settings) -> Result<Self, BindError> {
         let all = |key, addresses: &[SocketAddr]| {
-            addresses.iter().map(|address| bind(key, *address)).collect::<Result<Vec<_>, _>>()
+            addresses
+                .iter()
+                .map(|address| bind(key, *address))
+                .collect::<Result<Vec<_>, _>>()
         };
         Ok(Self {
             tls: all("listen", &settings.listen)?,
             tombstone: all("readOnlyPort.listen", &settings.read_only_port.listen)?,
-            admin: settings.admin_listen.map(|address| bind("admin.listen", address)).transpose()?,
+            admin: settings
+                .admin_listen
+                .map(|address| bind("admin.listen", address))
+                .transpose()?,
         })
     }
 
@@ -61,12 +67,17 @@ impl Sockets {
 
     /// Where the admin port was bound.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
+        self.admin
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok())
     }
 }
 
 fn local(listeners: &[TcpListener]) -> Vec<SocketAddr> {
-    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect()
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {

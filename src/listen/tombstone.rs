@@ -31,7 +31,9 @@ pub(super) async fn serve(listener: TcpListener, gate: Arc<Gate>, stop: Cancella
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let accepting = async {
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let gate = gate.clone();
@@ -55,7 +57,10 @@ async fn answer(stream: TcpStream, gate: &Gate) -> hyper::Result<()> {
         gate.metrics().read_only_port.inc();
         let mut response = Response::new(Full::new(Bytes::from_static(SENTENCE)));
         *response.status_mut() = StatusCode::GONE;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
         std::future::ready(Ok::<_, Infallible>(response))
     });
     http1::Builder::new()

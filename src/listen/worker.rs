@@ -51,7 +51,9 @@ pub(super) fn start(
 ) -> std::io::Result<WorkerHandle> {
     let (send, receive) = mpsc::channel(128);
     let load = Arc::new(AtomicUsize::new(0));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let thread = {
         let load = load.clone();
         std::thread::Builder::new()
@@ -69,7 +71,12 @@ async fn run(
     cut: CancellationToken,
 ) {
     let pool = Pool::new(gate.limits().upstream_idle_connections, gate.metrics_handle());
-    let worker = Arc::new(Worker { pool, tasks: TaskTracker::new(), drain, cut });
+    let worker = Arc::new(Worker {
+        pool,
+        tasks: TaskTracker::new(),
+        drain,
+        cut,
+    });
     let mut sweep = interval(Duration::from_secs(30));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -32,7 +32,9 @@ struct KubeletConfiguration {
 
 /// Every kubelet process under `proc`.
 pub fn running_kubelets(proc: &Path) -> Vec<RunningKubelet> {
-    let Ok(entries) = std::fs::read_dir(proc) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(proc) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| {
@@ -55,11 +57,22 @@ pub fn may_listen(settings: &Settings, kubelets: &[RunningKubelet]) -> Result<()
     if let UpstreamUrl::Http(upstream) | UpstreamUrl::Https(upstream) = &settings.upstream.url {
         kubelet_ports.push(upstream.port());
     }
-    kubelet_ports.extend(kubelets.iter().flat_map(|kubelet| kubelet.binds.iter().flatten().map(SocketAddr::port)));
+    kubelet_ports.extend(
+        kubelets
+            .iter()
+            .flat_map(|kubelet| kubelet.binds.iter().flatten().map(SocketAddr::port)),
+    );
 
     let listen = settings.listen.iter().map(|address| ("listen", *address));
-    let tombstone = settings.read_only_port.listen.iter().map(|address| ("readOnlyPort.listen", *address));
-    for (key, address) in listen.chain(tombstone).filter(|(_, address)| kubelet_ports.contains(&address.port())) {
+    let tombstone = settings
+        .read_only_port
+        .listen
+        .iter()
+        .map(|address| ("readOnlyPort.listen", *address));
+    for (key, address) in listen
+        .chain(tombstone)
+        .filter(|(_, address)| kubelet_ports.contains(&address.port()))
+    {
         if kubelets.is_empty() {
             return Err(NodeError::NoKubelet { key, address });
         }
@@ -67,11 +80,21 @@ pub fn may_listen(settings: &Settings, kubelets: &[RunningKubelet]) -> Result<()
             let pid = kubelet.pid;
             match &kubelet.binds {
                 Err((path, why)) => {
-                    return Err(NodeError::KubeletConfig { pid, path: path.clone(), why: why.clone(), address });
+                    return Err(NodeError::KubeletConfig {
+                        pid,
+                        path: path.clone(),
+                        why: why.clone(),
+                        address,
+                    });
                 }
                 Ok(binds) => {
                     if let Some(kubelet) = binds.iter().find(|bound| overlap(**bound, address)) {
-                        return Err(NodeError::KubeletsPort { key, address, pid, kubelet: *kubelet });
+                        return Err(NodeError::KubeletsPort {
+                            key,
+                            address,
+                            pid,
+                            kubelet: *kubelet,
+                        });
                     }
                 }
             }
@@ -88,16 +111,22 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 impl RunningKubelet {
     /// The kubelet behind an argument vector (NUL-separated), if it is one. `process` is its folder in `/proc`.
     fn of(pid: i32, argv: &[u8], process: &Path) -> Option<Self> {
-        let arguments: Vec<String> =
-            argv.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect();
+        let arguments: Vec<String> = argv
+            .split(|byte| *byte == 0)
+            .map(|argument| String::from_utf8_lossy(argument).into_owned())
+            .collect();
         let program = Path::new(arguments.first()?).file_name()?.to_str()?;
-        let is_kubelet =
-            program == "kubelet" || program == "hyperkube" && arguments.get(1).is_some_and(|word| word == "kubelet");
+        let is_kubelet = program == "kubelet"
+            || program == "hyperkube" && arguments.get(1).is_some_and(|word| word == "kubelet");
         if !is_kubelet {
             return None;
         }
         let hostname_override = flag(&arguments, "hostname-override");
-        Some(Self { pid, hostname_override, binds: binds(&arguments, process) })
+        Some(Self {
+            pid,
+            hostname_override,
+            binds: binds(&arguments, process),
+        })
     }
 }
 
@@ -109,7 +138,10 @@ fn binds(arguments: &[String], process: &Path) -> Result<Vec<SocketAddr>, (Strin
         return Err((directory, "drop-in directories are not read yet".into()));
     }
     let file = match &config {
-        None => KubeletConfiguration { read_only_port: Some(READ_ONLY_PORT), ..KubeletConfiguration::default() },
+        None => KubeletConfiguration {
+            read_only_port: Some(READ_ONLY_PORT),
+            ..KubeletConfiguration::default()
+        },
         Some(path) => {
             let text = std::fs::read_to_string(seen_from_outside(process, path));
             let text = text.map_err(|error| unknown(error.to_string()))?;
@@ -117,18 +149,26 @@ fn binds(arguments: &[String], process: &Path) -> Result<Vec<SocketAddr>, (Strin
         }
     };
     let number = |name, value: Option<u16>, default| match flag(arguments, name) {
-        Some(flag) => flag.parse().map_err(|_| unknown(format!("--{name}={flag} is no port"))),
+        Some(flag) => flag
+            .parse()
+            .map_err(|_| unknown(format!("--{name}={flag} is no port"))),
         None => Ok(value.unwrap_or(default)),
     };
     let address = flag(arguments, "address").or(file.address).unwrap_or_default();
     let address: IpAddr = match address.as_str() {
         "" => Ipv4Addr::UNSPECIFIED.into(),
-        text => text.parse().map_err(|_| unknown(format!("address {text:?} is no IP address")))?,
+        text => text
+            .parse()
+            .map_err(|_| unknown(format!("address {text:?} is no IP address")))?,
     };
     let port = number("port", file.port, PORT)?;
     let read_only_port = number("read-only-port", file.read_only_port, 0)?;
     let ports = [port, read_only_port];
-    Ok(ports.into_iter().filter(|port| *port != 0).map(|port| SocketAddr::new(address, port)).collect())
+    Ok(ports
+        .into_iter()
+        .filter(|port| *port != 0)
+        .map(|port| SocketAddr::new(address, port))
+        .collect())
 }
 
 /// The last `--name=value` or `--name value`; `_` may stand for `-` in a kubelet's flags.
@@ -136,7 +176,9 @@ fn flag(arguments: &[String], name: &str) -> Option<String> {
     let mut found = None;
     let mut rest = arguments.iter().skip(1);
     while let Some(argument) = rest.next() {
-        let Some(word) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else { continue };
+        let Some(word) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else {
+            continue;
+        };
         match word.split_once('=') {
             Some((flag, value)) if flag.replace('_', "-") == name => found = Some(value.to_owned()),
             None if word.replace('_', "-") == name => found = rest.next().cloned(),

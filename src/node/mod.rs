@@ -73,7 +73,11 @@ pub fn name(settings: &Settings, certificate_common_name: Option<&str>) -> Resul
     settings
         .node_name
         .clone()
-        .or_else(|| certificate_common_name?.strip_prefix("system:node:").map(str::to_owned))
+        .or_else(|| {
+            certificate_common_name?
+                .strip_prefix("system:node:")
+                .map(str::to_owned)
+        })
         .or_else(|| {
             let kubelets = running_kubelets(Path::new("/proc"));
             kubelets.into_iter().find_map(|kubelet| kubelet.hostname_override)

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{PemError, TlsError, Trust, TrustError, certified_key_from_pem, pem, server_config};
 use crate::settings::Settings;
@@ -87,17 +89,23 @@ impl Serving {
             files.push(std::fs::read(&path).map_err(|source| ServingError::Read { key, path, source })?);
         }
         let tls = &settings.tls;
-        let pair = certified_key_from_pem(&tls.cert_file, &files[0], &tls.private_key_file, &files[1])?;
+        let pair = certified_key_from_pem((&tls.cert_file, &files[0]), (&tls.private_key_file, &files[1]))?;
         let trust = match &settings.authentication.client_ca_file {
             None => None,
             Some(path) => {
                 let bundle = pem::certificates(path, &files[2])?;
-                let trust = Trust::new(bundle, generation)
-                    .map_err(|source| ServingError::Trust { path: path.clone(), source })?;
+                let trust = Trust::new(bundle, generation).map_err(|source| ServingError::Trust {
+                    path: path.clone(),
+                    source,
+                })?;
                 Some(Arc::new(trust))
             }
         };
-        let expires = pair.cert.iter().filter_map(|certificate| super::not_after(certificate)).min();
+        let expires = pair
+            .cert
+            .iter()
+            .filter_map(|certificate| not_after(certificate))
+            .min();
         let config = server_config(
             pair,
             trust.as_deref(),
@@ -105,8 +113,20 @@ impl Serving {
             tls.min_version,
             &tls.cipher_suites,
         )?;
-        Ok(Self { config, trust, expires, files, generation })
+        Ok(Self {
+            config,
+            trust,
+            expires,
+            files,
+            generation,
+        })
     }
+}
+
+/// When a certificate ends, as Unix time.
+fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 /// The files with their keys, in a fixed order.

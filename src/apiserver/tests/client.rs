@@ -90,19 +90,13 @@ async fn asks_as_the_kubelet_does() {
         json!({"resourceAttributes": {"version": "v1", "resource": "nodes", "subresource": "proxy", "name": "worker-1"},
             "user": "nobody"})
     );
-    assert_eq!(
-        seen[2].target,
-        "/apis/authentication.k8s.io/v1/tokenreviews"
-    );
+    assert_eq!(seen[2].target, "/apis/authentication.k8s.io/v1/tokenreviews");
     assert_eq!(
         seen[2].body,
         json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
             "spec": {"token": "tok\"en"}, "status": {"user": {}}})
     );
-    assert_eq!(
-        seen[3].body["spec"],
-        json!({"token": "t", "audiences": ["gate"]})
-    );
+    assert_eq!(seen[3].body["spec"], json!({"token": "t", "audiences": ["gate"]}));
     for seen in &seen {
         assert_eq!(seen.headers["authorization"], "Bearer gate-token");
         assert_eq!(
@@ -231,10 +225,7 @@ async fn a_hang_ends_at_the_deadline_and_closes_the_connection() {
         "{error}"
     );
     assert!(start.elapsed() < SECONDS(5));
-    assert_eq!(
-        error.to_string(),
-        "TokenReview failed: no answer within 700ms"
-    );
+    assert_eq!(error.to_string(), "TokenReview failed: no answer within 700ms");
     eventually("closed", || server.open() == 0).await;
     client.review_token("secret", &[]).await.unwrap();
 }

@@ -20,15 +20,9 @@ async fn a_client_certificate_is_shown_and_rotates_with_its_file() {
     );
     // One file with both, as the kubelet keeps it.
     server.write("current.pem", &format!("{}{}", old.certificate, old.key));
-    let kubeconfig = server.kubeconfig(
-        "",
-        "client-certificate: current.pem, client-key: current.pem",
-    );
+    let kubeconfig = server.kubeconfig("", "client-certificate: current.pem, client-key: current.pem");
     assert_eq!(
-        kubeconfig
-            .client_certificate_common_name()
-            .unwrap()
-            .as_deref(),
+        kubeconfig.client_certificate_common_name().unwrap().as_deref(),
         Some("system:node:old")
     );
     let client = client(kubeconfig, DEADLINE);
@@ -52,10 +46,7 @@ async fn a_client_certificate_is_shown_and_rotates_with_its_file() {
 #[tokio::test]
 async fn broken_credentials_leave_the_last_good_ones_in_use() {
     let server = Server::start(vec![]).await;
-    let (old, other) = (
-        server.authority.client("old"),
-        server.authority.client("other"),
-    );
+    let (old, other) = (server.authority.client("old"), server.authority.client("other"));
     server.write("crt", &old.certificate);
     server.write("key", &old.key);
     let client = client(
@@ -75,10 +66,7 @@ async fn broken_credentials_leave_the_last_good_ones_in_use() {
     assert_eq!(server.seen()[0].certificate, Some(der(&old.certificate)));
 
     server.write("crt", "half a certifi");
-    assert!(matches!(
-        client.reload().unwrap_err(),
-        ApiServerError::Pem(_)
-    ));
+    assert!(matches!(client.reload().unwrap_err(), ApiServerError::Pem(_)));
     std::fs::remove_file(server.path("crt")).unwrap();
     assert!(matches!(
         client.reload().unwrap_err(),
@@ -101,10 +89,7 @@ async fn broken_credentials_leave_the_last_good_ones_in_use() {
 async fn a_token_file_rotates_without_a_new_connection() {
     let server = Server::start(vec![]).await;
     server.write("token", "one\n");
-    let client = client(
-        server.kubeconfig("", "tokenFile: token, token: loses"),
-        DEADLINE,
-    );
+    let client = client(server.kubeconfig("", "tokenFile: token, token: loses"), DEADLINE);
     client.review_token("t", &[]).await.unwrap();
     server.write("token", "two");
     client.review_token("t", &[]).await.unwrap();
@@ -178,20 +163,10 @@ async fn in_cluster_credentials_work() {
     let server = Server::start(vec![Act::Answer(201, super::server::JANE)]).await;
     server.write("token", "projected");
     let port = server.address.port().to_string();
-    let source =
-        Kubeconfig::in_cluster(Some("127.0.0.1"), Some(&port), server.directory.path()).unwrap();
-    client(source, DEADLINE)
-        .review_token("t", &[])
-        .await
-        .unwrap();
-    assert_eq!(
-        server.seen()[0].headers["authorization"],
-        "Bearer projected"
-    );
-    assert_eq!(
-        server.seen()[0].headers["host"],
-        format!("127.0.0.1:{port}")
-    );
+    let source = Kubeconfig::in_cluster(Some("127.0.0.1"), Some(&port), server.directory.path()).unwrap();
+    client(source, DEADLINE).review_token("t", &[]).await.unwrap();
+    assert_eq!(server.seen()[0].headers["authorization"], "Bearer projected");
+    assert_eq!(server.seen()[0].headers["host"], format!("127.0.0.1:{port}"));
 }
 
 #[tokio::test]
@@ -203,10 +178,7 @@ async fn a_client_is_not_made_from_broken_credentials() {
     };
     let missing = server.kubeconfig("", "tokenFile: missing");
     let error = ApiServer::new(missing, limits).unwrap_err();
-    assert!(
-        error.to_string().contains("missing: cannot be read: "),
-        "{error}"
-    );
+    assert!(error.to_string().contains("missing: cannot be read: "), "{error}");
     server.write("ca.crt", "");
     assert!(ApiServer::new(server.kubeconfig("", "token: t"), limits).is_err());
 }

@@ -114,16 +114,10 @@ fn what_cannot_be_honoured_is_refused_by_name() {
 
 #[test]
 fn harmless_and_unknown_keys_pass() {
-    let cluster = format!(
-        "{CA}, insecure-skip-tls-verify: false, proxy-url: '', disable-compression: true, new: [1]"
-    );
+    let cluster =
+        format!("{CA}, insecure-skip-tls-verify: false, proxy-url: '', disable-compression: true, new: [1]");
     let user = format!("{TOKEN}, username: '', as: '', exec: null, auth-provider: null");
-    let found = parse(&kubeconfig_text(
-        "https://api.example.org/base/",
-        &cluster,
-        &user,
-    ))
-    .unwrap();
+    let found = parse(&kubeconfig_text("https://api.example.org/base/", &cluster, &user)).unwrap();
     assert_eq!(found.server.host, "api.example.org");
     assert_eq!(found.server.port, 443);
     assert_eq!(found.server.authority, "api.example.org");
@@ -141,15 +135,10 @@ fn paths_are_relative_to_the_kubeconfig_and_data_and_token_file_win() {
     let user = "client-certificate: pki/c.pem, client-key: /abs/k.pem, token: x, tokenFile: tok";
     let found = parse(&kubeconfig_text(URL, CA, user)).unwrap();
     let pair = found.client_certificate.unwrap();
-    assert_eq!(
-        found.authority.origin(),
-        Path::new("/etc/kubernetes/ca.crt")
-    );
+    assert_eq!(found.authority.origin(), Path::new("/etc/kubernetes/ca.crt"));
     assert_eq!(pair.chain.origin(), Path::new("/etc/kubernetes/pki/c.pem"));
     assert_eq!(pair.key.origin(), Path::new("/abs/k.pem"));
-    assert!(
-        matches!(found.token.unwrap(), Material::File(file) if file == Path::new("/etc/kubernetes/tok"))
-    );
+    assert!(matches!(found.token.unwrap(), Material::File(file) if file == Path::new("/etc/kubernetes/tok")));
 
     let cluster = format!(
         "{CA}, certificate-authority-data: \"{}\\n  \"",
@@ -181,9 +170,7 @@ fn the_current_context_decides() {
         error.ends_with("clusters: nothing in it is named \"x\""),
         "{error}"
     );
-    let error = parse(&two.replace("name: a", "name: b"))
-        .unwrap_err()
-        .to_string();
+    let error = parse(&two.replace("name: a", "name: b")).unwrap_err().to_string();
     assert!(
         error.ends_with("contexts: has \"b\" twice; remove one"),
         "{error}"
@@ -203,10 +190,7 @@ fn syntax_errors_tell_the_place_and_nothing_of_the_content() {
         let error = parse(text).unwrap_err();
         assert!(matches!(error, KubeconfigError::Syntax { .. }), "{error}");
         assert!(error.to_string().contains("near line "), "{error}");
-        assert!(
-            !format!("{error} {error:?}").contains("secret"),
-            "{error:?}"
-        );
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
     }
 }
 

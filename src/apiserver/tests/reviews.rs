@@ -31,9 +31,7 @@ fn a_user_is_taken_whole() {
 fn go_writes_empty_lists_as_null() {
     let nulls = r#"{"authenticated":true,"audiences":null,"error":null,
         "user":{"username":"u","uid":null,"groups":null,"extra":null}}"#;
-    assert!(
-        matches!(token(nulls).unwrap(), TokenAnswer::Authenticated { user, .. } if user.username == "u")
-    );
+    assert!(matches!(token(nulls).unwrap(), TokenAnswer::Authenticated { user, .. } if user.username == "u"));
 }
 
 #[test]
@@ -70,18 +68,12 @@ fn doubtful_token_answers_fail() {
     ));
     for garbage in ["", "null", "[]", "{}", r#"{"kind":"TokenReview"}"#] {
         assert!(
-            matches!(
-                token_answer(garbage.as_bytes(), ""),
-                Err(AnswerError::Json(_))
-            ),
+            matches!(token_answer(garbage.as_bytes(), ""), Err(AnswerError::Json(_))),
             "{garbage}"
         );
     }
     let status = br#"{"kind":"Status","status":{"authenticated":true,"user":{"username":"u"}}}"#;
-    assert!(matches!(
-        token_answer(status, ""),
-        Err(AnswerError::Kind { .. })
-    ));
+    assert!(matches!(token_answer(status, ""), Err(AnswerError::Kind { .. })));
 }
 
 #[test]
@@ -95,10 +87,7 @@ fn access_is_allowed_denied_or_neither() {
             .unwrap()
     };
     assert_eq!(flags(r#"{"allowed":true}"#), (true, false));
-    assert_eq!(
-        flags(r#"{"allowed":true,"evaluationError":"x"}"#),
-        (true, false)
-    );
+    assert_eq!(flags(r#"{"allowed":true,"evaluationError":"x"}"#), (true, false));
     assert_eq!(flags(r#"{"allowed":false,"denied":true}"#), (false, true));
     assert_eq!(
         flags(r#"{"allowed":false,"denied":null,"reason":null}"#),
@@ -108,16 +97,8 @@ fn access_is_allowed_denied_or_neither() {
         answer(r#"{"allowed":true,"denied":true}"#),
         Err(AnswerError::AllowedAndDenied)
     ));
-    for garbage in [
-        r#"{}"#,
-        r#"{"allowed":null}"#,
-        r#"{"allowed":1}"#,
-        "\"Success\"",
-    ] {
-        assert!(
-            matches!(answer(garbage), Err(AnswerError::Json(_))),
-            "{garbage}"
-        );
+    for garbage in [r#"{}"#, r#"{"allowed":null}"#, r#"{"allowed":1}"#, "\"Success\""] {
+        assert!(matches!(answer(garbage), Err(AnswerError::Json(_))), "{garbage}");
     }
 }
 

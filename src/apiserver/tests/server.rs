@@ -15,8 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;
@@ -31,7 +30,8 @@ use crate::apiserver::{ApiServer, ClientLimits, Kubeconfig};
 
 pub(super) const ALLOWED: &str =
     r#"{"kind":"SubjectAccessReview","status":{"allowed":true,"reason":"because"}}"#;
-pub(super) const JANE: &str = r#"{"kind":"TokenReview","status":{"authenticated":true,"user":{"username":"jane","groups":["a","b"]}}}"#;
+pub(super) const JANE: &str =
+    r#"{"kind":"TokenReview","status":{"authenticated":true,"user":{"username":"jane","groups":["a","b"]}}}"#;
 
 /// A CA and what it signs.
 pub(super) struct Authority {
@@ -64,9 +64,7 @@ impl Authority {
         common_name: &str,
         usage: ExtendedKeyUsagePurpose,
     ) -> Signed {
-        params
-            .distinguished_name
-            .push(DnType::CommonName, common_name);
+        params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -145,14 +143,12 @@ impl Server {
         let mut roots = RootCertStore::empty();
         roots.add(authority.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .allow_unauthenticated()
-                .build()
-                .unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
         let chain =
-            crate::tls::pem::certificates(Path::new("serving"), serving.certificate.as_bytes())
-                .unwrap();
+            crate::tls::pem::certificates(Path::new("serving"), serving.certificate.as_bytes()).unwrap();
         let key: PrivateKeyDer<'static> =
             crate::tls::pem::private_key(Path::new("serving"), serving.key.as_bytes()).unwrap();
         let mut config = ServerConfig::builder_with_provider(provider)
@@ -286,22 +282,13 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>)
     }
 }
 
-async fn serve(
-    number: usize,
-    tcp: tokio::net::TcpStream,
-    acceptor: TlsAcceptor,
-    state: Arc<State>,
-) {
+async fn serve(number: usize, tcp: tokio::net::TcpStream, acceptor: TlsAcceptor, state: Arc<State>) {
     // With data unread or a linger of zero, closing is a reset; only `Reset` lets it come to that.
     let duplicate = socket2::SockRef::from(&tcp).try_clone().unwrap();
     let Ok(tls) = acceptor.accept(tcp).await else {
         return;
     };
-    let certificate = tls
-        .get_ref()
-        .1
-        .peer_certificates()
-        .map(|chain| chain[0].to_vec());
+    let certificate = tls.get_ref().1.peer_certificates().map(|chain| chain[0].to_vec());
     state.open.fetch_add(1, Ordering::SeqCst);
     let service = service_fn(|request: Request<Incoming>| {
         perform(number, certificate.clone(), request, &state, &duplicate)
@@ -321,11 +308,7 @@ async fn perform(
     socket: &socket2::Socket,
 ) -> Result<Response<Full<Bytes>>, std::io::Error> {
     let (head, body) = request.into_parts();
-    let body = body
-        .collect()
-        .await
-        .map_err(std::io::Error::other)?
-        .to_bytes();
+    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let target = head.uri.to_string();
     let yes = if target.ends_with("tokenreviews") {
         JANE

@@ -105,10 +105,7 @@ impl User {
                 "authentication.kubernetes.io/credential-id",
                 format!("JTI=6d0c4f5e-{namespace}-{name}"),
             ),
-            (
-                "authentication.kubernetes.io/node-name",
-                NODE_NAME.to_owned(),
-            ),
+            ("authentication.kubernetes.io/node-name", NODE_NAME.to_owned()),
             ("authentication.kubernetes.io/pod-name", format!("{name}-0")),
         ];
         Self {
@@ -117,10 +114,7 @@ impl User {
                 .into_iter()
                 .map(|(key, value)| (key.to_owned(), vec![value]))
                 .collect(),
-            ..Self::new(
-                &format!("system:serviceaccount:{namespace}:{name}"),
-                &groups,
-            )
+            ..Self::new(&format!("system:serviceaccount:{namespace}:{name}"), &groups)
         }
     }
 
@@ -186,18 +180,14 @@ impl Rule {
     fn covers(&self, spec: &Value) -> bool {
         let attributes = &spec["resourceAttributes"];
         let attribute = |name: &str| attributes[name].as_str().unwrap_or_default();
-        let listed =
-            |list: &[String], wanted: &str| list.iter().any(|item| item == "*" || item == wanted);
+        let listed = |list: &[String], wanted: &str| list.iter().any(|item| item == "*" || item == wanted);
 
         self.subject.is(spec)
             && attribute("group").is_empty()
             && attribute("resource") == "nodes"
             && listed(&self.verbs, attribute("verb"))
             && listed(&self.subresources, attribute("subresource"))
-            && self
-                .node
-                .as_deref()
-                .is_none_or(|node| node == attribute("name"))
+            && self.node.as_deref().is_none_or(|node| node == attribute("name"))
     }
 
     fn reason(&self) -> String {
@@ -213,9 +203,9 @@ impl Rule {
             },
         };
         match self.deny {
-            false => format!(
-                "RBAC: allowed by ClusterRoleBinding {role:?} of ClusterRole {role:?} to {subject}"
-            ),
+            false => {
+                format!("RBAC: allowed by ClusterRoleBinding {role:?} of ClusterRole {role:?} to {subject}")
+            }
             true => format!("denied by rule {role:?} to {subject}"),
         }
     }
@@ -251,19 +241,10 @@ impl Cluster {
     /// The lab's own tokens and rules.
     pub(super) fn lab() -> Self {
         let users = [
-            (
-                METRICS_TOKEN,
-                User::service_account("monitoring", "metrics"),
-            ),
-            (
-                PROXY_GET_TOKEN,
-                User::service_account("monitoring", "reader"),
-            ),
+            (METRICS_TOKEN, User::service_account("monitoring", "metrics")),
+            (PROXY_GET_TOKEN, User::service_account("monitoring", "reader")),
             (ADMIN_TOKEN, User::new("admin", &["admins"])),
-            (
-                GATE_TOKEN,
-                User::service_account("kube-system", "kubelet-gate"),
-            ),
+            (GATE_TOKEN, User::service_account("kube-system", "kubelet-gate")),
         ];
         let any = &["*"];
         let rules = vec![
@@ -343,9 +324,7 @@ impl Cluster {
     /// Whom a bearer token of a caller stands for.
     pub(super) fn caller(&self, token: &str) -> Option<&User> {
         match self.tokens.get(token) {
-            Some(TokenStatus::Valid(user))
-                if user.audiences.iter().any(|one| one == DEFAULT_AUDIENCE) =>
-            {
+            Some(TokenStatus::Valid(user)) if user.audiences.iter().any(|one| one == DEFAULT_AUDIENCE) => {
                 Some(user)
             }
             _ => None,
@@ -360,10 +339,7 @@ pub(super) fn may_review(caller: &User) -> bool {
     caller.name == "system:serviceaccount:kube-system:kubelet-gate"
         || (caller.name.starts_with("system:node:")
             && caller.groups.iter().any(|group| group == "system:nodes"))
-        || caller
-            .groups
-            .iter()
-            .any(|group| groups.contains(&group.as_str()))
+        || caller.groups.iter().any(|group| groups.contains(&group.as_str()))
 }
 
 fn is_in_group(spec: &Value, group: &str) -> bool {

@@ -19,9 +19,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -60,10 +58,9 @@ impl Front {
         let provider = Arc::new(default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(pki.ca.certificate().clone())?;
-        let chains =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let chains = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
 
         let pair = &pki.apiserver_serving;
         let mut config = ServerConfig::builder_with_provider(provider)
@@ -147,8 +144,9 @@ impl Front {
         }
         let caller = match caller {
             Some(caller) => Some(caller.clone()),
-            None => bearer(request.headers())
-                .and_then(|token| lock(&self.state.cluster).caller(token).cloned()),
+            None => {
+                bearer(request.headers()).and_then(|token| lock(&self.state.cluster).caller(token).cloned())
+            }
         };
         let Some(caller) = caller else {
             return Ok(status(StatusCode::UNAUTHORIZED, "Unauthorized"));
@@ -251,8 +249,7 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0
-            .verify_tls12_signature(message, certificate, signature)
+        self.0.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -261,8 +258,7 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0
-            .verify_tls13_signature(message, certificate, signature)
+        self.0.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -284,17 +280,12 @@ async fn read(api: Api, request: Request<Incoming>) -> Result<Value, (StatusCode
     }
     let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
     let body = body.map_err(|error| bad(error.to_string()))?.to_bytes();
-    let mut review: Value =
-        serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+    let mut review: Value = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
 
     let (kind, group) = api.kind_and_group();
-    if review["kind"] != kind
-        || review["apiVersion"] != format!("{group}/v1")
-        || !review["spec"].is_object()
+    if review["kind"] != kind || review["apiVersion"] != format!("{group}/v1") || !review["spec"].is_object()
     {
-        return Err(bad(format!(
-            "the object provided is not a {kind} of {group}/v1"
-        )));
+        return Err(bad(format!("the object provided is not a {kind} of {group}/v1")));
     }
     let given = |field: &str| match &review["spec"][field] {
         Value::String(text) => !text.is_empty(),
@@ -302,9 +293,7 @@ async fn read(api: Api, request: Request<Incoming>) -> Result<Value, (StatusCode
         _ => false,
     };
     match api {
-        Api::Token if !given("token") => Err(bad(format!(
-            "token is required for {kind} in authentication"
-        ))),
+        Api::Token if !given("token") => Err(bad(format!("token is required for {kind} in authentication"))),
         Api::Access if !given("user") && !given("groups") => {
             let message = format!(
                 "{kind}.{group} \"\" is invalid: spec.user: at least one of user or group must be specified"

@@ -26,8 +26,8 @@ use tokio_util::task::TaskTracker;
 use crate::lab::pki::{Credential, Pki, kubeconfig};
 use cluster::Cluster;
 pub use cluster::{
-    ADMIN_TOKEN, DEFAULT_AUDIENCE, GATE_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN, Rule, Subject,
-    TokenStatus, User,
+    ADMIN_TOKEN, DEFAULT_AUDIENCE, GATE_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN, Rule, Subject, TokenStatus,
+    User,
 };
 use connection::Front;
 
@@ -316,19 +316,9 @@ impl FakeApiServer {
 
     /// `verb/subresource` of each SubjectAccessReview, in order.
     pub fn checks(&self) -> Vec<String> {
-        let attribute = |spec: &Value, name: &str| {
-            spec["resourceAttributes"][name]
-                .as_str()
-                .unwrap_or("")
-                .to_owned()
-        };
-        let check = |spec: &Value| {
-            format!(
-                "{}/{}",
-                attribute(spec, "verb"),
-                attribute(spec, "subresource")
-            )
-        };
+        let attribute =
+            |spec: &Value, name: &str| spec["resourceAttributes"][name].as_str().unwrap_or("").to_owned();
+        let check = |spec: &Value| format!("{}/{}", attribute(spec, "verb"), attribute(spec, "subresource"));
         self.access_specs().iter().map(check).collect()
     }
 
@@ -399,10 +389,7 @@ impl Knobs {
 
     fn play(&mut self, api: Api) -> Behaviour {
         let script = self.script(api);
-        script
-            .next
-            .pop_front()
-            .unwrap_or_else(|| script.then.clone())
+        script.next.pop_front().unwrap_or_else(|| script.then.clone())
     }
 }
 
@@ -415,19 +402,10 @@ pub fn token_hash(token: &str) -> String {
         .collect()
 }
 
-fn listen(
-    listener: TcpListener,
-    front: &Front,
-    connections: &TaskTracker,
-    end: &CancellationToken,
-) -> Port {
+fn listen(listener: TcpListener, front: &Front, connections: &TaskTracker, end: &CancellationToken) -> Port {
     let stop = end.child_token();
     let acceptor = TaskTracker::new();
-    acceptor.spawn(
-        front
-            .clone()
-            .accept(listener, connections.clone(), stop.clone()),
-    );
+    acceptor.spawn(front.clone().accept(listener, connections.clone(), stop.clone()));
     acceptor.close();
     Port::Up(stop, acceptor)
 }

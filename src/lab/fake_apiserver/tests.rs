@@ -25,11 +25,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 struct Client(SendRequest<Full<Bytes>>);
 
 impl Client {
-    async fn connect(
-        server: &FakeApiServer,
-        pki: &Pki,
-        pair: Option<&Pair>,
-    ) -> Result<Self, Failure> {
+    async fn connect(server: &FakeApiServer, pki: &Pki, pair: Option<&Pair>) -> Result<Self, Failure> {
         let connector = TlsConnector::from(Arc::new(pki.client_config(pair)?));
         let tcp = TcpStream::connect(server.address()).await?;
         let tls = connector
@@ -40,10 +36,7 @@ impl Client {
         Ok(Self(sender))
     }
 
-    async fn send(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<(StatusCode, Vec<u8>), Failure> {
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Vec<u8>), Failure> {
         let (head, body) = self.0.send_request(request).await?.into_parts();
         Ok((head.status, body.collect().await?.to_bytes().to_vec()))
     }
@@ -58,9 +51,7 @@ impl Client {
 
     async fn try_post(&mut self, path: &str, body: &Value) -> Result<(StatusCode, Value), Failure> {
         let request = Request::post(path).header("content-type", "application/json");
-        let (code, body) = self
-            .send(request.body(body.to_string().into()).unwrap())
-            .await?;
+        let (code, body) = self.send(request.body(body.to_string().into()).unwrap()).await?;
         Ok((code, serde_json::from_slice(&body)?))
     }
 
@@ -109,9 +100,7 @@ fn access_review(user: &str, groups: &[&str], check: &str) -> Value {
 async fn start() -> (Pki, FakeApiServer, Client) {
     let pki = Pki::generate().unwrap();
     let server = FakeApiServer::start(&pki).await.unwrap();
-    let client = Client::connect(&server, &pki, Some(&pki.gate))
-        .await
-        .unwrap();
+    let client = Client::connect(&server, &pki, Some(&pki.gate)).await.unwrap();
     (pki, server, client)
 }
 
@@ -183,8 +172,7 @@ async fn what_is_no_review_is_refused_and_not_recorded() {
     ] {
         assert_eq!(gate.post(path, &body).await.0, expected, "{body}");
     }
-    let protobuf =
-        Request::post(TOKENS).header("content-type", "application/vnd.kubernetes.protobuf");
+    let protobuf = Request::post(TOKENS).header("content-type", "application/vnd.kubernetes.protobuf");
     assert_eq!(
         gate.send(protobuf.body(Full::default()).unwrap())
             .await
@@ -283,18 +271,8 @@ async fn rules_decide() {
         ),
         ("bob", &["admins"][..], "delete/proxy", true),
         ("root", &["system:masters"][..], "create/proxy", true),
-        (
-            "kube-apiserver-kubelet-client",
-            &[][..],
-            "create/proxy",
-            true,
-        ),
-        (
-            "anything",
-            &["kubeadm:cluster-admins"][..],
-            "/metrics",
-            true,
-        ),
+        ("kube-apiserver-kubelet-client", &[][..], "create/proxy", true),
+        ("anything", &["kubeadm:cluster-admins"][..], "/metrics", true),
         (metrics, &[][..], "get/metrics", true),
         (metrics, &[][..], "get/stats", true),
         (metrics, &[][..], "get/pods", false),
@@ -350,10 +328,7 @@ async fn rules_decide() {
         server.access_specs()[0],
         access_review("alice", &[], "get/pods")["spec"]
     );
-    assert_eq!(
-        (server.count(Api::Access), server.count(Api::Token)),
-        (5, 0)
-    );
+    assert_eq!((server.count(Api::Access), server.count(Api::Token)), (5, 0));
     assert_eq!(server.rules().len(), 1);
 }
 
@@ -381,9 +356,7 @@ async fn each_behaviour_is_played_and_healed() {
         } else {
             token_review("t", &[])
         };
-        let request = Request::post(path)
-            .body(Full::from(body.to_string()))
-            .unwrap();
+        let request = Request::post(path).body(Full::from(body.to_string())).unwrap();
         let response = gate.0.send_request(request).await.unwrap();
         assert_eq!(
             (
@@ -447,27 +420,17 @@ async fn each_behaviour_is_played_and_healed() {
     drop(gate);
     eventually(|| server.connections() == 0).await;
 
-    let mut gate = Client::connect(&server, &pki, Some(&pki.gate))
-        .await
-        .unwrap();
+    let mut gate = Client::connect(&server, &pki, Some(&pki.gate)).await.unwrap();
     server.behave(Api::Access, Behaviour::Close);
     assert!(gate.try_post(ACCESS, &ask).await.is_err());
     eventually(|| server.connections() == 0).await;
 
     server.heal();
-    let mut gate = Client::connect(&server, &pki, Some(&pki.gate))
-        .await
-        .unwrap();
-    assert_eq!(
-        gate.may("bob", &["admins"], "get/pods").await["allowed"],
-        true
-    );
+    let mut gate = Client::connect(&server, &pki, Some(&pki.gate)).await.unwrap();
+    assert_eq!(gate.may("bob", &["admins"], "get/pods").await["allowed"], true);
     server.set_latency(Duration::from_millis(150));
     let asked = Instant::now();
-    assert_eq!(
-        gate.may("bob", &["admins"], "get/pods").await["allowed"],
-        true
-    );
+    assert_eq!(gate.may("bob", &["admins"], "get/pods").await["allowed"], true);
     assert!(asked.elapsed() >= Duration::from_millis(150));
     assert_eq!(server.connections_accepted(), 3);
     server.shutdown().await;
@@ -479,9 +442,7 @@ async fn it_goes_down_and_comes_back_on_its_port() {
     let ask = access_review("bob", &["admins"], "get/pods");
     server.behave(Api::Access, Behaviour::Hang);
     // One connection idle, one in the middle of a request, one in the middle of its handshake.
-    let mut busy = Client::connect(&server, &pki, Some(&pki.gate))
-        .await
-        .unwrap();
+    let mut busy = Client::connect(&server, &pki, Some(&pki.gate)).await.unwrap();
     let mut raw = TcpStream::connect(server.address()).await.unwrap();
     let waiting = tokio::spawn({
         let ask = ask.clone();
@@ -503,13 +464,8 @@ async fn it_goes_down_and_comes_back_on_its_port() {
     for _ in 0..3 {
         server.up().await.unwrap();
         server.up().await.unwrap();
-        let mut gate = Client::connect(&server, &pki, Some(&pki.gate))
-            .await
-            .unwrap();
-        assert_eq!(
-            gate.may("bob", &["admins"], "get/pods").await["allowed"],
-            true
-        );
+        let mut gate = Client::connect(&server, &pki, Some(&pki.gate)).await.unwrap();
+        assert_eq!(gate.may("bob", &["admins"], "get/pods").await["allowed"], true);
         server.down().await.unwrap();
     }
     let address = server.address();
@@ -523,10 +479,6 @@ async fn dropping_it_ends_everything() {
     let (address, connections) = (server.address(), server.connections.clone());
     drop(server);
     eventually(|| connections.is_empty()).await;
-    assert!(
-        gate.try_post(TOKENS, &token_review("t", &[]))
-            .await
-            .is_err()
-    );
+    assert!(gate.try_post(TOKENS, &token_review("t", &[])).await.is_err());
     eventually(|| std::net::TcpStream::connect(address).is_err()).await;
 }

@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 pub use rcgen::ExtendedKeyUsagePurpose as Usage;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SigningKey,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SigningKey,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
@@ -295,11 +295,7 @@ fn relative_name(attribute: Attribute, value: &str) -> Vec<u8> {
         Attribute::Organization => &[0x55, 4, 10],
         Attribute::Uid => &[0x2b, 6, 1, 4, 1, 0x83, 0xc2, 0x53, 2],
     };
-    let pair = [
-        der(OBJECT_IDENTIFIER, oid),
-        der(UTF8_STRING, value.as_bytes()),
-    ]
-    .concat();
+    let pair = [der(OBJECT_IDENTIFIER, oid), der(UTF8_STRING, value.as_bytes())].concat();
     der(SET, &der(SEQUENCE, &pair))
 }
 
@@ -342,9 +338,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 fn ca_params(common_name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::CommonName, common_name);
     (params.not_before, params.not_after) = validity();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![

@@ -119,16 +119,13 @@ impl Pki {
             "kubernetes.default.svc",
             "kubernetes.default.svc.cluster.local",
         ];
-        let apiserver = CertificateSpec::client("kube-apiserver-kubelet-client")
-            .group("kubeadm:cluster-admins");
+        let apiserver =
+            CertificateSpec::client("kube-apiserver-kubelet-client").group("kubeadm:cluster-admins");
         let (day, year) = (Duration::DAY, Duration::days(365));
 
         Ok(Self {
             kubelet_serving: kubelet_serving()?,
-            gate_serving: ca.issue(
-                "gate-serving",
-                &CertificateSpec::server("kubelet-gate", &local),
-            )?,
+            gate_serving: ca.issue("gate-serving", &CertificateSpec::server("kubelet-gate", &local))?,
             apiserver_serving: ca.issue(
                 "apiserver-serving",
                 &CertificateSpec::server("kube-apiserver", &api),
@@ -138,18 +135,12 @@ impl Pki {
                 "gate",
                 &CertificateSpec::client(&format!("system:node:{NODE_NAME}")).group("system:nodes"),
             )?,
-            alice: ca.issue(
-                "alice",
-                &CertificateSpec::client("alice").group("developers"),
-            )?,
+            alice: ca.issue("alice", &CertificateSpec::client("alice").group("developers"))?,
             bob: ca.issue("bob", &CertificateSpec::client("bob").group("admins"))?,
             carol: rotated_ca.issue("carol", &CertificateSpec::client("carol").group("admins"))?,
             expired: ca.issue("expired", &apiserver.clone().valid(-year, -day))?,
             not_yet_valid: ca.issue("not-yet-valid", &apiserver.clone().valid(day, year))?,
-            wrong_usage: ca.issue(
-                "wrong-usage",
-                &apiserver.clone().usages(&[Usage::ServerAuth]),
-            )?,
+            wrong_usage: ca.issue("wrong-usage", &apiserver.clone().usages(&[Usage::ServerAuth]))?,
             wrong_ca: stranger_ca.issue("wrong-ca", &apiserver)?,
             no_cn: ca.issue("no-cn", &CertificateSpec::client("").group("developers"))?,
             ca,
@@ -236,22 +227,16 @@ impl Pair {
                 0o644,
                 &self.certificate_pem(),
             )?,
-            write_file(
-                dir.join(format!("{}.key", self.name)),
-                0o600,
-                &self.key_pem(),
-            )?,
+            write_file(dir.join(format!("{}.key", self.name)), 0o600, &self.key_pem())?,
         ])
     }
 
     /// A TLS server that shows this pair and asks nobody for a certificate.
     pub fn server_config(&self) -> Result<ServerConfig, PkiError> {
-        Ok(
-            ServerConfig::builder_with_provider(Arc::new(default_provider()))
-                .with_safe_default_protocol_versions()?
-                .with_no_client_auth()
-                .with_single_cert(self.chain.clone(), self.key.clone_key())?,
-        )
+        Ok(ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(self.chain.clone(), self.key.clone_key())?)
     }
 }
 

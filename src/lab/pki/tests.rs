@@ -42,13 +42,7 @@ fn attribute(oid: &str, value: &str) -> (String, String) {
 #[test]
 fn each_of_the_cast_is_good_or_bad_in_its_own_way() {
     let pki = Pki::generate().unwrap();
-    for good in [
-        &pki.apiserver_client,
-        &pki.gate,
-        &pki.alice,
-        &pki.bob,
-        &pki.no_cn,
-    ] {
+    for good in [&pki.apiserver_client, &pki.gate, &pki.alice, &pki.bob, &pki.no_cn] {
         assert_eq!(judged(&pki, good), Ok(()), "{}", good.name);
     }
     for (bad, why) in [
@@ -157,10 +151,7 @@ fn files_hold_what_was_made_and_keys_are_private() {
 
     let fresh = parent.path().join("a/b");
     pki.write(&fresh).unwrap();
-    assert_eq!(
-        fs::metadata(&fresh).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(fs::metadata(&fresh).unwrap().permissions().mode() & 0o777, 0o700);
     let error = pki.write(&fresh.join("ca.crt")).unwrap_err().to_string();
     assert!(error.contains("ca.crt"), "{error}");
 }
@@ -187,10 +178,7 @@ fn a_kubeconfig_says_where_and_who() {
         .decode(embedded["client-key-data"].as_str().unwrap())
         .unwrap();
     assert_eq!(key, pki.gate.key_pem().as_bytes());
-    assert_eq!(
-        user(Credential::Token("a: \"b\"")),
-        json!({"token": "a: \"b\""})
-    );
+    assert_eq!(user(Credential::Token("a: \"b\"")), json!({"token": "a: \"b\""}));
     assert_eq!(
         user(Credential::TokenFile(Path::new("/run/token"))),
         json!({"tokenFile": "/run/token"})

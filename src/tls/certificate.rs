@@ -1,0 +1,359 @@
+//! One certificate, read as strictly as the kubelet's TLS library reads it, and what a chain may use it for.
+//!
+//! Go's crypto/tls parses every certificate a client sends and ends the handshake at the first that it cannot
+//! parse. The gate completes the handshake, but never believes such a chain either.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::asn1_rs::Any;
+use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
+    OID_PKIX_AUTHORITY_INFO_ACCESS, OID_SIG_ED25519, OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_CERTIFICATE_POLICIES, OID_X509_EXT_CRL_DISTRIBUTION_POINTS,
+    OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_INHIBIT_ANY_POLICY, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_POLICY_CONSTRAINTS, OID_X509_EXT_POLICY_MAPPINGS,
+    OID_X509_EXT_SUBJECT_ALT_NAME, OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
+};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
+
+use super::encoding;
+
+/// Go's crypto/tls refuses longer RSA keys, because checking them costs too much.
+const MAX_RSA_BITS: usize = 8192;
+
+/// Parses a certificate; the error says what Go's parser would not take.
+pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, &'static str> {
+    if !encoding::is_strict(der) {
+        return Err("not strict DER, or text outside its character set");
+    }
+    let Ok((rest, certificate)) = X509Certificate::from_der(der) else {
+        return Err("not an X.509 certificate");
+    };
+    if !rest.is_empty() {
+        return Err("bytes behind the certificate");
+    }
+    if certificate.version.0 > X509Version::V3.0 {
+        return Err("unknown version");
+    }
+    if certificate.version != X509Version::V3 && !certificate.extensions().is_empty() {
+        return Err("extensions in a certificate older than v3");
+    }
+    if certificate
+        .raw_serial()
+        .first()
+        .is_none_or(|first| first & 0x80 != 0)
+    {
+        return Err("negative serial number");
+    }
+    if certificate.signature != certificate.signature_algorithm {
+        return Err("inner and outer signature algorithm differ");
+    }
+    check_name(certificate.issuer())?;
+    check_name(certificate.subject())?;
+    check_key(certificate.public_key())?;
+    check_extensions(&certificate)?;
+    Ok(certificate)
+}
+
+/// x509-parser stops at an attribute that it cannot read and keeps the ones before it; the kubelet would go
+/// on and take a later common name. So every attribute must have been read.
+fn check_name(name: &X509Name<'_>) -> Result<(), &'static str> {
+    let written = encoding::only(name.as_raw(), encoding::SEQUENCE)
+        .and_then(encoding::elements)
+        .and_then(|sets| {
+            sets.iter()
+                .map(|set| Some(encoding::elements(set.content)?.len()))
+                .sum::<Option<usize>>()
+        });
+    if written != Some(name.iter_attributes().count()) {
+        return Err("a name with an unreadable attribute");
+    }
+    // Go reads an INTEGER in a name into 64 bits.
+    const INTEGER: u32 = 2;
+    let is_huge = |value: &Any<'_>| value.tag().0 == INTEGER && value.data.len() > 8;
+    if name
+        .iter_attributes()
+        .any(|attribute| is_huge(attribute.attr_value()))
+    {
+        return Err("a name with a huge integer");
+    }
+    Ok(())
+}
+
+fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), &'static str> {
+    let algorithm = &key.algorithm.algorithm;
+    let parameters = key.algorithm.parameters();
+    if *algorithm == OID_PKCS1_RSAENCRYPTION {
+        let null = parameters.is_some_and(|parameters| parameters.tag().0 == 5);
+        let positive = |number: &[u8]| {
+            number.first().is_some_and(|first| first & 0x80 == 0) && number.iter().any(|byte| *byte != 0)
+        };
+        return match key.parsed() {
+            Ok(PublicKey::RSA(rsa))
+                if null
+                    && positive(rsa.modulus)
+                    && positive(rsa.exponent)
+                    && encoding::is_strict(&key.subject_public_key.data)
+                    && rsa.key_size() <= MAX_RSA_BITS =>
+            {
+                Ok(())
+            }
+            _ => Err("a bad or too long RSA key"),
+        };
+    }
+    if *algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
+        let curve = parameters.and_then(|parameters| parameters.as_oid().ok());
+        let bytes = match curve {
+            Some(curve) if curve == OID_EC_P256 => 32,
+            Some(curve) if curve == OID_NIST_EC_P384 => 48,
+            Some(curve) if curve == OID_NIST_EC_P521 => 66,
+            _ => return Err("an elliptic curve other than P-256, P-384, P-521"),
+        };
+        let point = &key.subject_public_key.data;
+        if point.len() != 1 + 2 * bytes || point.first() != Some(&4) {
+            return Err("a point of an elliptic curve that is not in the uncompressed form");
+        }
+    }
+    if *algorithm == OID_SIG_ED25519 && (parameters.is_some() || key.subject_public_key.data.len() != 32) {
+        return Err("a bad Ed25519 key");
+    }
+    Ok(())
+}
+
+fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
+    if certificate.extensions_map().is_err() {
+        return Err("an extension twice");
+    }
+    for extension in certificate.extensions() {
+        if is_read_by_go(extension) {
+            if extension.parsed_extension().error().is_some() || !encoding::is_strict(extension.value) {
+                return Err("an unreadable extension");
+            }
+            if extension.critical && must_not_be_critical(extension) {
+                return Err("a critical extension that must not be critical");
+            }
+        }
+        let reason = match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(names) => {
+                (!names.general_names.iter().all(is_readable_name))
+                    .then_some("a malformed subject alternative name")
+            }
+            ParsedExtension::NameConstraints(_) => {
+                let bases = constraint_bases(extension.value);
+                let readable = bases.is_some_and(|bases| bases.iter().all(is_readable_constraint));
+                (!readable).then_some("malformed name constraints")
+            }
+            ParsedExtension::CertificatePolicies(policies) => {
+                let ids = policies
+                    .iter()
+                    .map(|policy| &policy.policy_id)
+                    .collect::<Vec<_>>();
+                let repeated = ids.iter().enumerate().any(|(at, id)| ids[..at].contains(id));
+                repeated.then_some("a certificate policy twice")
+            }
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            return Err(reason);
+        }
+    }
+    Ok(())
+}
+
+fn is_read_by_go(extension: &X509Extension<'_>) -> bool {
+    [
+        OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
+        OID_X509_EXT_KEY_USAGE,
+        OID_X509_EXT_SUBJECT_ALT_NAME,
+        OID_X509_EXT_BASIC_CONSTRAINTS,
+        OID_X509_EXT_NAME_CONSTRAINTS,
+        OID_X509_EXT_CRL_DISTRIBUTION_POINTS,
+        OID_X509_EXT_CERTIFICATE_POLICIES,
+        OID_X509_EXT_POLICY_MAPPINGS,
+        OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
+        OID_X509_EXT_POLICY_CONSTRAINTS,
+        OID_X509_EXT_EXTENDED_KEY_USAGE,
+        OID_X509_EXT_INHIBIT_ANY_POLICY,
+        OID_PKIX_AUTHORITY_INFO_ACCESS,
+    ]
+    .contains(&extension.oid)
+}
+
+fn must_not_be_critical(extension: &X509Extension<'_>) -> bool {
+    [
+        OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
+        OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
+        OID_PKIX_AUTHORITY_INFO_ACCESS,
+    ]
+    .contains(&extension.oid)
+}
+
+fn is_readable_name(name: &GeneralName<'_>) -> bool {
+    match name {
+        GeneralName::RFC822Name(name) | GeneralName::DNSName(name) => name.is_ascii(),
+        GeneralName::URI(uri) => encoding::is_uri(uri.as_bytes()),
+        GeneralName::IPAddress(address) => matches!(address.len(), 4 | 16),
+        GeneralName::Invalid(..) => false,
+        _ => true,
+    }
+}
+
+/// The bases of all subtrees. Read here and not with x509-parser, which drops a list of subtrees that it
+/// cannot read.
+fn constraint_bases(value: &[u8]) -> Option<Vec<encoding::Element<'_>>> {
+    const PERMITTED: u8 = 0xa0;
+    const EXCLUDED: u8 = 0xa1;
+    let lists = encoding::elements(encoding::only(value, encoding::SEQUENCE)?)?;
+    if !matches!(
+        lists.iter().map(|list| list.tag).collect::<Vec<_>>()[..],
+        [PERMITTED] | [EXCLUDED] | [PERMITTED, EXCLUDED]
+    ) {
+        return None;
+    }
+    let mut bases = Vec::new();
+    for list in lists {
+        let subtrees = encoding::elements(list.content)?;
+        if subtrees.is_empty() {
+            return None;
+        }
+        for subtree in subtrees {
+            if subtree.tag != encoding::SEQUENCE {
+                return None;
+            }
+            bases.push(encoding::elements(subtree.content)?.into_iter().next()?);
+        }
+    }
+    Some(bases)
+}
+
+const EMAIL: u8 = 0x81;
+const DNS: u8 = 0x82;
+const URI: u8 = 0x86;
+const IP: u8 = 0x87;
+
+fn is_readable_constraint(base: &encoding::Element<'_>) -> bool {
+    let domain = base.content.strip_prefix(b".").unwrap_or(base.content);
+    match base.tag {
+        DNS => encoding::is_domain(domain),
+        EMAIL => match domain.iter().position(|byte| *byte == b'@') {
+            // Go parses the mailbox; a quoted one is refused here.
+            Some(at) => {
+                at > 0 && encoding::is_domain(&base.content[at + 1..]) && !base.content.contains(&b'"')
+            }
+            None => encoding::is_domain(domain),
+        },
+        URI => {
+            let is_address =
+                std::str::from_utf8(domain).is_ok_and(|text| text.parse::<std::net::IpAddr>().is_ok());
+            encoding::is_domain(domain) && !is_address
+        }
+        IP => {
+            let (_, mask) = base.content.split_at(base.content.len() / 2);
+            let ones = mask.iter().map(|byte| byte.leading_ones()).sum::<u32>();
+            let set = mask.iter().map(|byte| byte.count_ones()).sum::<u32>();
+            let contiguous = mask
+                .iter()
+                .skip_while(|byte| **byte == 0xff)
+                .skip(1)
+                .all(|byte| *byte == 0);
+            matches!(base.content.len(), 8 | 32) && ones == set && contiguous
+        }
+        _ => true,
+    }
+}
+
+/// What the verification of a chain wants to know about one of its certificates and webpki does not look at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    not_before: i64,
+    not_after: i64,
+    /// A v3 certificate with CA:TRUE, or an older one, whose key usage, if any, has keyCertSign.
+    pub(super) may_issue: bool,
+    /// No extended key usage at all, or one with clientAuth or any usage.
+    pub(super) for_clients: bool,
+    /// How many intermediates may stand between it and the leaf.
+    pub(super) path_length: Option<u32>,
+    /// A critical extension that Go does not handle.
+    pub(super) unhandled_critical: bool,
+    /// The chain below needs a certificate policy, which the kubelet never has.
+    pub(super) requires_policy: bool,
+}
+
+// === impl Facts ===
+
+impl Facts {
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
+        let mut facts = Self {
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+            may_issue: certificate.version != X509Version::V3,
+            for_clients: true,
+            path_length: None,
+            unhandled_critical: false,
+            requires_policy: false,
+        };
+        let mut may_sign = true;
+        for extension in certificate.extensions() {
+            facts.unhandled_critical |= extension.critical && !is_handled(extension);
+            match extension.parsed_extension() {
+                ParsedExtension::BasicConstraints(constraints) => {
+                    facts.may_issue = constraints.ca;
+                    facts.path_length = constraints.path_len_constraint;
+                }
+                // A key usage without any bit counts as none.
+                ParsedExtension::KeyUsage(usage) => may_sign = usage.flags == 0 || usage.key_cert_sign(),
+                ParsedExtension::ExtendedKeyUsage(usage) => {
+                    let others = usage.server_auth
+                        || usage.code_signing
+                        || usage.email_protection
+                        || usage.time_stamping
+                        || usage.ocsp_signing
+                        || !usage.other.is_empty();
+                    facts.for_clients = usage.any || usage.client_auth || !others;
+                }
+                ParsedExtension::PolicyConstraints(constraints) => {
+                    facts.requires_policy = constraints.require_explicit_policy.is_some();
+                }
+                _ => {}
+            }
+        }
+        facts.may_issue &= may_sign;
+        facts
+    }
+
+    /// `notAfter`; a certificate that ended before 1970 ended in 1970.
+    pub(super) fn not_after(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(u64::try_from(self.not_after).unwrap_or(0))
+    }
+
+    pub(super) fn has_begun(&self, now: SystemTime) -> bool {
+        u64::try_from(self.not_before).is_ok_and(|begin| now >= UNIX_EPOCH + Duration::from_secs(begin))
+            || self.not_before < 0
+    }
+
+    pub(super) fn has_ended(&self, now: SystemTime) -> bool {
+        now > self.not_after()
+    }
+}
+
+/// Whether Go acts on this extension, so that it may be critical.
+fn is_handled(extension: &X509Extension<'_>) -> bool {
+    match extension.parsed_extension() {
+        // Only names of a kind that Go compares count as handled: one of them among the alternative names …
+        ParsedExtension::SubjectAlternativeName(names) => names.general_names.iter().any(|name| {
+            use GeneralName::{DNSName, IPAddress, RFC822Name, URI};
+            matches!(name, DNSName(_) | IPAddress(_) | RFC822Name(_) | URI(_))
+        }),
+        // … and all of them among the constraints.
+        ParsedExtension::NameConstraints(_) => constraint_bases(extension.value).is_some_and(|bases| {
+            bases
+                .iter()
+                .all(|base| matches!(base.tag, EMAIL | DNS | URI | IP))
+        }),
+        _ => is_read_by_go(extension),
+    }
+}

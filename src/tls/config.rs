@@ -1,0 +1,193 @@
+//! What the gate's own listener speaks: one `ServerConfig`, built anew and whole whenever its parts change.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoClientAuth, NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
+use thiserror::Error;
+
+use super::pem::{self, PemError};
+use super::possession::{self, PossessionVerifier};
+use super::suites;
+use super::trust::Trust;
+use crate::settings::{ClientCertificates, TlsVersion};
+
+/// A TLS configuration that cannot be built.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A PEM file.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// No certificate to go with a key.
+    #[error("a private key without a certificate: give the certificate chain, leaf first")]
+    NoCertificate,
+    /// A certificate that cannot be parsed.
+    #[error("the certificate is not X.509: give the chain in PEM, leaf first")]
+    BadCertificate,
+    /// A key that cannot be used.
+    #[error("the private key is unusable: give an RSA, ECDSA or Ed25519 key as PKCS#8, PKCS#1 or SEC1 PEM")]
+    BadKey {
+        /// What rustls says.
+        source: rustls::Error,
+    },
+    /// Certificate and key of different pairs.
+    #[error("certificate and private key do not belong together: give the key of the first certificate")]
+    PairMismatch,
+    /// One of the above, with the files it came from.
+    #[error("certificate file {} with key file {}: {source}", certificate.display(), key.display())]
+    Pair {
+        /// The file with the certificate.
+        certificate: PathBuf,
+        /// The file with the key.
+        key: PathBuf,
+        /// What is wrong with them.
+        source: Box<Self>,
+    },
+    /// Go does not know this suite.
+    #[error("tlsCipherSuites: unknown cipher suite \"{}\": did you mean {nearest}", name.escape_debug())]
+    UnknownCipherSuite {
+        /// As written.
+        name: String,
+        /// The most similar known name.
+        nearest: &'static str,
+    },
+    /// Every suite named is one that rustls lacks.
+    #[error("tlsCipherSuites: none of {names} is implemented here: add an ECDHE suite with GCM or CHACHA20")]
+    NoCipherSuite {
+        /// As written.
+        names: String,
+    },
+    /// Go does not know this version.
+    #[error("tlsMinVersion: unknown TLS version \"{}\": did you mean {nearest}", name.escape_debug())]
+    UnknownVersion {
+        /// As written.
+        name: String,
+        /// The most similar known name.
+        nearest: &'static str,
+    },
+    /// Certificates are demanded and none could be believed.
+    #[error(
+        "authentication.x509.clientCertificates: Require without authentication.x509.clientCAFile: nobody could connect; \
+         name the CA bundle, or use Request"
+    )]
+    RequireWithoutTrust,
+    /// CA certificates that cannot serve as roots.
+    #[error("no usable CA certificate in the bundle: give a PEM file with at least one CA certificate")]
+    NoRoot,
+    /// Anything else that rustls finds wrong.
+    #[error("TLS configuration")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// A certificate chain, leaf first, with its key, which must be the leaf's.
+pub fn certified_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<CertifiedKey>, TlsError> {
+    let leaf = chain.first().ok_or(TlsError::NoCertificate)?;
+    let key = provider()
+        .key_provider
+        .load_private_key(key)
+        .map_err(|source| TlsError::BadKey { source })?;
+    // `CertifiedKey::keys_match` would refuse what webpki cannot parse, v1 for one, which is good enough to
+    // serve with.
+    let public_key = possession::public_key(leaf).map_err(|_| TlsError::BadCertificate)?;
+    if key.public_key().is_some_and(|own| own != public_key) {
+        return Err(TlsError::PairMismatch);
+    }
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
+}
+
+/// [`certified_key`] from PEM, with both files named in the error; they may be the same file.
+pub fn certified_key_from_pem(
+    certificate: (&Path, &[u8]),
+    key: (&Path, &[u8]),
+) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = pem::certificates(certificate.0, certificate.1)?;
+    let private_key = pem::private_key(key.0, key.1)?;
+    certified_key(chain, private_key).map_err(|source| TlsError::Pair {
+        certificate: certificate.0.to_owned(),
+        key: key.0.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+/// What clients are shown and asked for. `cipher_suites` are names as `parse_cipher_suites` keeps them; none
+/// means all.
+///
+/// Sessions are never resumed: a ticket would carry a client certificate past its expiry and past a change of
+/// the CA bundle, and saves little. For the same reason there is no early data. Keys are never logged,
+/// whatever `SSLKEYLOGFILE` says.
+pub fn server_config(
+    pair: Arc<CertifiedKey>,
+    trust: Option<&Trust>,
+    client_certificates: ClientCertificates,
+    min_version: TlsVersion,
+    cipher_suites: &[String],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let is_offered = |suite: &SupportedCipherSuite| {
+        suite.tls13().is_some()
+            || min_version == TlsVersion::Tls12
+                && (cipher_suites.is_empty()
+                    || cipher_suites
+                        .iter()
+                        .any(|name| *name == suites::suite_name(suite.suite())))
+    };
+    let mut provider = provider();
+    provider.cipher_suites.retain(is_offered);
+    let has_tls12 = provider.cipher_suites.iter().any(|suite| suite.tls13().is_none());
+    let provider = Arc::new(provider);
+    let versions = if has_tls12 {
+        &[&TLS13, &TLS12][..]
+    } else {
+        &[&TLS13][..]
+    };
+
+    let verifier: Arc<dyn ClientCertVerifier> = match (trust, client_certificates) {
+        (None, ClientCertificates::Require) => return Err(TlsError::RequireWithoutTrust),
+        // Without a bundle nobody is asked, as the kubelet does.
+        (None, ClientCertificates::Request) => Arc::new(NoClientAuth),
+        (Some(trust), ClientCertificates::Request) => {
+            let algorithms = provider.signature_verification_algorithms;
+            Arc::new(PossessionVerifier::new(trust.hints().to_vec(), algorithms))
+        }
+        (Some(trust), ClientCertificates::Require) => {
+            let roots = Arc::new(roots(trust.certificates())?);
+            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
+                .build()
+                .map_err(|_| TlsError::NoRoot)?
+        }
+    };
+
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+/// The one cryptography provider; never the process-wide default, which anybody may have set.
+pub(super) fn provider() -> CryptoProvider {
+    aws_lc_rs::default_provider()
+}
+
+/// Those of `certificates` that webpki can use as roots, at least one.
+pub(super) fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates.iter().cloned());
+    if roots.is_empty() {
+        Err(TlsError::NoRoot)
+    } else {
+        Ok(roots)
+    }
+}

@@ -1,0 +1,136 @@
+//! PEM files: certificates and private keys. The only place that knows rustls-pemfile.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use thiserror::Error;
+
+/// A PEM file that does not hold what it should.
+#[derive(Debug, Error)]
+pub enum PemError {
+    /// No certificate in it.
+    #[error("{}: no PEM block CERTIFICATE in it: name a file with at least one certificate", file.display())]
+    NoCertificate {
+        /// The file.
+        file: PathBuf,
+    },
+    /// No private key in it.
+    #[error(
+        "{}: no PEM block PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY in it: name a PEM file with an unencrypted \
+         private key",
+        file.display()
+    )]
+    NoKey {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The key is encrypted.
+    #[error(
+        "{}: the private key is encrypted, and there is nobody to ask for its password: store it decrypted \
+         (openssl pkey -in FILE -out FILE) with mode 0600",
+        file.display()
+    )]
+    Encrypted {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A PEM block that cannot be decoded.
+    #[error("{}: broken PEM: write the file anew, complete and in base64", file.display())]
+    Broken {
+        /// The file.
+        file: PathBuf,
+        /// What the decoder says.
+        source: io::Error,
+    },
+}
+
+/// Every certificate in `bytes`, at least one, in order; other blocks are skipped, as the kubelet does.
+pub fn certificates(file: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let certificates = rustls_pemfile::certs(&mut &*bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| PemError::Broken {
+            file: file.to_owned(),
+            source,
+        })?;
+    if certificates.is_empty() {
+        return Err(PemError::NoCertificate {
+            file: file.to_owned(),
+        });
+    }
+    Ok(certificates)
+}
+
+/// The first private key in `bytes`; certificates beside it are skipped (`kubelet-client-current.pem` holds
+/// both).
+pub fn private_key(file: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
+    let encrypted = || {
+        let text = String::from_utf8_lossy(bytes);
+        text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED")
+    };
+    match rustls_pemfile::private_key(&mut &*bytes) {
+        Ok(Some(key)) => Ok(key),
+        _ if encrypted() => Err(PemError::Encrypted {
+            file: file.to_owned(),
+        }),
+        Ok(None) => Err(PemError::NoKey {
+            file: file.to_owned(),
+        }),
+        Err(source) => Err(PemError::Broken {
+            file: file.to_owned(),
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+
+    fn block(kind: &str, base64: &str) -> String {
+        format!("-----BEGIN {kind}-----\n{base64}\n-----END {kind}-----\n")
+    }
+
+    #[test]
+    fn one_file_may_hold_certificates_and_key() {
+        let pem =
+            block("CERTIFICATE", "MAA=") + &block("PRIVATE KEY", "MAEB") + &block("CERTIFICATE", "MAEC");
+        let file = Path::new(FILE);
+        let certificates = certificates(file, pem.as_bytes()).unwrap();
+        assert_eq!(
+            certificates,
+            [vec![0x30, 0x00].into(), vec![0x30, 0x01, 0x02].into()]
+        );
+        assert_eq!(
+            private_key(file, pem.as_bytes()).unwrap().secret_der(),
+            [0x30, 0x01, 0x01]
+        );
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let file = Path::new(FILE);
+        let none = certificates(file, block("PRIVATE KEY", "MAA=").as_bytes()).unwrap_err();
+        assert!(matches!(none, PemError::NoCertificate { .. }) && none.to_string().starts_with(FILE));
+        let none = private_key(file, block("CERTIFICATE", "MAA=").as_bytes()).unwrap_err();
+        assert!(matches!(none, PemError::NoKey { .. }) && none.to_string().starts_with(FILE));
+        let broken = certificates(file, block("CERTIFICATE", "MA!=").as_bytes()).unwrap_err();
+        assert!(matches!(broken, PemError::Broken { .. }) && broken.to_string().starts_with(FILE));
+    }
+
+    #[test]
+    fn an_encrypted_key_is_called_so() {
+        let pkcs8 = block("ENCRYPTED PRIVATE KEY", "MAA=");
+        let traditional = block(
+            "RSA PRIVATE KEY",
+            "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nMAA=",
+        );
+        for pem in [pkcs8, traditional] {
+            let error = private_key(Path::new(FILE), pem.as_bytes()).unwrap_err();
+            assert!(matches!(error, PemError::Encrypted { .. }), "{error}");
+        }
+    }
+}

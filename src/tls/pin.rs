@@ -1,0 +1,128 @@
+//! The way to the kubelet: how its serving certificate is judged, and what it is shown.
+//!
+//! A kubelet's certificate is mostly self-signed, made once, and expires without anybody noticing, since the
+//! API server does not verify it by default. What identifies it on its own node is its key: the one in the
+//! file beside it.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+
+use super::config::{self, TlsError};
+use super::possession::{prove_tls12, public_key};
+
+/// How the kubelet proves itself.
+#[derive(Clone, Debug)]
+pub enum UpstreamVerification {
+    /// By the key of the first of these certificates, and nothing else: names and dates are not looked at.
+    Pinned(Vec<CertificateDer<'static>>),
+    /// By a chain to one of these CAs, for the name that is connected to.
+    Ca {
+        /// The CAs.
+        roots: Vec<CertificateDer<'static>>,
+    },
+}
+
+/// The kubelet showed another key than the pinned one.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the kubelet's serving key is not the one in upstream.certificateFile: name the certificate that it serves"
+)]
+struct PinMismatch;
+
+#[derive(Debug)]
+struct PinnedKey {
+    key: SubjectPublicKeyInfoDer<'static>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// What the gate says and believes towards the kubelet: HTTP/1.1 (no ALPN, as upgrades need it anyway), no
+/// resumption, `client` as the certificate shown if the kubelet asks for one.
+pub fn upstream_config(
+    trust: &UpstreamVerification,
+    client: Option<Arc<CertifiedKey>>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(config::provider());
+    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+        UpstreamVerification::Pinned(certificates) => {
+            let certificate = certificates.first().ok_or(TlsError::NoCertificate)?;
+            let key = public_key(certificate).map_err(|_| TlsError::BadCertificate)?;
+            Arc::new(PinnedKey {
+                key,
+                algorithms: provider.signature_verification_algorithms,
+            })
+        }
+        UpstreamVerification::Ca { roots } => {
+            let roots = Arc::new(config::roots(roots)?);
+            WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+                .build()
+                .map_err(|_| TlsError::NoRoot)?
+        }
+    };
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match client {
+        Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))),
+        None => builder.with_no_client_auth(),
+    };
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// Whether a handshake with the kubelet failed because of the pin; then its certificate file may have
+/// changed, and is worth reading again.
+pub fn is_pin_mismatch(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
+    match error {
+        Some(Error::InvalidCertificate(CertificateError::Other(other))) => other.0.is::<PinMismatch>(),
+        _ => false,
+    }
+}
+
+// === impl PinnedKey ===
+
+impl ServerCertVerifier for PinnedKey {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if public_key(end_entity)? != self.key {
+            return Err(CertificateError::Other(OtherError(Arc::new(PinMismatch))).into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        prove_tls12(message, &self.key, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature_with_raw_key(message, &self.key, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

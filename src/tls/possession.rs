@@ -1,0 +1,117 @@
+//! A client certificate in the handshake: asked for, and its key proven to be the client's. Nothing else.
+//!
+//! The kubelet does the same (`ClientAuth: RequestClientCert`): whether the chain is any good is judged per
+//! request, so that a bad one becomes a 401 and a token beside it still counts. The key is taken from the
+//! certificate by x509-parser, because webpki does not read every certificate that Go does (v1, unusual
+//! extensions).
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved, SignatureScheme,
+};
+use webpki::RawPublicKeyEntity;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Asks for a certificate, takes any or none, and checks possession of its key.
+#[derive(Debug)]
+pub struct PossessionVerifier {
+    hints: Vec<DistinguishedName>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+// === impl PossessionVerifier ===
+
+impl PossessionVerifier {
+    /// `hints` are the names of the CAs that clients may have a certificate of.
+    pub fn new(hints: Vec<DistinguishedName>, algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self { hints, algorithms }
+    }
+}
+
+impl ClientCertVerifier for PossessionVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    /// Not judged here but by `Trust::judge`, against the bundle of the moment of each request.
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        prove_tls12(message, &public_key(certificate)?, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature_with_raw_key(message, &public_key(certificate)?, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// The public key of any certificate that x509-parser can read.
+pub(super) fn public_key(
+    certificate: &CertificateDer<'_>,
+) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
+    match X509Certificate::from_der(certificate) {
+        Ok(([], certificate)) => Ok(SubjectPublicKeyInfoDer::from(
+            certificate.public_key().raw.to_vec(),
+        )),
+        _ => Err(CertificateError::BadEncoding.into()),
+    }
+}
+
+/// What rustls does for TLS 1.2 with a certificate, with a bare key: in TLS 1.2 a scheme does not fix the
+/// curve, so each algorithm of the scheme is tried.
+pub(super) fn prove_tls12(
+    message: &[u8],
+    key: &SubjectPublicKeyInfoDer<'_>,
+    signed: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    // ML-DSA is for TLS 1.3 only, but rustls offers one list for both versions.
+    let is_for_tls13 = matches!(
+        signed.scheme,
+        SignatureScheme::ML_DSA_44 | SignatureScheme::ML_DSA_65 | SignatureScheme::ML_DSA_87
+    );
+    let candidates = algorithms
+        .mapping
+        .iter()
+        .find(|(scheme, _)| *scheme == signed.scheme && !is_for_tls13);
+    let Some((_, candidates)) = candidates else {
+        return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+    };
+    let key = RawPublicKeyEntity::try_from(key).map_err(|_| CertificateError::BadEncoding)?;
+    for algorithm in *candidates {
+        match key.verify_signature(*algorithm, message, signed.signature()) {
+            Ok(()) => return Ok(HandshakeSignatureValid::assertion()),
+            Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
+            Err(_) => break,
+        }
+    }
+    Err(CertificateError::BadSignature.into())
+}

@@ -1,0 +1,180 @@
+//! Why a client's certificates were not believed, in a word for metrics and in a sentence with the way out.
+
+use thiserror::Error;
+use x509_parser::prelude::X509Certificate;
+
+use super::trust::{MAX_BYTES, MAX_CERTIFICATES};
+
+/// Why a chain was not believed.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum Refusal {
+    /// More certificates or bytes than are looked at.
+    #[error(
+        "the client sent a chain of {certificates} certificates and {bytes} bytes, at most {MAX_CERTIFICATES} and \
+         {MAX_BYTES} are looked at: send the leaf and its intermediates only"
+    )]
+    TooLong {
+        /// How many.
+        certificates: usize,
+        /// How large.
+        bytes: usize,
+    },
+    /// A certificate that cannot be parsed.
+    #[error("certificate {number} of the client's chain is malformed ({reason}): have it issued anew")]
+    Malformed {
+        /// Its number in the chain, from 1.
+        number: usize,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A certificate of the client's chain is past its end.
+    #[error("a certificate of the client's chain has expired: renew it (or check the clocks)")]
+    Expired,
+    /// A certificate of the client's chain is before its begin.
+    #[error(
+        "a certificate of the client's chain is not valid yet: check the clocks of this node and of the issuer"
+    )]
+    NotYetValid,
+    /// The CA is past its end.
+    #[error(
+        "the CA that issued the client's certificate has expired: renew the CA and put it into clientCAFile"
+    )]
+    AnchorExpired,
+    /// The CA is before its begin.
+    #[error("the CA that issued the client's certificate is not valid yet: check the clock of this node")]
+    AnchorNotYetValid,
+    /// The CA may not issue what it issued.
+    #[error(
+        "the CA that issued the client's certificate may not ({reason}): put a CA with CA:TRUE and keyCertSign into \
+         clientCAFile"
+    )]
+    BadAnchor {
+        /// What forbids it.
+        reason: &'static str,
+    },
+    /// Nobody in the bundle issued it.
+    #[error(
+        "no CA in clientCAFile issued the client's certificate (issuer {issuer}): add its CA there, or let the client \
+         send the intermediate certificates"
+    )]
+    UnknownIssuer {
+        /// The leaf's issuer, escaped and shortened.
+        issuer: String,
+    },
+    /// Issued for something else than clients.
+    #[error(
+        "a certificate of the client's chain is not for clients: issue it with extended key usage clientAuth, or \
+         without any"
+    )]
+    BadUsage,
+    /// A signature does not fit.
+    #[error(
+        "a signature in the client's chain is wrong, or by an RSA key of less than 2048 bits: have the certificate \
+         issued anew"
+    )]
+    BadSignature,
+    /// A key or signature algorithm that is too weak or unknown.
+    #[error(
+        "a key or signature algorithm in the client's chain is too weak or unknown: use ECDSA, Ed25519 or RSA of \
+         2048 to 8192 bits, with SHA-256 or better"
+    )]
+    UnsupportedAlgorithm,
+    /// An intermediate certificate may not issue.
+    #[error(
+        "a certificate of the client's chain was issued by one that may not ({reason}): issue it by a CA with CA:TRUE, \
+         keyCertSign and a sufficient path length"
+    )]
+    BadIssuer {
+        /// What forbids it.
+        reason: &'static str,
+    },
+    /// A name that a CA may not issue for.
+    #[error(
+        "a name in the client's chain is outside a CA's name constraints: issue it by a CA that may name it"
+    )]
+    NameConstraints,
+    /// A v1 or v2 leaf.
+    #[error(
+        "the client's certificate is X.509 v{version}, which is not verified here: issue it as v3 (openssl x509 -req \
+         with -extfile)"
+    )]
+    OldVersion {
+        /// The version, 1 or 2.
+        version: u32,
+    },
+    /// A CA as client.
+    #[error(
+        "the client's certificate is a CA certificate: issue it with CA:FALSE, or put it into clientCAFile itself"
+    )]
+    CaAsClient,
+    /// Something that the kubelet or webpki does not support.
+    #[error("the client's chain uses something that is not supported ({reason}): issue it without")]
+    Unsupported {
+        /// What it is.
+        reason: String,
+    },
+    /// Verification cost too much.
+    #[error("the client's chain needs too many steps to verify: send the leaf and its intermediates only")]
+    TooComplex,
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// The reason as a metric label: one of a small, fixed set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::TooLong { .. } | Self::TooComplex => "too_long",
+            Self::Malformed { .. } => "malformed",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::AnchorExpired => "ca_expired",
+            Self::AnchorNotYetValid => "ca_not_yet_valid",
+            Self::BadAnchor { .. } | Self::BadIssuer { .. } => "bad_issuer",
+            Self::UnknownIssuer { .. } => "unknown_issuer",
+            Self::BadUsage => "bad_usage",
+            Self::BadSignature => "bad_signature",
+            Self::UnsupportedAlgorithm => "unsupported_algorithm",
+            Self::NameConstraints => "name_constraints",
+            Self::OldVersion { .. } => "old_version",
+            Self::CaAsClient => "ca_as_client",
+            Self::Unsupported { .. } => "unsupported",
+        }
+    }
+
+    /// What webpki says, with the cause and the way out.
+    pub(super) fn from_webpki(error: webpki::Error, leaf: &X509Certificate<'_>) -> Self {
+        use webpki::Error;
+        match error {
+            Error::CertExpired { .. } => Self::Expired,
+            Error::CertNotValidYet { .. } => Self::NotYetValid,
+            Error::UnknownIssuer => {
+                let issuer = leaf.issuer().to_string();
+                Self::UnknownIssuer {
+                    issuer: issuer.escape_debug().take(200).collect(),
+                }
+            }
+            Error::EmptyEkuExtension => Self::BadUsage,
+            Error::InvalidSignatureForPublicKey => Self::BadSignature,
+            Error::UnsupportedSignatureAlgorithmContext(_)
+            | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Self::UnsupportedAlgorithm,
+            Error::CaUsedAsEndEntity => Self::CaAsClient,
+            Error::EndEntityUsedAsCa => Self::BadIssuer {
+                reason: "it lacks CA:TRUE",
+            },
+            Error::PathLenConstraintViolated => Self::BadIssuer {
+                reason: "more intermediates than its path length",
+            },
+            Error::NameConstraintViolation
+            | Error::MalformedDnsIdentifier
+            | Error::MalformedNameConstraint => Self::NameConstraints,
+            Error::MaximumSignatureChecksExceeded
+            | Error::MaximumPathBuildCallsExceeded
+            | Error::MaximumPathDepthExceeded
+            | Error::MaximumNameConstraintComparisonsExceeded => Self::TooComplex,
+            other => Self::Unsupported {
+                reason: other.to_string(),
+            },
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What a chain is worth against a bundle.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rcgen::{CustomExtension, GeneralSubtree, NameConstraints, date_time_ymd};
+
+use super::*;
+
+#[test]
+fn a_verdict_holds_until_the_first_certificate_of_the_path_ends() {
+    let year = |year| date_time_ymd(year, 1, 1);
+    for (leaf, intermediate, anchor) in [(2100, 2200, 2300), (2300, 2100, 2200), (2200, 2300, 2100)] {
+        let root = Authority::new("root", |params| params.not_after = year(anchor));
+        let issuer = root.below("issuer", |params| params.not_after = year(intermediate));
+        let leaf = issuer.issue(|params| params.not_after = year(leaf));
+        let chain = [leaf.certificate, issuer.certificate];
+        let judged = root.trust().judge(&chain, SystemTime::now()).unwrap();
+        let end = SystemTime::from(year(2100));
+        assert_eq!(judged.valid_until, end);
+        root.trust().judge(&chain, end).unwrap();
+        root.trust()
+            .judge(&chain, end + Duration::from_millis(1))
+            .unwrap_err();
+    }
+}
+
+#[test]
+fn of_a_ca_and_its_renewal_the_longer_one_counts() {
+    let old = Authority::new("ca", |params| params.not_after = date_time_ymd(2100, 1, 1));
+    let mut params = old.params.clone();
+    params.not_after = date_time_ymd(2200, 1, 1);
+    let renewed = params.self_signed(&old.key).unwrap().der().clone();
+    let leaf = old.issue(|_| ()).certificate;
+    for bundle in [
+        vec![old.certificate.clone(), renewed.clone()],
+        vec![renewed.clone(), old.certificate.clone()],
+    ] {
+        let trust = Trust::new(bundle, 1).unwrap();
+        assert_eq!(trust.hints().len(), 1, "one name, one hint");
+        let judged = trust
+            .judge(std::slice::from_ref(&leaf), SystemTime::now())
+            .unwrap();
+        assert_eq!(judged.valid_until, SystemTime::from(date_time_ymd(2200, 1, 1)));
+    }
+}
+
+#[test]
+fn an_anchor_is_held_to_its_own_extensions() {
+    let judge = |authority: &Authority| {
+        authority
+            .trust()
+            .judge(&[authority.issue(|_| ()).certificate], SystemTime::now())
+    };
+    let server_only = Authority::new("ca", |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    assert_eq!(judge(&server_only), Err(Refusal::BadUsage));
+    let no_sign = Authority::new("ca", |params| params.key_usages = vec![KeyUsagePurpose::CrlSign]);
+    assert_eq!(judge(&no_sign).unwrap_err().reason(), "bad_issuer");
+    let no_ca = Authority::new("ca", |params| params.is_ca = IsCa::ExplicitNoCa);
+    assert_eq!(judge(&no_ca).unwrap_err().reason(), "bad_issuer");
+    let critical = Authority::new("ca", |params| {
+        let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+        extension.set_criticality(true);
+        params.custom_extensions = vec![extension];
+    });
+    assert_eq!(judge(&critical).unwrap_err().reason(), "bad_issuer");
+    let elsewhere = Authority::new("ca", |params| {
+        let permitted_subtrees = vec![GeneralSubtree::DnsName("other.example".to_owned())];
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees,
+            excluded_subtrees: Vec::new(),
+        });
+    });
+    assert_eq!(judge(&elsewhere), Err(Refusal::NameConstraints));
+
+    let flat = Authority::new("ca", |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0))
+    });
+    judge(&flat).unwrap();
+    let issuer = flat.below("issuer", |_| ());
+    let chain = [issuer.issue(|_| ()).certificate, issuer.certificate];
+    assert_eq!(
+        flat.trust()
+            .judge(&chain, SystemTime::now())
+            .unwrap_err()
+            .reason(),
+        "bad_issuer"
+    );
+}
+
+#[test]
+fn strangers_long_chains_and_rubbish_are_refused() {
+    let authority = Authority::new("ca", |_| ());
+    let trust = authority.trust();
+    let now = SystemTime::now();
+    let leaf = authority.issue(|_| ()).certificate;
+
+    let stranger = Authority::new("ca", |_| ()).issue(|_| ()).certificate;
+    assert_eq!(
+        trust.judge(&[stranger], now).unwrap_err().reason(),
+        "bad_signature",
+        "same name, other key"
+    );
+    let stranger = Authority::new("other\nca", |_| ()).issue(|_| ()).certificate;
+    let refusal = trust.judge(&[stranger], now).unwrap_err();
+    assert_eq!(refusal.reason(), "unknown_issuer");
+    assert!(
+        !refusal.to_string().contains('\n'),
+        "names are escaped: {refusal}"
+    );
+
+    assert_eq!(
+        trust.judge(&vec![leaf.clone(); 17], now).unwrap_err().reason(),
+        "too_long"
+    );
+    let huge = CertificateDer::from(vec![0; 128 * 1024]);
+    assert_eq!(
+        trust.judge(&[leaf.clone(), huge], now).unwrap_err().reason(),
+        "too_long"
+    );
+    let rubbish = CertificateDer::from(vec![0x30, 0x00]);
+    assert_eq!(
+        trust.judge(&[leaf, rubbish], now).unwrap_err(),
+        Refusal::Malformed {
+            number: 2,
+            reason: "not an X.509 certificate"
+        }
+    );
+    assert_eq!(trust.judge(&[], now).unwrap_err().reason(), "malformed");
+    assert!(matches!(Trust::new(Vec::new(), 1), Err(TrustError::Empty)));
+}
+
+proptest! {
+    /// Every bit of a chain is signed, or is the signature, or is compared with what is signed.
+    #[test]
+    fn no_chain_with_a_changed_bit_is_believed(at: proptest::sample::Index, bit in 0..8_u32) {
+        static GOOD: LazyLock<(Trust, [Vec<u8>; 2])> = LazyLock::new(|| {
+            let root = Authority::new("root", |_| ());
+            let issuer = root.below("issuer", |_| ());
+            let leaf = issuer.issue(|_| ());
+            (root.trust(), [leaf.certificate.to_vec(), issuer.certificate.to_vec()])
+        });
+        let (trust, chain) = &*GOOD;
+        let judge = |chain: &[Vec<u8>]| {
+            let chain = chain.iter().map(|der| CertificateDer::from(&der[..])).collect::<Vec<_>>();
+            trust.judge(&chain, SystemTime::now())
+        };
+        prop_assert!(judge(chain).is_ok());
+        let mut changed = chain.clone();
+        let at = at.index(chain[0].len() + chain[1].len());
+        let (certificate, byte) = if at < chain[0].len() { (0, at) } else { (1, at - chain[0].len()) };
+        changed[certificate][byte] ^= 1 << bit;
+        prop_assert!(judge(&changed).is_err());
+    }
+}
