@@ -206,7 +206,7 @@ mod tests {
 
     fn settings(listen: &str, tombstone: &str) -> Settings {
         let text = format!(
-            "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nnodeName: n\nlisten: [\"{listen}\"]\n\
+            "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nnodeName: worker-1\nlisten: [\"{listen}\"]\n\
              kubeconfig: /k\nupstream: {{url: \"https://127.0.0.1:10250\", certificateFile: /c}}\n\
              tlsCertFile: /c\ntlsPrivateKeyFile: /k\nreadOnlyPort: {{listen: [{tombstone}]}}\n"
         );
@@ -284,7 +284,7 @@ mod tests {
         );
         assert!(may_listen(&settings("0.0.0.0:10350", "\"192.0.2.10:10255\""), &open).is_err());
         assert!(may_listen(&settings("0.0.0.0:10350", "\"192.0.2.10:10255\""), &loopback).is_ok());
-        let both = [loopback.clone(), open].concat();
+        let both = [loopback, open].concat();
         assert!(may_listen(&gate, &both).is_err(), "every kubelet counts");
     }
 }
