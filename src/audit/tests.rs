@@ -412,6 +412,25 @@ fn futures_poll<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
     }
 }
 
+#[tokio::test]
+async fn blocking_does_not_linger() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.log");
+    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Blocking), 4).unwrap();
+    let start = Instant::now();
+    for _ in 0..100 {
+        audit
+            .reserve_blocking()
+            .await
+            .write_and_wait(&event())
+            .await
+            .unwrap();
+    }
+    // A hundred events one after another, each lingering for company, would take five seconds.
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    thread.shutdown(PATIENCE).unwrap();
+}
+
 #[test]
 fn a_full_disk_delays_events_and_loses_none() {
     let directory = tempfile::tempdir().unwrap();
