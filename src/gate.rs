@@ -1,4 +1,4 @@
-//! A request's way: the seven stations, read from top to bottom in [`Gate::stations`].
+//! A request's way: the seven stations, read from top to bottom in `Gate::stations`.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;

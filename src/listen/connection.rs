@@ -151,7 +151,11 @@ async fn requests(
     let watched = Watched::new(
         stream,
         activity.clone(),
-        Timeouts::from(limits),
+        if http2 {
+            Timeouts::http2(limits)
+        } else {
+            Timeouts::http1(limits)
+        },
         gate.metrics_handle(),
     );
     let connection = Arc::new(Connection::new(peer, Presented::new(chain), activity));
@@ -178,6 +182,7 @@ async fn requests(
             biased;
             ended = serving.as_mut() => return ended,
             () = drain => serving.as_mut().graceful_shutdown(),
+            () = connection.activity.idle_for(limits.idle_timeout) => serving.as_mut().graceful_shutdown(),
             () = connection.stranger.notified() => serving.as_mut().graceful_shutdown(),
         }
         tokio::select! {
