@@ -308,6 +308,19 @@ impl World {
         assert_eq!(self.kubelet.requests(), []);
     }
 
+    /// Checks that nothing but requests for this target was passed to the kubelet.
+    #[track_caller]
+    pub(crate) fn assert_nothing_forwarded_but(&self, target: &str) {
+        let mut others = self.kubelet.requests();
+        others.retain(|seen| seen.target != target);
+        assert_eq!(others, []);
+    }
+
+    /// Tells the gate to stop, as SIGTERM does, and does not wait.
+    pub(crate) fn begin_to_stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Stops everything and checks that nothing is left: no request, stream or connection, on neither side.
     pub(crate) async fn stop(mut self) {
         for gauge in ["requests_in_flight", "streams"] {
@@ -342,7 +355,10 @@ impl Drop for World {
     /// A test that forgets to stop its world would never know of a leak.
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert!(self.audit_thread.is_none(), "end the test with world.stop().await");
+            assert!(
+                self.audit_thread.is_none(),
+                "end the test with world.stop().await"
+            );
         }
     }
 }
@@ -396,10 +412,7 @@ impl TokenClient {
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(
-            Instant::now() < deadline,
-            "not within {PATIENCE:?}: {what}"
-        );
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
