@@ -118,7 +118,7 @@ Who is who
   {PROXY_GET_TOKEN:<29}  service account reader          get nodes/proxy
 
 To be pasted into another terminal:
-  cd {directory}
+  cd '{directory}'
 
   # The kubelet by itself: anybody reads every pod with its secrets, and runs commands.
   curl -k https://{open}/pods

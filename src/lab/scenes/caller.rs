@@ -114,7 +114,11 @@ impl Caller {
         };
         let to = answer.headers().get("location").and_then(|to| to.to_str().ok());
         match to {
-            Some(to) if answer.status().is_redirection() => self.post(to).await,
+            Some(to) if answer.status().is_redirection() => {
+                let said = self.post(to).await;
+                let text = format!("{} to {to}: {}", answer.status().as_u16(), said.text);
+                Said { text, ..said }
+            }
             _ => Ok(answer).into(),
         }
     }

@@ -38,9 +38,9 @@ async fn anonymous(play: &mut Play<'_>) {
         Line {
             who: &anybody,
             request: "GET /pods",
-            open: gives_in(200, PODS, "all pods, with the secrets in their environment"),
+            open: gives_in(200, PODS, "all pods, secrets in their environment too"),
             gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
-            why: "no certificate, no token: nobody known is asking",
+            why: "no certificate, no token: nobody known asks",
         },
         async |caller| caller.get("/pods").await,
     )
@@ -50,9 +50,9 @@ async fn anonymous(play: &mut Play<'_>) {
         Line {
             who: &anybody,
             request: "POST /run/default/web/nginx?cmd=id",
-            open: gives_in(200, ROOT, "uid=0(root): a command ran in the container"),
+            open: gives_in(200, ROOT, "uid=0(root): a command ran"),
             gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
-            why: "the same; the command never reaches the kubelet",
+            why: "the kubelet never hears of the command",
         },
         async |caller| caller.post(RUN).await,
     )
@@ -68,11 +68,11 @@ async fn read_only_port(play: &mut Play<'_>) {
     let gate = Caller::plain(tombstone).get("/pods").await;
     let passed = play.lab.kubelet.request_count() - before;
     let line = Line {
-        who: &Who::nobody("anybody, without TLS"),
-        request: "GET /pods on the read-only port (10255)",
-        open: gives_in(200, PODS, "all pods, with their secrets, in plain HTTP"),
+        who: &Who::nobody("anybody"),
+        request: "GET http://…/pods, on the read-only port",
+        open: gives_in(200, PODS, "all pods, with their secrets"),
         gate: stops(410, "read-only port is closed", "Gone, and where to go instead"),
-        why: "the gate never speaks to that port; in its place it answers every request so, and counts it",
+        why: "the gate takes its place, refuses everybody and counts them",
     };
     play.row(line, &open, &gate, passed);
 }
@@ -87,7 +87,7 @@ async fn api_server(play: &mut Play<'_>) {
             request: "GET /pods",
             open: serves(200, PODS, "all pods"),
             gate: serves(200, PODS, "all pods"),
-            why: "authenticated by certificate, allowed by SubjectAccessReview: kubectl works as before",
+            why: "allowed by SubjectAccessReview: kubectl works as before",
         },
         async |caller| caller.get("/pods").await,
     )
@@ -98,7 +98,7 @@ async fn api_server(play: &mut Play<'_>) {
             request: "GET /containerLogs/…?follow=true",
             open: serves(200, "booked 7 transfers\nstill here", "lines as they are written"),
             gate: serves(200, "booked 7 transfers\nstill here", "lines as they are written"),
-            why: "kubectl logs -f: every line passes at once, nothing waits for the end",
+            why: "kubectl logs -f: each line passes at once",
         },
         async |caller| {
             let target = "/containerLogs/payments/ledger/app?follow=true&tailLines=2";
@@ -112,7 +112,7 @@ async fn api_server(play: &mut Play<'_>) {
             request: "exec id, over WebSocket",
             open: serves(101, ROOT, "uid=0(root)"),
             gate: serves(101, ROOT, "uid=0(root)"),
-            why: "kubectl exec; it needs create nodes/proxy, which the API server has",
+            why: "kubectl exec: it has create nodes/proxy",
         },
         async |caller| caller.exec_websocket(EXEC).await,
     )
@@ -123,7 +123,7 @@ async fn api_server(play: &mut Play<'_>) {
             request: "exec, over SPDY/3.1",
             open: serves(101, "to and fro", "bytes to and fro"),
             gate: serves(101, "to and fro", "bytes to and fro"),
-            why: "kubectl exec of older clients; spliced only after the kubelet has said 101",
+            why: "older kubectl: bytes pass only after the kubelet's 101",
         },
         async |caller| {
             let target = "/exec/default/web/nginx?command=cat&input=1&output=1";
@@ -135,7 +135,7 @@ async fn api_server(play: &mut Play<'_>) {
 
 /// Scene 5.
 async fn user_without_rights(play: &mut Play<'_>) {
-    let alice = Who::certificate("alice, a developer (certificate)", &play.lab.pki.alice);
+    let alice = Who::certificate("alice, developer (certificate)", &play.lab.pki.alice);
     play.scene();
     play.both(
         Line {
@@ -147,7 +147,7 @@ async fn user_without_rights(play: &mut Play<'_>) {
                 "Forbidden (user=alice, verb=get, resource=nodes, subresource(s)=[pods proxy])",
                 "Forbidden (user=alice, … [pods proxy])",
             ),
-            why: "a good certificate says who she is, not what she may: RBAC gives her nothing on nodes",
+            why: "the certificate says who she is; RBAC gives her nothing",
         },
         async |caller| caller.get("/pods").await,
     )
@@ -162,7 +162,7 @@ async fn user_without_rights(play: &mut Play<'_>) {
                 "Forbidden (user=alice, verb=create, resource=nodes, subresource(s)=[proxy])",
                 "Forbidden (user=alice, … [proxy])",
             ),
-            why: "the same",
+            why: "nor may she run commands",
         },
         async |caller| caller.post(RUN).await,
     )
@@ -171,7 +171,7 @@ async fn user_without_rights(play: &mut Play<'_>) {
 
 /// Scene 6.
 async fn metrics_token(play: &mut Play<'_>) {
-    let metrics = Who::token("monitoring (token: get nodes/metrics)", METRICS_TOKEN);
+    let metrics = Who::token("monitoring (token, get nodes/metrics)", METRICS_TOKEN);
     play.scene();
     play.both(
         Line {
@@ -179,7 +179,7 @@ async fn metrics_token(play: &mut Play<'_>) {
             request: "GET /metrics",
             open: serves(200, METRICS, "metrics"),
             gate: serves(200, METRICS, "metrics"),
-            why: "the token is reviewed (TokenReview), and its service account may get nodes/metrics",
+            why: "TokenReview says who it is, and that one may read metrics",
         },
         async |caller| caller.get("/metrics").await,
     )
@@ -188,7 +188,7 @@ async fn metrics_token(play: &mut Play<'_>) {
         Line {
             who: &metrics,
             request: "GET /pods",
-            open: gives_in(200, PODS, "all pods: it never looked at the token"),
+            open: gives_in(200, PODS, "all pods: it never read the token"),
             gate: stops(403, "subresource(s)=[pods proxy]", "Forbidden ([pods proxy])"),
             why: "the same token opens nothing else",
         },
@@ -199,7 +199,7 @@ async fn metrics_token(play: &mut Play<'_>) {
 
 /// Scene 7.
 async fn get_nodes_proxy(play: &mut Play<'_>) {
-    let reader = Who::token("a reader (token: get nodes/proxy)", PROXY_GET_TOKEN);
+    let reader = Who::token("a reader (token, get nodes/proxy)", PROXY_GET_TOKEN);
     play.scene();
     play.both(
         Line {
@@ -232,8 +232,7 @@ async fn get_nodes_proxy(play: &mut Play<'_>) {
                 "verb=create, resource=nodes, subresource(s)=[proxy]",
                 "Forbidden (… verb=create, … [proxy])",
             ),
-            why: "a kubelet, even a hardened one, takes the GET of a WebSocket for reading; the gate asks for create \
-                  nodes/proxy, whatever the method",
+            why: "even a hardened kubelet takes this GET for reading; the gate asks for create, whatever the method",
         },
         async |caller| caller.exec_websocket(EXEC).await,
     )
@@ -257,7 +256,7 @@ async fn bad_certificates(play: &mut Play<'_>) {
         ),
         (
             Who::certificate("its twin, by a stranger's CA", &pki.wrong_ca),
-            "same names, and the CA has the same name too; the signature is another's",
+            "all names are the same, the CA's too; its key is not",
         ),
         (
             Who::certificate("the API server's, for servers only", &pki.wrong_usage),
@@ -269,7 +268,7 @@ async fn bad_certificates(play: &mut Play<'_>) {
             Line {
                 who: &who,
                 request: "GET /pods",
-                open: gives_in(200, PODS, "all pods: it never asked for a certificate"),
+                open: gives_in(200, PODS, "all pods: it asks for no certificate"),
                 gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
                 why,
             },
@@ -287,7 +286,7 @@ async fn forged_headers(play: &mut Play<'_>) {
         ("Impersonate-User", "system:admin"),
         ("Impersonate-Group", "system:masters"),
     ];
-    const REQUEST: &str = "GET /pods with X-Remote-User, X-Remote-Group, Impersonate-…";
+    const REQUEST: &str = "GET /pods, forged X-Remote-User, Impersonate-User";
     let pki = &play.lab.pki;
     play.scene();
     play.both(
@@ -296,7 +295,7 @@ async fn forged_headers(play: &mut Play<'_>) {
             request: REQUEST,
             open: gives_in(200, PODS, "all pods, headers or not"),
             gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
-            why: "who asks is read from the connection and the token, never from such a header",
+            why: "who asks is never read from such a header",
         },
         async |caller| caller.call("GET", "/pods", &FORGED).await,
     )
@@ -318,7 +317,7 @@ async fn forged_headers(play: &mut Play<'_>) {
             request: REQUEST,
             open: serves(200, PODS, "all pods"),
             gate: serves(200, PODS, "all pods; the kubelet saw none of the headers"),
-            why: "taken out before forwarding, so that nothing behind the gate can believe them",
+            why: "taken out before forwarding: nothing behind can believe them",
         },
         async |caller| caller.call("GET", "/pods", &FORGED).await,
     )
@@ -339,46 +338,47 @@ async fn forged_headers(play: &mut Play<'_>) {
 
 /// Scene 10.
 async fn path_tricks(play: &mut Play<'_>) {
-    let metrics = Who::token("monitoring (token: get nodes/metrics)", METRICS_TOKEN);
+    const LED_TO_RUN: &str = "301 to /run/default/web/nginx?cmd=id: uid=0(root)";
+    let metrics = Who::token("monitoring (token, get nodes/metrics)", METRICS_TOKEN);
     let tricks = [
         (
             "POST /metrics/../run/…",
             "/metrics/../run/default/web/nginx?cmd=id",
-            "redirected to /run: uid=0(root)",
+            gives_in(200, LED_TO_RUN, "after a redirect: uid=0(root)"),
             stops(400, "dot segment", "the path has a dot segment"),
-            "looks like metrics and is run; two readings, so none",
+            "looks like metrics and is run: refused before any review",
         ),
         (
             "POST /metrics/%2e%2e/run/…",
             "/metrics/%2e%2e/run/default/web/nginx?cmd=id",
-            "redirected to /run: uid=0(root)",
+            gives_in(200, LED_TO_RUN, "after a redirect: uid=0(root)"),
             stops(400, "dot segment", "the path has a dot segment"),
-            "the dots encoded: the path is decoded once, then judged",
+            "the same in disguise: decoded once, then judged",
         ),
         (
             "POST /metrics%2f..%2frun/…",
             "/metrics%2f..%2frun/default/web/nginx?cmd=id",
-            "redirected to /run: uid=0(root)",
+            gives_in(200, LED_TO_RUN, "after a redirect: uid=0(root)"),
             stops(400, "encoded slash", "the path has an encoded slash"),
-            "one segment or three? Kubelets differ, so it is refused",
+            "one segment or three? Kubelets differ",
         ),
         (
             "POST //run/…",
             "//run/default/web/nginx?cmd=id",
-            "redirected to /run: uid=0(root)",
+            gives_in(200, LED_TO_RUN, "after a redirect: uid=0(root)"),
             stops(400, "empty segment", "the path has an empty segment"),
-            "prefix rules miss //run, the kubelet's router does not",
+            "a prefix rule misses it, the kubelet's router does not",
         ),
         (
             "POST /%72un/…",
             "/%72un/default/web/nginx?cmd=id",
-            "uid=0(root)",
+            gives_in(200, ROOT, "uid=0(root)"),
             stops(
                 403,
                 "verb=create, resource=nodes, subresource(s)=[proxy]",
                 "Forbidden (… [proxy])",
             ),
-            "only one reading, /run, and judged as that",
+            "one reading only, /run, and judged as that",
         ),
     ];
     play.scene();
@@ -387,7 +387,7 @@ async fn path_tricks(play: &mut Play<'_>) {
             Line {
                 who: &metrics,
                 request,
-                open: gives_in(200, ROOT, open),
+                open,
                 gate,
                 why,
             },
@@ -399,7 +399,7 @@ async fn path_tricks(play: &mut Play<'_>) {
 
 /// Scene 11: one connection to each door, asked on twice.
 async fn removed_ca(play: &mut Play<'_>) -> io::Result<()> {
-    const WHO: &str = "carol, an admin (certificate of a second CA)";
+    const WHO: &str = "carol, admin (cert. by a second CA)";
     let lab = play.lab;
     let carol = Who::certificate(WHO, &lab.pki.carol);
     play.scene();
@@ -416,7 +416,7 @@ async fn removed_ca(play: &mut Play<'_>) -> io::Result<()> {
         request: "GET /pods",
         open: serves(200, PODS, "all pods"),
         gate: serves(200, PODS, "all pods"),
-        why: "two CAs are in the bundle, as during a rotation; admins may do everything on nodes",
+        why: "both CAs are in the bundle, as during a rotation",
     };
     play.row(line, &at_open, &at_gate, 1);
 
@@ -428,10 +428,10 @@ async fn removed_ca(play: &mut Play<'_>) -> io::Result<()> {
     lab.trust_rotated_ca(true)?;
     let line = Line {
         who: &carol,
-        request: "GET /pods, her CA removed, on the same open connection",
+        request: "GET /pods, same connection, her CA removed",
         open: gives_in(200, PODS, "all pods: there is no CA at all"),
         gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
-        why: "certificates are judged again when the bundle changes, without waiting for a new connection",
+        why: "the bundle changed: certificates are judged again, on open connections too",
     };
     play.row(line, &at_open, &at_gate, passed);
     Ok(())
@@ -444,30 +444,26 @@ async fn api_server_down(play: &mut Play<'_>) -> io::Result<()> {
     play.lab.api_server.down().await?;
     play.both(
         Line {
-            who: &Who::certificate("bob, an admin (certificate)", &pki.bob),
-            request: "GET /stats/summary, the API server down",
-            open: serves(200, "\"nodeName\"", "node statistics; it asks nobody anyway"),
+            who: &Who::certificate("bob, admin (certificate)", &pki.bob),
+            request: "GET /stats/summary, API server down",
+            open: serves(200, "\"nodeName\"", "statistics: it asks nobody anyway"),
             gate: stops(
                 503,
                 "SubjectAccessReview failed",
-                "SubjectAccessReview failed; nothing was forwarded",
+                "review failed, nothing forwarded",
             ),
-            why: "he may, but nobody can say so now: fails closed, and tells the client to try again",
+            why: "he may, but nobody can say so: fails closed, try again",
         },
         async |caller| caller.get("/stats/summary").await,
     )
     .await;
     play.both(
         Line {
-            who: &Who::token("an admin (token)", ADMIN_TOKEN),
-            request: "GET /pods, the API server down",
-            open: serves(200, PODS, "all pods; it asks nobody anyway"),
-            gate: stops(
-                503,
-                "TokenReview failed",
-                "TokenReview failed; nothing was forwarded",
-            ),
-            why: "the same for a token that has not been reviewed before",
+            who: &Who::token("admin (token)", ADMIN_TOKEN),
+            request: "GET /pods, API server down",
+            open: serves(200, PODS, "all pods: it asks nobody anyway"),
+            gate: stops(503, "TokenReview failed", "review failed, nothing forwarded"),
+            why: "whose token is it? Nobody can say",
         },
         async |caller| caller.get("/pods").await,
     )
@@ -475,10 +471,10 @@ async fn api_server_down(play: &mut Play<'_>) -> io::Result<()> {
     play.both(
         Line {
             who: &Who::certificate(API_SERVER, &pki.apiserver_client),
-            request: "GET /pods, the API server down",
+            request: "GET /pods, API server down",
             open: serves(200, PODS, "all pods"),
             gate: serves(200, PODS, "all pods"),
-            why: "allowed in scene 4, which is remembered for five minutes: a short outage is not felt",
+            why: "allowed in scene 4, remembered for five minutes",
         },
         async |caller| caller.get("/pods").await,
     )

@@ -13,7 +13,7 @@ pub enum Style {
 
 const HEAD: [&str; 6] = ["", "who", "request", "open kubelet", "through the gate", "why"];
 /// With two spaces between them, 119 columns.
-const WIDTHS: [usize; 6] = [2, 19, 24, 20, 20, 24];
+const WIDTHS: [usize; 6] = [2, 18, 22, 20, 20, 27];
 const GAP: &str = "  ";
 /// Marks an answer that is not as it must be, colours or not.
 const CROSS: &str = "✗ ";
@@ -29,20 +29,23 @@ const ALARM: &str = "1;97;41";
 pub fn table(rows: &[Row], style: Style) -> String {
     let mut text = String::new();
     line(&mut text, style, &HEAD.map(|head| (head.to_owned(), Some(BOLD))));
-    let mut scene = 0;
+    let mut last: Option<&Row> = None;
     for row in rows {
-        if row.scene != scene {
+        let same_scene = last.is_some_and(|last| last.scene == row.scene);
+        if !same_scene {
             let rule = "─".repeat(WIDTHS.iter().sum::<usize>() + GAP.len() * (WIDTHS.len() - 1));
             text += &paint(&rule, Some(DIM), style);
             text.push('\n');
         }
-        let number = if row.scene == scene {
+        let number = if same_scene {
             String::new()
         } else {
             format!("{:>2}", row.scene)
         };
-        scene = row.scene;
-        draw(&mut text, style, row, number);
+        let same_caller = same_scene && last.is_some_and(|last| last.who == row.who);
+        let who = if same_caller { "" } else { row.who };
+        draw(&mut text, style, row, number, who);
+        last = Some(row);
     }
     let good = rows.iter().filter(|row| row.ok()).count();
     let colour = if good == rows.len() { "1;32" } else { ALARM };
@@ -53,7 +56,7 @@ pub fn table(rows: &[Row], style: Style) -> String {
     text
 }
 
-fn draw(text: &mut String, style: Style, row: &Row, number: String) {
+fn draw(text: &mut String, style: Style, row: &Row, number: String, who: &str) {
     let answer = |cell: &super::Cell| match (&cell.wrong, cell.meaning) {
         (Some(_), _) => (format!("{CROSS}{}", cell.shown), Some(ALARM)),
         (None, Meaning::GivesIn) => (cell.shown.clone(), Some(RED)),
@@ -61,7 +64,7 @@ fn draw(text: &mut String, style: Style, row: &Row, number: String) {
     };
     let cells = [
         (number, Some(BOLD)),
-        (row.who.to_owned(), None),
+        (who.to_owned(), None),
         (row.request.to_owned(), None),
         answer(&row.open),
         answer(&row.gate),
