@@ -1,4 +1,4 @@
-//! A request's way: the seven stations, read from top to bottom in [`Gate::stations`].
+//! A request's way: the seven stations, read from top to bottom in `Gate::stations`.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -219,12 +219,14 @@ impl Gate {
             .authenticate(&connection.presented, &parts.headers, websocket)
             .await;
         let identity = identity.map_err(|error| {
+            connection.nobody();
             if checks.upgrade().is_some() {
                 error.without_retry_after()
             } else {
                 error
             }
         })?;
+        connection.somebody();
         record.is(&identity);
         let known = Instant::now();
         self.metrics.took(Stage::Authn, known - began);

@@ -112,3 +112,7 @@ fn expect_is_continue(parts: &Parts) -> Result<(), RequestError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::expect_used, clippy::unwrap_used)]
+mod tests;

@@ -88,6 +88,7 @@ fn eventually(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "the condition did not come true");
+        #[expect(clippy::disallowed_methods, reason = "a plain thread polls a condition; no runtime is blocked")]
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -410,6 +411,25 @@ fn futures_poll<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
         std::task::Poll::Ready(output) => Some(output),
         std::task::Poll::Pending => None,
     }
+}
+
+#[tokio::test]
+async fn blocking_does_not_linger() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.log");
+    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Blocking), 4).unwrap();
+    let start = Instant::now();
+    for _ in 0..100 {
+        audit
+            .reserve_blocking()
+            .await
+            .write_and_wait(&event())
+            .await
+            .unwrap();
+    }
+    // A hundred events one after another, each lingering for company, would take five seconds.
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    thread.shutdown(PATIENCE).unwrap();
 }
 
 #[test]

@@ -146,3 +146,7 @@ impl Failures {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::expect_used, clippy::unwrap_used)]
+mod tests;

@@ -139,3 +139,7 @@ fn bad_answer(what: impl Into<String>) -> RequestError {
         inside,
     )
 }
+
+#[cfg(test)]
+#[allow(clippy::expect_used, clippy::unwrap_used)]
+mod tests;

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::Request;
@@ -14,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -33,6 +35,35 @@ pub struct Connection {
     pub presented: Presented,
     /// What its requests are doing.
     pub activity: Arc<Activity>,
+    /// Some request on it was somebody's.
+    known: AtomicBool,
+    /// Told when a request was nobody's and none before was anybody's.
+    stranger: Notify,
+}
+
+impl Connection {
+    fn new(peer: SocketAddr, presented: Presented, activity: Arc<Activity>) -> Self {
+        Self {
+            peer,
+            presented,
+            activity,
+            known: AtomicBool::new(false),
+            stranger: Notify::new(),
+        }
+    }
+
+    /// A request was somebody's.
+    pub(crate) fn somebody(&self) {
+        self.known.store(true, Relaxed);
+    }
+
+    /// A request was nobody's. An HTTP/2 connection on which nobody was ever known is closed then: opening and
+    /// resetting streams is cheap for a stranger and dear for the gate (CVE-2023-44487).
+    pub(crate) fn nobody(&self) {
+        if !self.known.load(Relaxed) {
+            self.stranger.notify_one();
+        }
+    }
 }
 
 /// What a kubelet answers to a client that speaks plain HTTP on its TLS port.
@@ -120,16 +151,16 @@ async fn requests(
     let watched = Watched::new(
         stream,
         activity.clone(),
-        Timeouts::from(limits),
+        if http2 {
+            Timeouts::http2(limits)
+        } else {
+            Timeouts::http1(limits)
+        },
         gate.metrics_handle(),
     );
-    let connection = Arc::new(Connection {
-        peer,
-        presented: Presented::new(chain),
-        activity,
-    });
+    let connection = Arc::new(Connection::new(peer, Presented::new(chain), activity));
     let service = {
-        let (gate, worker) = (gate.clone(), worker.clone());
+        let (gate, worker, connection) = (gate.clone(), worker.clone(), connection.clone());
         service_fn(move |request: Request<Incoming>| {
             let (gate, worker, connection) = (gate.clone(), worker.clone(), connection.clone());
             async move { Ok::<_, Infallible>(gate.handle(&connection, &worker, request).await) }
@@ -151,6 +182,8 @@ async fn requests(
             biased;
             ended = serving.as_mut() => return ended,
             () = drain => serving.as_mut().graceful_shutdown(),
+            () = connection.activity.idle_for(limits.idle_timeout) => serving.as_mut().graceful_shutdown(),
+            () = connection.stranger.notified() => serving.as_mut().graceful_shutdown(),
         }
         tokio::select! {
             ended = serving => ended,

@@ -44,8 +44,8 @@ pub struct Watched<T> {
 /// The deadlines of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// For a head, from its first byte.
-    pub head: Duration,
+    /// For a head, from its first byte; `None` on HTTP/2, where bytes may come that belong to no request.
+    pub head: Option<Duration>,
     /// Between requests.
     pub idle: Duration,
     /// For a write without progress.
@@ -77,6 +77,18 @@ impl Activity {
         self.since.store(self.now(), Relaxed);
     }
 
+    /// Resolves once no request has been in flight for `limit`.
+    pub async fn idle_for(&self, limit: Duration) {
+        loop {
+            let since = self.born + Duration::from_millis(self.since.load(Relaxed));
+            let busy = self.in_flight.load(Relaxed) > 0;
+            if !busy && since.elapsed() >= limit {
+                return;
+            }
+            sleep_until(if busy { Instant::now() } else { since } + limit).await;
+        }
+    }
+
     fn bytes_came(&self) {
         if self.in_flight.load(Relaxed) == 0 && !self.in_head.load(Relaxed) {
             self.in_head.store(true, Relaxed);
@@ -97,11 +109,24 @@ impl Default for Activity {
 
 // === impl Timeouts ===
 
-impl From<&Limits> for Timeouts {
-    fn from(limits: &Limits) -> Self {
+impl Timeouts {
+    /// The deadlines of an HTTP/1 connection.
+    pub fn http1(limits: &Limits) -> Self {
+        let head = Some(limits.request_head_timeout);
         Self {
-            head: limits.request_head_timeout,
+            head,
             idle: limits.idle_timeout,
+            stall: limits.write_stall_timeout,
+        }
+    }
+
+    /// Those of an HTTP/2 connection. It is told to go by GOAWAY when idle; the stream's own deadline comes later, for a
+    /// client that does not go.
+    pub fn http2(limits: &Limits) -> Self {
+        let idle = limits.idle_timeout + limits.request_head_timeout;
+        Self {
+            head: None,
+            idle,
             stall: limits.write_stall_timeout,
         }
     }
@@ -133,10 +158,9 @@ impl<T> Watched<T> {
             return None;
         }
         let since = self.activity.born + Duration::from_millis(self.activity.since.load(Relaxed));
-        Some(if self.activity.in_head.load(Relaxed) {
-            (since + self.timeouts.head, "head_timeout")
-        } else {
-            (since + self.timeouts.idle, "idle")
+        Some(match self.timeouts.head {
+            Some(head) if self.activity.in_head.load(Relaxed) => (since + head, "head_timeout"),
+            _ => (since + self.timeouts.idle, "idle"),
         })
     }
 
@@ -184,7 +208,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
         let filled = buf.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buf) {
             Poll::Ready(outcome) => {
-                if buf.filled().len() > filled {
+                if buf.filled().len() > filled && this.timeouts.head.is_some() {
                     this.activity.bytes_came();
                 }
                 Poll::Ready(outcome)

@@ -81,3 +81,28 @@ impl<K: Eq + Hash> Drop for Share<K> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::expect_used, clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_refused_at_either_bound_and_comes_back_when_dropped() {
+        let quota = Quota::new(3, 2);
+        let first = quota.take("a").unwrap();
+        let second = quota.take("a").unwrap();
+        assert_eq!(quota.take("a").unwrap_err(), Exhausted::Each);
+        let third = quota.take("b").unwrap();
+        assert_eq!(quota.take("c").unwrap_err(), Exhausted::Total);
+        drop(first);
+        let fourth = quota.take("a").unwrap();
+        drop((second, third, fourth));
+        let held = quota.held.lock().unwrap();
+        assert_eq!(
+            (held.total, held.each.len()),
+            (0, 0),
+            "nothing is kept of what is gone"
+        );
+    }
+}

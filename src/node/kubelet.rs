@@ -195,3 +195,96 @@ fn seen_from_outside(process: &Path, path: &str) -> PathBuf {
         None => process.join("cwd").join(path),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::expect_used, clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::settings::KubeletFlags;
+
+    fn settings(listen: &str, tombstone: &str) -> Settings {
+        let text = format!(
+            "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nnodeName: worker-1\nlisten: [\"{listen}\"]\n\
+             kubeconfig: /k\nupstream: {{url: \"https://127.0.0.1:10250\", certificateFile: /c}}\n\
+             tlsCertFile: /c\ntlsPrivateKeyFile: /k\nreadOnlyPort: {{listen: [{tombstone}]}}\n"
+        );
+        Settings::parse(&text, Path::new("test.yaml"), &KubeletFlags::default()).unwrap()
+    }
+
+    /// A `/proc` with one kubelet in it, whose root is `root/`.
+    fn proc(arguments: &[&str], config: Option<&str>) -> tempfile::TempDir {
+        let proc = tempfile::tempdir().unwrap();
+        let process = proc.path().join("4711");
+        fs::create_dir_all(process.join("root/var/lib/kubelet")).unwrap();
+        fs::write(process.join("cmdline"), arguments.join("\0")).unwrap();
+        if let Some(config) = config {
+            fs::write(process.join("root/var/lib/kubelet/config.yaml"), config).unwrap();
+        }
+        proc
+    }
+
+    fn bound(arguments: &[&str], config: Option<&str>) -> Vec<String> {
+        let kubelets = running_kubelets(proc(arguments, config).path());
+        kubelets[0]
+            .binds
+            .as_ref()
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn what_a_kubelet_binds_follows_flags_file_and_both_sets_of_defaults() {
+        let config = "/var/lib/kubelet/config.yaml";
+        let file = Some("kind: KubeletConfiguration\naddress: 127.0.0.1\nunknown: {a: 1}\n");
+        assert_eq!(
+            bound(&["/usr/bin/kubelet"], None),
+            ["0.0.0.0:10250", "0.0.0.0:10255"]
+        );
+        assert_eq!(
+            bound(&["kubelet", "--read-only-port=0", "--address", "127.0.0.1"], None),
+            ["127.0.0.1:10250"]
+        );
+        assert_eq!(bound(&["kubelet", "--config", config], file), ["127.0.0.1:10250"]);
+        assert_eq!(
+            bound(&["kubelet", "--config", config, "--address=::"], file),
+            ["[::]:10250"]
+        );
+        assert_eq!(
+            bound(&["hyperkube", "kubelet", "--read_only_port=1"], None),
+            ["0.0.0.0:10250", "0.0.0.0:1"]
+        );
+        assert!(running_kubelets(proc(&["kubelet-gate", "serve"], None).path()).is_empty());
+    }
+
+    #[test]
+    fn a_port_is_taken_only_if_the_kubelet_is_proven_not_to_want_it() {
+        let open = running_kubelets(proc(&["kubelet"], None).path());
+        let loopback =
+            running_kubelets(proc(&["kubelet", "--address=127.0.0.1", "--read-only-port=0"], None).path());
+        let unreadable = running_kubelets(proc(&["kubelet", "--config=/gone.yaml"], None).path());
+
+        let gate = settings("192.0.2.10:10250", "");
+        assert!(matches!(
+            may_listen(&gate, &open),
+            Err(NodeError::KubeletsPort { pid: 4711, .. })
+        ));
+        assert!(matches!(may_listen(&gate, &[]), Err(NodeError::NoKubelet { .. })));
+        assert!(matches!(
+            may_listen(&gate, &unreadable),
+            Err(NodeError::KubeletConfig { .. })
+        ));
+        assert!(may_listen(&gate, &loopback).is_ok());
+        assert!(
+            may_listen(&settings("192.0.2.10:10350", ""), &open).is_ok(),
+            "its own port needs no proof"
+        );
+        assert!(may_listen(&settings("0.0.0.0:10350", "\"192.0.2.10:10255\""), &open).is_err());
+        assert!(may_listen(&settings("0.0.0.0:10350", "\"192.0.2.10:10255\""), &loopback).is_ok());
+        let both = [loopback, open].concat();
+        assert!(may_listen(&gate, &both).is_err(), "every kubelet counts");
+    }
+}
