@@ -7,6 +7,7 @@ mod body;
 mod headers;
 mod kubelet;
 mod pool;
+mod read_ahead;
 mod tunnel;
 
 pub use self::body::{Body, Guard};
