@@ -308,6 +308,14 @@ impl World {
         assert_eq!(self.kubelet.requests(), []);
     }
 
+    /// Checks that nothing but requests for this target was passed to the kubelet.
+    #[track_caller]
+    pub(crate) fn assert_nothing_forwarded_but(&self, target: &str) {
+        let mut others = self.kubelet.requests();
+        others.retain(|seen| seen.target != target);
+        assert_eq!(others, []);
+    }
+
     /// Stops everything and checks that nothing is left: no request, stream or connection, on neither side.
     pub(crate) async fn stop(mut self) {
         for gauge in ["requests_in_flight", "streams"] {
