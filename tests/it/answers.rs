@@ -10,7 +10,7 @@ use kubelet_gate::lab::fake_apiserver::{Api, Behaviour, METRICS_TOKEN};
 use kubelet_gate::lab::fake_kubelet::Fault;
 use kubelet_gate::lab::pki::{Attribute, Ca, CertificateSpec, KeyKind};
 
-use crate::world::{API_SERVER, PKI, World, assert_answer, eventually, header};
+use crate::world::{API_SERVER, PKI, World, assert_answer, eventually, eventually_answers, header};
 
 /// An HTTP/1.1 answer as bytes, with the date, which changes, taken out.
 async fn raw(client: &Client, request: &str) -> String {
@@ -407,12 +407,10 @@ async fn an_api_server_that_is_down_is_503() {
     assert_refusal(&world.stranger().get("/pods").await.unwrap(), 401, "Unauthorized");
     world.api.up().await.unwrap();
     let bob = world.client("bob");
-    for _ in 0..200 {
-        if bob.get("/pods").await.unwrap().status() == 200 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually_answers("the error is forgotten", async || {
+        bob.get("/pods").await.unwrap().status() == 200
+    })
+    .await;
     assert_eq!(
         bob.get("/pods").await.unwrap().status(),
         200,

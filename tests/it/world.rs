@@ -405,8 +405,13 @@ impl TokenClient {
 
 /// Polls until the condition holds; fails with its description after [`PATIENCE`].
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    eventually_answers(what, async || condition()).await;
+}
+
+/// [`eventually`] for a condition that takes a request to find out.
+pub(crate) async fn eventually_answers(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
-    while !condition() {
+    while !condition().await {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
