@@ -277,7 +277,10 @@ async fn an_allow_for_a_command_lives_shorter() {
     assert_eq!(world.api.checks()[..2], ["create/proxy", "create/proxy"]);
 
     world.api.set_rules(vec![]);
-    eventually_answers("the withdrawn permission no longer runs commands", async || run().await == 403).await;
+    eventually_answers("the withdrawn permission no longer runs commands", async || {
+        run().await == 403
+    })
+    .await;
     assert_eq!(run().await, 403, "the withdrawn permission still runs commands");
     // The other one stands for its five minutes.
     assert_eq!(

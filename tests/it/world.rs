@@ -186,6 +186,15 @@ impl WorldBuilder {
     }
 }
 
+/// The kubelet as a node has it, wide open behind its self-made certificate.
+fn kubelet_options() -> FakeKubeletOptions {
+    let pair = &PKI.kubelet_serving;
+    FakeKubeletOptions {
+        certificate: Some((pair.chain.clone(), pair.key.clone_key())),
+        ..FakeKubeletOptions::default()
+    }
+}
+
 /// A configuration as an operator would write it for this node.
 fn configuration(upstream: Upstream, kubelet: SocketAddr, folder: &Path) -> Value {
     json!({
@@ -216,13 +225,9 @@ fn configuration(upstream: Upstream, kubelet: SocketAddr, folder: &Path) -> Valu
 impl World {
     /// A world to be changed before it starts.
     pub(crate) fn builder() -> WorldBuilder {
-        let pair = &PKI.kubelet_serving;
         WorldBuilder {
             directory: tempfile::tempdir().unwrap(),
-            kubelet: FakeKubeletOptions {
-                certificate: Some((pair.chain.clone(), pair.key.clone_key())),
-                ..FakeKubeletOptions::default()
-            },
+            kubelet: kubelet_options(),
             upstream: Upstream::Tls,
             changes: Vec::new(),
         }
@@ -314,6 +319,24 @@ impl World {
         let mut others = self.kubelet.requests();
         others.retain(|seen| seen.target != target);
         assert_eq!(others, []);
+    }
+
+    /// Ends the kubelet; its port refuses connections.
+    pub(crate) async fn stop_kubelet(&mut self) -> SocketAddr {
+        let address = self.kubelet.address();
+        // Somebody must stand in, on another port: the field is not optional for the sake of all other tests.
+        let stand_in = FakeKubelet::start(FakeKubeletOptions::default()).await.unwrap();
+        std::mem::replace(&mut self.kubelet, stand_in).shutdown().await;
+        address
+    }
+
+    /// Starts it again where it was, with the certificate it had.
+    pub(crate) async fn start_kubelet(&mut self, address: SocketAddr) {
+        let options = FakeKubeletOptions {
+            address,
+            ..kubelet_options()
+        };
+        self.kubelet = FakeKubelet::start(options).await.unwrap();
     }
 
     /// Stops everything and checks that nothing is left: no request, stream or connection, on neither side.
