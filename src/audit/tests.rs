@@ -88,7 +88,10 @@ fn eventually(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "the condition did not come true");
-        #[expect(clippy::disallowed_methods, reason = "a plain thread polls a condition; no runtime is blocked")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a plain thread polls a condition; no runtime is blocked"
+        )]
         std::thread::sleep(Duration::from_millis(1));
     }
 }
