@@ -325,6 +325,11 @@ impl Gate {
         &self.audit
     }
 
+    /// The client for reviews, if the settings need one.
+    pub fn api_server(&self) -> Option<&ApiServer> {
+        self.api_server.as_ref()
+    }
+
     /// The kubelet behind it.
     pub fn kubelet(&self) -> &Kubelet {
         &self.kubelet
