@@ -180,7 +180,7 @@ impl Gate {
             Err(error) => {
                 // Reading the body of a client that waits for "100 Continue" would invite it.
                 if !expects {
-                    drain(&mut body).await;
+                    Box::pin(drain(&mut body)).await;
                 }
                 return Err(error);
             }

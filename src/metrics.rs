@@ -25,6 +25,7 @@ pub struct Metrics {
     rejections: Family<ReasonLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     upstream_connections: Family<ReasonLabels, Counter>,
+    upstream_reused: Counter,
     certificate_expiry: Family<CertificateLabels, Gauge>,
     audit_events: Family<ReasonLabels, Counter>,
     /// Connections that are open now.
@@ -125,6 +126,10 @@ impl Metrics {
         let durations: Family<StageLabels, Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
         let cache: Family<CacheLabels, Counter> = Family::default();
+        let upstream_connections: Family<ReasonLabels, Counter> = families.add(
+            "upstream_connections",
+            "Connections to the kubelet: new, reused, failed, or retried",
+        );
         let metrics = Self {
             requests: families.add("requests", "Requests by what was asked, decided and answered"),
             durations: ["authn", "authz", "upstream"]
@@ -149,10 +154,8 @@ impl Metrics {
                 "reloads",
                 "Files read again because they changed, by what they are and result",
             ),
-            upstream_connections: families.add(
-                "upstream_connections",
-                "Connections to the kubelet: new, reused, failed, or retried",
-            ),
+            upstream_reused: upstream_connections.get_or_create_owned(&ReasonLabels { reason: "reused" }),
+            upstream_connections,
             certificate_expiry: families.add(
                 "certificate_expiry_timestamp_seconds",
                 "When a certificate in use ends, as Unix time",
@@ -247,6 +250,11 @@ impl Metrics {
         self.upstream_connections
             .get_or_create(&ReasonLabels { reason: what })
             .inc();
+    }
+
+    /// A connection to the kubelet was used again: nearly every request's.
+    pub fn upstream_connection_reused(&self) {
+        self.upstream_reused.inc();
     }
 
     /// When a certificate in use ends.
