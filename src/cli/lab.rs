@@ -1,12 +1,165 @@
-//! `kubelet-gate lab`.
+//! `kubelet-gate lab`: the gate between an open kubelet and an API server of its own, to be tried or shown.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
 
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
+use super::serve::{LogFormat, keep_reloading, log_to_stderr, no_core_dumps, until_signalled};
+use super::{FAILED, GOOD, complain};
+use crate::lab::fake_apiserver::{ADMIN_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN};
+use crate::lab::scenes::{self, Row, Style, table};
+use crate::lab::{self, LabError, LabOptions};
+
+/// The arguments of `lab`.
 #[derive(Args, Debug)]
-pub(super) struct Lab {}
+pub(super) struct Lab {
+    /// Play every scene at the open kubelet and through the gate, print the table, and fail unless each answer is as it
+    /// must be
+    #[arg(long)]
+    demo: bool,
+    /// Keep certificates, configuration and audit log in this directory instead of a temporary one
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// The gate's port; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    port: u16,
+}
 
 impl Lab {
     pub(super) fn run(&self) -> u8 {
-        0
+        no_core_dumps();
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                complain(&error);
+                return FAILED;
+            }
+        };
+        let done = runtime.block_on(async {
+            let stop = CancellationToken::new();
+            tokio::spawn(until_signalled(stop.clone()));
+            // From here on a signal ends the lab in good order, and no key stays behind in a temporary directory.
+            tokio::task::yield_now().await;
+            let options = LabOptions {
+                directory: self.dir.clone(),
+                port: self.port,
+            };
+            if self.demo {
+                demo(options, stop).await
+            } else {
+                log_to_stderr(LogFormat::Text);
+                stay(options, stop).await
+            }
+        });
+        match done {
+            Ok(true) => GOOD,
+            Ok(false) => FAILED,
+            Err(error) => {
+                complain(&error);
+                FAILED
+            }
+        }
     }
+}
+
+/// Plays the scenes; true if every answer was as it must be.
+async fn demo(options: LabOptions, stop: CancellationToken) -> Result<bool, LabError> {
+    let lab = lab::Lab::start(options).await?;
+    let played = stop.run_until_cancelled(scenes::play(&lab)).await;
+    let stopped = lab.stop().await;
+    let Some(played) = played else {
+        stopped?;
+        eprintln!("interrupted");
+        return Ok(false);
+    };
+    let rows = played.map_err(LabError::Serve)?;
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let style = if colour { Style::Colour } else { Style::Plain };
+    print(&table(&rows, style));
+    stopped?;
+    Ok(rows.iter().all(Row::ok))
+}
+
+/// Says how to try it, and waits for a signal.
+async fn stay(options: LabOptions, stop: CancellationToken) -> Result<bool, LabError> {
+    let lab = lab::Lab::start(options).await?;
+    print(&welcome(&lab));
+    stop.run_until_cancelled(keep_reloading(lab.gate.clone())).await;
+    lab.stop().await?;
+    Ok(true)
+}
+
+/// Who is who, and what to type.
+fn welcome(lab: &lab::Lab) -> String {
+    let mut text = String::new();
+    let (gate, open) = (lab.address(), lab.kubelet.address());
+    let (read_only, tombstone, admin) = (lab.read_only(), lab.tombstone(), lab.admin());
+    // Writing to a String does not fail.
+    let _ = write!(
+        text,
+        "\
+An open kubelet, an API server, and a gate before the kubelet; all on this machine, gone with Ctrl-C.
+
+  https://{gate}   the gate                        http://{tombstone}   the gate, in place of the read-only port
+  https://{open}   the kubelet, open to anybody    http://{read_only}   the kubelet's read-only port
+  https://{api}   the API server                  http://{admin}   the gate's /livez, /readyz and /metrics
+
+Who is who
+  certificate                    user                            may
+  kube-apiserver-kubelet-client  the API server                  everything on nodes
+  bob                            bob, group admins               everything on nodes
+  carol                          carol, group admins             the same; only rotated-ca.crt vouches for her
+  alice                          alice, group developers         nothing
+  expired, not-yet-valid, wrong-ca, wrong-usage, no-cn           nothing: nobody believes them
+  token
+  {ADMIN_TOKEN:<29}  admin, group admins             everything on nodes
+  {METRICS_TOKEN:<29}  service account metrics         get nodes/metrics, nodes/stats
+  {PROXY_GET_TOKEN:<29}  service account reader          get nodes/proxy
+
+To be pasted into another terminal:
+  cd '{directory}'
+
+  # The kubelet by itself: anybody reads every pod with its secrets, and runs commands.
+  curl -k https://{open}/pods
+  curl -k -X POST 'https://{open}/run/default/web/nginx?cmd=id'
+  curl http://{read_only}/pods
+
+  # The same through the gate: 401, 401, 410.
+  curl -i --cacert ca.crt https://{gate}/pods
+  curl -i --cacert ca.crt -X POST 'https://{gate}/run/default/web/nginx?cmd=id'
+  curl -i http://{tombstone}/pods
+
+  # By certificate: the API server may, alice may not (403), nobody believes the other (401).
+  curl_as() {{ curl --cacert ca.crt --cert \"$1.crt\" --key \"$1.key\" \"${{@:2}}\"; }}
+  curl_as alice -i https://{gate}/pods
+  curl_as wrong-ca -i https://{gate}/pods
+  curl_as kube-apiserver-kubelet-client https://{gate}/pods
+  curl_as kube-apiserver-kubelet-client -X POST 'https://{gate}/run/default/web/nginx?cmd=id'
+  curl_as kube-apiserver-kubelet-client -N 'https://{gate}/containerLogs/payments/ledger/app?follow=true'
+
+  # By token: metrics yes (200), pods no (403).
+  curl -i --cacert ca.crt -H 'Authorization: Bearer {METRICS_TOKEN}' https://{gate}/metrics
+  curl -i --cacert ca.crt -H 'Authorization: Bearer {METRICS_TOKEN}' https://{gate}/pods
+
+  # A path with two readings: 400.
+  curl -i --path-as-is --cacert ca.crt -H 'Authorization: Bearer {METRICS_TOKEN}' \\
+    'https://{gate}/metrics/../run/default/web/nginx?cmd=id'
+
+  # What the gate has to say.
+  curl -s http://{admin}/metrics | grep ^kubelet_gate
+  curl 'http://{admin}/readyz?verbose'
+  tail -f audit.log
+",
+        api = lab.api_server.address(),
+        directory = lab.directory().display(),
+    );
+    text
+}
+
+/// Writes to standard output; one that is closed early, as by `head`, is the reader's choice.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -58,7 +58,7 @@ enum Output {
 /// Parses the arguments, runs the command, and says how it went: 0 good, 1 failed at run time, 64 bad usage or
 /// configuration.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments = match Arguments::try_parse_from(arguments.into_iter().map(hyphenated)) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Nothing can be done about an output that is gone.
@@ -78,7 +78,35 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     })
 }
 
+/// The kubelet reads `_` in a flag's name as `-`, and start scripts rely on it.
+fn hyphenated(word: OsString) -> OsString {
+    let Some(flag) = word.to_str().filter(|word| word.starts_with("--")) else {
+        return word;
+    };
+    let end = flag.find('=').unwrap_or(flag.len());
+    (flag[..end].replace('_', "-") + &flag[end..]).into()
+}
+
 /// Prints an error and its causes to standard error.
 fn complain(error: &dyn std::error::Error) {
     eprintln!("error: {}", crate::error::chain(error));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn underscores_in_a_flags_name_are_hyphens_and_nowhere_else() {
+        for (written, read) in [
+            ("--client_ca_file", "--client-ca-file"),
+            ("--tls_cert_file=/a_b--c_d", "--tls-cert-file=/a_b--c_d"),
+            ("/run/ns_a/pod", "/run/ns_a/pod"),
+            ("-a_b", "-a_b"),
+        ] {
+            assert_eq!(hyphenated(written.into()), OsString::from(read));
+        }
+        let words = ["kubelet-gate", "check", "--config=a_b", "--client_ca_file", "x_y"].map(OsString::from);
+        assert!(Arguments::try_parse_from(words.into_iter().map(hyphenated)).is_ok());
+    }
 }

@@ -15,7 +15,7 @@ use super::{FAILED, GOOD, USAGE, complain};
 use crate::gate::Gate;
 use crate::listen;
 use crate::settings::{KubeletFlags, Settings};
-use crate::start::{Started, start};
+use crate::start::{StartError, Started, start};
 
 /// Every file the gate reads is looked at again this often, and on SIGHUP.
 const RELOAD: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub(super) struct Serve {
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-enum LogFormat {
+pub(super) enum LogFormat {
     /// One JSON object per line
     Json,
     /// For people
@@ -76,7 +76,12 @@ fn serve(runtime: &Runtime, settings: Settings) -> u8 {
         Ok(started) => started,
         Err(error) => {
             complain(&error);
-            return USAGE;
+            // An address that is taken is the machine's fault, everything else the configuration's.
+            return if matches!(error, StartError::Bind(_)) {
+                FAILED
+            } else {
+                USAGE
+            };
         }
     };
     announce(&gate, &sockets);
@@ -118,7 +123,7 @@ fn announce(gate: &Gate, sockets: &listen::Sockets) {
 }
 
 /// SIGTERM or SIGINT stop the gate.
-async fn until_signalled(stop: CancellationToken) {
+pub(super) async fn until_signalled(stop: CancellationToken) {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -133,7 +138,7 @@ async fn until_signalled(stop: CancellationToken) {
 }
 
 /// Reads changed files again, by the clock and on SIGHUP, which also reopens the audit file.
-async fn keep_reloading(gate: Arc<Gate>) {
+pub(super) async fn keep_reloading(gate: Arc<Gate>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         return;
     };
@@ -151,7 +156,7 @@ async fn keep_reloading(gate: Arc<Gate>) {
     }
 }
 
-fn log_to_stderr(format: LogFormat) {
+pub(super) fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_env("KUBELET_GATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -169,7 +174,7 @@ fn log_to_stderr(format: LogFormat) {
 }
 
 /// Keys and tokens are in this process' memory.
-fn no_core_dumps() {
+pub(super) fn no_core_dumps() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     if let Err(error) = setrlimit(
         Resource::Core,

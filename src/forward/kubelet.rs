@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::pool::Upstream;
+use super::read_ahead::ReadAhead;
 use crate::error::{RequestError, chain};
 use crate::metrics::Metrics;
 use crate::settings::{self, UpstreamTrust, UpstreamUrl};
@@ -89,7 +90,7 @@ pub(super) struct SendError {
 /// A connection to the kubelet.
 pub(super) enum KubeletIo {
     Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
     Unix(UnixStream),
 }
 
@@ -201,9 +202,9 @@ impl Kubelet {
                     stream.set_nodelay(true)?;
                     match &access.tls {
                         None => KubeletIo::Tcp(stream),
-                        Some((connector, name)) => {
-                            KubeletIo::Tls(Box::new(connector.connect(name.clone(), stream).await?))
-                        }
+                        Some((connector, name)) => KubeletIo::Tls(Box::new(
+                            connector.connect(name.clone(), ReadAhead::new(stream)).await?,
+                        )),
                     }
                 }
             };

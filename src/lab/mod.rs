@@ -4,3 +4,9 @@ pub mod client;
 pub mod fake_apiserver;
 pub mod fake_kubelet;
 pub mod pki;
+pub mod scenes;
+
+mod directory;
+mod running;
+
+pub use self::running::{Lab, LabError, LabOptions};

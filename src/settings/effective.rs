@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::AuditCommands;
 use super::AuditMode;
@@ -22,7 +23,9 @@ use super::file::File;
 use super::validate::is_loopback;
 
 impl Settings {
-    /// These settings as a configuration file, every key written out. Loading it gives equal settings.
+    /// These settings as a configuration file, every key written out. Loading it gives equal settings,
+    /// except that a time to live of zero, which only a flag can give, is written `1ns`: a file's `0s` would be the
+    /// default.
     ///
     /// # Errors
     ///
@@ -61,7 +64,7 @@ impl Settings {
                 },
                 webhook: file::AuthenticationWebhook {
                     enabled: authentication.webhook,
-                    cache_ttl: format(authentication.webhook_cache_ttl),
+                    cache_ttl: nonzero(authentication.webhook_cache_ttl),
                     audiences: authentication.audiences.clone(),
                 },
             },
@@ -71,14 +74,14 @@ impl Settings {
                     AuthorizationMode::Webhook => "Webhook".to_owned(),
                 },
                 webhook: file::AuthorizationWebhook {
-                    cache_authorized_ttl: format(authorization.cache_authorized_ttl),
-                    cache_unauthorized_ttl: format(authorization.cache_unauthorized_ttl),
+                    cache_authorized_ttl: nonzero(authorization.cache_authorized_ttl),
+                    cache_unauthorized_ttl: nonzero(authorization.cache_unauthorized_ttl),
                     ..file::AuthorizationWebhook::default()
                 },
                 interactive: file::Interactive {
                     require_create: authorization.interactive.require_create,
                     allowed_users: authorization.interactive.allowed_users.clone(),
-                    cache_authorized_ttl: format(authorization.interactive.cache_authorized_ttl),
+                    cache_authorized_ttl: nonzero(authorization.interactive.cache_authorized_ttl),
                 },
                 paths: file::Paths {
                     deny: authorization.deny_paths.clone(),
@@ -147,6 +150,11 @@ fn upstream(upstream: &Upstream) -> file::Upstream {
         token_file: optional(upstream.credentials.token_file.as_ref()),
         ..file::Upstream::default()
     }
+}
+
+/// What remembers nothing must not become the default when it is read again.
+fn nonzero(duration: Duration) -> String {
+    format(duration.max(Duration::from_nanos(1)))
 }
 
 fn limits(limits: &Limits) -> file::Limits {

@@ -47,7 +47,7 @@ pub struct Settings {
     pub enforcement: Enforcement,
     /// `readOnlyPort`: the tombstone.
     pub read_only_port: ReadOnlyPort,
-    /// `streamingConnectionIdleTimeout`: an upgraded stream without a byte for this long is ended; zero = never.
+    /// `streamingConnectionIdleTimeout`: an upgraded stream without a byte for this long is ended.
     pub streaming_connection_idle_timeout: Duration,
     /// `limits`: every bound.
     pub limits: Limits,

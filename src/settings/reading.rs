@@ -47,11 +47,6 @@ impl Reading<'_> {
         }
     }
 
-    /// Whether the value of `key` stands in the file.
-    pub(super) fn in_file(&self, key: &str) -> bool {
-        self.lines.contains_key(key) && !self.flags.contains_key(key)
-    }
-
     pub(super) fn duration(&mut self, key: &str, text: &str, range: RangeInclusive<Duration>) -> Duration {
         let (least, most) = (duration::format(*range.start()), duration::format(*range.end()));
         match duration::parse(text) {

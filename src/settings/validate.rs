@@ -33,6 +33,8 @@ use super::reading::Reading;
 use super::reading::plain;
 use super::schema;
 use super::upstream;
+use crate::tls;
+use crate::tls::TlsError;
 
 /// How long anything may be remembered, at most.
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -54,6 +56,7 @@ pub(super) fn settings(text: &str, path: &Path, flags: &KubeletFlags) -> Result<
         .unwrap_or_default();
     let schema::Checked { mut file, lines } = schema::read(text, path).map_err(SettingsError::Invalid)?;
     let given = flags.apply(&mut file);
+    zero_is_unset(&mut file, |key| given.contains_key(key));
     let mut reading = Reading {
         path,
         folder,
@@ -73,6 +76,44 @@ pub(super) fn settings(text: &str, path: &Path, flags: &KubeletFlags) -> Result<
         })
     } else {
         Err(SettingsError::Invalid(reading.problems))
+    }
+}
+
+/// A kubelet takes `0s` in its file for "not set", and kubeadm writes it for every duration: pasted blocks keep that
+/// meaning. A flag's 0 is kept, as in the kubelet: nothing is remembered.
+fn zero_is_unset(file: &mut File, by_flag: impl Fn(&str) -> bool) {
+    let default = File::default();
+    let (webhook, authorization) = (default.authentication.webhook, default.authorization);
+    for (key, written, default) in [
+        (
+            "authentication.webhook.cacheTTL",
+            &mut file.authentication.webhook.cache_ttl,
+            webhook.cache_ttl,
+        ),
+        (
+            "authorization.webhook.cacheAuthorizedTTL",
+            &mut file.authorization.webhook.cache_authorized_ttl,
+            authorization.webhook.cache_authorized_ttl,
+        ),
+        (
+            "authorization.webhook.cacheUnauthorizedTTL",
+            &mut file.authorization.webhook.cache_unauthorized_ttl,
+            authorization.webhook.cache_unauthorized_ttl,
+        ),
+        (
+            "authorization.interactive.cacheAuthorizedTTL",
+            &mut file.authorization.interactive.cache_authorized_ttl,
+            authorization.interactive.cache_authorized_ttl,
+        ),
+        (
+            "streamingConnectionIdleTimeout",
+            &mut file.streaming_connection_idle_timeout,
+            default.streaming_connection_idle_timeout,
+        ),
+    ] {
+        if !by_flag(key) && duration::parse(written) == Ok(Duration::ZERO) {
+            *written = default;
+        }
     }
 }
 
@@ -136,13 +177,6 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
         );
     }
     let read_only = reading.addresses("readOnlyPort.listen", &file.read_only_port.listen);
-    let idle = "streamingConnectionIdleTimeout";
-    zero_ttl(
-        reading,
-        idle,
-        &file.streaming_connection_idle_timeout,
-        "streams are never ended for idling",
-    );
     Settings {
         node_name: node_name(reading, &file.node_name),
         node_name_from_host: file.node_name_from_host,
@@ -157,7 +191,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
         },
         listen,
         streaming_connection_idle_timeout: reading.duration(
-            idle,
+            "streamingConnectionIdleTimeout",
             &file.streaming_connection_idle_timeout,
             Duration::ZERO..=30 * LONGEST_TTL,
         ),
@@ -232,18 +266,43 @@ fn serving_tls(reading: &mut Reading<'_>, file: &File) -> ServingTls {
             "the PEM file of the serving certificate's key",
         ),
         min_version,
-        cipher_suites: reading.names("tlsCipherSuites", file.tls_cipher_suites.clone()),
+        cipher_suites: cipher_suites(reading, &file.tls_cipher_suites),
+    }
+}
+
+/// The suites that there are here. Node images name others too, and must not fail on those.
+fn cipher_suites(reading: &mut Reading<'_>, names: &[String]) -> Vec<String> {
+    let key = "tlsCipherSuites";
+    match tls::parse_cipher_suites(names) {
+        Ok((kept, dropped)) => {
+            if !dropped.is_empty() {
+                let text = format!("not implemented here and so not offered: {}", dropped.join(", "));
+                reading.warn(key, &text);
+            }
+            kept
+        }
+        Err(TlsError::UnknownCipherSuite { name, nearest }) => {
+            reading.refuse(
+                key,
+                format!("{} is not known; the nearest is {nearest}", quoted(&name)),
+            );
+            Vec::new()
+        }
+        Err(TlsError::NoCipherSuite { names }) => {
+            reading.refuse(
+                key,
+                format!("none of {names} is implemented here; add an ECDHE suite with GCM or CHACHA20, or write []"),
+            );
+            Vec::new()
+        }
+        Err(error) => {
+            reading.refuse(key, error.to_string());
+            Vec::new()
+        }
     }
 }
 
 fn authentication(reading: &mut Reading<'_>, file: file::Authentication) -> Authentication {
-    let ttl = "authentication.webhook.cacheTTL";
-    zero_ttl(
-        reading,
-        ttl,
-        &file.webhook.cache_ttl,
-        "no answer about a token is remembered",
-    );
     Authentication {
         anonymous: file.anonymous.enabled,
         client_ca_file: reading.path("authentication.x509.clientCAFile", &file.x509.client_ca_file),
@@ -256,28 +315,16 @@ fn authentication(reading: &mut Reading<'_>, file: file::Authentication) -> Auth
             ],
         ),
         webhook: file.webhook.enabled,
-        webhook_cache_ttl: reading.duration(ttl, &file.webhook.cache_ttl, Duration::ZERO..=LONGEST_TTL),
+        webhook_cache_ttl: reading.duration(
+            "authentication.webhook.cacheTTL",
+            &file.webhook.cache_ttl,
+            Duration::ZERO..=LONGEST_TTL,
+        ),
         audiences: reading.names("authentication.webhook.audiences", file.webhook.audiences),
     }
 }
 
 fn authorization(reading: &mut Reading<'_>, file: file::Authorization) -> Authorization {
-    let (allowed, refused) = (
-        "authorization.webhook.cacheAuthorizedTTL",
-        "authorization.webhook.cacheUnauthorizedTTL",
-    );
-    zero_ttl(
-        reading,
-        allowed,
-        &file.webhook.cache_authorized_ttl,
-        "no allow is remembered",
-    );
-    zero_ttl(
-        reading,
-        refused,
-        &file.webhook.cache_unauthorized_ttl,
-        "no refusal is remembered",
-    );
     let ttl = Duration::ZERO..=LONGEST_TTL;
     Authorization {
         mode: reading.choice(
@@ -288,8 +335,16 @@ fn authorization(reading: &mut Reading<'_>, file: file::Authorization) -> Author
                 ("AlwaysAllow", AuthorizationMode::AlwaysAllow),
             ],
         ),
-        cache_authorized_ttl: reading.duration(allowed, &file.webhook.cache_authorized_ttl, ttl.clone()),
-        cache_unauthorized_ttl: reading.duration(refused, &file.webhook.cache_unauthorized_ttl, ttl.clone()),
+        cache_authorized_ttl: reading.duration(
+            "authorization.webhook.cacheAuthorizedTTL",
+            &file.webhook.cache_authorized_ttl,
+            ttl.clone(),
+        ),
+        cache_unauthorized_ttl: reading.duration(
+            "authorization.webhook.cacheUnauthorizedTTL",
+            &file.webhook.cache_unauthorized_ttl,
+            ttl.clone(),
+        ),
         interactive: Interactive {
             require_create: file.interactive.require_create,
             allowed_users: reading.names(
@@ -303,17 +358,6 @@ fn authorization(reading: &mut Reading<'_>, file: file::Authorization) -> Author
             ),
         },
         deny_paths: deny_paths(reading, file.paths.deny),
-    }
-}
-
-/// A kubelet takes `0s` in its file for the default, and kubeadm writes it so: a pasted block must not change its
-/// meaning in silence.
-fn zero_ttl(reading: &mut Reading<'_>, key: &str, text: &str, meaning: &str) {
-    if reading.in_file(key) && duration::parse(text) == Ok(Duration::ZERO) {
-        reading.warn(
-            key,
-            &format!("0s means here that {meaning}; in a kubelet's file it means the default: remove the key for that"),
-        );
     }
 }
 

@@ -17,7 +17,7 @@ fn flags_win_over_the_file() {
         "--tls-cert-file=/flag/crt",
         "--tls-private-key-file=/flag/key",
         "--tls-min-version=VersionTLS13",
-        "--tls-cipher-suites=TLS_A,TLS_B",
+        "--tls-cipher-suites=TLS_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305",
         "--hostname-override=Worker-9",
         "--address=192.0.2.99",
         "--port=10443",
@@ -38,7 +38,13 @@ fn flags_win_over_the_file() {
     assert_eq!(settings.tls.cert_file, PathBuf::from("/flag/crt"));
     assert_eq!(settings.tls.private_key_file, PathBuf::from("/flag/key"));
     assert_eq!(settings.tls.min_version, TlsVersion::Tls13);
-    assert_eq!(settings.tls.cipher_suites, ["TLS_A", "TLS_B"]);
+    assert_eq!(
+        settings.tls.cipher_suites,
+        [
+            "TLS_AES_128_GCM_SHA256",
+            "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"
+        ]
+    );
     assert_eq!(settings.node_name.as_deref(), Some("worker-9"));
     assert_eq!(settings.listen, ["192.0.2.99:10443".parse().unwrap()]);
     assert_eq!(
@@ -107,6 +113,26 @@ fn an_error_names_the_flag_it_came_from() {
         assert!(Line::try_parse_from(["kubelet-gate", bad]).is_err(), "{bad}");
     }
     assert!(Line::try_parse_from(["kubelet-gate", "--authentication-token-webhook-cache-ttl=2"]).is_err());
+}
+
+#[test]
+fn a_flags_zero_is_zero_and_stays_so_when_printed() {
+    let flags = flags_of(&[
+        "--authentication-token-webhook-cache-ttl=0",
+        "--authorization-webhook-cache-authorized-ttl=0s",
+        "--authorization-webhook-cache-unauthorized-ttl=0",
+    ]);
+    let settings = Settings::parse(EXAMPLE, Path::new("/etc/gate/gate.yaml"), &flags).unwrap();
+    let ttls = |settings: &Settings| {
+        [
+            settings.authentication.webhook_cache_ttl,
+            settings.authorization.cache_authorized_ttl,
+            settings.authorization.cache_unauthorized_ttl,
+        ]
+    };
+    assert_eq!(ttls(&settings), [Duration::ZERO; 3]);
+    let again = good(&settings.to_yaml().unwrap());
+    assert_eq!(ttls(&again), [Duration::from_nanos(1); 3]);
 }
 
 #[test]

@@ -145,9 +145,28 @@ fn blocks_of_a_kubelet_configuration_can_be_pasted() {
         settings.authentication.client_ca_file.as_deref(),
         Some(Path::new("/etc/kubernetes/pki/ca.crt"))
     );
-    assert_eq!(settings.authorization.cache_unauthorized_ttl, Duration::ZERO);
-    assert_eq!(settings.warnings.len(), 1);
-    assert!(settings.warnings[0].contains(":19: authorization.webhook.cacheUnauthorizedTTL: 0s means here"));
+    assert_eq!(
+        settings.authorization.cache_unauthorized_ttl,
+        Duration::from_secs(30)
+    );
+    assert_eq!(settings.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn zero_in_the_file_is_not_set_as_kubeadm_writes_it() {
+    let zeroes = good(&least_and(
+        "authentication: {webhook: {cacheTTL: 0s}}\nauthorization: {webhook: {cacheAuthorizedTTL: 0s, \
+         cacheUnauthorizedTTL: 0s}, interactive: {cacheAuthorizedTTL: '0'}}\nstreamingConnectionIdleTimeout: 0s",
+    ));
+    assert_eq!(zeroes, good(LEAST));
+    assert_eq!(
+        zeroes.streaming_connection_idle_timeout,
+        Duration::from_secs(4 * 3600)
+    );
+    assert_eq!(
+        zeroes.authorization.interactive.cache_authorized_ttl,
+        Duration::from_secs(10)
+    );
 }
 
 #[test]

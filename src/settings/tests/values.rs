@@ -175,6 +175,35 @@ fn old_tls_versions_are_read_with_a_warning() {
 }
 
 #[test]
+fn cipher_suites_are_judged() {
+    let good_one = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+    let settings = good(&least_and(&format!(
+        "tlsCipherSuites: [TLS_RSA_WITH_AES_128_GCM_SHA256, {good_one}]"
+    )));
+    assert_eq!(settings.tls.cipher_suites, [good_one]);
+    assert_eq!(
+        settings.warnings,
+        [
+            "/etc/gate/gate.yaml:7: tlsCipherSuites: not implemented here and so not offered: TLS_RSA_WITH_AES_128_GCM_SHA256"
+        ]
+    );
+    let said = error(&least_and(
+        "tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA265]",
+    ));
+    assert!(
+        said.starts_with(
+            "/etc/gate/gate.yaml:7: tlsCipherSuites: \"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA265\" is not known"
+        ) && said.ends_with(good_one),
+        "{said}"
+    );
+    let said = error(&least_and("tlsCipherSuites: [TLS_RSA_WITH_AES_128_GCM_SHA256]"));
+    assert!(
+        said.contains("none of TLS_RSA_WITH_AES_128_GCM_SHA256 is implemented here"),
+        "{said}"
+    );
+}
+
+#[test]
 fn the_upstream_is_loopback_and_never_the_read_only_port() {
     let http: SocketAddr = "127.0.0.1:10251".parse().unwrap();
     assert_eq!(

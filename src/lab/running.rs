@@ -1,0 +1,294 @@
+//! A lab that runs: a wide open kubelet, an API server, and between them and the world a gate as `serve` would run it.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::directory::Directory;
+use super::fake_apiserver::FakeApiServer;
+use super::fake_kubelet::{FakeKubelet, FakeKubeletOptions};
+use super::pki::{self, Credential, Pki, PkiError};
+use crate::audit::{AuditError, AuditThread};
+use crate::gate::Gate;
+use crate::listen::{self, Stopped};
+use crate::settings::{KubeletFlags, Settings, SettingsError};
+use crate::start::{StartError, Started, start};
+
+/// What the audit writer gets to write out its queue at the end.
+const AUDIT_FLUSH: Duration = Duration::from_secs(5);
+
+/// What a lab is started with.
+#[derive(Clone, Debug, Default)]
+pub struct LabOptions {
+    /// Keep the files here; `None` writes them to a temporary directory, which goes when the lab goes.
+    pub directory: Option<PathBuf>,
+    /// The gate's port; 0 takes a free one.
+    pub port: u16,
+}
+
+/// A running lab. Dropping it ends it at once; [`Lab::stop`] also waits.
+pub struct Lab {
+    /// Every certificate there is.
+    pub pki: Pki,
+    /// The kubelet behind the gate: open to anybody, with its read-only port.
+    pub kubelet: FakeKubelet,
+    /// Whom the gate asks.
+    pub api_server: FakeApiServer,
+    /// The gate.
+    pub gate: Arc<Gate>,
+    address: SocketAddr,
+    tombstone: SocketAddr,
+    admin: SocketAddr,
+    read_only: SocketAddr,
+    serving: JoinHandle<io::Result<Stopped>>,
+    stop: DropGuard,
+    audit: AuditThread,
+    directory: Directory,
+}
+
+/// The lab cannot start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// The audit writer could not write everything.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// A fake server cannot listen.
+    #[error("{what} cannot be started: {source}")]
+    Fake {
+        /// Which one.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file or directory cannot be written.
+    #[error("{}: cannot be written: {source}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The certificates.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The gate ended with an error.
+    #[error("the gate did not serve: {0}")]
+    Serve(io::Error),
+    /// The configuration that was written is refused.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The gate cannot start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+// === impl Lab ===
+
+impl Lab {
+    /// Starts everything on the current runtime; on return, all of it answers.
+    ///
+    /// # Errors
+    /// A file cannot be written, or a socket not be bound.
+    pub async fn start(options: LabOptions) -> Result<Self, LabError> {
+        let directory = match &options.directory {
+            Some(path) => Directory::kept(path).map_err(|error| file_error(path, error)),
+            None => Directory::temporary().map_err(|error| file_error(&std::env::temp_dir(), error)),
+        }?;
+        let pki = Pki::generate()?;
+        pki.write(directory.path())?;
+
+        let fake = |what| move |source| LabError::Fake { what, source };
+        let kubelet = FakeKubelet::start(FakeKubeletOptions {
+            certificate: Some((
+                pki.kubelet_serving.chain.clone(),
+                pki.kubelet_serving.key.clone_key(),
+            )),
+            read_only_port: true,
+            ..FakeKubeletOptions::default()
+        })
+        .await
+        .map_err(fake("the kubelet"))?;
+        let api_server = FakeApiServer::start(&pki).await.map_err(fake("the API server"))?;
+
+        let write = |name: &str, text: String| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).map_err(|error| file_error(&path, error))
+        };
+        write(CLIENT_CAS, bundle(&pki))?;
+        let credential = Credential::CertificateFiles {
+            certificate: Path::new("gate.crt"),
+            key: Path::new("gate.key"),
+        };
+        write("kubeconfig", api_server.kubeconfig(&pki, credential))?;
+        write(CONFIGURATION, configuration(options.port, kubelet.address()))?;
+
+        let settings = Settings::load(&directory.path().join(CONFIGURATION), &KubeletFlags::default())?;
+        let Started { gate, sockets, audit } = start(settings, &Handle::current())?;
+        let bound = |address: Option<SocketAddr>| {
+            address.ok_or_else(|| LabError::Serve(io::Error::other("a socket is missing")))
+        };
+        let address = bound(sockets.addresses().first().copied())?;
+        let tombstone = bound(sockets.tombstone_addresses().first().copied())?;
+        let admin = bound(sockets.admin_address())?;
+        let read_only = bound(kubelet.read_only_address())?;
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(listen::serve(gate.clone(), sockets, stop.clone()));
+        Ok(Self {
+            pki,
+            kubelet,
+            api_server,
+            gate,
+            address,
+            tombstone,
+            admin,
+            read_only,
+            serving,
+            stop: stop.drop_guard(),
+            audit,
+            directory,
+        })
+    }
+
+    /// Stops the gate as SIGTERM would, then the fakes, and removes the directory unless it is to be kept.
+    ///
+    /// # Errors
+    /// The gate did not end well.
+    pub async fn stop(self) -> Result<(), LabError> {
+        drop(self.stop);
+        let served = self.serving.await.map_err(io::Error::other).flatten();
+        let audit = self.audit;
+        let flushed = tokio::task::spawn_blocking(move || audit.shutdown(AUDIT_FLUSH)).await;
+        self.kubelet.shutdown().await;
+        self.api_server.shutdown().await;
+        served.map_err(LabError::Serve)?;
+        flushed.map_err(|error| LabError::Serve(io::Error::other(error)))??;
+        Ok(())
+    }
+
+    /// Makes the gate believe only the cluster's CA, or the second one too; in force on return.
+    ///
+    /// # Errors
+    /// The bundle cannot be written.
+    pub fn trust_rotated_ca(&self, trusted: bool) -> io::Result<()> {
+        let text = if trusted {
+            bundle(&self.pki)
+        } else {
+            self.pki.ca.certificate_pem()
+        };
+        std::fs::write(self.directory().join(CLIENT_CAS), text)?;
+        self.gate.reload();
+        Ok(())
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The gate's TLS port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the gate answers for the closed read-only port.
+    #[must_use]
+    pub fn tombstone(&self) -> SocketAddr {
+        self.tombstone
+    }
+
+    /// The gate's own port: `/livez`, `/readyz`, `/metrics`.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The kubelet's read-only port.
+    #[must_use]
+    pub fn read_only(&self) -> SocketAddr {
+        self.read_only
+    }
+}
+
+impl fmt::Debug for Lab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lab")
+            .field("address", &self.address)
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The CAs whose clients the gate believes, before one of them is taken out.
+fn bundle(pki: &Pki) -> String {
+    pki.ca.certificate_pem() + &pki.rotated_ca.certificate_pem()
+}
+
+/// The gate's configuration; its paths start at its own directory.
+fn configuration(port: u16, kubelet: SocketAddr) -> String {
+    format!(
+        "apiVersion: kubelet-gate.dev/v1alpha1
+kind: KubeletGateConfiguration
+# The node's name, {node}, is in the certificate that the kubeconfig names.
+listen: [\"{localhost}:{port}\"]
+kubeconfig: kubeconfig
+upstream:
+  url: https://{kubelet}
+  certificateFile: kubelet-serving.crt
+tlsCertFile: gate-serving.crt
+tlsPrivateKeyFile: gate-serving.key
+authentication:
+  anonymous: {{enabled: false}}
+  x509: {{clientCAFile: {CLIENT_CAS}}}
+  webhook: {{enabled: true}}
+authorization:
+  mode: Webhook
+readOnlyPort:
+  listen: [\"{localhost}:0\"]
+limits:
+  # Nobody waits long for a lab to end.
+  shutdownTimeout: 2s
+audit:
+  path: {AUDIT_LOG}
+admin:
+  listen: {localhost}:0
+",
+        node = pki::NODE_NAME,
+        localhost = Ipv4Addr::LOCALHOST,
+    )
+}
+
+fn file_error(path: &Path, source: io::Error) -> LabError {
+    LabError::File {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+const AUDIT_LOG: &str = "audit.log";
+const CLIENT_CAS: &str = "client-cas.crt";
+const CONFIGURATION: &str = "kubelet-gate.yaml";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lab_starts_and_leaves_nothing_behind() {
+        let lab = Lab::start(LabOptions::default()).await.unwrap();
+        let directory = lab.directory().to_owned();
+        assert!(directory.join(AUDIT_LOG).exists());
+        assert_eq!(lab.gate.node_name(), pki::NODE_NAME);
+        lab.stop().await.unwrap();
+        assert!(!directory.exists());
+    }
+}
