@@ -1,8 +1,6 @@
 //! If an answer of the gate differs from the kubelet's by a byte, clients that match on it break in ways no operator can
 //! explain; if it says too much, strangers learn from it.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::Response;
 use kubelet_gate::lab::client::{Alpn, Client};
@@ -411,11 +409,6 @@ async fn an_api_server_that_is_down_is_503() {
         bob.get("/pods").await.unwrap().status() == 200
     })
     .await;
-    assert_eq!(
-        bob.get("/pods").await.unwrap().status(),
-        200,
-        "an error was remembered for too long"
-    );
     world.stop().await;
 }
 
@@ -579,11 +572,12 @@ async fn heads_that_cannot_be_parsed_get_a_bare_answer_and_are_counted() {
             "{line}"
         );
     }
+    // Counted when the connection ends, a moment after its answer.
     let rejections = |reason| world.metric("rejections_total", &[("reason", reason)]);
-    assert_eq!(
-        (rejections("head_too_large"), rejections("malformed_http")),
-        (3.0, 4.0)
-    );
+    eventually("they are counted by kind", || {
+        (rejections("head_too_large"), rejections("malformed_http")) == (3.0, 4.0)
+    })
+    .await;
     world.assert_nothing_forwarded();
     world.stop().await;
 }

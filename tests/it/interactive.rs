@@ -34,7 +34,7 @@ async fn websocket(client: &Client, target: &str, token: &str) -> UpgradeAnswer<
         .unwrap()
 }
 
-/// Seen red with `is_interactive` answering false: 101, and a shell.
+/// Seen red with `is_interactive` answering false: the request is at the kubelet.
 #[tokio::test(flavor = "multi_thread")]
 async fn get_over_websocket_needs_create() {
     let world = World::start().await;

@@ -59,8 +59,12 @@ pub(crate) struct WorldBuilder {
     directory: TempDir,
     kubelet: FakeKubeletOptions,
     upstream: Upstream,
-    changes: Vec<Box<dyn FnOnce(&mut Value, &Path)>>,
+    flags: KubeletFlags,
+    changes: Vec<Change>,
 }
+
+/// A change of the configuration, whose folder is the path.
+type Change = Box<dyn FnOnce(&mut Value, &Path)>;
 
 /// How the gate reaches the kubelet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -136,12 +140,19 @@ impl WorldBuilder {
         self.set("authorization.mode", "AlwaysAllow")
     }
 
-    /// Remembers no review, so that every request asks.
+    /// Sets flags that a kubelet has too, as on the command line.
+    pub(crate) fn flags(mut self, change: impl FnOnce(&mut KubeletFlags)) -> Self {
+        change(&mut self.flags);
+        self
+    }
+
+    /// Remembers no review, so that every request asks. By flags: a 0 in the file is the default, as in a kubelet's.
     pub(crate) fn without_caches(self) -> Self {
-        self.set("authentication.webhook.cacheTTL", "0s")
-            .set("authorization.webhook.cacheAuthorizedTTL", "0s")
-            .set("authorization.webhook.cacheUnauthorizedTTL", "0s")
-            .set("authorization.interactive.cacheAuthorizedTTL", "0s")
+        self.flags(|flags| {
+            flags.authentication_token_webhook_cache_ttl = Some(Duration::ZERO);
+            flags.authorization_webhook_cache_authorized_ttl = Some(Duration::ZERO);
+            flags.authorization_webhook_cache_unauthorized_ttl = Some(Duration::ZERO);
+        })
     }
 
     /// Starts everything.
@@ -150,6 +161,7 @@ impl WorldBuilder {
             directory,
             kubelet,
             upstream,
+            flags,
             changes,
         } = self;
         let folder = directory.path().to_owned();
@@ -168,7 +180,7 @@ impl WorldBuilder {
         let file = folder.join("kubelet-gate.yaml");
         // JSON is YAML.
         fs::write(&file, format!("{configuration:#}\n")).unwrap();
-        let settings = Settings::load(&file, &KubeletFlags::default()).unwrap();
+        let settings = Settings::load(&file, &flags).unwrap();
         let Started { gate, sockets, audit } = start(settings, &Handle::current()).unwrap();
         let stop = CancellationToken::new();
         World {
@@ -229,6 +241,7 @@ impl World {
             directory: tempfile::tempdir().unwrap(),
             kubelet: kubelet_options(),
             upstream: Upstream::Tls,
+            flags: KubeletFlags::default(),
             changes: Vec::new(),
         }
     }
@@ -418,11 +431,6 @@ impl TokenClient {
     /// These headers and the token.
     pub(crate) fn headers<'a>(&'a self, headers: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         [&[("authorization", self.authorization.as_str())], headers].concat()
-    }
-
-    /// The client without its token, for use with [`TokenClient::headers`].
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
     }
 }
 
