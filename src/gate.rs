@@ -180,7 +180,7 @@ impl Gate {
             Err(error) => {
                 // Reading the body of a client that waits for "100 Continue" would invite it.
                 if !expects {
-                    drain(&mut body).await;
+                    Box::pin(drain(&mut body)).await;
                 }
                 return Err(error);
             }
@@ -323,6 +323,11 @@ impl Gate {
     /// Where its audit events go.
     pub fn audit(&self) -> &Audit {
         &self.audit
+    }
+
+    /// The client for reviews, if the settings need one.
+    pub fn api_server(&self) -> Option<&ApiServer> {
+        self.api_server.as_ref()
     }
 
     /// The kubelet behind it.

@@ -25,6 +25,7 @@ pub struct Metrics {
     rejections: Family<ReasonLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     upstream_connections: Family<ReasonLabels, Counter>,
+    upstream_reused: Counter,
     certificate_expiry: Family<CertificateLabels, Gauge>,
     audit_events: Family<ReasonLabels, Counter>,
     /// Connections that are open now.
@@ -125,6 +126,10 @@ impl Metrics {
         let durations: Family<StageLabels, Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
         let cache: Family<CacheLabels, Counter> = Family::default();
+        let upstream_connections: Family<ReasonLabels, Counter> = families.add(
+            "upstream_connections",
+            "Connections to the kubelet: new, reused, failed, or retried",
+        );
         let metrics = Self {
             requests: families.add("requests", "Requests by what was asked, decided and answered"),
             durations: ["authn", "authz", "upstream"]
@@ -149,10 +154,8 @@ impl Metrics {
                 "reloads",
                 "Files read again because they changed, by what they are and result",
             ),
-            upstream_connections: families.add(
-                "upstream_connections",
-                "Connections to the kubelet: new, reused, failed, or retried",
-            ),
+            upstream_reused: upstream_connections.get_or_create_owned(&ReasonLabels { reason: "reused" }),
+            upstream_connections,
             certificate_expiry: families.add(
                 "certificate_expiry_timestamp_seconds",
                 "When a certificate in use ends, as Unix time",
@@ -249,6 +252,11 @@ impl Metrics {
             .inc();
     }
 
+    /// A connection to the kubelet was used again: nearly every request's.
+    pub fn upstream_connection_reused(&self) {
+        self.upstream_reused.inc();
+    }
+
     /// When a certificate in use ends.
     pub fn certificate_expires(&self, certificate: &'static str, unix_seconds: i64) {
         self.certificate_expiry
@@ -297,3 +305,47 @@ impl Families<'_> {
 const BUCKETS: [f64; 14] = [
     0.000_005, 0.000_02, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../docs/operations.md");
+
+    #[test]
+    fn every_family_is_on_the_operations_page() {
+        let metrics = Metrics::new();
+        // A family without a member is not in the exposition.
+        metrics.request(&RequestLabels {
+            subresource: "pods",
+            verb: "get",
+            code: 200,
+            decision: "allow",
+        });
+        metrics.authentication_failed("x");
+        metrics.review("x", &Ok::<(), ()>(()));
+        metrics.handshake("ok", "x", "x");
+        metrics.rejected("x");
+        metrics.reloaded("x", true);
+        metrics.upstream_connection("x");
+        metrics.certificate_expires("x", 1);
+        metrics.audit_events("x", 1);
+        let text = metrics.encode();
+        let mut families = 0;
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').unwrap_or((line, ""));
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            let row = format!("\n| `{name}{suffix}` |");
+            assert!(
+                PAGE.contains(&row),
+                "docs/operations.md has no row for {name}{suffix}"
+            );
+            families += 1;
+        }
+        let rows = PAGE.matches("\n| `kubelet_gate_").count();
+        assert_eq!(
+            rows, families,
+            "docs/operations.md has a row for a family that is not there"
+        );
+    }
+}

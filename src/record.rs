@@ -54,7 +54,7 @@ impl Record {
         request: &Request<B>,
     ) -> Self {
         let slot = if audit.is_blocking() {
-            Some(audit.reserve_blocking().await)
+            Some(Box::pin(audit.reserve_blocking()).await)
         } else {
             audit.reserve()
         };

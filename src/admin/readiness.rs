@@ -47,6 +47,13 @@ impl Readiness {
                 Err(why) => writeln!(report, "[-] {part}: {why}"),
             };
         }
+        // Said, but no reason to be taken out of service: every node would be, at once, and cached answers still stand.
+        if verbose && let Some(api_server) = self.gate.api_server() {
+            let _ = match api_server.last_failure() {
+                None => writeln!(report, "[+] api-server ok"),
+                Some(why) => writeln!(report, "[!] api-server: the last review failed: {why}"),
+            };
+        }
         report.push_str(if ready { "ok\n" } else { "not ready\n" });
         (ready, report)
     }

@@ -2,7 +2,7 @@
 //! a bound on how many calls run at once.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,6 +48,7 @@ struct Shared {
     pool: Pool,
     slots: Semaphore,
     limits: ClientLimits,
+    last_failure: Mutex<Option<String>>,
 }
 
 // === impl ApiServer ===
@@ -69,11 +70,37 @@ impl ApiServer {
             pool: Pool::new(concurrent),
             slots: Semaphore::new(concurrent),
             limits,
+            last_failure: Mutex::new(None),
         })))
     }
 
     /// Whose token is it? `audiences` may be empty: the API server then takes its own, as for the kubelet.
     pub async fn review_token(&self, token: &str, audiences: &[String]) -> Result<TokenAnswer, ReviewError> {
+        self.noted(self.ask_token(token, audiences).await)
+    }
+
+    /// May this user do that?
+    pub async fn review_access(&self, spec: AccessSpec<'_>) -> Result<AccessAnswer, ReviewError> {
+        self.noted(self.ask_access(spec).await)
+    }
+
+    /// Why the last review failed; `None` if it was answered, or if there was none yet.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<String> {
+        self.0
+            .last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn noted<T>(&self, answer: Result<T, ReviewError>) -> Result<T, ReviewError> {
+        let failure = answer.as_ref().err().map(ToString::to_string);
+        *self.0.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        answer
+    }
+
+    async fn ask_token(&self, token: &str, audiences: &[String]) -> Result<TokenAnswer, ReviewError> {
         let failed = |cause| ReviewError {
             api: Api::TokenReview,
             cause,
@@ -88,8 +115,7 @@ impl ApiServer {
         reviews::token_answer(&answer, token).map_err(|error| failed(error.into()))
     }
 
-    /// May this user do that?
-    pub async fn review_access(&self, spec: AccessSpec<'_>) -> Result<AccessAnswer, ReviewError> {
+    async fn ask_access(&self, spec: AccessSpec<'_>) -> Result<AccessAnswer, ReviewError> {
         let failed = |cause| ReviewError {
             api: Api::SubjectAccessReview,
             cause,

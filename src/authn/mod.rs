@@ -75,7 +75,8 @@ impl Authenticator {
                     return Ok(identity);
                 }
                 if let Some(token) = token::bearer(header) {
-                    match tokens.review(token).await {
+                    // Boxed, as everything rare on the way is: it keeps the future of every request small.
+                    match Box::pin(tokens.review(token)).await {
                         Verdict::Somebody { identity, until } => {
                             presented.remember(header, &identity, until);
                             return Ok(identity);

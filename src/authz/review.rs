@@ -106,19 +106,19 @@ impl AccessReviewer {
         self.metrics.cache_miss(CacheKind::Access);
         let (api_server, node_name, lives) = (self.api_server.clone(), self.node_name.clone(), self.lives);
         let (asked, metrics) = (question.clone(), self.metrics.clone());
-        self.cache
-            .get_or_review(question, move || async move {
-                let spec = AccessSpec {
-                    user: asked.identity.user(),
-                    verb: asked.verb.as_str(),
-                    subresource: asked.subresource.as_str(),
-                    name: &node_name,
-                };
-                let answer = api_server.review_access(spec).await;
-                metrics.review("subjectaccessreviews", &answer);
-                decide(answer, &asked, lives)
-            })
-            .await
+        // Boxed: rare, and it would make the future of every request larger.
+        Box::pin(self.cache.get_or_review(question, move || async move {
+            let spec = AccessSpec {
+                user: asked.identity.user(),
+                verb: asked.verb.as_str(),
+                subresource: asked.subresource.as_str(),
+                name: &node_name,
+            };
+            let answer = api_server.review_access(spec).await;
+            metrics.review("subjectaccessreviews", &answer);
+            decide(answer, &asked, lives)
+        }))
+        .await
     }
 }
 

@@ -41,6 +41,8 @@ impl Lab {
         let done = runtime.block_on(async {
             let stop = CancellationToken::new();
             tokio::spawn(until_signalled(stop.clone()));
+            // From here on a signal ends the lab in good order, and no key stays behind in a temporary directory.
+            tokio::task::yield_now().await;
             let options = LabOptions {
                 directory: self.dir.clone(),
                 port: self.port,
@@ -130,13 +132,13 @@ To be pasted into another terminal:
   curl -i --cacert ca.crt -X POST 'https://{gate}/run/default/web/nginx?cmd=id'
   curl -i http://{tombstone}/pods
 
-  # By certificate: the API server may, alice may not (403), nobody believes the others (401).
-  curl -i --cacert ca.crt --cert alice.crt --key alice.key https://{gate}/pods
-  curl -i --cacert ca.crt --cert wrong-ca.crt --key wrong-ca.key https://{gate}/pods
-  api_server='--cacert ca.crt --cert kube-apiserver-kubelet-client.crt --key kube-apiserver-kubelet-client.key'
-  curl $api_server https://{gate}/pods
-  curl $api_server -X POST 'https://{gate}/run/default/web/nginx?cmd=id'
-  curl -N $api_server 'https://{gate}/containerLogs/payments/ledger/app?follow=true'
+  # By certificate: the API server may, alice may not (403), nobody believes the other (401).
+  curl_as() {{ curl --cacert ca.crt --cert \"$1.crt\" --key \"$1.key\" \"${{@:2}}\"; }}
+  curl_as alice -i https://{gate}/pods
+  curl_as wrong-ca -i https://{gate}/pods
+  curl_as kube-apiserver-kubelet-client https://{gate}/pods
+  curl_as kube-apiserver-kubelet-client -X POST 'https://{gate}/run/default/web/nginx?cmd=id'
+  curl_as kube-apiserver-kubelet-client -N 'https://{gate}/containerLogs/payments/ledger/app?follow=true'
 
   # By token: metrics yes (200), pods no (403).
   curl -i --cacert ca.crt -H 'Authorization: Bearer {METRICS_TOKEN}' https://{gate}/metrics

@@ -15,7 +15,7 @@ use super::{FAILED, GOOD, USAGE, complain};
 use crate::gate::Gate;
 use crate::listen;
 use crate::settings::{KubeletFlags, Settings};
-use crate::start::{Started, start};
+use crate::start::{StartError, Started, start};
 
 /// Every file the gate reads is looked at again this often, and on SIGHUP.
 const RELOAD: Duration = Duration::from_secs(10);
@@ -76,7 +76,12 @@ fn serve(runtime: &Runtime, settings: Settings) -> u8 {
         Ok(started) => started,
         Err(error) => {
             complain(&error);
-            return USAGE;
+            // An address that is taken is the machine's fault, everything else the configuration's.
+            return if matches!(error, StartError::Bind(_)) {
+                FAILED
+            } else {
+                USAGE
+            };
         }
     };
     announce(&gate, &sockets);

@@ -79,16 +79,19 @@ impl HttpBody for Body {
             Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Kubelet { incoming, upstream } => {
-                if let Some(upstream) = upstream {
-                    upstream.poll(cx);
-                }
                 let mut frame = Pin::new(&mut *incoming).poll_frame(cx);
-                // A frame makes room: the connection reads on only while it is polled, and nothing else wakes it.
+                // A small answer has come whole with its head. What has not, comes only while the connection is polled,
+                // and nothing else wakes it.
                 if frame.is_pending()
                     && let Some(upstream) = upstream
                 {
                     upstream.poll(cx);
                     frame = Pin::new(&mut *incoming).poll_frame(cx);
+                    // A frame makes room: the connection reads on.
+                    if frame.is_pending() {
+                        upstream.poll(cx);
+                        frame = Pin::new(&mut *incoming).poll_frame(cx);
+                    }
                 }
                 if matches!(frame, Poll::Ready(None)) || frame.is_ready() && incoming.is_end_stream() {
                     if let Some(upstream) = upstream {

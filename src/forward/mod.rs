@@ -106,7 +106,7 @@ async fn send(
     while let Some(mut upstream) = pool.check_out(kubelet.generation()).await {
         match upstream.send(request).await {
             Ok(response) => {
-                kubelet.metrics().upstream_connection("reused");
+                kubelet.metrics().upstream_connection_reused();
                 return Ok((pool.guard(upstream), response));
             }
             Err(SendError {
@@ -118,7 +118,8 @@ async fn send(
             Err(SendError { error, unsent: None }) => return Err(no_answer(&error)),
         }
     }
-    let mut upstream: Box<Upstream> = kubelet.connect().await?;
+    // Boxed: it is rare, and a request's future would else be moved about with room for a handshake in it.
+    let mut upstream: Box<Upstream> = Box::pin(kubelet.connect()).await?;
     kubelet.metrics().upstream_connection("new");
     let response = upstream
         .send(request)

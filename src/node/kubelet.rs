@@ -105,7 +105,8 @@ pub fn may_listen(settings: &Settings, kubelets: &[RunningKubelet]) -> Result<()
 
 /// Whether two sockets cannot both be bound.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+    let (one, other) = (a.ip().to_canonical(), b.ip().to_canonical());
+    a.port() == b.port() && (one == other || one.is_unspecified() || other.is_unspecified())
 }
 
 impl RunningKubelet {
@@ -278,6 +279,12 @@ mod tests {
             Err(NodeError::KubeletConfig { .. })
         ));
         assert!(may_listen(&gate, &loopback).is_ok());
+        let here = running_kubelets(proc(&["kubelet", "--address=192.0.2.10"], None).path());
+        let mapped = settings("[::ffff:192.0.2.10]:10250", "");
+        assert!(
+            may_listen(&mapped, &here).is_err(),
+            "an IPv4 address in IPv6 clothes is the same socket"
+        );
         assert!(
             may_listen(&settings("192.0.2.10:10350", ""), &open).is_ok(),
             "its own port needs no proof"

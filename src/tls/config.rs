@@ -63,14 +63,6 @@ pub enum TlsError {
         /// As written.
         names: String,
     },
-    /// Go does not know this version.
-    #[error("tlsMinVersion: unknown TLS version \"{}\": did you mean {nearest}", name.escape_debug())]
-    UnknownVersion {
-        /// As written.
-        name: String,
-        /// The most similar known name.
-        nearest: &'static str,
-    },
     /// Certificates are demanded and none could be believed.
     #[error(
         "authentication.x509.clientCertificates: Require without authentication.x509.clientCAFile: nobody could connect; \

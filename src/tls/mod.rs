@@ -25,5 +25,5 @@ pub use pin::{UpstreamVerification, is_pin_mismatch, upstream_config};
 pub use possession::PossessionVerifier;
 pub use refusal::Refusal;
 pub use serving::{Serving, ServingError};
-pub use suites::{group_name, parse_cipher_suites, parse_min_version, suite_name, version_name};
+pub use suites::{group_name, parse_cipher_suites, suite_name, version_name};
 pub use trust::{Judged, Trust, TrustError};

@@ -4,7 +4,6 @@
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion};
 
 use super::TlsError;
-use crate::settings::TlsVersion;
 
 /// What Go and rustls both have; the first three are TLS 1.3's.
 const SUPPORTED: [(&str, CipherSuite); 9] = [
@@ -72,13 +71,6 @@ const LACKING: [&str; 16] = [
     "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
 ];
 
-const VERSIONS: [(&str, TlsVersion, bool); 4] = [
-    ("VersionTLS10", TlsVersion::Tls12, true),
-    ("VersionTLS11", TlsVersion::Tls12, true),
-    ("VersionTLS12", TlsVersion::Tls12, false),
-    ("VersionTLS13", TlsVersion::Tls13, false),
-];
-
 /// Sorts the names of `tlsCipherSuites` into those that are offered and those that rustls lacks, which the
 /// caller warns about: node images ship lists with `TLS_RSA_WITH_…` in them, and must not fail on that. TLS
 /// 1.3 suites are always offered, as in Go, but their names are kept: a list of nothing else switches TLS 1.2
@@ -109,22 +101,6 @@ pub fn parse_cipher_suites(names: &[String]) -> Result<(Vec<String>, Vec<String>
         });
     }
     Ok((kept, dropped))
-}
-
-/// Reads `tlsMinVersion`; the flag says whether it was raised to TLS 1.2, the least there is here. Empty
-/// means TLS 1.2.
-pub fn parse_min_version(name: &str) -> Result<(TlsVersion, bool), TlsError> {
-    if name.is_empty() {
-        return Ok((TlsVersion::Tls12, false));
-    }
-    VERSIONS
-        .iter()
-        .find(|(known, _, _)| *known == name)
-        .map(|(_, version, raised)| (*version, *raised))
-        .ok_or_else(|| TlsError::UnknownVersion {
-            name: name.to_owned(),
-            nearest: nearest(name, VERSIONS.iter().map(|(known, _, _)| *known)),
-        })
 }
 
 /// The kubelet's name of a negotiated version, as a metric label.
@@ -227,21 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_the_kubelets() {
-        assert_eq!(parse_min_version("").unwrap(), (TlsVersion::Tls12, false));
-        assert_eq!(
-            parse_min_version("VersionTLS11").unwrap(),
-            (TlsVersion::Tls12, true)
-        );
-        assert_eq!(
-            parse_min_version("VersionTLS13").unwrap(),
-            (TlsVersion::Tls13, false)
-        );
-        let error = parse_min_version("TLS1.3").unwrap_err().to_string();
-        assert!(
-            error.contains("\"TLS1.3\"") && error.contains("VersionTLS13"),
-            "{error}"
-        );
+    fn names_are_the_kubelets() {
         assert_eq!(version_name(ProtocolVersion::TLSv1_3), "VersionTLS13");
         assert_eq!(
             suite_name(CipherSuite::TLS13_AES_128_GCM_SHA256),

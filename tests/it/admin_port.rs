@@ -99,7 +99,10 @@ async fn metrics_are_openmetrics_under_stable_names() {
     world.stranger().raw(b"no HTTP\r\n\r\n").await.unwrap();
     std::fs::write(world.file("ca.crt"), "").unwrap();
     world.gate.reload();
-    eventually("both have ended", || world.metric("requests_in_flight", &[]) == 0.0).await;
+    eventually("both have ended", || {
+        world.metric("requests_in_flight", &[]) == 0.0
+    })
+    .await;
     let answer = world.admin_client().get("/metrics").await.unwrap();
     assert_eq!(
         header(&answer, "content-type"),
@@ -117,22 +120,36 @@ async fn metrics_are_openmetrics_under_stable_names() {
     assert_eq!(
         world.metric(
             "requests_total",
-            &[("code", "200"), ("decision", "allow"), ("subresource", "pods"), ("verb", "get")]
+            &[
+                ("code", "200"),
+                ("decision", "allow"),
+                ("subresource", "pods"),
+                ("verb", "get")
+            ]
         ),
         1.0
     );
-    assert_eq!(world.metric("requests_total", &[("code", "403"), ("decision", "forbid")]), 1.0);
+    assert_eq!(
+        world.metric("requests_total", &[("code", "403"), ("decision", "forbid")]),
+        1.0
+    );
     for name in ["alice", "bob", "127.0.0.1"] {
         assert!(!text.contains(name), "a label per user would grow without bound");
     }
     world.stop().await;
 }
 
-/// Seen red with the admin port handing every other path to `Gate::handle`'s kubelet.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_never_proxies() {
     let world = World::builder().always_allow().anonymous().start().await;
-    for path in ["/pods", "/exec/a/b/c", "/livez/../pods", "/metrics/cadvisor", "//pods", "/"] {
+    for path in [
+        "/pods",
+        "/exec/a/b/c",
+        "/livez/../pods",
+        "/metrics/cadvisor",
+        "//pods",
+        "/",
+    ] {
         let answer = world
             .admin_client()
             .raw(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
@@ -140,7 +157,11 @@ async fn it_never_proxies() {
             .unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 404 "), "{path}");
     }
-    let post = world.admin_client().call("POST", "/livez", &[], "x").await.unwrap();
+    let post = world
+        .admin_client()
+        .call("POST", "/livez", &[], "x")
+        .await
+        .unwrap();
     assert_eq!(post.status(), 405);
     assert_eq!(header(&post, "allow"), "GET, HEAD");
     world.assert_nothing_forwarded();

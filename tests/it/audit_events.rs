@@ -42,12 +42,14 @@ fn check_file(world: &World) {
         assert_eq!(event["auditID"].as_str().unwrap().len(), 36);
         for time in ["requestReceivedTimestamp", "stageTimestamp"] {
             let time = event[time].as_str().unwrap();
-            assert!(time.ends_with('Z') && time.len() == "2026-01-01T00:00:00.000000Z".len(), "{time}");
+            assert!(
+                time.ends_with('Z') && time.len() == "2026-01-01T00:00:00.000000Z".len(),
+                "{time}"
+            );
         }
     }
 }
 
-/// Seen red with `Record::drop` writing no event, and with `answered` not taking the slot (two events).
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_request_has_exactly_one_event() {
     let world = World::start().await;
@@ -68,7 +70,12 @@ async fn each_kind_of_request_has_exactly_one_event() {
             );
             assert_eq!(
                 found,
-                (&json!($code), &json!($decision), &json!($user), &json!($subresource)),
+                (
+                    &json!($code),
+                    &json!($decision),
+                    &json!($user),
+                    &json!($subresource)
+                ),
                 "{event:#}"
             );
             assert_eq!(event["stage"], "ResponseComplete");
@@ -84,8 +91,13 @@ async fn each_kind_of_request_has_exactly_one_event() {
         expected[0]["objectRef"],
         json!({"resource": "nodes", "name": "worker-1", "apiVersion": "v1", "subresource": "pods"})
     );
-    assert_eq!(expected[0]["user"]["groups"], json!(["admins", "system:authenticated"]));
-    let reason = annotation(&expected[0], "authorization.k8s.io/reason").as_str().unwrap();
+    assert_eq!(
+        expected[0]["user"]["groups"],
+        json!(["admins", "system:authenticated"])
+    );
+    let reason = annotation(&expected[0], "authorization.k8s.io/reason")
+        .as_str()
+        .unwrap();
     assert!(reason.contains("node-admin"), "{reason}");
 
     assert_eq!(alice.get("/metrics").await.unwrap().status(), 403);
@@ -100,7 +112,11 @@ async fn each_kind_of_request_has_exactly_one_event() {
     assert_eq!(answer.status(), 401);
     then!(401, Value::Null, Value::Null, "pods");
 
-    let answer = world.token_client(ADMIN_TOKEN).get("/stats/summary").await.unwrap();
+    let answer = world
+        .token_client(ADMIN_TOKEN)
+        .get("/stats/summary")
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 200);
     then!(200, "allow", "admin", "stats");
 
@@ -122,7 +138,10 @@ async fn each_kind_of_request_has_exactly_one_event() {
     then!(503, Value::Null, "bob", "configz");
     world.api.heal();
 
-    let answer = bob.call("POST", "/run/default/web/nginx?cmd=echo+hunter2", &[], "").await.unwrap();
+    let answer = bob
+        .call("POST", "/run/default/web/nginx?cmd=echo+hunter2", &[], "")
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 200);
     then!(200, "allow", "bob", "proxy");
     assert_eq!(expected[9]["verb"], "create");
@@ -134,7 +153,10 @@ async fn each_kind_of_request_has_exactly_one_event() {
     assert_eq!(bob.get("/metrics").await.unwrap().status(), 500);
     then!(500, "allow", "bob", "metrics");
 
-    let mut ids: Vec<&str> = expected.iter().map(|event| event["auditID"].as_str().unwrap()).collect();
+    let mut ids: Vec<&str> = expected
+        .iter()
+        .map(|event| event["auditID"].as_str().unwrap())
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), count, "every request has an id of its own");
@@ -152,17 +174,24 @@ async fn a_client_that_leaves_before_its_answer_has_an_event_without_a_status() 
         world.kubelet.clear();
         let before = world.audit().len();
         let asking = tokio::spawn(async move { connection.get("/pods").await });
-        eventually("the kubelet has the request", || world.kubelet.request_count() == 1).await;
+        eventually("the kubelet has the request", || {
+            world.kubelet.request_count() == 1
+        })
+        .await;
         asking.abort();
         let events = world.audit_events(before + 1).await;
         let event = &events[before];
         assert_eq!(event["responseStatus"], Value::Null, "{event:#}");
         assert_eq!(event["stage"], "ResponseComplete");
-        assert_eq!((decision(event), &event["user"]["username"]), (&json!("allow"), &json!("bob")));
+        assert_eq!(
+            (decision(event), &event["user"]["username"]),
+            (&json!("allow"), &json!("bob"))
+        );
     }
     world.stop().await;
 }
 
+/// Seen red with `Record::drop` writing no event.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_during_its_review_has_an_event_without_a_decision() {
     let world = World::start().await;
@@ -179,7 +208,6 @@ async fn a_client_that_leaves_during_its_review_has_an_event_without_a_decision(
     world.stop().await;
 }
 
-/// Seen red with `StreamRecord` made with an id of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_has_two_events_with_one_id_and_its_bytes() {
     let world = World::start().await;
@@ -198,10 +226,16 @@ async fn a_stream_has_two_events_with_one_id_and_its_bytes() {
     let events = world.audit_events(2).await;
     let [begun, ended] = &events[..] else { panic!() };
     assert_eq!(begun["auditID"], ended["auditID"]);
-    assert_eq!((&begun["stage"], &ended["stage"]), (&json!("ResponseStarted"), &json!("ResponseComplete")));
+    assert_eq!(
+        (&begun["stage"], &ended["stage"]),
+        (&json!("ResponseStarted"), &json!("ResponseComplete"))
+    );
     for event in [begun, ended] {
         assert_eq!(event["responseStatus"]["code"], 101);
-        assert_eq!((decision(event), &event["verb"]), (&json!("allow"), &json!("create")));
+        assert_eq!(
+            (decision(event), &event["verb"]),
+            (&json!("allow"), &json!("create"))
+        );
         assert_eq!(event["user"]["username"], "bob");
     }
     let bytes = |name: &str| -> u64 {
@@ -250,8 +284,14 @@ async fn commands_are_hashed_omitted_or_shown_as_configured() {
         events[0]["requestURI"].as_str().unwrap().to_owned()
     };
     let (hashed, omitted, shown) = (uri("hash").await, uri("omit").await, uri("show").await);
-    assert!(!hashed.contains("hunter2") && hashed.contains("cmd=") && hashed.ends_with("&container=c"), "{hashed}");
-    assert!(!omitted.contains("hunter2") && omitted.contains("container=c"), "{omitted}");
+    assert!(
+        !hashed.contains("hunter2") && hashed.contains("cmd=") && hashed.ends_with("&container=c"),
+        "{hashed}"
+    );
+    assert!(
+        !omitted.contains("hunter2") && omitted.contains("container=c"),
+        "{omitted}"
+    );
     assert!(shown.contains("hunter2"), "{shown}");
     assert_ne!(hashed, omitted);
 }
@@ -262,7 +302,12 @@ async fn a_clients_audit_id_is_recorded_and_never_adopted() {
     let id = "00000000-0000-4000-8000-000000000000";
     let answer = world
         .client("bob")
-        .call("GET", "/pods", &[("Audit-ID", id), ("User-Agent", "kubectl \"x\"")], "")
+        .call(
+            "GET",
+            "/pods",
+            &[("Audit-ID", id), ("User-Agent", "kubectl \"x\"")],
+            "",
+        )
         .await
         .unwrap();
     assert_eq!(answer.status(), 200);
@@ -299,7 +344,9 @@ async fn in_blocking_mode_the_event_is_in_the_file_before_the_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_at_once_have_one_event_each() {
     let world = World::start().await;
-    world.kubelet.adjust(|knobs| knobs.latency = Duration::from_millis(5));
+    world
+        .kubelet
+        .adjust(|knobs| knobs.latency = Duration::from_millis(5));
     let mut asking = tokio::task::JoinSet::new();
     for number in 0..40 {
         let client = world.tls_client(Some(&PKI.bob), kubelet_gate::lab::client::Alpn::H2);
@@ -309,7 +356,10 @@ async fn many_at_once_have_one_event_each() {
         assert_eq!(status.unwrap(), 200);
     }
     let events = world.audit_events(40).await;
-    let mut uris: Vec<&str> = events.iter().map(|event| event["requestURI"].as_str().unwrap()).collect();
+    let mut uris: Vec<&str> = events
+        .iter()
+        .map(|event| event["requestURI"].as_str().unwrap())
+        .collect();
     uris.sort_unstable();
     uris.dedup();
     assert_eq!(uris.len(), 40);

@@ -14,8 +14,9 @@ use kubelet_gate::lab::pki::{CertificateSpec, Pair};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
-use crate::world::{PKI, PATIENCE, eventually, sum};
+use crate::world::{PATIENCE, PKI, eventually, sum};
 
 fn kubelet_gate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kubelet-gate"));
@@ -103,8 +104,12 @@ impl Node {
         run(&[&["check", "--config", &self.config()], flags].concat())
     }
 
-    fn serve(&self, flags: &[&str]) -> Output {
-        run(&[&["serve", "--config", &self.config()], flags].concat())
+    /// A `serve` that is to end by itself.
+    async fn serve(&self, flags: &[&str]) -> Output {
+        let mut command = kubelet_gate();
+        command.args([&["serve", "--config", &self.config()], flags].concat());
+        let serving = tokio::process::Command::from(command).kill_on_drop(true).output();
+        timeout(PATIENCE, serving).await.expect("it serves").unwrap()
     }
 }
 
@@ -210,7 +215,8 @@ fn explain_says_what_is_refused_and_fails() {
 fn a_misspelled_key_is_named_with_its_file_path_and_neighbour() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gate.yaml");
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/kubelet-gate.yaml")).unwrap();
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/kubelet-gate.yaml")).unwrap();
     let misspelled = text.replacen("clientCAFile:", "clientCaFlie:", 1);
     assert_ne!(text, misspelled);
     fs::write(&file, misspelled).unwrap();
@@ -239,16 +245,19 @@ fn check_prints_what_would_be_in_force_and_that_loads_again() {
     assert_eq!(stdout(&checked_again), stdout(&checked));
 }
 
-#[test]
-fn check_finds_every_file_that_serve_would_stumble_over() {
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_every_file_that_serve_would_stumble_over() {
     let node = Node::new();
     fs::write(node.path("gate-serving.key"), "nothing").unwrap();
     fs::remove_file(node.path("kubelet-serving.crt")).unwrap();
     let checked = node.check(&[]);
     assert_eq!(code(&checked), 64);
     let said = stderr(&checked);
-    assert!(said.contains("gate-serving.key") && said.contains("kubelet-serving.crt"), "{said}");
-    let served = node.serve(&[]);
+    assert!(
+        said.contains("gate-serving.key") && said.contains("kubelet-serving.crt"),
+        "{said}"
+    );
+    let served = node.serve(&[]).await;
     assert_eq!(code(&served), 64);
 }
 
@@ -280,7 +289,11 @@ fn certs_writes_keys_that_only_their_owner_reads() {
     let mut keys = 0;
     for entry in fs::read_dir(node.directory.path()).unwrap() {
         let entry = entry.unwrap();
-        if entry.path().extension().is_some_and(|extension| extension == "key") {
+        if entry
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "key")
+        {
             keys += 1;
             let mode = entry.metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{}", entry.path().display());
@@ -316,13 +329,13 @@ fn flags_spelled_as_the_kubelets_win_over_the_file() {
     assert_eq!(flags["tlsMinVersion"], "VersionTLS13");
 }
 
-/// Seen red with `may_listen` answering `Ok` at once: the process then binds the kubelet's port.
-#[test]
-fn serve_leaves_the_kubelets_ports_alone() {
+/// Seen red with `may_listen` taking no kubelet in sight for a proof: the process then serves on the kubelet's port.
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_leaves_the_kubelets_ports_alone() {
     let node = Node::new();
     for (listen, key) in [("127.0.0.1:10250", "listen"), ("127.0.0.1:10255", "listen")] {
         node.configure(|configuration| configuration["listen"] = json!([listen]));
-        for output in [node.serve(&[]), node.check(&[])] {
+        for output in [node.serve(&[]).await, node.check(&[])] {
             assert_eq!(code(&output), 64);
             let said = stderr(&output);
             assert!(said.contains(key) && said.contains(listen), "{said}");
@@ -330,7 +343,7 @@ fn serve_leaves_the_kubelets_ports_alone() {
         }
     }
     node.configure(|configuration| configuration["readOnlyPort"] = json!({"listen": ["127.0.0.1:10255"]}));
-    let served = node.serve(&[]);
+    let served = node.serve(&[]).await;
     assert_eq!(code(&served), 64);
     assert!(stderr(&served).contains("readOnlyPort.listen"));
 }

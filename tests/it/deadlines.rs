@@ -39,10 +39,13 @@ fn rejections(world: &World, reason: &str) -> f64 {
     world.metric("rejections_total", &[("reason", reason)])
 }
 
-/// Seen red without the `timeout` around the handshake.
+/// Seen red with an hour for the handshake.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handshake_that_is_never_finished_is_ended() {
-    let world = World::builder().set("limits.handshakeTimeout", SHORT).start().await;
+    let world = World::builder()
+        .set("limits.handshakeTimeout", SHORT)
+        .start()
+        .await;
     // Nothing at all; the first byte of a handshake; the beginning of one that announces more.
     for sent in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00"] {
         let mut stream = TcpStream::connect(world.address).await.unwrap();
@@ -53,10 +56,13 @@ async fn a_handshake_that_is_never_finished_is_ended() {
     world.stop().await;
 }
 
-/// Seen red with `Watched::deadline` answering `None` while a head is read.
+/// Seen red, with the two below, with `Watched::deadline` knowing no deadline of a head.
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_head_is_not_waited_for() {
-    let world = World::builder().set("limits.requestHeadTimeout", SHORT).start().await;
+    let world = World::builder()
+        .set("limits.requestHeadTimeout", SHORT)
+        .start()
+        .await;
     let mut stream = world.client("bob").stream().await.unwrap();
     stream.write_all(b"GET /pods HTTP/1.1\r\nHost: no").await.unwrap();
     assert_short(closed(&mut stream).await);
@@ -67,7 +73,10 @@ async fn half_a_head_is_not_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_drips_is_ended_however_steadily_it_drips() {
-    let world = World::builder().set("limits.requestHeadTimeout", SHORT).start().await;
+    let world = World::builder()
+        .set("limits.requestHeadTimeout", SHORT)
+        .start()
+        .await;
     let stream = world.client("bob").stream().await.unwrap();
     let (mut read, mut write) = tokio::io::split(stream);
     let dripping = tokio::spawn(async move {
@@ -89,7 +98,10 @@ async fn a_head_that_drips_is_ended_however_steadily_it_drips() {
 /// The second request's head has the same deadline as the first's.
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_head_after_a_request_is_not_waited_for_either() {
-    let world = World::builder().set("limits.requestHeadTimeout", SHORT).start().await;
+    let world = World::builder()
+        .set("limits.requestHeadTimeout", SHORT)
+        .start()
+        .await;
     let mut stream = world.client("bob").stream().await.unwrap();
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n")
@@ -100,8 +112,14 @@ async fn half_a_head_after_a_request_is_not_waited_for_either() {
     assert_eq!(&answer, b"HTTP/1.1 200");
     stream.write_all(b"GET /pods HTT").await.unwrap();
     let mut rest = Vec::new();
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it is still open");
-    assert!(rest.ends_with(b"\r\n\r\nok"), "{}", String::from_utf8_lossy(&rest));
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut rest))
+        .await
+        .expect("it is still open");
+    assert!(
+        rest.ends_with(b"\r\n\r\nok"),
+        "{}",
+        String::from_utf8_lossy(&rest)
+    );
     eventually("it is counted", || rejections(&world, "head_timeout") == 1.0).await;
     world.stop().await;
 }
@@ -142,13 +160,19 @@ async fn a_connection_without_a_request_is_closed() {
 /// Seen red with `Watched::wrote` never noting a stall: the request holds its connections for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_nothing_of_its_answer_is_cut() {
-    let world = World::builder().set("limits.writeStallTimeout", SHORT).start().await;
+    let world = World::builder()
+        .set("limits.writeStallTimeout", SHORT)
+        .start()
+        .await;
     let mut stream: Box<dyn Duplex> = world.client("bob").stream().await.unwrap();
     stream
         .write_all(b"GET /lab/bytes?n=100000000 HTTP/1.1\r\nHost: node\r\n\r\n")
         .await
         .unwrap();
-    eventually("it is cut and counted", || rejections(&world, "write_stall") == 1.0).await;
+    eventually("it is cut and counted", || {
+        rejections(&world, "write_stall") == 1.0
+    })
+    .await;
     eventually("the kubelet's end as well", || {
         world.metric("requests_in_flight", &[]) == 0.0 && world.kubelet.open_connections() == 0
     })
@@ -196,7 +220,11 @@ async fn a_slow_and_steady_answer_is_not_cut() {
         .kubelet
         .adjust(|knobs| knobs.log_interval = Duration::from_millis(700));
     for client in [world.client("bob"), world.h2_client("bob")] {
-        let log = crate::world::request("GET", "/containerLogs/default/web/nginx?follow=true&tailLines=1", &[]);
+        let log = crate::world::request(
+            "GET",
+            "/containerLogs/default/web/nginx?follow=true&tailLines=1",
+            &[],
+        );
         let mut answer = client.open(log).await.unwrap();
         for _ in 0..3 {
             assert!(answer.body_mut().next().await.unwrap().is_some());

@@ -16,21 +16,30 @@ fn source(last: u8) -> IpAddr {
     IpAddr::from([127, 0, 0, last])
 }
 
-/// Seen red with `hand_over` taking no share.
+/// Seen red with `Quota::take` not looking at what one key holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_gets_only_so_many_connections() {
-    let world = World::builder().set("limits.connectionsPerAddress", 2).start().await;
+    let world = World::builder()
+        .set("limits.connectionsPerAddress", 2)
+        .start()
+        .await;
     let bob = world.client("bob");
     let mut held = vec![bob.stream().await.unwrap(), bob.stream().await.unwrap()];
     for _ in 0..3 {
         assert!(matches!(bob.stream().await, Err(ClientError::Closed(_))));
     }
-    assert_eq!(world.metric("rejections_total", &[("reason", "connections_per_address")]), 3.0);
+    assert_eq!(
+        world.metric("rejections_total", &[("reason", "connections_per_address")]),
+        3.0
+    );
     let other = bob.clone().with_source(source(2)).get("/healthz").await.unwrap();
     assert_eq!(other.status(), 200, "others are not concerned");
 
     held.pop();
-    eventually("its place is free again", || world.metric("connections", &[]) == 1.0).await;
+    eventually("its place is free again", || {
+        world.metric("connections", &[]) == 1.0
+    })
+    .await;
     assert_eq!(bob.get("/healthz").await.unwrap().status(), 200);
     drop(held);
     world.stop().await;
@@ -41,18 +50,28 @@ async fn there_are_only_so_many_connections_in_total() {
     let world = World::builder().set("limits.connections", 3).start().await;
     let mut held = Vec::new();
     for last in 1..=3 {
-        held.push(world.client("bob").with_source(source(last)).stream().await.unwrap());
+        held.push(
+            world
+                .client("bob")
+                .with_source(source(last))
+                .stream()
+                .await
+                .unwrap(),
+        );
     }
     let late = world.client("bob").with_source(source(4));
     assert!(matches!(late.stream().await, Err(ClientError::Closed(_))));
-    assert_eq!(world.metric("rejections_total", &[("reason", "connections")]), 1.0);
+    assert_eq!(
+        world.metric("rejections_total", &[("reason", "connections")]),
+        1.0
+    );
     held.clear();
     eventually("they are free again", || world.metric("connections", &[]) == 0.0).await;
     assert_eq!(late.get("/healthz").await.unwrap().status(), 200);
     world.stop().await;
 }
 
-/// Seen red with `share` always answering `Ok(None)`.
+/// Seen red with `Gate::share` taking each share from a fresh quota.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_user_gets_only_so_many_streams() {
     let world = World::builder().set("limits.streamsPerIdentity", 2).start().await;
@@ -71,7 +90,11 @@ async fn one_user_gets_only_so_many_streams() {
         panic!("one too many");
     };
     assert_answer(&refused, 429, "too many streams are open for this user\n");
-    assert_eq!(header(&refused, "retry-after"), "", "no client of an upgrade reads it");
+    assert_eq!(
+        header(&refused, "retry-after"),
+        "",
+        "no client of an upgrade reads it"
+    );
     assert_eq!(world.kubelet.open_streams(), 2);
     assert_eq!(open(API_SERVER).await.status(), 101, "others are not concerned");
     let plain = world.client("bob").get("/pods").await.unwrap();
@@ -97,7 +120,11 @@ async fn checkpoints_run_one_at_a_time() {
     });
     eventually("the first is running", || world.kubelet.request_count() == 1).await;
     for name in ["bob", API_SERVER] {
-        let second = world.client(name).call("POST", checkpoint, &[], "").await.unwrap();
+        let second = world
+            .client(name)
+            .call("POST", checkpoint, &[], "")
+            .await
+            .unwrap();
         assert_answer(&second, 429, "another checkpoint is being written on this node\n");
         assert_eq!(header(&second, "retry-after"), "1");
     }

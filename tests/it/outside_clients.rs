@@ -41,7 +41,14 @@ async fn tool(world: &World, program: &str, arguments: &[&str], input: &str) -> 
 /// The body, and `status version` behind it.
 async fn curl(world: &World, path: &str, arguments: &[&str]) -> Option<(String, String)> {
     let url = format!("https://{}{path}", world.address);
-    let fixed = ["-sS", "--cacert", "ca.crt", "--path-as-is", "-w", "\n%{http_code} %{http_version}"];
+    let fixed = [
+        "-sS",
+        "--cacert",
+        "ca.crt",
+        "--path-as-is",
+        "-w",
+        "\n%{http_code} %{http_version}",
+    ];
     let output = tool(world, "curl", &[&fixed[..], arguments, &[&url]].concat(), "").await?;
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
@@ -60,7 +67,10 @@ async fn s_client(world: &World, arguments: &[&str]) -> Option<(bool, String)> {
     let request = "GET /healthz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n";
     let output = tool(world, "openssl", &[&fixed[..], arguments].concat(), request).await?;
     let text = [output.stdout, output.stderr].concat();
-    Some((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    Some((
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    ))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +86,10 @@ async fn curl_with_a_certificate() {
         let alice = ["--cert", "alice.crt", "--key", "alice.key", option];
         let (body, status) = curl(&world, "/pods", &alice).await.unwrap();
         assert_eq!(status, format!("403 {version}"));
-        assert!(body.starts_with("Forbidden (user=alice, verb=get, resource=nodes, "), "{body}");
+        assert!(
+            body.starts_with("Forbidden (user=alice, verb=get, resource=nodes, "),
+            "{body}"
+        );
         let dots = [&bob[..], &[option]].concat();
         let (_, status) = curl(&world, "/metrics/../pods", &dots).await.unwrap();
         assert_eq!(status, format!("400 {version}"));
@@ -84,7 +97,7 @@ async fn curl_with_a_certificate() {
     world.stop().await;
 }
 
-/// Seen red with a verifier that judges the chain in the handshake: curl then ends with an alert and no status.
+/// Judged in the handshake, curl would end with an alert and without a status.
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_with_a_bad_certificate_is_answered_401() {
     let world = World::start().await;
@@ -97,7 +110,11 @@ async fn curl_with_a_bad_certificate_is_answered_401() {
             let Some((body, status)) = curl(&world, "/pods", &arguments).await else {
                 return world.stop().await;
             };
-            assert_eq!((body.as_str(), &status[..3]), ("Unauthorized", "401"), "{name} {version}");
+            assert_eq!(
+                (body.as_str(), &status[..3]),
+                ("Unauthorized", "401"),
+                "{name} {version}"
+            );
         }
     }
     world.assert_nothing_forwarded();
@@ -115,7 +132,9 @@ async fn curl_with_a_token() {
     assert!(body.starts_with("# HELP"), "{body}");
     let (_, status) = curl(&world, "/pods", &["--http2", "-H", &header]).await.unwrap();
     assert_eq!(status, "403 2");
-    let (body, status) = curl(&world, "/metrics", &["-H", "Authorization: Bearer x"]).await.unwrap();
+    let (body, status) = curl(&world, "/metrics", &["-H", "Authorization: Bearer x"])
+        .await
+        .unwrap();
     assert_eq!((body.as_str(), &status[..3]), ("Unauthorized", "401"));
     world.stop().await;
 }
@@ -124,7 +143,8 @@ async fn curl_with_a_token() {
 async fn openssl_is_asked_for_a_certificate_of_the_ca_on_both_versions() {
     let world = World::start().await;
     for (option, version) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
-        let Some((ended_well, text)) = s_client(&world, &[option, "-cert", "bob.crt", "-key", "bob.key"]).await
+        let Some((ended_well, text)) =
+            s_client(&world, &[option, "-cert", "bob.crt", "-key", "bob.key"]).await
         else {
             return world.stop().await;
         };
@@ -163,7 +183,10 @@ async fn openssl_with_an_old_version_is_refused() {
     }
     world.stop().await;
 
-    let strict = World::builder().set("tlsMinVersion", "VersionTLS13").start().await;
+    let strict = World::builder()
+        .set("tlsMinVersion", "VersionTLS13")
+        .start()
+        .await;
     let (ended_well, text) = s_client(&strict, &["-tls1_2"]).await.unwrap();
     assert!(!ended_well && was_told(&text), "{text}");
     strict.stop().await;

@@ -54,7 +54,15 @@ async fn a_new_serving_pair_is_shown_to_new_connections_and_old_ones_go_on() {
     let world = World::start().await;
     let mut open = world.client("bob").connect().await.unwrap();
     assert_eq!(status(&mut open).await, 200);
-    let shown = async || world.stranger().handshake().await.unwrap().server_certificate.unwrap();
+    let shown = async || {
+        world
+            .stranger()
+            .handshake()
+            .await
+            .unwrap()
+            .server_certificate
+            .unwrap()
+    };
     assert_eq!(shown().await, PKI.gate_serving.chain[0].to_vec());
 
     let renewed = serving_pair();
@@ -68,7 +76,6 @@ async fn a_new_serving_pair_is_shown_to_new_connections_and_old_ones_go_on() {
     world.stop().await;
 }
 
-/// Seen red with `Serving::reload` publishing the trust before the pair was checked.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_cannot_be_used_leave_the_last_good_in_force() {
     let world = World::start().await;
@@ -79,8 +86,16 @@ async fn files_that_cannot_be_used_leave_the_last_good_in_force() {
     let bad: [(&str, &str, &str); 7] = [
         ("half a certificate", "gate-serving.crt", half),
         ("an empty certificate", "gate-serving.crt", ""),
-        ("a certificate of another key", "gate-serving.crt", &other.certificate_pem()),
-        ("a key of another certificate", "gate-serving.key", &other.key_pem()),
+        (
+            "a certificate of another key",
+            "gate-serving.crt",
+            &other.certificate_pem(),
+        ),
+        (
+            "a key of another certificate",
+            "gate-serving.key",
+            &other.key_pem(),
+        ),
         ("no key", "gate-serving.key", "# soon\n"),
         ("half a CA", "ca.crt", half),
         ("no CA", "ca.crt", ""),
@@ -94,7 +109,10 @@ async fn files_that_cannot_be_used_leave_the_last_good_in_force() {
         assert_eq!(reloads(&world, "serving", "ok"), 0.0, "{what}");
         assert_eq!(status(&mut open).await, 200, "{what}");
         let handshake = world.stranger().handshake().await.unwrap();
-        assert_eq!(handshake.server_certificate.unwrap(), PKI.gate_serving.chain[0].to_vec());
+        assert_eq!(
+            handshake.server_certificate.unwrap(),
+            PKI.gate_serving.chain[0].to_vec()
+        );
         let mut fresh = world.client("bob").connect().await.unwrap();
         assert_eq!(status(&mut fresh).await, 200, "{what}");
         fs::write(&path, good).unwrap();
@@ -145,7 +163,6 @@ async fn a_kubelet_that_rotated_its_certificate_is_followed_at_once_if_its_file_
     world.stop().await;
 }
 
-/// Seen red with `PinnedKey::verify_server_cert` believing every certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_key_than_the_pinned_one_is_502_and_gets_nothing() {
     let world = World::start().await;
@@ -159,24 +176,34 @@ async fn another_key_than_the_pinned_one_is_502_and_gets_nothing() {
     }
     world.assert_nothing_forwarded();
     eventually("both refusals are written", || {
-        let refused = |event: &serde_json::Value| event["responseStatus"]["code"] == 502 && event["requestURI"] == "/pods";
+        let refused = |event: &serde_json::Value| {
+            event["responseStatus"]["code"] == 502 && event["requestURI"] == "/pods"
+        };
         world.audit().iter().filter(|event| refused(event)).count() == 2
     })
     .await;
     let events = world.audit();
-    let error = events[events.len() - 1]["annotations"]["kubelet-gate.dev/error"].as_str().unwrap();
+    let error = events[events.len() - 1]["annotations"]["kubelet-gate.dev/error"]
+        .as_str()
+        .unwrap();
     assert!(error.contains("upstream.certificateFile"), "{error}");
     world.stop().await;
 }
 
 fn serving_pair() -> Pair {
-    PKI.client("gate-serving", &CertificateSpec::server("gate", &["localhost", "127.0.0.1"]))
-        .unwrap()
+    PKI.client(
+        "gate-serving",
+        &CertificateSpec::server("gate", &["localhost", "127.0.0.1"]),
+    )
+    .unwrap()
 }
 
 fn kubelet_pair() -> Pair {
-    PKI.client("kubelet-serving", &CertificateSpec::server("worker-1@1", &["worker-1"]))
-        .unwrap()
+    PKI.client(
+        "kubelet-serving",
+        &CertificateSpec::server("worker-1@1", &["worker-1"]),
+    )
+    .unwrap()
 }
 
 /// The kubelet shows this pair from now on, and has none of its old connections left.
@@ -185,11 +212,16 @@ async fn rotate_kubelet(world: &World, pair: &Pair) {
         .kubelet
         .rotate_certificate(pair.chain.clone(), pair.key.clone_key())
         .unwrap();
-    world.kubelet.fail("/healthz", kubelet_gate::lab::fake_kubelet::Fault::Close);
+    world
+        .kubelet
+        .fail("/healthz", kubelet_gate::lab::fake_kubelet::Fault::Close);
     while world.kubelet.open_connections() > 0 {
         // Each takes one of the pool's connections along.
         world.client("bob").get("/healthz").await.unwrap();
     }
     world.kubelet.heal();
-    eventually("the kubelet has no connection left", || world.kubelet.open_connections() == 0).await;
+    eventually("the kubelet has no connection left", || {
+        world.kubelet.open_connections() == 0
+    })
+    .await;
 }

@@ -59,8 +59,12 @@ pub(crate) struct WorldBuilder {
     directory: TempDir,
     kubelet: FakeKubeletOptions,
     upstream: Upstream,
-    changes: Vec<Box<dyn FnOnce(&mut Value, &Path)>>,
+    flags: KubeletFlags,
+    changes: Vec<Change>,
 }
+
+/// A change of the configuration, whose folder is the path.
+type Change = Box<dyn FnOnce(&mut Value, &Path)>;
 
 /// How the gate reaches the kubelet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -136,12 +140,19 @@ impl WorldBuilder {
         self.set("authorization.mode", "AlwaysAllow")
     }
 
-    /// Remembers no review, so that every request asks.
+    /// Sets flags that a kubelet has too, as on the command line.
+    pub(crate) fn flags(mut self, change: impl FnOnce(&mut KubeletFlags)) -> Self {
+        change(&mut self.flags);
+        self
+    }
+
+    /// Remembers no review, so that every request asks. By flags: a 0 in the file is the default, as in a kubelet's.
     pub(crate) fn without_caches(self) -> Self {
-        self.set("authentication.webhook.cacheTTL", "0s")
-            .set("authorization.webhook.cacheAuthorizedTTL", "0s")
-            .set("authorization.webhook.cacheUnauthorizedTTL", "0s")
-            .set("authorization.interactive.cacheAuthorizedTTL", "0s")
+        self.flags(|flags| {
+            flags.authentication_token_webhook_cache_ttl = Some(Duration::ZERO);
+            flags.authorization_webhook_cache_authorized_ttl = Some(Duration::ZERO);
+            flags.authorization_webhook_cache_unauthorized_ttl = Some(Duration::ZERO);
+        })
     }
 
     /// Starts everything.
@@ -150,6 +161,7 @@ impl WorldBuilder {
             directory,
             kubelet,
             upstream,
+            flags,
             changes,
         } = self;
         let folder = directory.path().to_owned();
@@ -168,7 +180,7 @@ impl WorldBuilder {
         let file = folder.join("kubelet-gate.yaml");
         // JSON is YAML.
         fs::write(&file, format!("{configuration:#}\n")).unwrap();
-        let settings = Settings::load(&file, &KubeletFlags::default()).unwrap();
+        let settings = Settings::load(&file, &flags).unwrap();
         let Started { gate, sockets, audit } = start(settings, &Handle::current()).unwrap();
         let stop = CancellationToken::new();
         World {
@@ -183,6 +195,15 @@ impl WorldBuilder {
             audit_thread: Some(audit),
             stop,
         }
+    }
+}
+
+/// The kubelet as a node has it, wide open behind its self-made certificate.
+fn kubelet_options() -> FakeKubeletOptions {
+    let pair = &PKI.kubelet_serving;
+    FakeKubeletOptions {
+        certificate: Some((pair.chain.clone(), pair.key.clone_key())),
+        ..FakeKubeletOptions::default()
     }
 }
 
@@ -216,14 +237,11 @@ fn configuration(upstream: Upstream, kubelet: SocketAddr, folder: &Path) -> Valu
 impl World {
     /// A world to be changed before it starts.
     pub(crate) fn builder() -> WorldBuilder {
-        let pair = &PKI.kubelet_serving;
         WorldBuilder {
             directory: tempfile::tempdir().unwrap(),
-            kubelet: FakeKubeletOptions {
-                certificate: Some((pair.chain.clone(), pair.key.clone_key())),
-                ..FakeKubeletOptions::default()
-            },
+            kubelet: kubelet_options(),
             upstream: Upstream::Tls,
+            flags: KubeletFlags::default(),
             changes: Vec::new(),
         }
     }
@@ -316,6 +334,24 @@ impl World {
         assert_eq!(others, []);
     }
 
+    /// Ends the kubelet; its port refuses connections.
+    pub(crate) async fn stop_kubelet(&mut self) -> SocketAddr {
+        let address = self.kubelet.address();
+        // Somebody must stand in, on another port: the field is not optional for the sake of all other tests.
+        let stand_in = FakeKubelet::start(FakeKubeletOptions::default()).await.unwrap();
+        std::mem::replace(&mut self.kubelet, stand_in).shutdown().await;
+        address
+    }
+
+    /// Starts it again where it was, with the certificate it had.
+    pub(crate) async fn start_kubelet(&mut self, address: SocketAddr) {
+        let options = FakeKubeletOptions {
+            address,
+            ..kubelet_options()
+        };
+        self.kubelet = FakeKubelet::start(options).await.unwrap();
+    }
+
     /// Tells the gate to stop, as SIGTERM does, and does not wait.
     pub(crate) fn begin_to_stop(&self) {
         self.stop.cancel();
@@ -401,17 +437,17 @@ impl TokenClient {
     pub(crate) fn headers<'a>(&'a self, headers: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         [&[("authorization", self.authorization.as_str())], headers].concat()
     }
-
-    /// The client without its token, for use with [`TokenClient::headers`].
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
-    }
 }
 
 /// Polls until the condition holds; fails with its description after [`PATIENCE`].
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    eventually_answers(what, async || condition()).await;
+}
+
+/// [`eventually`] for a condition that takes a request to find out.
+pub(crate) async fn eventually_answers(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
-    while !condition() {
+    while !condition().await {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -1,8 +1,10 @@
 //! Twelve attacks and errands, each first at the open kubelet, then through the gate, and what must come of each.
 
 mod caller;
+mod changes;
 mod script;
 mod table;
+mod tricks;
 
 use std::io;
 

@@ -1,19 +1,19 @@
-//! The scenes themselves.
+//! The scenes in their order, and the first eight: what each sort of caller gets.
 
 use std::io;
 
-use super::caller::{Caller, Said, Who};
-use super::{Line, Play, gives_in, serves, stops};
-use crate::lab::fake_apiserver::{ADMIN_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN};
+use super::caller::{Caller, Who};
+use super::{Line, Play, changes, gives_in, serves, stops, tricks};
+use crate::lab::fake_apiserver::{METRICS_TOKEN, PROXY_GET_TOKEN};
 
 /// A secret in a pod's environment: who sees it has read `/pods`.
-const PODS: &str = "STRIPE_API_KEY";
+pub(super) const PODS: &str = "STRIPE_API_KEY";
 const METRICS: &str = "kubelet_running_pods";
-const ROOT: &str = "uid=0(root)";
+pub(super) const ROOT: &str = "uid=0(root)";
 const EXEC: &str = "/exec/default/web/nginx?command=id&input=0&output=1&error=1";
 const RUN: &str = "/run/default/web/nginx?cmd=id";
-const UNAUTHORIZED: &str = "Unauthorized";
-const API_SERVER: &str = "the API server (certificate)";
+pub(super) const UNAUTHORIZED: &str = "Unauthorized";
+pub(super) const API_SERVER: &str = "the API server (certificate)";
 
 /// Plays them in order.
 pub(super) async fn all(play: &mut Play<'_>) -> io::Result<()> {
@@ -24,10 +24,10 @@ pub(super) async fn all(play: &mut Play<'_>) -> io::Result<()> {
     metrics_token(play).await;
     get_nodes_proxy(play).await;
     bad_certificates(play).await;
-    forged_headers(play).await;
-    path_tricks(play).await;
-    removed_ca(play).await?;
-    api_server_down(play).await
+    tricks::forged_headers(play).await;
+    tricks::path_tricks(play).await;
+    changes::removed_ca(play).await?;
+    changes::api_server_down(play).await
 }
 
 /// Scenes 1 and 2.
@@ -276,208 +276,4 @@ async fn bad_certificates(play: &mut Play<'_>) {
         )
         .await;
     }
-}
-
-/// Scene 9.
-async fn forged_headers(play: &mut Play<'_>) {
-    const FORGED: [(&str, &str); 4] = [
-        ("X-Remote-User", "kube-apiserver-kubelet-client"),
-        ("X-Remote-Group", "system:masters"),
-        ("Impersonate-User", "system:admin"),
-        ("Impersonate-Group", "system:masters"),
-    ];
-    const REQUEST: &str = "GET /pods, forged X-Remote-User, Impersonate-User";
-    let pki = &play.lab.pki;
-    play.scene();
-    play.both(
-        Line {
-            who: &Who::nobody("anybody"),
-            request: REQUEST,
-            open: gives_in(200, PODS, "all pods, headers or not"),
-            gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
-            why: "who asks is never read from such a header",
-        },
-        async |caller| caller.call("GET", "/pods", &FORGED).await,
-    )
-    .await;
-    play.both(
-        Line {
-            who: &Who::certificate("alice (certificate)", &pki.alice),
-            request: REQUEST,
-            open: gives_in(200, PODS, "all pods, headers or not"),
-            gate: stops(403, "user=alice,", "Forbidden (user=alice, …)"),
-            why: "she stays alice",
-        },
-        async |caller| caller.call("GET", "/pods", &FORGED).await,
-    )
-    .await;
-    play.both(
-        Line {
-            who: &Who::certificate(API_SERVER, &pki.apiserver_client),
-            request: REQUEST,
-            open: serves(200, PODS, "all pods"),
-            gate: serves(200, PODS, "all pods; the kubelet saw none of the headers"),
-            why: "taken out before forwarding: nothing behind can believe them",
-        },
-        async |caller| caller.call("GET", "/pods", &FORGED).await,
-    )
-    .await;
-    let seen = play.lab.kubelet.requests();
-    let passed: Vec<_> = seen.last().map_or_else(Vec::new, |request| {
-        let names = request.headers.iter().map(|(name, _)| name.to_lowercase());
-        names
-            .filter(|name| name.starts_with("x-remote-") || name.starts_with("impersonate-"))
-            .collect()
-    });
-    if let Some(row) = play.rows.last_mut() {
-        row.gate.and(passed.is_empty(), || {
-            format!("expected that the kubelet sees none of the headers, got {passed:?}")
-        });
-    }
-}
-
-/// Scene 10.
-async fn path_tricks(play: &mut Play<'_>) {
-    const LED_TO_RUN: &str = "301 to /run/default/web/nginx?cmd=id: uid=0(root)";
-    let metrics = Who::token("monitoring (token, get nodes/metrics)", METRICS_TOKEN);
-    let tricks = [
-        (
-            "POST /metrics/../run/…",
-            "/metrics/../run/default/web/nginx?cmd=id",
-            gives_in(200, LED_TO_RUN, "after a redirect: uid=0(root)"),
-            stops(400, "dot segment", "the path has a dot segment"),
-            "looks like metrics and is run: refused before any review",
-        ),
-        (
-            "POST /metrics/%2e%2e/run/…",
-            "/metrics/%2e%2e/run/default/web/nginx?cmd=id",
-            gives_in(200, LED_TO_RUN, "after a redirect: uid=0(root)"),
-            stops(400, "dot segment", "the path has a dot segment"),
-            "the same in disguise: decoded once, then judged",
-        ),
-        (
-            "POST /metrics%2f..%2frun/…",
-            "/metrics%2f..%2frun/default/web/nginx?cmd=id",
-            gives_in(200, LED_TO_RUN, "after a redirect: uid=0(root)"),
-            stops(400, "encoded slash", "the path has an encoded slash"),
-            "one segment or three? Kubelets differ",
-        ),
-        (
-            "POST //run/…",
-            "//run/default/web/nginx?cmd=id",
-            gives_in(200, LED_TO_RUN, "after a redirect: uid=0(root)"),
-            stops(400, "empty segment", "the path has an empty segment"),
-            "a prefix rule misses it, the kubelet's router does not",
-        ),
-        (
-            "POST /%72un/…",
-            "/%72un/default/web/nginx?cmd=id",
-            gives_in(200, ROOT, "uid=0(root)"),
-            stops(
-                403,
-                "verb=create, resource=nodes, subresource(s)=[proxy]",
-                "Forbidden (… [proxy])",
-            ),
-            "one reading only, /run, and judged as that",
-        ),
-    ];
-    play.scene();
-    for (request, target, open, gate, why) in tricks {
-        play.both(
-            Line {
-                who: &metrics,
-                request,
-                open,
-                gate,
-                why,
-            },
-            async |caller| caller.post_following(target).await,
-        )
-        .await;
-    }
-}
-
-/// Scene 11: one connection to each door, asked on twice.
-async fn removed_ca(play: &mut Play<'_>) -> io::Result<()> {
-    const WHO: &str = "carol, admin (cert. by a second CA)";
-    let lab = play.lab;
-    let carol = Who::certificate(WHO, &lab.pki.carol);
-    play.scene();
-    let connections = async {
-        let (open, gate) = (carol.at_open(lab)?, carol.at_gate(lab)?);
-        Ok((open.connect().await?, gate.connect().await?))
-    };
-    let (mut open, mut gate) = connections
-        .await
-        .map_err(|error: crate::lab::client::ClientError| io::Error::other(error))?;
-    let (at_open, at_gate) = (open.get("/pods").await.into(), gate.get("/pods").await.into());
-    let line = Line {
-        who: &carol,
-        request: "GET /pods",
-        open: serves(200, PODS, "all pods"),
-        gate: serves(200, PODS, "all pods"),
-        why: "both CAs are in the bundle, as during a rotation",
-    };
-    play.row(line, &at_open, &at_gate, 1);
-
-    lab.trust_rotated_ca(false)?;
-    let at_open = Said::from(open.get("/pods").await);
-    let before = lab.kubelet.request_count();
-    let at_gate = Said::from(gate.get("/pods").await);
-    let passed = lab.kubelet.request_count() - before;
-    lab.trust_rotated_ca(true)?;
-    let line = Line {
-        who: &carol,
-        request: "GET /pods, same connection, her CA removed",
-        open: gives_in(200, PODS, "all pods: there is no CA at all"),
-        gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
-        why: "the bundle changed: certificates are judged again, on open connections too",
-    };
-    play.row(line, &at_open, &at_gate, passed);
-    Ok(())
-}
-
-/// Scene 12.
-async fn api_server_down(play: &mut Play<'_>) -> io::Result<()> {
-    let pki = &play.lab.pki;
-    play.scene();
-    play.lab.api_server.down().await?;
-    play.both(
-        Line {
-            who: &Who::certificate("bob, admin (certificate)", &pki.bob),
-            request: "GET /stats/summary, API server down",
-            open: serves(200, "\"nodeName\"", "statistics: it asks nobody anyway"),
-            gate: stops(
-                503,
-                "SubjectAccessReview failed",
-                "review failed, nothing forwarded",
-            ),
-            why: "he may, but nobody can say so: fails closed, try again",
-        },
-        async |caller| caller.get("/stats/summary").await,
-    )
-    .await;
-    play.both(
-        Line {
-            who: &Who::token("admin (token)", ADMIN_TOKEN),
-            request: "GET /pods, API server down",
-            open: serves(200, PODS, "all pods: it asks nobody anyway"),
-            gate: stops(503, "TokenReview failed", "review failed, nothing forwarded"),
-            why: "whose token is it? Nobody can say",
-        },
-        async |caller| caller.get("/pods").await,
-    )
-    .await;
-    play.both(
-        Line {
-            who: &Who::certificate(API_SERVER, &pki.apiserver_client),
-            request: "GET /pods, API server down",
-            open: serves(200, PODS, "all pods"),
-            gate: serves(200, PODS, "all pods"),
-            why: "allowed in scene 4, remembered for five minutes",
-        },
-        async |caller| caller.get("/pods").await,
-    )
-    .await;
-    play.lab.api_server.up().await
 }

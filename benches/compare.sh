@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The gate beside nginx: CPU per request, memory, start. Needs two cores, nginx, and nobody else at work.
+#
+#   BENCH_ROUNDS=7           interleaved rounds; the best of each front counts
+#   BENCH_REQUESTS=100000    small requests a round (a tenth of them big, a fiftieth of them handshakes)
+#   BENCH_ONLY=kubelet-gate  only this front: to profile it
+#   BENCH_OTHER_GATE=FILE    another build of the gate, measured in the same rounds
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if ! command -v nginx >/dev/null; then
+    echo "compare: nginx is missing; get it with: apt-get install nginx-light" >&2
+    exit 1
+fi
+if [ "$(nproc)" -lt 2 ]; then
+    echo "compare: two cores are needed, one for the fronts and one for load and backend" >&2
+    exit 1
+fi
+
+nginx -v
+cargo bench --locked --bench compare --no-run
+# The load and the backend on core 1; the fronts are put on core 0 by the programme itself.
+exec taskset -c 1 cargo bench --locked --bench compare
