@@ -55,6 +55,7 @@ impl Serve {
         };
         log_to_stderr(self.log_format);
         no_core_dumps();
+        gather_entropy();
         // The control runtime: accepting, reviews, the admin port, reloads. Workers have runtimes of their own.
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -184,5 +185,18 @@ pub(super) fn no_core_dumps() {
         },
     ) {
         tracing::warn!(%error, "core dumps cannot be switched off");
+    }
+}
+
+/// The first random number of a process costs aws-lc some 45 ms of CPU. Asked for here, it is there before the first
+/// client's handshake needs it, on a core of its own if there is one.
+fn gather_entropy() {
+    let gather = || {
+        let mut byte = [0u8; 1];
+        // Whoever really needs randomness asks again, and fails for itself.
+        let _ = aws_lc_rs::rand::fill(&mut byte);
+    };
+    if let Err(error) = std::thread::Builder::new().name("entropy".into()).spawn(gather) {
+        tracing::debug!(%error, "entropy is gathered by the first handshake");
     }
 }

@@ -1,7 +1,7 @@
 //! The body of an answer: the kubelet's own bytes, or the gate's few.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -22,7 +22,7 @@ enum Kind {
     Full(Bytes),
     Kubelet {
         incoming: Incoming,
-        /// The connection the body comes from, polled along with it; gone once the body has ended.
+        /// The connection the body comes from, polled along with it; gone once all of it has come.
         upstream: Option<PooledConnection>,
     },
 }
@@ -41,13 +41,13 @@ impl Body {
         }
     }
 
+    /// The body of an answer that came over `upstream`, which goes back to its pool as soon as it can.
     pub(super) fn kubelet(incoming: Incoming, upstream: PooledConnection) -> Self {
-        let mut upstream = Some(upstream);
-        if incoming.is_end_stream() {
-            give_back(&mut upstream);
-        }
         Self {
-            kind: Kind::Kubelet { incoming, upstream },
+            kind: Kind::Kubelet {
+                incoming,
+                upstream: upstream.settle(),
+            },
             guard: None,
         }
     }
@@ -57,13 +57,6 @@ impl Body {
     pub fn until_end(mut self, guard: Guard) -> Self {
         self.guard = Some(guard);
         self
-    }
-}
-
-/// The answer has ended: its connection goes back to the pool, if it can take another request.
-fn give_back(upstream: &mut Option<PooledConnection>) {
-    if let Some(upstream) = upstream.take() {
-        upstream.give_back();
     }
 }
 
@@ -79,27 +72,18 @@ impl HttpBody for Body {
             Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Kubelet { incoming, upstream } => {
-                let mut frame = Pin::new(&mut *incoming).poll_frame(cx);
-                // A small answer has come whole with its head. What has not, comes only while the connection is polled,
-                // and nothing else wakes it.
-                if frame.is_pending()
-                    && let Some(upstream) = upstream
-                {
-                    upstream.poll(cx);
-                    frame = Pin::new(&mut *incoming).poll_frame(cx);
-                    // A frame makes room: the connection reads on.
-                    if frame.is_pending() {
-                        upstream.poll(cx);
-                        frame = Pin::new(&mut *incoming).poll_frame(cx);
-                    }
+                // What is there comes from this very task's polls of the connection, so it needs no waker of its own. A
+                // small answer has come whole with its head.
+                let mut quiet = Context::from_waker(Waker::noop());
+                if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(&mut quiet) {
+                    return Poll::Ready(frame);
                 }
-                if matches!(frame, Poll::Ready(None)) || frame.is_ready() && incoming.is_end_stream() {
-                    if let Some(upstream) = upstream {
-                        upstream.poll(cx);
-                    }
-                    give_back(upstream);
-                }
-                frame
+                let Some(mut connection) = upstream.take() else {
+                    return Pin::new(incoming).poll_frame(cx);
+                };
+                connection.poll(cx);
+                *upstream = connection.settle();
+                Pin::new(incoming).poll_frame(&mut quiet)
             }
         }
     }

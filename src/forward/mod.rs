@@ -76,10 +76,9 @@ pub async fn forward(
             return Err(bad_answer("101 to another protocol than was asked for"));
         }
         headers::for_client(response.headers_mut(), Some(protocol));
-        let (io, early) = upstream
-            .into_io()
-            .await
-            .map_err(|error| bad_answer(error.to_string()))?;
+        let Some((io, early)) = upstream.into_io().await else {
+            return Err(bad_answer("101 and closed"));
+        };
         let tunnel = Tunnel::new(on_upgrade, io, early);
         return Ok(Forwarded::Upgraded(
             response.map(|_| Body::empty()),
@@ -103,7 +102,7 @@ async fn send(
     pool: &Pool,
     mut request: Request<Incoming>,
 ) -> Result<(PooledConnection, Response<Incoming>), RequestError> {
-    while let Some(mut upstream) = pool.check_out(kubelet.generation()).await {
+    while let Some(mut upstream) = pool.check_out(kubelet.generation()) {
         match upstream.send(request).await {
             Ok(response) => {
                 kubelet.metrics().upstream_connection_reused();

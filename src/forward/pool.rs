@@ -1,9 +1,9 @@
 //! Connections to the kubelet: pairs of a sender and its connection, polled by whoever uses them, kept last in first out.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,12 +23,14 @@ const MAX_IDLE: Duration = Duration::from_secs(60);
 /// the socket.
 pub(super) struct Upstream {
     sender: SendRequest<Incoming>,
-    connection: Connection<TokioIo<KubeletIo>, Incoming>,
+    connection: Option<Http1>,
     /// The connection's future has ended and must not be polled again.
-    done: bool,
+    ended: bool,
     /// What it was made under: an older one is not reused.
     generation: u64,
 }
+
+type Http1 = Connection<TokioIo<KubeletIo>, Incoming>;
 
 /// A worker's idle connections to the kubelet.
 #[derive(Clone)]
@@ -49,33 +51,30 @@ pub(super) struct PooledConnection {
 // === impl Upstream ===
 
 impl Upstream {
-    pub(super) fn new(
-        sender: SendRequest<Incoming>,
-        connection: Connection<TokioIo<KubeletIo>, Incoming>,
-        generation: u64,
-    ) -> Self {
+    pub(super) fn new(sender: SendRequest<Incoming>, connection: Http1, generation: u64) -> Self {
         Self {
             sender,
-            connection,
-            done: false,
+            connection: Some(connection),
+            ended: false,
             generation,
         }
     }
 
     /// Writes a request and waits for the head of its answer, polling the connection along.
+    ///
+    /// The answer comes out of the connection, on this very task: waiting for it needs no waker of its own, and having
+    /// one would wake the task for what it has just done itself.
     pub(super) async fn send(&mut self, request: Request<Incoming>) -> Result<Response<Incoming>, SendError> {
-        let Self {
-            sender,
-            connection,
-            done,
-            ..
-        } = self;
-        let mut response = pin!(sender.try_send_request(request));
+        let mut response = pin!(self.sender.try_send_request(request));
         poll_fn(|cx| {
-            if !*done && Pin::new(&mut *connection).poll_without_shutdown(cx).is_ready() {
-                *done = true;
+            self.poll(cx);
+            let answer = response.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            if answer.is_pending() && self.ended {
+                // The kubelet closed before it read the request. It lies in the connection, and comes back with its end.
+                self.connection = None;
+                return response.as_mut().poll(cx);
             }
-            response.as_mut().poll(cx)
+            answer
         })
         .await
         .map_err(|mut error| SendError {
@@ -85,16 +84,19 @@ impl Upstream {
     }
 
     /// Moves the connection on: reads what the kubelet sent, writes what the client sent.
-    pub(super) fn poll(&mut self, cx: &mut std::task::Context<'_>) {
-        if !self.done && self.connection.poll_without_shutdown(cx).is_ready() {
-            self.done = true;
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if !self.ended
+            && let Some(connection) = &mut self.connection
+        {
+            self.ended = connection.poll_without_shutdown(cx).is_ready();
         }
     }
 
-    /// Whether request and answer have both ended and the connection can take another request. While the kubelet has
-    /// answered a request whose body is still coming it cannot, and must be closed (hyper#4176).
+    /// Whether request and answer have both ended and the connection can take another request; what has come of the
+    /// answer stays readable. While the kubelet has answered a request whose body is still coming it cannot, and must be
+    /// closed (hyper#4176).
     fn reusable(&self) -> bool {
-        !self.done && self.sender.is_ready()
+        !self.ended && self.sender.is_ready()
     }
 }
 
@@ -111,18 +113,14 @@ impl Pool {
     }
 
     /// The connection used last, if one is still good and was made under `generation`.
-    pub(super) async fn check_out(&self, generation: u64) -> Option<Box<Upstream>> {
+    pub(super) fn check_out(&self, generation: u64) -> Option<Box<Upstream>> {
         loop {
             let (since, mut upstream) = self.take()?;
             if upstream.generation != generation || since.elapsed() > MAX_IDLE {
                 continue;
             }
-            // One poll tells whether the kubelet has closed it meanwhile, and registers this task in place of the last.
-            poll_fn(|cx| {
-                upstream.poll(cx);
-                Poll::Ready(())
-            })
-            .await;
+            // One poll tells whether the kubelet has closed it meanwhile.
+            upstream.poll(&mut Context::from_waker(Waker::noop()));
             if upstream.reusable() {
                 return Some(upstream);
             }
@@ -178,8 +176,20 @@ impl Drop for Shelf {
 // === impl PooledConnection ===
 
 impl PooledConnection {
-    pub(super) fn poll(&mut self, cx: &mut std::task::Context<'_>) {
+    /// Moves the connection on.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         self.upstream.poll(cx);
+    }
+
+    /// Goes to the pool if request and answer have ended, else stays.
+    pub(super) fn settle(self) -> Option<Self> {
+        if !self.upstream.reusable() {
+            return Some(self);
+        }
+        if let Some(pool) = self.pool {
+            pool.put(self.upstream);
+        }
+        None
     }
 
     /// The connection is closed when its answer ends.
@@ -187,23 +197,13 @@ impl PooledConnection {
         self.pool = None;
     }
 
-    /// The answer has ended: back to the pool, if it can take another request.
-    pub(super) fn give_back(self) {
-        let Self { upstream, pool } = self;
-        if let Some(pool) = pool
-            && upstream.reusable()
-        {
-            pool.put(upstream);
+    /// After a 101: the raw connection, and the bytes that came right behind the head. `None` if it failed meanwhile.
+    pub(super) async fn into_io(self) -> Option<(KubeletIo, Bytes)> {
+        let mut connection = self.upstream.connection?;
+        if !self.upstream.ended {
+            poll_fn(|cx| connection.poll_without_shutdown(cx)).await.ok()?;
         }
-    }
-
-    /// After a 101: the raw connection, and the bytes that came right behind the head.
-    pub(super) async fn into_io(self) -> Result<(KubeletIo, Bytes), hyper::Error> {
-        let mut upstream = self.upstream;
-        if !upstream.done {
-            poll_fn(|cx| upstream.connection.poll_without_shutdown(cx)).await?;
-        }
-        let parts = upstream.connection.into_parts();
-        Ok((parts.io.into_inner(), parts.read_buf))
+        let parts = connection.into_parts();
+        Some((parts.io.into_inner(), parts.read_buf))
     }
 }

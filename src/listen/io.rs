@@ -35,8 +35,6 @@ pub struct Watched<T> {
     timeouts: Timeouts,
     metrics: Arc<Metrics>,
     timer: Pin<Box<Sleep>>,
-    /// The timer is registered with the task that waits now.
-    armed: bool,
     /// Since when the peer has taken no byte.
     stalled: Option<Instant>,
 }
@@ -144,7 +142,6 @@ impl<T> Watched<T> {
             timeouts,
             metrics,
             timer,
-            armed: false,
             stalled: None,
         }
     }
@@ -173,14 +170,12 @@ impl<T> Watched<T> {
                 }
                 return Err(io::Error::new(io::ErrorKind::TimedOut, kind));
             }
-            let timer = self.timer.as_mut();
-            if self.armed && !timer.is_elapsed() && timer.deadline() <= deadline {
-                // It fires early enough, and looks again then.
-                return Ok(());
+            // Moved only to fire earlier: it looks again when it fires.
+            if self.timer.is_elapsed() || self.timer.deadline() > deadline {
+                self.timer.as_mut().reset(deadline);
             }
-            self.timer.as_mut().reset(deadline);
-            self.armed = self.timer.as_mut().poll(cx).is_pending();
-            if self.armed {
+            // Polled each time, since a poll that comes after the task's budget is spent registers nothing.
+            if self.timer.as_mut().poll(cx).is_pending() {
                 return Ok(());
             }
         }
@@ -193,8 +188,6 @@ impl<T> Watched<T> {
             return written;
         }
         self.stalled.get_or_insert_with(Instant::now);
-        // The stream may have moved to another task since the timer was set.
-        self.armed = false;
         match self.wait(cx) {
             Ok(()) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error)),

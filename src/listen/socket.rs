@@ -10,6 +10,8 @@ use crate::settings::Settings;
 
 /// Waiting connections per socket; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
+/// Bytes on their way to a client.
+const SEND_BUFFER: usize = 256 * 1024;
 
 /// Every socket the gate listens on. Port 0 is allowed everywhere: what was bound is to be asked for.
 pub struct Sockets {
@@ -86,6 +88,9 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError
         socket.set_nonblocking(true)?;
         // A restart must not wait for the last process' connections in TIME_WAIT.
         socket.set_reuse_address(true)?;
+        // Inherited by what is accepted. Left to itself the kernel grows the buffer to megabytes and wakes a writer only
+        // once a third of it is free: a slow but steady reader would look like one that has stopped.
+        socket.set_send_buffer_size(SEND_BUFFER)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
