@@ -8,9 +8,19 @@
 
 mod world;
 
+mod admin_port;
 mod answers;
+mod attributes_table;
+mod audit_events;
 mod authorization;
+mod command_line;
+mod deadlines;
 mod forwarding;
 mod identity;
 mod interactive;
+mod limits;
+mod outside_clients;
+mod read_only_port;
+mod smuggling;
+mod trust_changes;
 mod upgrades;
