@@ -227,7 +227,7 @@ impl Bench {
     fn nginx(&self, name: &'static str, logs: bool) -> Result<Front> {
         let (address, backend) = (free_address()?, self.backend);
         let log = logs.then(|| self.directory.path().join("access.log"));
-        let access_log = log.as_ref().map_or("off".into(), |log| {
+        let access_log = log.as_ref().map_or_else(|| "off".into(), |log| {
             format!("{} combined buffer=64k flush=1s", log.display())
         });
         let upstream =

@@ -87,11 +87,6 @@ impl HttpBody for Body {
                 {
                     upstream.poll(cx);
                     frame = Pin::new(&mut *incoming).poll_frame(cx);
-                    // A frame makes room: the connection reads on.
-                    if frame.is_pending() {
-                        upstream.poll(cx);
-                        frame = Pin::new(&mut *incoming).poll_frame(cx);
-                    }
                 }
                 if matches!(frame, Poll::Ready(None)) || frame.is_ready() && incoming.is_end_stream() {
                     if let Some(upstream) = upstream {
