@@ -1,0 +1,178 @@
+//! Whatever a client can hold without a bound, one client can take away from all others: connections, streams, and the
+//! disk that checkpoints are written to.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use kubelet_gate::lab::client::{ClientError, UpgradeAnswer};
+use kubelet_gate::lab::fake_kubelet::Fault;
+
+use crate::world::{API_SERVER, World, assert_answer, eventually, header, request};
+
+const LOG: &str = "/containerLogs/default/web/nginx?follow=true";
+const ATTACH: &str = "/exec/default/web/nginx?command=cat&input=1&output=1&error=1";
+
+fn source(last: u8) -> IpAddr {
+    IpAddr::from([127, 0, 0, last])
+}
+
+/// Seen red with `hand_over` taking no share.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_gets_only_so_many_connections() {
+    let world = World::builder()
+        .set("limits.connectionsPerAddress", 2)
+        .start()
+        .await;
+    let bob = world.client("bob");
+    let mut held = vec![bob.stream().await.unwrap(), bob.stream().await.unwrap()];
+    for _ in 0..3 {
+        assert!(matches!(bob.stream().await, Err(ClientError::Closed(_))));
+    }
+    assert_eq!(
+        world.metric("rejections_total", &[("reason", "connections_per_address")]),
+        3.0
+    );
+    let other = bob.clone().with_source(source(2)).get("/healthz").await.unwrap();
+    assert_eq!(other.status(), 200, "others are not concerned");
+
+    held.pop();
+    eventually("its place is free again", || {
+        world.metric("connections", &[]) == 1.0
+    })
+    .await;
+    assert_eq!(bob.get("/healthz").await.unwrap().status(), 200);
+    drop(held);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_are_only_so_many_connections_in_total() {
+    let world = World::builder().set("limits.connections", 3).start().await;
+    let mut held = Vec::new();
+    for last in 1..=3 {
+        held.push(
+            world
+                .client("bob")
+                .with_source(source(last))
+                .stream()
+                .await
+                .unwrap(),
+        );
+    }
+    let late = world.client("bob").with_source(source(4));
+    assert!(matches!(late.stream().await, Err(ClientError::Closed(_))));
+    assert_eq!(
+        world.metric("rejections_total", &[("reason", "connections")]),
+        1.0
+    );
+    held.clear();
+    eventually("they are free again", || world.metric("connections", &[]) == 0.0).await;
+    assert_eq!(late.get("/healthz").await.unwrap().status(), 200);
+    world.stop().await;
+}
+
+/// Seen red with `share` always answering `Ok(None)`.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_user_gets_only_so_many_streams() {
+    let world = World::builder().set("limits.streamsPerIdentity", 2).start().await;
+    let open = async |name: &str| {
+        world
+            .client(name)
+            .websocket(ATTACH, &["v5.channel.k8s.io"], &[])
+            .await
+            .unwrap()
+    };
+    let mut held = vec![open("bob").await, open("bob").await];
+    for stream in &held {
+        assert_eq!(stream.status(), 101);
+    }
+    let UpgradeAnswer::Refused(refused) = open("bob").await else {
+        panic!("one too many");
+    };
+    assert_answer(&refused, 429, "too many streams are open for this user\n");
+    assert_eq!(
+        header(&refused, "retry-after"),
+        "",
+        "no client of an upgrade reads it"
+    );
+    assert_eq!(world.kubelet.open_streams(), 2);
+    assert_eq!(open(API_SERVER).await.status(), 101, "others are not concerned");
+    let plain = world.client("bob").get("/pods").await.unwrap();
+    assert_eq!(plain.status(), 200, "only streams count");
+
+    held.pop();
+    eventually("its place is free again", || world.metric("streams", &[]) == 1.0).await;
+    assert_eq!(open("bob").await.status(), 101);
+    drop(held);
+    world.stop().await;
+}
+
+/// Seen red with a `checkpoints` semaphore of two places.
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_run_one_at_a_time() {
+    let world = World::start().await;
+    let checkpoint = "/checkpoint/default/web/nginx";
+    world.kubelet.fail(checkpoint, Fault::Hang);
+    let bob = world.client("bob");
+    let first = tokio::spawn({
+        let bob = bob.clone();
+        async move { bob.call("POST", checkpoint, &[], "").await }
+    });
+    eventually("the first is running", || world.kubelet.request_count() == 1).await;
+    for name in ["bob", API_SERVER] {
+        let second = world
+            .client(name)
+            .call("POST", checkpoint, &[], "")
+            .await
+            .unwrap();
+        assert_answer(&second, 429, "another checkpoint is being written on this node\n");
+        assert_eq!(header(&second, "retry-after"), "1");
+    }
+    assert_eq!(world.kubelet.request_count(), 1);
+    first.abort();
+    eventually("it has gone", || world.metric("requests_in_flight", &[]) == 0.0).await;
+    world.kubelet.heal();
+    assert_eq!(bob.call("POST", checkpoint, &[], "").await.unwrap().status(), 200);
+    world.stop().await;
+}
+
+/// Seen red with `Connection::nobody` telling nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_connection_of_nobody_is_closed_after_its_first_answer() {
+    let world = World::start().await;
+    let mut stranger = world
+        .tls_client(None, kubelet_gate::lab::client::Alpn::H2)
+        .connect()
+        .await
+        .unwrap();
+    assert_answer(&stranger.get("/pods").await.unwrap(), 401, "Unauthorized");
+    eventually("it is closed", || stranger.is_closed()).await;
+
+    // Somebody without rights, or whose token has run out in between, is not a stranger.
+    let mut alice = world.h2_client("alice").connect().await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(alice.get("/pods").await.unwrap().status(), 403);
+    }
+    assert!(!alice.is_closed());
+    drop(alice);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_http2_connection_gets_only_so_many_requests_at_once() {
+    let world = World::builder().set("limits.http2Streams", 2).start().await;
+    let client = world.h2_client("bob").with_deadline(Duration::from_millis(500));
+    let mut connection = client.connect().await.unwrap();
+    // The first answer shows that the gate's settings have arrived.
+    assert_eq!(connection.get("/healthz").await.unwrap().status(), 200);
+    let first = connection.open(request("GET", LOG, &[])).await.unwrap();
+    let second = connection.open(request("GET", LOG, &[])).await.unwrap();
+    world.kubelet.clear();
+    let third = connection.get("/pods").await;
+    assert!(matches!(third, Err(ClientError::Timeout(_))), "{third:?}");
+    world.assert_nothing_forwarded();
+    drop((first, second));
+    assert_eq!(connection.get("/pods").await.unwrap().status(), 200);
+    drop(connection);
+    world.stop().await;
+}

@@ -1,0 +1,439 @@
+//! If a tunnel loses a byte, `kubectl exec` garbles; if it opens before the kubelet's 101, it is CVE-2018-1002105; if it
+//! does not close on both sides, shells stay behind on the node.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kubelet_gate::lab::client::{Client, ClientError, SpdyStream, WsSession};
+use kubelet_gate::lab::fake_apiserver::{ADMIN_TOKEN, Rule, Subject};
+use kubelet_gate::lab::fake_kubelet::Fault;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::world::{API_SERVER, World, assert_answer, eventually, header};
+
+const SHELL: &str = "/exec/default/web/nginx?command=sh&input=1&output=1&error=1";
+const CAT: &str = "/exec/default/web/nginx?command=cat&input=1&output=1";
+const V4: &str = "v4.channel.k8s.io";
+const V5: &str = "v5.channel.k8s.io";
+const NOT_PASSED_ON: &str = "the kubelet gave an upgrade an answer that is not passed on\n";
+
+async fn websocket(client: &Client, target: &str, protocol: &str) -> WsSession {
+    let answer = client.websocket(target, &[protocol], &[]).await.unwrap();
+    assert_eq!(answer.status(), 101);
+    answer.switched().unwrap()
+}
+
+async fn spdy(client: &Client, target: &str) -> SpdyStream {
+    let answer = client
+        .spdy("POST", target, &[("content-length", "0")])
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 101);
+    assert_eq!(answer.headers()["upgrade"], "SPDY/3.1");
+    answer.switched().unwrap()
+}
+
+async fn streams_are(world: &World, count: u64) {
+    eventually(&format!("{count} streams are open on both sides"), || {
+        world.kubelet.open_streams() == count && world.metric("streams", &[]) == count as f64
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_run_over_websocket() {
+    let world = World::start().await;
+    let api_server = world.client(API_SERVER);
+    for protocol in [V4, V5] {
+        let mut session = websocket(&api_server, SHELL, protocol).await;
+        assert_eq!(session.protocol(), Some(protocol));
+        streams_are(&world, 1).await;
+        session.send_stdin(b"hostname\n").await.unwrap();
+        assert_eq!(session.read_stdout(4).await.unwrap(), b"web\n");
+        session.ping().await.unwrap();
+        session.send_stdin(b"nmap\nexit 3\n").await.unwrap();
+        let outcome = session.exec_read().await.unwrap();
+        assert_eq!(outcome.stderr, b"sh: nmap: not found\n");
+        assert_eq!(outcome.exit_code(), Some(3));
+        drop(session);
+        streams_are(&world, 0).await;
+    }
+    // v5 can end standard input.
+    let mut session = websocket(&api_server, CAT, V5).await;
+    session.send_stdin(b"meow").await.unwrap();
+    assert_eq!(session.read_stdout(4).await.unwrap(), b"meow");
+    session.close_stdin().await.unwrap();
+    assert_eq!(session.exec_read().await.unwrap().exit_code(), Some(0));
+    drop(session);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attach_and_port_forward_pass_over_websocket() {
+    let world = World::start().await;
+    world
+        .kubelet
+        .adjust(|knobs| knobs.log_interval = Duration::from_millis(5));
+    let bob = world.client("bob");
+    let mut attached = websocket(&bob, "/attach/default/web/nginx?output=1", V5).await;
+    assert_ne!(attached.read_stdout(40).await.unwrap(), b"");
+    let mut ports = websocket(&bob, "/portForward/default/web?port=80", V4).await;
+    assert_eq!(ports.next().await.unwrap().unwrap(), &[0, 80, 0][..]);
+    assert_eq!(ports.next().await.unwrap().unwrap(), &[1, 80, 0][..]);
+    ports.send_channel(0, b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    assert_eq!(
+        ports.next().await.unwrap().unwrap(),
+        &b"\0GET / HTTP/1.0\r\n\r\n"[..]
+    );
+    ports.close().await.unwrap();
+    drop(attached);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_pass_over_spdy_in_full_and_in_order() {
+    let world = World::start().await;
+    let stream = spdy(&world.client(API_SERVER), SHELL).await;
+    let seen = &world.kubelet.requests()[0];
+    for (name, value) in [
+        ("connection", "Upgrade"),
+        ("upgrade", "SPDY/3.1"),
+        ("x-stream-protocol-version", "v4.channel.k8s.io"),
+    ] {
+        assert_eq!(seen.header(name), Some(value));
+    }
+    let sent: Vec<u8> = (0..2_000_000u32)
+        .map(|index| (index * 31 + index / 251) as u8)
+        .collect();
+    let (mut read, mut write) = tokio::io::split(stream);
+    let writing = {
+        let sent = sent.clone();
+        tokio::spawn(async move {
+            write.write_all(&sent).await.unwrap();
+            write.flush().await.unwrap();
+            write
+        })
+    };
+    let mut back = vec![0; sent.len()];
+    read.read_exact(&mut back).await.unwrap();
+    assert!(back == sent);
+    drop((writing.await.unwrap(), read));
+    world.stop().await;
+}
+
+/// A SPDY server may speak first; what it says in the segment of its 101 must not be lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_right_behind_the_101_arrive() {
+    let world = World::start().await;
+    let early = Bytes::from_static(b"early bytes of the kubelet");
+    let knob = early.clone();
+    world.kubelet.adjust(move |knobs| knobs.early_stream_bytes = knob);
+    let mut stream = spdy(&world.client("bob"), SHELL).await;
+    let mut first = vec![0; early.len()];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(first, early);
+    stream.write_all(b"x").await.unwrap();
+    stream.flush().await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    drop(stream);
+
+    // And so with the client's, sent with the request without waiting for the answer.
+    world
+        .kubelet
+        .adjust(|knobs| knobs.early_stream_bytes = Bytes::new());
+    let mut stream = world.client("bob").stream().await.unwrap();
+    let head = format!(
+        "POST {SHELL} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
+         X-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\nhasty bytes of the client"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"hasty bytes of the client") {
+        assert_ne!(
+            stream.read_buf(&mut answer).await.unwrap(),
+            0,
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
+    drop(stream);
+    world.stop().await;
+}
+
+/// T8, T9: whatever is not a 101 leaves an ordinary connection or none, and redirects go nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_101_opens_a_tunnel() {
+    let world = World::start().await;
+    // May run commands and nothing else: what is pipelined behind the upgrade is judged, or never read.
+    world.api.set_rules(vec![Rule::allow(
+        Subject::group("developers"),
+        &["create"],
+        &["proxy"],
+    )]);
+    let alice = world.client("alice");
+    let answer = |status: u16, headers: &[(&str, &str)]| Fault::Answer {
+        status,
+        headers: headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect(),
+        body: Bytes::from_static(b"the kubelet's words\n"),
+    };
+    let switching = |protocol: &str| Fault::Raw {
+        bytes: format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n"
+        )
+        .into(),
+        close: false,
+    };
+    for (fault, status, body) in [
+        (answer(403, &[]), 403, "the kubelet's words\n"),
+        (answer(400, &[]), 400, "the kubelet's words\n"),
+        (answer(404, &[]), 404, "the kubelet's words\n"),
+        (answer(500, &[]), 500, "the kubelet's words\n"),
+        (answer(200, &[]), 502, NOT_PASSED_ON),
+        (
+            answer(200, &[("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")]),
+            502,
+            NOT_PASSED_ON,
+        ),
+        (answer(204, &[]), 502, NOT_PASSED_ON),
+        (
+            answer(301, &[("Location", "http://192.0.2.1/")]),
+            502,
+            NOT_PASSED_ON,
+        ),
+        (answer(302, &[("Location", "/configz")]), 502, NOT_PASSED_ON),
+        (
+            answer(307, &[("Location", "http://192.0.2.1/")]),
+            502,
+            NOT_PASSED_ON,
+        ),
+        (switching("h2c"), 502, NOT_PASSED_ON),
+        (switching("websocket"), 502, NOT_PASSED_ON),
+    ] {
+        world.kubelet.heal();
+        world.kubelet.clear();
+        world.kubelet.fail("/exec", fault.clone());
+        let refused = alice
+            .spdy("POST", SHELL, &[])
+            .await
+            .unwrap()
+            .refused()
+            .expect("no tunnel");
+        assert_answer(&refused, status, body);
+        assert_eq!(header(&refused, "location"), "");
+        assert_eq!(header(&refused, "upgrade"), "");
+
+        let head = format!(
+            "POST {SHELL} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n\
+             GET /configz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        );
+        let both = alice
+            .clone()
+            .with_deadline(Duration::from_millis(300))
+            .raw(head.as_bytes())
+            .await
+            .unwrap();
+        let both = String::from_utf8_lossy(&both);
+        assert!(both.starts_with(&format!("HTTP/1.1 {status} ")), "{both}");
+        assert!(!both.contains("kubeletconfig"), "{both}");
+        let targets: Vec<_> = world
+            .kubelet
+            .requests()
+            .iter()
+            .map(|seen| seen.target.clone())
+            .collect();
+        assert_eq!(targets, [SHELL, SHELL], "{fault:?}");
+    }
+    assert_eq!(world.metric("streams", &[]), 0.0);
+    // A connection that was refused an upgrade is not used again.
+    eventually("no connection to the kubelet is kept", || {
+        world.kubelet.open_connections() == 0
+    })
+    .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kubelets_refusal_to_switch_is_passed_on() {
+    let world = World::start().await;
+    let bob = world.client("bob");
+    let refused = bob
+        .websocket(SHELL, &["v9.channel.k8s.io"], &[])
+        .await
+        .unwrap()
+        .refused()
+        .unwrap();
+    assert_eq!(refused.status(), 403, "no common subprotocol");
+    let refused = bob
+        .spdy(
+            "POST",
+            SHELL,
+            &[("x-stream-protocol-version", "v9.channel.k8s.io")],
+        )
+        .await
+        .unwrap()
+        .refused()
+        .unwrap();
+    assert_eq!(refused.status(), 403);
+    assert!(
+        refused
+            .headers()
+            .get_all("x-accepted-stream-protocol-versions")
+            .iter()
+            .count()
+            > 1
+    );
+    let missing = "/exec/default/nobody/nginx?command=id&output=1";
+    assert_eq!(bob.websocket(missing, &[V5], &[]).await.unwrap().status(), 404);
+    world.stop().await;
+}
+
+/// The container runtime behind the kubelet is one more hop that a token must not reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_among_the_subprotocols_ends_at_the_gate() {
+    let world = World::start().await;
+    use base64::Engine as _;
+    let encoded = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(ADMIN_TOKEN);
+    let token = format!("base64url.bearer.authorization.k8s.io.{encoded}");
+    // The token counts for one, and is beside the point for the other.
+    for client in [world.stranger(), world.client("bob")] {
+        world.kubelet.clear();
+        let answer = client.websocket(CAT, &[&token, V5, V4], &[]).await.unwrap();
+        assert_eq!(answer.status(), 101);
+        assert_eq!(answer.headers()["sec-websocket-protocol"], V5);
+        let seen = world.kubelet.requests();
+        assert_eq!(
+            seen[0].header("sec-websocket-protocol"),
+            Some("v5.channel.k8s.io,v4.channel.k8s.io")
+        );
+        assert!(!format!("{seen:?}").contains(&encoded));
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clients_end_ends_the_stream_at_the_kubelet() {
+    let world = World::start().await;
+    let bob = world.client("bob");
+    let (shell, stream) = (websocket(&bob, SHELL, V5).await, spdy(&bob, SHELL).await);
+    streams_are(&world, 2).await;
+    drop(shell);
+    streams_are(&world, 1).await;
+    drop(stream);
+    streams_are(&world, 0).await;
+
+    // A proper end, too.
+    let mut stream = spdy(&bob, SHELL).await;
+    stream.shutdown().await.unwrap();
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    streams_are(&world, 0).await;
+    drop(stream);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kubelets_end_ends_the_stream_at_the_client() {
+    let mut world = World::start().await;
+    let bob = world.client("bob");
+    let (mut shell, mut stream) = (websocket(&bob, SHELL, V5).await, spdy(&bob, SHELL).await);
+    streams_are(&world, 2).await;
+    let address = world.stop_kubelet().await;
+    // Nobody said goodbye, and nobody is left hanging.
+    let end = shell.next_channel().await;
+    assert!(matches!(end, Err(ClientError::Closed(_)) | Ok(None)), "{end:?}");
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert_eq!(rest, b"");
+    eventually("no stream is left", || world.metric("streams", &[]) == 0.0).await;
+    world.start_kubelet(address).await;
+    drop((shell, stream));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_stream_ends_and_one_that_speaks_goes_on() {
+    let world = World::builder()
+        .set("streamingConnectionIdleTimeout", "400ms")
+        .start()
+        .await;
+    let bob = world.client("bob");
+    let (mut silent, mut busy) = (spdy(&bob, SHELL).await, spdy(&bob, SHELL).await);
+    let (mut pings, mut ended) = (0, false);
+    // The one is kept busy until well after the other has ended.
+    while !ended || pings < 40 {
+        busy.write_all(b".").await.unwrap();
+        busy.flush().await.unwrap();
+        assert_eq!(busy.read_u8().await.unwrap(), b'.');
+        pings += 1;
+        let read = tokio::time::timeout(Duration::from_millis(20), silent.read_u8()).await;
+        ended |= read.is_ok_and(|read| read.is_err());
+        assert!(pings < 1000, "the silent stream does not end");
+        if ended {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    streams_are(&world, 1).await;
+    drop((silent, busy));
+    let events = world.audit_events(4).await;
+    let ends: Vec<_> = events
+        .iter()
+        .filter_map(|event| event["annotations"]["kubelet-gate.dev/ended-by"].as_str())
+        .collect();
+    assert_eq!(ends, ["idle", "client"]);
+    world.stop().await;
+}
+
+/// An auditor must see that a shell was opened while it is open, and afterwards how much went through it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_has_two_audit_events_with_one_id_and_its_bytes() {
+    let world = World::start().await;
+    let mut stream = spdy(&world.client("bob"), SHELL).await;
+    let started = world.audit_events(1).await.remove(0);
+    stream.write_all(&[b'x'; 1000]).await.unwrap();
+    stream.flush().await.unwrap();
+    stream.read_exact(&mut [0; 1000]).await.unwrap();
+    drop(stream);
+    let ended = world.audit_events(2).await.remove(1);
+    assert_eq!(started["stage"], "ResponseStarted");
+    assert_eq!(ended["stage"], "ResponseComplete");
+    for field in [
+        "auditID",
+        "user",
+        "requestURI",
+        "verb",
+        "objectRef",
+        "responseStatus",
+    ] {
+        assert_eq!(started[field], ended[field]);
+        assert_ne!(started[field], Value::Null);
+    }
+    assert_eq!(started["responseStatus"]["code"], 101);
+    let annotation = |name: &str| &ended["annotations"][format!("kubelet-gate.dev/{name}")];
+    assert_eq!(annotation("bytes-received"), "1000");
+    assert_eq!(annotation("bytes-sent"), "1000");
+    assert_eq!(annotation("ended-by"), "client");
+    world.stop().await;
+}
+
+/// HTTP/2 has no upgrade; the words of one are a malformed request there, which must not count as an exec without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_cannot_upgrade() {
+    let world = World::start().await;
+    let mut connection = world.h2_client("bob").connect().await.unwrap();
+    let exec = crate::world::request(
+        "GET",
+        SHELL,
+        &[("upgrade", "websocket"), ("connection", "upgrade")],
+    );
+    let answer = connection.send(exec).await;
+    assert!(!answer.is_ok_and(|answer| answer.status() == 101));
+    let plain = world.h2_client("bob").get(SHELL).await.unwrap();
+    assert_answer(&plain, 500, "Upgrade request required\n");
+    assert_eq!(world.metric("streams", &[]), 0.0);
+    drop(connection);
+    world.stop().await;
+}
