@@ -39,7 +39,7 @@ fn rejections(world: &World, reason: &str) -> f64 {
     world.metric("rejections_total", &[("reason", reason)])
 }
 
-/// Seen red with an hour for the handshake.
+/// Seen red without the `timeout` around the handshake.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handshake_that_is_never_finished_is_ended() {
     let world = World::builder()
@@ -52,6 +52,7 @@ async fn a_handshake_that_is_never_finished_is_ended() {
         stream.write_all(sent).await.unwrap();
         assert_short(closed(&mut stream).await);
     }
+    // Counted when the connection ends, which the client may notice first.
     eventually("they are counted", || {
         world.metric("handshakes_total", &[("result", "timeout")]) == 3.0
     })
@@ -59,7 +60,7 @@ async fn a_handshake_that_is_never_finished_is_ended() {
     world.stop().await;
 }
 
-/// Seen red, with the two below, with `Watched::deadline` knowing no deadline of a head.
+/// Seen red with `Watched::deadline` answering `None` while a head is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_head_is_not_waited_for() {
     let world = World::builder()
