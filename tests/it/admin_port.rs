@@ -139,7 +139,6 @@ async fn metrics_are_openmetrics_under_stable_names() {
     world.stop().await;
 }
 
-/// Seen red with the admin port handing every other path to `Gate::handle`'s kubelet.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_never_proxies() {
     let world = World::builder().always_allow().anonymous().start().await;

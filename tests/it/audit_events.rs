@@ -50,7 +50,6 @@ fn check_file(world: &World) {
     }
 }
 
-/// Seen red with `Record::drop` writing no event, and with `answered` not taking the slot (two events).
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_request_has_exactly_one_event() {
     let world = World::start().await;
@@ -192,6 +191,7 @@ async fn a_client_that_leaves_before_its_answer_has_an_event_without_a_status() 
     world.stop().await;
 }
 
+/// Seen red with `Record::drop` writing no event.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_during_its_review_has_an_event_without_a_decision() {
     let world = World::start().await;
@@ -208,7 +208,6 @@ async fn a_client_that_leaves_during_its_review_has_an_event_without_a_decision(
     world.stop().await;
 }
 
-/// Seen red with `StreamRecord` made with an id of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_has_two_events_with_one_id_and_its_bytes() {
     let world = World::start().await;

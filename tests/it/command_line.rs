@@ -14,6 +14,7 @@ use kubelet_gate::lab::pki::{CertificateSpec, Pair};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use crate::world::{PATIENCE, PKI, eventually, sum};
 
@@ -103,8 +104,12 @@ impl Node {
         run(&[&["check", "--config", &self.config()], flags].concat())
     }
 
-    fn serve(&self, flags: &[&str]) -> Output {
-        run(&[&["serve", "--config", &self.config()], flags].concat())
+    /// A `serve` that is to end by itself.
+    async fn serve(&self, flags: &[&str]) -> Output {
+        let mut command = kubelet_gate();
+        command.args([&["serve", "--config", &self.config()], flags].concat());
+        let serving = tokio::process::Command::from(command).kill_on_drop(true).output();
+        timeout(PATIENCE, serving).await.expect("it serves").unwrap()
     }
 }
 
@@ -240,8 +245,8 @@ fn check_prints_what_would_be_in_force_and_that_loads_again() {
     assert_eq!(stdout(&checked_again), stdout(&checked));
 }
 
-#[test]
-fn check_finds_every_file_that_serve_would_stumble_over() {
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_every_file_that_serve_would_stumble_over() {
     let node = Node::new();
     fs::write(node.path("gate-serving.key"), "nothing").unwrap();
     fs::remove_file(node.path("kubelet-serving.crt")).unwrap();
@@ -252,7 +257,7 @@ fn check_finds_every_file_that_serve_would_stumble_over() {
         said.contains("gate-serving.key") && said.contains("kubelet-serving.crt"),
         "{said}"
     );
-    let served = node.serve(&[]);
+    let served = node.serve(&[]).await;
     assert_eq!(code(&served), 64);
 }
 
@@ -324,13 +329,13 @@ fn flags_spelled_as_the_kubelets_win_over_the_file() {
     assert_eq!(flags["tlsMinVersion"], "VersionTLS13");
 }
 
-/// Seen red with `may_listen` answering `Ok` at once: the process then binds the kubelet's port.
-#[test]
-fn serve_leaves_the_kubelets_ports_alone() {
+/// Seen red with `may_listen` taking no kubelet in sight for a proof: the process then serves on the kubelet's port.
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_leaves_the_kubelets_ports_alone() {
     let node = Node::new();
     for (listen, key) in [("127.0.0.1:10250", "listen"), ("127.0.0.1:10255", "listen")] {
         node.configure(|configuration| configuration["listen"] = json!([listen]));
-        for output in [node.serve(&[]), node.check(&[])] {
+        for output in [node.serve(&[]).await, node.check(&[])] {
             assert_eq!(code(&output), 64);
             let said = stderr(&output);
             assert!(said.contains(key) && said.contains(listen), "{said}");
@@ -338,7 +343,7 @@ fn serve_leaves_the_kubelets_ports_alone() {
         }
     }
     node.configure(|configuration| configuration["readOnlyPort"] = json!({"listen": ["127.0.0.1:10255"]}));
-    let served = node.serve(&[]);
+    let served = node.serve(&[]).await;
     assert_eq!(code(&served), 64);
     assert!(stderr(&served).contains("readOnlyPort.listen"));
 }

@@ -39,7 +39,7 @@ fn rejections(world: &World, reason: &str) -> f64 {
     world.metric("rejections_total", &[("reason", reason)])
 }
 
-/// Seen red without the `timeout` around the handshake.
+/// Seen red with an hour for the handshake.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handshake_that_is_never_finished_is_ended() {
     let world = World::builder()
@@ -56,7 +56,7 @@ async fn a_handshake_that_is_never_finished_is_ended() {
     world.stop().await;
 }
 
-/// Seen red with `Watched::deadline` answering `None` while a head is read.
+/// Seen red, with the two below, with `Watched::deadline` knowing no deadline of a head.
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_head_is_not_waited_for() {
     let world = World::builder()

@@ -16,7 +16,7 @@ fn source(last: u8) -> IpAddr {
     IpAddr::from([127, 0, 0, last])
 }
 
-/// Seen red with `hand_over` taking no share.
+/// Seen red with `Quota::take` not looking at what one key holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_gets_only_so_many_connections() {
     let world = World::builder()
@@ -71,7 +71,7 @@ async fn there_are_only_so_many_connections_in_total() {
     world.stop().await;
 }
 
-/// Seen red with `share` always answering `Ok(None)`.
+/// Seen red with `Gate::share` taking each share from a fresh quota.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_user_gets_only_so_many_streams() {
     let world = World::builder().set("limits.streamsPerIdentity", 2).start().await;

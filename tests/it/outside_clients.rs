@@ -97,7 +97,7 @@ async fn curl_with_a_certificate() {
     world.stop().await;
 }
 
-/// Seen red with a verifier that judges the chain in the handshake: curl then ends with an alert and no status.
+/// Judged in the handshake, curl would end with an alert and without a status.
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_with_a_bad_certificate_is_answered_401() {
     let world = World::start().await;

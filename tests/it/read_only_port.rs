@@ -9,7 +9,6 @@ use crate::world::{World, header};
 /// Every method and target that was recorded on a kubelet's read-only port.
 const RECORDED: &str = include_str!("data/read_only.tsv");
 
-/// Seen red with the tombstone answering 404 to what is no GET.
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_gone_and_is_counted() {
     let world = World::builder().always_allow().anonymous().start().await;

@@ -135,6 +135,9 @@ fn assert_well_formed(name: &str, seen: &Seen) {
         })
         .count();
     assert!(framings <= 1, "{name}: {:?}", seen.headers);
+    if let Some(length) = seen.header("content-length") {
+        assert_eq!(length, seen.body_len.to_string(), "{name}");
+    }
     if let Some(coding) = seen.header("transfer-encoding") {
         assert_eq!(coding, "chunked", "{name}");
     }
@@ -177,7 +180,7 @@ async fn play(world: &World, name: &str, message: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// Seen red with `headers::for_kubelet` passing every header on.
+/// Seen red with `headers::for_kubelet` removing nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_request_in_the_first_ones_clothes_reaches_nobody() {
     let world = World::start().await;

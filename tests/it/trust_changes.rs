@@ -76,7 +76,6 @@ async fn a_new_serving_pair_is_shown_to_new_connections_and_old_ones_go_on() {
     world.stop().await;
 }
 
-/// Seen red with `Serving::reload` publishing the trust before the pair was checked.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_cannot_be_used_leave_the_last_good_in_force() {
     let world = World::start().await;
@@ -164,7 +163,6 @@ async fn a_kubelet_that_rotated_its_certificate_is_followed_at_once_if_its_file_
     world.stop().await;
 }
 
-/// Seen red with `PinnedKey::verify_server_cert` believing every certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_key_than_the_pinned_one_is_502_and_gets_nothing() {
     let world = World::start().await;
