@@ -134,17 +134,20 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for too long; called from time to time, so that an idle gate holds no dead socket.
+    /// Closes what has been idle for too long or was closed by the kubelet; called from time to time, so that an idle gate
+    /// holds no dead socket.
     pub fn sweep(&self) {
-        let expired: Vec<_> = {
-            let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let young = idle.partition_point(|(since, _)| since.elapsed() > MAX_IDLE);
-            idle.drain(..young).collect()
-        };
+        let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = idle.len();
+        idle.retain_mut(|(since, upstream)| {
+            upstream.poll(&mut Context::from_waker(Waker::noop()));
+            since.elapsed() <= MAX_IDLE && upstream.reusable()
+        });
+        let closed = before - idle.len();
         self.0
             .metrics
             .upstream_idle
-            .dec_by(i64::try_from(expired.len()).unwrap_or(i64::MAX));
+            .dec_by(i64::try_from(closed).unwrap_or(i64::MAX));
     }
 
     fn take(&self) -> Option<(Instant, Box<Upstream>)> {

@@ -334,11 +334,6 @@ impl World {
         assert_eq!(others, []);
     }
 
-    /// Tells the gate to stop, as SIGTERM does, and does not wait.
-    pub(crate) fn begin_to_stop(&self) {
-        self.stop.cancel();
-    }
-
     /// Ends the kubelet; its port refuses connections.
     pub(crate) async fn stop_kubelet(&mut self) -> SocketAddr {
         let address = self.kubelet.address();
@@ -355,6 +350,11 @@ impl World {
             ..kubelet_options()
         };
         self.kubelet = FakeKubelet::start(options).await.unwrap();
+    }
+
+    /// Tells the gate to stop, as SIGTERM does, and does not wait.
+    pub(crate) fn begin_to_stop(&self) {
+        self.stop.cancel();
     }
 
     /// Stops everything and checks that nothing is left: no request, stream or connection, on neither side.
