@@ -64,7 +64,10 @@ impl Serve {
                 return FAILED;
             }
         };
-        serve(&runtime, settings)
+        let code = serve(&runtime, settings);
+        // A worker that does not end must not keep the process: systemd would have to kill it.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        code
     }
 }
 
