@@ -40,9 +40,8 @@ impl Lab {
         };
         let done = runtime.block_on(async {
             let stop = CancellationToken::new();
-            tokio::spawn(until_signalled(stop.clone()));
             // From here on a signal ends the lab in good order, and no key stays behind in a temporary directory.
-            tokio::task::yield_now().await;
+            tokio::spawn(until_signalled(stop.clone()).map_err(LabError::Serve)?);
             let options = LabOptions {
                 directory: self.dir.clone(),
                 port: self.port,
@@ -87,7 +86,8 @@ async fn demo(options: LabOptions, stop: CancellationToken) -> Result<bool, LabE
 async fn stay(options: LabOptions, stop: CancellationToken) -> Result<bool, LabError> {
     let lab = lab::Lab::start(options).await?;
     print(&welcome(&lab));
-    stop.run_until_cancelled(keep_reloading(lab.gate.clone())).await;
+    stop.run_until_cancelled(keep_reloading(lab.gate.clone()).map_err(LabError::Serve)?)
+        .await;
     lab.stop().await?;
     Ok(true)
 }

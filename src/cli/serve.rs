@@ -1,12 +1,13 @@
 //! `kubelet-gate serve`: run the gate.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -88,14 +89,18 @@ fn serve(runtime: &Runtime, settings: Settings) -> u8 {
             };
         }
     };
+    let stop = CancellationToken::new();
+    let (signalled, reloading) = match (until_signalled(stop.clone()), keep_reloading(gate.clone())) {
+        (Ok(signalled), Ok(reloading)) => (signalled, reloading),
+        (Err(error), _) | (_, Err(error)) => {
+            complain(&error);
+            return FAILED;
+        }
+    };
     announce(&gate, &sockets);
     let served = runtime.block_on(async {
-        let stop = CancellationToken::new();
-        tokio::spawn(until_signalled(stop.clone()));
-        tokio::spawn(
-            stop.clone()
-                .run_until_cancelled_owned(keep_reloading(gate.clone())),
-        );
+        tokio::spawn(signalled);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
         listen::serve(gate, sockets, stop).await
     });
     let written = audit.shutdown(AUDIT_FLUSH);
@@ -126,26 +131,25 @@ fn announce(gate: &Gate, sockets: &listen::Sockets) {
     );
 }
 
-/// SIGTERM or SIGINT stop the gate.
-pub(super) async fn until_signalled(stop: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be received; the gate stops only when it is killed");
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-    }
-    stop.cancel();
+/// SIGTERM or SIGINT stop the gate: from this call on they no longer kill the process, and the future waits for one.
+pub(super) fn until_signalled(stop: CancellationToken) -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        }
+        stop.cancel();
+    })
 }
 
 /// Reads changed files again, by the clock and on SIGHUP, which also reopens the audit file.
-pub(super) async fn keep_reloading(gate: Arc<Gate>) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        return;
-    };
+pub(super) fn keep_reloading(gate: Arc<Gate>) -> io::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move { reload_for_ever(&gate, &mut hangup).await })
+}
+
+async fn reload_for_ever(gate: &Gate, hangup: &mut Signal) {
     let mut clock = interval(RELOAD);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -164,14 +168,14 @@ pub(super) fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_env("KUBELET_GATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
         .with_target(false);
     // A second subscriber in one process (a test's) is no reason to fail.
     let _ = match format {
         LogFormat::Json => builder.json().try_init(),
         LogFormat::Text => {
-            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
-                && std::env::var_os("NO_COLOR").is_none();
+            let colours =
+                io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
             builder.with_ansi(colours).try_init()
         }
     };

@@ -15,7 +15,9 @@ pub use self::kubelet::{Kubelet, KubeletError};
 pub use self::pool::Pool;
 pub use self::tunnel::{EndedBy, StreamEnd};
 
+use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use self::kubelet::SendError;
@@ -51,6 +53,12 @@ pub async fn forward(
     kubelet.address_request(&mut parts)?;
     headers::for_kubelet(&mut parts.headers, tunnel);
     kubelet.add_credentials(&mut parts.headers);
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        // Said outright, since hyper takes a GET of unknown length for one without a body.
+        parts
+            .headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
 

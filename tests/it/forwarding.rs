@@ -714,3 +714,18 @@ async fn a_kubelet_can_be_verified_by_ca_and_name() {
         world.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_a_get_is_not_lost() {
+    let world = World::start().await;
+    let head = "GET /pods HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+    let answer = world
+        .client("bob")
+        .raw(format!("{head}5\r\nhello\r\n0\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    let seen = world.kubelet.requests();
+    assert_eq!(seen.last().unwrap().body, b"hello");
+    world.stop().await;
+}
