@@ -77,6 +77,7 @@ impl RequestError {
             "method",
             "405: Method Not Allowed",
         )
+        .inside("the method is none of GET, HEAD, POST, PUT, PATCH and DELETE")
     }
 
     /// 417: an `Expect` other than `100-continue`, as the kubelet answers it.

@@ -10,7 +10,7 @@ use crate::lab::pki::Pki;
 /// The arguments of `certs`.
 #[derive(Args, Debug)]
 pub(super) struct Certs {
-    /// Where to write them
+    /// The directory to write into; files of an earlier run are replaced
     #[arg(long, value_name = "DIR", default_value = "certs-dev")]
     dir: PathBuf,
 }

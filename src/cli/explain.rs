@@ -12,7 +12,7 @@ use crate::error::RequestError;
 /// The arguments of `explain`.
 #[derive(Args, Debug)]
 pub(super) struct Explain {
-    /// GET, HEAD, POST, PUT, PATCH or DELETE (interactive paths as with requireCreate: true, the default)
+    /// GET, HEAD, POST, PUT, PATCH or DELETE, in capitals as on the wire
     method: String,
     /// The path, with a query if it has one
     path: String,

@@ -138,7 +138,7 @@ To be pasted into another terminal:
   curl_as wrong-ca -i https://{gate}/pods
   curl_as kube-apiserver-kubelet-client https://{gate}/pods
   curl_as kube-apiserver-kubelet-client -X POST 'https://{gate}/run/default/web/nginx?cmd=id'
-  curl_as kube-apiserver-kubelet-client -N 'https://{gate}/containerLogs/payments/ledger/app?follow=true'
+  curl_as kube-apiserver-kubelet-client -N -m 5 'https://{gate}/containerLogs/payments/ledger/app?follow=true'
 
   # By token: metrics yes (200), pods no (403).
   curl -i --cacert ca.crt -H 'Authorization: Bearer {METRICS_TOKEN}' https://{gate}/metrics
@@ -149,9 +149,9 @@ To be pasted into another terminal:
     'https://{gate}/metrics/../run/default/web/nginx?cmd=id'
 
   # What the gate has to say.
-  curl -s http://{admin}/metrics | grep ^kubelet_gate
+  curl -s http://{admin}/metrics | grep '^kubelet_gate.*_total'
   curl 'http://{admin}/readyz?verbose'
-  tail -f audit.log
+  tail audit.log
 ",
         api = lab.api_server.address(),
         directory = lab.directory().display(),

@@ -24,6 +24,7 @@ pub const USAGE: u8 = 64;
 /// A mutual-TLS authenticating reverse proxy for the Kubernetes kubelet.
 #[derive(Debug, Parser)]
 #[command(name = "kubelet-gate", version, about)]
+#[command(after_help = "Exit codes: 0 good, 1 failed at run time, 64 bad usage or configuration")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -36,7 +37,7 @@ enum Command {
     Certs(certs::Certs),
     /// Validate everything that serve would use, print the effective settings, change nothing
     Check(check::Check),
-    /// Say which checks a request needs, and why
+    /// Say which checks a request needs, or why it is refused (exit 1); as with requireCreate: true, the default
     Explain(explain::Explain),
     /// Run a gate on this machine with an embedded, wide open kubelet and an API server
     #[cfg(feature = "lab")]

@@ -29,7 +29,7 @@ pub(super) struct Serve {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// How log lines are written to standard error
+    /// How log lines are written to standard error; KUBELET_GATE_LOG filters them, such as debug (default info)
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: LogFormat,
     #[command(flatten)]
