@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
@@ -70,7 +70,7 @@ impl Gate {
             Some(api_server) if settings.authentication.webhook => Some(TokenReviewer::new(
                 api_server.clone(),
                 &settings.authentication,
-                entries,
+                &settings.limits,
                 control.clone(),
                 metrics.clone(),
             )?),
@@ -123,13 +123,14 @@ impl Gate {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let in_flight = InFlight::begin(connection, &self.metrics);
+        let upgrade = request.version() < Version::HTTP_2 && request.headers().contains_key(header::UPGRADE);
         let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request).await;
         let outcome = unwind(self.stations(connection, worker, request, &mut record)).await;
         let outcome = outcome.unwrap_or_else(|panic| {
             self.metrics.panics.inc();
             Err(RequestError::internal(format!("panic: {panic}")))
         });
-        let (response, tunnel) = match outcome {
+        let (mut response, tunnel) = match outcome {
             Ok(Passed {
                 forwarded: Forwarded::Answer(response),
                 ..
@@ -146,6 +147,12 @@ impl Gate {
         };
         self.metrics.request(&record.labels(response.status()));
         let Some((tunnel, share)) = tunnel else {
+            if upgrade {
+                // Whoever passed the wish on may take the connection for a tunnel now (CVE-2018-1002105): it ends here.
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             record.answered(response.status()).await;
             return response.map(|body| body.until_end(Box::new(in_flight)));
         };
@@ -174,7 +181,7 @@ impl Gate {
         record: &mut Record,
     ) -> Result<Passed, RequestError> {
         let (parts, mut body) = request.into_parts();
-        let expects = parts.headers.contains_key(http::header::EXPECT);
+        let expects = parts.headers.contains_key(header::EXPECT);
         let permit = match self.decide(connection, &parts, record).await {
             Ok(permit) => permit,
             Err(error) => {

@@ -76,7 +76,7 @@ impl Authenticator {
                 }
                 if let Some(token) = token::bearer(header) {
                     // Boxed, as everything rare on the way is: it keeps the future of every request small.
-                    match Box::pin(tokens.review(token)).await {
+                    match Box::pin(tokens.review(token, presented.peer())).await {
                         Verdict::Somebody { identity, until } => {
                             presented.remember(header, &identity, until);
                             return Ok(identity);
@@ -88,7 +88,7 @@ impl Authenticator {
             if websocket {
                 match token::websocket_protocol(headers) {
                     Ok(None) => {}
-                    Ok(Some(token)) => match tokens.review(&token).await {
+                    Ok(Some(token)) => match tokens.review(&token, presented.peer()).await {
                         Verdict::Somebody { identity, .. } => return Ok(identity),
                         verdict => failures.token(verdict),
                     },

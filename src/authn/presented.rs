@@ -1,5 +1,6 @@
 //! What one connection presents, and what was already found out about it.
 
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +21,7 @@ const REFUSAL_LIFE: Duration = Duration::from_secs(1);
 /// comparisons per request say whether it still stands, so that expiry and a changed CA bundle bite on connections that
 /// are already open. Nothing here is carried over by TLS resumption, which is off.
 pub struct Presented {
+    peer: IpAddr,
     chain: Vec<CertificateDer<'static>>,
     judgement: Mutex<Option<Judgement>>,
     token: Mutex<Option<Remembered>>,
@@ -39,12 +41,18 @@ struct Remembered {
 
 impl Presented {
     /// What the client of a connection showed: leaf first, empty if nothing.
-    pub fn new(chain: Vec<CertificateDer<'static>>) -> Self {
+    pub fn new(chain: Vec<CertificateDer<'static>>, peer: IpAddr) -> Self {
         Self {
+            peer: peer.to_canonical(),
             chain,
             judgement: Mutex::new(None),
             token: Mutex::new(None),
         }
+    }
+
+    /// Where the client is.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
     }
 
     /// Whether a certificate was shown.

@@ -1,5 +1,6 @@
 //! Bearer tokens: from the `Authorization` header or a WebSocket subprotocol, reviewed by the API server.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,8 +16,9 @@ use tokio::time::Instant;
 use super::identity::{Credential, Identity, add_authenticated_group};
 use crate::apiserver::{ApiServer, ReviewError, TokenAnswer};
 use crate::cache::Cache;
+use crate::listen::Quota;
 use crate::metrics::{CacheKind, Metrics};
-use crate::settings::Authentication;
+use crate::settings::{Authentication, Limits};
 
 /// What a WebSocket subprotocol that carries a token starts with; base64url without padding follows.
 pub const WEBSOCKET_TOKEN_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
@@ -36,6 +38,9 @@ pub struct TokenReviewer {
     /// Tokens are remembered under a keyed hash, never as text: a dump of the cache is worth nothing.
     key: hmac::Key,
     cache: Cache<[u8; 32], Verdict>,
+    /// Reviews under way, by who made the gate ask: a stranger with ever new tokens must not take the places of
+    /// everybody's SubjectAccessReviews.
+    asking: Arc<Quota<IpAddr>>,
     metrics: Arc<Metrics>,
 }
 
@@ -63,7 +68,7 @@ impl TokenReviewer {
     pub fn new(
         api_server: ApiServer,
         settings: &Authentication,
-        entries: usize,
+        limits: &Limits,
         control: Handle,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Unspecified> {
@@ -75,16 +80,20 @@ impl TokenReviewer {
             ttl: settings.webhook_cache_ttl,
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             cache: Cache::new(
-                entries,
+                limits.cache_entries,
                 control,
                 Verdict::Failed(Arc::from("the review was lost")),
+            ),
+            asking: Quota::new(
+                (limits.concurrent_reviews / 2).max(1),
+                (limits.concurrent_reviews / 8).max(1),
             ),
             metrics,
         })
     }
 
     /// Who `token` is.
-    pub(super) async fn review(&self, token: &str) -> Verdict {
+    pub(super) async fn review(&self, token: &str, peer: IpAddr) -> Verdict {
         let mut key = [0u8; 32];
         key.copy_from_slice(hmac::sign(&self.key, token.as_bytes()).as_ref());
         if let Some(verdict) = self.cache.get(&key) {
@@ -94,14 +103,23 @@ impl TokenReviewer {
         self.metrics.cache_miss(CacheKind::Token);
         let (api_server, audiences, ttl) = (self.api_server.clone(), self.audiences.clone(), self.ttl);
         let token = token.to_owned();
-        let metrics = self.metrics.clone();
-        self.cache
-            .get_or_review(key, move || async move {
+        let (metrics, asking) = (self.metrics.clone(), self.asking.clone());
+        let review = move || {
+            let share = asking.take(peer);
+            async move {
+                // Held to the review's end, which does not end when the client leaves.
+                let Ok(_share) = share else {
+                    return (
+                        Verdict::Failed("too many token reviews are under way".into()),
+                        Duration::ZERO,
+                    );
+                };
                 let answer = api_server.review_token(&token, &audiences).await;
                 metrics.review("tokenreviews", &answer);
                 judge(answer, &token, &audiences, ttl)
-            })
-            .await
+            }
+        };
+        self.cache.get_or_review(key, review).await
     }
 }
 

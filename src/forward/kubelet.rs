@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct Kubelet {
     settings: settings::Upstream,
     connect_timeout: Duration,
     access: ArcSwap<Access>,
+    /// Held while the files are read again, by whichever thread does.
+    reloading: Mutex<()>,
     metrics: Arc<Metrics>,
 }
 
@@ -111,6 +113,7 @@ impl Kubelet {
             settings,
             connect_timeout,
             access,
+            reloading: Mutex::new(()),
             metrics,
         })
     }
@@ -120,6 +123,7 @@ impl Kubelet {
     /// # Errors
     /// A file is missing or unusable.
     pub fn reload(&self) -> Result<bool, KubeletError> {
+        let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.access.load();
         let access = Access::read(&self.settings, current.generation + 1)?;
         let changed = access.files != current.files;
@@ -179,15 +183,17 @@ impl Kubelet {
         let access = self.access.load_full();
         match self.connect_with(&access).await {
             Err(error) if tls::is_pin_mismatch(&error) => {
-                let reread = self.reload();
-                self.metrics.reloaded("upstream", reread.is_ok());
-                match reread {
-                    Ok(true) => self
-                        .connect_with(&self.access.load_full())
-                        .await
-                        .map_err(|error| self.refuse(&error)),
-                    _ => Err(self.refuse(&error)),
+                if let outcome @ (Ok(true) | Err(_)) = self.reload() {
+                    self.metrics.reloaded("upstream", outcome.is_ok());
                 }
+                // Another request, or the clock, may have read the new pin while this one shook hands.
+                let fresh = self.access.load_full();
+                if fresh.generation == access.generation {
+                    return Err(self.refuse(&error));
+                }
+                self.connect_with(&fresh)
+                    .await
+                    .map_err(|error| self.refuse(&error))
             }
             outcome => outcome.map_err(|error| self.refuse(&error)),
         }

@@ -11,6 +11,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
 use super::kubelet::{KubeletIo, SendError};
@@ -65,7 +66,7 @@ impl Upstream {
     /// The answer comes out of the connection, on this very task: waiting for it needs no waker of its own, and having
     /// one would wake the task for what it has just done itself.
     pub(super) async fn send(&mut self, request: Request<Incoming>) -> Result<Response<Incoming>, SendError> {
-        let mut response = pin!(self.sender.try_send_request(request));
+        let mut response = pin!(unconstrained(self.sender.try_send_request(request)));
         poll_fn(|cx| {
             self.poll(cx);
             let answer = response.as_mut().poll(&mut Context::from_waker(Waker::noop()));

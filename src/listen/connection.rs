@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -69,6 +69,8 @@ impl Connection {
 /// What a kubelet answers to a client that speaks plain HTTP on its TLS port.
 const PLAIN_HTTP: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+/// How long an HTTP/2 client on whose connection nobody is known may take to leave after GOAWAY.
+const GOODBYE: Duration = Duration::from_secs(5);
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -158,7 +160,7 @@ async fn requests(
         },
         gate.metrics_handle(),
     );
-    let connection = Arc::new(Connection::new(peer, Presented::new(chain), activity));
+    let connection = Arc::new(Connection::new(peer, Presented::new(chain, peer.ip()), activity));
     let service = {
         let (gate, worker, connection) = (gate.clone(), worker.clone(), connection.clone());
         service_fn(move |request: Request<Incoming>| {
@@ -185,9 +187,17 @@ async fn requests(
             () = connection.activity.idle_for(limits.idle_timeout) => serving.as_mut().graceful_shutdown(),
             () = connection.stranger.notified() => serving.as_mut().graceful_shutdown(),
         }
+        // A stranger that does not go when told to is not waited for.
+        let overdue = async {
+            sleep(GOODBYE).await;
+            if connection.known.load(Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             ended = serving => ended,
             () = cut => Ok(()),
+            () = overdue => Ok(()),
         }
     } else {
         let mut builder = http1::Builder::new();

@@ -23,7 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::worker::{Accepted, WorkerHandle};
+use self::worker::{Accepted, Loaded, WorkerHandle};
 use crate::gate::Gate;
 
 /// After a cut, what is left is given this long to notice.
@@ -140,12 +140,24 @@ fn hand_over(
         Err(Exhausted::Each) => return gate.metrics().rejected("connections_per_address"),
         Err(Exhausted::Total) => return gate.metrics().rejected("connections"),
     };
-    let Some(worker) = workers.iter().min_by_key(|worker| worker.load.load(Relaxed)) else {
-        return;
+    // A worker that is gone would look idle for ever.
+    let alive = workers.iter().filter(|worker| !worker.send.is_closed());
+    let Some(worker) = alive.min_by_key(|worker| worker.load.load(Relaxed)) else {
+        return gate.metrics().rejected("no_worker");
     };
     match stream.into_std() {
         Ok(stream) => {
-            if worker.send.try_send(Accepted { stream, peer, share }).is_err() {
+            let loaded = Loaded::new(&worker.load);
+            if worker
+                .send
+                .try_send(Accepted {
+                    stream,
+                    peer,
+                    share,
+                    loaded,
+                })
+                .is_err()
+            {
                 gate.metrics().rejected("worker_busy");
             }
         }

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 
 use crate::settings::Settings;
@@ -91,6 +92,13 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError
         // Inherited by what is accepted. Left to itself the kernel grows the buffer to megabytes and wakes a writer only
         // once a third of it is free: a slow but steady reader would look like one that has stopped.
         socket.set_send_buffer_size(SEND_BUFFER)?;
+        // A client whose host is gone says nothing for ever: a followed log would keep its place and the kubelet's.
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(Duration::from_secs(30))
+                .with_interval(Duration::from_secs(15))
+                .with_retries(4),
+        )?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())

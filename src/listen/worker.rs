@@ -32,6 +32,23 @@ pub(super) struct Accepted {
     pub(super) stream: std::net::TcpStream,
     pub(super) peer: SocketAddr,
     pub(super) share: Share<std::net::IpAddr>,
+    pub(super) loaded: Loaded,
+}
+
+/// One connection of a worker's load, counted from the moment it is handed over.
+pub(super) struct Loaded(Arc<AtomicUsize>);
+
+impl Loaded {
+    pub(super) fn new(load: &Arc<AtomicUsize>) -> Self {
+        load.fetch_add(1, Relaxed);
+        Self(load.clone())
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// The acceptor's end of a worker.
@@ -42,6 +59,9 @@ pub(super) struct WorkerHandle {
     pub(super) thread: std::thread::JoinHandle<()>,
 }
 
+/// Connections handed to a worker that it has not looked at yet: as many as wait in a socket's queue.
+const HANDED_OVER: usize = 1024;
+
 /// Starts a worker's thread. It ends when the acceptor is gone and its connections have ended, or when they are cut.
 pub(super) fn start(
     number: usize,
@@ -49,23 +69,19 @@ pub(super) fn start(
     drain: CancellationToken,
     cut: CancellationToken,
 ) -> std::io::Result<WorkerHandle> {
-    let (send, receive) = mpsc::channel(128);
+    let (send, receive) = mpsc::channel(HANDED_OVER);
     let load = Arc::new(AtomicUsize::new(0));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let thread = {
-        let load = load.clone();
-        std::thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || runtime.block_on(run(receive, load, gate, drain, cut)))?
-    };
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || runtime.block_on(run(receive, gate, drain, cut)))?;
     Ok(WorkerHandle { send, load, thread })
 }
 
 async fn run(
     mut accepted: mpsc::Receiver<Accepted>,
-    load: Arc<AtomicUsize>,
     gate: Arc<Gate>,
     drain: CancellationToken,
     cut: CancellationToken,
@@ -82,7 +98,7 @@ async fn run(
     loop {
         tokio::select! {
             accepted = accepted.recv() => {
-                let Some(Accepted { stream, peer, share }) = accepted else { break };
+                let Some(Accepted { stream, peer, share, loaded }) = accepted else { break };
                 let stream = match tokio::net::TcpStream::from_std(stream) {
                     Ok(stream) => stream,
                     Err(error) => {
@@ -90,12 +106,10 @@ async fn run(
                         continue;
                     }
                 };
-                load.fetch_add(1, Relaxed);
-                let (gate, worker_of_task, load) = (gate.clone(), worker.clone(), load.clone());
+                let serving = connection::serve(stream, peer, gate.clone(), worker.clone());
                 worker.tasks.spawn(async move {
-                    connection::serve(stream, peer, gate, worker_of_task).await;
-                    load.fetch_sub(1, Relaxed);
-                    drop(share);
+                    serving.await;
+                    drop((share, loaded));
                 });
             }
             _ = sweep.tick() => worker.pool.sweep(),
