@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use kubelet_gate::lab::client::{ClientError, UpgradeAnswer};
+use kubelet_gate::lab::fake_apiserver::{Api, Behaviour};
 use kubelet_gate::lab::fake_kubelet::Fault;
 
 use crate::world::{API_SERVER, World, assert_answer, eventually, header, request};
@@ -174,5 +175,58 @@ async fn one_http2_connection_gets_only_so_many_requests_at_once() {
     drop((first, second));
     assert_eq!(connection.get("/pods").await.unwrap().status(), 200);
     drop(connection);
+    world.stop().await;
+}
+
+/// Seen red with the share of a token's review not taken: the second stranger waits like the first, and bob behind both.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_from_one_address_leave_room_for_the_reviews_of_others() {
+    let world = World::builder()
+        .set("limits.concurrentReviews", 2)
+        .set("limits.reviewTimeout", "3s")
+        .start()
+        .await;
+    world.api.behave(Api::Token, Behaviour::Hang);
+    let first = world.token_client("made-up-1");
+    let waiting = tokio::spawn(async move { first.get("/pods").await.map(|answer| answer.status()) });
+    eventually("the first token is asked about", || {
+        world.api.count(Api::Token) == 1
+    })
+    .await;
+
+    let second = world.token_client("made-up-2").get("/pods").await.unwrap();
+    assert_eq!(
+        second.status(),
+        503,
+        "its address has all the reviews it may have"
+    );
+    assert_eq!(world.client("bob").get("/pods").await.unwrap().status(), 200);
+    assert!(!waiting.is_finished(), "bob had to wait for nobody");
+    assert_eq!(waiting.await.unwrap().unwrap(), 503);
+    assert_eq!(world.api.count(Api::Token), 1);
+    world.api.heal();
+    world.stop().await;
+}
+
+/// Seen red with the connection left open: the request behind the refused upgrade was answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_upgrade_ends_the_connection() {
+    let world = World::start().await;
+    world.kubelet.fail("/exec", Fault::status(400));
+    let upgrade = "GET /exec/default/web/nginx?command=id HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
+                   Upgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n";
+    let behind = "GET /runningpods/ HTTP/1.1\r\nHost: x\r\n\r\n";
+    let answers = world
+        .client(API_SERVER)
+        .raw(format!("{upgrade}{behind}").as_bytes())
+        .await
+        .unwrap();
+    let answers = String::from_utf8_lossy(&answers).into_owned();
+    assert!(
+        answers.starts_with("HTTP/1.1 400 ") && answers.contains("connection: close"),
+        "{answers}"
+    );
+    assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{answers}");
+    assert_eq!(world.kubelet.requests().len(), 1);
     world.stop().await;
 }
