@@ -30,7 +30,7 @@ use crate::start::StartError;
 use crate::tls::Serving;
 
 /// A refusal reads at most this much of the request's body, and for at most [`DRAIN_TIME`], so that the client can read
-/// the answer; then the connection is closed.
+/// the answer; if more of it is to come then, the connection is closed.
 const DRAIN_BYTES: usize = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 
@@ -142,6 +142,11 @@ impl Gate {
             Err(error) => {
                 record.refused(&error);
                 log(connection, &error);
+                let error = if upgrade {
+                    error.without_retry_after()
+                } else {
+                    error
+                };
                 (error.into_response().map(Body::full), None)
             }
         };
@@ -218,21 +223,12 @@ impl Gate {
         record.asks(&checks);
 
         let began = Instant::now();
-        let websocket = checks
-            .upgrade()
-            .is_some_and(|upgrade| upgrade.protocol == Protocol::WebSocket);
+        let websocket = checks.upgrade() == Some(Protocol::WebSocket);
         let identity = self
             .authenticator
             .authenticate(&connection.presented, &parts.headers, websocket)
             .await;
-        let identity = identity.map_err(|error| {
-            connection.nobody();
-            if checks.upgrade().is_some() {
-                error.without_retry_after()
-            } else {
-                error
-            }
-        })?;
+        let identity = identity.inspect_err(|_| connection.nobody())?;
         connection.somebody();
         record.is(&identity);
         let known = Instant::now();
@@ -254,7 +250,6 @@ impl Gate {
                 "streams",
                 "too many streams are open for this user\n",
             )
-            .without_retry_after()
         })
     }
 

@@ -13,10 +13,10 @@ pub use self::interactive::is_interactive;
 pub(crate) use self::kubelet::is_subpath;
 pub use self::kubelet::{Subresource, Verb};
 pub use self::path::{Path, PathError};
-pub use self::upgrade::{Protocol, Upgrade};
+pub use self::upgrade::Protocol;
 
+use http::Version;
 use http::request::Parts;
-use http::{Method, Version};
 
 use crate::error::RequestError;
 
@@ -28,7 +28,7 @@ pub struct Checks {
     subresources: &'static [Subresource],
     interactive: bool,
     path: Path,
-    upgrade: Option<Upgrade>,
+    upgrade: Option<Protocol>,
 }
 
 impl Checks {
@@ -37,18 +37,8 @@ impl Checks {
     pub fn of(parts: &Parts, require_create: bool) -> Result<Self, RequestError> {
         let verb = Verb::of(&parts.method).ok_or_else(RequestError::method_not_allowed)?;
         let path = Path::of_target(&parts.uri, parts.version, &parts.headers)?;
-        let upgrade = Upgrade::of(parts)?;
+        let upgrade = Protocol::wanted_by(parts)?;
         expect_is_continue(parts)?;
-        Ok(Self::new(verb, path, upgrade, require_create))
-    }
-
-    /// What a request line alone asks for: `kubelet-gate explain`.
-    pub fn explain(method: &Method, path: Path, require_create: bool) -> Result<Self, RequestError> {
-        let verb = Verb::of(method).ok_or_else(RequestError::method_not_allowed)?;
-        Ok(Self::new(verb, path, None, require_create))
-    }
-
-    fn new(verb: Verb, path: Path, upgrade: Option<Upgrade>, require_create: bool) -> Self {
         let interactive = is_interactive(path.decoded());
         let verb = if interactive && require_create {
             Verb::Create
@@ -56,13 +46,13 @@ impl Checks {
             verb
         };
         let subresources = kubelet::subresources(path.decoded());
-        Self {
+        Ok(Self {
             verb,
             subresources,
             interactive,
             path,
             upgrade,
-        }
+        })
     }
 
     /// The verb of every review.
@@ -86,17 +76,14 @@ impl Checks {
     }
 
     /// The protocol the client wants to upgrade to.
-    pub fn upgrade(&self) -> Option<&Upgrade> {
-        self.upgrade.as_ref()
+    pub fn upgrade(&self) -> Option<Protocol> {
+        self.upgrade
     }
 
     /// The protocol to tunnel, if this request may become a tunnel at all: only interactive paths do. Elsewhere the
     /// upgrade headers are hop-by-hop headers like any other, and the answer is an ordinary one.
     pub fn tunnel(&self) -> Option<Protocol> {
-        self.upgrade
-            .as_ref()
-            .filter(|_| self.interactive)
-            .map(|upgrade| upgrade.protocol)
+        self.upgrade.filter(|_| self.interactive)
     }
 }
 

@@ -15,20 +15,13 @@ pub enum Protocol {
     WebSocket,
 }
 
-/// A well-formed wish to upgrade.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Upgrade {
-    /// What to.
-    pub protocol: Protocol,
-}
-
-impl Upgrade {
-    /// The upgrade that `parts` asks for, if any.
+impl Protocol {
+    /// The protocol that `parts` asks to upgrade to, if any.
     ///
     /// Half a wish (one header of the two), another protocol, a body, or a version other than HTTP/1.1 is 400: each of
     /// them is read differently by different servers, and what a refused upgrade leaves behind on the wire was
     /// CVE-2018-1002105.
-    pub(super) fn of(parts: &Parts) -> Result<Option<Self>, RequestError> {
+    pub(super) fn wanted_by(parts: &Parts) -> Result<Option<Self>, RequestError> {
         let named = connection_names_upgrade(&parts.headers);
         let mut values = parts.headers.get_all(UPGRADE).iter();
         let value = match (named, values.next()) {
@@ -41,16 +34,14 @@ impl Upgrade {
         if values.next().is_some() {
             return Err(refuse("more than one Upgrade header\n"));
         }
-        let protocol = Protocol::of(value.as_bytes())
+        let protocol = Self::of(value.as_bytes())
             .ok_or_else(|| refuse("only websocket and SPDY/3.1 can be upgraded to\n"))?;
         if has_body(&parts.headers) {
             return Err(refuse("an upgrade request must not have a body\n"));
         }
-        Ok(Some(Self { protocol }))
+        Ok(Some(protocol))
     }
-}
 
-impl Protocol {
     /// The protocol of an `Upgrade` header's value.
     pub fn of(value: &[u8]) -> Option<Self> {
         if value.eq_ignore_ascii_case(b"websocket") {

@@ -59,16 +59,12 @@ impl Authorizer {
                 }
                 Decision::NoOpinion => {}
                 Decision::Failed(detail) => {
-                    let error = RequestError::review_failed(
-                        Station::Authz,
+                    let station = Station::Authz;
+                    return Err(RequestError::review_failed(
+                        station,
                         "SubjectAccessReview",
                         detail.to_string(),
-                    );
-                    return Err(if checks.upgrade().is_some() {
-                        error.without_retry_after()
-                    } else {
-                        error
-                    });
+                    ));
                 }
             }
         }

@@ -36,7 +36,7 @@ pub enum Forwarded {
 
 /// Passes an allowed request to the kubelet. `pool` is the worker's own.
 ///
-/// Cancelling the future closes the connection to the kubelet. A request is sent again, once, only if not a byte of it
+/// Cancelling the future closes the connection to the kubelet. A request is sent again, as often as a pooled connection turns out dead, only if not a byte of it
 /// was written.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! How many connections there may be, in total and from one address.
+//! How much of something there may be in total and for one key: connections of an address, streams of a user.
 
 use std::collections::HashMap;
 use std::hash::Hash;
