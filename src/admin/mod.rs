@@ -4,7 +4,6 @@ mod readiness;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -15,16 +14,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::readiness::Readiness;
 use crate::gate::Gate;
+use crate::listen::accept_each;
 use crate::metrics::CONTENT_TYPE as METRICS_CONTENT_TYPE;
-
-/// Connections at once.
-const CONNECTIONS: usize = 64;
 
 /// Answers until `stop` is cancelled; from the moment `stopping` is, `/readyz` fails.
 pub(crate) async fn serve(
@@ -34,35 +29,20 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let readiness = Arc::new(Readiness::new(gate.clone(), stopping));
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let accepting = async {
-        loop {
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed on the admin port");
-                    sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let (gate, readiness, stop) = (gate.clone(), readiness.clone(), stop.clone());
-            tokio::spawn(async move {
-                let service = service_fn(|request| {
-                    let (gate, readiness) = (gate.clone(), readiness.clone());
-                    async move { Ok::<_, Infallible>(answer(&gate, &readiness, &request).await) }
-                });
-                let serving = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .serve_connection(TokioIo::new(stream), service);
-                let _ = stop.run_until_cancelled(serving).await;
-                drop(place);
+    let serve = |stream| {
+        let (gate, readiness, stop) = (gate.clone(), readiness.clone(), stop.clone());
+        async move {
+            let service = service_fn(|request| {
+                let (gate, readiness) = (gate.clone(), readiness.clone());
+                async move { Ok::<_, Infallible>(answer(&gate, &readiness, &request).await) }
             });
+            let serving = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service);
+            let _ = stop.run_until_cancelled(serving).await;
         }
     };
-    stop.run_until_cancelled(accepting).await;
+    accept_each(listener, "admin", &stop, serve).await;
 }
 
 async fn answer(gate: &Gate, readiness: &Readiness, request: &Request<Incoming>) -> Response<Full<Bytes>> {

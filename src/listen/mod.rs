@@ -3,6 +3,7 @@
 mod connection;
 mod io;
 mod limits;
+mod side_port;
 mod socket;
 mod tombstone;
 mod worker;
@@ -10,6 +11,7 @@ mod worker;
 pub use self::connection::Connection;
 pub use self::io::{Activity, Timeouts, Watched};
 pub use self::limits::{Exhausted, Quota, Share};
+pub(crate) use self::side_port::accept_each;
 pub use self::socket::{BindError, Sockets};
 pub use self::worker::Worker;
 

@@ -13,43 +13,26 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::side_port::accept_each;
 use crate::gate::Gate;
 
 const SENTENCE: &[u8] = b"The kubelet's read-only port is closed on this node: ask the authenticated port (10250) instead, with a \
 client certificate or a token.\n";
-/// Connections at once; more wait in the socket's queue.
-const CONNECTIONS: usize = 64;
 /// Nobody has business here for longer.
 const LIFE: Duration = Duration::from_secs(10);
 
 /// Answers until `stop` is cancelled.
 pub(super) async fn serve(listener: TcpListener, gate: Arc<Gate>, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let accepting = async {
-        loop {
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let gate = gate.clone();
-                    tokio::spawn(async move {
-                        let _ = timeout(LIFE, answer(stream, &gate)).await;
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed on the read-only port");
-                    sleep(super::ACCEPT_BACKOFF).await;
-                }
-            }
+    let serve = |stream| {
+        let gate = gate.clone();
+        async move {
+            let _ = timeout(LIFE, answer(stream, &gate)).await;
         }
     };
-    stop.run_until_cancelled(accepting).await;
+    accept_each(listener, "read-only", &stop, serve).await;
 }
 
 async fn answer(stream: TcpStream, gate: &Gate) -> hyper::Result<()> {
