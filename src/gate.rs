@@ -98,6 +98,7 @@ impl Gate {
                 serving.clone(),
                 tokens,
                 settings.authentication.anonymous,
+                &settings.limits,
                 metrics.clone(),
             ),
             authorizer: Authorizer::new(Policy::new(&settings.authorization), reviewer),

@@ -26,4 +26,6 @@ pub use client::{ApiServer, ClientLimits};
 pub use credentials::ApiServerError;
 pub use failure::{Api, Cause, ReviewError};
 pub use kubeconfig::{Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY};
+#[cfg(test)]
+pub(crate) use reviews::access_review;
 pub use reviews::{AccessAnswer, AccessSpec, AnswerError, TokenAnswer, UserInfo};

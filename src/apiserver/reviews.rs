@@ -238,7 +238,7 @@ struct AccessStatus {
 }
 
 /// The body of a SubjectAccessReview.
-pub(super) fn access_review(spec: AccessSpec<'_>) -> serde_json::Result<Vec<u8>> {
+pub(crate) fn access_review(spec: AccessSpec<'_>) -> serde_json::Result<Vec<u8>> {
     let UserInfo {
         username,
         uid,

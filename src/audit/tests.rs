@@ -602,10 +602,10 @@ async fn one_outcome_and_one_event_each() {
                     reviews.fetch_add(1, Ordering::SeqCst);
                     async move {
                         dead.notified().await;
-                        (Err("connection timed out"), Duration::from_secs(1))
+                        crate::cache::Outcome::Failed(Err("connection timed out"), Duration::from_secs(1))
                     }
                 };
-                let outcome = cache.get_or_review("may jane", review).await;
+                let outcome = cache.get_or_review("may jane", review).await.value;
                 record.code = Some(if outcome.is_err() { 503 } else { 200 });
                 outcome
             })

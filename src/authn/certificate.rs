@@ -17,6 +17,8 @@ pub(super) enum CertificateVerdict {
     Somebody(Identity),
     /// A good certificate without a common name: no opinion, so the next credential decides.
     Nobody,
+    /// Not judged: too many certificates from this address were refused just now.
+    Exhausted,
     /// Not to be believed.
     Refused {
         /// One word for metrics and audit.

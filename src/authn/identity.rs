@@ -49,6 +49,12 @@ impl Identity {
         }))
     }
 
+    /// For tests of the stations behind this one.
+    #[cfg(test)]
+    pub(crate) fn of(user: UserInfo, valid_until: Option<SystemTime>) -> Self {
+        Self::new(user, Credential::Token, valid_until)
+    }
+
     /// `system:anonymous`, which is in no group but `system:unauthenticated`.
     pub(super) fn anonymous() -> Self {
         let user = UserInfo {

@@ -4,6 +4,7 @@
 //! A credential that fails does not stop the next one from succeeding; but once one has failed and none succeeded, the
 //! answer is 401 even where anonymous requests are allowed (`union.NewFailOnError` around `union.New`).
 
+mod budget;
 mod certificate;
 mod identity;
 mod presented;
@@ -19,10 +20,12 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 
+use self::budget::Budget;
 use self::certificate::CertificateVerdict;
 use self::token::Verdict;
 use crate::error::{RequestError, Station};
 use crate::metrics::Metrics;
+use crate::settings::Limits;
 use crate::tls::Serving;
 
 /// Turns what a connection and a request present into an [`Identity`].
@@ -30,6 +33,8 @@ pub struct Authenticator {
     serving: Arc<ArcSwap<Serving>>,
     tokens: Option<TokenReviewer>,
     anonymous: Option<Identity>,
+    /// Certificates that were refused, by whose they were.
+    certificates: Arc<Budget>,
     metrics: Arc<Metrics>,
 }
 
@@ -39,12 +44,14 @@ impl Authenticator {
         serving: Arc<ArcSwap<Serving>>,
         tokens: Option<TokenReviewer>,
         anonymous: bool,
+        limits: &Limits,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             serving,
             tokens,
             anonymous: anonymous.then(Identity::anonymous),
+            certificates: Budget::new(limits.refused_certificates_per_address),
             metrics,
         }
     }
@@ -63,9 +70,10 @@ impl Authenticator {
         if presented.has_certificate()
             && let Some(trust) = &self.serving.load().trust
         {
-            match presented.judge(trust, SystemTime::now()) {
+            match presented.judge(trust, SystemTime::now(), &self.certificates) {
                 CertificateVerdict::Somebody(identity) => return Ok(identity),
                 CertificateVerdict::Nobody => {}
+                CertificateVerdict::Exhausted => failures.exhausted("certificates"),
                 CertificateVerdict::Refused { reason, detail } => failures.refused(reason, &detail),
             }
         }
@@ -76,9 +84,10 @@ impl Authenticator {
                 }
                 if let Some(token) = token::bearer(header) {
                     // Boxed, as everything rare on the way is: it keeps the future of every request small.
-                    match Box::pin(tokens.review(token, presented.peer())).await {
-                        Verdict::Somebody { identity, until } => {
-                            presented.remember(header, &identity, until);
+                    let answer = Box::pin(tokens.review(token, presented.peer())).await;
+                    match answer.value {
+                        Verdict::Somebody(identity) => {
+                            presented.remember(header, &identity, answer.fresh_until);
                             return Ok(identity);
                         }
                         verdict => failures.token(verdict),
@@ -88,8 +97,8 @@ impl Authenticator {
             if websocket {
                 match token::websocket_protocol(headers) {
                     Ok(None) => {}
-                    Ok(Some(token)) => match tokens.review(&token, presented.peer()).await {
-                        Verdict::Somebody { identity, .. } => return Ok(identity),
+                    Ok(Some(token)) => match tokens.review(&token, presented.peer()).await.value {
+                        Verdict::Somebody(identity) => return Ok(identity),
                         verdict => failures.token(verdict),
                     },
                     Err(detail) => failures.refused("malformed_token", detail),
@@ -115,6 +124,7 @@ struct Failures {
     reason: Option<&'static str>,
     details: String,
     review_failed: bool,
+    exhausted: bool,
 }
 
 impl Failures {
@@ -128,7 +138,8 @@ impl Failures {
 
     fn token(&mut self, verdict: Verdict) {
         match verdict {
-            Verdict::Somebody { .. } => {}
+            Verdict::Somebody(_) => {}
+            Verdict::Exhausted => self.exhausted("tokens"),
             Verdict::Rejected(detail) => self.refused("invalid_token", &detail),
             Verdict::Failed(detail) => {
                 self.review_failed = true;
@@ -137,11 +148,25 @@ impl Failures {
         }
     }
 
-    /// A review that failed outweighs a credential that was refused: the client's next try may well succeed.
+    fn exhausted(&mut self, what: &str) {
+        self.exhausted = true;
+        self.refused(
+            "exhausted",
+            &format!("too many {what} of this address were refused just now"),
+        );
+    }
+
+    /// What was not looked at outweighs what was refused: the client's next try may well succeed.
     fn into_error(self) -> Option<RequestError> {
         let reason = self.reason?;
         Some(if self.review_failed {
             RequestError::review_failed(Station::Authn, "TokenReview", self.details)
+        } else if self.exhausted {
+            RequestError::too_many(
+                Station::Authn,
+                "credentials",
+                "too many credentials of this address were refused just now\n",
+            )
         } else {
             RequestError::unauthorized(reason, self.details)
         })

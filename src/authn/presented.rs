@@ -8,6 +8,7 @@ use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
+use super::budget::Budget;
 use super::certificate::CertificateVerdict;
 use super::identity::Identity;
 use crate::tls::Trust;
@@ -60,8 +61,9 @@ impl Presented {
         !self.chain.is_empty()
     }
 
-    /// The verdict on the certificate under `trust` at `now`; remembered while it stands.
-    pub(super) fn judge(&self, trust: &Trust, now: SystemTime) -> CertificateVerdict {
+    /// The verdict on the certificate under `trust` at `now`; remembered while it stands. A refusal is charged to
+    /// `budget` by the number of certificates that had to be looked at.
+    pub(super) fn judge(&self, trust: &Trust, now: SystemTime, budget: &Budget) -> CertificateVerdict {
         let Some(leaf) = self.chain.first() else {
             return CertificateVerdict::Nobody;
         };
@@ -72,7 +74,13 @@ impl Presented {
         {
             return known.verdict.clone();
         }
+        if !budget.allows(self.peer) {
+            return CertificateVerdict::Exhausted;
+        }
         let judged = trust.judge(&self.chain, now);
+        if judged.is_err() {
+            budget.charge(self.peer, self.chain.len());
+        }
         let stands = judged
             .as_ref()
             .map_or(now + REFUSAL_LIFE, |judged| judged.valid_until);

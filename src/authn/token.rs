@@ -13,9 +13,10 @@ use http::{HeaderMap, HeaderValue};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::budget::Budget;
 use super::identity::{Credential, Identity, add_authenticated_group};
 use crate::apiserver::{ApiServer, ReviewError, TokenAnswer};
-use crate::cache::Cache;
+use crate::cache::{Cache, Outcome, Remembered};
 use crate::listen::Quota;
 use crate::metrics::{CacheKind, Metrics};
 use crate::settings::{Authentication, Limits};
@@ -41,6 +42,8 @@ pub struct TokenReviewer {
     /// Reviews under way, by who made the gate ask: a stranger with ever new tokens must not take the places of
     /// everybody's SubjectAccessReviews.
     asking: Arc<Quota<IpAddr>>,
+    /// Tokens that were rejected, by whose they were.
+    budget: Arc<Budget>,
     metrics: Arc<Metrics>,
 }
 
@@ -51,13 +54,10 @@ pub(super) enum Verdict {
     Failed(Arc<str>),
     /// Nobody.
     Rejected(Arc<str>),
-    /// A user, until the answer must be asked for again.
-    Somebody {
-        /// Who.
-        identity: Identity,
-        /// Until when.
-        until: Instant,
-    },
+    /// Nobody asked: too many tokens from this address were rejected just now.
+    Exhausted,
+    /// A user.
+    Somebody(Identity),
 }
 
 impl TokenReviewer {
@@ -88,38 +88,51 @@ impl TokenReviewer {
                 (limits.concurrent_reviews / 2).max(1),
                 (limits.concurrent_reviews / 8).max(1),
             ),
+            budget: Budget::new(limits.rejected_tokens_per_address),
             metrics,
         })
     }
 
-    /// Who `token` is.
-    pub(super) async fn review(&self, token: &str, peer: IpAddr) -> Verdict {
+    /// Who `token` is, as far as `peer` may make the gate ask.
+    pub(super) async fn review(&self, token: &str, peer: IpAddr) -> Remembered<Verdict> {
         let mut key = [0u8; 32];
         key.copy_from_slice(hmac::sign(&self.key, token.as_bytes()).as_ref());
-        if let Some(verdict) = self.cache.get(&key) {
+        if let Some(known) = self.cache.get(&key) {
             self.metrics.cache_hit(CacheKind::Token);
-            return verdict;
+            if known.is_due() {
+                self.cache.renew(key, || self.ask(token, peer));
+            }
+            return known;
+        }
+        if !self.budget.allows(peer) {
+            return Remembered {
+                value: Verdict::Exhausted,
+                fresh_until: Instant::now(),
+            };
         }
         self.metrics.cache_miss(CacheKind::Token);
+        self.cache.get_or_review(key, || self.ask(token, peer)).await
+    }
+
+    /// The review itself, free of the request that wants it.
+    fn ask(&self, token: &str, peer: IpAddr) -> impl Future<Output = Outcome<Verdict>> + Send + use<> {
+        let share = self.asking.take(peer);
         let (api_server, audiences, ttl) = (self.api_server.clone(), self.audiences.clone(), self.ttl);
-        let token = token.to_owned();
-        let (metrics, asking) = (self.metrics.clone(), self.asking.clone());
-        let review = move || {
-            let share = asking.take(peer);
-            async move {
-                // Held to the review's end, which does not end when the client leaves.
-                let Ok(_share) = share else {
-                    return (
-                        Verdict::Failed("too many token reviews are under way".into()),
-                        Duration::ZERO,
-                    );
-                };
-                let answer = api_server.review_token(&token, &audiences).await;
-                metrics.review("tokenreviews", &answer);
-                judge(answer, &token, &audiences, ttl)
+        let (metrics, budget, token) = (self.metrics.clone(), self.budget.clone(), token.to_owned());
+        async move {
+            // Held to the review's end, which does not end when the client leaves.
+            let Ok(_share) = share else {
+                let verdict = Verdict::Failed("too many token reviews are under way".into());
+                return Outcome::Failed(verdict, Duration::ZERO);
+            };
+            let answer = api_server.review_token(&token, &audiences).await;
+            metrics.review("tokenreviews", &answer);
+            let outcome = judge(answer, &token, &audiences, ttl);
+            if let Outcome::Refused(..) = outcome {
+                budget.charge(peer, 1);
             }
-        };
-        self.cache.get_or_review(key, review).await
+            outcome
+        }
     }
 }
 
@@ -129,12 +142,12 @@ fn judge(
     token: &str,
     audiences: &[String],
     ttl: Duration,
-) -> (Verdict, Duration) {
+) -> Outcome<Verdict> {
     match answer {
-        Err(error) => (Verdict::Failed(error.to_string().into()), FAILURE_LIFE),
+        Err(error) => Outcome::Failed(Verdict::Failed(error.to_string().into()), FAILURE_LIFE),
         Ok(TokenAnswer::Rejected { error }) => {
             let detail = error.unwrap_or_else(|| "invalid bearer token".into());
-            (
+            Outcome::Refused(
                 Verdict::Rejected(format!("token: {detail}").into()),
                 REJECTED_LIFE,
             )
@@ -143,7 +156,7 @@ fn judge(
             audiences: granted, ..
         }) if !audience_granted(audiences, &granted) => {
             let detail = format!("token: it is for other audiences than {}", audiences.join(", "));
-            (Verdict::Rejected(detail.into()), REJECTED_LIFE)
+            Outcome::Refused(Verdict::Rejected(detail.into()), REJECTED_LIFE)
         }
         Ok(TokenAnswer::Authenticated { mut user, .. }) => {
             add_authenticated_group(&mut user);
@@ -155,13 +168,7 @@ fn judge(
                 Some(Err(_)) => Duration::ZERO,
             };
             let identity = Identity::new(user, Credential::Token, expires);
-            (
-                Verdict::Somebody {
-                    identity,
-                    until: Instant::now() + life,
-                },
-                life,
-            )
+            Outcome::Granted(Verdict::Somebody(identity), life)
         }
     }
 }

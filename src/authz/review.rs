@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::apiserver::{AccessAnswer, AccessSpec, ApiServer, ReviewError};
 use crate::attributes::{Subresource, Verb};
 use crate::authn::Identity;
-use crate::cache::Cache;
+use crate::cache::{Cache, Outcome};
 use crate::metrics::{CacheKind, Metrics};
 use crate::settings::Authorization;
 
@@ -35,7 +35,7 @@ struct Lives {
 
 /// Everything a review is asked with (the node's name is the same for all): two requests share an answer exactly if the
 /// API server would be asked the same.
-#[derive(Clone, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Question {
     identity: Identity,
     verb: Verb,
@@ -99,38 +99,47 @@ impl AccessReviewer {
             subresource,
             interactive,
         };
-        if let Some(decision) = self.cache.get(&question) {
+        if let Some(known) = self.cache.get(&question) {
             self.metrics.cache_hit(CacheKind::Access);
-            return decision;
+            if known.is_due() {
+                let asked = question.clone();
+                self.cache.renew(question, || self.ask(asked));
+            }
+            return known.value;
         }
         self.metrics.cache_miss(CacheKind::Access);
-        let (api_server, node_name, lives) = (self.api_server.clone(), self.node_name.clone(), self.lives);
-        let (asked, metrics) = (question.clone(), self.metrics.clone());
+        let asked = question.clone();
         // Boxed: rare, and it would make the future of every request larger.
-        Box::pin(self.cache.get_or_review(question, move || async move {
+        Box::pin(self.cache.get_or_review(question, || self.ask(asked)))
+            .await
+            .value
+    }
+
+    /// The review itself, free of the request that wants it.
+    fn ask(&self, question: Question) -> impl Future<Output = Outcome<Decision>> + Send + use<> {
+        let (api_server, node_name, lives) = (self.api_server.clone(), self.node_name.clone(), self.lives);
+        let metrics = self.metrics.clone();
+        async move {
             let spec = AccessSpec {
-                user: asked.identity.user(),
-                verb: asked.verb.as_str(),
-                subresource: asked.subresource.as_str(),
+                user: question.identity.user(),
+                verb: question.verb.as_str(),
+                subresource: question.subresource.as_str(),
                 name: &node_name,
             };
             let answer = api_server.review_access(spec).await;
             metrics.review("subjectaccessreviews", &answer);
-            decide(answer, &asked, lives)
-        }))
-        .await
+            decide(answer, &question, lives)
+        }
     }
 }
 
 /// What an answer means, and how long it may be remembered: never beyond the credential it was asked for.
-fn decide(
-    answer: Result<AccessAnswer, ReviewError>,
-    question: &Question,
-    lives: Lives,
-) -> (Decision, Duration) {
+fn decide(answer: Result<AccessAnswer, ReviewError>, question: &Question, lives: Lives) -> Outcome<Decision> {
     match answer {
-        Err(error) => (Decision::Failed(error.to_string().into()), FAILURE_LIFE),
-        Ok(answer) if answer.denied => (Decision::Deny(answer.reason.into()), lives.not_allowed),
+        Err(error) => Outcome::Failed(Decision::Failed(error.to_string().into()), FAILURE_LIFE),
+        Ok(answer) if answer.denied => {
+            Outcome::Refused(Decision::Deny(answer.reason.into()), lives.not_allowed)
+        }
         Ok(answer) if answer.allowed => {
             let life = if question.interactive {
                 lives.interactive
@@ -140,8 +149,111 @@ fn decide(
             let left = question.identity.valid_until().map_or(life, |until| {
                 until.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO)
             });
-            (Decision::Allow(answer.reason.into()), life.min(left))
+            Outcome::Granted(Decision::Allow(answer.reason.into()), life.min(left))
         }
-        Ok(_) => (Decision::NoOpinion, lives.not_allowed),
+        Ok(_) => Outcome::Refused(Decision::NoOpinion, lives.not_allowed),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used, clippy::unwrap_used)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::apiserver::{UserInfo, access_review};
+
+    prop_compose! {
+        /// Few values, so that two questions are often nearly the same.
+        fn question()(
+            username in "[ab]{1,2}",
+            uid in "[ab]?",
+            groups in vec("[ab]{1,2}", 0..3),
+            extra in btree_map("[ab]", vec("[ab]", 0..3), 0..2),
+            verb in prop::sample::select(vec![Verb::Get, Verb::Create, Verb::Update]),
+            subresource in prop::sample::select(vec![Subresource::Pods, Subresource::Proxy, Subresource::Metrics]),
+        ) -> Question {
+            let user = UserInfo { username, uid, groups, extra };
+            Question { identity: Identity::of(user, None), verb, subresource, interactive: false }
+        }
+    }
+
+    fn asked(question: &Question) -> Vec<u8> {
+        access_review(AccessSpec {
+            user: question.identity.user(),
+            verb: question.verb.as_str(),
+            subresource: question.subresource.as_str(),
+            name: "node",
+        })
+        .unwrap()
+    }
+
+    proptest! {
+        /// Seen red with `groups` left out of the comparison of users, and with `subresource` left out of `Question`'s.
+        #[test]
+        fn two_requests_share_an_answer_exactly_if_they_ask_the_same(
+            a in question(),
+            other in question(),
+            changed in 0..7,
+        ) {
+            let mut user = a.identity.user().clone();
+            let mut b = a.clone();
+            match changed {
+                0 => user.username = other.identity.user().username.clone(),
+                1 => user.uid = other.identity.user().uid.clone(),
+                2 => user.groups = other.identity.user().groups.clone(),
+                3 => user.extra = other.identity.user().extra.clone(),
+                4 => b.verb = other.verb,
+                5 => b.subresource = other.subresource,
+                _ => {}
+            }
+            b.identity = Identity::of(user, None);
+            let same = asked(&a) == asked(&b);
+            prop_assert_eq!(a == b, same);
+            prop_assert_eq!(HashSet::from([a, b]).len() == 1, same);
+        }
+    }
+
+    #[test]
+    fn no_answer_outlives_the_credential_it_was_given_for() {
+        let minute = Duration::from_secs(60);
+        let lives = Lives {
+            allowed: 5 * minute,
+            not_allowed: minute,
+            interactive: minute / 6,
+        };
+        let answer = |allowed, denied| {
+            Ok(AccessAnswer {
+                allowed,
+                denied,
+                reason: String::new(),
+            })
+        };
+        let question = |until: Option<SystemTime>| Question {
+            identity: Identity::of(UserInfo::default(), until),
+            verb: Verb::Get,
+            subresource: Subresource::Metrics,
+            interactive: false,
+        };
+        let life = |outcome| match outcome {
+            Outcome::Granted(_, life) | Outcome::Refused(_, life) | Outcome::Failed(_, life) => life,
+        };
+        let now = SystemTime::now();
+        let granted = |until| life(decide(answer(true, false), &question(until), lives));
+        assert_eq!(granted(None), 5 * minute);
+        assert_eq!(granted(Some(now + 60 * minute)), 5 * minute);
+        let soon = granted(Some(now + minute));
+        assert!(soon <= minute && soon > minute / 2, "{soon:?}");
+        assert_eq!(granted(Some(now - minute)), Duration::ZERO);
+        assert_eq!(life(decide(answer(false, false), &question(None), lives)), minute);
+        assert_eq!(life(decide(answer(false, true), &question(None), lives)), minute);
+        let interactive = Question {
+            interactive: true,
+            ..question(None)
+        };
+        assert_eq!(life(decide(answer(true, false), &interactive, lives)), minute / 6);
     }
 }

@@ -1,6 +1,8 @@
 //! Answers of the API server, remembered for a while: bound, expiry and single flight, over `quick_cache`.
 //!
-//! A finished answer lives in `quick_cache`, bounded by number, until its own expiry; a hit never extends it. A
+//! A finished answer lives in `quick_cache`, bounded by number, until its own expiry; a hit never extends it. In the
+//! last fifth of its life a granted answer that is still in use is asked for anew, ahead of its end, so that nobody
+//! waits for it; a new answer takes its place at once, a failure never lets it live longer. A
 //! review that is still running (a *flight*) lives in a map of its own, and everybody who asks the same question
 //! meanwhile waits for its one outcome, errors included. `quick_cache`'s own guards would hand a failed review to
 //! the next waiter to try again: with the API server dead, a hundred waiters would stand in line for a hundred
@@ -20,10 +22,33 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+/// A granted answer that is used in this last part of its life is renewed.
+const RENEWED_IN_LAST: u32 = 5;
+
 /// Answers by question: `K` is the whole question, `V` what a review came to, error or not.
 pub struct Cache<K, V> {
     shared: Arc<Shared<K, V>>,
     control: Handle,
+}
+
+/// What a review came to, and how long that may be remembered from now on; `Duration::ZERO` is not kept at all.
+#[derive(Clone, Debug)]
+pub enum Outcome<V> {
+    /// A yes: while it is in use it is asked for again ahead of its end.
+    Granted(V, Duration),
+    /// A no.
+    Refused(V, Duration),
+    /// No answer. It never takes the place of an answer that still stands, nor lets that one live longer.
+    Failed(V, Duration),
+}
+
+/// A remembered answer.
+#[derive(Clone, Debug)]
+pub struct Remembered<V> {
+    /// The answer.
+    pub value: V,
+    /// Until when it needs no look at the cache: from then on it should be renewed.
+    pub fresh_until: Instant,
 }
 
 struct Shared<K, V> {
@@ -34,13 +59,16 @@ struct Shared<K, V> {
 
 #[derive(Clone)]
 struct Answer<V> {
-    value: V,
+    remembered: Remembered<V>,
     expires: Instant,
 }
 
+/// Where the waiters of a flight see it land.
+type Landing<V> = watch::Receiver<Option<Remembered<V>>>;
+
 struct Flights<K, V> {
     /// The flights that a caller may still join.
-    open: HashMap<K, watch::Receiver<Option<V>>>,
+    open: HashMap<K, Landing<V>>,
     /// Reviews that run, those begun before the last `clear` included.
     running: usize,
     /// Goes up with each `clear`: a flight of an older epoch answers those who wait for it and nobody else.
@@ -48,12 +76,12 @@ struct Flights<K, V> {
 }
 
 /// A review on its way. However it ends (answered, panicked, dropped with its runtime), its `Drop` lands it.
-struct Flight<K: Hash + Eq, V: Clone> {
+struct Flight<K: Hash + Eq + Clone, V: Clone> {
     shared: Arc<Shared<K, V>>,
     key: K,
     epoch: u64,
-    outcome: Option<(V, Duration)>,
-    sender: watch::Sender<Option<V>>,
+    outcome: Option<Outcome<V>>,
+    sender: watch::Sender<Option<Remembered<V>>>,
 }
 
 // === impl Cache ===
@@ -85,7 +113,7 @@ where
     }
 
     /// The answer to `key`, if there is one that has not expired. Allocates nothing beyond what cloning `V` does.
-    pub fn get<Q>(&self, key: &Q) -> Option<V>
+    pub fn get<Q>(&self, key: &Q) -> Option<Remembered<V>>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
@@ -94,47 +122,55 @@ where
 
     /// The answer to `key`: remembered, or the outcome of the review under way, or that of a new one.
     ///
-    /// `review` yields the answer and how long it may live from now on; `Duration::ZERO` is not kept at all. It is
-    /// called only if this caller leads, and must bring its own deadline, since nothing here ends it. Dropping the
-    /// returned future leaves the review running.
-    pub async fn get_or_review<F>(&self, key: K, review: impl FnOnce() -> F) -> V
+    /// `review` is called only if this caller leads, and must bring its own deadline, since nothing here ends it.
+    /// Dropping the returned future leaves the review running.
+    pub async fn get_or_review<F>(&self, key: K, review: impl FnOnce() -> F) -> Remembered<V>
     where
-        F: Future<Output = (V, Duration)> + Send + 'static,
+        F: Future<Output = Outcome<V>> + Send + 'static,
     {
-        let (mut outcome, flight) = {
+        let (mut landing, flight) = {
             let mut flights = self.shared.flights();
             // Looked up under the lock, under which flights land: a caller finds the flight or its answer.
-            if let Some(value) = self.get(&key) {
-                return value;
+            if let Some(remembered) = self.get(&key) {
+                return remembered;
             }
-            if let Some(outcome) = flights.open.get(&key) {
-                (outcome.clone(), None)
-            } else {
-                let (sender, receiver) = watch::channel(None);
-                flights.open.insert(key.clone(), receiver.clone());
-                flights.running += 1;
-                let shared = Arc::clone(&self.shared);
-                (
-                    receiver,
-                    Some(Flight {
-                        shared,
-                        key,
-                        epoch: flights.epoch,
-                        outcome: None,
-                        sender,
-                    }),
-                )
+            match flights.open.get(&key) {
+                Some(landing) => (landing.clone(), None),
+                None => {
+                    let flight = self.shared.take_off(&mut flights, key);
+                    (flight.sender.subscribe(), Some(flight))
+                }
             }
         };
         if let Some(flight) = flight {
             let review = review();
             self.control.spawn(async move { flight.land(review.await) });
         }
-        let landed = outcome.wait_for(Option::is_some).await;
+        let landed = landing.wait_for(Option::is_some).await;
         landed
             .ok()
-            .and_then(|value| value.clone())
-            .unwrap_or_else(|| self.shared.lost.clone())
+            .and_then(|remembered| remembered.clone())
+            .unwrap_or_else(|| Remembered {
+                value: self.shared.lost.clone(),
+                fresh_until: Instant::now(),
+            })
+    }
+
+    /// Begins a review of `key` whose answer takes the place of the one that is remembered, unless one is under way.
+    /// Nobody waits for it.
+    pub fn renew<F>(&self, key: K, review: impl FnOnce() -> F)
+    where
+        F: Future<Output = Outcome<V>> + Send + 'static,
+    {
+        let flight = {
+            let mut flights = self.shared.flights();
+            if flights.open.contains_key(&key) {
+                return;
+            }
+            self.shared.take_off(&mut flights, key)
+        };
+        let review = review();
+        self.control.spawn(async move { flight.land(review.await) });
     }
 
     /// Forgets every answer. What reviews under way come to reaches those who wait for them already and is not
@@ -171,53 +207,106 @@ impl<K, V> Shared<K, V> {
     }
 }
 
-impl<K: Hash + Eq, V: Clone> Shared<K, V> {
-    fn get_at<Q>(&self, key: &Q, now: Instant) -> Option<V>
+impl<K: Hash + Eq + Clone, V: Clone> Shared<K, V> {
+    fn get_at<Q>(&self, key: &Q, now: Instant) -> Option<Remembered<V>>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let answer = self.answers.get(key)?;
         if now < answer.expires {
-            return Some(answer.value);
+            return Some(answer.remembered);
         }
         // Judged again under the write lock: another thread may have put a fresh answer there.
         self.answers.remove_if(key, |held| held.expires <= now);
         None
     }
+
+    fn take_off(self: &Arc<Self>, flights: &mut Flights<K, V>, key: K) -> Flight<K, V> {
+        let (sender, landing) = watch::channel(None);
+        flights.open.insert(key.clone(), landing);
+        flights.running += 1;
+        Flight {
+            shared: Arc::clone(self),
+            key,
+            epoch: flights.epoch,
+            outcome: None,
+            sender,
+        }
+    }
+
+    /// Remembers what a review came to, as far as it may be.
+    fn keep(&self, key: &K, outcome: &Outcome<V>) -> Option<Remembered<V>> {
+        let now = Instant::now();
+        let (Outcome::Granted(value, life) | Outcome::Refused(value, life) | Outcome::Failed(value, life)) =
+            outcome;
+        let standing = match outcome {
+            Outcome::Failed(..) => self.answers.get(key).filter(|answer| now < answer.expires),
+            Outcome::Granted(..) | Outcome::Refused(..) => None,
+        };
+        let answer = match (standing, expiry(*life)) {
+            (Some(mut standing), _) => {
+                standing.remembered.fresh_until = standing.expires.min(now + *life);
+                standing
+            }
+            (None, None) => {
+                self.answers.remove(key);
+                return None;
+            }
+            (None, Some(expires)) => {
+                let renew_ahead = match outcome {
+                    Outcome::Granted(..) => (expires - now) / RENEWED_IN_LAST,
+                    Outcome::Refused(..) | Outcome::Failed(..) => Duration::ZERO,
+                };
+                let fresh_until = expires - renew_ahead;
+                let value = value.clone();
+                let remembered = Remembered { value, fresh_until };
+                Answer { remembered, expires }
+            }
+        };
+        let remembered = answer.remembered.clone();
+        self.answers.insert(key.clone(), answer);
+        Some(remembered)
+    }
+}
+
+// === impl Remembered ===
+
+impl<V> Remembered<V> {
+    /// Whether it is time to ask for it anew.
+    pub fn is_due(&self) -> bool {
+        self.fresh_until <= Instant::now()
+    }
 }
 
 // === impl Flight ===
 
-impl<K: Hash + Eq, V: Clone> Flight<K, V> {
-    fn land(mut self, outcome: (V, Duration)) {
+impl<K: Hash + Eq + Clone, V: Clone> Flight<K, V> {
+    fn land(mut self, outcome: Outcome<V>) {
         self.outcome = Some(outcome);
     }
 }
 
-impl<K: Hash + Eq, V: Clone> Drop for Flight<K, V> {
+impl<K: Hash + Eq + Clone, V: Clone> Drop for Flight<K, V> {
     fn drop(&mut self) {
-        let outcome = self.outcome.take();
-        let expires = outcome.as_ref().and_then(|(_, life)| expiry(*life));
         let mut flights = self.shared.flights();
         flights.running -= 1;
-        if flights.epoch == self.epoch
-            && let Some((key, _)) = flights.open.remove_entry(&self.key)
-            && let Some((value, _)) = &outcome
-            && let Some(expires) = expires
-        {
-            self.shared.answers.insert(
-                key,
-                Answer {
-                    value: value.clone(),
-                    expires,
-                },
-            );
+        let current = flights.epoch == self.epoch;
+        if current {
+            flights.open.remove(&self.key);
         }
-        drop(flights);
         // Without a value the sender's end is what the waiters see, and they take `lost`.
-        if let Some((value, _)) = outcome {
-            self.sender.send_replace(Some(value));
-        }
+        let Some(outcome) = self.outcome.take() else {
+            return;
+        };
+        let kept = if current {
+            self.shared.keep(&self.key, &outcome)
+        } else {
+            None
+        };
+        drop(flights);
+        let (Outcome::Granted(value, _) | Outcome::Refused(value, _) | Outcome::Failed(value, _)) = outcome;
+        let fresh_until = kept.map_or_else(Instant::now, |kept| kept.fresh_until);
+        self.sender.send_replace(Some(Remembered { value, fresh_until }));
     }
 }
 

@@ -7,13 +7,21 @@ use tokio::task::JoinSet;
 
 use super::*;
 
-type Outcome = Result<u32, &'static str>;
+type Answered = Result<u32, &'static str>;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn cache() -> Cache<String, Outcome> {
+fn cache() -> Cache<String, Answered> {
     Cache::new(64, Handle::current(), Err("lost"))
+}
+
+fn remembered_at(cache: &Cache<String, Answered>, now: Instant) -> Option<Answered> {
+    cache.shared.get_at("a", now).map(|remembered| remembered.value)
+}
+
+fn remembered(cache: &Cache<String, Answered>, key: &str) -> Option<Answered> {
+    cache.get(key).map(|remembered| remembered.value)
 }
 
 async fn eventually(mut condition: impl FnMut() -> bool) {
@@ -32,16 +40,12 @@ struct Held {
 }
 
 impl Held {
-    fn review(
-        &self,
-        outcome: Outcome,
-        life: Duration,
-    ) -> impl Future<Output = (Outcome, Duration)> + Send + 'static {
+    fn review(&self, outcome: Outcome<Answered>) -> impl Future<Output = Outcome<Answered>> + Send + 'static {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let release = Arc::clone(&self.release);
         async move {
             release.notified().await;
-            (outcome, life)
+            outcome
         }
     }
 
@@ -56,20 +60,18 @@ async fn an_answer_lives_at_most_its_life_and_at_least_nine_tenths_of_it() {
     let before = Instant::now();
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), || async { (Ok(1), MINUTE) })
-            .await,
+            .get_or_review("a".to_owned(), || async { Outcome::Granted(Ok(1), MINUTE) })
+            .await
+            .value,
         Ok(1)
     );
     let after = Instant::now();
     // Asked again and again on the way: a hit must not extend it.
     for tenths in 0..9 {
-        assert_eq!(
-            cache.shared.get_at("a", before + MINUTE * tenths / 10),
-            Some(Ok(1))
-        );
+        assert_eq!(remembered_at(&cache, before + MINUTE * tenths / 10), Some(Ok(1)));
     }
     assert_eq!(cache.len(), 1);
-    assert_eq!(cache.shared.get_at("a", after + MINUTE), None);
+    assert_eq!(remembered_at(&cache, after + MINUTE), None);
     assert_eq!(cache.len(), 0, "an expired answer is removed on sight");
 }
 
@@ -78,16 +80,18 @@ async fn a_remembered_answer_costs_no_review() {
     let cache = cache();
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), || async { (Ok(1), MINUTE) })
-            .await,
+            .get_or_review("a".to_owned(), || async { Outcome::Granted(Ok(1), MINUTE) })
+            .await
+            .value,
         Ok(1)
     );
     let again = cache
         .get_or_review("a".to_owned(), || async { unreachable!("it is remembered") })
-        .await;
+        .await
+        .value;
     assert_eq!(again, Ok(1));
-    assert_eq!(cache.get("a"), Some(Ok(1)));
-    assert_eq!(cache.get("b"), None);
+    assert_eq!(remembered(&cache, "a"), Some(Ok(1)));
+    assert_eq!(remembered(&cache, "b"), None);
 }
 
 #[tokio::test]
@@ -96,11 +100,15 @@ async fn an_answer_without_life_is_not_kept() {
     for life in [Duration::ZERO, Duration::MAX] {
         assert_eq!(
             cache
-                .get_or_review("a".to_owned(), move || async move { (Ok(1), life) })
-                .await,
+                .get_or_review(
+                    "a".to_owned(),
+                    move || async move { Outcome::Granted(Ok(1), life) }
+                )
+                .await
+                .value,
             Ok(1)
         );
-        assert_eq!(cache.get("a"), None);
+        assert_eq!(remembered(&cache, "a"), None);
         assert_eq!((cache.len(), cache.in_flight()), (0, 0));
     }
 }
@@ -132,9 +140,10 @@ async fn a_hundred_waiters_share_one_failed_review() {
             asked.fetch_add(1, Ordering::SeqCst);
             cache
                 .get_or_review("a".to_owned(), || {
-                    held.review(Err("connection refused"), Duration::ZERO)
+                    held.review(Outcome::Failed(Err("connection refused"), Duration::ZERO))
                 })
                 .await
+                .value
         });
     }
     eventually(|| asked.load(Ordering::SeqCst) == 100).await;
@@ -157,8 +166,9 @@ async fn the_leader_may_leave() {
         let (cache, held) = (Arc::clone(&cache), held.clone());
         tokio::spawn(async move {
             cache
-                .get_or_review("a".to_owned(), || held.review(Ok(1), MINUTE))
+                .get_or_review("a".to_owned(), || held.review(Outcome::Granted(Ok(1), MINUTE)))
                 .await
+                .value
         })
     };
     let leader = ask();
@@ -178,8 +188,9 @@ async fn an_answer_nobody_waits_for_is_kept() {
         let (cache, held) = (Arc::clone(&cache), held.clone());
         tokio::spawn(async move {
             cache
-                .get_or_review("a".to_owned(), || held.review(Ok(1), MINUTE))
+                .get_or_review("a".to_owned(), || held.review(Outcome::Granted(Ok(1), MINUTE)))
                 .await
+                .value
         })
     };
     eventually(|| held.calls() == 1).await;
@@ -187,7 +198,7 @@ async fn an_answer_nobody_waits_for_is_kept() {
     assert!(asked.await.unwrap_err().is_cancelled());
     held.release.notify_one();
     eventually(|| cache.in_flight() == 0).await;
-    assert_eq!(cache.get("a"), Some(Ok(1)));
+    assert_eq!(remembered(&cache, "a"), Some(Ok(1)));
 }
 
 #[tokio::test]
@@ -201,7 +212,7 @@ async fn a_panicking_review_hangs_nobody() {
                 release.notified().await;
                 panic!("a review panics on purpose")
             };
-            cache.get_or_review("a".to_owned(), review).await
+            cache.get_or_review("a".to_owned(), review).await.value
         });
     }
     eventually(|| cache.in_flight() == 1).await;
@@ -212,8 +223,9 @@ async fn a_panicking_review_hangs_nobody() {
     assert_eq!((cache.in_flight(), cache.len()), (0, 0));
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), || async { (Ok(2), MINUTE) })
-            .await,
+            .get_or_review("a".to_owned(), || async { Outcome::Granted(Ok(2), MINUTE) })
+            .await
+            .value,
         Ok(2)
     );
 }
@@ -223,8 +235,8 @@ async fn a_panic_before_the_review_leaves_no_flight_behind() {
     let cache = Arc::new(cache());
     let caller = {
         let cache = Arc::clone(&cache);
-        let review = || -> std::future::Ready<(Outcome, Duration)> { panic!("a review panics on purpose") };
-        tokio::spawn(async move { cache.get_or_review("a".to_owned(), review).await })
+        let review = || -> std::future::Ready<Outcome<Answered>> { panic!("a review panics on purpose") };
+        tokio::spawn(async move { cache.get_or_review("a".to_owned(), review).await.value })
     };
     assert!(caller.await.unwrap_err().is_panic());
     assert_eq!((cache.in_flight(), cache.shared.flights().open.len()), (0, 0));
@@ -236,10 +248,13 @@ async fn a_control_runtime_that_is_gone_hangs_nobody() {
         .worker_threads(1)
         .build()
         .unwrap();
-    let cache = Cache::<String, Outcome>::new(64, control.handle().clone(), Err("lost"));
+    let cache = Cache::<String, Answered>::new(64, control.handle().clone(), Err("lost"));
     control.shutdown_background();
-    let asked = cache.get_or_review("a".to_owned(), || async { (Ok(1), MINUTE) });
-    assert_eq!(tokio::time::timeout(PATIENCE, asked).await.unwrap(), Err("lost"));
+    let asked = cache.get_or_review("a".to_owned(), || async { Outcome::Granted(Ok(1), MINUTE) });
+    assert_eq!(
+        tokio::time::timeout(PATIENCE, asked).await.unwrap().value,
+        Err("lost")
+    );
     assert_eq!(cache.in_flight(), 0);
 }
 
@@ -250,20 +265,24 @@ async fn a_clear_keeps_the_answers_of_running_reviews_out() {
         let (cache, held) = (Arc::clone(&cache), held.clone());
         tokio::spawn(async move {
             cache
-                .get_or_review("a".to_owned(), || held.review(Ok(answer), MINUTE))
+                .get_or_review("a".to_owned(), || {
+                    held.review(Outcome::Granted(Ok(answer), MINUTE))
+                })
                 .await
+                .value
         })
     };
     assert_eq!(
         cache
-            .get_or_review("b".to_owned(), || async { (Ok(0), MINUTE) })
-            .await,
+            .get_or_review("b".to_owned(), || async { Outcome::Granted(Ok(0), MINUTE) })
+            .await
+            .value,
         Ok(0)
     );
     let before = ask(&old, 1);
     eventually(|| old.calls() == 1).await;
     cache.clear();
-    assert_eq!(cache.get("b"), None);
+    assert_eq!(remembered(&cache, "b"), None);
     let after = ask(&new, 2);
     eventually(|| new.calls() == 1).await;
     assert_eq!(
@@ -274,7 +293,7 @@ async fn a_clear_keeps_the_answers_of_running_reviews_out() {
 
     old.release.notify_one();
     assert_eq!(before.await.unwrap(), Ok(1));
-    assert_eq!(cache.get("a"), None, "the stale answer is not kept");
+    assert_eq!(remembered(&cache, "a"), None, "the stale answer is not kept");
     assert_eq!(
         cache.shared.flights().open.len(),
         1,
@@ -283,7 +302,7 @@ async fn a_clear_keeps_the_answers_of_running_reviews_out() {
 
     new.release.notify_one();
     assert_eq!(after.await.unwrap(), Ok(2));
-    assert_eq!(cache.get("a"), Some(Ok(2)));
+    assert_eq!(remembered(&cache, "a"), Some(Ok(2)));
     assert_eq!(cache.in_flight(), 0);
 }
 
@@ -292,9 +311,99 @@ async fn the_number_of_answers_is_bounded() {
     let cache = cache();
     for number in 0..10_000 {
         let outcome = cache
-            .get_or_review(number.to_string(), || async move { (Ok(number), MINUTE) })
-            .await;
+            .get_or_review(number.to_string(), || async move {
+                Outcome::Granted(Ok(number), MINUTE)
+            })
+            .await
+            .value;
         assert_eq!(outcome, Ok(number));
     }
     assert!((1..=64).contains(&cache.len()), "{}", cache.len());
+}
+
+/// Moves an answer on in its life, as time would: `left` of it remain.
+fn age(cache: &Cache<String, Answered>, left: Duration) {
+    let now = Instant::now();
+    let mut answer = cache.shared.answers.get("a").unwrap();
+    let renewed_in = (answer.expires - answer.remembered.fresh_until).min(answer.expires - now);
+    answer.expires = now + left;
+    answer.remembered.fresh_until = answer.expires - renewed_in;
+    cache.shared.answers.insert("a".to_owned(), answer);
+}
+
+async fn granted(cache: &Cache<String, Answered>) {
+    let review = || async { Outcome::Granted(Ok(1), MINUTE) };
+    assert_eq!(cache.get_or_review("a".to_owned(), review).await.value, Ok(1));
+}
+
+#[tokio::test]
+async fn a_granted_answer_is_due_in_the_last_fifth_of_its_life_and_a_refusal_never() {
+    let cache = cache();
+    granted(&cache).await;
+    let answer = cache.shared.answers.get("a").unwrap();
+    assert!(!answer.remembered.is_due());
+    let ahead = answer.expires - answer.remembered.fresh_until;
+    assert!(ahead >= MINUTE * 9 / 50 && ahead <= MINUTE / 5, "{ahead:?}");
+    age(&cache, MINUTE / 10);
+    assert!(cache.get("a").unwrap().is_due());
+
+    let review = || async { Outcome::Refused(Ok(2), MINUTE) };
+    cache.get_or_review("b".to_owned(), review).await;
+    let refused = cache.shared.answers.get("b").unwrap();
+    assert_eq!(refused.remembered.fresh_until, refused.expires);
+}
+
+#[tokio::test]
+async fn renewing_is_done_once_and_nobody_waits_for_it() {
+    let (cache, review) = (Arc::new(cache()), Held::default());
+    granted(&cache).await;
+    age(&cache, MINUTE / 10);
+    for _ in 0..10 {
+        cache.renew("a".to_owned(), || review.review(Outcome::Granted(Ok(2), MINUTE)));
+        assert_eq!(
+            remembered(&cache, "a"),
+            Some(Ok(1)),
+            "the old answer stands meanwhile"
+        );
+    }
+    assert_eq!((review.calls(), cache.in_flight()), (1, 1));
+    review.release.notify_one();
+    eventually(|| cache.in_flight() == 0).await;
+    let renewed = cache.get("a").unwrap();
+    assert_eq!((renewed.value.clone(), renewed.is_due()), (Ok(2), false));
+}
+
+/// Seen red: with `Failed` kept like any other outcome, the failure took the answer's place; with the standing answer's
+/// end moved along with its renewal, it outlived the minute.
+#[tokio::test]
+async fn a_failed_renewal_neither_ends_nor_extends_an_answer() {
+    let cache = cache();
+    granted(&cache).await;
+    age(&cache, MINUTE / 10);
+    let expires = cache.shared.answers.get("a").unwrap().expires;
+    for _ in 0..3 {
+        let failure = Outcome::Failed(Err("API server down"), Duration::from_millis(1));
+        cache.renew("a".to_owned(), || async { failure });
+        eventually(|| cache.in_flight() == 0).await;
+        assert_eq!(remembered(&cache, "a"), Some(Ok(1)));
+        assert_eq!(cache.shared.answers.get("a").unwrap().expires, expires);
+    }
+    let failure = Outcome::Failed(Err("API server down"), Duration::from_secs(1));
+    cache.renew("a".to_owned(), || async { failure });
+    eventually(|| cache.in_flight() == 0).await;
+    assert!(!cache.get("a").unwrap().is_due(), "it is not asked again at once");
+    assert_eq!(remembered_at(&cache, expires), None);
+}
+
+#[tokio::test]
+async fn a_refusal_takes_the_place_of_what_was_granted_even_if_it_may_not_be_kept() {
+    for life in [MINUTE, Duration::ZERO] {
+        let cache = cache();
+        granted(&cache).await;
+        let refusal = Outcome::Refused(Ok(0), life);
+        cache.renew("a".to_owned(), || async { refusal });
+        eventually(|| cache.in_flight() == 0).await;
+        let kept = if life.is_zero() { None } else { Some(Ok(0)) };
+        assert_eq!(remembered(&cache, "a"), kept);
+    }
 }

@@ -171,6 +171,8 @@ fn limits(limits: &Limits) -> file::Limits {
         connections: limits.connections as u64,
         connections_per_address: limits.connections_per_address as u64,
         streams_per_identity: limits.streams_per_identity as u64,
+        rejected_tokens_per_address: limits.rejected_tokens_per_address.into(),
+        refused_certificates_per_address: limits.refused_certificates_per_address.into(),
         cache_entries: limits.cache_entries as u64,
         audit_queue: limits.audit_queue as u64,
         concurrent_reviews: limits.concurrent_reviews as u64,

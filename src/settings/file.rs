@@ -164,6 +164,8 @@ sections! {
         connections: u64 = 4096,
         connections_per_address: u64 = 512,
         streams_per_identity: u64 = 256,
+        rejected_tokens_per_address: u64 = 10,
+        refused_certificates_per_address: u64 = 500,
         cache_entries: u64 = 8192,
         audit_queue: u64 = 8192,
         concurrent_reviews: u64 = 64,

@@ -427,6 +427,16 @@ fn limits(reading: &mut Reading<'_>, file: &file::Limits) -> Limits {
             file.streams_per_identity,
             1..=1_000_000,
         ),
+        rejected_tokens_per_address: reading.count(
+            "limits.rejectedTokensPerAddress",
+            file.rejected_tokens_per_address,
+            1..=1_000_000,
+        ),
+        refused_certificates_per_address: reading.count(
+            "limits.refusedCertificatesPerAddress",
+            file.refused_certificates_per_address,
+            1..=1_000_000,
+        ),
         cache_entries: reading.count("limits.cacheEntries", file.cache_entries, 1..=1_000_000),
         audit_queue: reading.count("limits.auditQueue", file.audit_queue, 1..=1_000_000),
         concurrent_reviews: reading.count("limits.concurrentReviews", file.concurrent_reviews, 1..=10_000),

@@ -13,6 +13,7 @@ mod answers;
 mod attributes_table;
 mod audit_events;
 mod authorization;
+mod budgets;
 mod command_line;
 mod deadlines;
 mod forwarding;

@@ -1,0 +1,106 @@
+//! Credentials that fail cost the gate signatures and the API server questions: a stranger must not buy either without
+//! a bound, nor take them from anybody else.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use kubelet_gate::lab::fake_apiserver::{Api, METRICS_TOKEN};
+
+use crate::world::{WithToken, World, assert_answer, eventually_answers, header, request};
+
+const EXHAUSTED: &str = "too many credentials of this address were refused just now\n";
+
+fn elsewhere() -> IpAddr {
+    IpAddr::from([127, 0, 0, 2])
+}
+
+/// Seen red with `Budget::allows` always true: every one of the 2000 tokens was asked about.
+#[tokio::test(flavor = "multi_thread")]
+async fn random_tokens_buy_a_bounded_number_of_reviews_and_nobody_else_pays() {
+    let world = World::builder()
+        .set("limits.rejectedTokensPerAddress", 1)
+        .set("limits.cacheEntries", 64)
+        .start()
+        .await;
+    let known = world.token_client(METRICS_TOKEN);
+    assert_eq!(known.get("/metrics").await.unwrap().status(), 200);
+    world.api.clear_reviews();
+
+    let (began, mut connection) = (Instant::now(), world.stranger().connect().await.unwrap());
+    let mut refused = 0;
+    for number in 0..2000 {
+        let authorization = format!("Bearer random-{number}");
+        let answer = connection
+            .send(request("GET", "/pods", &[("authorization", &authorization)]))
+            .await
+            .unwrap();
+        if answer.status() == 401 {
+            continue;
+        }
+        assert_answer(&answer, 429, EXHAUSTED);
+        assert_eq!(header(&answer, "retry-after"), "1");
+        refused += 1;
+    }
+    let reviews = world.api.count(Api::Token);
+    let bound = 10 + began.elapsed().as_secs() as usize + 1;
+    assert!(
+        (10..=bound).contains(&reviews),
+        "{reviews} reviews, at most {bound}"
+    );
+    assert_eq!(refused, 2000 - reviews, "each was asked about or refused");
+    world.assert_nothing_forwarded_but("/metrics");
+
+    // Its own remembered token, certificates, and everybody elsewhere go on.
+    assert_eq!(known.get("/metrics").await.unwrap().status(), 200);
+    assert_eq!(world.client("bob").get("/pods").await.unwrap().status(), 200);
+    let other = world.stranger().with_source(elsewhere()).with_token("another");
+    assert_answer(&other.get("/pods").await.unwrap(), 401, "Unauthorized");
+    drop(connection);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_comes_back_with_time() {
+    let world = World::builder()
+        .set("limits.rejectedTokensPerAddress", 1)
+        .start()
+        .await;
+    let mut number = 0;
+    let mut next = async || {
+        number += 1;
+        let client = world.token_client(&format!("random-{number}"));
+        client.get("/pods").await.unwrap().status().as_u16()
+    };
+    eventually_answers("the budget is spent", async || next().await == 429).await;
+    eventually_answers("some of it is back", async || next().await == 401).await;
+    world.stop().await;
+}
+
+/// Seen red with refusals not charged: every connection's chain was judged.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_for_nothing_are_looked_at_a_bounded_number_of_times() {
+    let world = World::builder()
+        .set("limits.refusedCertificatesPerAddress", 1)
+        .start()
+        .await;
+    let evil = world.client("wrong-ca");
+    let mut known = world.client("bob").connect().await.unwrap();
+    assert_eq!(known.get("/pods").await.unwrap().status(), 200);
+    let mut status = 401;
+    eventually_answers("the budget is spent", async || {
+        let answer = evil.get("/pods").await.unwrap();
+        status = answer.status().as_u16();
+        assert!(matches!(status, 401 | 429), "{status}");
+        status == 429
+    })
+    .await;
+    assert_eq!(known.get("/pods").await.unwrap().status(), 200, "judged before");
+    let other = world.client("bob").with_source(elsewhere());
+    assert_eq!(other.get("/pods").await.unwrap().status(), 200);
+
+    // A certificate that is not looked at does not keep a token from being good, as a refused one does not.
+    let both = evil.with_token(METRICS_TOKEN);
+    assert_eq!(both.get("/metrics").await.unwrap().status(), 200);
+    drop(known);
+    world.stop().await;
+}
