@@ -23,4 +23,5 @@ mod outside_clients;
 mod read_only_port;
 mod smuggling;
 mod trust_changes;
+mod trust_vectors;
 mod upgrades;
