@@ -36,7 +36,63 @@ struct Stricter {
 }
 
 /// The whole list of differences.
-const STRICTER: [Stricter; 0] = [];
+const STRICTER: [Stricter; 11] = [
+    Stricter {
+        words: "is X.509 v1",
+        reason: "webpki; taken with legacyV1Certificates (design §5.2)",
+        cases: [2, 0],
+    },
+    Stricter {
+        words: "is X.509 v2",
+        reason: "webpki; nobody makes them",
+        cases: [1, 1],
+    },
+    Stricter {
+        words: "a CA certificate that no CA in clientCAFile issued itself",
+        reason: "webpki takes no CA:TRUE leaf; here it may have no intermediate",
+        cases: [1, 1],
+    },
+    Stricter {
+        words: "needs too many steps",
+        reason: "webpki builds paths of at most 6 intermediates",
+        cases: [3, 3],
+    },
+    Stricter {
+        words: "at most 16 and",
+        reason: "judging is bounded (design §5.1)",
+        cases: [2, 2],
+    },
+    Stricter {
+        words: "outside a CA's name constraints",
+        reason: "webpki refuses constraints on names other than DNS and IP if there is such a name",
+        cases: [4, 4],
+    },
+    Stricter {
+        words: "UnsupportedCriticalExtension",
+        reason: "webpki does not evaluate certificate policies, so they must not be critical",
+        cases: [2, 2],
+    },
+    Stricter {
+        words: "BadDerTime",
+        reason: "webpki has no time before 1970",
+        cases: [2, 2],
+    },
+    Stricter {
+        words: "TrailingData",
+        reason: "webpki reads neither unique identifiers nor a minimum in name constraints",
+        cases: [2, 2],
+    },
+    Stricter {
+        words: "too weak or unknown",
+        reason: "webpki takes no NULL beside ECDSA",
+        cases: [1, 1],
+    },
+    Stricter {
+        words: "malformed",
+        reason: "x509-parser reads no path length above 2^32, and webpki none above 255",
+        cases: [1, 1],
+    },
+];
 
 /// One line of `trust.tsv`.
 struct Case {
@@ -76,6 +132,12 @@ static RECORDING: LazyLock<Recording> = LazyLock::new(Recording::read);
 #[tokio::test(flavor = "multi_thread")]
 async fn the_verdicts_on_252_certificates_are_the_kubelets_or_stricter() {
     replay(World::builder(), 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_legacy_v1_certificates_only_the_v1_leaves_are_judged_otherwise() {
+    let world = World::builder().set("authentication.x509.legacyV1Certificates", true);
+    replay(world, 1).await;
 }
 
 /// Shows every case, over both versions, and compares.
