@@ -56,8 +56,14 @@ pub(super) fn signed(input: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let message = &content[..content.len() - rest.len()];
     match elements(rest)?[..] {
         [
-            Element { tag: SEQUENCE, content: algorithm },
-            Element { tag: BIT_STRING, content: [0, signature @ ..] },
+            Element {
+                tag: SEQUENCE,
+                content: algorithm,
+            },
+            Element {
+                tag: BIT_STRING,
+                content: [0, signature @ ..],
+            },
         ] => Some((message, algorithm, signature)),
         _ => None,
     }

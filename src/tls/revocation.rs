@@ -72,13 +72,10 @@ impl RevocationList {
         let unusable = |reason: &str| RevocationError::Unusable {
             reason: reason.to_owned(),
         };
-        let revoked =
-            OwnedCertRevocationList::from_der(der).map_err(|error| unusable(&error.to_string()))?;
+        let revoked = OwnedCertRevocationList::from_der(der).map_err(|error| unusable(&error.to_string()))?;
         // Serial numbers are compared as bytes, so each must have the one encoding that DER has for it.
-        let (true, Ok(([], list))) = (
-            encoding::is_strict(der),
-            CertificateRevocationList::from_der(der),
-        ) else {
+        let (true, Ok(([], list))) = (encoding::is_strict(der), CertificateRevocationList::from_der(der))
+        else {
             return Err(unusable("malformed"));
         };
         for extension in list.extensions() {

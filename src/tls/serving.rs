@@ -9,7 +9,9 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{PemError, RevocationError, TlsError, Trust, TrustError, certified_key_from_pem, pem, server_config};
+use super::{
+    PemError, RevocationError, TlsError, Trust, TrustError, certified_key_from_pem, pem, server_config,
+};
 use crate::settings::Settings;
 
 /// The listener's side of TLS. The handshake's CA hints, the CAs and the revocation lists that certificates are judged
@@ -171,7 +173,11 @@ fn sources(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
     if let Some(path) = &settings.authentication.client_ca_file {
         sources.push(("authentication.x509.clientCAFile", path.clone()));
         let lists = &settings.authentication.crl_files;
-        sources.extend(lists.iter().map(|path| ("authentication.x509.crlFiles", path.clone())));
+        sources.extend(
+            lists
+                .iter()
+                .map(|path| ("authentication.x509.crlFiles", path.clone())),
+        );
     }
     sources
 }

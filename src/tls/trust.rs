@@ -320,10 +320,12 @@ impl Trust {
         until: SystemTime,
         now: SystemTime,
     ) -> Result<SystemTime, Refusal> {
-        path.iter().enumerate().try_fold(until, |until, (at, certificate)| {
-            let issuer = path.get(at + 1).copied();
-            revocation::check(&self.revocation, certificate, issuer, until, now)
-        })
+        path.iter()
+            .enumerate()
+            .try_fold(until, |until, (at, certificate)| {
+                let issuer = path.get(at + 1).copied();
+                revocation::check(&self.revocation, certificate, issuer, until, now)
+            })
     }
 }
 
