@@ -16,6 +16,7 @@ mod authorization;
 mod command_line;
 mod deadlines;
 mod forwarding;
+mod handmade_certificates;
 mod identity;
 mod interactive;
 mod limits;
