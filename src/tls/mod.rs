@@ -3,7 +3,7 @@
 //!
 //! The listener asks for a client certificate, sends the names of the CAs, and has the client prove that it
 //! holds the key ([`PossessionVerifier`]). Whether the certificate is any good is judged afterwards
-//! ([`Trust::judge`]), against the CA bundle of that moment, once per connection and again whenever the
+//! ([`Trust::judge`]), against the CA bundle and revocation lists of that moment, once per connection and again whenever the
 //! bundle changes or `valid_until` passes.
 
 mod certificate;

@@ -73,7 +73,7 @@ impl Serving {
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
     pub fn load(settings: &Settings) -> Result<Self, ServingError> {
-        Self::read(settings, 0)
+        Self::build(settings, read(settings)?, 0)
     }
 
     /// The files that [`Self::load`] reads.
@@ -88,19 +88,16 @@ impl Serving {
     /// A file is missing or unusable, or the pair does not match.
     pub fn reload(published: &ArcSwap<Self>, settings: &Settings) -> Result<bool, ServingError> {
         let current = published.load();
-        let next = Self::read(settings, current.generation + 1)?;
-        let changed = next.files != current.files;
-        if changed {
-            published.store(Arc::new(next));
+        let files = read(settings)?;
+        if files == current.files {
+            return Ok(false);
         }
-        Ok(changed)
+        let next = Self::build(settings, files, current.generation + 1)?;
+        published.store(Arc::new(next));
+        Ok(true)
     }
 
-    fn read(settings: &Settings, generation: u64) -> Result<Self, ServingError> {
-        let mut files = Vec::new();
-        for (key, path) in sources(settings) {
-            files.push(std::fs::read(&path).map_err(|source| ServingError::Read { key, path, source })?);
-        }
+    fn build(settings: &Settings, files: Vec<Vec<u8>>, generation: u64) -> Result<Self, ServingError> {
         let tls = &settings.tls;
         let pair = certified_key_from_pem((&tls.cert_file, &files[0]), (&tls.private_key_file, &files[1]))?;
         let trust = match &settings.authentication.client_ca_file {
@@ -127,6 +124,14 @@ impl Serving {
             generation,
         })
     }
+}
+
+/// What the files hold, in the order of [`sources`].
+fn read(settings: &Settings) -> Result<Vec<Vec<u8>>, ServingError> {
+    let read = |(key, path): (&'static str, PathBuf)| {
+        std::fs::read(&path).map_err(|source| ServingError::Read { key, path, source })
+    };
+    sources(settings).into_iter().map(read).collect()
 }
 
 /// What `clientCAFile` and `crlFiles` hold, in this order in `files`.

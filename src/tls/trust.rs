@@ -1,7 +1,8 @@
 //! Whose client certificates count: the CA bundle, and the judgement of a chain against it.
 //!
 //! Judged after the handshake and against the bundle of this moment, as the kubelet does
-//! (`request/x509/x509.go`). Signatures, names and chain building are webpki's. Beside it stands what Go's
+//! (`request/x509/x509.go`). Signatures, names and chain building are webpki's, but for the leaves that it will
+//! not look at ([`super::direct`]). Beside it stands what Go's
 //! verifier checks and webpki does not: the anchors' dates, usage, basic constraints and key usage, the
 //! issuers' key usage, policies, and a stricter parser. Where the two differ the stricter one wins, so a
 //! certificate is never believed that the kubelet would refuse.

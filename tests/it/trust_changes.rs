@@ -384,7 +384,7 @@ async fn clients_that_choose_by_the_cas_named_find_a_new_one_after_the_reload() 
     world.stop().await;
 }
 
-/// Seen red with `Require` treated as `Request`, and with certificates that passed the handshake not judged again.
+/// Seen red with `Require` treated as `Request`, and with the lists not asked: bob goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn require_refuses_strangers_in_the_handshake_and_judges_the_others_all_the_same() {
     let world = revoking(&[])

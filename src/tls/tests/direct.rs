@@ -33,7 +33,7 @@ fn ca_leaf(authority: &Authority) -> Leaf {
     })
 }
 
-/// Seen red with `legacy_v1` ignored: the first refusal is none.
+/// Seen red with `legacy_v1` ignored: nothing is refused.
 #[test]
 fn a_v1_leaf_is_believed_if_allowed_and_the_refusal_names_the_key() {
     for algorithm in [&PKCS_RSA_SHA256, &PKCS_ECDSA_P384_SHA384] {
@@ -87,7 +87,7 @@ fn the_ca_of_such_a_leaf_is_held_to_what_every_ca_is_held_to() {
     }
 }
 
-/// Seen red with `is_signed_by` true for everything: the namesake's leaves are believed. With the comparison of keys
+/// Seen red with `is_signed_by` true for everything: the namesake's leaves are believed; and with the comparison of keys
 /// left out: the CA's own renewal is.
 #[test]
 fn only_a_ca_of_the_bundle_that_signed_it_itself_counts() {
@@ -165,7 +165,7 @@ fn what_else_a_leaf_is_held_to_holds_for_such_a_leaf_too() {
 
 proptest! {
     /// Every bit of such a leaf is signed, or is the signature, or is compared with what is signed.
-    /// Seen red with the algorithm outside of what is signed not compared with the one inside.
+    /// Seen red with `is_signed_by` true for everything.
     #[test]
     fn no_v1_leaf_with_a_changed_byte_is_believed(at: proptest::sample::Index, change in 1..=255_u8) {
         static GOOD: LazyLock<[(Trust, Leaf); 2]> = LazyLock::new(|| {
