@@ -367,6 +367,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
             let _ = is_strict(&bytes);
+            let _ = signed(&bytes);
             let _ = is_uri(&bytes);
             let _ = is_generalized_time(&bytes);
             let _ = is_utc_time(&bytes);

@@ -150,6 +150,20 @@ mod tests {
     }
 
     #[test]
+    fn revocation_lists_are_pem_or_der() {
+        let file = Path::new(FILE);
+        let two = block("X509 CRL", "MAA=") + &block("X509 CRL", "MAEB");
+        let lists = revocation_lists(file, two.as_bytes()).unwrap();
+        assert_eq!(lists, [vec![0x30, 0x00].into(), vec![0x30, 0x01, 0x01].into()]);
+        let der = revocation_lists(file, &[0x30, 0x00]).unwrap();
+        assert_eq!(der, [vec![0x30, 0x00].into()]);
+        for none in [String::new(), block("CERTIFICATE", "MAA=")] {
+            let none = revocation_lists(file, none.as_bytes()).unwrap_err();
+            assert!(matches!(none, PemError::NoRevocationList { .. }) && none.to_string().starts_with(FILE));
+        }
+    }
+
+    #[test]
     fn an_encrypted_key_is_called_so() {
         let pkcs8 = block("ENCRYPTED PRIVATE KEY", "MAA=");
         let traditional = block(

@@ -106,10 +106,18 @@ impl RevocationList {
                 issuer: escaped(list.issuer()),
             });
         }
+        let next_update =
+            UNIX_EPOCH + Duration::from_secs(u64::try_from(next_update.timestamp()).unwrap_or(0));
+        if next_update <= SystemTime::now() {
+            let issuer = escaped(list.issuer());
+            tracing::warn!(
+                issuer,
+                "a revocation list has expired: nobody of this issuer is let in"
+            );
+        }
         Ok(Self {
             issuer: issuer.to_vec(),
-            next_update: UNIX_EPOCH
-                + Duration::from_secs(u64::try_from(next_update.timestamp()).unwrap_or(0)),
+            next_update,
             revoked: revoked.into(),
             unproven: (!proven).then(|| der.to_vec()),
         })
