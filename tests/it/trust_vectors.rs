@@ -39,7 +39,7 @@ struct Stricter {
 const STRICTER: [Stricter; 12] = [
     Stricter {
         words: "is X.509 v1",
-        reason: "webpki; taken with legacyV1Certificates (design §5.2)",
+        reason: "webpki; taken with legacyV1Certificates",
         cases: [2, 0],
     },
     Stricter {
@@ -59,7 +59,7 @@ const STRICTER: [Stricter; 12] = [
     },
     Stricter {
         words: "at most 16 and",
-        reason: "judging is bounded (design §5.1)",
+        reason: "judging is bounded",
         cases: [2, 2],
     },
     Stricter {
