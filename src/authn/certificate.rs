@@ -116,8 +116,8 @@ fn text(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
         Tag::Utf8String | Tag::PrintableString | Tag::Ia5String | Tag::NumericString => {
             str::from_utf8(value.data).ok().map(str::to_owned)
         }
-        // Go takes T61String byte by byte as it stands; what is not UTF-8 cannot be a Kubernetes name.
-        Tag::T61String => str::from_utf8(value.data).ok().map(str::to_owned),
+        // Go reads T61String as Latin-1: each byte is the character of that number.
+        Tag::T61String => Some(value.data.iter().copied().map(char::from).collect()),
         Tag::BmpString => {
             let (units, rest) = value.data.as_chunks::<2>();
             let units: Vec<u16> = units.iter().map(|unit| u16::from_be_bytes(*unit)).collect();

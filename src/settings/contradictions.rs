@@ -27,6 +27,22 @@ pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings) {
             );
         }
     }
+    if authentication.client_ca_file.is_none() && !authentication.crl_files.is_empty() {
+        reading.refuse(
+            "authentication.x509.crlFiles",
+            "is given without authentication.x509.clientCAFile, so that nobody is asked for a certificate; name the \
+             PEM bundle of the clients' CAs, or write []",
+        );
+    }
+    if authentication.legacy_v1_certificates
+        && authentication.client_certificates == ClientCertificates::Require
+    {
+        reading.warn(
+            "authentication.x509.legacyV1Certificates",
+            "has no effect while authentication.x509.clientCertificates is Require: the handshake refuses X.509 v1; \
+             write Request",
+        );
+    }
     match (settings.authorization.mode, authentication.anonymous) {
         (AuthorizationMode::AlwaysAllow, true) => reading.warn(
             "authorization.mode",

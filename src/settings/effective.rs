@@ -60,7 +60,8 @@ impl Settings {
                         ClientCertificates::Request => "Request".to_owned(),
                         ClientCertificates::Require => "Require".to_owned(),
                     },
-                    ..file::X509::default()
+                    crl_files: authentication.crl_files.iter().map(|file| path(file)).collect(),
+                    legacy_v1_certificates: authentication.legacy_v1_certificates,
                 },
                 webhook: file::AuthenticationWebhook {
                     enabled: authentication.webhook,

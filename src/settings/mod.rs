@@ -137,6 +137,10 @@ pub struct Authentication {
     pub client_ca_file: Option<PathBuf>,
     /// `authentication.x509.clientCertificates`.
     pub client_certificates: ClientCertificates,
+    /// `authentication.x509.crlFiles`: what the CAs have revoked; only with `client_ca_file`.
+    pub crl_files: Vec<PathBuf>,
+    /// `authentication.x509.legacyV1Certificates`: X.509 v1 leaves may be somebody.
+    pub legacy_v1_certificates: bool,
     /// `authentication.webhook.enabled`: bearer tokens by TokenReview.
     pub webhook: bool,
     /// `authentication.webhook.cacheTTL`.

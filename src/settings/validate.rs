@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -314,6 +315,8 @@ fn authentication(reading: &mut Reading<'_>, file: file::Authentication) -> Auth
                 ("Require", ClientCertificates::Require),
             ],
         ),
+        crl_files: crl_files(reading, &file.x509.crl_files),
+        legacy_v1_certificates: file.x509.legacy_v1_certificates,
         webhook: file.webhook.enabled,
         webhook_cache_ttl: reading.duration(
             "authentication.webhook.cacheTTL",
@@ -322,6 +325,14 @@ fn authentication(reading: &mut Reading<'_>, file: file::Authentication) -> Auth
         ),
         audiences: reading.names("authentication.webhook.audiences", file.webhook.audiences),
     }
+}
+
+fn crl_files(reading: &mut Reading<'_>, files: &[String]) -> Vec<PathBuf> {
+    let named = files.iter().enumerate().map(|(index, file)| {
+        let key = format!("authentication.x509.crlFiles[{index}]");
+        reading.required_path(&key, file, "a file with revocation lists, PEM or DER")
+    });
+    named.collect()
 }
 
 fn authorization(reading: &mut Reading<'_>, file: file::Authorization) -> Authorization {

@@ -21,6 +21,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
 use super::encoding;
+use super::refusal::Refusal;
 
 /// Go's crypto/tls refuses longer RSA keys, because checking them costs too much.
 const MAX_RSA_BITS: usize = 8192;
@@ -281,6 +282,12 @@ pub(super) struct Facts {
     pub(super) unhandled_critical: bool,
     /// The chain below needs a certificate policy, which the kubelet never has.
     pub(super) requires_policy: bool,
+    /// It is a CA's.
+    pub(super) is_ca: bool,
+    /// It has alternative names.
+    pub(super) has_names: bool,
+    /// It says which names may be issued below it.
+    pub(super) constrains_names: bool,
 }
 
 // === impl Facts ===
@@ -295,6 +302,9 @@ impl Facts {
             path_length: None,
             unhandled_critical: false,
             requires_policy: false,
+            is_ca: false,
+            has_names: false,
+            constrains_names: false,
         };
         let mut may_sign = true;
         for extension in certificate.extensions() {
@@ -302,6 +312,7 @@ impl Facts {
             match extension.parsed_extension() {
                 ParsedExtension::BasicConstraints(constraints) => {
                     facts.may_issue = constraints.ca;
+                    facts.is_ca = constraints.ca;
                     facts.path_length = constraints.path_len_constraint;
                 }
                 // A key usage without any bit counts as none.
@@ -318,6 +329,8 @@ impl Facts {
                 ParsedExtension::PolicyConstraints(constraints) => {
                     facts.requires_policy = constraints.require_explicit_policy.is_some();
                 }
+                ParsedExtension::SubjectAlternativeName(_) => facts.has_names = true,
+                ParsedExtension::NameConstraints(_) => facts.constrains_names = true,
                 _ => {}
             }
         }
@@ -337,6 +350,36 @@ impl Facts {
 
     pub(super) fn has_ended(&self, now: SystemTime) -> bool {
         now > self.not_after()
+    }
+
+    /// Whether a CA of the bundle may head a path with so many intermediates below it. Go holds it to the same as an
+    /// intermediate; webpki does not look.
+    pub(super) fn check_as_anchor(&self, below: u32, now: SystemTime) -> Result<(), Refusal> {
+        if !self.has_begun(now) {
+            return Err(Refusal::AnchorNotYetValid);
+        }
+        if self.has_ended(now) {
+            return Err(Refusal::AnchorExpired);
+        }
+        if !self.may_issue {
+            return Err(Refusal::BadAnchor {
+                reason: "CA:TRUE or keyCertSign is missing",
+            });
+        }
+        if self.path_length.is_some_and(|length| below > length) {
+            return Err(Refusal::BadAnchor {
+                reason: "more intermediates than its path length",
+            });
+        }
+        if self.unhandled_critical {
+            return Err(Refusal::BadAnchor {
+                reason: "a critical extension",
+            });
+        }
+        if !self.for_clients {
+            return Err(Refusal::BadUsage);
+        }
+        Ok(())
     }
 }
 

@@ -49,6 +49,26 @@ pub(super) fn only(input: &[u8], tag: u8) -> Option<&[u8]> {
     (element.tag == tag && rest.is_empty()).then_some(element.content)
 }
 
+/// What of a certificate or revocation list is signed (whole), the content of the algorithm, and the signature's bytes.
+pub(super) fn signed(input: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let content = only(input, SEQUENCE)?;
+    let (_, rest) = split(content)?;
+    let message = &content[..content.len() - rest.len()];
+    match elements(rest)?[..] {
+        [
+            Element {
+                tag: SEQUENCE,
+                content: algorithm,
+            },
+            Element {
+                tag: BIT_STRING,
+                content: [0, signature @ ..],
+            },
+        ] => Some((message, algorithm, signature)),
+        _ => None,
+    }
+}
+
 /// Whether `input` is one element, and everything within it is as DER and Go's parser want it.
 pub(super) fn is_strict(input: &[u8]) -> bool {
     matches!(split(input), Some((element, [])) if strict(&element, 0))
@@ -347,6 +367,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
             let _ = is_strict(&bytes);
+            let _ = signed(&bytes);
             let _ = is_uri(&bytes);
             let _ = is_generalized_time(&bytes);
             let _ = is_utc_time(&bytes);

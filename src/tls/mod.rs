@@ -3,17 +3,20 @@
 //!
 //! The listener asks for a client certificate, sends the names of the CAs, and has the client prove that it
 //! holds the key ([`PossessionVerifier`]). Whether the certificate is any good is judged afterwards
-//! ([`Trust::judge`]), against the CA bundle of that moment, once per connection and again whenever the
+//! ([`Trust::judge`]), against the CA bundle and revocation lists of that moment, once per connection and again whenever the
 //! bundle changes or `valid_until` passes.
 
 mod certificate;
 mod config;
+mod direct;
 mod encoding;
 pub mod pem;
 mod pin;
 mod possession;
 mod refusal;
+mod revocation;
 mod serving;
+mod signature;
 mod suites;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
@@ -24,6 +27,7 @@ pub use pem::PemError;
 pub use pin::{UpstreamVerification, is_pin_mismatch, upstream_config};
 pub use possession::PossessionVerifier;
 pub use refusal::Refusal;
+pub use revocation::RevocationError;
 pub use serving::{Serving, ServingError};
 pub use suites::{group_name, parse_cipher_suites, suite_name, version_name};
 pub use trust::{Judged, Trust, TrustError};

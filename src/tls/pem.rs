@@ -1,9 +1,9 @@
-//! PEM files: certificates and private keys. The only place that knows rustls-pemfile.
+//! PEM files: certificates, private keys, revocation lists. The only place that knows rustls-pemfile.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use thiserror::Error;
 
 /// A PEM file that does not hold what it should.
@@ -12,6 +12,12 @@ pub enum PemError {
     /// No certificate in it.
     #[error("{}: no PEM block CERTIFICATE in it: name a file with at least one certificate", file.display())]
     NoCertificate {
+        /// The file.
+        file: PathBuf,
+    },
+    /// No revocation list in it.
+    #[error("{}: neither a PEM block X509 CRL in it nor a revocation list in DER: name a file with one", file.display())]
+    NoRevocationList {
         /// The file.
         file: PathBuf,
     },
@@ -59,6 +65,28 @@ pub fn certificates(file: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'sta
         });
     }
     Ok(certificates)
+}
+
+/// Every revocation list in `bytes`, at least one, in order; or the one that `bytes` are, as many CAs publish theirs in
+/// DER.
+pub fn revocation_lists(
+    file: &Path,
+    bytes: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
+    let lists = rustls_pemfile::crls(&mut &*bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| PemError::Broken {
+            file: file.to_owned(),
+            source,
+        })?;
+    const SEQUENCE: u8 = 0x30;
+    match (lists.is_empty(), bytes.first()) {
+        (false, _) => Ok(lists),
+        (true, Some(&SEQUENCE)) => Ok(vec![bytes.to_vec().into()]),
+        (true, _) => Err(PemError::NoRevocationList {
+            file: file.to_owned(),
+        }),
+    }
 }
 
 /// The first private key in `bytes`; certificates beside it are skipped (`kubelet-client-current.pem` holds
@@ -119,6 +147,20 @@ mod tests {
         assert!(matches!(none, PemError::NoKey { .. }) && none.to_string().starts_with(FILE));
         let broken = certificates(file, block("CERTIFICATE", "MA!=").as_bytes()).unwrap_err();
         assert!(matches!(broken, PemError::Broken { .. }) && broken.to_string().starts_with(FILE));
+    }
+
+    #[test]
+    fn revocation_lists_are_pem_or_der() {
+        let file = Path::new(FILE);
+        let two = block("X509 CRL", "MAA=") + &block("X509 CRL", "MAEB");
+        let lists = revocation_lists(file, two.as_bytes()).unwrap();
+        assert_eq!(lists, [vec![0x30, 0x00].into(), vec![0x30, 0x01, 0x01].into()]);
+        let der = revocation_lists(file, &[0x30, 0x00]).unwrap();
+        assert_eq!(der, [vec![0x30, 0x00].into()]);
+        for none in [String::new(), block("CERTIFICATE", "MAA=")] {
+            let none = revocation_lists(file, none.as_bytes()).unwrap_err();
+            assert!(matches!(none, PemError::NoRevocationList { .. }) && none.to_string().starts_with(FILE));
+        }
     }
 
     #[test]

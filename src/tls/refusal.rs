@@ -1,7 +1,7 @@
 //! Why a client's certificates were not believed, in a word for metrics and in a sentence with the way out.
 
 use thiserror::Error;
-use x509_parser::prelude::X509Certificate;
+use x509_parser::prelude::{X509Certificate, X509Name};
 
 use super::trust::{MAX_BYTES, MAX_CERTIFICATES};
 
@@ -93,20 +93,44 @@ pub enum Refusal {
         "a name in the client's chain is outside a CA's name constraints: issue it by a CA that may name it"
     )]
     NameConstraints,
-    /// A v1 or v2 leaf.
+    /// A v1 leaf, and these are not allowed.
     #[error(
-        "the client's certificate is X.509 v{version}, which is not verified here: issue it as v3 (openssl x509 -req \
-         with -extfile)"
+        "the client's certificate is X.509 v1: issue it as v3 (openssl x509 -req with -extfile), or set \
+         authentication.x509.legacyV1Certificates to true"
     )]
-    OldVersion {
-        /// The version, 1 or 2.
-        version: u32,
-    },
-    /// A CA as client.
+    Version1,
+    /// A v2 leaf.
     #[error(
-        "the client's certificate is a CA certificate: issue it with CA:FALSE, or put it into clientCAFile itself"
+        "the client's certificate is X.509 v2, which is not verified here: issue it as v3 (openssl x509 -req with \
+         -extfile)"
+    )]
+    Version2,
+    /// A CA as client, and no CA of the bundle issued it itself.
+    #[error(
+        "the client's certificate is a CA certificate that no CA in clientCAFile issued itself: issue it with \
+         CA:FALSE, or put it into clientCAFile"
     )]
     CaAsClient,
+    /// A certificate of the path is on a revocation list.
+    #[error("a certificate of the client's chain is revoked: issue another one")]
+    Revoked,
+    /// The list that a certificate might be on is past its next update.
+    #[error(
+        "the revocation list of {issuer} has expired, so nobody knows what it has revoked: put a new one into crlFiles"
+    )]
+    RevocationListExpired {
+        /// Whose list.
+        issuer: String,
+    },
+    /// The list that a certificate might be on is not its issuer's.
+    #[error(
+        "the revocation list of {issuer} is not signed by the one of that name who issued the client's chain: put \
+         its own list into crlFiles"
+    )]
+    RevocationUnknown {
+        /// Whose list.
+        issuer: String,
+    },
     /// Something that the kubelet or webpki does not support.
     #[error("the client's chain uses something that is not supported ({reason}): issue it without")]
     Unsupported {
@@ -136,8 +160,10 @@ impl Refusal {
             Self::BadSignature => "bad_signature",
             Self::UnsupportedAlgorithm => "unsupported_algorithm",
             Self::NameConstraints => "name_constraints",
-            Self::OldVersion { .. } => "old_version",
+            Self::Version1 | Self::Version2 => "old_version",
             Self::CaAsClient => "ca_as_client",
+            Self::Revoked => "revoked",
+            Self::RevocationListExpired { .. } | Self::RevocationUnknown { .. } => "revocation_unknown",
             Self::Unsupported { .. } => "unsupported",
         }
     }
@@ -148,12 +174,7 @@ impl Refusal {
         match error {
             Error::CertExpired { .. } => Self::Expired,
             Error::CertNotValidYet { .. } => Self::NotYetValid,
-            Error::UnknownIssuer => {
-                let issuer = leaf.issuer().to_string();
-                Self::UnknownIssuer {
-                    issuer: issuer.escape_debug().take(200).collect(),
-                }
-            }
+            Error::UnknownIssuer => unknown_issuer(leaf),
             Error::EmptyEkuExtension => Self::BadUsage,
             Error::InvalidSignatureForPublicKey => Self::BadSignature,
             Error::UnsupportedSignatureAlgorithmContext(_)
@@ -177,4 +198,16 @@ impl Refusal {
             },
         }
     }
+}
+
+/// The refusal of a leaf that nobody in the bundle issued.
+pub(super) fn unknown_issuer(leaf: &X509Certificate<'_>) -> Refusal {
+    Refusal::UnknownIssuer {
+        issuer: escaped(leaf.issuer()),
+    }
+}
+
+/// A name for a log line.
+pub(super) fn escaped(name: &X509Name<'_>) -> String {
+    name.to_string().escape_debug().take(200).collect()
 }

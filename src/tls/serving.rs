@@ -1,7 +1,7 @@
 //! What the listener shows and trusts, read from files and published as one value.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -9,11 +9,13 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{PemError, TlsError, Trust, TrustError, certified_key_from_pem, pem, server_config};
+use super::{
+    PemError, RevocationError, TlsError, Trust, TrustError, certified_key_from_pem, pem, server_config,
+};
 use crate::settings::Settings;
 
-/// The listener's side of TLS. The handshake's CA hints and the trust that certificates are judged by are one value,
-/// so that no connection sees the one without the other.
+/// The listener's side of TLS. The handshake's CA hints, the CAs and the revocation lists that certificates are judged
+/// by are one value, so that no connection sees the one without the other.
 pub struct Serving {
     /// For handshakes from now on.
     pub config: Arc<ServerConfig>,
@@ -40,7 +42,10 @@ pub enum ServingError {
     },
     /// The client CA file is not a bundle of certificates.
     #[error("authentication.x509.clientCAFile: {0}")]
-    Pem(#[from] PemError),
+    Pem(PemError),
+    /// A revocation list's file is not one.
+    #[error("authentication.x509.crlFiles: {0}")]
+    CrlPem(PemError),
     /// Certificate and key do not make a TLS server.
     #[error("tlsCertFile, tlsPrivateKeyFile: {0}")]
     Tls(#[from] TlsError),
@@ -52,15 +57,23 @@ pub enum ServingError {
         /// Why not.
         source: TrustError,
     },
+    /// A revocation list cannot be used.
+    #[error("authentication.x509.crlFiles {}: {source}", path.display())]
+    Revocation {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: RevocationError,
+    },
 }
 
 impl Serving {
-    /// Reads `tlsCertFile`, `tlsPrivateKeyFile` and `clientCAFile`.
+    /// Reads `tlsCertFile`, `tlsPrivateKeyFile`, `clientCAFile` and `crlFiles`.
     ///
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
     pub fn load(settings: &Settings) -> Result<Self, ServingError> {
-        Self::read(settings, 0)
+        Self::build(settings, read(settings)?, 0)
     }
 
     /// The files that [`Self::load`] reads.
@@ -75,31 +88,21 @@ impl Serving {
     /// A file is missing or unusable, or the pair does not match.
     pub fn reload(published: &ArcSwap<Self>, settings: &Settings) -> Result<bool, ServingError> {
         let current = published.load();
-        let next = Self::read(settings, current.generation + 1)?;
-        let changed = next.files != current.files;
-        if changed {
-            published.store(Arc::new(next));
+        let files = read(settings)?;
+        if files == current.files {
+            return Ok(false);
         }
-        Ok(changed)
+        let next = Self::build(settings, files, current.generation + 1)?;
+        published.store(Arc::new(next));
+        Ok(true)
     }
 
-    fn read(settings: &Settings, generation: u64) -> Result<Self, ServingError> {
-        let mut files = Vec::new();
-        for (key, path) in sources(settings) {
-            files.push(std::fs::read(&path).map_err(|source| ServingError::Read { key, path, source })?);
-        }
+    fn build(settings: &Settings, files: Vec<Vec<u8>>, generation: u64) -> Result<Self, ServingError> {
         let tls = &settings.tls;
         let pair = certified_key_from_pem((&tls.cert_file, &files[0]), (&tls.private_key_file, &files[1]))?;
         let trust = match &settings.authentication.client_ca_file {
             None => None,
-            Some(path) => {
-                let bundle = pem::certificates(path, &files[2])?;
-                let trust = Trust::new(bundle, generation).map_err(|source| ServingError::Trust {
-                    path: path.clone(),
-                    source,
-                })?;
-                Some(Arc::new(trust))
-            }
+            Some(path) => Some(Arc::new(trust(settings, path, &files[2..], generation)?)),
         };
         let expires = pair
             .cert
@@ -123,6 +126,43 @@ impl Serving {
     }
 }
 
+/// What the files hold, in the order of [`sources`].
+fn read(settings: &Settings) -> Result<Vec<Vec<u8>>, ServingError> {
+    let read = |(key, path): (&'static str, PathBuf)| {
+        std::fs::read(&path).map_err(|source| ServingError::Read { key, path, source })
+    };
+    sources(settings).into_iter().map(read).collect()
+}
+
+/// What `clientCAFile` and `crlFiles` hold, in this order in `files`.
+fn trust(
+    settings: &Settings,
+    path: &Path,
+    files: &[Vec<u8>],
+    generation: u64,
+) -> Result<Trust, ServingError> {
+    let authentication = &settings.authentication;
+    let bundle = pem::certificates(path, &files[0]).map_err(ServingError::Pem)?;
+    let mut trust = Trust::new(bundle, generation).map_err(|source| ServingError::Trust {
+        path: path.to_owned(),
+        source,
+    })?;
+    if authentication.legacy_v1_certificates {
+        trust.allow_version1();
+    }
+    for (path, bytes) in authentication.crl_files.iter().zip(&files[1..]) {
+        for list in pem::revocation_lists(path, bytes).map_err(ServingError::CrlPem)? {
+            trust
+                .add_revocation_list(&list)
+                .map_err(|source| ServingError::Revocation {
+                    path: path.clone(),
+                    source,
+                })?;
+        }
+    }
+    Ok(trust)
+}
+
 /// When a certificate ends, as Unix time.
 fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
@@ -137,6 +177,12 @@ fn sources(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
     ];
     if let Some(path) = &settings.authentication.client_ca_file {
         sources.push(("authentication.x509.clientCAFile", path.clone()));
+        let lists = &settings.authentication.crl_files;
+        sources.extend(
+            lists
+                .iter()
+                .map(|path| ("authentication.x509.crlFiles", path.clone())),
+        );
     }
     sources
 }

@@ -1,7 +1,8 @@
 //! Whose client certificates count: the CA bundle, and the judgement of a chain against it.
 //!
 //! Judged after the handshake and against the bundle of this moment, as the kubelet does
-//! (`request/x509/x509.go`). Signatures, names and chain building are webpki's. Beside it stands what Go's
+//! (`request/x509/x509.go`). Signatures, names and chain building are webpki's, but for the leaves that it will
+//! not look at ([`super::direct`]). Beside it stands what Go's
 //! verifier checks and webpki does not: the anchors' dates, usage, basic constraints and key usage, the
 //! issuers' key usage, policies, and a stricter parser. Where the two differ the stricter one wins, so a
 //! certificate is never believed that the kubelet would refuse.
@@ -11,7 +12,7 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::DistinguishedName;
-use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
 use thiserror::Error;
 use webpki::{
     ALL_VERIFICATION_ALGS, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage,
@@ -20,22 +21,24 @@ use webpki::{
 use x509_parser::prelude::{X509Certificate, X509Version};
 
 use super::certificate::{self, Facts};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, unknown_issuer};
+use super::revocation::{self, RevocationError, RevocationList};
 
 /// Longest chain that is looked at.
 pub(super) const MAX_CERTIFICATES: usize = 16;
 /// Largest chain that is looked at.
 pub(super) const MAX_BYTES: usize = 128 * 1024;
 
-/// A CA bundle.
-#[derive(Clone)]
+/// A CA bundle, and the revocation lists that go with it.
 pub struct Trust {
     bundle: Vec<CertificateDer<'static>>,
     /// What webpki can use of the bundle, the longest valid first, so that of a CA and its renewal the
     /// renewal counts.
     anchors: Vec<TrustAnchor<'static>>,
-    /// The facts of the anchor at the same place.
-    facts: Vec<Facts>,
+    /// The certificate of the anchor at the same place, and its facts.
+    pub(super) known: Vec<(CertificateDer<'static>, Facts)>,
+    legacy_v1: bool,
+    revocation: Vec<RevocationList>,
     hints: Vec<DistinguishedName>,
     generation: u64,
 }
@@ -90,18 +93,34 @@ impl Trust {
             }
             // One that webpki cannot use as an anchor still counts as a pinned leaf.
             if let Ok(anchor) = anchor_from_trusted_cert(der) {
-                usable.push((Facts::of(&parsed), anchor.to_owned()));
+                usable.push(((der.clone(), Facts::of(&parsed)), anchor.to_owned()));
             }
         }
-        usable.sort_by_key(|(facts, _)| std::cmp::Reverse(facts.not_after()));
-        let (facts, anchors) = usable.into_iter().unzip();
+        usable.sort_by_key(|((_, facts), _)| std::cmp::Reverse(facts.not_after()));
+        let (known, anchors) = usable.into_iter().unzip();
         Ok(Self {
             bundle,
             anchors,
-            facts,
+            known,
+            legacy_v1: false,
+            revocation: Vec::new(),
             hints,
             generation,
         })
+    }
+
+    /// Takes X.509 v1 leaves as well (`authentication.x509.legacyV1Certificates`).
+    pub fn allow_version1(&mut self) {
+        self.legacy_v1 = true;
+    }
+
+    /// Judges by this revocation list as well.
+    pub fn add_revocation_list(
+        &mut self,
+        list: &CertificateRevocationListDer<'_>,
+    ) -> Result<(), RevocationError> {
+        self.revocation.push(RevocationList::new(list, &self.bundle)?);
+        Ok(())
     }
 
     /// The subject of every CA, once each, as sent with the request for a client certificate: clients pick or
@@ -150,11 +169,18 @@ impl Trust {
         self.check_leaf(&facts[0], now)?;
         // A leaf that is itself in the bundle needs no issuer, as in Go.
         if self.bundle.iter().any(|pinned| pinned.as_ref() == der.as_ref()) {
-            return Ok(Judged {
-                valid_until: facts[0].not_after(),
-            });
+            let valid_until = self.check_revocation(&[leaf], facts[0].not_after(), now)?;
+            return Ok(Judged { valid_until });
         }
-        self.build_path(der, leaf, intermediates, &facts, now)
+        // Those that webpki does not take for leaves.
+        let unissued = match leaf.version {
+            X509Version::V1 if self.legacy_v1 => unknown_issuer(leaf),
+            X509Version::V1 => return Err(Refusal::Version1),
+            X509Version::V2 => return Err(Refusal::Version2),
+            _ if facts[0].is_ca => Refusal::CaAsClient,
+            _ => return self.build_path(der, intermediates, &parsed, &facts, now),
+        };
+        self.judge_directly(der, leaf, &facts[0], now, unissued)
     }
 
     /// What needs no issuer; a pinned leaf is held to it as well.
@@ -179,16 +205,12 @@ impl Trust {
     fn build_path(
         &self,
         der: &CertificateDer<'_>,
-        leaf: &X509Certificate<'_>,
         intermediates: &[CertificateDer<'_>],
+        parsed: &[X509Certificate<'_>],
         facts: &[Facts],
         now: SystemTime,
     ) -> Result<Judged, Refusal> {
-        if leaf.version != X509Version::V3 {
-            return Err(Refusal::OldVersion {
-                version: leaf.version.0 + 1,
-            });
-        }
+        let leaf = &parsed[0];
         let since_epoch = now.duration_since(UNIX_EPOCH).map_err(|_| Refusal::NotYetValid)?;
         let end_entity = EndEntityCert::try_from(der).map_err(|error| Refusal::from_webpki(error, leaf))?;
         // Two parsers read the leaf: webpki what is verified, x509-parser who it is. They must have read the
@@ -208,7 +230,7 @@ impl Trust {
         // others.
         let refused = Cell::new(None);
         let judged = Cell::new(None);
-        let check = |path: &VerifiedPath<'_>| match self.check_path(path, intermediates, facts, now) {
+        let check = |path: &VerifiedPath<'_>| match self.check_path(path, intermediates, parsed, facts, now) {
             Ok(valid_until) => {
                 judged.set(Some(Judged { valid_until }));
                 Ok(())
@@ -240,20 +262,22 @@ impl Trust {
         &self,
         path: &VerifiedPath<'_>,
         intermediates: &[CertificateDer<'_>],
+        parsed: &[X509Certificate<'_>],
         facts: &[Facts],
         now: SystemTime,
     ) -> Result<SystemTime, Refusal> {
-        let leaf = &facts[0];
-        let mut valid_until = leaf.not_after();
-        let mut requires_policy = leaf.requires_policy;
+        let mut certificates = vec![&parsed[0]];
+        let mut valid_until = facts[0].not_after();
+        let mut requires_policy = facts[0].requires_policy;
         let mut below = 0_u32;
         for certificate in path.intermediate_certificates() {
             let at = intermediates
                 .iter()
                 .position(|der| der.as_ref() == certificate.der().as_ref());
-            let Some(issuer) = at.and_then(|at| facts.get(at + 1)) else {
+            let Some((at, issuer)) = at.and_then(|at| Some((at + 1, facts.get(at + 1)?))) else {
                 return Err(Refusal::TooComplex);
             };
+            certificates.push(&parsed[at]);
             if !issuer.may_issue {
                 return Err(Refusal::BadIssuer {
                     reason: "its key usage lacks keyCertSign",
@@ -281,34 +305,28 @@ impl Trust {
             .anchors
             .iter()
             .position(|anchor| std::ptr::eq(anchor, path.anchor()));
-        let Some(anchor) = anchor.and_then(|at| self.facts.get(at)) else {
+        let Some((der, anchor)) = anchor.and_then(|at| self.known.get(at)) else {
             return Err(Refusal::TooComplex);
         };
-        if !anchor.has_begun(now) {
-            return Err(Refusal::AnchorNotYetValid);
-        }
-        if anchor.has_ended(now) {
-            return Err(Refusal::AnchorExpired);
-        }
-        if !anchor.may_issue {
-            return Err(Refusal::BadAnchor {
-                reason: "CA:TRUE or keyCertSign is missing",
-            });
-        }
-        if anchor.path_length.is_some_and(|length| below > length) {
-            return Err(Refusal::BadAnchor {
-                reason: "more intermediates than its path length",
-            });
-        }
-        if anchor.unhandled_critical {
-            return Err(Refusal::BadAnchor {
-                reason: "a critical extension",
-            });
-        }
-        if !anchor.for_clients {
-            return Err(Refusal::BadUsage);
-        }
-        Ok(valid_until.min(anchor.not_after()))
+        anchor.check_as_anchor(below, now)?;
+        let anchor_parsed = certificate::parse(der).map_err(|_| Refusal::TooComplex)?;
+        certificates.push(&anchor_parsed);
+        self.check_revocation(&certificates, valid_until.min(anchor.not_after()), now)
+    }
+
+    /// Whether none of a path's certificates is revoked; yields how long it holds that would hold until then.
+    pub(super) fn check_revocation(
+        &self,
+        path: &[&X509Certificate<'_>],
+        until: SystemTime,
+        now: SystemTime,
+    ) -> Result<SystemTime, Refusal> {
+        path.iter()
+            .enumerate()
+            .try_fold(until, |until, (at, certificate)| {
+                let issuer = path.get(at + 1).copied();
+                revocation::check(&self.revocation, certificate, issuer, until, now)
+            })
     }
 }
 
@@ -318,6 +336,7 @@ impl fmt::Debug for Trust {
             .debug_struct("Trust")
             .field("certificates", &self.bundle.len())
             .field("anchors", &self.anchors.len())
+            .field("revocation", &self.revocation.len())
             .field("generation", &self.generation)
             .finish()
     }

@@ -2,13 +2,27 @@
 //! keep-alive connection, and with it the node, for as long as they like.
 
 use std::fs;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kubelet_gate::lab::client::{Alpn, Connection};
-use kubelet_gate::lab::pki::{CertificateSpec, Pair};
-use time::Duration as Span;
+use kubelet_gate::lab::pki::{Ca, CertificateSpec, KeyKind, Pair};
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, Issuer, KeyIdMethod,
+    KeyPair, RevokedCertParams, SerialNumber,
+};
+use rustls::HandshakeKind;
+use rustls::client::ResolvesClientCert;
+use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use serde_json::json;
+use time::{Duration as Span, OffsetDateTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::world::{PKI, World, assert_answer, eventually};
+use crate::world::{PKI, World, WorldBuilder, assert_answer, eventually, eventually_answers};
 
 async fn status(connection: &mut Connection) -> u16 {
     connection.get("/healthz").await.unwrap().status().as_u16()
@@ -147,6 +161,318 @@ async fn a_certificate_that_expires_while_its_connection_is_open_is_refused() {
     assert!(world.metric("authentication_failures_total", &[("reason", "expired")]) >= 1.0);
     world.stop().await;
 }
+
+// --- revocation lists ---
+
+/// A world whose CA has revoked these, in `ca.crl`.
+fn revoking(pairs: &[&Pair]) -> WorldBuilder {
+    let list = revocation_list(&PKI.ca, pairs, Span::DAY);
+    World::builder().configure(move |configuration, folder| {
+        fs::write(folder.join("ca.crl"), list).unwrap();
+        configuration["authentication"]["x509"]["crlFiles"] = json!(["ca.crl"]);
+    })
+}
+
+/// The list of a CA whose name is `kubernetes`, in PEM.
+fn revocation_list(ca: &Ca, pairs: &[&Pair], life: Span) -> String {
+    let now = OffsetDateTime::now_utc();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "kubernetes");
+    let revoked = pairs.iter().map(|pair| {
+        let (_, certificate) = X509Certificate::from_der(&pair.chain[0]).unwrap();
+        RevokedCertParams {
+            serial_number: SerialNumber::from_slice(certificate.raw_serial()),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        }
+    });
+    CertificateRevocationListParams {
+        this_update: now - Span::HOUR,
+        next_update: now + life,
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
+    .signed_by(&Issuer::new(params, KeyPair::from_pem(&ca.key_pem()).unwrap()))
+    .unwrap()
+    .pem()
+    .unwrap()
+}
+
+/// Seen red with `crlFiles` left out of what is compared on a reload, and with the lists not asked at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_revoked_is_out_at_the_next_request_of_an_open_connection() {
+    let world = revoking(&[]).start().await;
+    for alpn in [Alpn::H1, Alpn::H2] {
+        let mut bob = world.tls_client(Some(&PKI.bob), alpn).connect().await.unwrap();
+        let mut alice = world.tls_client(Some(&PKI.alice), alpn).connect().await.unwrap();
+        assert_eq!((status(&mut bob).await, status(&mut alice).await), (200, 403));
+
+        fs::write(
+            world.file("ca.crl"),
+            revocation_list(&PKI.ca, &[&PKI.bob], Span::DAY),
+        )
+        .unwrap();
+        world.gate.reload();
+        world.kubelet.clear();
+        assert_eq!(status(&mut bob).await, 401, "{alpn:?}");
+        world.assert_nothing_forwarded();
+        assert_eq!(status(&mut alice).await, 403, "{alpn:?}: somebody still");
+        assert!(!bob.is_closed());
+        let answer = world.client("bob").get("/healthz").await.unwrap();
+        assert_answer(&answer, 401, "Unauthorized");
+
+        // In DER, as many CAs publish them.
+        let list = revocation_list(&PKI.ca, &[], Span::DAY);
+        let (_, pem) = x509_parser::pem::parse_x509_pem(list.as_bytes()).unwrap();
+        fs::write(world.file("ca.crl"), pem.contents).unwrap();
+        world.gate.reload();
+        assert_eq!(status(&mut bob).await, 200, "{alpn:?}");
+    }
+    assert!(world.metric("authentication_failures_total", &[("reason", "revoked")]) >= 4.0);
+    assert_eq!(reloads(&world, "serving", "error"), 0.0);
+    world.stop().await;
+}
+
+/// Seen red with the signature on a list not verified, and with an unusable list skipped: bob is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_cannot_be_used_leaves_the_last_good_in_force() {
+    let world = revoking(&[&PKI.bob]).start().await;
+    let good = fs::read_to_string(world.file("ca.crl")).unwrap();
+    let bad = [
+        ("half a list", good[..good.len() / 2].to_owned()),
+        ("none", String::new()),
+        ("a certificate", PKI.ca.certificate_pem()),
+        (
+            "a stranger's of the same name",
+            revocation_list(&PKI.stranger_ca, &[], Span::DAY),
+        ),
+    ];
+    let mut bob = world.client("bob").connect().await.unwrap();
+    assert_eq!(status(&mut bob).await, 401);
+    for (count, (what, content)) in bad.into_iter().enumerate() {
+        fs::write(world.file("ca.crl"), content).unwrap();
+        world.gate.reload();
+        assert_eq!(reloads(&world, "serving", "error"), (count + 1) as f64, "{what}");
+        assert_eq!(status(&mut bob).await, 401, "{what}");
+    }
+    fs::remove_file(world.file("ca.crl")).unwrap();
+    world.gate.reload();
+    assert_eq!(reloads(&world, "serving", "error"), 5.0);
+    assert_eq!(status(&mut bob).await, 401);
+    assert_eq!(reloads(&world, "serving", "ok"), 0.0);
+    // A CA and its list are one: a CA that did not sign the list does not come in force beside it.
+    fs::write(world.file("ca.crl"), good).unwrap();
+    write_bundle(&world, &[PKI.stranger_ca.certificate_pem()]);
+    world.gate.reload();
+    assert_eq!(reloads(&world, "serving", "error"), 6.0);
+    let answer = world.client("wrong-ca").get("/healthz").await.unwrap();
+    assert_answer(&answer, 401, "Unauthorized");
+    world.stop().await;
+}
+
+/// Seen red with a judgement that outlives the list.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_list_expires_its_issuer_is_doubted_until_there_is_a_new_one() {
+    let world = revoking(&[]).start().await;
+    write_bundle(
+        &world,
+        &[PKI.ca.certificate_pem(), PKI.rotated_ca.certificate_pem()],
+    );
+    fs::write(
+        world.file("ca.crl"),
+        revocation_list(&PKI.ca, &[], Span::seconds(3)),
+    )
+    .unwrap();
+    world.gate.reload();
+    let mut bob = world.client("bob").connect().await.unwrap();
+    let mut carol = world.client("carol").connect().await.unwrap();
+    assert_eq!(status(&mut bob).await, 200);
+    eventually_answers("the list is over", async || status(&mut bob).await == 401).await;
+    assert!(
+        world.metric(
+            "authentication_failures_total",
+            &[("reason", "revocation_unknown")]
+        ) >= 1.0
+    );
+    assert_eq!(status(&mut carol).await, 200, "her CA has no list");
+
+    fs::write(world.file("ca.crl"), revocation_list(&PKI.ca, &[], Span::DAY)).unwrap();
+    world.gate.reload();
+    assert_eq!(status(&mut bob).await, 200);
+    world.stop().await;
+}
+
+// --- the handshake ---
+
+/// Shows its certificate only to who names its CA, as Go's client does.
+#[derive(Debug)]
+struct Picky {
+    pair: Pair,
+    hints: Mutex<Vec<Vec<u8>>>,
+}
+
+impl ResolvesClientCert for Picky {
+    fn resolve(&self, hints: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        *self.hints.lock().unwrap() = hints.iter().map(|hint| hint.to_vec()).collect();
+        let (_, certificate) = X509Certificate::from_der(&self.pair.chain[0]).unwrap();
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let key = provider
+            .key_provider
+            .load_private_key(self.pair.key.clone_key())
+            .unwrap();
+        hints
+            .contains(&certificate.issuer().as_raw())
+            .then(|| Arc::new(CertifiedKey::new(self.pair.chain.clone(), key)))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Seen red with the `ServerConfig` of the start kept over a reload.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_choose_by_the_cas_named_find_a_new_one_after_the_reload() {
+    let world = World::start().await;
+    let carol = Arc::new(Picky {
+        pair: PKI.carol.clone(),
+        hints: Mutex::default(),
+    });
+    let ask = async |version| {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(PKI.ca.certificate().clone()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_cert_resolver(carol.clone());
+        let socket = tokio::net::TcpStream::connect(world.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut stream = TlsConnector::from(Arc::new(config))
+            .connect(name, socket)
+            .await
+            .unwrap();
+        let request = "GET /healthz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    let hints = || carol.hints.lock().unwrap().clone();
+    let name = |ca: &Ca| {
+        let (_, certificate) = X509Certificate::from_der(ca.certificate()).unwrap();
+        certificate.subject().as_raw().to_vec()
+    };
+    for version in [&TLS13, &TLS12] {
+        assert_eq!(ask(version).await, "401", "she shows nothing");
+        assert_eq!(hints(), [name(&PKI.ca)]);
+        write_bundle(
+            &world,
+            &[PKI.ca.certificate_pem(), PKI.rotated_ca.certificate_pem()],
+        );
+        world.gate.reload();
+        assert_eq!(ask(version).await, "200");
+        assert_eq!(hints(), [name(&PKI.ca), name(&PKI.rotated_ca)]);
+        write_bundle(&world, &[PKI.ca.certificate_pem()]);
+        world.gate.reload();
+    }
+    world.stop().await;
+}
+
+/// Seen red with `Require` treated as `Request`, and with the lists not asked: bob goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn require_refuses_strangers_in_the_handshake_and_judges_the_others_all_the_same() {
+    let world = revoking(&[])
+        .set("authentication.x509.clientCertificates", "Require")
+        .start()
+        .await;
+    for stranger in [
+        world.stranger(),
+        world.client("wrong-ca"),
+        world.client("expired"),
+        world.client("wrong-usage"),
+    ] {
+        stranger.get("/healthz").await.unwrap_err();
+    }
+    let mut bob = world.client("bob").connect().await.unwrap();
+    assert_eq!(status(&mut bob).await, 200);
+    // What no handshake looks at is still a 401: here a list.
+    fs::write(
+        world.file("ca.crl"),
+        revocation_list(&PKI.ca, &[&PKI.bob], Span::DAY),
+    )
+    .unwrap();
+    world.gate.reload();
+    assert_eq!(status(&mut bob).await, 401);
+    assert_eq!(world.client("bob").get("/healthz").await.unwrap().status(), 401);
+    // Nor does a new CA wait for a new connection of old clients, nor an old one go on.
+    fs::write(world.file("ca.crl"), revocation_list(&PKI.ca, &[], Span::DAY)).unwrap();
+    write_bundle(
+        &world,
+        &[PKI.ca.certificate_pem(), PKI.rotated_ca.certificate_pem()],
+    );
+    world.gate.reload();
+    assert_eq!(world.client("carol").get("/healthz").await.unwrap().status(), 200);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn intermediates_must_be_sent_or_known_and_a_new_ca_may_have_the_old_ones_name() {
+    let world = World::start().await;
+    let issuer = PKI.ca.intermediate("issuer", KeyKind::P256).unwrap();
+    let sent = issuer
+        .issue("erin", &CertificateSpec::client("erin").group("admins"))
+        .unwrap();
+    assert_eq!(sent.chain.len(), 2);
+    let mut alone = sent.clone();
+    alone.chain.truncate(1);
+    let status = async |pair: &Pair| {
+        let answer = world.client_with(pair).get("/healthz").await.unwrap();
+        answer.status().as_u16()
+    };
+    assert_eq!((status(&sent).await, status(&alone).await), (200, 401));
+    write_bundle(&world, &[issuer.certificate_pem()]);
+    world.gate.reload();
+    assert_eq!((status(&sent).await, status(&alone).await), (200, 200));
+    assert_eq!(status(&PKI.bob).await, 401, "of an issuer, not of its CA");
+
+    // The names are the same and the keys are not: each finds its own, in whatever order.
+    let (old, new) = (PKI.ca.certificate_pem(), PKI.stranger_ca.certificate_pem());
+    for bundle in [[old.clone(), new.clone()], [new.clone(), old]] {
+        write_bundle(&world, &bundle);
+        world.gate.reload();
+        assert_eq!((status(&PKI.bob).await, status(&sent).await), (200, 200));
+        assert_eq!(status(&PKI.wrong_ca).await, 200, "no longer the wrong one");
+    }
+    write_bundle(&world, &[new]);
+    world.gate.reload();
+    assert_eq!((status(&PKI.bob).await, status(&PKI.wrong_ca).await), (401, 200));
+    world.stop().await;
+}
+
+/// A client that could resume its session may not, or what it showed once would count for as long as it likes.
+/// Seen red with tickets and a session store: the second handshake is a resumed one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_connection_is_a_new_handshake_and_a_removed_ca_counts_at_once() {
+    let world = World::start().await;
+    let bob = world.client("bob");
+    for _ in 0..3 {
+        assert_eq!(bob.get("/healthz").await.unwrap().status(), 200);
+        assert_eq!(bob.handshake().await.unwrap().kind, Some(HandshakeKind::Full));
+    }
+    write_bundle(&world, &[PKI.rotated_ca.certificate_pem()]);
+    world.gate.reload();
+    assert_eq!(bob.get("/healthz").await.unwrap().status(), 401);
+    assert_eq!(bob.handshake().await.unwrap().kind, Some(HandshakeKind::Full));
+    world.stop().await;
+}
+
+// --- the kubelet ---
 
 /// Seen red with `connect` not reading the pin again.
 #[tokio::test(flavor = "multi_thread")]

@@ -341,6 +341,14 @@ fn contradictions_are_refused() {
             "clientCAFile: is missing, though authentication.x509",
         ),
         (
+            "authentication: {x509: {crlFiles: [ca.crl]}}",
+            "crlFiles: is given without authentication.x509.clientCAFile",
+        ),
+        (
+            "authentication: {x509: {clientCAFile: ca, crlFiles: [ca.crl, '']}}",
+            "authentication.x509.crlFiles[1]: is missing; name a file with revocation lists",
+        ),
+        (
             "readOnlyPort: {listen: ['192.0.2.10:10250']}",
             "readOnlyPort.listen: 192.0.2.10:10250 is also 192.0.2.10:10250 of listen",
         ),
@@ -381,8 +389,21 @@ fn open_doors_are_warned_about() {
     assert!(warnings("authorization: {mode: AlwaysAllow}").contains("EVERYBODY WHO AUTHENTICATES"));
     assert!(warnings("authentication: {anonymous: {enabled: true}}").contains("judged as system:anonymous"));
     assert!(warnings("authorization: {interactive: {requireCreate: false}}").contains("requireCreate"));
+    let v1 =
+        "authentication: {x509: {clientCAFile: ca, legacyV1Certificates: true, clientCertificates: Require}}";
+    assert!(warnings(v1).contains("legacyV1Certificates: has no effect while"));
+    assert_eq!(warnings(&v1.replace("Require", "Request")), "");
     assert!(warnings("audit: {path: ''}").contains("nothing is written about any request"));
     assert_eq!(warnings(""), "");
+}
+
+#[test]
+fn revocation_lists_are_found_beside_the_configuration() {
+    let settings = good(&least_and(
+        "authentication: {x509: {clientCAFile: ca, crlFiles: [ca.crl, /pki/b.crl]}}",
+    ));
+    let files = ["/etc/gate/ca.crl", "/pki/b.crl"].map(PathBuf::from);
+    assert_eq!(settings.authentication.crl_files, files);
 }
 
 #[test]

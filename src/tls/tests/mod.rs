@@ -23,8 +23,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::*;
 use crate::settings::{ClientCertificates, TlsVersion};
 
+mod direct;
 mod handshakes;
 mod judgement;
+mod revocation;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
@@ -52,9 +54,12 @@ impl Authority {
     }
 
     fn new(name: &str, edit: impl FnOnce(&mut CertificateParams)) -> Self {
+        Self::with_key(name, KeyPair::generate().unwrap(), edit)
+    }
+
+    fn with_key(name: &str, key: KeyPair, edit: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = Self::params(name);
         edit(&mut params);
-        let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap().der().clone();
         Self {
             params,

@@ -1,0 +1,240 @@
+//! Whom a revocation list stops, and whom not.
+
+use std::time::Duration;
+
+use rcgen::{
+    CertificateRevocationListParams, CrlIssuingDistributionPoint, CrlScope, KeyIdMethod, PKCS_ED25519,
+    RevokedCertParams, SerialNumber,
+};
+use rustls::pki_types::CertificateRevocationListDer;
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::*;
+
+type List = CertificateRevocationListDer<'static>;
+
+impl Authority {
+    /// This CA's list of these, good for a day.
+    fn revokes(&self, certificates: &[&CertificateDer<'_>]) -> List {
+        self.list(certificates, time::Duration::DAY, |_| ())
+    }
+
+    fn list(
+        &self,
+        certificates: &[&CertificateDer<'_>],
+        life: time::Duration,
+        edit: impl FnOnce(&mut CertificateRevocationListParams),
+    ) -> List {
+        let now = OffsetDateTime::now_utc();
+        let serial = |certificate: &CertificateDer<'_>| {
+            let (_, certificate) = X509Certificate::from_der(certificate).unwrap();
+            SerialNumber::from_slice(certificate.raw_serial())
+        };
+        let mut params = CertificateRevocationListParams {
+            this_update: now - time::Duration::DAY,
+            next_update: now + life,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: certificates
+                .iter()
+                .map(|certificate| RevokedCertParams {
+                    serial_number: serial(certificate),
+                    revocation_time: now,
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        edit(&mut params);
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        params.signed_by(&issuer).unwrap().der().clone()
+    }
+}
+
+fn trust(bundle: &[&CertificateDer<'static>], lists: &[&List]) -> Result<Trust, RevocationError> {
+    let mut trust = Trust::new(bundle.iter().copied().cloned().collect(), 1).unwrap();
+    trust.allow_version1();
+    for list in lists {
+        trust.add_revocation_list(list)?;
+    }
+    Ok(trust)
+}
+
+fn judge(trust: &Trust, chain: &[&CertificateDer<'static>]) -> Result<Judged, Refusal> {
+    let chain = chain.iter().copied().cloned().collect::<Vec<_>>();
+    trust.judge(&chain, SystemTime::now())
+}
+
+fn ca_leaf(authority: &Authority) -> Leaf {
+    authority.issue(|params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.subject_alt_names = Vec::new();
+    })
+}
+
+/// Seen red with the check left out for each of the four kinds in turn: that one is believed.
+#[test]
+fn a_revoked_leaf_is_refused_whichever_way_it_is_judged() {
+    let ca = Authority::new("ca", |_| ());
+    let version3 = ca.issue(|_| ());
+    let version1 = ca.issue(|_| ()).into_version1(&ca);
+    let with_ca_true = ca_leaf(&ca);
+    let pinned = ca.issue(|_| ());
+    let bundle = [&ca.certificate, &pinned.certificate];
+    let leaves = [&version3, &version1, &with_ca_true, &pinned].map(|leaf| &leaf.certificate);
+    let nobody = trust(&bundle, &[&ca.revokes(&[])]).unwrap();
+    let everybody = trust(&bundle, &[&ca.revokes(&leaves)]).unwrap();
+    for leaf in leaves {
+        let judged = judge(&nobody, &[leaf]).unwrap();
+        let day = Duration::from_secs(24 * 3600);
+        assert!(
+            judged.valid_until <= SystemTime::now() + day,
+            "until the next list is due"
+        );
+        assert_eq!(judge(&everybody, &[leaf]), Err(Refusal::Revoked));
+    }
+    let first = trust(&bundle, &[&ca.revokes(&leaves[..1])]).unwrap();
+    assert_eq!(judge(&first, &leaves[..1]), Err(Refusal::Revoked));
+    judge(&first, &leaves[1..2]).unwrap();
+}
+
+/// Seen red with the expiry of a list not looked at.
+#[test]
+fn beyond_the_next_update_of_a_list_nobody_of_its_issuer_is_believed() {
+    let ca = Authority::new("ca", |_| ());
+    let other = Authority::new("other", |_| ());
+    let list = ca.list(&[], -time::Duration::HOUR, |_| ());
+    let pinned = ca.issue(|_| ());
+    let trust = trust(
+        &[&ca.certificate, &other.certificate, &pinned.certificate],
+        &[&list],
+    )
+    .unwrap();
+    for leaf in [
+        ca.issue(|_| ()),
+        ca.issue(|_| ()).into_version1(&ca),
+        ca_leaf(&ca),
+        pinned,
+    ] {
+        let refusal = judge(&trust, &[&leaf.certificate]).unwrap_err();
+        assert_eq!(refusal.reason(), "revocation_unknown");
+        assert!(refusal.to_string().contains("CN=ca has expired"), "{refusal}");
+    }
+    // A CA without a list revokes nobody, and its certificates are not bound to the other's.
+    let judged = judge(&trust, &[&other.issue(|_| ()).certificate]).unwrap();
+    assert!(judged.valid_until > SystemTime::now() + Duration::from_secs(7 * 24 * 3600));
+}
+
+/// Seen red with only the leaf looked at, and with the CA of the bundle left out.
+#[test]
+fn a_revoked_intermediate_takes_its_leaves_along_even_as_a_ca_of_the_bundle() {
+    let root = Authority::new("root", |_| ());
+    let issuer = root.below("issuer", |_| ());
+    let leaf = issuer.issue(|_| ());
+    let chain = [&leaf.certificate, &issuer.certificate];
+    let list = root.revokes(&[&issuer.certificate]);
+    let bundles: [&[_]; 2] = [&[&root.certificate], &[&issuer.certificate, &root.certificate]];
+    for bundle in bundles {
+        judge(&trust(bundle, &[&root.revokes(&[])]).unwrap(), &chain).unwrap();
+        assert_eq!(
+            judge(&trust(bundle, &[&list]).unwrap(), &chain),
+            Err(Refusal::Revoked)
+        );
+    }
+    // Without the root in the bundle nobody can tell whose list it is: it is heard all the same.
+    let partial = trust(&[&issuer.certificate], &[&list]).unwrap();
+    assert_eq!(judge(&partial, &chain), Err(Refusal::Revoked));
+}
+
+/// Seen red with the signature of an intermediate's list not verified.
+#[test]
+fn an_intermediates_own_list_counts_if_it_signed_it() {
+    let root = Authority::new("root", |_| ());
+    let issuer = root.below("issuer", |_| ());
+    let namesake = root.below("issuer", |_| ());
+    let (good, bad) = (issuer.issue(|_| ()), issuer.issue(|_| ()));
+    let chain = |leaf: &Leaf| [leaf.certificate.clone(), issuer.certificate.clone()];
+    let now = SystemTime::now();
+    let own = trust(&[&root.certificate], &[&issuer.revokes(&[&bad.certificate])]).unwrap();
+    own.judge(&chain(&good), now).unwrap();
+    assert_eq!(own.judge(&chain(&bad), now), Err(Refusal::Revoked));
+
+    let forged = trust(&[&root.certificate], &[&namesake.revokes(&[])]).unwrap();
+    let refusal = forged.judge(&chain(&good), now).unwrap_err();
+    assert!(matches!(refusal, Refusal::RevocationUnknown { .. }), "{refusal}");
+}
+
+/// As a rolled-over CA has them: one name, two keys, a list by each.
+#[test]
+fn every_list_of_a_name_is_heard() {
+    let (old, new) = (Authority::new("ca", |_| ()), Authority::new("ca", |_| ()));
+    let (one, two, three) = (old.issue(|_| ()), new.issue(|_| ()), new.issue(|_| ()));
+    let lists = [old.revokes(&[&one.certificate]), new.revokes(&[&two.certificate])];
+    let bundle = [&old.certificate, &new.certificate];
+    for lists in [[&lists[0], &lists[1]], [&lists[1], &lists[0]]] {
+        let trust = trust(&bundle, &lists).unwrap();
+        assert_eq!(judge(&trust, &[&one.certificate]), Err(Refusal::Revoked));
+        assert_eq!(judge(&trust, &[&two.certificate]), Err(Refusal::Revoked));
+        judge(&trust, &[&three.certificate]).unwrap();
+    }
+    let stale = old.list(&[], -time::Duration::HOUR, |_| ());
+    let trust = trust(&bundle, &[&stale, &lists[1]]).unwrap();
+    judge(&trust, &[&three.certificate]).unwrap_err();
+}
+
+/// Seen red with each of the three errors ignored.
+#[test]
+fn a_list_that_would_not_be_what_it_seems_is_not_taken() {
+    let ca = Authority::new("ca", |_| ());
+    let namesake = Authority::new("ca", |_| ());
+    let refuse = |list: &List| trust(&[&ca.certificate], &[list]).unwrap_err().to_string();
+    assert!(refuse(&namesake.revokes(&[])).contains("CN=ca is not signed by"));
+
+    let mut params = Authority::params("another name");
+    params.not_after = ca.params.not_after;
+    let renamed = Authority {
+        params,
+        key: KeyPair::from_pem(&ca.key.serialize_pem()).unwrap(),
+        certificate: ca.certificate.clone(),
+    };
+    assert!(refuse(&renamed.revokes(&[])).contains("spells its name differently"));
+
+    for scope in [CrlScope::UserCertsOnly, CrlScope::CaCertsOnly] {
+        let partial = ca.list(&[], time::Duration::DAY, |params| {
+            params.issuing_distribution_point = Some(CrlIssuingDistributionPoint {
+                distribution_point: rcgen::CrlDistributionPoint {
+                    uris: vec!["http://ca.example/crl".to_owned()],
+                },
+                scope: Some(scope),
+            });
+        });
+        assert!(refuse(&partial).contains("some of the issuer's certificates only"));
+    }
+    // One that says where it is published, and is for all, is for all.
+    let published = ca.list(&[], time::Duration::DAY, |params| {
+        params.issuing_distribution_point = Some(CrlIssuingDistributionPoint {
+            distribution_point: rcgen::CrlDistributionPoint {
+                uris: vec!["http://ca.example/crl".to_owned()],
+            },
+            scope: None,
+        });
+    });
+    trust(&[&ca.certificate], &[&published]).unwrap();
+
+    let mut broken = ca.revokes(&[]).to_vec();
+    broken.pop();
+    assert!(refuse(&broken.into()).contains("not a usable revocation list"));
+    let mut changed = ca.revokes(&[]).to_vec();
+    *changed.last_mut().unwrap() ^= 1;
+    assert!(refuse(&changed.into()).contains("is not signed by"));
+}
+
+#[test]
+fn a_list_may_be_signed_as_certificates_may() {
+    let ca = Authority::with_key("ca", KeyPair::generate_for(&PKCS_ED25519).unwrap(), |_| ());
+    let leaf = ca.issue(|_| ());
+    let trust = trust(&[&ca.certificate], &[&ca.revokes(&[&leaf.certificate])]).unwrap();
+    assert_eq!(judge(&trust, &[&leaf.certificate]), Err(Refusal::Revoked));
+}
