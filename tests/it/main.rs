@@ -21,6 +21,7 @@ mod interactive;
 mod limits;
 mod outside_clients;
 mod read_only_port;
+mod replay;
 mod smuggling;
 mod trust_changes;
 mod upgrades;

@@ -1,0 +1,260 @@
+//! If the gate answered otherwise than the kubelet it stands for, a client that worked yesterday would fail today, or a
+//! stranger would get in: everything that a real kubelet was recorded doing is asked of the running gate, and what
+//! differs must differ by a written rule.
+//!
+//! Before the gate is a client with certificates like the recorded ones, beside it an API server that answers as the
+//! recorded one did, behind it the kubelet's own recorded answers. Nothing is remembered, so every request is decided.
+
+mod caller;
+mod kubelet;
+mod recording;
+mod rules;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use kubelet_gate::lab::fake_apiserver::{Api, Behaviour};
+use serde_json::{Value, json};
+
+use self::caller::{Caller, Certificates, token};
+use self::kubelet::RecordedKubelet;
+use self::recording::{NODE, Recording, Row};
+use self::rules::{Outcome, RULES, recorded, told};
+use crate::world::World;
+
+/// 7107 exchanges, one JSON object a line.
+const ANSWERS: &str = include_str!("../data/kubelet-answers.jsonl");
+/// 22 exchanges with anonymous authentication on.
+const ANONYMOUS: &str = include_str!("../data/kubelet-anonymous-enabled.json");
+
+/// The recording is shared out among so many worlds, each with a gate, an API server and a kubelet of its own: one
+/// request at a time in each, so that a review is that request's.
+const WORLDS: usize = 4;
+
+/// Kind and `spec` of every review since the last row.
+type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+
+/// What was found.
+#[derive(Default)]
+struct Findings {
+    compared: usize,
+    equal: usize,
+    by_rule: BTreeMap<&'static str, usize>,
+    others: Vec<String>,
+}
+
+/// A gate between recorded answers.
+struct Stage {
+    world: World,
+    kubelet: RecordedKubelet,
+    asked: Asked,
+}
+
+impl Stage {
+    async fn start(recording: &Arc<Recording>, anonymous: bool) -> Self {
+        let kubelet = RecordedKubelet::start(recording.clone()).await;
+        let url = format!("http://{}", kubelet.address);
+        let world = World::builder()
+            .without_caches()
+            .set("nodeName", NODE)
+            .set("authentication.anonymous.enabled", anonymous)
+            .set("upstream", json!({"url": url}))
+            .start()
+            .await;
+        let asked = Asked::default();
+        let (about_tokens, recording_of_tokens) = (asked.clone(), recording.clone());
+        world.api.behave(
+            Api::Token,
+            Behaviour::Answer(Arc::new(move |spec| {
+                note(&about_tokens, "TokenReview", spec);
+                let (_, name) = spec["token"].as_str().unwrap().split_once('-').unwrap();
+                recording_of_tokens.token(name)
+            })),
+        );
+        let (about_access, recording) = (asked.clone(), recording.clone());
+        world.api.behave(
+            Api::Access,
+            Behaviour::Answer(Arc::new(move |spec| {
+                note(&about_access, "SubjectAccessReview", spec);
+                recording.access(spec)
+            })),
+        );
+        Self {
+            world,
+            kubelet,
+            asked,
+        }
+    }
+
+    /// What the gate does with a row.
+    async fn play(&self, caller: &mut Caller<'_>, row: &Row, number: usize) -> Outcome {
+        let answer = caller.send(row, number).await;
+        let seen = self.kubelet.take_seen();
+        for head in &seen {
+            let (target, _) = row.target.split_once('#').unwrap_or((&row.target, ""));
+            let asked = format!("{} {target}", row.method);
+            assert!(head.starts_with(&asked), "{asked} became {head}");
+            for secret in ["row", "authorization", "bearer"] {
+                let told = head.to_ascii_lowercase().replace("x-replay-row", "");
+                let told = told.replace("access_token=row", "");
+                assert!(!told.contains(secret), "{asked}: a credential passed: {head}");
+            }
+        }
+        let mut headers = answer.headers;
+        headers.retain(|(name, _)| told(name));
+        headers.sort();
+        Outcome {
+            status: answer.status,
+            headers,
+            body: answer.body,
+            reviews: std::mem::take(&mut self.asked.lock().unwrap()),
+            forwarded: seen.len(),
+        }
+    }
+}
+
+impl Findings {
+    /// Judges what the gate did with the row of this number.
+    fn judge(&mut self, recording: &Recording, certificates: &Certificates, number: usize, did: &Outcome) {
+        let row = &recording.rows[number];
+        let own = |mut outcome: Outcome| {
+            for (_, spec) in &mut outcome.reviews {
+                own_credentials(spec, row, number, certificates);
+            }
+            if row.headers().is_none() {
+                outcome.headers.clone_from(&did.headers);
+            }
+            outcome
+        };
+        let kubelet = own(recorded(number, recording));
+        let covers: Vec<_> = RULES.iter().filter(|rule| (rule.covers)(row, recording)).collect();
+        self.compared += 1;
+        let complaint = match covers[..] {
+            [] if *did == kubelet => {
+                self.equal += 1;
+                return;
+            }
+            [] => format!("should be {kubelet}"),
+            [rule] => {
+                let instead = own((rule.instead)(number, recording));
+                if instead == kubelet {
+                    format!("is covered by {:?}, but that makes no difference", rule.name)
+                } else if *did == instead {
+                    *self.by_rule.entry(rule.name).or_default() += 1;
+                    return;
+                } else {
+                    format!("should be, by {:?}, {instead}", rule.name)
+                }
+            }
+            [..] => "is covered by several rules".to_owned(),
+        };
+        let Row {
+            identity,
+            case,
+            method,
+            target,
+            request_headers,
+            ..
+        } = row;
+        let asked = format!("{identity} ({case}) {method} {target} {request_headers:?}");
+        self.others
+            .push(format!("row {number}: {asked}\nis {did}\n{complaint}"));
+    }
+
+    fn add(&mut self, other: Self) {
+        self.compared += other.compared;
+        self.equal += other.equal;
+        for (name, count) in other.by_rule {
+            *self.by_rule.entry(name).or_default() += count;
+        }
+        self.others.extend(other.others);
+    }
+
+    /// Prints the summary, and fails if a row is left over.
+    fn report(&self, what: &str, began: Instant) {
+        let differ: usize = self.by_rule.values().sum();
+        println!(
+            "replay of {what}: {} rows compared, {} equal, {differ} differ by a rule, {} others ({:.1?})",
+            self.compared,
+            self.equal,
+            self.others.len(),
+            began.elapsed()
+        );
+        for rule in &RULES {
+            if let Some(count) = self.by_rule.get(rule.name) {
+                println!("{count:>6}  {} (design {})", rule.name, rule.section);
+            }
+        }
+        let first = self.others.iter().take(5).cloned().collect::<Vec<_>>().join("\n\n");
+        assert!(self.others.is_empty(), "{} others:\n{first}", self.others.len());
+        assert_eq!(self.compared, self.equal + differ);
+    }
+}
+
+fn note(asked: &Asked, kind: &str, spec: &Value) {
+    asked.lock().unwrap().push((kind.to_owned(), spec.clone()));
+}
+
+/// The recording has its own token and certificate in its reviews.
+fn own_credentials(spec: &mut Value, row: &Row, number: usize, certificates: &Certificates) {
+    if spec["token"].is_string() {
+        spec["token"] = token(row, number).into();
+    }
+    if let Some(id) = spec.pointer_mut("/extra/authentication.kubernetes.io~1credential-id/0")
+        && id.as_str().unwrap().starts_with("X509SHA256=")
+    {
+        *id = certificates.credential_id(row.certificate().unwrap()).into();
+    }
+}
+
+/// Plays these rows, in order, in a world of their own.
+async fn replay(
+    recording: Arc<Recording>,
+    certificates: Arc<Certificates>,
+    rows: std::ops::Range<usize>,
+    anonymous: bool,
+) -> Findings {
+    let stage = Stage::start(&recording, anonymous).await;
+    let mut caller = Caller::new(&stage.world, &certificates);
+    let mut findings = Findings::default();
+    for number in rows {
+        let did = stage.play(&mut caller, &recording.rows[number], number).await;
+        findings.judge(&recording, &certificates, number, &did);
+    }
+    drop(caller);
+    stage.world.stop().await;
+    findings
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_recorded_exchange_comes_out_as_recorded_or_differs_by_a_rule() {
+    let began = Instant::now();
+    let rows = ANSWERS.lines().map(|line| serde_json::from_str(line).unwrap());
+    let recording = Arc::new(Recording::new(rows.collect()));
+    let certificates = Arc::new(Certificates::new());
+    let count = recording.rows.len();
+    assert_eq!(count, 7107);
+    let share = count.div_ceil(WORLDS);
+    let worlds = (0..count).step_by(share).map(|start| {
+        let rows = start..count.min(start + share);
+        replay(recording.clone(), certificates.clone(), rows, false)
+    });
+    let mut findings = Findings::default();
+    for found in join_all(worlds).await {
+        findings.add(found);
+    }
+    findings.report("what a kubelet answered", began);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anonymous_requests_come_out_as_recorded() {
+    let began = Instant::now();
+    let rows: Vec<Row> = serde_json::from_str(ANONYMOUS).unwrap();
+    let recording = Arc::new(Recording::new(rows));
+    assert_eq!(recording.rows.len(), 22);
+    let rows = 0..recording.rows.len();
+    let findings = replay(recording, Arc::new(Certificates::new()), rows, true).await;
+    findings.report("a kubelet with anonymous authentication", began);
+}
