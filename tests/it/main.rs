@@ -10,7 +10,6 @@ mod world;
 
 mod admin_port;
 mod answers;
-mod attributes_table;
 mod audit_events;
 mod authorization;
 mod command_line;

@@ -13,7 +13,7 @@ use time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::kubelet::ROW;
-use super::recording::{NODE, Row};
+use super::recording::{NODE, Row, bytes};
 use crate::world::{PKI, World};
 
 /// The recorded certificates, made anew: same subject, same usage, same fault.
@@ -128,19 +128,15 @@ impl<'a> Caller<'a> {
 /// The bytes of a row's request.
 fn request(row: &Row, number: usize) -> Vec<u8> {
     let token = token(row, number);
-    let mut target = row.target.clone();
+    let target = row.target.replace("<token kubeletadmin>", &token);
     let mut lines = Vec::new();
     match row.identity.as_str() {
-        "hdr:query-token" => {
-            target += if target.contains('?') { "&" } else { "?" };
-            target += &format!("access_token={token}");
-        }
         "hdr:bearer-lower" => lines.push(format!("Authorization: bearer {token}")),
         "hdr:bearer-upper" => lines.push(format!("Authorization: BEARER {token}")),
         "hdr:bearer-empty" => lines.push("Authorization: Bearer ".to_owned()),
         "hdr:bearer-only" => lines.push("Authorization: Bearer".to_owned()),
         "hdr:basic" => lines.push("Authorization: Basic YWRtaW46YWRtaW4=".to_owned()),
-        "hdr:ws-token-protocol" => {}
+        "hdr:query-token" | "hdr:ws-token-protocol" => {}
         _ if row.token().is_some() => lines.push(format!("Authorization: Bearer {token}")),
         _ => {}
     }
@@ -157,11 +153,8 @@ fn request(row: &Row, number: usize) -> Vec<u8> {
         ""
     };
     let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
-    format!(
-        "{} {target} HTTP/1.1\r\nHost: {NODE}:10250\r\n{ROW}: {number}\r\n{lines}\r\n{body}",
-        row.method
-    )
-    .into_bytes()
+    let start = format!("{} {target} HTTP/1.1\r\nHost: {NODE}:10250", row.method);
+    bytes(&format!("{start}\r\n{ROW}: {number}\r\n{lines}\r\n{body}"))
 }
 
 impl Answer {
@@ -193,7 +186,10 @@ impl Wire {
         let (status, headers) = loop {
             let head = self.until(b"\r\n\r\n").await?;
             let head = String::from_utf8(head).unwrap();
-            let (status_line, lines) = head.trim_end().split_once("\r\n").unwrap_or((head.trim_end(), ""));
+            let (status_line, lines) = head
+                .trim_end()
+                .split_once("\r\n")
+                .unwrap_or((head.trim_end(), ""));
             let status: u16 = status_line.split(' ').nth(1).unwrap().parse().unwrap();
             if status != 100 {
                 let pair = |line: &str| {

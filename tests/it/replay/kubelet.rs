@@ -53,13 +53,19 @@ async fn serve(mut stream: TcpStream, recording: Arc<Recording>, seen: Arc<Mutex
     stream.set_nodelay(true).unwrap();
     let mut input = Vec::new();
     while let Some(head) = request(&mut stream, &mut input).await {
-        let number = head
-            .lines()
-            .find_map(|line| line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case(ROW)));
+        let number = head.lines().find_map(|line| {
+            line.split_once(": ")
+                .filter(|(name, _)| name.eq_ignore_ascii_case(ROW))
+        });
         let number: usize = number.expect("no row").1.parse().unwrap();
         seen.lock().unwrap().push(head);
         let (answer, end) = recording.behind(number).map_or_else(
-            || (b"HTTP/1.1 599 Never recorded\r\nContent-Length: 0\r\n\r\n".to_vec(), false),
+            || {
+                (
+                    b"HTTP/1.1 599 Never recorded\r\nContent-Length: 0\r\n\r\n".to_vec(),
+                    false,
+                )
+            },
             |row| row.answer(),
         );
         if stream.write_all(&answer).await.is_err() {
@@ -78,10 +84,14 @@ async fn serve(mut stream: TcpStream, recording: Arc<Recording>, seen: Arc<Mutex
 async fn request(stream: &mut TcpStream, input: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(end) = input.windows(4).position(|four| four == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&input[..end]).into_owned();
+            let head = input[..end].iter().copied().map(char::from).collect::<String>();
             let lower = head.to_ascii_lowercase();
             // A row's body is empty: what is to be read is at most the last chunk.
-            let body = if lower.contains("transfer-encoding: chunked") { 5 } else { 0 };
+            let body = if lower.contains("transfer-encoding: chunked") {
+                5
+            } else {
+                0
+            };
             if input.len() >= end + 4 + body {
                 input.drain(..end + 4 + body);
                 return Some(head);

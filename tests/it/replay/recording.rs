@@ -27,7 +27,7 @@ pub(super) struct Row {
     /// Status line and header lines; not recorded where anonymous requests were allowed.
     #[serde(default)]
     response_head: String,
-    /// The first 400 bytes, each as the character of its number; after a 101 it is what the stream said.
+    /// The first 400 bytes; after a 101 it is what the stream said.
     body: String,
     pub(super) reviews: Vec<Asked>,
 }
@@ -86,10 +86,7 @@ impl Row {
     }
 
     pub(super) fn body(&self) -> Vec<u8> {
-        self.body
-            .chars()
-            .map(|char| u8::try_from(char).unwrap())
-            .collect()
+        bytes(&self.body)
     }
 
     /// The header lines of the answer; `None` where they were not recorded.
@@ -211,6 +208,11 @@ impl Recording {
         let same = [row.case.clone(), row.method.clone(), whole];
         self.passed.get(&same).map(|number| &self.rows[*number])
     }
+}
+
+/// Bytes are recorded each as the character of its number.
+pub(super) fn bytes(text: &str) -> Vec<u8> {
+    text.chars().map(|char| u8::try_from(char).unwrap()).collect()
 }
 
 impl Asked {

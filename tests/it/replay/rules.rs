@@ -34,7 +34,11 @@ pub(super) struct Rule {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let body = String::from_utf8_lossy(&self.body);
-        writeln!(f, "  {} {:?} {body:?}, forwarded {} times", self.status, self.headers, self.forwarded)?;
+        writeln!(
+            f,
+            "  {} {:?} {body:?}, forwarded {} times",
+            self.status, self.headers, self.forwarded
+        )?;
         self.reviews
             .iter()
             .try_for_each(|(kind, spec)| writeln!(f, "  {kind} {spec}"))
@@ -42,32 +46,40 @@ impl fmt::Display for Outcome {
 }
 
 /// All differences. Each row is covered by one of them at most, and then it does differ.
-pub(super) const RULES: [Rule; 12] = [
+pub(super) const RULES: [Rule; 13] = [
     Rule {
         name: "what is no HTTP gets the library's bare 400",
         section: "5.5",
         covers: |row, _| refusal(row) == Some(Refusal::Malformed),
-        instead: |_, _| refused(400, Vec::new(), ""),
+        instead: |number, recording| refused(&recording.rows[number], 400, Vec::new(), ""),
     },
     Rule {
         name: "a folded header line is malformed",
         section: "5.5",
         covers: |row, _| refusal(row) == Some(Refusal::Folded),
-        instead: |_, _| refused(400, Vec::new(), ""),
+        instead: |number, recording| refused(&recording.rows[number], 400, Vec::new(), ""),
     },
     Rule {
         name: "only GET HEAD POST PUT PATCH DELETE, else 405",
         section: "5.3",
         covers: |row, _| refusal(row) == Some(Refusal::Method),
-        instead: |_, _| {
-            let allow = ("allow".to_owned(), "GET, HEAD, POST, PUT, PATCH, DELETE".to_owned());
-            refused(405, vec![allow, plain_text()], "405: Method Not Allowed")
+        instead: |number, recording| {
+            let row = &recording.rows[number];
+            let allow = (
+                "allow".to_owned(),
+                "GET, HEAD, POST, PUT, PATCH, DELETE".to_owned(),
+            );
+            refused(row, 405, vec![allow, plain_text()], "405: Method Not Allowed")
         },
     },
     Rule {
         name: "a path that reads in two ways is 400",
         section: "5.3",
-        covers: |row, _| matches!(refusal(row), Some(Refusal::Path(_))),
+        // To HEAD the kubelet says 400 in the same way where it cannot read the target either.
+        covers: |row, _| {
+            matches!(refusal(row), Some(Refusal::Path(_)))
+                && (row.method.as_str(), row.status) != ("HEAD", 400)
+        },
         instead: bad_request,
     },
     Rule {
@@ -132,6 +144,24 @@ pub(super) const RULES: [Rule; 12] = [
             asked(row) && row.method != "POST" && interactive(row) && may(row, recording) == Some(false)
         },
         instead: decided_by_table,
+    },
+    Rule {
+        name: "an upgrade that succeeds without 101 is 502",
+        section: "5.5",
+        covers: |row, _| asked(row) && upgrade(row) && interactive(row) && row.status == 200,
+        instead: |number, recording| {
+            let row = &recording.rows[number];
+            let told = "the kubelet gave an upgrade an answer that is not passed on\n";
+            let bad_gateway = refused(row, 502, vec![plain_text()], told);
+            let Outcome {
+                reviews, forwarded, ..
+            } = recorded(number, recording);
+            Outcome {
+                reviews,
+                forwarded,
+                ..bad_gateway
+            }
+        },
     },
 ];
 
@@ -242,7 +272,9 @@ fn refusal(row: &Row) -> Option<Refusal> {
     }
     match (lines("Upgrade: "), lines("Upgrade: h2c")) {
         (2.., _) => Some(Refusal::Upgrade("more than one Upgrade header\n")),
-        (_, 1) => Some(Refusal::Upgrade("only websocket and SPDY/3.1 can be upgraded to\n")),
+        (_, 1) => Some(Refusal::Upgrade(
+            "only websocket and SPDY/3.1 can be upgraded to\n",
+        )),
         _ => None,
     }
 }
@@ -259,7 +291,11 @@ fn before_the_door(row: &Row) -> bool {
 
 /// Whether both asked what the user may.
 fn asked(row: &Row) -> bool {
-    at_the_door(row) && row.reviews.iter().any(|asked| asked.kind == "SubjectAccessReview")
+    at_the_door(row)
+        && row
+            .reviews
+            .iter()
+            .any(|asked| asked.kind == "SubjectAccessReview")
 }
 
 fn first_segment(row: &Row) -> &str {
@@ -269,6 +305,12 @@ fn first_segment(row: &Row) -> &str {
 
 fn interactive(row: &Row) -> bool {
     ["attach", "cri", "exec", "portForward", "run"].contains(&first_segment(row))
+}
+
+fn upgrade(row: &Row) -> bool {
+    row.request_headers
+        .iter()
+        .any(|line| line.starts_with("Upgrade: "))
 }
 
 fn verb(row: &Row) -> &'static str {
@@ -330,8 +372,11 @@ fn decided(number: usize, recording: &Recording, user: Option<&Value>) -> Outcom
         reviews.push(("TokenReview".to_owned(), json!({"token": "<token>"})));
     }
     let Some(user) = user else {
-        let unauthorized = refused(401, vec![plain_text()], "Unauthorized");
-        return Outcome { reviews, ..unauthorized };
+        let unauthorized = refused(row, 401, vec![plain_text()], "Unauthorized");
+        return Outcome {
+            reviews,
+            ..unauthorized
+        };
     };
     let (access, allowed) = access(row, recording, user);
     reviews.extend(access);
@@ -342,12 +387,15 @@ fn decided(number: usize, recording: &Recording, user: Option<&Value>) -> Outcom
             verb(row),
             subresources(row).join(" ")
         );
-        let body = if row.method == "HEAD" { "" } else { &sentence };
-        let forbidden = refused(403, vec![plain_text()], body);
+        let forbidden = refused(row, 403, vec![plain_text()], &sentence);
         return Outcome { reviews, ..forbidden };
     }
     let behind = recording.behind(number).expect("no row has the kubelet's answer");
-    let behind = recording.rows.iter().position(|row| std::ptr::eq(row, behind)).unwrap();
+    let behind = recording
+        .rows
+        .iter()
+        .position(|row| std::ptr::eq(row, behind))
+        .unwrap();
     Outcome {
         reviews,
         forwarded: 1,
@@ -360,16 +408,15 @@ fn bad_request(number: usize, recording: &Recording) -> Outcome {
     let (Some(Refusal::Path(told)) | Some(Refusal::Upgrade(told))) = refusal(row) else {
         panic!("not refused");
     };
-    let body = if row.method == "HEAD" { "" } else { told };
-    refused(400, vec![plain_text()], body)
+    refused(row, 400, vec![plain_text()], told)
 }
 
 /// Refused at once: nothing asked, nothing forwarded.
-fn refused(status: u16, headers: Vec<(String, String)>, body: &str) -> Outcome {
+fn refused(row: &Row, status: u16, headers: Vec<(String, String)>, body: &str) -> Outcome {
     Outcome {
         status,
         headers,
-        body: body.into(),
+        body: if row.method == "HEAD" { "" } else { body }.into(),
         reviews: Vec::new(),
         forwarded: 0,
     }
