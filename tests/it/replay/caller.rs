@@ -189,7 +189,7 @@ impl Wire {
             let (status_line, lines) = head
                 .trim_end()
                 .split_once("\r\n")
-                .unwrap_or((head.trim_end(), ""));
+                .unwrap_or_else(|| (head.trim_end(), ""));
             let status: u16 = status_line.split(' ').nth(1).unwrap().parse().unwrap();
             if status != 100 {
                 let pair = |line: &str| {
@@ -224,11 +224,6 @@ impl Wire {
             answer.body = std::mem::take(&mut self.input);
         }
         Some(answer)
-    }
-
-    /// Whether the server ends the connection rather than wait for more.
-    pub(super) async fn is_ended(&mut self, patience: std::time::Duration) -> bool {
-        tokio::time::timeout(patience, self.read()).await == Ok(false)
     }
 
     async fn until(&mut self, end: &[u8]) -> Option<Vec<u8>> {

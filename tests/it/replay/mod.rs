@@ -7,6 +7,7 @@
 
 mod caller;
 mod kubelet;
+mod oddities;
 mod recording;
 mod rules;
 
