@@ -60,6 +60,7 @@ impl Certificates {
             ("nocn", CertificateSpec::client("").group("system:masters")),
             ("servereku", admin.clone().usages(&[Usage::ServerAuth])),
             ("expired", admin.clone().valid(-year, -day)),
+            ("notyet", admin.clone().valid(day, year)),
         ];
         let mut pairs: HashMap<_, _> = good
             .into_iter()
@@ -70,6 +71,10 @@ impl Certificates {
         pairs.insert("samename-admin", same_name);
         pairs.insert("selfsigned", self_signed("admin"));
         Self(pairs)
+    }
+
+    pub(super) fn pair(&self, name: &str) -> Option<&Pair> {
+        self.0.get(name)
     }
 
     /// What the user's `credential-id` has to say of this certificate.
@@ -109,7 +114,7 @@ impl<'a> Caller<'a> {
         let mut wire = match self.open.remove(name) {
             Some(wire) => wire,
             None => {
-                let pair = self.certificates.0.get(name);
+                let pair = self.certificates.pair(name);
                 let client = self.world.tls_client(pair, Alpn::Absent);
                 Wire::new(client.stream().await.unwrap())
             }

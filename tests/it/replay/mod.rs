@@ -10,6 +10,7 @@ mod kubelet;
 mod oddities;
 mod recording;
 mod rules;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
