@@ -221,6 +221,11 @@ async fn replay(recording: Arc<Recording>, anonymous: bool) -> Findings {
     findings
 }
 
+/// Seen red: without the uid of a token's user 1051 rows; with `proxy` asked before `pods` 249; with HEAD as `create`
+/// 285; with `system:authenticated` added where it stands already 1051; without the credential-id of certificates 1560;
+/// with the interactive guard off for upgrades 121; with a bad certificate final 40; with `Bearer` in one spelling 40;
+/// with `.` segments passed on 72; and with `Authorization` passed on at the first row that has one. With a rule that
+/// covers a row too many, that row.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_recorded_exchange_comes_out_as_recorded_or_differs_by_a_rule() {
     let began = Instant::now();
@@ -238,6 +243,7 @@ async fn every_recorded_exchange_comes_out_as_recorded_or_differs_by_a_rule() {
     }
 }
 
+/// Seen red: with failed credentials taken for none 12 rows; with `system:authenticated` given to the anonymous user 8.
 #[tokio::test(flavor = "multi_thread")]
 async fn anonymous_requests_come_out_as_recorded() {
     let began = Instant::now();
