@@ -100,7 +100,7 @@ impl Stage {
             }
         }
         let mut headers = answer.headers;
-        headers.retain(|(name, _)| told(name));
+        headers.retain(|(name, _)| told(name, &row.method));
         headers.sort();
         Outcome {
             status: answer.status,

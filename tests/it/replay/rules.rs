@@ -75,11 +75,7 @@ pub(super) const RULES: [Rule; 13] = [
     Rule {
         name: "a path that reads in two ways is 400",
         section: "5.3",
-        // To HEAD the kubelet says 400 in the same way where it cannot read the target either.
-        covers: |row, _| {
-            matches!(refusal(row), Some(Refusal::Path(_)))
-                && (row.method.as_str(), row.status) != ("HEAD", 400)
-        },
+        covers: |row, _| matches!(refusal(row), Some(Refusal::Path(_))),
         instead: bad_request,
     },
     Rule {
@@ -224,9 +220,14 @@ const SUBRESOURCES: [(&str, &[&str]); 10] = [
     ("statusz", &["statusz"]),
 ];
 
-/// The headers of an answer that are compared. The others say how one message is framed on one connection, or when.
-pub(super) fn told(name: &str) -> bool {
-    !["connection", "content-length", "date", "transfer-encoding"].contains(&name)
+/// The headers of an answer that are compared. The others say how one message is framed on one connection, or when; but
+/// the answer to HEAD has a length for no body.
+pub(super) fn told(name: &str, method: &str) -> bool {
+    match name {
+        "connection" | "date" | "transfer-encoding" => false,
+        "content-length" => method == "HEAD",
+        _ => true,
+    }
 }
 
 /// What the kubelet did, with the caller's own certificate and token where the recording has others.
@@ -237,7 +238,7 @@ pub(super) fn recorded(number: usize, recording: &Recording) -> Outcome {
         .into_iter()
         .flatten()
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-        .filter(|(name, _)| told(name))
+        .filter(|(name, _)| told(name, &row.method))
         .collect();
     headers.sort();
     Outcome {
@@ -412,11 +413,16 @@ fn bad_request(number: usize, recording: &Recording) -> Outcome {
 }
 
 /// Refused at once: nothing asked, nothing forwarded.
-fn refused(row: &Row, status: u16, headers: Vec<(String, String)>, body: &str) -> Outcome {
+fn refused(row: &Row, status: u16, mut headers: Vec<(String, String)>, body: &str) -> Outcome {
+    let to_head = row.method == "HEAD";
+    if to_head {
+        headers.push(("content-length".to_owned(), body.len().to_string()));
+    }
+    headers.sort();
     Outcome {
         status,
         headers,
-        body: if row.method == "HEAD" { "" } else { body }.into(),
+        body: if to_head { "" } else { body }.into(),
         reviews: Vec::new(),
         forwarded: 0,
     }

@@ -2,14 +2,19 @@
 //! clients would notice before we do. Hellos are written byte by byte, since no library offers what is to be refused.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use kubelet_gate::lab::client::{Alpn, Client, ClientTls};
 use kubelet_gate::lab::fake_apiserver::{Api, Behaviour};
-use rustls::SupportedProtocolVersion;
+use kubelet_gate::lab::pki::client_config;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
+use rustls::{SignatureScheme, SupportedProtocolVersion};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::caller::Certificates;
 use crate::world::{PKI, World};
@@ -194,6 +199,7 @@ fn taken(fact: &str) -> bool {
     !fact.contains("error") && !fact.contains("(NONE)")
 }
 
+/// Seen red: with TLS 1.2 switched off, "tls1_2".
 #[tokio::test(flavor = "multi_thread")]
 async fn versions_suites_and_groups_are_the_kubelets_or_fewer() {
     let world = World::start().await;
@@ -282,7 +288,7 @@ async fn versions_suites_and_groups_are_the_kubelets_or_fewer() {
 }
 
 /// A kubelet 1.36 ignores ALPN while it reloads its client CA file, as it does by default; older ones, and those with
-/// that switched off, do as the gate does.
+/// that switched off, do as the gate does. Seen red: without h2 in the server's protocols.
 #[tokio::test(flavor = "multi_thread")]
 async fn http_2_is_offered_and_an_unknown_protocol_refused() {
     let world = World::start().await;
@@ -317,6 +323,48 @@ async fn http_2_is_offered_and_an_unknown_protocol_refused() {
     world.stop().await;
 }
 
+/// The names the gate asks for are the bundle's subjects, as the kubelet's.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_told_the_bundles_names_and_no_others() {
+    #[derive(Debug, Default)]
+    struct Asked(Mutex<Vec<Vec<u8>>>);
+
+    impl ResolvesClientCert for Asked {
+        fn resolve(&self, hints: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+            *self.0.lock().unwrap() = hints.iter().map(|hint| hint.to_vec()).collect();
+            None
+        }
+
+        fn has_certs(&self) -> bool {
+            true
+        }
+    }
+
+    assert!(RECORDED.contains("Acceptable client certificate CA names\nCN = kubernetes-rig-ca\nRequested"));
+    let world = World::builder()
+        .configure(|_, folder| {
+            let both = PKI.ca.certificate_pem() + &PKI.rotated_ca.certificate_pem();
+            std::fs::write(folder.join("ca.crt"), both).unwrap();
+        })
+        .start()
+        .await;
+    let asked = Arc::new(Asked::default());
+    let mut config = client_config([PKI.ca.certificate()], None).unwrap();
+    config.client_auth_cert_resolver = asked.clone();
+    let tcp = TcpStream::connect(world.address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
+    let subject = |certificate: &[u8]| {
+        let (_, certificate) = x509_parser::parse_x509_certificate(certificate).unwrap();
+        certificate.subject().as_raw().to_vec()
+    };
+    let bundle = [PKI.ca.certificate(), PKI.rotated_ca.certificate()].map(|ca| subject(ca));
+    assert_eq!(*asked.0.lock().unwrap(), bundle);
+    drop(stream.unwrap());
+    world.stop().await;
+}
+
+/// Seen red: with TLS 1.2 switched off.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_certificate_is_an_alert_and_each_gets_its_status_on_both_versions() {
     let world = World::start().await;
