@@ -323,7 +323,7 @@ async fn http_2_is_offered_and_an_unknown_protocol_refused() {
     world.stop().await;
 }
 
-/// The names the gate asks for are the bundle's subjects, as the kubelet's.
+/// The names the gate asks for are the bundle's subjects, as the kubelet's. Seen red: with the first name alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_told_the_bundles_names_and_no_others() {
     #[derive(Debug, Default)]
