@@ -10,7 +10,6 @@ mod world;
 
 mod admin_port;
 mod answers;
-mod attributes_table;
 mod audit_events;
 mod authorization;
 mod budgets;
@@ -23,6 +22,7 @@ mod interactive;
 mod limits;
 mod outside_clients;
 mod read_only_port;
+mod replay;
 mod smuggling;
 mod trust_changes;
 mod trust_vectors;

@@ -1,0 +1,235 @@
+//! HTTP/1.1 as nobody should write it: if the gate took another meaning than the kubelet would, or passed on what it did
+//! not understand, the two could be played against each other. The recording has a name and the kubelet's bytes for
+//! each; the requests are written here anew.
+
+use kubelet_gate::lab::client::{Alpn, Client};
+use serde_json::Value;
+
+use super::caller::Wire;
+use crate::smuggling::assert_well_formed;
+use crate::world::{PKI, World};
+
+/// Name, reply, and whether the connection was open (`open`) or ended (`eof`) after it.
+const RECORDED: &str = include_str!("../data/kubelet-http.jsonl");
+
+/// Where an answer differs: the statuses, whether the connection stays open, and why.
+const DIFFERENCES: [(&str, &[u16], bool, &str); 24] = [
+    (
+        "no-host",
+        &[400],
+        true,
+        "where it ends is clear: the connection may stay",
+    ),
+    (
+        "two-hosts",
+        &[400],
+        true,
+        "where it ends is clear: the connection may stay",
+    ),
+    (
+        "bad-host",
+        &[400],
+        true,
+        "where it ends is clear: the connection may stay",
+    ),
+    (
+        "expect other",
+        &[417],
+        true,
+        "where it ends is clear: the connection may stay",
+    ),
+    ("http2-preface", &[], false, "the library closes without a word"),
+    ("http1.2", &[400], false, "the library knows 1.0 and 1.1"),
+    ("http3.0", &[400], false, "the library knows 1.0 and 1.1"),
+    (
+        "leading CRLF",
+        &[200],
+        true,
+        "the library skips it, as RFC 9112 §2.2 says",
+    ),
+    (
+        "TE+CL",
+        &[200],
+        false,
+        "chunked wins, as at the kubelet; then the connection ends",
+    ),
+    ("TE identity", &[400], false, "the library's answer"),
+    ("TE xchunked", &[400], false, "the library's answer"),
+    ("TE in 1.0", &[400], false, "HTTP/1.0 has no chunks"),
+    ("obs-fold", &[400], false, "RFC 9112 §5.2 lets a server refuse it"),
+    (
+        "chunk bad size",
+        &[502],
+        false,
+        "the body is broken off behind the gate as well",
+    ),
+    (
+        "upgrade h2c",
+        &[400],
+        false,
+        "only websocket and SPDY/3.1 are upgraded to; a refused upgrade ends the connection",
+    ),
+    ("big header value 262144", &[431], false, HEAD),
+    ("big header value 1000000", &[431], false, HEAD),
+    ("big header value 1048376", &[431], false, HEAD),
+    ("big header value 1048576", &[431], false, HEAD),
+    ("big header value 1052476", &[431], false, HEAD),
+    ("big header value 1052576", &[431], false, HEAD),
+    ("long uri 100000", &[414], false, "a target ends at 64 KiB"),
+    ("long uri 1048576", &[431], false, HEAD),
+    ("many headers 100", &[431], false, "a head has 100 lines at most"),
+];
+const HEAD: &str = "a head ends at 128 KiB";
+
+/// Sent behind each oddity, to see whether anybody still listens.
+const THEN: &[u8] = b"GET /healthz?then HTTP/1.1\r\nHost: node\r\n\r\n";
+
+/// What was sent under this name.
+fn request(name: &str) -> Vec<u8> {
+    let get = |lines: &str| format!("GET /healthz HTTP/1.1\r\nHost: node\r\n{lines}\r\n");
+    let post = |lines: &str, body: &str| format!("POST /healthz HTTP/1.1\r\nHost: node\r\n{lines}\r\n{body}");
+    let version = |version: &str| format!("GET /healthz HTTP/{version}\r\nHost: node\r\n\r\n");
+    if let Some((kind, number)) = name.rsplit_once(' ')
+        && let Ok(number) = number.parse()
+    {
+        return match kind {
+            "big header value" => get(&format!("X-Big: {}\r\n", "a".repeat(number))),
+            "long uri" => format!(
+                "GET /healthz?{} HTTP/1.1\r\nHost: node\r\n\r\n",
+                "a".repeat(number)
+            ),
+            "many headers" => {
+                let lines = (0..number).map(|number| format!("X-{number}: a\r\n"));
+                get(&lines.collect::<String>())
+            }
+            other => panic!("what is {other}?"),
+        }
+        .into_bytes();
+    }
+    match name {
+        "plain-http-on-tls-port" => get(""),
+        "http1.0" => version("1.0"),
+        "http1.0 keepalive" => "GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".into(),
+        "no-host" => "GET /healthz HTTP/1.1\r\n\r\n".into(),
+        "two-hosts" => get("Host: other\r\n"),
+        "bad-host" => "GET /healthz HTTP/1.1\r\nHost: no de\r\n\r\n".into(),
+        "host-empty" => "GET /healthz HTTP/1.1\r\nHost: \r\n\r\n".into(),
+        "http2-preface" => "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(),
+        "http1.2" => version("1.2"),
+        "http3.0" => version("3.0"),
+        "http0.9" => "GET /healthz\r\n".into(),
+        "pipelined x3" => get("").repeat(3),
+        "LF-only" => get("").replace('\r', ""),
+        "leading CRLF" => format!("\r\n{}", get("")),
+        "conn close" => get("Connection: close\r\n"),
+        "TE+CL" => post("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"),
+        "TE gzip,chunked" => post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"),
+        "TE identity" => post("Transfer-Encoding: identity\r\n", ""),
+        "TE xchunked" => post("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n"),
+        "TE twice" => post(
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "0\r\n\r\n",
+        ),
+        "CL twice same" => post("Content-Length: 5\r\nContent-Length: 5\r\n", "hello"),
+        "CL twice differ" => post("Content-Length: 5\r\nContent-Length: 6\r\n", "hello"),
+        "CL negative" => post("Content-Length: -1\r\n", ""),
+        "CL plus" => post("Content-Length: +3\r\n", "abc"),
+        "CL list" => post("Content-Length: 0, 0\r\n", ""),
+        "TE in 1.0" => post("Transfer-Encoding: chunked\r\n", "0\r\n\r\n").replacen("1.1", "1.0", 1),
+        "header space before colon" => get("Foo : bar\r\n"),
+        "obs-fold" => get("Foo: a\r\n b\r\n"),
+        "nul in header" => get("Foo: a\0b\r\n"),
+        "bare CR in header" => get("Foo: a\rb\r\n"),
+        "no-colon line" => get("nothing\r\n"),
+        "utf8 header" => get("Foo: é\r\n"),
+        "empty header name" => get(": bar\r\n"),
+        "expect 100 post" => post("Expect: 100-continue\r\nContent-Length: 5\r\n", "hello"),
+        "expect other" => get("Expect: something\r\n"),
+        "chunk ext+trailer" => post(
+            "Transfer-Encoding: chunked\r\nTrailer: X-Foo\r\n",
+            "5;a=b\r\nhello\r\n0\r\nX-Foo: bar\r\n\r\n",
+        ),
+        "chunk bad size" => post("Transfer-Encoding: chunked\r\n", "zz\r\nhello\r\n0\r\n\r\n"),
+        "upgrade h2c" => get(
+            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
+        ),
+        other => panic!("what is {other}?"),
+    }
+    .into_bytes()
+}
+
+/// The statuses in a recorded reply: a body here is never mistaken for a status line.
+fn statuses(reply: &str) -> Vec<u16> {
+    reply
+        .match_indices("HTTP/1.")
+        .filter_map(|(at, _)| reply[at + 9..at + 12].parse().ok())
+        .collect()
+}
+
+/// Seen red: before the gate looked at the number and the bytes of `Host`, and at transfer codings before `chunked`, with
+/// no-host, two-hosts, bad-host, "TE gzip,chunked" and "TE twice" passed on (two-hosts with both, the codings without).
+#[tokio::test(flavor = "multi_thread")]
+async fn oddities_get_the_kubelets_answer_or_a_stricter_one() {
+    let world = World::start().await;
+    let (mut equal, mut wrong, mut differ) = (0, Vec::new(), Vec::new());
+    let recorded: Vec<Value> = RECORDED
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(recorded.len(), 57);
+    for recorded in &recorded {
+        let name = recorded["name"].as_str().unwrap();
+        let kubelet = (
+            statuses(recorded["reply"].as_str().unwrap()),
+            recorded["open"] == true,
+        );
+        world.kubelet.clear();
+        let client = if name == "plain-http-on-tls-port" {
+            Client::plain(world.address)
+        } else {
+            world.tls_client(Some(&PKI.bob), Alpn::Absent)
+        };
+        let mut wire = Wire::new(client.stream().await.unwrap());
+        wire.write(&request(name)).await;
+        let mut gate = (Vec::new(), true);
+        for _ in 0..kubelet.0.len() {
+            match wire.answer(false).await {
+                Some(answer) => gate.0.push(answer.status),
+                None => gate.1 = false,
+            }
+        }
+        wire.write(THEN).await;
+        gate.1 &= wire.answer(false).await.is_some();
+        let seen: Vec<_> = world.kubelet.requests();
+        let seen: Vec<_> = seen
+            .iter()
+            .filter(|seen| seen.target != "/healthz?then")
+            .collect();
+        for seen in &seen {
+            assert_well_formed(name, seen);
+        }
+        let passed = gate.0.iter().filter(|status| **status == 200).count();
+        if seen.len() != passed {
+            wrong.push(format!("{name}: {gate:?}, but the kubelet saw {seen:?}"));
+        }
+        let difference = DIFFERENCES.iter().find(|difference| difference.0 == name);
+        match difference {
+            None if gate == kubelet => equal += 1,
+            Some((_, statuses, open, _)) if kubelet != gate && gate == (statuses.to_vec(), *open) => {
+                differ.push(name)
+            }
+            _ => wrong.push(format!("{name}: the kubelet {kubelet:?}, the gate {gate:?}")),
+        }
+    }
+    println!(
+        "replay of odd HTTP: {} compared, {equal} equal, {} differ on purpose, {} others",
+        recorded.len(),
+        differ.len(),
+        wrong.len()
+    );
+    for (name, statuses, _, reason) in DIFFERENCES {
+        println!("  {name}: {statuses:?}, {reason}");
+    }
+    assert_eq!(wrong, [""; 0]);
+    world.stop().await;
+}
