@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 /// Whose doing it is that the request did not reach the kubelet, or that its answer is not passed on.
@@ -88,6 +88,18 @@ impl RequestError {
             StatusCode::EXPECTATION_FAILED,
             "expectation",
             "",
+        )
+    }
+
+    /// 501: a transfer coding other than `chunked`, as the kubelet answers it. Where the body ends is anybody's guess,
+    /// so the connection ends too.
+    pub fn unsupported_transfer_coding() -> Self {
+        Self::new(
+            Origin::Client,
+            Station::Attributes,
+            StatusCode::NOT_IMPLEMENTED,
+            "transfer_coding",
+            "Unsupported transfer encoding",
         )
     }
 
@@ -213,6 +225,9 @@ impl RequestError {
                 ALLOW,
                 HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE"),
             );
+        }
+        if self.status == StatusCode::NOT_IMPLEMENTED {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

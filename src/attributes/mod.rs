@@ -4,6 +4,7 @@
 //! a path that two kubelets could read differently is refused, and exec, attach, run and port-forward need the verb
 //! `create` whatever the method (GET over WebSocket runs commands on every kubelet with mere `get nodes/proxy`).
 
+mod head;
 mod interactive;
 mod kubelet;
 mod path;
@@ -15,7 +16,6 @@ pub use self::kubelet::{Subresource, Verb};
 pub use self::path::{Path, PathError};
 pub use self::upgrade::Protocol;
 
-use http::Version;
 use http::request::Parts;
 
 use crate::error::RequestError;
@@ -36,9 +36,9 @@ impl Checks {
     /// `authorization.interactive.requireCreate`.
     pub fn of(parts: &Parts, require_create: bool) -> Result<Self, RequestError> {
         let verb = Verb::of(&parts.method).ok_or_else(RequestError::method_not_allowed)?;
+        head::judge(parts)?;
         let path = Path::of_target(&parts.uri, parts.version, &parts.headers)?;
         let upgrade = Protocol::wanted_by(parts)?;
-        expect_is_continue(parts)?;
         let interactive = is_interactive(path.decoded());
         let verb = if interactive && require_create {
             Verb::Create
@@ -84,19 +84,6 @@ impl Checks {
     /// upgrade headers are hop-by-hop headers like any other, and the answer is an ordinary one.
     pub fn tunnel(&self) -> Option<Protocol> {
         self.upgrade.filter(|_| self.interactive)
-    }
-}
-
-/// An `Expect` other than `100-continue` is 417, as at the kubelet; `100-continue` itself ends at the gate.
-fn expect_is_continue(parts: &Parts) -> Result<(), RequestError> {
-    match parts.headers.get(http::header::EXPECT) {
-        Some(value)
-            if parts.version >= Version::HTTP_11
-                && !value.as_bytes().eq_ignore_ascii_case(b"100-continue") =>
-        {
-            Err(RequestError::expectation_failed())
-        }
-        _ => Ok(()),
     }
 }
 

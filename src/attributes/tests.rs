@@ -9,7 +9,8 @@ use super::*;
 fn parts(method: &str, target: &str, headers: &[(&'static str, &str)]) -> Parts {
     let mut request = Request::builder()
         .method(Method::from_bytes(method.as_bytes()).unwrap())
-        .uri(target);
+        .uri(target)
+        .header("host", "worker-1");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

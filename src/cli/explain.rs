@@ -76,7 +76,10 @@ impl Explain {
         let target: PathAndQuery = self.path.parse().map_err(|_| {
             RequestError::bad_request("not_a_path", "the request target must be a path starting with /")
         })?;
-        let mut request = Request::builder().method(method).uri(target);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header("host", "node");
         if let Some(upgrade) = self.upgrade {
             let protocol = match upgrade {
                 UpgradeTo::Spdy => "SPDY/3.1",

@@ -1,0 +1,58 @@
+//! What a head must be beside its target: the kubelet's HTTP library refuses the rest before anything else, and so does
+//! the gate, since hyper passes it.
+
+use http::Version;
+use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+
+use crate::error::RequestError;
+
+/// Refuses what no kubelet would read.
+pub(super) fn judge(parts: &Parts) -> Result<(), RequestError> {
+    host(parts)?;
+    transfer_coding(parts)?;
+    expectation(parts)
+}
+
+/// One Host; it may be anybody's and may be empty. HTTP/1.0 can do without, and HTTP/2 has its own.
+fn host(parts: &Parts) -> Result<(), RequestError> {
+    let refuse = |rule: &'static str| Err(RequestError::bad_request("host", rule));
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if parts.version == Version::HTTP_11 => refuse("the Host header is missing\n"),
+        (_, Some(_)) => refuse("more than one Host header\n"),
+        (Some(value), None) if !value.as_bytes().iter().all(host_byte) => {
+            refuse("the Host header is malformed\n")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The bytes Go's server lets pass in a Host: those of names, addresses and ports, and RFC 3986's sub-delims.
+fn host_byte(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(byte)
+}
+
+/// A body is chunked, once, or it is not. hyper takes whatever ends in chunked, and the codings before that would be
+/// lost on the way to the kubelet.
+fn transfer_coding(parts: &Parts) -> Result<(), RequestError> {
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(RequestError::unsupported_transfer_coding()),
+    }
+}
+
+/// An `Expect` other than `100-continue` is 417; `100-continue` itself ends at the gate.
+fn expectation(parts: &Parts) -> Result<(), RequestError> {
+    match parts.headers.get(EXPECT) {
+        Some(value)
+            if parts.version >= Version::HTTP_11
+                && !value.as_bytes().eq_ignore_ascii_case(b"100-continue") =>
+        {
+            Err(RequestError::expectation_failed())
+        }
+        _ => Ok(()),
+    }
+}
