@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
@@ -123,7 +123,7 @@ impl Gate {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let in_flight = InFlight::begin(connection, &self.metrics);
-        let upgrade = request.version() < Version::HTTP_2 && request.headers().contains_key(header::UPGRADE);
+        let upgrade = request.version() < Version::HTTP_2 && may_be_an_upgrade(request.headers());
         let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request).await;
         let outcome = unwind(self.stations(connection, worker, request, &mut record)).await;
         let outcome = outcome.unwrap_or_else(|panic| {
@@ -378,6 +378,18 @@ impl Drop for InFlight {
         self.connection.activity.end();
         self.metrics.requests_in_flight.dec();
     }
+}
+
+/// Whether somebody on the way may take this for a request to upgrade: by the loose reading of old API servers, to whom
+/// `upgrade` anywhere in a `Connection` header is one, whatever else is there or not.
+fn may_be_an_upgrade(headers: &HeaderMap) -> bool {
+    let upgrade = b"upgrade";
+    headers.contains_key(header::UPGRADE)
+        || headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().windows(upgrade.len()))
+            .any(|part| part.eq_ignore_ascii_case(upgrade))
 }
 
 /// Reads a refused request's body for a moment.

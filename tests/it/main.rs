@@ -15,6 +15,7 @@ mod audit_events;
 mod authorization;
 mod command_line;
 mod deadlines;
+mod early_answers;
 mod forwarding;
 mod identity;
 mod interactive;
