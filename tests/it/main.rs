@@ -17,6 +17,8 @@ mod command_line;
 mod deadlines;
 mod early_answers;
 mod forwarding;
+mod http2_frames;
+mod http2_oddities;
 mod identity;
 mod interactive;
 mod limits;
