@@ -20,6 +20,7 @@ pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const ACK: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
+pub(crate) const PADDED: u8 = 8;
 
 /// SETTINGS_INITIAL_WINDOW_SIZE.
 pub(crate) const INITIAL_WINDOW: u16 = 4;
@@ -148,7 +149,7 @@ pub(crate) fn settings(settings: &[(u16, u32)]) -> Vec<u8> {
 }
 
 /// A field block: literals that are never indexed.
-pub(crate) fn fields(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+pub(crate) fn fields(fields: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0x10);
