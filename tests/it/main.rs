@@ -19,6 +19,7 @@ mod deadlines;
 mod early_answers;
 mod forwarding;
 mod framing;
+mod half_ends;
 mod http2_frames;
 mod http2_oddities;
 mod identity;
