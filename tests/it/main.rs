@@ -13,6 +13,7 @@ mod answers;
 mod attributes_table;
 mod audit_events;
 mod authorization;
+mod bad_answers;
 mod command_line;
 mod corpus;
 mod deadlines;
