@@ -123,13 +123,17 @@ impl Gate {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let in_flight = InFlight::begin(connection, &self.metrics);
-        let upgrade = request.version() < Version::HTTP_2 && may_be_an_upgrade(request.headers());
+        let http1 = request.version() < Version::HTTP_2;
+        let upgrade = http1 && may_be_an_upgrade(request.headers());
+        let expects = http1 && request.headers().contains_key(header::EXPECT);
         let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request).await;
         let outcome = unwind(self.stations(connection, worker, request, &mut record)).await;
         let outcome = outcome.unwrap_or_else(|panic| {
             self.metrics.panics.inc();
             Err(RequestError::internal(format!("panic: {panic}")))
         });
+        // Whoever passed the wish for an upgrade on may take the connection for a tunnel now (CVE-2018-1002105): it ends.
+        let mut close = upgrade;
         let (mut response, tunnel) = match outcome {
             Ok(Passed {
                 forwarded: Forwarded::Answer(response),
@@ -142,6 +146,8 @@ impl Gate {
             Err(error) => {
                 record.refused(&error);
                 log(connection, &error);
+                // Who was not told to continue may send the body or the next request: nobody can tell which it is.
+                close |= expects;
                 let error = if upgrade {
                     error.without_retry_after()
                 } else {
@@ -152,8 +158,7 @@ impl Gate {
         };
         self.metrics.request(&record.labels(response.status()));
         let Some((tunnel, share)) = tunnel else {
-            if upgrade {
-                // Whoever passed the wish on may take the connection for a tunnel now (CVE-2018-1002105): it ends here.
+            if close {
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
