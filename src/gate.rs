@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
@@ -124,13 +124,17 @@ impl Gate {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let in_flight = InFlight::begin(connection, &self.metrics);
-        let upgrade = request.version() < Version::HTTP_2 && request.headers().contains_key(header::UPGRADE);
+        let http1 = request.version() < Version::HTTP_2;
+        let upgrade = http1 && may_be_an_upgrade(request.headers());
+        let expects = http1 && request.headers().contains_key(header::EXPECT);
         let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request).await;
         let outcome = unwind(self.stations(connection, worker, request, &mut record)).await;
         let outcome = outcome.unwrap_or_else(|panic| {
             self.metrics.panics.inc();
             Err(RequestError::internal(format!("panic: {panic}")))
         });
+        // Whoever passed the wish for an upgrade on may take the connection for a tunnel now (CVE-2018-1002105): it ends.
+        let mut close = upgrade;
         let (mut response, tunnel) = match outcome {
             Ok(Passed {
                 forwarded: Forwarded::Answer(response),
@@ -143,6 +147,8 @@ impl Gate {
             Err(error) => {
                 record.refused(&error);
                 log(connection, &error);
+                // Who was not told to continue may send the body or the next request: nobody can tell which it is.
+                close |= expects;
                 let error = if upgrade {
                     error.without_retry_after()
                 } else {
@@ -153,8 +159,7 @@ impl Gate {
         };
         self.metrics.request(&record.labels(response.status()));
         let Some((tunnel, share)) = tunnel else {
-            if upgrade {
-                // Whoever passed the wish on may take the connection for a tunnel now (CVE-2018-1002105): it ends here.
+            if close {
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -379,6 +384,18 @@ impl Drop for InFlight {
         self.connection.activity.end();
         self.metrics.requests_in_flight.dec();
     }
+}
+
+/// Whether somebody on the way may take this for a request to upgrade: by the loose reading of old API servers, to whom
+/// `upgrade` anywhere in a `Connection` header is one, whatever else is there or not.
+fn may_be_an_upgrade(headers: &HeaderMap) -> bool {
+    let upgrade = b"upgrade";
+    headers.contains_key(header::UPGRADE)
+        || headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().windows(upgrade.len()))
+            .any(|part| part.eq_ignore_ascii_case(upgrade))
 }
 
 /// Reads a refused request's body for a moment.

@@ -1,5 +1,6 @@
 //! The body of an answer: the kubelet's own bytes, or the gate's few.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -13,6 +14,20 @@ use super::pool::PooledConnection;
 pub struct Body {
     kind: Kind,
     guard: Option<Guard>,
+}
+
+/// What became of it when a body was asked for its next frame.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Asked {
+    /// It gave one, and is not asked again before the client has taken that.
+    Gave,
+    /// The kubelet has nothing yet.
+    Waits,
+}
+
+thread_local! {
+    /// The last answer on this thread, for [`Body::asked_during`].
+    static ASKED: Cell<Option<Asked>> = const { Cell::new(None) };
 }
 
 /// Something that lives as long as an answer.
@@ -52,6 +67,17 @@ impl Body {
         }
     }
 
+    /// Polls whatever may ask a body for a frame, and tells what came of the last time it did.
+    ///
+    /// hyper owns the body while it is sent over HTTP/2, and does not ask it for more while the client's window is shut:
+    /// this is how a client that never opens it can be told from a kubelet that has nothing to say. A value of the thread,
+    /// since between a stream's task and the body inside it there is only hyper.
+    pub fn asked_during<T>(poll: impl FnOnce() -> T) -> (T, Option<Asked>) {
+        ASKED.set(None);
+        let polled = poll();
+        (polled, ASKED.take())
+    }
+
     /// Keeps `guard` until the body has ended or is dropped.
     #[must_use]
     pub fn until_end(mut self, guard: Guard) -> Self {
@@ -68,24 +94,12 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.kind {
-            Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::Kubelet { incoming, upstream } => {
-                // What is there comes from this very task's polls of the connection, so it needs no waker of its own. A
-                // small answer has come whole with its head.
-                let mut quiet = Context::from_waker(Waker::noop());
-                if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(&mut quiet) {
-                    return Poll::Ready(frame);
-                }
-                let Some(mut connection) = upstream.take() else {
-                    return Pin::new(incoming).poll_frame(cx);
-                };
-                connection.poll(cx);
-                *upstream = connection.settle();
-                Pin::new(incoming).poll_frame(&mut quiet)
-            }
-        }
+        let frame = self.kind.poll_frame(cx);
+        ASKED.set(Some(match frame {
+            Poll::Ready(_) => Asked::Gave,
+            Poll::Pending => Asked::Waits,
+        }));
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -99,6 +113,29 @@ impl HttpBody for Body {
         match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Kubelet { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+impl Kind {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self {
+            Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Kubelet { incoming, upstream } => {
+                // What is there comes from this very task's polls of the connection, so it needs no waker of its own. A
+                // small answer has come whole with its head.
+                let mut quiet = Context::from_waker(Waker::noop());
+                if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(&mut quiet) {
+                    return Poll::Ready(frame);
+                }
+                let Some(mut connection) = upstream.take() else {
+                    return Pin::new(incoming).poll_frame(cx);
+                };
+                connection.poll(cx);
+                *upstream = connection.settle();
+                Pin::new(incoming).poll_frame(&mut quiet)
+            }
         }
     }
 }

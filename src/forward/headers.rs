@@ -22,6 +22,7 @@ pub(super) fn for_kubelet(headers: &mut HeaderMap, tunnel: Option<Protocol>) {
 /// Prepares the headers of the kubelet's answer for the client.
 pub(super) fn for_client(headers: &mut HeaderMap, tunnel: Option<Protocol>) {
     remove_named_by_connection(headers);
+    remove_second_framing(headers);
     remove_where(headers, hop_by_hop);
     if let Some(protocol) = tunnel {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -103,6 +104,19 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         .collect();
     for name in named {
         headers.remove(name);
+    }
+}
+
+/// An answer whose length was not what framed it, or is given in more than one way, goes on without it: the client is
+/// told how it is framed now. Else a chunked answer with a length beside it would look whole where that length ends.
+fn remove_second_framing(headers: &mut HeaderMap) {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return };
+    if lengths.next().is_some()
+        || headers.contains_key(header::TRANSFER_ENCODING)
+        || !length.as_bytes().iter().all(u8::is_ascii_digit)
+    {
+        headers.remove(header::CONTENT_LENGTH);
     }
 }
 

@@ -82,6 +82,10 @@ pub enum KubeletError {
     Token(PathBuf),
 }
 
+/// What is read of an answer at once, and so the largest frame that is passed on: on HTTP/2 a client has to take one
+/// whole before it stops counting as stalled. It is also the largest head of an answer.
+const READ_AT_ONCE: usize = 64 * 1024;
+
 /// A request that was not answered.
 pub(super) struct SendError {
     pub(super) error: hyper::Error,
@@ -215,6 +219,7 @@ impl Kubelet {
                 }
             };
             http1::Builder::new()
+                .max_buf_size(READ_AT_ONCE)
                 .handshake(TokioIo::new(io))
                 .await
                 .map_err(io::Error::other)

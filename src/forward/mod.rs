@@ -10,7 +10,7 @@ mod pool;
 mod read_ahead;
 mod tunnel;
 
-pub use self::body::{Body, Guard};
+pub use self::body::{Asked, Body, Guard};
 pub use self::kubelet::{Kubelet, KubeletError};
 pub use self::pool::Pool;
 pub use self::tunnel::{EndedBy, StreamEnd};
@@ -36,8 +36,9 @@ pub enum Forwarded {
 
 /// Passes an allowed request to the kubelet. `pool` is the worker's own.
 ///
-/// Cancelling the future closes the connection to the kubelet. A request is sent again, as often as a pooled connection turns out dead, only if not a byte of it
-/// was written.
+/// Cancelling the future closes the connection to the kubelet. A request is sent again, as often as a pooled connection
+/// turns out dead, only if not a byte of it was written. There is no deadline for the answer: a command may run for
+/// minutes and a followed log say nothing for hours, and the client's leaving ends either.
 ///
 /// # Errors
 /// 502 if the kubelet is not there, is not the pinned one, or gives an upgrade an answer below 400 other than 101.

@@ -116,6 +116,20 @@ fn an_answer_keeps_its_trailer_and_loses_its_hop() {
     assert_eq!(names(&headers), ["trailer"]);
 }
 
+#[test]
+fn an_answer_has_one_length_or_none() {
+    for (lines, left) in [
+        (&[("content-length", "3")][..], 1),
+        (&[("content-length", "3"), ("content-length", "3")], 0),
+        (&[("content-length", "3, 3")], 0),
+        (&[("content-length", "3"), ("transfer-encoding", "chunked")], 0),
+    ] {
+        let mut headers = head(lines);
+        for_client(&mut headers, None);
+        assert_eq!(headers.len(), left, "{lines:?}");
+    }
+}
+
 proptest! {
     /// However a forbidden name is spelled, it does not pass.
     #[test]

@@ -12,7 +12,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::io::{Activity, Timeouts, Watched};
+use super::streams::Streams;
 use super::worker::Worker;
 use crate::authn::Presented;
 use crate::error::chain;
@@ -171,7 +172,8 @@ async fn requests(
     let io = TokioIo::new(watched);
     let (drain, cut) = (worker.drain.cancelled(), worker.cut.cancelled());
     if http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let streams = Streams::new(limits.write_stall_timeout, gate.metrics_handle());
+        let mut builder = http2::Builder::new(streams);
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.http2_streams)

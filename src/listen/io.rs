@@ -8,7 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -37,7 +37,14 @@ pub struct Watched<T> {
     timer: Pin<Box<Sleep>>,
     /// Since when the peer has taken no byte.
     stalled: Option<Instant>,
+    /// The end has been said, and what the client still says is read and forgotten.
+    lingering: bool,
 }
+
+/// After the gate has said its last word, a client that is in the middle of its own is listened to for so long, as Go's
+/// server does: closing over unread bytes resets the connection, and a reset takes away an answer that has not been
+/// read yet.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// The deadlines of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +150,7 @@ impl<T> Watched<T> {
             metrics,
             timer,
             stalled: None,
+            lingering: false,
         }
     }
 
@@ -182,6 +190,22 @@ impl<T> Watched<T> {
         Ok(())
     }
 
+    /// Reads what the client still says, until it has closed, or long enough.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()>
+    where
+        T: AsyncRead + Unpin,
+    {
+        let mut unread = [0; 4096];
+        while self.timer.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut unread);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(())
+    }
+
     fn wrote<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         if written.is_ready() {
             self.stalled = None;
@@ -214,7 +238,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
@@ -243,7 +267,16 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
-        this.wrote(cx, shut)
+        if !this.lingering {
+            let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
+            ready!(this.wrote(cx, shut))?;
+            if this.activity.in_flight.load(Relaxed) > 0 {
+                // A tunnel: its other direction is somebody else's to read.
+                return Poll::Ready(Ok(()));
+            }
+            this.timer.as_mut().reset(Instant::now() + LINGER);
+            this.lingering = true;
+        }
+        this.poll_linger(cx).map(Ok)
     }
 }

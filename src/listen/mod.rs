@@ -5,6 +5,7 @@ mod io;
 mod limits;
 mod side_port;
 mod socket;
+mod streams;
 mod tombstone;
 mod worker;
 

@@ -462,10 +462,20 @@ async fn trailers_pass() {
     let expected = HeaderMap::from_iter([("x-lab-lines".parse().unwrap(), HeaderValue::from_static("2"))]);
     assert_eq!(answer.body().trailers(), Some(&expected));
     drop(answer);
-    assert_eq!(
-        world.client("bob").get("/lab/trailers").await.unwrap().body(),
-        "one\ntwo\n"
-    );
+    // On HTTP/1 those who ask for them get them, and the others a body that ends without.
+    for (te, end) in [
+        ("TE: trailers\r\n", "0\r\nx-lab-lines: 2\r\n\r\n"),
+        ("TE: deflate, trailers;q=0.5\r\n", "0\r\n\r\n"),
+        ("", "0\r\n\r\n"),
+    ] {
+        let head = format!("GET /lab/trailers HTTP/1.1\r\nHost: x\r\n{te}Connection: close\r\n\r\n");
+        let answer = world.client("bob").raw(head.as_bytes()).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+        assert!(
+            answer.contains("one\ntwo\n") && answer.ends_with(end),
+            "{te}{answer}"
+        );
+    }
     world.stop().await;
 }
 

@@ -315,6 +315,35 @@ async fn a_token_among_the_subprotocols_ends_at_the_gate() {
     world.stop().await;
 }
 
+/// T36: what shows who somebody is, or claims it, ends at the gate with an upgrade as with any other request.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_credential_reaches_the_kubelet_with_an_upgrade() {
+    let world = World::start().await;
+    let bearer = format!("Bearer {ADMIN_TOKEN}");
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("cookie", "session=stolen"),
+        ("proxy-authorization", "Basic c3RvbGVu"),
+        ("x-remote-user", "system:admin"),
+        ("impersonate-user", "system:admin"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("X_Remote_Group", "system:masters"),
+    ];
+    for client in [world.stranger(), world.client("bob")] {
+        world.kubelet.clear();
+        let socket = client.websocket(CAT, &[V5], &headers).await.unwrap();
+        let stream = client.spdy("POST", CAT, &headers).await.unwrap();
+        assert_eq!((socket.status().as_u16(), stream.status().as_u16()), (101, 101));
+        let seen = world.kubelet.requests();
+        assert_eq!(seen.len(), 2);
+        for (name, _) in headers {
+            assert!(seen.iter().all(|seen| seen.header(name).is_none()), "{name}");
+        }
+        assert!(!format!("{seen:?}").contains(ADMIN_TOKEN));
+    }
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clients_end_ends_the_stream_at_the_kubelet() {
     let world = World::start().await;

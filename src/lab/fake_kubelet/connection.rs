@@ -96,7 +96,10 @@ impl Exchange<'_> {
             Some(Fault::Early { status, hold }) => {
                 let (head, body) = Answer::text(*status, "answered early\n").encode(&self.head.method, false);
                 wire.send(&[&head, &*body].concat()).await?;
-                sleep(*hold).await;
+                tokio::select! {
+                    () = sleep(*hold) => {}
+                    () = wire.gone() => {}
+                }
                 return Ok(Next::Close);
             }
             _ => {}

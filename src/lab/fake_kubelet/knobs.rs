@@ -45,7 +45,8 @@ pub enum Fault {
         /// Before each piece.
         interval: Duration,
     },
-    /// Answers before the body is read, and then keeps the connection open without reading, for so long.
+    /// Answers before the body is read, and then keeps the connection open and takes hardly more of the body, for so
+    /// long or until the client has gone.
     Early {
         /// The status, such as 413.
         status: u16,

@@ -1,0 +1,111 @@
+//! A kubelet may answer before it has read a request's body, break an answer off, or send what is no HTTP. If the gate
+//! takes the rest of a body for the next request, a broken answer for a whole one, or one answer for the next one's,
+//! then somebody reads what is not theirs.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use kubelet_gate::lab::client::{Alpn, ClientBody, Connection};
+use kubelet_gate::lab::fake_kubelet::Fault;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::world::{PKI, World, assert_answer, eventually};
+
+const BOTH: [Alpn; 2] = [Alpn::H1, Alpn::H2];
+
+/// Answers 413 before the body is read.
+fn early(hold: Duration) -> Fault {
+    Fault::Early { status: 413, hold }
+}
+
+// === answered early ===
+
+/// hyper#4176: the kubelet has answered, the client keeps the rest of its body to itself, and the connection between is
+/// neither idle nor closed: in hyper's own client it stays for good.
+///
+/// Seen red with `Upstream::reusable` always true: the next request goes out behind half a body, and nobody gets an
+/// answer. And with `PooledConnection::settle` forgetting a connection that is not reusable (`mem::forget`) it leaks: the
+/// kubelet keeps it open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_with_half_a_body_in_it_is_neither_kept_nor_leaked() {
+    let world = World::start().await;
+    world.kubelet.fail("/lab/early", early(Duration::from_secs(60)));
+    let mut held: Vec<(Connection, _)> = Vec::new();
+    for alpn in BOTH {
+        for _ in 0..3 {
+            let (sender, body) = ClientBody::channel();
+            let mut connection = world.tls_client(PKI.pair("bob"), alpn).connect().await.unwrap();
+            let upload = Request::post("/lab/early").body(body).unwrap();
+            let mut answer = connection.open(upload).await.unwrap();
+            assert_eq!(answer.status(), 413);
+            let text = answer.body_mut().next().await.unwrap().unwrap();
+            assert_eq!(text, "answered early\n");
+            assert_eq!(answer.body_mut().next().await.unwrap(), None, "{alpn:?}");
+            held.push((connection, sender));
+        }
+    }
+    // The clients are all still there, and have not said another word.
+    eventually("the kubelet is rid of all six", || {
+        world.kubelet.open_connections() == 0
+    })
+    .await;
+    assert_eq!(world.metric("upstream_idle_connections", &[]), 0.0);
+    assert_eq!(world.metric("requests_in_flight", &[]), 0.0);
+    assert_answer(&world.client("bob").get("/healthz").await.unwrap(), 200, "ok");
+    drop(held);
+    world.stop().await;
+}
+
+/// A client in the middle of a big upload must be able to read why it is not wanted. Closing over what it still sends
+/// would reset the connection, and the reset takes the answer away again.
+///
+/// Seen red without `Watched::poll_linger`: on HTTP/1 "the connection was closed before the answer was complete".
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_still_sending_reads_the_early_answer() {
+    let world = World::start().await;
+    world.kubelet.fail("/lab/early", early(Duration::from_secs(1)));
+    for alpn in BOTH {
+        for _ in 0..10 {
+            let (sender, body) = ClientBody::channel();
+            let uploading = tokio::spawn(async move {
+                let piece = Bytes::from(vec![b'x'; 64 * 1024]);
+                while sender.send(piece.clone()).await {}
+            });
+            let mut connection = world.tls_client(PKI.pair("bob"), alpn).connect().await.unwrap();
+            let upload = Request::post("/lab/early").body(body).unwrap();
+            let answer = connection.send(upload).await;
+            let answer = answer.unwrap_or_else(|error| panic!("{alpn:?}: {error}"));
+            assert_answer(&answer, 413, "answered early\n");
+            drop(connection);
+            uploading.await.unwrap();
+        }
+    }
+    world.stop().await;
+}
+
+/// The same with a client that reads only once it has sent what it can, as simple ones do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_late_reads_the_early_answer() {
+    let world = World::start().await;
+    world.kubelet.fail("/lab/early", early(Duration::from_secs(1)));
+    for _ in 0..10 {
+        let mut stream = world.client("bob").stream().await.unwrap();
+        let head = "POST /lab/early HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..20 {
+            if stream.write_all(&[b'x'; 10_000]).await.is_err() || stream.flush().await.is_err() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let mut answer = Vec::new();
+        let end = tokio::time::timeout(crate::world::PATIENCE, stream.read_to_end(&mut answer)).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(
+            answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("answered early\n"),
+            "{end:?} {answer}"
+        );
+    }
+    world.stop().await;
+}

@@ -1,0 +1,495 @@
+//! Over HTTP/2 a request has no lines to break out of, but it becomes HTTP/1.1 on its way to the kubelet: what passes as a
+//! value here must not end a line, a body or a request there. And a client that keeps the rules of HTTP/2 but not its
+//! spirit must not hold what others need.
+
+use std::time::Duration;
+
+use kubelet_gate::lab::fake_kubelet::Fault;
+
+use crate::corpus::{bytes, rows};
+use crate::http2_frames::*;
+use crate::smuggling::assert_well_formed;
+use crate::world::{PATIENCE, World, assert_answer, eventually};
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    /// It passes, once.
+    Passed,
+    /// The gate answers this, and nothing passes.
+    Answered(u16),
+    /// The stream is reset, or the connection ended; nothing passes.
+    Refused,
+    /// Its head may have passed; its body is broken off, there as here.
+    BrokenOff,
+}
+use Fate::{Answered, BrokenOff, Passed, Refused};
+
+impl Fate {
+    fn of(text: &str) -> Self {
+        match text {
+            "Passed" => Passed,
+            "Refused" => Refused,
+            _ => Answered(text.strip_prefix("Answered ").expect("a fate").parse().unwrap()),
+        }
+    }
+}
+
+/// A good head that asks for this.
+fn head(method: &str, path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    [
+        (":method", method),
+        (":scheme", "https"),
+        (":path", path),
+        (":authority", "node"),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
+    .to_vec()
+}
+
+/// Sends frames on stream 1 and tells what came back, in terms of [`Fate`] as far as the client can see.
+async fn play(world: &World, bytes: &[u8]) -> Result<u16, &'static str> {
+    let mut frames = Frames::open(&world.h2_client("bob"), &[]).await;
+    frames.send(bytes).await;
+    let mut status = Err("closed");
+    loop {
+        let Some(frame) = frames.next(PATIENCE).await else {
+            return status;
+        };
+        match frame.kind {
+            HEADERS if status.is_err() => status = Ok(frame.status().expect("a status")),
+            GOAWAY if frame.code() != 0 => return Err("goaway"),
+            RST_STREAM if frame.stream == 1 => {
+                // Of an answered request whose body is not wanted any more: NO_ERROR.
+                return if frame.code() == 0 { status } else { Err("reset") };
+            }
+            _ => {}
+        }
+        if frame.stream == 1 && matches!(frame.kind, HEADERS | DATA) && frame.flags & END_STREAM != 0 {
+            return status;
+        }
+    }
+}
+
+/// Whether what the client saw and what the kubelet saw is that fate.
+fn is(fate: Fate, saw: Result<u16, &'static str>, passed: usize) -> bool {
+    match fate {
+        Passed => saw == Ok(200) && passed == 1,
+        Answered(status) => saw == Ok(status) && passed == 0,
+        Refused => (saw.is_err() || saw == Ok(400)) && passed == 0,
+        BrokenOff => saw.is_err() && passed <= 1,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_becomes_one_well_formed_head_or_none() {
+    let world = World::start().await;
+    let mut wrong = Vec::new();
+    for row in rows(include_str!("data/http2_heads.tsv")) {
+        let (name, fate) = (row[0], Fate::of(row[1]));
+        let mut asked = Vec::new();
+        for field in &row[2..] {
+            match field.split_once('=') {
+                None => asked.extend(head("GET", "/healthz")),
+                Some((name, value)) => asked.push((bytes(name), bytes(value))),
+            }
+        }
+        world.kubelet.clear();
+        let saw = play(
+            &world,
+            &frame(HEADERS, END_STREAM | END_HEADERS, 1, &fields(&asked)),
+        )
+        .await;
+        let seen = world.kubelet.requests();
+        for seen in &seen {
+            assert_well_formed(name, seen);
+            assert_eq!(
+                (seen.method.as_str(), seen.target.as_str()),
+                ("GET", "/healthz"),
+                "{name}"
+            );
+            let hosts = seen
+                .headers
+                .iter()
+                .filter(|(name, _)| name.eq_ignore_ascii_case("host"));
+            assert_eq!(hosts.count(), 1, "{name}");
+        }
+        if !is(fate, saw, seen.len()) {
+            wrong.push(format!("{name}: {fate:?}, but {saw:?} and {} passed", seen.len()));
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+    assert_answer(&world.h2_client("bob").get("/healthz").await.unwrap(), 200, "ok");
+    world.stop().await;
+}
+
+/// A POST of the echo, with this Content-Length if any.
+fn post(length: Option<&str>) -> Vec<u8> {
+    let mut head = head("POST", "/lab/echo");
+    head.extend(length.map(|length| (b"content-length".to_vec(), length.into())));
+    fields(&head)
+}
+
+fn opening(length: Option<&str>) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS, 1, &post(length))
+}
+
+fn data(flags: u8, bytes: &[u8]) -> Vec<u8> {
+    frame(DATA, flags, 1, bytes)
+}
+
+/// A body that ends in this trailer.
+fn trailer(name: &str, value: &str) -> Vec<Vec<u8>> {
+    let block = fields(&[(name.into(), value.into())]);
+    vec![
+        opening(None),
+        data(0, b"body"),
+        frame(HEADERS, END_STREAM | END_HEADERS, 1, &block),
+    ]
+}
+
+/// What an attacker wants the kubelet to read as a request of its own.
+const SMUGGLED: &[u8] = b"0\r\n\r\nGET /pods HTTP/1.1\r\nHost: x\r\n\r\n";
+const END: u8 = END_STREAM;
+
+/// Name, what becomes of it, and frames.
+#[rustfmt::skip]
+fn bodies() -> Vec<(&'static str, Fate, Vec<Vec<u8>>)> {
+    let (first, second) = (&post(None)[..20], &post(None)[20..]);
+    let priority = |stream, on: u8| frame(PRIORITY, 0, stream, &[0, 0, 0, on, 16]);
+    vec![
+        ("a body without a length", Passed, vec![opening(None), data(END, SMUGGLED)]),
+        ("a body of its length", Passed, vec![opening(Some("4")), data(0, b"bo"), data(END, b"dy")]),
+        ("an empty body", Passed, vec![opening(Some("0")), data(END, b"")]),
+        ("an empty body of no length", Passed, vec![opening(None), data(END, b"")]),
+        ("less than its length", BrokenOff, vec![opening(Some("44")), data(END, b"body")]),
+        ("more than its length", BrokenOff, vec![opening(Some("4")), data(END, SMUGGLED)]),
+        ("more than its length, later", BrokenOff, vec![opening(Some("4")), data(0, b"body"), data(END, SMUGGLED)]),
+        ("more than a length of 0", BrokenOff, vec![opening(Some("0")), data(END, SMUGGLED)]),
+        ("nothing of its length", BrokenOff, vec![opening(Some("4")), data(END, b"")]),
+        ("data behind the end", BrokenOff, vec![opening(Some("4")), data(END, b"body"), data(END, SMUGGLED)]),
+        ("a head behind the end", BrokenOff, vec![opening(Some("4")), data(END, b"body"), opening(None)]),
+        ("data before the head", Refused, vec![data(END, SMUGGLED), opening(None)]),
+        ("data on stream 0", Refused, vec![frame(DATA, END, 0, SMUGGLED)]),
+        ("a stream of the server's", Refused, vec![frame(HEADERS, END | END_HEADERS, 2, &post(None))]),
+        ("padding", Passed, vec![opening(None), frame(DATA, END | PADDED, 1, b"\x02body\0\0")]),
+        ("padding that is too long", BrokenOff, vec![opening(None), frame(DATA, END | PADDED, 1, &[200, b'a'])]),
+        ("a frame over the limit", BrokenOff, vec![opening(None), data(END, &[b'x'; 16_385])]),
+        // Trailers end at the gate, whatever they are called.
+        ("a trailer", Passed, trailer("x-end", "1")),
+        ("a trailer that frames", Passed, trailer("content-length", "44")),
+        ("a trailer that authenticates", Passed, trailer("authorization", "Bearer x")),
+        ("a trailer with a path", Passed, trailer(":path", "/pods")),
+        ("a trailer with a status", Passed, trailer(":status", "200")),
+        ("a trailer of one connection", BrokenOff, trailer("transfer-encoding", "chunked")),
+        ("a line in a trailer", BrokenOff, trailer("x-end", "1\r\n\r\nGET /pods HTTP/1.1")),
+        ("trailers that do not end", BrokenOff, vec![opening(None), data(0, b"body"), opening(None)]),
+        ("a head in pieces", Passed, vec![frame(HEADERS, END, 1, first), frame(CONTINUATION, END_HEADERS, 1, second)]),
+        ("a frame between the pieces of a head", Refused,
+            vec![frame(HEADERS, 0, 1, first), data(END, b"x"), frame(CONTINUATION, END_HEADERS, 1, second)]),
+        ("a continuation of nothing", Refused, vec![frame(CONTINUATION, END_HEADERS, 1, &post(None))]),
+        ("half a field block", Refused, vec![frame(HEADERS, END | END_HEADERS, 1, first)]),
+        ("a table index that is none", Refused, vec![frame(HEADERS, END | END_HEADERS, 1, &[0xff, 0xff, 0x7f])]),
+        ("a reset before the end", BrokenOff, vec![opening(Some("44")), data(0, b"body"), reset(1)]),
+        ("a stream that depends on itself", Refused, vec![priority(1, 1), opening(None), data(END, b"")]),
+        ("priorities of many streams", Passed,
+            vec![(0..500).flat_map(|number| priority(number * 2 + 1, 0)).collect(), opening(None), data(END, b"")]),
+        ("a priority of stream 0", Refused, vec![priority(0, 3), opening(None), data(END, b"")]),
+        ("frames of an unknown kind", Passed,
+            vec![frame(0xbe, 0xff, 1, b"what?"), opening(None), frame(0xef, 0, 1, b""), data(END, b"")]),
+        ("a push", Refused, vec![frame(5, END_HEADERS, 1, &[&[0, 0, 0, 2][..], &post(None)].concat())]),
+        ("a window that overflows", BrokenOff, vec![opening(None), window(0, 0x7fff_ffff)]),
+        ("a window that grows by nothing", BrokenOff, vec![opening(None), window(1, 0)]),
+        ("settings of half a value", Refused, vec![frame(SETTINGS, 0, 0, &[0, 4, 0])]),
+        ("a window setting that is too large", Refused, vec![settings(&[(INITIAL_WINDOW, 0x8000_0000)])]),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_ends_where_its_stream_ends_or_is_broken_off() {
+    let world = World::start().await;
+    let mut wrong = Vec::new();
+    for (name, fate, frames) in bodies() {
+        world.kubelet.clear();
+        let saw = if fate == BrokenOff && name.starts_with("a reset") {
+            let mut connection = Frames::open(&world.h2_client("bob"), &[]).await;
+            connection.send(&frames.concat()).await;
+            Err("nobody is told")
+        } else {
+            play(&world, &frames.concat()).await
+        };
+        eventually("nothing is in flight", || {
+            world.metric("requests_in_flight", &[]) == 0.0
+        })
+        .await;
+        eventually("the kubelet has no request half read", || {
+            world.kubelet.open_connections() as f64 == world.metric("upstream_idle_connections", &[])
+        })
+        .await;
+        let seen = world.kubelet.requests();
+        for seen in &seen {
+            assert_eq!(
+                (seen.method.as_str(), seen.target.as_str()),
+                ("POST", "/lab/echo"),
+                "{name}"
+            );
+            if fate == Passed {
+                assert_well_formed(name, seen);
+                for named in ["x-end", "authorization", "trailer"] {
+                    assert_eq!(seen.header(named), None, "{name}");
+                }
+            } else if let Some(length) = seen
+                .header("content-length")
+                .filter(|_| !name.contains("behind the end"))
+            {
+                assert_ne!(length, seen.body_len.to_string(), "{name}: it is whole");
+            }
+        }
+        if !is(fate, saw, seen.len()) {
+            wrong.push(format!("{name}: {fate:?}, but {saw:?} and {} passed", seen.len()));
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+    assert_answer(&world.h2_client("bob").get("/healthz").await.unwrap(), 200, "ok");
+    world.stop().await;
+}
+
+// === windows that stay shut ===
+
+const SHORT: &str = "400ms";
+/// More than any window or buffer on the way takes.
+const MUCH: &str = "/lab/bytes?n=10000000";
+/// A followed log that says nothing for longer than any test takes.
+const QUIET: &str = "/containerLogs/default/web/nginx?follow=true&tailLines=0";
+
+fn get(stream: u32, path: &str) -> Vec<u8> {
+    frame(
+        HEADERS,
+        END_STREAM | END_HEADERS,
+        stream,
+        &fields(&head("GET", path)),
+    )
+}
+
+fn window(stream: u32, size: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &size.to_be_bytes())
+}
+
+/// RST_STREAM, with CANCEL.
+fn reset(stream: u32) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())
+}
+
+fn stalls(world: &World) -> f64 {
+    world.metric("rejections_total", &[("reason", "write_stall")])
+}
+
+/// Each of them would hold a connection to the kubelet for good, and a hundred fit on one connection.
+///
+/// Seen red with `Streams` polling the stream and nothing else: no reset came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_window_stays_shut_is_reset_and_the_others_go_on() {
+    let world = World::builder()
+        .set("limits.writeStallTimeout", SHORT)
+        .start()
+        .await;
+    world
+        .kubelet
+        .adjust(|knobs| knobs.log_interval = Duration::from_secs(60));
+    let mut frames = Frames::open(&world.h2_client("bob"), &[(INITIAL_WINDOW, 0)]).await;
+    // Nothing comes of this one that could be taken: it stays.
+    frames.send(&get(1, QUIET)).await;
+    assert_eq!(
+        frames.find(HEADERS, 1, PATIENCE).await.unwrap().status(),
+        Some(200)
+    );
+    for (number, stream) in [(1, 3), (2, 5), (3, 7)] {
+        frames.send(&get(stream, MUCH)).await;
+        if stream == 7 {
+            // Some of it is taken, and then no more.
+            frames.send(&window(7, 200_000)).await;
+        }
+        let reset = frames.find(RST_STREAM, 0, PATIENCE).await.expect("a reset");
+        assert_eq!((reset.stream, reset.code()), (stream, 8), "CANCEL");
+        eventually("it is counted", || stalls(&world) == f64::from(number)).await;
+        eventually("the kubelet is rid of it", || {
+            world.kubelet.open_connections() == 1
+        })
+        .await;
+    }
+    assert_eq!(world.metric("requests_in_flight", &[]), 1.0, "the log goes on");
+
+    // A client that takes its time takes all.
+    frames.send(&get(9, MUCH)).await;
+    let (mut taken, mut given) = (0, 0);
+    while taken < 10_000_000 {
+        while given < taken + 100_000 {
+            given += 100_000;
+            frames
+                .send(&[window(0, 100_000), window(9, 100_000)].concat())
+                .await;
+        }
+        let data = frames.find(DATA, 9, PATIENCE).await.expect("more");
+        taken += data.payload.len();
+    }
+    assert_eq!(stalls(&world), 3.0);
+    drop(frames);
+    world.stop().await;
+}
+
+/// The same by the window of the whole connection, which the client never opens for any stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_on_a_connection_whose_window_stays_shut_are_reset() {
+    let world = World::builder()
+        .set("limits.writeStallTimeout", SHORT)
+        .start()
+        .await;
+    let mut frames = Frames::open(&world.h2_client("bob"), &[(INITIAL_WINDOW, 1 << 20)]).await;
+    frames
+        .send(&[get(1, MUCH), get(3, MUCH), get(5, MUCH)].concat())
+        .await;
+    for _ in 0..3 {
+        assert!(frames.find(RST_STREAM, 0, PATIENCE).await.is_some());
+    }
+    eventually("the kubelet is rid of them", || {
+        world.kubelet.open_connections() == 0
+    })
+    .await;
+    assert_eq!(stalls(&world), 3.0);
+    drop(frames);
+    world.stop().await;
+}
+
+// === floods ===
+
+/// Sends these bytes over and over until the gate has had enough; true if it has.
+async fn flood(frames: &mut Frames, times: usize, bytes: impl Fn(u32) -> Vec<u8>) -> bool {
+    for number in 0..times {
+        let bytes = bytes(u32::try_from(number).unwrap());
+        match tokio::time::timeout(PATIENCE, frames.send(&bytes)).await {
+            Ok(true) => {}
+            Ok(false) => return true,
+            // It neither takes more nor closes.
+            Err(_) => return false,
+        }
+    }
+    // What was sent last may still be on its way: the gate answers a PING, or has closed.
+    frames.send(&frame(PING, 0, 0, b"anybody?")).await;
+    loop {
+        match frames.next(PATIENCE).await {
+            None => return true,
+            Some(frame) if frame.kind == GOAWAY && frame.code() != 0 => return true,
+            Some(frame) if frame.kind == PING && frame.flags & ACK != 0 => return false,
+            Some(_) => {}
+        }
+    }
+}
+
+/// By somebody who is signed in: the connection of a stranger is closed after its first answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_end_the_connection_and_nothing_else() {
+    let world = World::builder()
+        .set("limits.writeStallTimeout", SHORT)
+        .start()
+        .await;
+    let open = async |world: &World| Frames::open(&world.h2_client("bob"), &[]).await;
+    // CVE-2024-27316: a head that never ends.
+    let mut frames = open(&world).await;
+    frames.send(&frame(HEADERS, 0, 1, &post(None))).await;
+    let piece = fields(&[(b"x-filler".to_vec(), vec![b'x'; 1000])]);
+    assert!(
+        flood(&mut frames, 5_000, |_| frame(CONTINUATION, 0, 1, &piece)).await,
+        "CONTINUATION"
+    );
+
+    // Of nothing at all.
+    let mut frames = open(&world).await;
+    frames.send(&frame(HEADERS, 0, 1, &post(None))).await;
+    assert!(
+        flood(&mut frames, 50_000, |_| frame(CONTINUATION, 0, 1, b"")).await,
+        "empty CONTINUATION"
+    );
+
+    // CVE-2019-9518, RUSTSEC-2026-0258: a body of nothing.
+    let mut frames = open(&world).await;
+    frames.send(&opening(None)).await;
+    assert!(
+        flood(&mut frames, 50_000, |_| frame(DATA, 0, 1, b"")).await,
+        "empty DATA"
+    );
+
+    // CVE-2019-9512 and 9515: a question that must be answered, by somebody who does not read the answers.
+    for (name, bytes) in [
+        ("SETTINGS", settings(&[(INITIAL_WINDOW, 65_535)])),
+        ("PING", frame(PING, 0, 0, b"anybody?")),
+    ] {
+        let mut frames = open(&world).await;
+        let many = bytes.repeat(1000);
+        assert!(flood(&mut frames, 20_000, |_| many.clone()).await, "{name}");
+    }
+
+    eventually("nothing is in flight", || {
+        world.metric("requests_in_flight", &[]) == 0.0
+    })
+    .await;
+    assert_answer(&world.h2_client("bob").get("/healthz").await.unwrap(), 200, "ok");
+    world.stop().await;
+}
+
+/// CVE-2023-44487: streams that are opened and reset cost the kubelet no more than their number at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rapid_reset_leaves_nothing_at_the_kubelet() {
+    let world = World::start().await;
+    world.kubelet.fail("/lab/hang", Fault::Hang);
+    let mut frames = Frames::open(&world.h2_client("bob"), &[]).await;
+    flood(&mut frames, 2_000, |number| {
+        let stream = number * 2 + 1;
+        [get(stream, "/lab/hang"), reset(stream)].concat()
+    })
+    .await;
+    drop(frames);
+    eventually("nothing is in flight", || {
+        world.metric("requests_in_flight", &[]) == 0.0
+    })
+    .await;
+    eventually("the kubelet is rid of all", || {
+        world.kubelet.open_connections() <= 1
+    })
+    .await;
+    assert_answer(&world.h2_client("bob").get("/healthz").await.unwrap(), 200, "ok");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_over_the_limit_is_refused() {
+    let world = World::builder()
+        .set("limits.requestHeadBytes", 16384)
+        .start()
+        .await;
+    for number in 1..=4 {
+        world.kubelet.clear();
+        let mut head = head("GET", "/healthz");
+        head.extend(std::iter::repeat_n((b"x-big".to_vec(), vec![b'x'; 8000]), number));
+        let block = fields(&head);
+        let mut frames = Frames::open(&world.h2_client("bob"), &[]).await;
+        let (first, rest) = block.split_at(block.len().min(16_000));
+        let flags = if rest.is_empty() { END_HEADERS } else { 0 };
+        frames.send(&frame(HEADERS, END_STREAM | flags, 1, first)).await;
+        if !rest.is_empty() {
+            for piece in rest.chunks(16_000) {
+                let last = std::ptr::eq(piece.as_ptr_range().end, block.as_ptr_range().end);
+                let flags = if last { END_HEADERS } else { 0 };
+                frames.send(&frame(CONTINUATION, flags, 1, piece)).await;
+            }
+        }
+        let answer = frames.find(HEADERS, 1, PATIENCE).await;
+        let status = answer.and_then(|answer| answer.status());
+        if number <= 2 {
+            assert_eq!(status, Some(200));
+        } else {
+            assert_eq!((number, status), (number, Some(431)));
+            world.assert_nothing_forwarded();
+        }
+    }
+    world.stop().await;
+}
