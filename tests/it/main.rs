@@ -10,6 +10,7 @@ mod world;
 
 mod admin_port;
 mod answers;
+mod api_server_traffic;
 mod attributes_table;
 mod audit_events;
 mod authorization;
