@@ -14,6 +14,7 @@ mod api_server_traffic;
 mod attributes_table;
 mod audit_events;
 mod authorization;
+mod client_matrix;
 mod command_line;
 mod deadlines;
 mod forwarding;
