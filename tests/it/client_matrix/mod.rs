@@ -96,35 +96,26 @@ async fn every_client_through_four_phases() {
 /// The other half of serving from memory: an answer's life is its bound, however the API server fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_remembered_answer_is_served_for_its_life_and_not_a_moment_longer() {
-    const LIFE: Duration = Duration::from_secs(4);
     let matrix = Matrix::of(World::builder(), "4s").await;
     for (number, behaviour) in [Behaviour::Fail(503), Behaviour::Close].into_iter().enumerate() {
-        for kind in [Kind::ExecWebSocket, Kind::MetricsServer, Kind::NodeProxy] {
-            matrix.world.api.heal();
+        let kinds = [Kind::ExecWebSocket, Kind::MetricsServer, Kind::NodeProxy];
+        let world = &matrix.world;
+        let starting = kinds.map(|kind| async move {
             let asked = Instant::now();
-            let (served, running) = Caller::new(&matrix.world, kind, number, &PKI.ca, &[&PKI.ca])
-                .start()
-                .await;
-            let mut running = running.unwrap_or_else(|_| panic!("{served}"));
-            let answered = Instant::now();
-            matrix.world.api.behave_all(behaviour.clone());
-            let mut refusals = 0;
-            while refusals < 3 {
-                let begun = Instant::now();
-                let status = running.again().await;
-                let name = kind.name();
-                // An answer may be given up a tenth of its life early, so that not all of a burst end at once.
-                if asked.elapsed() < LIFE * 9 / 10 {
-                    assert_eq!(status, served, "{name}: within its life");
-                } else if begun >= answered + LIFE {
-                    assert_eq!(status, "503", "{name}: beyond its life");
-                    refusals += 1;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            assert!(running.lives().await, "{}: its stream was cut", kind.name());
-            matrix.world.api.heal();
-            let healed = Instant::now();
+            let caller = Caller::new(world, kind, number, &PKI.ca, &[&PKI.ca]);
+            let (served, running) = caller.start().await;
+            let running = running.unwrap_or_else(|_| panic!("{served}"));
+            (running, served, asked, Instant::now())
+        });
+        let started = join_all(starting).await;
+        matrix.world.api.behave_all(behaviour);
+        let outlived = started
+            .into_iter()
+            .map(|(running, served, asked, answered)| outlive(running, served, asked, answered));
+        let outlived = join_all(outlived).await;
+        matrix.world.api.heal();
+        let healed = Instant::now();
+        for (mut running, served) in outlived {
             eventually_answers("it is served again", async || {
                 let begun = Instant::now();
                 let status = running.again().await;
@@ -138,6 +129,32 @@ async fn a_remembered_answer_is_served_for_its_life_and_not_a_moment_longer() {
         }
     }
     matrix.world.stop().await;
+}
+
+/// Asks until the answer, that was asked for and came at these times, has ended and no more is served.
+async fn outlive(
+    mut running: Running,
+    served: String,
+    asked: Instant,
+    answered: Instant,
+) -> (Running, String) {
+    const LIFE: Duration = Duration::from_secs(4);
+    let name = running.caller.kind.name();
+    let mut refusals = 0;
+    while refusals < 3 {
+        let begun = Instant::now();
+        let status = running.again().await;
+        // An answer may be given up a tenth of its life early, so that not all of a burst end at once.
+        if asked.elapsed() < LIFE * 9 / 10 {
+            assert_eq!(status, served, "{name}: within its life");
+        } else if begun >= answered + LIFE {
+            assert_eq!(status, "503", "{name}: beyond its life");
+            refusals += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(running.lives().await, "{name}: its stream was cut");
+    (running, served)
 }
 
 /// A scraper whose token is rotated under it reads the file again. Its connection is kept, so that what is known of
@@ -294,7 +311,7 @@ impl Matrix {
 
     /// Those who were refused are served as soon as the failure is forgotten: without a restart, of the gate or of
     /// them.
-    async fn served_again(&mut self, refused: Vec<Caller>) {
+    async fn served_again(&self, refused: Vec<Caller>) {
         let healed = Instant::now();
         for mut caller in refused {
             loop {
