@@ -192,6 +192,9 @@ impl Replay<'_> {
         self.check_answer(&answer);
         self.check_kubelet();
         self.check_reviews();
+        if answer.status != 101 {
+            return;
+        }
         let back = exchange_bytes(&mut stream, answer.body, &from_client, from_kubelet.len()).await;
         self.same(
             "bytes from the kubelet",
