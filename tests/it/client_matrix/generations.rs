@@ -37,8 +37,8 @@ enum Way {
 /// Columns: the API server; the kubelet; the command; how it is asked for; the status; what was agreed on; what came
 /// of it.
 ///
-/// Seen red: with `Sec-WebSocket-Protocol` taken out of the kubelet's answer, every WebSocket row; with the redirect
-/// refused as for an upgrade, those rows are 502.
+/// Seen red: with `Sec-WebSocket-Protocol` taken out of the kubelet's answer, every WebSocket row; with redirects
+/// refused as for an upgrade, 4 rows; with `Content-Length: 0` taken for a body, no SPDY stream.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_and_new_api_servers_reach_old_and_new_kubelets() {
     let world = World::start().await;

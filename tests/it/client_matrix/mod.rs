@@ -30,6 +30,12 @@ struct Matrix {
 /// The four phases. Columns: the phase; the client; what one that was there before gets, and the reviews that costs;
 /// what a new one gets, and the reviews that costs (T = TokenReview, A = SubjectAccessReview, + = more than once);
 /// whether the streams and connections opened before the phase are open after it.
+///
+/// Seen red, by phase. Normal: with a cache that finds nothing, reviews for those who are known. Reviews failing: with
+/// a failed review that allows, 101 and 200 for newcomers; with failures remembered for an hour, still refused. CA
+/// rotation: with judgements that ignore the bundle's generation, 200 on kept connections; with streams cut on reload,
+/// `cut`; with nothing published, 401 for the new. Restart: with answers forgotten when the API server is away, reviews
+/// for those who are known.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_client_through_four_phases() {
     let mut matrix = Matrix::start().await;
@@ -94,6 +100,8 @@ async fn every_client_through_four_phases() {
 }
 
 /// The other half of serving from memory: an answer's life is its bound, however the API server fails.
+///
+/// Seen red: with a cache that does not look at the expiry, 200 beyond its life.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_remembered_answer_is_served_for_its_life_and_not_a_moment_longer() {
     let matrix = Matrix::of(World::builder(), "4s").await;
@@ -160,6 +168,8 @@ async fn outlive(
 /// A scraper whose token is rotated under it reads the file again. Its connection is kept, so that what is known of
 /// the connection's last token must not stand in for the new one; and in the API server's trouble the new token is
 /// nobody's.
+///
+/// Seen red: with `Presented::remembered` not comparing the value, nobody is asked about the rotated token.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scraper_follows_its_token_file_on_one_connection() {
     let matrix = Matrix::of(World::builder(), "1h").await;
