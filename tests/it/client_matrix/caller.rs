@@ -35,9 +35,9 @@ pub(super) enum Kind {
     LogsHttp1,
     /// The same where it offers HTTP/2.
     LogsHttp2,
-    /// Verifies the serving certificate, and keeps its connection.
+    /// Verifies the serving certificate, and keeps its connection: HTTP/2, which Go's client takes where it is offered.
     MetricsServer,
-    /// Reads its token and its CA from files before each scrape.
+    /// Reads its token before each scrape, and its CA for each connection; with `enable_http2: false`.
     Prometheus,
     /// `kubectl get --raw /api/v1/nodes/N/proxy/logs/?query=…`, on the connection that the API server keeps.
     NodeProxy,
@@ -116,8 +116,8 @@ impl Kind {
             Self::PortForwardTunnel => "port-forward tunnel",
             Self::LogsHttp1 => "logs -f HTTP/1.1",
             Self::LogsHttp2 => "logs -f HTTP/2",
-            Self::MetricsServer => "metrics-server",
-            Self::Prometheus => "Prometheus",
+            Self::MetricsServer => "metrics-server HTTP/2",
+            Self::Prometheus => "Prometheus HTTP/1.1",
             Self::NodeProxy => "node proxy /logs/",
         }
     }
@@ -324,7 +324,7 @@ impl Caller {
                 Credential::TokenFile(_) => None,
             },
             alpn: match self.kind {
-                Kind::LogsHttp2 => Alpn::H2,
+                Kind::LogsHttp2 | Kind::MetricsServer => Alpn::H2,
                 _ => Alpn::H1,
             },
             ..ClientTls::default()

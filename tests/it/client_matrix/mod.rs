@@ -43,6 +43,10 @@ async fn every_client_through_four_phases() {
 
     matrix.phase("normal", old, &[old]).await;
 
+    matrix.world.api.set_latency(Duration::from_millis(700));
+    matrix.phase("reviews slow", old, &[old]).await;
+    matrix.world.api.heal();
+
     for (name, behaviour) in [
         ("reviews answered 503", Behaviour::Fail(503)),
         ("reviews answered 500", Behaviour::Fail(500)),
@@ -101,7 +105,8 @@ async fn every_client_through_four_phases() {
 
 /// The other half of serving from memory: an answer's life is its bound, however the API server fails.
 ///
-/// Seen red: with a cache that does not look at the expiry, 200 beyond its life.
+/// Seen red: with a cache that does not look at the expiry, and with a failed renewal that gives the answer two more
+/// seconds, 200 beyond its life.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_remembered_answer_is_served_for_its_life_and_not_a_moment_longer() {
     let matrix = Matrix::of(World::builder(), "4s").await;
@@ -236,6 +241,7 @@ impl Matrix {
             .set("authorization.webhook.cacheAuthorizedTTL", life)
             .set("authorization.interactive.cacheAuthorizedTTL", life)
             .set("limits.reviewTimeout", "3s")
+            .set("limits.idleTimeout", "1h")
             .start()
             .await;
         world
@@ -279,21 +285,28 @@ impl Matrix {
         }
     }
 
-    /// What the phase that has begun is to those who run and to newcomers, whom it gives back if they were refused.
+    /// What the phase that has begun is to those who run and, at the same time, to newcomers, whom it gives back if they
+    /// were refused.
     async fn phase(&mut self, phase: &str, ca: &Ca, believed: &[&Ca]) -> Vec<Caller> {
         self.world.api.clear_reviews();
-        let again = join_all(self.running.iter_mut().map(Running::again)).await;
+        let newcomers = self.newcomers(ca, believed);
+        let again = async {
+            let again = join_all(self.running.iter_mut().map(Running::again)).await;
+            (again, Instant::now())
+        };
+        let starting = async {
+            let started = join_all(newcomers.into_iter().map(Caller::start)).await;
+            (started, Instant::now())
+        };
+        let ((again, known_served), (started, newcomers_served)) = tokio::join!(again, starting);
+        if phase == "reviews hang" {
+            assert!(known_served < newcomers_served, "those who are known had to wait");
+        }
         let reviews = self.world.api.reviews();
-        let known: Vec<_> = self.running.iter().zip(again).collect();
+        let known = self.running.iter().zip(again);
         let known: Vec<_> = known
-            .into_iter()
             .map(|(running, status)| (status, running.caller.reviews(&reviews)))
             .collect();
-
-        self.world.api.clear_reviews();
-        let newcomers = self.newcomers(ca, believed).into_iter().map(Caller::start);
-        let started = join_all(newcomers).await;
-        let reviews = self.world.api.reviews();
 
         let open = join_all(self.running.iter_mut().map(Running::lives)).await;
         let mut refused = Vec::new();
