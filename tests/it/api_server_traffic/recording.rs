@@ -71,6 +71,15 @@ impl Exchange {
         flat(&self.resp_header).into_iter().map(lower).collect()
     }
 
+    /// The same as it goes to a port that offers HTTP/2.
+    pub(super) fn in_http2(self) -> Self {
+        Self {
+            proto: "HTTP/2.0".to_owned(),
+            alpn: "h2".to_owned(),
+            ..self
+        }
+    }
+
     /// The request's body: its content was not recorded, its length was.
     pub(super) fn body(&self) -> Vec<u8> {
         let length = self.header.get("Content-Length");
