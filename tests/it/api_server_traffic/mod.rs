@@ -52,9 +52,9 @@ struct Replay<'a> {
     differences: Vec<String>,
 }
 
-/// Seen red: with one `X-Stream-Protocol-Version` of five kept, the kubelet's 403; with `X-Forwarded-*` passed on, 15
-/// differences; with another `Host`, 16; with the method's verb for exec, 6 reviews; with a tunnel that drops the
-/// kubelet's early bytes, not everything came back.
+/// Seen red: with one `X-Stream-Protocol-Version` of five kept, the kubelet's 403; with `X-Forwarded-*` passed on, and
+/// with another `Host`, every exchange that has them; with the method's verb for exec, every GET of a stream; with a
+/// tunnel that drops the kubelet's early bytes, not everything came back.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_recorded_exchange_passes_as_it_was() {
     let world = World::builder().without_caches().start().await;
