@@ -184,13 +184,15 @@ async fn a_scraper_follows_its_token_file_on_one_connection() {
     let mut connection = world.stranger().connect().await.unwrap();
     let mut scrape = async || {
         let authorization = format!("Bearer {}", fs::read_to_string(&file).unwrap());
-        let mut statuses = Vec::new();
         for target in Kind::Prometheus.targets() {
             let scrape = request("GET", target, &[("authorization", &authorization)]);
-            statuses.push(connection.send(scrape).await.unwrap().status().as_u16());
+            let status = connection.send(scrape).await.unwrap().status().as_u16();
+            // The next request may be answered otherwise: a failure is forgotten at any moment.
+            if status != 200 {
+                return status;
+            }
         }
-        assert_eq!(statuses[0], statuses[1]);
-        statuses[0]
+        200
     };
     let asked = || (world.api.count(Api::Token), world.api.count(Api::Access));
     let read = |file: &Path| fs::read_to_string(file).unwrap();
