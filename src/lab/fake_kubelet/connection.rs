@@ -296,17 +296,15 @@ impl Exchange<'_> {
     }
 
     async fn stream(&self, mut wire: Wire, request: &StreamRequest) -> io::Result<Next> {
-        match request.negotiate(self.head) {
+        match request.negotiate(self.head, self.knobs.extended_websockets) {
             Upgrade::Refused(answer) => {
                 let (head, body) = answer.encode(&self.head.method, true);
                 wire.send(&[&head, &*body].concat()).await?;
                 Ok(closed(wire).await)
             }
-            Upgrade::Spdy { answer } => {
-                let _open = self.kubelet.record.stream();
-                // However the stream ends, it is an end and not a cut answer.
-                let _ = serve_spdy(wire, answer, &self.knobs.early_stream_bytes).await;
-                Ok(Next::Close)
+            Upgrade::Spdy { answer } => self.echo_stream(wire, answer).await,
+            Upgrade::WebSocket { answer, .. } if self.knobs.raw_websockets => {
+                self.echo_stream(wire, answer).await
             }
             Upgrade::WebSocket { answer, protocol } => {
                 let _open = self.kubelet.record.stream();
@@ -317,6 +315,13 @@ impl Exchange<'_> {
                 Ok(Next::Close)
             }
         }
+    }
+
+    async fn echo_stream(&self, wire: Wire, answer: Vec<u8>) -> io::Result<Next> {
+        let _open = self.kubelet.record.stream();
+        // However the stream ends, it is an end and not a cut answer.
+        let _ = serve_spdy(wire, answer, &self.knobs.early_stream_bytes).await;
+        Ok(Next::Close)
     }
 
     fn chunked_head(&self, headers: &[(String, String)]) -> Vec<u8> {

@@ -11,8 +11,12 @@ pub struct Knobs {
     pub latency: Duration,
     /// Between two lines of a followed log.
     pub log_interval: Duration,
-    /// Sent right behind the 101 of a SPDY upgrade, in the same write.
+    /// Sent right behind the 101 of a SPDY upgrade (and of a raw WebSocket), in the same write.
     pub early_stream_bytes: Bytes,
+    /// Knows `v5.channel.k8s.io` and the port-forward tunnel, as a kubelet does since 1.36 (`ExtendWebSocketsToKubelet`).
+    pub extended_websockets: bool,
+    /// Treats a WebSocket as plain bytes, as SPDY: the early bytes first, then everything back, frames unread.
+    pub raw_websockets: bool,
     /// A bearer token without which (or a client certificate) requests are answered 401.
     pub required_token: Option<String>,
     /// What goes wrong, by prefix of the request target; the first match counts.
@@ -81,6 +85,8 @@ impl Default for Knobs {
             latency: Duration::ZERO,
             log_interval: Duration::from_millis(200),
             early_stream_bytes: Bytes::new(),
+            extended_websockets: true,
+            raw_websockets: false,
             required_token: None,
             faults: Vec::new(),
         }

@@ -9,6 +9,8 @@ pub(super) struct Pod {
     pub(super) name: &'static str,
     pub(super) uid: &'static str,
     pub(super) container: &'static str,
+    /// Further containers, found but not listed.
+    more_containers: &'static [&'static str],
     image: &'static str,
     ip: &'static str,
     /// The container's environment: in plain sight for everybody who may read `/pods` or run `env`.
@@ -23,6 +25,7 @@ pub(super) static PODS: [Pod; 3] = [
         name: "web",
         uid: "1f0c1a52-6b1e-4f0a-9a55-0c3f5f0e7a01",
         container: "nginx",
+        more_containers: &[],
         image: "registry.example/nginx:1.29",
         ip: "10.244.1.11",
         env: &[
@@ -42,6 +45,7 @@ pub(super) static PODS: [Pod; 3] = [
         name: "ledger",
         uid: "7d3e9b14-0a7c-4c57-8a0e-5b8a4f6f9c02",
         container: "app",
+        more_containers: &[],
         image: "registry.example/payments/ledger:4.2.0",
         ip: "10.244.1.12",
         env: &[
@@ -63,6 +67,7 @@ pub(super) static PODS: [Pod; 3] = [
         name: "node-agent",
         uid: "c2b84f0e-9a61-4d7b-8f83-2f1d6e5a7b03",
         container: "agent",
+        more_containers: &[],
         image: "registry.example/node-agent:1.8.1",
         ip: "192.0.2.10",
         env: &[
@@ -76,13 +81,36 @@ pub(super) static PODS: [Pod; 3] = [
     },
 ];
 
+/// The pod of the recordings of a real API server, found but not listed, so that they can be sent as they are.
+static RECORDED: Pod = Pod {
+    namespace: "default",
+    name: "bb",
+    uid: "5b1c3b1e-6c5b-4a52-9a52-52e8b3a5d104",
+    container: "c",
+    more_containers: &["cat"],
+    image: "registry.example/busybox:1.37",
+    ip: "10.244.1.13",
+    env: &[],
+    log: &["first line", "second line", "third line"],
+};
+
 /// The node's name.
 pub(super) const NODE: &str = "worker-1";
 
 /// Finds a pod by namespace and name.
 pub(super) fn pod(namespace: &str, name: &str) -> Option<&'static Pod> {
     PODS.iter()
+        .chain([&RECORDED])
         .find(|pod| pod.namespace == namespace && pod.name == name)
+}
+
+// === impl Pod ===
+
+impl Pod {
+    /// Whether one of its containers is called so.
+    pub(super) fn has_container(&self, name: &str) -> bool {
+        self.container == name || self.more_containers.contains(&name)
+    }
 }
 
 /// `/pods`: the desired pods with their whole specs, environment included.

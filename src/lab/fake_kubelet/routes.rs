@@ -234,7 +234,7 @@ fn container_log(head: &Head, namespace: &str, name: &str, container: &str) -> R
     let Some(pod) = pages::pod(namespace, name) else {
         return Reply::Page(Answer::text(404, format!("pod {name:?} does not exist")));
     };
-    if pod.container != container {
+    if !pod.has_container(container) {
         return Reply::Page(Answer::text(
             404,
             format!("container {container:?} not found in pod {name:?}"),
@@ -256,7 +256,7 @@ fn container_log(head: &Head, namespace: &str, name: &str, container: &str) -> R
 
 fn find(namespace: &str, name: &str, container: &str) -> Result<&'static Pod, Answer> {
     let pod = pages::pod(namespace, name).ok_or_else(|| Answer::text(404, "pod does not exist"))?;
-    match pod.container == container {
+    match pod.has_container(container) {
         true => Ok(pod),
         false => Err(Answer::text(500, format!("container not found ({container:?})"))),
     }

@@ -51,10 +51,12 @@ struct Channels {
 // === impl StreamRequest ===
 
 impl StreamRequest {
-    /// Chooses the protocol, or refuses, in the kubelet's words.
-    pub(super) fn negotiate(&self, head: &Head) -> Upgrade {
+    /// Chooses the protocol, or refuses, in the kubelet's words. `extended` WebSockets are those of 1.36.
+    pub(super) fn negotiate(&self, head: &Head, extended: bool) -> Upgrade {
         match head.value("upgrade") {
-            Some(upgrade) if upgrade.eq_ignore_ascii_case("websocket") => self.negotiate_websocket(head),
+            Some(upgrade) if upgrade.eq_ignore_ascii_case("websocket") => {
+                self.negotiate_websocket(head, extended)
+            }
             Some(upgrade) if upgrade.eq_ignore_ascii_case("spdy/3.1") => self.negotiate_spdy(head),
             _ => Upgrade::Refused(Answer::error(
                 400,
@@ -63,7 +65,7 @@ impl StreamRequest {
         }
     }
 
-    fn negotiate_websocket(&self, head: &Head) -> Upgrade {
+    fn negotiate_websocket(&self, head: &Head, extended: bool) -> Upgrade {
         if head.method != "GET" {
             return Upgrade::Refused(Answer {
                 status: 405,
@@ -76,7 +78,7 @@ impl StreamRequest {
             return Upgrade::Refused(Answer::error(400, "missing or bad WebSocket-Version"));
         };
         let offered = head.elements("sec-websocket-protocol").collect::<Vec<_>>();
-        let known = self.kind.websocket_protocols();
+        let known = self.kind.websocket_protocols(extended);
         // Nothing offered is fine, and answered with an empty header, as measured on a kubelet.
         let Some(protocol) = (match offered.as_slice() {
             [] => Some(""),
@@ -150,10 +152,16 @@ impl StreamRequest {
 // === impl Kind ===
 
 impl Kind {
-    fn websocket_protocols(&self) -> &'static [&'static str] {
-        match self {
+    /// The newest last: an older kubelet lacks it.
+    fn websocket_protocols(&self, extended: bool) -> &'static [&'static str] {
+        let known: &'static [&'static str] = match self {
             Self::PortForward(_) => &["v4.channel.k8s.io", TUNNEL],
-            _ => &["v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"],
+            _ => &["v4.channel.k8s.io", "channel.k8s.io", "v5.channel.k8s.io"],
+        };
+        if extended {
+            known
+        } else {
+            &known[..known.len() - 1]
         }
     }
 

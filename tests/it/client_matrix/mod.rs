@@ -1,0 +1,396 @@
+//! Every client of a kubelet's port through an operator's bad days: a gate that cuts open shells when the API server
+//! hiccups, keeps serving who was shut out, or needs a restart afterwards, is worse than none.
+
+mod caller;
+mod generations;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use kubelet_gate::lab::fake_apiserver::{Api, Behaviour, Rule, Subject};
+use kubelet_gate::lab::pki::{Ca, CertificateSpec};
+
+use self::caller::{Caller, Kind, Running, rotate_token};
+use crate::world::{PATIENCE, PKI, World, WorldBuilder, eventually_answers, request};
+
+/// How long a review that failed is remembered (design: so that a dead API server is not asked by every request).
+const FAILURE_LIFE: Duration = Duration::from_secs(1);
+
+/// A world whose clients go through the phases, and what each phase came to, line by line.
+struct Matrix {
+    world: World,
+    running: Vec<Running>,
+    /// Clients made so far, for their names.
+    made: usize,
+    lines: Vec<String>,
+}
+
+/// The four phases. Columns: the phase; the client; what one that was there before gets, and the reviews that costs;
+/// what a new one gets, and the reviews that costs (T = TokenReview, A = SubjectAccessReview, + = more than once);
+/// whether the streams and connections opened before the phase are open after it.
+///
+/// Seen red, by phase. Normal: with a cache that finds nothing, reviews for those who are known. Reviews failing: with
+/// a failed review that allows, 101 and 200 for newcomers; with failures remembered for an hour, still refused. CA
+/// rotation: with judgements that ignore the bundle's generation, 200 on kept connections; with streams cut on reload,
+/// `cut`; with nothing published, 401 for the new. Restart: with answers forgotten when the API server is away, reviews
+/// for those who are known.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_client_through_four_phases() {
+    let mut matrix = Matrix::start().await;
+    let (old, new) = (&PKI.ca, &PKI.rotated_ca);
+
+    matrix.phase("normal", old, &[old]).await;
+
+    matrix.world.api.set_latency(Duration::from_millis(700));
+    matrix.phase("reviews slow", old, &[old]).await;
+    matrix.world.api.heal();
+
+    for (name, behaviour) in [
+        ("reviews answered 503", Behaviour::Fail(503)),
+        ("reviews answered 500", Behaviour::Fail(500)),
+        ("reviews hang", Behaviour::Hang),
+    ] {
+        matrix.world.api.behave_all(behaviour);
+        let refused = matrix.phase(name, old, &[old]).await;
+        matrix.world.api.heal();
+        matrix.served_again(refused).await;
+    }
+    matrix.phase("reviews answered again", old, &[old]).await;
+
+    let bundle = |cas: &[&Ca]| cas.iter().map(|ca| ca.certificate_pem()).collect::<String>();
+    matrix.write("ca.crt", &bundle(&[old, new]));
+    matrix.write("prometheus-ca.crt", &bundle(&[old, new]));
+    matrix.world.gate.reload();
+    matrix
+        .phase("client CAs old and new, new certificates", new, &[old])
+        .await;
+    let names = ["127.0.0.1", "localhost"];
+    let serving = new
+        .issue("gate-serving", &CertificateSpec::server("kubelet-gate", &names))
+        .unwrap();
+    serving.write(&matrix.world.file("")).unwrap();
+    matrix.world.gate.reload();
+    // metrics-server has not been told of the new CA; Prometheus has.
+    matrix
+        .phase("serving certificate by the new CA", new, &[old])
+        .await;
+    matrix.write("ca.crt", &bundle(&[new]));
+    matrix.world.gate.reload();
+    matrix.phase("client CA new only", new, &[new]).await;
+    // Everybody is issued anew.
+    matrix.start_all(new, &[new]).await;
+
+    matrix.world.api.down().await.unwrap();
+    let refused = matrix.phase("API server down", new, &[new]).await;
+    matrix.world.api.up().await.unwrap();
+    matrix.phase("API server up again", new, &[new]).await;
+    matrix.served_again(refused).await;
+
+    let Matrix {
+        world,
+        running,
+        lines,
+        ..
+    } = matrix;
+    drop(running);
+    assert_table(
+        "client_matrix.tsv",
+        include_str!("../data/client_matrix.tsv"),
+        &lines,
+    );
+    world.stop().await;
+}
+
+/// The other half of serving from memory: an answer's life is its bound, however the API server fails.
+///
+/// Seen red: with a cache that does not look at the expiry, and with a failed renewal that gives the answer two more
+/// seconds, 200 beyond its life.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remembered_answer_is_served_for_its_life_and_not_a_moment_longer() {
+    let matrix = Matrix::of(World::builder(), "4s").await;
+    for (number, behaviour) in [Behaviour::Fail(503), Behaviour::Close].into_iter().enumerate() {
+        let kinds = [Kind::ExecWebSocket, Kind::MetricsServer, Kind::NodeProxy];
+        let world = &matrix.world;
+        let starting = kinds.map(|kind| async move {
+            let asked = Instant::now();
+            let caller = Caller::new(world, kind, number, &PKI.ca, &[&PKI.ca]);
+            let (served, running) = caller.start().await;
+            let running = running.unwrap_or_else(|_| panic!("{served}"));
+            (running, served, asked, Instant::now())
+        });
+        let started = join_all(starting).await;
+        matrix.world.api.behave_all(behaviour);
+        let outlived = started
+            .into_iter()
+            .map(|(running, served, asked, answered)| outlive(running, served, asked, answered));
+        let outlived = join_all(outlived).await;
+        matrix.world.api.heal();
+        let healed = Instant::now();
+        for (mut running, served) in outlived {
+            eventually_answers("it is served again", async || {
+                let begun = Instant::now();
+                let status = running.again().await;
+                assert!(
+                    status == served || begun < healed + FAILURE_LIFE,
+                    "{status} later than {FAILURE_LIFE:?} after the reviews are answered"
+                );
+                status == served
+            })
+            .await;
+        }
+    }
+    matrix.world.stop().await;
+}
+
+/// Asks until the answer, that was asked for and came at these times, has ended and no more is served.
+async fn outlive(
+    mut running: Running,
+    served: String,
+    asked: Instant,
+    answered: Instant,
+) -> (Running, String) {
+    const LIFE: Duration = Duration::from_secs(4);
+    let name = running.caller.kind.name();
+    let mut refusals = 0;
+    while refusals < 3 {
+        let begun = Instant::now();
+        let status = running.again().await;
+        // An answer may be given up a tenth of its life early, so that not all of a burst end at once.
+        if asked.elapsed() < LIFE * 9 / 10 {
+            assert_eq!(status, served, "{name}: within its life");
+        } else if begun >= answered + LIFE {
+            assert_eq!(status, "503", "{name}: beyond its life");
+            refusals += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(running.lives().await, "{name}: its stream was cut");
+    (running, served)
+}
+
+/// A scraper whose token is rotated under it reads the file again. Its connection is kept, so that what is known of
+/// the connection's last token must not stand in for the new one; and in the API server's trouble the new token is
+/// nobody's.
+///
+/// Seen red: with `Presented::remembered` not comparing the value, nobody is asked about the rotated token.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scraper_follows_its_token_file_on_one_connection() {
+    let matrix = Matrix::of(World::builder(), "1h").await;
+    let world = &matrix.world;
+    let file = world.file("scraper.token");
+    rotate_token(world, &file, "scraper");
+    let mut connection = world.stranger().connect().await.unwrap();
+    let mut scrape = async || {
+        let authorization = format!("Bearer {}", fs::read_to_string(&file).unwrap());
+        for target in Kind::Prometheus.targets() {
+            let scrape = request("GET", target, &[("authorization", &authorization)]);
+            let status = connection.send(scrape).await.unwrap().status().as_u16();
+            // The next request may be answered otherwise: a failure is forgotten at any moment.
+            if status != 200 {
+                return status;
+            }
+        }
+        200
+    };
+    let asked = || (world.api.count(Api::Token), world.api.count(Api::Access));
+    let read = |file: &Path| fs::read_to_string(file).unwrap();
+
+    assert_eq!((scrape().await, asked()), (200, (1, 1)), "normal");
+    assert_eq!((scrape().await, asked()), (200, (1, 1)), "remembered");
+    rotate_token(world, &file, "scraper");
+    assert_eq!((scrape().await, asked()), (200, (2, 2)), "rotated");
+
+    world.api.behave_all(Behaviour::Fail(503));
+    assert_eq!((scrape().await, asked()), (200, (2, 2)), "reviews fail");
+    let good = read(&file);
+    rotate_token(world, &file, "scraper");
+    assert_eq!(scrape().await, 503, "rotated while reviews fail");
+    world.api.heal();
+    eventually_answers("the rotated token is known", async || scrape().await == 200).await;
+
+    world.api.down().await.unwrap();
+    assert_eq!(scrape().await, 200, "API server down");
+    rotate_token(world, &file, "scraper");
+    assert_eq!(scrape().await, 503, "rotated while the API server is down");
+    world.api.up().await.unwrap();
+    eventually_answers("the rotated token is known", async || scrape().await == 200).await;
+
+    // What an earlier file had is worth what the gate remembers of it, and on this connection nothing else.
+    fs::write(&file, "scraper.999").unwrap();
+    assert_eq!(scrape().await, 401, "a token that nobody issued");
+    fs::write(&file, good).unwrap();
+    assert_eq!(scrape().await, 200, "a rotated token lives as long as its answer");
+    drop(connection);
+    matrix.world.stop().await;
+}
+
+// === impl Matrix ===
+
+impl Matrix {
+    /// A world with one client of each kind, whose answers are remembered for longer than the test takes.
+    async fn start() -> Self {
+        let mut matrix = Self::of(World::builder(), "1h").await;
+        matrix.start_all(&PKI.ca, &[&PKI.ca]).await;
+        matrix
+    }
+
+    /// A world whose answers all live so long, without clients.
+    async fn of(builder: WorldBuilder, life: &'static str) -> Self {
+        let world = builder
+            .set("authentication.webhook.cacheTTL", life)
+            .set("authorization.webhook.cacheAuthorizedTTL", life)
+            .set("authorization.interactive.cacheAuthorizedTTL", life)
+            .set("limits.reviewTimeout", "3s")
+            .set("limits.idleTimeout", "1h")
+            .start()
+            .await;
+        world
+            .kubelet
+            .adjust(|knobs| knobs.log_interval = Duration::from_millis(50));
+        world.api.add_rule(Rule::allow(
+            Subject::group("system:serviceaccounts:monitoring"),
+            &["get"],
+            &["metrics"],
+        ));
+        let matrix = Self {
+            world,
+            running: Vec::new(),
+            made: 0,
+            lines: Vec::new(),
+        };
+        matrix.write("prometheus-ca.crt", &PKI.ca.certificate_pem());
+        matrix
+    }
+
+    /// Clients of each kind that nobody has seen before.
+    fn newcomers(&mut self, ca: &Ca, believed: &[&Ca]) -> Vec<Caller> {
+        self.made += 1;
+        Kind::ALL
+            .into_iter()
+            .map(|kind| Caller::new(&self.world, kind, self.made, ca, believed))
+            .collect()
+    }
+
+    /// Starts a new client of each kind, all of which must be served, in the place of those that ran.
+    async fn start_all(&mut self, ca: &Ca, believed: &[&Ca]) {
+        self.running.clear();
+        let starting = self.newcomers(ca, believed).into_iter().map(Caller::start);
+        for (status, running) in join_all(starting).await {
+            let running = running.unwrap_or_else(|caller| panic!("{}: {status}", caller.kind.name()));
+            for target in running.caller.kind.targets() {
+                let seen = self.world.kubelet.requests();
+                assert!(seen.iter().any(|seen| seen.target == *target), "{target}");
+            }
+            self.running.push(running);
+        }
+    }
+
+    /// What the phase that has begun is to those who run and, at the same time, to newcomers, whom it gives back if they
+    /// were refused.
+    async fn phase(&mut self, phase: &str, ca: &Ca, believed: &[&Ca]) -> Vec<Caller> {
+        self.world.api.clear_reviews();
+        let newcomers = self.newcomers(ca, believed);
+        let again = async {
+            let again = join_all(self.running.iter_mut().map(Running::again)).await;
+            (again, Instant::now())
+        };
+        let starting = newcomers.into_iter().map(async |caller| {
+            let started = caller.start().await;
+            (started, Instant::now())
+        });
+        let ((again, known_served), started) = tokio::join!(again, join_all(starting));
+        if phase == "reviews hang" {
+            let first = started.iter().map(|(_, answered)| answered).min();
+            assert!(first > Some(&known_served), "those who are known had to wait");
+        }
+        let reviews = self.world.api.reviews();
+        let known = self.running.iter().zip(again);
+        let known: Vec<_> = known
+            .map(|(running, status)| (status, running.caller.reviews(&reviews)))
+            .collect();
+
+        let open = join_all(self.running.iter_mut().map(Running::lives)).await;
+        let mut refused = Vec::new();
+        for (((status, asked), ((new, started), _)), open) in known.into_iter().zip(started).zip(open) {
+            let (caller, served) = match started {
+                Ok(running) => (running.caller, true),
+                Err(caller) => (caller, false),
+            };
+            let cells = [
+                phase,
+                caller.kind.name(),
+                &status,
+                &asked,
+                &new,
+                &caller.reviews(&reviews),
+                if open { "open" } else { "cut" },
+            ];
+            self.lines.push(cells.join("\t"));
+            if !served {
+                refused.push(caller);
+            }
+        }
+        refused
+    }
+
+    /// Those who were refused are served as soon as the failure is forgotten: without a restart, of the gate or of
+    /// them.
+    async fn served_again(&self, refused: Vec<Caller>) {
+        let healed = Instant::now();
+        for mut caller in refused {
+            loop {
+                let begun = Instant::now();
+                let status = match caller.start().await {
+                    (_, Ok(_)) => break,
+                    (status, Err(same)) => {
+                        caller = same;
+                        status
+                    }
+                };
+                let name = caller.kind.name();
+                assert_eq!(status, "503", "{name}");
+                assert!(begun < healed + FAILURE_LIFE, "{name}: still refused");
+                assert!(healed.elapsed() < PATIENCE, "{name}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        fs::write(self.world.file(file), text).unwrap();
+    }
+}
+
+/// Prints the table and compares it with the one beside the test, in which lines with # are comments.
+#[track_caller]
+fn assert_table(name: &str, expected: &str, lines: &[String]) {
+    let expected: Vec<&str> = expected
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    let mut widths: Vec<usize> = Vec::new();
+    for line in lines {
+        for (column, cell) in line.split('\t').enumerate() {
+            widths.resize(widths.len().max(column + 1), 0);
+            widths[column] = widths[column].max(cell.len());
+        }
+    }
+    let mut differing = 0;
+    for (index, line) in lines.iter().enumerate() {
+        let cells = line.split('\t').zip(&widths);
+        let row: String = cells.map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        println!("{}", row.trim_end());
+        if expected.get(index) != Some(&line.as_str()) {
+            differing += 1;
+            println!("  expected: {}", expected.get(index).unwrap_or(&"nothing"));
+        }
+    }
+    println!("{name}: {} rows, {differing} differing", lines.len());
+    assert_eq!(
+        (differing, lines.len()),
+        (0, expected.len()),
+        "tests/it/data/{name}"
+    );
+}
