@@ -24,9 +24,8 @@ fn early(hold: Duration) -> Fault {
 /// hyper#4176: the kubelet has answered, the client keeps the rest of its body to itself, and the connection between is
 /// neither idle nor closed: in hyper's own client it stays for good.
 ///
-/// Seen red with `Upstream::reusable` always true: the next request goes out behind half a body, and nobody gets an
-/// answer. And with `PooledConnection::settle` forgetting a connection that is not reusable (`mem::forget`) it leaks: the
-/// kubelet keeps it open.
+/// Seen red with `Upstream::reusable` always true (all six are pooled, and stay at the kubelet), and with
+/// `PooledConnection::settle` forgetting what is not reusable (`mem::forget`: they leak).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_with_half_a_body_in_it_is_neither_kept_nor_leaked() {
     let world = World::start().await;

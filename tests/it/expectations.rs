@@ -22,7 +22,8 @@ async fn told(client: &Client, request: &str) -> String {
 
 /// And the connection is closed: whether a body comes or the next request, nobody can say.
 ///
-/// Seen red with `Gate::stations` draining the body of those who wait, too.
+/// Seen red with `Gate::stations` draining the body of those who wait, too, and with `Gate::handle` leaving the connection
+/// open: what stood behind was answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_who_is_refused_is_told_to_continue() {
     let mut world = World::start().await;

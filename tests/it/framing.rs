@@ -63,8 +63,9 @@ fn statuses(answers: &[u8]) -> Vec<u16> {
         .collect()
 }
 
-/// Seen red with `headers::for_kubelet` removing nothing ("both, ..."), with the coding not looked at ("identity,
-/// chunked"), and with `may_be_an_upgrade` looking at `Upgrade` alone ("half the word upgrade").
+/// Seen red with `headers::for_kubelet` removing nothing (the first row's token is at the kubelet), with the coding not
+/// looked at ("identity, chunked" passes), and with `may_be_an_upgrade` looking at `Upgrade` alone ("half the word
+/// upgrade": the second request is answered).
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_is_one_request() {
     let world = World::start().await;

@@ -337,7 +337,7 @@ async fn a_stream_whose_window_stays_shut_is_reset_and_the_others_go_on() {
     world.stop().await;
 }
 
-/// The same by the window of the whole connection, which the client never opens for any stream.
+/// The same by the window of the whole connection, which the client never opens for any stream. Seen red likewise.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_on_a_connection_whose_window_stays_shut_are_reset() {
     let world = World::builder()

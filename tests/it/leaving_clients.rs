@@ -96,8 +96,7 @@ async fn gone(world: &World, what: &str) {
     world.kubelet.clear();
 }
 
-/// Seen red with the connection polled by a task of its own instead of by the request: the kubelet keeps what nobody waits
-/// for. And with `half_close` switched on in `listen::connection`: a client that ends is not noticed.
+/// Seen red with `half_close` switched on in `listen::connection`: a client that goes is not noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn over_http1_its_request_goes_with_it() {
     let world = quiet().await;
