@@ -17,6 +17,7 @@ use super::kubeconfig::{ClientCertificate, Kubeconfig, KubeconfigError, Material
 use crate::tls::pem::{self, PemError};
 
 /// All that one request needs, of one reading of the files.
+#[derive(Clone)]
 pub(super) struct Access {
     pub(super) endpoint: Arc<Endpoint>,
     /// `Authorization`, if there is a token; marked sensitive.
@@ -100,7 +101,12 @@ impl Access {
 
     /// The same with what a plugin issued, and no file looked at: those may just be half written.
     pub(super) fn with(&self, source: &Kubeconfig, issued: Arc<Issued>) -> Result<Self, ApiServerError> {
-        Self::of(source, self.authorities.clone(), Some(issued), Some(&self.endpoint))
+        Self::of(
+            source,
+            self.authorities.clone(),
+            Some(issued),
+            Some(&self.endpoint),
+        )
     }
 
     fn of(
@@ -113,7 +119,12 @@ impl Access {
         let token = plugins.and_then(|issued| issued.token.as_ref());
         let certificate = plugins.and_then(|issued| issued.client_certificate.as_ref());
         let authorization = source.token.as_ref().or(token).map(authorization).transpose()?;
-        let pair = source.client_certificate.as_ref().or(certificate).map(read_pair).transpose()?;
+        let pair = source
+            .client_certificate
+            .as_ref()
+            .or(certificate)
+            .map(read_pair)
+            .transpose()?;
         let fingerprint = fingerprint(source, &authorities, pair.as_ref());
         let endpoint = match in_use {
             Some(endpoint) if endpoint.fingerprint == fingerprint => Arc::clone(endpoint),

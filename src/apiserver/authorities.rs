@@ -39,7 +39,9 @@ impl Authorities {
         let anchors: Vec<_> = bundle.iter().filter_map(Dated::new).collect();
         let ignored = bundle.len() - anchors.len();
         if anchors.is_empty() {
-            return Err(ApiServerError::NoAuthority { file: file.to_owned() });
+            return Err(ApiServerError::NoAuthority {
+                file: file.to_owned(),
+            });
         }
         if ignored > 0 {
             warn!(file = %file.display(), ignored, "certificates in the bundle do not parse and are ignored");

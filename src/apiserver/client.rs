@@ -11,9 +11,9 @@ use http_body_util::Full;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::access::{Access, ApiServerError};
 use super::connection::{Answer, Connection, Pool};
 use super::credentials::{Credentials, PLUGIN_DEADLINE};
-use super::access::{Access, ApiServerError};
 use super::failure::{Api, Cause, ReviewError, log_text};
 use super::kubeconfig::Kubeconfig;
 use super::reviews::{self, AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer};
@@ -130,7 +130,8 @@ impl ApiServer {
 
     async fn ask_access(&self, spec: AccessSpec<'_>) -> Result<AccessAnswer, ReviewError> {
         let question = Question::post(Api::SubjectAccessReview, reviews::access_review(spec), "")?;
-        self.ask(&question, self.0.limits.timeout, reviews::access_answer).await
+        self.ask(&question, self.0.limits.timeout, reviews::access_answer)
+            .await
     }
 
     async fn ask<T>(

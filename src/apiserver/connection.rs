@@ -195,8 +195,7 @@ impl Pool {
 
     /// Closes all that wait but those to this endpoint.
     pub(super) fn keep_only(&self, endpoint: &Arc<Endpoint>) {
-        self.lock()
-            .retain(|connection| connection.leads_to(endpoint));
+        self.lock().retain(|connection| connection.leads_to(endpoint));
     }
 
     fn pop(&self, endpoint: &Arc<Endpoint>) -> Option<Connection> {

@@ -92,11 +92,14 @@ impl Credentials {
     async fn renewed(self: &Arc<Self>, old: &Arc<Access>, refused: bool) -> Result<Arc<Access>, Cause> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let access = self.current.load_full();
-        let usable = access.plugin.is_none() || access.issued.as_ref().is_some_and(|issued| !issued.has_expired());
+        let usable =
+            access.plugin.is_none() || access.issued.as_ref().is_some_and(|issued| !issued.has_expired());
         if usable && !Arc::ptr_eq(&access, old) {
             return Ok(access);
         }
-        let Some(plugin) = &access.plugin else { return Ok(access) };
+        let Some(plugin) = &access.plugin else {
+            return Ok(access);
+        };
         let failed = |error| Err(Cause::Plugin(error));
         match &turn.failure {
             Some(failure) if turn.must_wait() => return failed(Arc::clone(failure)),
@@ -118,7 +121,9 @@ impl Credentials {
     ) -> Result<Arc<Access>, Cause> {
         loop {
             let access = self.current.load_full();
-            let Some(plugin) = &access.plugin else { return Ok(access) };
+            let Some(plugin) = &access.plugin else {
+                return Ok(access);
+            };
             let issued = plugin.run(&access.authorities, self.plugin_deadline).await;
             let published = issued.and_then(|issued| {
                 self.publish(plugin, issued)
@@ -176,6 +181,14 @@ impl Credentials {
             self.current.store(Arc::new(access));
         }
         Ok(changed)
+    }
+
+    /// Makes it time to renew what the plugin issued.
+    #[cfg(test)]
+    pub(super) fn make_due(&self) {
+        let mut access = Access::clone(&self.current.load());
+        access.issued = access.issued.map(|issued| Arc::new(issued.due_now()));
+        self.current.store(Arc::new(access));
     }
 
     /// Where connections lead now.

@@ -137,7 +137,8 @@ impl Plugin {
                 return Err(("exec.interactiveMode", problem));
             }
             Some("Always") => {
-                let problem = "Always: nobody can be asked here; use a plugin that needs no terminal, and write Never";
+                let problem =
+                    "Always: nobody can be asked here; use a plugin that needs no terminal, and write Never";
                 return Err(("exec.interactiveMode", problem.to_owned()));
             }
             Some(other) => {
@@ -151,7 +152,10 @@ impl Plugin {
             .into_iter()
             .map(|Variable { name, value }| (name, value.unwrap_or_default()))
             .collect();
-        if env.iter().any(|(name, _)| name.is_empty() || name.contains(['=', '\0'])) {
+        if env
+            .iter()
+            .any(|(name, _)| name.is_empty() || name.contains(['=', '\0']))
+        {
             let problem = "has an entry without a usable name; give each a name and a value";
             return Err(("exec.env", problem.to_owned()));
         }
@@ -291,7 +295,9 @@ impl Plugin {
             Some(text) => Some(
                 OffsetDateTime::parse(&text, &Rfc3339)
                     .map(SystemTime::from)
-                    .map_err(|_| self.error("its expirationTimestamp is not a time as RFC 3339 writes it".into()))?,
+                    .map_err(|_| {
+                        self.error("its expirationTimestamp is not a time as RFC 3339 writes it".into())
+                    })?,
             ),
         };
         let due = match expires.map(|expires| expires.duration_since(now)) {
@@ -317,7 +323,9 @@ impl fmt::Debug for Plugin {
 
 impl fmt::Debug for Issued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issued").field("expires", &self.expires).finish_non_exhaustive()
+        f.debug_struct("Issued")
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
     }
 }
 
@@ -326,6 +334,16 @@ impl fmt::Debug for Issued {
 impl Issued {
     pub(super) fn has_expired(&self) -> bool {
         self.expires.is_some_and(|at| at <= SystemTime::now())
+    }
+
+    #[cfg(test)]
+    pub(super) fn due_now(&self) -> Self {
+        Self {
+            token: self.token.clone(),
+            client_certificate: self.client_certificate.clone(),
+            expires: self.expires,
+            due: Some(SystemTime::now()),
+        }
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -388,7 +406,10 @@ impl Drop for Run {
 async fn read_some(stderr: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     let mut kept = Vec::new();
     let Some(mut stderr) = stderr else { return Ok(kept) };
-    (&mut stderr).take(MAX_STDERR_BYTES).read_to_end(&mut kept).await?;
+    (&mut stderr)
+        .take(MAX_STDERR_BYTES)
+        .read_to_end(&mut kept)
+        .await?;
     tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
     Ok(kept)
 }
