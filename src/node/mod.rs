@@ -1,7 +1,13 @@
 //! This node: its name, and the kubelet that runs on it.
 
+mod fleet;
 mod kubelet;
+mod machine;
 
+pub(crate) use self::fleet::{Shown, shown_to_kubelet};
+pub(crate) use self::machine::{Confirmed, confirm};
+
+pub use self::fleet::FleetCredential;
 pub use self::kubelet::{RunningKubelet, may_listen, running_kubelets};
 
 use std::net::SocketAddr;
@@ -19,6 +25,21 @@ pub enum NodeError {
          environment; set nodeName, or nodeNameFromHost: true if the Node is called as the host"
     )]
     NoName,
+    /// The Node of this name is another machine.
+    #[error(
+        "the Node {name} is another machine: its {kind} is {theirs}, this machine's is {ours}; a gate that asks about \
+         another Node lets in whoever may reach that one: set nodeName to this machine's Node, see kubectl get nodes"
+    )]
+    AnotherMachine {
+        /// The name that was found.
+        name: String,
+        /// Which of the ids shows it.
+        kind: &'static str,
+        /// The Node's.
+        theirs: String,
+        /// This machine's.
+        ours: String,
+    },
     /// The kubelet itself would want this address.
     #[error(
         "{key}: {address} is the running kubelet's (pid {pid}: address {kubelet}); a kubelet that finds its port taken \
@@ -70,22 +91,25 @@ pub enum NodeError {
 /// # Errors
 /// None of them says.
 pub fn name(settings: &Settings, certificate_common_name: Option<&str>) -> Result<String, NodeError> {
-    settings
-        .node_name
-        .clone()
-        .or_else(|| {
-            certificate_common_name?
-                .strip_prefix("system:node:")
-                .map(str::to_owned)
-        })
-        .or_else(|| {
-            let kubelets = running_kubelets(Path::new("/proc"));
-            kubelets.into_iter().find_map(|kubelet| kubelet.hostname_override)
-        })
-        .or_else(|| std::env::var("NODE_NAME").ok())
-        .or_else(|| settings.node_name_from_host.then(host_name).flatten())
+    let mut kubelets = running_kubelets(Path::new("/proc")).into_iter();
+    first_name([
+        settings.node_name.clone(),
+        certificate_common_name
+            .and_then(|name| name.strip_prefix("system:node:"))
+            .map(str::to_owned),
+        kubelets.find_map(|kubelet| kubelet.hostname_override),
+        std::env::var("NODE_NAME").ok(),
+        settings.node_name_from_host.then(host_name).flatten(),
+    ])
+}
+
+/// The first that says anything; a kubelet, too, takes an empty `--hostname-override` for none.
+fn first_name(sources: [Option<String>; 5]) -> Result<String, NodeError> {
+    sources
+        .into_iter()
+        .flatten()
         .map(|name| name.trim().to_lowercase())
-        .filter(|name| !name.is_empty())
+        .find(|name| !name.is_empty())
         .ok_or(NodeError::NoName)
 }
 
@@ -93,4 +117,25 @@ pub fn name(settings: &Settings, certificate_common_name: Option<&str>) -> Resul
 pub(crate) fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim().to_lowercase())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn first(sources: [&str; 5]) -> Option<String> {
+        first_name(sources.map(|name| Some(name.to_owned()))).ok()
+    }
+
+    #[test]
+    fn the_name_is_the_first_that_is_said_trimmed_and_in_lower_case() {
+        assert_eq!(first([" A ", "b", "c", "d", "e"]).unwrap(), "a");
+        assert_eq!(first(["", "B.Example", "c", "d", "e"]).unwrap(), "b.example");
+        assert_eq!(first(["", " ", "C\n", "d", "e"]).unwrap(), "c");
+        assert_eq!(first(["", "", "", "d", "e"]).unwrap(), "d");
+        assert_eq!(first(["", "", "", "", "e"]).unwrap(), "e");
+        assert_eq!(first([""; 5]), None);
+        assert!(matches!(first_name([const { None }; 5]), Err(NodeError::NoName)));
+    }
 }

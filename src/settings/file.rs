@@ -195,7 +195,6 @@ sections! {
 
 /// Keys whose feature is not built yet: accepted at their default, refused at any other value, never silently ignored.
 pub(super) const LATER: &[&str] = &[
-    "upstream.allowFleetCredential",
     "authentication.x509.crlFiles",
     "authentication.x509.legacyV1Certificates",
     "authorization.webhook.staleAllow.maxAge",
