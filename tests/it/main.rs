@@ -10,6 +10,7 @@ mod world;
 
 mod admin_port;
 mod answers;
+mod api_server;
 mod attributes_table;
 mod audit_events;
 mod authorization;
@@ -19,6 +20,7 @@ mod forwarding;
 mod identity;
 mod interactive;
 mod limits;
+mod node_name;
 mod outside_clients;
 mod read_only_port;
 mod smuggling;
