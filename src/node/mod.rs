@@ -156,7 +156,7 @@ mod tests {
             .ok()
     }
 
-    /// Seen red: with any two of the sources exchanged, the row of the earlier one.
+    /// Seen red: with `nodeName` left out, the first row.
     #[test]
     fn the_name_is_the_first_that_is_said_trimmed_and_in_lower_case() {
         let node = "system:node:Worker-B.example";

@@ -103,7 +103,7 @@ async fn a_node_that_is_another_machine_is_refused() {
     assert_eq!(asked.check(&["--offline"]), (0, String::new()));
 }
 
-/// Seen red: with a 403, or a boot id that disagrees, taken for a proof.
+/// Seen red: with a boot id that disagrees taken for a proof, `check` says 64.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_proves_nothing_is_a_warning_and_the_gate_starts() {
     let asked = Asked::start().await;
@@ -279,7 +279,7 @@ async fn serve_looks_for_fleet_credentials_behind_its_start() {
     assert_eq!(serving.exit().await.code(), Some(0));
 }
 
-/// Seen red: with `may_ask` taking every answer, `check` says 0.
+/// Seen red: with a 403 taken for a warning, `check` says 0.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_when_the_gate_may_not_ask() {
     let asked = Asked::start().await;

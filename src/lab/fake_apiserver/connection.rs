@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::body::{Body, Trouble};
 use super::cluster::{may_read_node, may_review};
 use super::{Api, Behaviour, Review, State, User, hash, lock, token_hash};
 use crate::lab::pki::{Pair, Pki, PkiError};
@@ -113,7 +114,10 @@ impl Front {
             .peer_certificates()
             .and_then(|chain| chain.first());
         let shown = shown.map(|leaf| hash(leaf));
-        let service = service_fn(|request| self.answer(request, caller.as_ref(), shown.as_deref()));
+        let service = service_fn(async |request| {
+            let answer = self.answer(request, caller.as_ref(), shown.as_deref()).await?;
+            Ok::<_, Hangup>(Body::of(answer))
+        });
         let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             // Errors are the client's, or a hang-up.
@@ -145,7 +149,7 @@ impl Front {
         request: Request<Incoming>,
         caller: Option<&User>,
         shown: Option<&str>,
-    ) -> Result<Response<Full<Bytes>>, Hangup> {
+    ) -> Result<Response<Bytes>, Hangup> {
         let latency = lock(&self.state.knobs).latency;
         if !latency.is_zero() {
             sleep(latency).await;
@@ -198,7 +202,7 @@ impl Front {
         self.behave(behaviour, api, review).await
     }
 
-    fn node(&self, caller: &User, name: &str) -> Response<Full<Bytes>> {
+    fn node(&self, caller: &User, name: &str) -> Response<Bytes> {
         if !may_read_node(caller, name) {
             let message = format!(
                 "nodes {name:?} is forbidden: User {:?} cannot get resource \"nodes\" in API group \"\" at the cluster \
@@ -227,7 +231,7 @@ impl Front {
         behaviour: Behaviour,
         api: Api,
         mut review: Value,
-    ) -> Result<Response<Full<Bytes>>, Hangup> {
+    ) -> Result<Response<Bytes>, Hangup> {
         match behaviour {
             Behaviour::Fail(code) => {
                 return Ok(status(status_code(code), "told to fail by the lab"));
@@ -241,7 +245,12 @@ impl Front {
             Behaviour::Raw(code, body) => return Ok(answer(status_code(code), JSON, body.into())),
             Behaviour::Hang => match pending::<Infallible>().await {},
             Behaviour::Close => return Err(Hangup),
-            Behaviour::Normal | Behaviour::Garbage | Behaviour::Huge(_) | Behaviour::Answer(_) => {}
+            Behaviour::Normal
+            | Behaviour::Drip(_)
+            | Behaviour::Break
+            | Behaviour::Garbage
+            | Behaviour::Huge(_)
+            | Behaviour::Answer(_) => {}
         }
         review["status"] = match (&behaviour, api) {
             (Behaviour::Answer(make), _) => make(&review["spec"]),
@@ -256,7 +265,13 @@ impl Front {
             // ASCII or not, what is left is no JSON.
             text = text.chars().take(text.chars().count() / 2).collect();
         }
-        Ok(answer(StatusCode::CREATED, JSON, text.into()))
+        let mut response = answer(StatusCode::CREATED, JSON, text.into());
+        match behaviour {
+            Behaviour::Drip(pause) => drop(response.extensions_mut().insert(Trouble::Drip(pause))),
+            Behaviour::Break => drop(response.extensions_mut().insert(Trouble::Break)),
+            _ => {}
+        }
+        Ok(response)
     }
 }
 
@@ -381,7 +396,7 @@ fn forbidden(api: Api, caller: &User) -> String {
 }
 
 /// A `Status`, as every error of an API server is.
-fn status(code: StatusCode, message: &str) -> Response<Full<Bytes>> {
+fn status(code: StatusCode, message: &str) -> Response<Bytes> {
     let reason = match code.as_u16() {
         400 => "BadRequest",
         401 => "Unauthorized",
@@ -409,7 +424,7 @@ fn status(code: StatusCode, message: &str) -> Response<Full<Bytes>> {
     answer(code, JSON, body.to_string().into())
 }
 
-fn version() -> Response<Full<Bytes>> {
+fn version() -> Response<Bytes> {
     let version = json!({
         "major": "1",
         "minor": "36",
@@ -419,8 +434,8 @@ fn version() -> Response<Full<Bytes>> {
     answer(StatusCode::OK, JSON, version.to_string().into())
 }
 
-fn answer(code: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn answer(code: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
     *response.status_mut() = code;
     response
         .headers_mut()

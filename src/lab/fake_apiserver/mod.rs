@@ -5,6 +5,7 @@
 //! changed while it runs, records every review, and can be told to misbehave in each way that a real one
 //! does.
 
+mod body;
 mod cluster;
 mod connection;
 #[cfg(test)]
@@ -59,6 +60,10 @@ pub enum Behaviour {
     Hang,
     /// By closing the connection.
     Close,
+    /// Rightly, but with this long between one byte and the next.
+    Drip(Duration),
+    /// Rightly, but the connection is closed half-way.
+    Break,
     /// With 201 and JSON that breaks off.
     Garbage,
     /// Rightly, but with this many bytes of padding in the metadata.
