@@ -52,8 +52,8 @@ enum Asked {
     Again,
 }
 
-/// T22. Seen red: with `Decision::Failed` treated as `Allow`, or a failed TokenReview as a user, the first row; with
-/// `allowed` and `denied` at once taken for a yes, that row; with 503 always retried, that row.
+/// T22. Seen red: with a review that failed taken for an allow, the first row; with `allowed` and `denied` at once, or
+/// `authenticated` and `error`, not refused, that row; with every 503 retried, that row.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_an_api_server_does_wrong_nothing_gets_through() {
     let world = World::builder()
@@ -206,8 +206,7 @@ async fn an_api_server_that_is_not_there_is_503_at_once_and_said() {
     world.stop().await;
 }
 
-/// T23. Seen red: with a verifier that believes every certificate, each row is answered 200; with the CA's own dates
-/// not looked at, the last.
+/// T23. Seen red: with a verifier that believes every certificate, the first row is answered 200.
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_who_plays_the_api_server_is_told_nothing() {
     let names = ["127.0.0.1", "::1", "localhost"];
@@ -298,7 +297,7 @@ fn a_kubeconfig_that_trusts_anybody_is_refused_at_start() {
 
 /// A hundred scrapes of a node whose API server is dead are one question, and none waits for another's time to run out.
 ///
-/// Seen red: with a cache that lets each waiter try again, they take turns.
+/// Seen red: with a review under way not joined, the API server is asked 50 times.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_waiters_on_a_dead_api_server_are_answered_within_one_deadline() {
     let world = World::builder().set("limits.reviewTimeout", "3s").start().await;
@@ -441,7 +440,7 @@ async fn left_alone(world: &World, load: &Load, credential: &str, what: &str) {
     shows_only(world, load, credential).await;
 }
 
-/// Seen red: without `Pool::keep_only`, connections of the old certificate stay open.
+/// Seen red: with `Connection::leads_to` true of every endpoint, the old certificate is shown on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_rotates_as_the_kubelet_rotates_it() {
     let (world, load) = world_and_load().await;
@@ -573,7 +572,7 @@ async fn the_clusters_ca_rotates() {
     world.stop().await;
 }
 
-/// Seen red: with no second call after a 401, a client sees the revocation.
+/// Seen red: with no second call after a 401, clients see the revocation.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugins_credential_rotates_when_it_is_refused() {
     let (world, load) = world_and_load().await;

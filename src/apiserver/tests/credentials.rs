@@ -11,6 +11,7 @@ fn der(pem: &str) -> Vec<u8> {
     pem::certificates("test".as_ref(), pem.as_bytes()).unwrap()[0].to_vec()
 }
 
+/// Seen red: without `Pool::keep_only`, the old connection stays open until the next review.
 #[tokio::test]
 async fn a_client_certificate_is_shown_and_rotates_with_its_file() {
     let server = Server::start(vec![]).await;
