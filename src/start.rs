@@ -72,6 +72,15 @@ pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError
     Ok(Started { gate, sockets, audit })
 }
 
+/// What to say of a proxy in the environment, which client-go would use.
+pub(crate) fn unused_proxy() -> Option<String> {
+    let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let name = ["HTTPS_PROXY", "https_proxy"].into_iter().find(set)?;
+    Some(format!(
+        "{name} is in the environment and is not used: the API server is asked directly"
+    ))
+}
+
 /// The client for reviews, if any setting needs one, and the name of the Node that they are about.
 pub(crate) fn api_server_and_node_name(
     settings: &Settings,

@@ -6,16 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::access::{Access, ApiServerError};
 use super::connection::{Answer, Connection, Pool};
-use super::credentials::{Access, ApiServerError, CHECK_EVERY, Credentials};
+use super::credentials::{Credentials, PLUGIN_DEADLINE};
 use super::failure::{Api, Cause, ReviewError, log_text};
 use super::kubeconfig::Kubeconfig;
-use super::reviews::{self, AccessAnswer, AccessSpec, TokenAnswer};
+use super::reviews::{self, AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer};
 
 /// The kubelet's webhook back-off (contract §1.7): 0.5, 0.75, 1.13 and 1.69 s, each up to a fifth longer.
 const ATTEMPTS: usize = 5;
@@ -35,6 +36,16 @@ pub struct ClientLimits {
     pub concurrent: usize,
 }
 
+/// One thing to ask.
+struct Question<'a> {
+    api: Api,
+    target: String,
+    /// `None`: it is read, not posted.
+    body: Option<Bytes>,
+    /// Kept out of errors.
+    secret: &'a str,
+}
+
 /// A client for reviews. Clones share connections, credentials and limits.
 ///
 /// Dropping the future of a review closes the connection that it used and asks nothing more; whoever wants
@@ -44,7 +55,7 @@ pub struct ClientLimits {
 pub struct ApiServer(Arc<Shared>);
 
 struct Shared {
-    credentials: Credentials,
+    credentials: Arc<Credentials>,
     pool: Pool,
     slots: Semaphore,
     limits: ClientLimits,
@@ -54,19 +65,19 @@ struct Shared {
 // === impl ApiServer ===
 
 impl ApiServer {
-    /// Reads and validates what `source` names. Does not connect.
+    /// Reads and validates what `source` names. Does not connect, and runs no exec plugin.
     pub fn new(source: Kubeconfig, limits: ClientLimits) -> Result<Self, ApiServerError> {
-        Self::checking_every(CHECK_EVERY, source, limits)
+        Self::with_plugin_deadline(PLUGIN_DEADLINE, source, limits)
     }
 
-    pub(super) fn checking_every(
-        check_every: Duration,
+    pub(super) fn with_plugin_deadline(
+        plugin_deadline: Duration,
         source: Kubeconfig,
         limits: ClientLimits,
     ) -> Result<Self, ApiServerError> {
         let concurrent = limits.concurrent.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self(Arc::new(Shared {
-            credentials: Credentials::new(source, check_every)?,
+            credentials: Arc::new(Credentials::new(source, plugin_deadline)?),
             pool: Pool::new(concurrent),
             slots: Semaphore::new(concurrent),
             limits,
@@ -100,45 +111,52 @@ impl ApiServer {
         answer
     }
 
-    async fn ask_token(&self, token: &str, audiences: &[String]) -> Result<TokenAnswer, ReviewError> {
-        let failed = |cause| ReviewError {
-            api: Api::TokenReview,
-            cause,
+    /// Which machine the Node of this name is. No review, so its failure is not the [`Self::last_failure`].
+    pub async fn node(&self, name: &str, within: Duration) -> Result<NodeInfo, ReviewError> {
+        let question = Question {
+            api: Api::Node,
+            target: format!("{}{name}", Api::Node.path()),
+            body: None,
+            secret: "",
         };
-        let question =
-            reviews::token_review(token, audiences).map_err(|error| failed(unbuildable(&error)))?;
-        let answer = self
-            .0
-            .call(Api::TokenReview, question.into(), token)
-            .await
-            .map_err(failed)?;
-        reviews::token_answer(&answer, token).map_err(|error| failed(error.into()))
+        self.ask(&question, within, reviews::node_info).await
+    }
+
+    async fn ask_token(&self, token: &str, audiences: &[String]) -> Result<TokenAnswer, ReviewError> {
+        let question = Question::post(Api::TokenReview, reviews::token_review(token, audiences), token)?;
+        let read = |answer: &[u8]| reviews::token_answer(answer, token);
+        self.ask(&question, self.0.limits.timeout, read).await
     }
 
     async fn ask_access(&self, spec: AccessSpec<'_>) -> Result<AccessAnswer, ReviewError> {
-        let failed = |cause| ReviewError {
-            api: Api::SubjectAccessReview,
-            cause,
-        };
-        let question = reviews::access_review(spec).map_err(|error| failed(unbuildable(&error)))?;
-        let answer = self
-            .0
-            .call(Api::SubjectAccessReview, question.into(), "")
+        let question = Question::post(Api::SubjectAccessReview, reviews::access_review(spec), "")?;
+        self.ask(&question, self.0.limits.timeout, reviews::access_answer)
             .await
-            .map_err(failed)?;
-        reviews::access_answer(&answer).map_err(|error| failed(error.into()))
     }
 
-    /// Looks at kubeconfig and credential files now instead of within ten seconds. `true` if they had
-    /// changed. On an error, which is also logged and counted, the last good ones stay in use.
+    async fn ask<T>(
+        &self,
+        question: &Question<'_>,
+        within: Duration,
+        read: impl FnOnce(&[u8]) -> Result<T, AnswerError>,
+    ) -> Result<T, ReviewError> {
+        let answer = self.0.call(question, within).await;
+        answer
+            .and_then(|body| read(&body).map_err(Cause::from))
+            .map_err(|cause| ReviewError {
+                api: question.api,
+                cause,
+            })
+    }
+
+    /// Looks at kubeconfig and credential files, and closes what was made with older ones. `true` if they had
+    /// changed. On an error the last good ones stay in use.
     pub fn reload(&self) -> Result<bool, ApiServerError> {
-        self.0.credentials.reload()
-    }
-
-    /// How often the credential files could not be used.
-    #[must_use]
-    pub fn credential_failures(&self) -> u64 {
-        self.0.credentials.failures()
+        let changed = self.0.credentials.reload()?;
+        if changed {
+            self.0.pool.keep_only(&self.0.credentials.endpoint());
+        }
+        Ok(changed)
     }
 }
 
@@ -150,22 +168,61 @@ impl fmt::Debug for ApiServer {
     }
 }
 
+// === impl Question ===
+
+impl<'a> Question<'a> {
+    fn post(api: Api, body: serde_json::Result<Vec<u8>>, secret: &'a str) -> Result<Self, ReviewError> {
+        match body {
+            Ok(body) => Ok(Self {
+                api,
+                target: api.path().to_owned(),
+                body: Some(body.into()),
+                secret,
+            }),
+            Err(error) => Err(ReviewError {
+                api,
+                cause: unbuildable(&error),
+            }),
+        }
+    }
+
+    fn request(&self, access: &Access) -> Result<Request<Full<Bytes>>, Cause> {
+        let server = &access.endpoint.server;
+        let request = Request::builder()
+            .uri(format!("{}{}", server.prefix, self.target))
+            .header(header::HOST, &server.authority)
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(header::ACCEPT, JSON);
+        let request = match &self.body {
+            None => request.method(Method::GET).body(Full::default()),
+            Some(body) => request
+                .method(Method::POST)
+                .header(header::CONTENT_TYPE, JSON)
+                .body(Full::new(body.clone())),
+        };
+        let mut request = request.map_err(|error| unbuildable(&error))?;
+        if let Some(authorization) = &access.authorization {
+            request
+                .headers_mut()
+                .insert(header::AUTHORIZATION, authorization.clone());
+        }
+        Ok(request)
+    }
+}
+
 // === impl Shared ===
 
 impl Shared {
-    /// Posts a review until it is answered, fails for good, or time runs out. `secret` is kept out of errors.
-    async fn call(&self, api: Api, question: Bytes, secret: &str) -> Result<Bytes, Cause> {
-        let deadline = Instant::now() + self.limits.timeout;
+    /// Asks until it is answered, fails for good, or time runs out.
+    async fn call(&self, question: &Question<'_>, within: Duration) -> Result<Bytes, Cause> {
+        let deadline = Instant::now() + within;
         let mut pause = FIRST_PAUSE;
         let mut attempt = 1;
         let mut last = None;
         loop {
-            let Ok(outcome) = timeout_at(deadline, self.attempt(api, &question, secret)).await else {
+            let Ok(outcome) = timeout_at(deadline, self.attempt(question)).await else {
                 self.pool.clear();
-                return Err(Cause::Deadline {
-                    after: self.limits.timeout,
-                    last,
-                });
+                return Err(Cause::Deadline { after: within, last });
             };
             let cause = match outcome {
                 Ok(answer) => return Ok(answer),
@@ -186,17 +243,48 @@ impl Shared {
         }
     }
 
-    /// One call. The slot is given back between attempts.
-    async fn attempt(&self, api: Api, question: &Bytes, secret: &str) -> Result<Bytes, Cause> {
+    /// One attempt; two calls if an exec plugin can replace a credential that was refused. The slot is given back
+    /// between attempts.
+    async fn attempt(&self, question: &Question<'_>) -> Result<Bytes, Cause> {
         let _slot = self
             .slots
             .acquire()
             .await
             .map_err(|closed| Cause::Request(closed.to_string()))?;
-        let access = self.credentials.current();
+        let access = self.credentials.current().await?;
+        let mut answer = self.exchange(&access, question).await?;
+        if answer.status == StatusCode::UNAUTHORIZED
+            && let Some(renewed) = self.credentials.after_refusal(&access).await
+        {
+            answer = self.exchange(&renewed, question).await?;
+        }
+        let Answer {
+            status,
+            retry_after,
+            body,
+        } = answer;
+        match status.as_u16() {
+            // 201 is what an API server says to a review; some front ends make it a 200.
+            200 | 201 => Ok(body),
+            _ => {
+                let message = reviews::status_message(&body).unwrap_or_default();
+                Err(Cause::Status {
+                    code: status,
+                    message: log_text(&message, question.secret),
+                    retry_after,
+                })
+            }
+        }
+    }
+
+    /// One call, on a connection that was kept or a new one.
+    async fn exchange(&self, access: &Access, question: &Question<'_>) -> Result<Answer, Cause> {
         if let Some(mut connection) = self.pool.take(&access.endpoint).await {
-            match connection.exchange(request(api, &access, question)?).await {
-                Ok(answer) => return self.finish(connection, answer, secret),
+            match connection.exchange(question.request(access)?).await {
+                Ok(answer) => {
+                    self.keep(connection);
+                    return Ok(answer);
+                }
                 // The server had closed it while it was idle. Reviews change nothing, so asking again is
                 // harmless; this is not the API server's failure, so it costs neither a pause nor an attempt.
                 Err(cause) if cause.is_stale_connection() => {}
@@ -204,49 +292,16 @@ impl Shared {
             }
         }
         let mut connection = Connection::open(Arc::clone(&access.endpoint)).await?;
-        let answer = connection.exchange(request(api, &access, question)?).await?;
-        self.finish(connection, answer, secret)
+        let answer = connection.exchange(question.request(access)?).await?;
+        self.keep(connection);
+        Ok(answer)
     }
 
-    fn finish(&self, connection: Connection, answer: Answer, secret: &str) -> Result<Bytes, Cause> {
+    /// Keeps a connection for the next request, unless it was made with what has been replaced meanwhile.
+    fn keep(&self, connection: Connection) {
         self.pool.put(connection);
-        let Answer {
-            status,
-            retry_after,
-            body,
-        } = answer;
-        match status.as_u16() {
-            // 201 is what an API server says; some front ends make it a 200.
-            200 | 201 => Ok(body),
-            _ => {
-                let message = reviews::status_message(&body).unwrap_or_default();
-                Err(Cause::Status {
-                    code: status,
-                    message: log_text(&message, secret),
-                    retry_after,
-                })
-            }
-        }
+        self.pool.keep_only(&self.credentials.endpoint());
     }
-}
-
-fn request(api: Api, access: &Access, question: &Bytes) -> Result<Request<Full<Bytes>>, Cause> {
-    let server = &access.endpoint.server;
-    let mut request = Request::builder()
-        .method(Method::POST)
-        .uri(format!("{}{}", server.prefix, api.path()))
-        .header(header::HOST, &server.authority)
-        .header(header::USER_AGENT, USER_AGENT)
-        .header(header::ACCEPT, JSON)
-        .header(header::CONTENT_TYPE, JSON)
-        .body(Full::new(question.clone()))
-        .map_err(|error| unbuildable(&error))?;
-    if let Some(authorization) = &access.authorization {
-        request
-            .headers_mut()
-            .insert(header::AUTHORIZATION, authorization.clone());
-    }
-    Ok(request)
 }
 
 fn unbuildable(error: &dyn std::error::Error) -> Cause {

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::credentials::Endpoint;
+use super::access::Endpoint;
 use super::failure::Cause;
 
 /// No TokenReview or SubjectAccessReview comes near it.
@@ -113,6 +113,10 @@ impl Connection {
         answer
     }
 
+    fn leads_to(&self, endpoint: &Arc<Endpoint>) -> bool {
+        Arc::ptr_eq(&self.endpoint, endpoint)
+    }
+
     /// Lets the connection notice what has happened to it while nobody looked.
     async fn is_open(&mut self) -> bool {
         poll_fn(|context| {
@@ -189,11 +193,14 @@ impl Pool {
         self.lock().clear();
     }
 
+    /// Closes all that wait but those to this endpoint.
+    pub(super) fn keep_only(&self, endpoint: &Arc<Endpoint>) {
+        self.lock().retain(|connection| connection.leads_to(endpoint));
+    }
+
     fn pop(&self, endpoint: &Arc<Endpoint>) -> Option<Connection> {
         let mut idle = self.lock();
-        idle.retain(|connection| {
-            Arc::ptr_eq(&connection.endpoint, endpoint) && connection.last_used.elapsed() < MAX_IDLE
-        });
+        idle.retain(|connection| connection.leads_to(endpoint) && connection.last_used.elapsed() < MAX_IDLE);
         idle.pop()
     }
 

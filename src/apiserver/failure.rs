@@ -4,10 +4,12 @@
 use std::error::Error as _;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
+use super::exec::PluginError;
 use super::reviews::AnswerError;
 
 /// Longest text of the API server's that is repeated.
@@ -20,6 +22,8 @@ pub enum Api {
     TokenReview,
     /// `authorization.k8s.io/v1` SubjectAccessReview.
     SubjectAccessReview,
+    /// `v1` Node, which is read.
+    Node,
 }
 
 /// A review without an answer. Nothing may be allowed on the strength of it.
@@ -78,6 +82,9 @@ pub enum Cause {
     /// The question could not be put into a request.
     #[error("the request cannot be built: {0}")]
     Request(String),
+    /// The exec plugin gave no credential to ask with.
+    #[error("no credential: {0}")]
+    Plugin(Arc<PluginError>),
     /// Time ran out, retries and waiting for a free slot included.
     #[error("no answer within {after:?}{}", before_that(last.as_deref()))]
     Deadline {
@@ -103,14 +110,16 @@ impl Api {
         match self {
             Self::TokenReview => "TokenReview",
             Self::SubjectAccessReview => "SubjectAccessReview",
+            Self::Node => "reading the Node",
         }
     }
 
-    /// Where it is posted to.
+    /// Where it is posted to, or before which name it is read.
     pub(super) const fn path(self) -> &'static str {
         match self {
             Self::TokenReview => "/apis/authentication.k8s.io/v1/tokenreviews",
             Self::SubjectAccessReview => "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+            Self::Node => "/api/v1/nodes/",
         }
     }
 }
@@ -141,6 +150,8 @@ impl Cause {
                 source.kind() == io::ErrorKind::ConnectionReset
             }
             Self::Exchange(error) => is_reset(error),
+            // Its back-off is its own.
+            Self::Plugin(_) => false,
             Self::Status {
                 code, retry_after, ..
             } => match *code {

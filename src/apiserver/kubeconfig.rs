@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::Read as _;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::exec::{self, CLUSTER_EXTENSION, Exec, Plugin};
 use crate::tls::pem::{self, PemError};
 
 /// Where the kubelet puts a pod's service-account token and the cluster's CA bundle.
@@ -36,6 +38,8 @@ pub struct Kubeconfig {
     pub(super) authority: Material,
     pub(super) client_certificate: Option<ClientCertificate>,
     pub(super) token: Option<Material>,
+    /// Runs only where there is neither certificate nor token, as client-go has it.
+    pub(super) plugin: Option<Arc<Plugin>>,
 }
 
 /// Where a [`Kubeconfig`] came from, so that it can be read again.
@@ -169,6 +173,7 @@ impl Kubeconfig {
             authority: Material::File(directory.join("ca.crt")),
             client_certificate: None,
             token: Some(Material::File(directory.join("token"))),
+            plugin: None,
         })
     }
 
@@ -246,7 +251,8 @@ impl Kubeconfig {
         let url = given(cluster.server)
             .ok_or_else(|| cluster_keys.error("server", "not set; give https://HOST:PORT"))?;
         let server = Server::parse(&url).map_err(|problem| cluster_keys.error("server", problem))?;
-        let server_name = match given(cluster.tls_server_name) {
+        let tls_server_name = given(cluster.tls_server_name);
+        let server_name = match tls_server_name.clone() {
             Some(name) => ServerName::try_from(name).map_err(|_| {
                 cluster_keys.error("tls-server-name", "neither a host name nor an IP address")
             })?,
@@ -289,8 +295,25 @@ impl Kubeconfig {
             }),
             (None, None) => None,
         };
-        if client_certificate.is_none() && token.is_none() {
-            let problem = "no credential; give client-certificate and client-key, tokenFile or token";
+        let plugin = match user.exec {
+            None => None,
+            Some(exec) => {
+                let extension = cluster.extensions.unwrap_or_default().into_iter();
+                let told = exec::Cluster {
+                    server: url,
+                    tls_server_name,
+                    config: extension
+                        .filter(|extension| extension.name == CLUSTER_EXTENSION)
+                        .find_map(|extension| extension.extension),
+                };
+                let plugin = Plugin::new(exec, path, user_keys.path("exec"), told)
+                    .map_err(|(key, problem)| user_keys.error(key, &problem))?;
+                Some(Arc::new(plugin))
+            }
+        };
+        let fixed = client_certificate.is_some() || token.is_some();
+        if !fixed && plugin.is_none() {
+            let problem = "no credential; give client-certificate and client-key, tokenFile, token or exec";
             return Err(refuse(&user_keys.prefix, problem));
         }
         Ok(Self {
@@ -300,6 +323,7 @@ impl Kubeconfig {
             authority,
             client_certificate,
             token,
+            plugin: plugin.filter(|_| !fixed),
         })
     }
 }
@@ -385,12 +409,12 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// A relative path in a kubeconfig is relative to the kubeconfig.
-fn beside(kubeconfig: &Path, path: &str) -> PathBuf {
+pub(super) fn beside(kubeconfig: &Path, path: &str) -> PathBuf {
     kubeconfig.parent().unwrap_or_else(|| Path::new("")).join(path)
 }
 
 /// client-go does not tell an empty value from an absent one.
-fn given(value: Option<String>) -> Option<String> {
+pub(super) fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }
 
@@ -494,6 +518,14 @@ struct Cluster {
     certificate_authority: Option<String>,
     certificate_authority_data: Option<String>,
     proxy_url: Option<String>,
+    extensions: Option<Vec<Extension>>,
+}
+
+#[derive(Deserialize)]
+struct Extension {
+    #[serde(default)]
+    name: String,
+    extension: Option<serde_json::Value>,
 }
 
 impl Cluster {
@@ -529,12 +561,12 @@ struct User {
     as_groups: Option<IgnoredAny>,
     as_user_extra: Option<IgnoredAny>,
     auth_provider: Option<IgnoredAny>,
-    exec: Option<IgnoredAny>,
+    exec: Option<Exec>,
 }
 
 impl User {
     fn refuse_unsupported(&self, keys: &Keys<'_>) -> Result<(), KubeconfigError> {
-        const OTHERS: &str = "client-certificate and client-key, tokenFile or token";
+        const OTHERS: &str = "client-certificate and client-key, tokenFile, token or exec";
         let written = |value: &Option<String>| value.as_deref().is_some_and(|value| !value.is_empty());
         for (key, present) in [
             ("username", written(&self.username)),
@@ -561,9 +593,6 @@ impl User {
         }
         if self.auth_provider.is_some() {
             return Err(keys.error("auth-provider", &format!("removed from Kubernetes; use {OTHERS}")));
-        }
-        if self.exec.is_some() {
-            return Err(keys.error("exec", &format!("not yet: exec plugins; use {OTHERS}")));
         }
         Ok(())
     }

@@ -1,9 +1,12 @@
 //! The client for the two questions the gate asks the API server: *who is this token* (TokenReview) and *may
-//! this user do that* (SubjectAccessReview).
+//! this user do that* (SubjectAccessReview); and at start a third one, *which machine is this Node*.
 //!
 //! ```text
 //! kubeconfig   where the API server is, which files hold the credentials     kubeconfig.rs
-//! credentials  those files, read, validated, re-read when they change        credentials.rs
+//! access       those files, read and validated as one value                  access.rs
+//! authorities  the CA bundle, and whom it vouches for                        authorities.rs
+//! credentials  the access in use; read again, issued by a plugin             credentials.rs
+//! exec         one run of an exec credential plugin                          exec.rs
 //! connection   TLS connections made with them, kept alive and reused         connection.rs
 //! client       one deadline, retries, a bound on concurrent calls            client.rs
 //! reviews      the two questions and their answers as JSON                   reviews.rs
@@ -13,19 +16,23 @@
 //! a node's kubeconfig points at `kubelet-client-current.pem`, which the kubelet rotates. Every way in which
 //! a question can fail ends in a [`ReviewError`]; an answer is never guessed.
 
+mod access;
+mod authorities;
 mod client;
 mod connection;
 mod credentials;
+mod exec;
 mod failure;
 mod kubeconfig;
 mod reviews;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 
+pub use access::ApiServerError;
 pub use client::{ApiServer, ClientLimits};
-pub use credentials::ApiServerError;
+pub use exec::PluginError;
 pub use failure::{Api, Cause, ReviewError};
 pub use kubeconfig::{Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY};
 #[cfg(test)]
 pub(crate) use reviews::access_review;
-pub use reviews::{AccessAnswer, AccessSpec, AnswerError, TokenAnswer, UserInfo};
+pub use reviews::{AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer, UserInfo};

@@ -83,6 +83,21 @@ pub struct AccessAnswer {
     pub reason: String,
 }
 
+/// What the kubelet of a Node says of the machine it runs on; empty where it says nothing.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub struct NodeInfo {
+    /// `bootID`: the kernel's, another one after each boot.
+    #[serde(rename = "bootID", deserialize_with = "null_is_default")]
+    pub boot_id: String,
+    /// `machineID`: `/etc/machine-id`.
+    #[serde(rename = "machineID", deserialize_with = "null_is_default")]
+    pub machine_id: String,
+    /// `systemUUID`: the firmware's.
+    #[serde(rename = "systemUUID", deserialize_with = "null_is_default")]
+    pub system_uuid: String,
+}
+
 /// An answer that cannot be acted on.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
@@ -278,6 +293,27 @@ pub(super) fn access_answer(body: &[u8]) -> Result<AccessAnswer, AnswerError> {
         denied: status.denied,
         reason: log_text(&status.reason, ""),
     })
+}
+
+// === Node ===
+
+/// Reads `status.nodeInfo` of a Node.
+pub(super) fn node_info(body: &[u8]) -> Result<NodeInfo, AnswerError> {
+    #[derive(Deserialize)]
+    struct Node {
+        #[serde(default)]
+        kind: String,
+        #[serde(default, deserialize_with = "null_is_default")]
+        status: NodeStatus,
+    }
+    #[derive(Default, Deserialize)]
+    struct NodeStatus {
+        #[serde(default, rename = "nodeInfo", deserialize_with = "null_is_default")]
+        node_info: NodeInfo,
+    }
+    let Node { kind, status } = serde_json::from_slice(body)?;
+    expect_kind("Node", kind)?;
+    Ok(status.node_info)
 }
 
 fn expect_kind(expected: &'static str, found: String) -> Result<(), AnswerError> {

@@ -62,7 +62,7 @@ impl CertificateVerdict {
 ///
 /// The last CN counts and an empty last CN is nobody; all O count, in order. One uid is a uid, two or an empty one are
 /// an error. As in Go, only values of string types count.
-fn user_of(der: &[u8]) -> Result<Option<UserInfo>, &'static str> {
+pub(crate) fn user_of(der: &[u8]) -> Result<Option<UserInfo>, &'static str> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| "cannot be parsed")?;
     let mut username = None;
     let mut groups = Vec::new();

@@ -103,7 +103,7 @@ impl Hash for Identity {
 
 /// Appends `system:authenticated` as the kubelet's group adder does: not to the anonymous user, and not where a group
 /// says already whether the user is authenticated.
-pub(super) fn add_authenticated_group(user: &mut UserInfo) {
+pub(crate) fn add_authenticated_group(user: &mut UserInfo) {
     let said = user
         .groups
         .iter()

@@ -10,6 +10,8 @@ mod identity;
 mod presented;
 mod token;
 
+pub(crate) use self::certificate::user_of;
+pub(crate) use self::identity::add_authenticated_group;
 pub use self::identity::{Credential, Identity};
 pub use self::presented::Presented;
 pub use self::token::{TokenReviewer, WEBSOCKET_TOKEN_PREFIX};

@@ -8,18 +8,23 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::{FAILED, GOOD, USAGE, complain};
 use crate::gate::Gate;
 use crate::listen;
+use crate::node::{self, Confirmed, NodeError, Shown};
 use crate::settings::{KubeletFlags, Settings};
-use crate::start::{StartError, Started, start};
+use crate::start::{StartError, Started, start, unused_proxy};
 
 /// Every file the gate reads is looked at again this often, and on SIGHUP.
 const RELOAD: Duration = Duration::from_secs(10);
+/// How long the start may wait for the API server's word on the Node.
+const NODE: Duration = Duration::from_secs(2);
+/// Until the API server is asked again about what is shown to the kubelet.
+const FLEET: Duration = Duration::from_secs(60);
 /// What the audit writer gets to write out its queue at the end.
 const AUDIT_FLUSH: Duration = Duration::from_secs(5);
 
@@ -73,7 +78,7 @@ impl Serve {
 }
 
 fn serve(runtime: &Runtime, settings: Settings) -> u8 {
-    for warning in &settings.warnings {
+    for warning in settings.warnings.iter().chain(&unused_proxy()) {
         tracing::warn!("{warning}");
     }
     let _entered = runtime.enter();
@@ -89,6 +94,14 @@ fn serve(runtime: &Runtime, settings: Settings) -> u8 {
             };
         }
     };
+    match runtime.block_on(confirm_node(&gate)) {
+        Ok(None) => {}
+        Ok(Some(warning)) => tracing::warn!("{warning}"),
+        Err(error) => {
+            complain(&error);
+            return USAGE;
+        }
+    }
     let stop = CancellationToken::new();
     let (signalled, reloading) = match (until_signalled(stop.clone()), keep_reloading(gate.clone())) {
         (Ok(signalled), Ok(reloading)) => (signalled, reloading),
@@ -101,6 +114,10 @@ fn serve(runtime: &Runtime, settings: Settings) -> u8 {
     let served = runtime.block_on(async {
         tokio::spawn(signalled);
         tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(warn_of_fleet_credentials(gate.clone())),
+        );
         listen::serve(gate, sockets, stop).await
     });
     let written = audit.shutdown(AUDIT_FLUSH);
@@ -117,6 +134,47 @@ fn serve(runtime: &Runtime, settings: Settings) -> u8 {
             complain(&error);
             FAILED
         }
+    }
+}
+
+/// Whether the Node is this machine, as far as the API server says so soon. Without it the gate starts as well.
+async fn confirm_node(gate: &Gate) -> Result<Option<String>, NodeError> {
+    let Some(api_server) = gate.api_server() else {
+        return Ok(None);
+    };
+    Ok(match node::confirm(api_server, gate.node_name(), NODE).await? {
+        Confirmed::Same => None,
+        Confirmed::Unproven(why) => Some(why),
+        Confirmed::Unasked(why) => Some(format!(
+            "the API server does not say whether the Node {} is this machine: {why}",
+            gate.node_name()
+        )),
+    })
+}
+
+/// Says loudly what `check` refuses, as soon as the API server can tell: a credential for every node's kubelet.
+async fn warn_of_fleet_credentials(gate: Arc<Gate>) {
+    let credentials = &gate.settings().upstream.credentials;
+    let Some(api_server) = gate.api_server() else {
+        return;
+    };
+    loop {
+        let mut again = false;
+        for shown in node::shown_to_kubelet(credentials, api_server, gate.node_name()).await {
+            match shown {
+                Shown::Own => {}
+                Shown::Fleet(_) if credentials.allow_fleet => {}
+                Shown::Fleet(error) => tracing::warn!("{error}"),
+                Shown::Unknown(why) => {
+                    tracing::debug!("{why}");
+                    again = true;
+                }
+            }
+        }
+        if !again {
+            return;
+        }
+        sleep(FLEET).await;
     }
 }
 

@@ -1,7 +1,13 @@
 //! This node: its name, and the kubelet that runs on it.
 
+mod fleet;
 mod kubelet;
+mod machine;
 
+pub(crate) use self::fleet::{Shown, shown_to_kubelet};
+pub(crate) use self::machine::{Confirmed, confirm};
+
+pub use self::fleet::FleetCredential;
 pub use self::kubelet::{RunningKubelet, may_listen, running_kubelets};
 
 use std::net::SocketAddr;
@@ -19,6 +25,21 @@ pub enum NodeError {
          environment; set nodeName, or nodeNameFromHost: true if the Node is called as the host"
     )]
     NoName,
+    /// The Node of this name is another machine.
+    #[error(
+        "the Node {name} is another machine: its {kind} is {theirs}, this machine's is {ours}; a gate that asks about \
+         another Node lets in whoever may reach that one: set nodeName to this machine's Node, see kubectl get nodes"
+    )]
+    AnotherMachine {
+        /// The name that was found.
+        name: String,
+        /// Which of the ids shows it.
+        kind: &'static str,
+        /// The Node's.
+        theirs: String,
+        /// This machine's.
+        ours: String,
+    },
     /// The kubelet itself would want this address.
     #[error(
         "{key}: {address} is the running kubelet's (pid {pid}: address {kubelet}); a kubelet that finds its port taken \
@@ -70,27 +91,95 @@ pub enum NodeError {
 /// # Errors
 /// None of them says.
 pub fn name(settings: &Settings, certificate_common_name: Option<&str>) -> Result<String, NodeError> {
-    settings
-        .node_name
-        .clone()
-        .or_else(|| {
-            certificate_common_name?
-                .strip_prefix("system:node:")
-                .map(str::to_owned)
-        })
-        .or_else(|| {
-            let kubelets = running_kubelets(Path::new("/proc"));
-            kubelets.into_iter().find_map(|kubelet| kubelet.hostname_override)
-        })
-        .or_else(|| std::env::var("NODE_NAME").ok())
-        .or_else(|| settings.node_name_from_host.then(host_name).flatten())
-        .map(|name| name.trim().to_lowercase())
-        .filter(|name| !name.is_empty())
-        .ok_or(NodeError::NoName)
+    let variable = std::env::var("NODE_NAME").ok();
+    first_name(settings, certificate_common_name, Path::new("/proc"), variable)
+}
+
+/// The first that says anything; a kubelet, too, takes an empty `--hostname-override` for none.
+fn first_name(
+    settings: &Settings,
+    certificate_common_name: Option<&str>,
+    proc: &Path,
+    variable: Option<String>,
+) -> Result<String, NodeError> {
+    let mut kubelets = running_kubelets(proc).into_iter();
+    [
+        settings.node_name.clone(),
+        certificate_common_name
+            .and_then(|name| name.strip_prefix("system:node:"))
+            .map(str::to_owned),
+        kubelets.find_map(|kubelet| kubelet.hostname_override),
+        variable,
+        settings.node_name_from_host.then(host_name).flatten(),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|name| name.trim().to_lowercase())
+    .find(|name| !name.is_empty())
+    .ok_or(NodeError::NoName)
 }
 
 /// The host's name.
 pub(crate) fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim().to_lowercase())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::settings::KubeletFlags;
+
+    fn named(key: &str, certificate: &str, kubelet: &str, variable: &str, host: bool) -> Option<String> {
+        let text = format!(
+            "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nlisten: [\"127.0.0.1:0\"]\n\
+             kubeconfig: /k\nupstream: {{url: \"https://127.0.0.1:10250\", certificateFile: /c}}\ntlsCertFile: /c\n\
+             tlsPrivateKeyFile: /k\nnodeName: \"{key}\"\nnodeNameFromHost: {host}\n"
+        );
+        let settings = Settings::parse(&text, Path::new("test.yaml"), &KubeletFlags::default()).unwrap();
+        let proc = tempfile::tempdir().unwrap();
+        let process = proc.path().join("4711");
+        std::fs::create_dir(&process).unwrap();
+        std::fs::write(
+            process.join("cmdline"),
+            format!("kubelet\0--hostname-override={kubelet}"),
+        )
+        .unwrap();
+        let name = first_name(
+            &settings,
+            Some(certificate),
+            proc.path(),
+            Some(variable.to_owned()),
+        );
+        name.map_err(|error| assert!(matches!(error, NodeError::NoName)))
+            .ok()
+    }
+
+    /// Seen red: with `nodeName` left out, the first row.
+    #[test]
+    fn the_name_is_the_first_that_is_said_trimmed_and_in_lower_case() {
+        let node = "system:node:Worker-B.example";
+        assert_eq!(
+            named("Worker-A", node, "Worker-C", "Worker-D", true).unwrap(),
+            "worker-a"
+        );
+        assert_eq!(
+            named("", node, "Worker-C", "Worker-D", true).unwrap(),
+            "worker-b.example"
+        );
+        for nobodys in ["system:node:", "system:nodes:x", "kubelet-gate", ""] {
+            assert_eq!(
+                named("", nobodys, " Worker-C\n", "Worker-D", true).unwrap(),
+                "worker-c"
+            );
+        }
+        assert_eq!(named("", "", "", "Worker-D", true).unwrap(), "worker-d");
+        assert_eq!(named("", "", " ", "", true), host_name());
+        assert_eq!(
+            named("", "", "", "", false),
+            None,
+            "the host's name is not the Node's unless that is said"
+        );
+    }
 }

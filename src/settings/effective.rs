@@ -149,7 +149,7 @@ fn upstream(upstream: &Upstream) -> file::Upstream {
         client_certificate_file: optional(client.map(|(certificate, _)| certificate)),
         client_key_file: optional(client.map(|(_, key)| key)),
         token_file: optional(upstream.credentials.token_file.as_ref()),
-        ..file::Upstream::default()
+        allow_fleet_credential: upstream.credentials.allow_fleet,
     }
 }
 

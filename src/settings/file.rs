@@ -197,7 +197,6 @@ sections! {
 
 /// Keys whose feature is not built yet: accepted at their default, refused at any other value, never silently ignored.
 pub(super) const LATER: &[&str] = &[
-    "upstream.allowFleetCredential",
     "authorization.webhook.staleAllow.maxAge",
     "authorization.webhook.staleAllow.subresources",
     "enforcement",

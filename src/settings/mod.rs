@@ -97,13 +97,15 @@ pub enum UpstreamTrust {
     Pinned(PathBuf),
 }
 
-/// `upstream.clientCertificateFile`/`clientKeyFile` and/or `upstream.tokenFile`.
+/// `upstream.clientCertificateFile`/`clientKeyFile` and/or `upstream.tokenFile`; this node's own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UpstreamCredentials {
     /// Certificate file and key file (PEM).
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// File with a bearer token.
     pub token_file: Option<PathBuf>,
+    /// `upstream.allowFleetCredential`: they may be good for other nodes' kubelets too.
+    pub allow_fleet: bool,
 }
 
 /// What the gate's own listener shows its clients.

@@ -48,6 +48,7 @@ pub(super) fn upstream(reading: &mut Reading<'_>, file: &file::Upstream) -> Upst
         credentials: UpstreamCredentials {
             client_certificate: certificate.zip(key),
             token_file: reading.path("upstream.tokenFile", &file.token_file),
+            allow_fleet: file.allow_fleet_credential,
         },
     }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kubelet_gate::lab::client::{Client, ClientTls};
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::world::{PATIENCE, PKI, eventually, sum};
 
-fn kubelet_gate() -> Command {
+pub(crate) fn kubelet_gate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kubelet-gate"));
     command
         .env_remove("KUBERNETES_SERVICE_HOST")
@@ -32,7 +33,7 @@ fn run(arguments: &[&str]) -> Output {
     kubelet_gate().args(arguments).output().unwrap()
 }
 
-fn code(output: &Output) -> i32 {
+pub(crate) fn code(output: &Output) -> i32 {
     output.status.code().expect("ended by a signal")
 }
 
@@ -40,7 +41,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
@@ -49,12 +50,12 @@ fn json_of(output: &Output) -> Value {
 }
 
 /// A folder with what `certs` writes, a kubeconfig, and a configuration that names them.
-struct Node {
-    directory: TempDir,
+pub(crate) struct Node {
+    pub(crate) directory: TempDir,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let written = run(&["certs", "--dir", directory.path().to_str().unwrap()]);
         assert_eq!(code(&written), 0, "{}", stderr(&written));
@@ -75,15 +76,15 @@ impl Node {
         node
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.directory.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         self.path("gate.yaml")
     }
 
-    fn configure(&self, change: impl FnOnce(&mut Value)) {
+    pub(crate) fn configure(&self, change: impl FnOnce(&mut Value)) {
         let mut configuration = json!({
             "apiVersion": "kubelet-gate.dev/v1alpha1",
             "kind": "KubeletGateConfiguration",
@@ -100,12 +101,12 @@ impl Node {
         fs::write(self.config(), configuration.to_string()).unwrap();
     }
 
-    fn check(&self, flags: &[&str]) -> Output {
+    pub(crate) fn check(&self, flags: &[&str]) -> Output {
         run(&[&["check", "--config", &self.config()], flags].concat())
     }
 
     /// A `serve` that is to end by itself.
-    async fn serve(&self, flags: &[&str]) -> Output {
+    pub(crate) async fn serve(&self, flags: &[&str]) -> Output {
         let mut command = kubelet_gate();
         command.args([&["serve", "--config", &self.config()], flags].concat());
         let serving = tokio::process::Command::from(command).kill_on_drop(true).output();
@@ -114,29 +115,41 @@ impl Node {
 }
 
 /// A gate that serves, as a process of its own.
-struct Serving {
+pub(crate) struct Serving {
     process: Child,
     address: SocketAddr,
     admin: SocketAddr,
+    /// What it said before it served.
+    pub(crate) said: Vec<Value>,
+    later: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Serving {
-    async fn start(node: &Node) -> Self {
+    pub(crate) async fn start(node: &Node) -> Self {
         let mut process = kubelet_gate()
             .args(["serve", "--log-format", "json", "--config", &node.config()])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut said = Vec::new();
         let fields = loop {
             let line = lines.next().expect("it ended before it served").unwrap();
             let event: Value = serde_json::from_str(&line).unwrap();
-            if event["fields"]["message"] == "serving" {
-                break event["fields"].clone();
+            let fields = event["fields"].clone();
+            if fields["message"] == "serving" {
+                break fields;
             }
+            said.push(fields);
         };
         // What it goes on to say must not fill the pipe.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let later = Arc::new(Mutex::new(Vec::new()));
+        let heard = later.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                heard.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+            }
+        });
         let parse = |field: &str| {
             let text = fields[field].as_str().unwrap();
             let digits = text.trim_matches(|letter: char| !letter.is_ascii_digit());
@@ -146,17 +159,24 @@ impl Serving {
             address: parse("listen"),
             admin: parse("admin"),
             process,
+            said,
+            later,
         };
         let live = Client::plain(serving.admin).get("/livez").await.unwrap();
         assert_eq!((live.status().as_u16(), &live.body()[..]), (200, &b"ok\n"[..]));
         serving
     }
 
-    fn signal(&self, signal: Signal) {
+    /// What it has said since it serves.
+    pub(crate) fn goes_on(&self) -> Vec<Value> {
+        self.later.lock().unwrap().clone()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
-    async fn exit(&mut self) -> ExitStatus {
+    pub(crate) async fn exit(&mut self) -> ExitStatus {
         let mut status = None;
         eventually("the process has ended", || {
             status = self.process.try_wait().unwrap();

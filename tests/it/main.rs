@@ -10,6 +10,7 @@ mod world;
 
 mod admin_port;
 mod answers;
+mod api_server;
 mod api_server_traffic;
 mod audit_events;
 mod authorization;
@@ -31,6 +32,7 @@ mod identity;
 mod interactive;
 mod leaving_clients;
 mod limits;
+mod node_name;
 mod outside_clients;
 mod read_only_port;
 mod replay;

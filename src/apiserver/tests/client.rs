@@ -3,10 +3,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::server::{ALLOWED, Act, JANE, Server, client, eventually};
+use super::server::{ALLOWED, Act, Authority, JANE, Server, client, eventually};
 use crate::apiserver::client::ClientLimits;
 use crate::apiserver::{
-    AccessAnswer, AccessSpec, AnswerError, ApiServer, Cause, ReviewError, TokenAnswer, UserInfo,
+    AccessAnswer, AccessSpec, AnswerError, ApiServer, Cause, Kubeconfig, ReviewError, TokenAnswer, UserInfo,
 };
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
@@ -113,13 +113,14 @@ async fn asks_as_the_kubelet_does() {
 #[tokio::test]
 async fn a_path_in_the_server_url_stands_before_the_api() {
     let server = Server::start(vec![]).await;
-    let kubeconfig = server.kubeconfig("", "token: t");
+    server.kubeconfig("", "token: t");
     let url = format!("https://{}", server.address);
     let text = std::fs::read_to_string(server.path("kubeconfig")).unwrap();
     server.write(
         "kubeconfig",
         &text.replace(&url, &format!("{url}/k8s/clusters/c-1/")),
     );
+    let kubeconfig = Kubeconfig::load(&server.path("kubeconfig")).unwrap();
     let client = client(kubeconfig, SECONDS(20));
     may_get_metrics(&client).await.unwrap();
     assert_eq!(
@@ -285,7 +286,7 @@ async fn an_answer_with_connection_close_is_read_and_the_connection_not_reused()
 async fn nobody_listening_is_one_attempt() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let server = Server::start(vec![]).await;
-    let kubeconfig = server.kubeconfig("", "token: t");
+    server.kubeconfig("", "token: t");
     let text = std::fs::read_to_string(server.path("kubeconfig")).unwrap();
     let free = listener.local_addr().unwrap();
     drop(listener);
@@ -293,6 +294,7 @@ async fn nobody_listening_is_one_attempt() {
         "kubeconfig",
         &text.replace(&server.address.to_string(), &free.to_string()),
     );
+    let kubeconfig = Kubeconfig::load(&server.path("kubeconfig")).unwrap();
     let start = Instant::now();
     let error = may_get_metrics(&client(kubeconfig, SECONDS(20)))
         .await
@@ -368,10 +370,26 @@ async fn the_server_must_be_who_it_should_be() {
     );
     may_get_metrics(&named).await.unwrap();
 
-    server.write("ca.crt", &super::server::Authority::new("test-ca").pem());
+    server.write("ca.crt", &Authority::new("test-ca").pem());
+    assert!(named.reload().unwrap());
     let error = may_get_metrics(&named).await.unwrap_err();
     assert!(matches!(error.cause, Cause::Handshake { .. }), "{error}");
     assert_eq!(server.calls(), 1, "nothing is sent to a stranger");
+}
+
+/// Go does not believe a server whose CA has expired, webpki alone would.
+///
+/// Seen red: with every anchor taken for valid, the first review is answered.
+#[tokio::test]
+async fn an_expired_authority_vouches_for_nobody() {
+    let server = Server::start_by(Authority::expired("test-ca"), &["127.0.0.1"], vec![]).await;
+    let client = server.client();
+    let error = may_get_metrics(&client).await.unwrap_err();
+    assert!(matches!(error.cause, Cause::Handshake { .. }), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("that have expired or are not valid yet"), "{said}");
+    assert!(said.contains("ca.crt"), "{said}");
+    assert_eq!(server.calls(), 0);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ fn der(pem: &str) -> Vec<u8> {
     pem::certificates("test".as_ref(), pem.as_bytes()).unwrap()[0].to_vec()
 }
 
+/// Seen red: without `Pool::keep_only`, the old connection stays open until the next review.
 #[tokio::test]
 async fn a_client_certificate_is_shown_and_rotates_with_its_file() {
     let server = Server::start(vec![]).await;
@@ -31,6 +32,8 @@ async fn a_client_certificate_is_shown_and_rotates_with_its_file() {
     assert!(!client.reload().unwrap(), "nothing has changed");
 
     server.write("current.pem", &format!("{}{}", new.certificate, new.key));
+    assert!(client.reload().unwrap());
+    eventually("the old connection is closed at once", || server.open() == 0).await;
     client.review_token("t", &[]).await.unwrap();
     let seen = server.seen();
     assert_eq!(seen[0].certificate, Some(der(&old.certificate)));
@@ -40,7 +43,7 @@ async fn a_client_certificate_is_shown_and_rotates_with_its_file() {
         [0, 0, 1]
     );
     assert!(!seen[0].headers.contains_key("authorization"));
-    eventually("the old connection is closed", || server.open() == 1).await;
+    assert_eq!(server.open(), 1);
 }
 
 #[tokio::test]
@@ -58,11 +61,6 @@ async fn broken_credentials_leave_the_last_good_ones_in_use() {
     let error = client.reload().unwrap_err();
     assert!(matches!(error, ApiServerError::Pair { .. }), "{error}");
     client.review_token("t", &[]).await.unwrap();
-    assert_eq!(
-        client.credential_failures(),
-        2,
-        "one for the reload, one for the check on use"
-    );
     assert_eq!(server.seen()[0].certificate, Some(der(&old.certificate)));
 
     server.write("crt", "half a certifi");
@@ -93,6 +91,8 @@ async fn a_token_file_rotates_without_a_new_connection() {
     client.review_token("t", &[]).await.unwrap();
     server.write("token", "two");
     client.review_token("t", &[]).await.unwrap();
+    assert!(client.reload().unwrap());
+    client.review_token("t", &[]).await.unwrap();
     for useless in ["", " \n", "a\nb"] {
         server.write("token", useless);
         assert!(
@@ -110,6 +110,7 @@ async fn a_token_file_rotates_without_a_new_connection() {
         tokens,
         [
             "Bearer one",
+            "Bearer one",
             "Bearer two",
             "Bearer two",
             "Bearer two",
@@ -117,24 +118,6 @@ async fn a_token_file_rotates_without_a_new_connection() {
         ]
     );
     assert_eq!(server.accepted(), 1);
-}
-
-#[tokio::test]
-async fn files_are_not_looked_at_for_every_request() {
-    let server = Server::start(vec![]).await;
-    server.write("token", "one");
-    let limits = ClientLimits {
-        timeout: DEADLINE,
-        concurrent: 1,
-    };
-    let client = ApiServer::new(server.kubeconfig("", "tokenFile: token"), limits).unwrap();
-    server.write("token", "two");
-    client.review_token("t", &[]).await.unwrap();
-    assert!(client.reload().unwrap());
-    client.review_token("t", &[]).await.unwrap();
-    let seen = server.seen();
-    assert_eq!(seen[0].headers["authorization"], "Bearer one");
-    assert_eq!(seen[1].headers["authorization"], "Bearer two");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use crate::apiserver::{Kubeconfig, KubeconfigError};
 const URL: &str = "https://192.0.2.1:6443";
 const CA: &str = "certificate-authority: ca.crt";
 const TOKEN: &str = "token: t0ken";
+const V1: &str = "apiVersion: client.authentication.k8s.io/v1";
 
 fn parse(text: &str) -> Result<Kubeconfig, KubeconfigError> {
     Kubeconfig::parse(Path::new("/etc/kubernetes/kubelet.conf"), text)
@@ -28,6 +29,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     let user = "/etc/kubernetes/kubelet.conf: users[u].user.";
     let with_cluster = |line: &str| refusal(URL, &format!("{CA}, {line}"), TOKEN);
     let with_user = |line: &str| refusal(URL, CA, &format!("{TOKEN}, {line}"));
+    let with_exec = |lines: &str| with_user(&format!("exec: {{{lines}}}"));
     for (error, begin) in [
         (
             with_cluster("insecure-skip-tls-verify: true"),
@@ -55,8 +57,31 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             format!("{user}as-user-extra: "),
         ),
         (
-            with_user("exec: {command: aws}"),
-            format!("{user}exec: not yet: exec plugins; "),
+            with_exec("command: aws"),
+            format!("{user}exec.apiVersion: not set"),
+        ),
+        (
+            with_exec("apiVersion: client.authentication.k8s.io/v1alpha1, command: aws"),
+            format!("{user}exec.apiVersion: client.authentication.k8s.io/v1alpha1; write "),
+        ),
+        (with_exec(V1), format!("{user}exec.command: not set")),
+        (
+            with_exec(&format!("{V1}, command: aws")),
+            format!("{user}exec.interactiveMode: not set"),
+        ),
+        (
+            with_exec(&format!("{V1}, command: aws, interactiveMode: Always")),
+            format!("{user}exec.interactiveMode: Always: nobody can be asked here"),
+        ),
+        (
+            with_exec(&format!("{V1}, command: aws, interactiveMode: Perhaps")),
+            format!("{user}exec.interactiveMode: Perhaps: unknown"),
+        ),
+        (
+            with_exec(&format!(
+                "{V1}, command: aws, interactiveMode: Never, env: [{{value: t0ken}}]"
+            )),
+            format!("{user}exec.env: has an entry"),
         ),
         (
             with_user("client-key: k"),

@@ -3,6 +3,7 @@
 
 mod client;
 mod credentials;
+mod exec;
 mod kubeconfig;
 mod reviews;
 mod server;

@@ -46,9 +46,26 @@ pub(super) struct Signed {
 
 impl Authority {
     pub(super) fn new(name: &str) -> Self {
+        Self::valid(
+            name,
+            rcgen::date_time_ymd(2001, 1, 1),
+            rcgen::date_time_ymd(2099, 1, 1),
+        )
+    }
+
+    pub(super) fn expired(name: &str) -> Self {
+        Self::valid(
+            name,
+            rcgen::date_time_ymd(2001, 1, 1),
+            rcgen::date_time_ymd(2002, 1, 1),
+        )
+    }
+
+    fn valid(name: &str, from: time::OffsetDateTime, until: time::OffsetDateTime) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        (params.not_before, params.not_after) = (from, until);
         Self {
             issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap(),
         }
@@ -138,7 +155,11 @@ impl Server {
 
     /// Starts with a certificate for these names, and performs the script; after it, every review is a yes.
     pub(super) async fn start_as(names: &[&str], script: Vec<Act>) -> Self {
-        let authority = Authority::new("test-ca");
+        Self::start_by(Authority::new("test-ca"), names, script).await
+    }
+
+    /// The same with a certificate of this authority's.
+    pub(super) async fn start_by(authority: Authority, names: &[&str], script: Vec<Act>) -> Self {
         let serving = authority.server(names);
         let mut roots = RootCertStore::empty();
         roots.add(authority.issuer.der().clone()).unwrap();
@@ -205,7 +226,7 @@ impl Server {
         Kubeconfig::load(&self.path("kubeconfig")).unwrap()
     }
 
-    /// A client with a token and a short deadline, which looks at its files for every request.
+    /// A client with a token and a short deadline.
     pub(super) fn client(&self) -> ApiServer {
         self.client_within(Duration::from_secs(20))
     }
@@ -240,9 +261,10 @@ impl Server {
     }
 }
 
+/// A client whose exec plugin is given as long as a review.
 pub(super) fn client(kubeconfig: Kubeconfig, timeout: Duration) -> ApiServer {
-    ApiServer::checking_every(
-        Duration::ZERO,
+    ApiServer::with_plugin_deadline(
+        timeout,
         kubeconfig,
         ClientLimits {
             timeout,

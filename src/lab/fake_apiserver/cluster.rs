@@ -73,6 +73,8 @@ pub struct Rule {
 pub(super) struct Cluster {
     pub(super) tokens: BTreeMap<String, TokenStatus>,
     pub(super) rules: Vec<Rule>,
+    /// `status.nodeInfo` of each Node.
+    pub(super) nodes: BTreeMap<String, Value>,
 }
 
 // === impl User ===
@@ -269,6 +271,7 @@ impl Cluster {
         Self {
             tokens: tokens.into(),
             rules,
+            nodes: BTreeMap::new(),
         }
     }
 
@@ -340,6 +343,15 @@ pub(super) fn may_review(caller: &User) -> bool {
         || (caller.name.starts_with("system:node:")
             && caller.groups.iter().any(|group| group == "system:nodes"))
         || caller.groups.iter().any(|group| groups.contains(&group.as_str()))
+}
+
+/// Whether this caller may read this Node: itself, and administrators. `system:auth-delegator` is not enough.
+pub(super) fn may_read_node(caller: &User, node: &str) -> bool {
+    caller.name.strip_prefix("system:node:") == Some(node)
+        || caller
+            .groups
+            .iter()
+            .any(|group| group == "system:masters" || group == "kubeadm:cluster-admins")
 }
 
 fn is_in_group(spec: &Value, group: &str) -> bool {

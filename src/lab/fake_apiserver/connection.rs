@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,9 +29,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::cluster::may_review;
-use super::{Api, Behaviour, Review, State, User, lock};
-use crate::lab::pki::{Pki, PkiError};
+use super::body::{Body, Trouble};
+use super::cluster::{may_read_node, may_review};
+use super::{Api, Behaviour, Review, State, User, hash, lock, token_hash};
+use crate::lab::pki::{Pair, Pki, PkiError};
 
 /// What accepts and answers.
 #[derive(Clone)]
@@ -55,24 +56,22 @@ struct Hangup;
 
 impl Front {
     pub(super) fn new(pki: &Pki, state: Arc<State>) -> Result<Self, PkiError> {
-        let provider = Arc::new(default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(pki.ca.certificate().clone())?;
-        let chains = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let chains =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()))
+                .build()
+                .map_err(|error| rustls::Error::General(error.to_string()))?;
 
-        let pair = &pki.apiserver_serving;
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(Arc::new(AnyCertificate(Arc::clone(&chains))))
-            .with_single_cert(pair.chain.clone(), pair.key.clone_key())?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
-            tls: TlsAcceptor::from(Arc::new(config)),
+            tls: acceptor(&chains, &pki.apiserver_serving)?,
             chains,
             state,
         })
+    }
+
+    pub(super) fn with_serving(&self, pair: &Pair) -> Result<TlsAcceptor, PkiError> {
+        acceptor(&self.chains, pair)
     }
 
     /// Accepts until `stop`, which also resets what was accepted.
@@ -100,13 +99,25 @@ impl Front {
 
     async fn serve(self, stream: TcpStream, stop: CancellationToken) {
         let _ = stream.set_nodelay(true);
+        let tls = lock(&self.state.serving)
+            .clone()
+            .unwrap_or_else(|| self.tls.clone());
         let handshake = tokio::select! {
-            handshake = timeout(HANDSHAKE, self.tls.accept(stream)) => handshake,
+            handshake = timeout(HANDSHAKE, tls.accept(stream)) => handshake,
             () = stop.cancelled() => return,
         };
         let Ok(Ok(stream)) = handshake else { return };
         let caller = self.caller_by_certificate(&stream);
-        let service = service_fn(|request| self.answer(request, caller.as_ref()));
+        let shown = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(|chain| chain.first());
+        let shown = shown.map(|leaf| hash(leaf));
+        let service = service_fn(async |request| {
+            let answer = self.answer(request, caller.as_ref(), shown.as_deref()).await?;
+            Ok::<_, Hangup>(Body::of(answer))
+        });
         let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             // Errors are the client's, or a hang-up.
@@ -137,10 +148,15 @@ impl Front {
         &self,
         request: Request<Incoming>,
         caller: Option<&User>,
-    ) -> Result<Response<Full<Bytes>>, Hangup> {
+        shown: Option<&str>,
+    ) -> Result<Response<Bytes>, Hangup> {
         let latency = lock(&self.state.knobs).latency;
         if !latency.is_zero() {
             sleep(latency).await;
+        }
+        let token = || bearer(request.headers()).map(token_hash);
+        if let Some(credential) = shown.map(str::to_owned).or_else(token) {
+            lock(&self.state.credentials).push(credential);
         }
         let caller = match caller {
             Some(caller) => Some(caller.clone()),
@@ -162,6 +178,7 @@ impl Front {
                     Bytes::from_static(b"ok"),
                 ));
             }
+            path if path.starts_with(NODES) => return Ok(self.node(&caller, &path[NODES.len()..])),
             _ => {
                 return Ok(status(
                     StatusCode::NOT_FOUND,
@@ -185,12 +202,36 @@ impl Front {
         self.behave(behaviour, api, review).await
     }
 
+    fn node(&self, caller: &User, name: &str) -> Response<Bytes> {
+        if !may_read_node(caller, name) {
+            let message = format!(
+                "nodes {name:?} is forbidden: User {:?} cannot get resource \"nodes\" in API group \"\" at the cluster \
+                 scope",
+                caller.name
+            );
+            return status(StatusCode::FORBIDDEN, &message);
+        }
+        match lock(&self.state.cluster).nodes.get(name) {
+            None => status(StatusCode::NOT_FOUND, &format!("nodes {name:?} not found")),
+            Some(info) => {
+                let node = json!({
+                    "kind": "Node",
+                    "apiVersion": "v1",
+                    "metadata": {"name": name},
+                    "spec": {},
+                    "status": {"nodeInfo": info},
+                });
+                answer(StatusCode::OK, JSON, node.to_string().into())
+            }
+        }
+    }
+
     async fn behave(
         &self,
         behaviour: Behaviour,
         api: Api,
         mut review: Value,
-    ) -> Result<Response<Full<Bytes>>, Hangup> {
+    ) -> Result<Response<Bytes>, Hangup> {
         match behaviour {
             Behaviour::Fail(code) => {
                 return Ok(status(status_code(code), "told to fail by the lab"));
@@ -204,7 +245,12 @@ impl Front {
             Behaviour::Raw(code, body) => return Ok(answer(status_code(code), JSON, body.into())),
             Behaviour::Hang => match pending::<Infallible>().await {},
             Behaviour::Close => return Err(Hangup),
-            Behaviour::Normal | Behaviour::Garbage | Behaviour::Huge(_) | Behaviour::Answer(_) => {}
+            Behaviour::Normal
+            | Behaviour::Drip(_)
+            | Behaviour::Break
+            | Behaviour::Garbage
+            | Behaviour::Huge(_)
+            | Behaviour::Answer(_) => {}
         }
         review["status"] = match (&behaviour, api) {
             (Behaviour::Answer(make), _) => make(&review["spec"]),
@@ -219,8 +265,24 @@ impl Front {
             // ASCII or not, what is left is no JSON.
             text = text.chars().take(text.chars().count() / 2).collect();
         }
-        Ok(answer(StatusCode::CREATED, JSON, text.into()))
+        let mut response = answer(StatusCode::CREATED, JSON, text.into());
+        match behaviour {
+            Behaviour::Drip(pause) => drop(response.extensions_mut().insert(Trouble::Drip(pause))),
+            Behaviour::Break => drop(response.extensions_mut().insert(Trouble::Break)),
+            _ => {}
+        }
+        Ok(response)
     }
+}
+
+/// TLS that shows this pair and asks for a certificate.
+fn acceptor(chains: &Arc<dyn ClientCertVerifier>, pair: &Pair) -> Result<TlsAcceptor, PkiError> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(Arc::new(AnyCertificate(Arc::clone(chains))))
+        .with_single_cert(pair.chain.clone(), pair.key.clone_key())?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 // === impl AnyCertificate ===
@@ -334,7 +396,7 @@ fn forbidden(api: Api, caller: &User) -> String {
 }
 
 /// A `Status`, as every error of an API server is.
-fn status(code: StatusCode, message: &str) -> Response<Full<Bytes>> {
+fn status(code: StatusCode, message: &str) -> Response<Bytes> {
     let reason = match code.as_u16() {
         400 => "BadRequest",
         401 => "Unauthorized",
@@ -362,7 +424,7 @@ fn status(code: StatusCode, message: &str) -> Response<Full<Bytes>> {
     answer(code, JSON, body.to_string().into())
 }
 
-fn version() -> Response<Full<Bytes>> {
+fn version() -> Response<Bytes> {
     let version = json!({
         "major": "1",
         "minor": "36",
@@ -372,8 +434,8 @@ fn version() -> Response<Full<Bytes>> {
     answer(StatusCode::OK, JSON, version.to_string().into())
 }
 
-fn answer(code: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn answer(code: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
     *response.status_mut() = code;
     response
         .headers_mut()
@@ -389,6 +451,7 @@ fn status_code(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
+const NODES: &str = "/api/v1/nodes/";
 const JSON: &str = "application/json";
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const MAX_BODY: usize = 3 << 20;

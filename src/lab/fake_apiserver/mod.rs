@@ -1,9 +1,11 @@
-//! A Kubernetes API server as far as a kubelet's front door asks one: TokenReview and SubjectAccessReview.
+//! A Kubernetes API server as far as a kubelet's front door asks one: TokenReview, SubjectAccessReview, and a Node to
+//! read.
 //!
 //! A real HTTPS server on 127.0.0.1 that authenticates its callers, decides by tokens and rules that can be
 //! changed while it runs, records every review, and can be told to misbehave in each way that a real one
 //! does.
 
+mod body;
 mod cluster;
 mod connection;
 #[cfg(test)]
@@ -20,10 +22,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::lab::pki::{Credential, Pki, kubeconfig};
+use crate::lab::pki::{Credential, Pair, Pki, PkiError, kubeconfig};
 use cluster::Cluster;
 pub use cluster::{
     ADMIN_TOKEN, DEFAULT_AUDIENCE, GATE_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN, Rule, Subject, TokenStatus,
@@ -57,6 +60,10 @@ pub enum Behaviour {
     Hang,
     /// By closing the connection.
     Close,
+    /// Rightly, but with this long between one byte and the next.
+    Drip(Duration),
+    /// Rightly, but the connection is closed half-way.
+    Break,
     /// With 201 and JSON that breaks off.
     Garbage,
     /// Rightly, but with this many bytes of padding in the metadata.
@@ -102,6 +109,8 @@ struct State {
     cluster: Mutex<Cluster>,
     knobs: Mutex<Knobs>,
     reviews: Mutex<Vec<Review>>,
+    credentials: Mutex<Vec<String>>,
+    serving: Mutex<Option<TlsAcceptor>>,
     accepted: AtomicUsize,
 }
 
@@ -262,7 +271,19 @@ impl FakeApiServer {
             .retain(|rule| rule.subject != *subject);
     }
 
+    /// There is a Node of this name, and this is its `status.nodeInfo`.
+    pub fn set_node(&self, name: &str, node_info: Value) {
+        lock(&self.state.cluster).nodes.insert(name.to_owned(), node_info);
+    }
+
     // --- knobs ---
+
+    /// New connections are shown this pair.
+    pub fn set_serving(&self, pair: &Pair) -> Result<(), PkiError> {
+        let acceptor = self.front.with_serving(pair)?;
+        *lock(&self.state.serving) = Some(acceptor);
+        Ok(())
+    }
 
     /// Answers to this API behave so from now on.
     pub fn behave(&self, api: Api, behaviour: Behaviour) {
@@ -322,9 +343,16 @@ impl FakeApiServer {
         self.access_specs().iter().map(check).collect()
     }
 
-    /// Forgets the reviews so far.
+    /// Forgets the reviews so far, and who asked for them.
     pub fn clear_reviews(&self) {
         lock(&self.state.reviews).clear();
+        lock(&self.state.credentials).clear();
+    }
+
+    /// What each caller showed with a request, good or not, in order of arrival: [`token_hash`] of the token, or the
+    /// like of the certificate.
+    pub fn credentials(&self) -> Vec<String> {
+        lock(&self.state.credentials).clone()
     }
 }
 
@@ -395,7 +423,16 @@ impl Knobs {
 
 /// What [`Review::Token`] records of a token.
 pub fn token_hash(token: &str) -> String {
-    digest(&SHA256, token.as_bytes())
+    hash(token.as_bytes())
+}
+
+/// What [`FakeApiServer::credentials`] records of a certificate.
+pub fn certificate_hash(pair: &Pair) -> String {
+    pair.chain.first().map(|leaf| hash(leaf)).unwrap_or_default()
+}
+
+fn hash(bytes: &[u8]) -> String {
+    digest(&SHA256, bytes)
         .as_ref()
         .iter()
         .map(|byte| format!("{byte:02x}"))

@@ -1,0 +1,263 @@
+//! One reading of the files: what a request needs, validated as a whole.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use http::HeaderValue;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::ServerName;
+
+use super::authorities::Authorities;
+use super::exec::{Issued, Plugin};
+use super::kubeconfig::{ClientCertificate, Kubeconfig, KubeconfigError, Material, Server};
+use crate::tls::pem::{self, PemError};
+
+/// All that one request needs, of one reading of the files.
+#[derive(Clone)]
+pub(super) struct Access {
+    pub(super) endpoint: Arc<Endpoint>,
+    /// `Authorization`, if there is a token; marked sensitive.
+    pub(super) authorization: Option<HeaderValue>,
+    /// The exec plugin, if the kubeconfig names one.
+    pub(super) plugin: Option<Arc<Plugin>>,
+    /// What it issued; `None` if it has not been run yet.
+    pub(super) issued: Option<Arc<Issued>>,
+    /// The CA bundle as read, which the plugin may be told.
+    pub(super) authorities: Vec<u8>,
+}
+
+/// What a connection is made from. A connection belongs to its endpoint: as soon as another one is published,
+/// it is not used any more. A new token alone does not make a new endpoint, since every request carries it
+/// afresh.
+pub(super) struct Endpoint {
+    pub(super) server: Server,
+    pub(super) server_name: ServerName<'static>,
+    pub(super) tls: Arc<ClientConfig>,
+    fingerprint: [u8; 32],
+}
+
+/// Why credentials cannot be used: an `ApiServer` cannot be made from them, or does not take them up.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiServerError {
+    /// The kubeconfig no longer says how.
+    #[error(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
+    /// A file cannot be read.
+    #[error("{}: cannot be read: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A certificate or key does not parse.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// None of the certificates can be a trust anchor.
+    #[error("{}: none of its certificates can be used as a CA", file.display())]
+    NoAuthority {
+        /// The bundle.
+        file: PathBuf,
+    },
+    /// Certificate and key do not belong together, or the key is of a kind that cannot be used.
+    #[error("{} with {}: {source}", certificate.display(), key.display())]
+    Pair {
+        /// The certificate.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+        /// What rustls said.
+        source: rustls::Error,
+    },
+    /// TLS itself cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(rustls::Error),
+    /// A token that is empty, or that no header can carry.
+    #[error("{}: {problem}", file.display())]
+    Token {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}
+
+// === impl Access ===
+
+impl Access {
+    /// Reads and validates. The endpoint in use is kept if nothing about it has changed.
+    pub(super) fn read(
+        source: &Kubeconfig,
+        issued: Option<Arc<Issued>>,
+        in_use: Option<&Arc<Endpoint>>,
+    ) -> Result<Self, ApiServerError> {
+        let authorities = read(&source.authority)?;
+        Self::of(source, authorities, issued, in_use)
+    }
+
+    /// The same with what a plugin issued, and no file looked at: those may just be half written.
+    pub(super) fn with(&self, source: &Kubeconfig, issued: Arc<Issued>) -> Result<Self, ApiServerError> {
+        Self::of(
+            source,
+            self.authorities.clone(),
+            Some(issued),
+            Some(&self.endpoint),
+        )
+    }
+
+    fn of(
+        source: &Kubeconfig,
+        authorities: Vec<u8>,
+        issued: Option<Arc<Issued>>,
+        in_use: Option<&Arc<Endpoint>>,
+    ) -> Result<Self, ApiServerError> {
+        let plugins = issued.as_deref();
+        let token = plugins.and_then(|issued| issued.token.as_ref());
+        let certificate = plugins.and_then(|issued| issued.client_certificate.as_ref());
+        let authorization = source.token.as_ref().or(token).map(authorization).transpose()?;
+        let pair = source
+            .client_certificate
+            .as_ref()
+            .or(certificate)
+            .map(read_pair)
+            .transpose()?;
+        let fingerprint = fingerprint(source, &authorities, pair.as_ref());
+        let endpoint = match in_use {
+            Some(endpoint) if endpoint.fingerprint == fingerprint => Arc::clone(endpoint),
+            _ => Arc::new(Endpoint {
+                server: source.server.clone(),
+                server_name: source.server_name.clone(),
+                tls: tls(source, &authorities, pair)?,
+                fingerprint,
+            }),
+        };
+        Ok(Self {
+            endpoint,
+            authorization,
+            plugin: source.plugin.clone(),
+            issued,
+            authorities,
+        })
+    }
+}
+
+/// The `Authorization` header for a token. Like client-go's, surrounding white space does not count.
+fn authorization(token: &Material) -> Result<HeaderValue, ApiServerError> {
+    let bytes = read(token)?;
+    let refuse = |problem| ApiServerError::Token {
+        file: token.origin().to_owned(),
+        problem,
+    };
+    let bytes = bytes.trim_ascii();
+    if bytes.is_empty() {
+        return Err(refuse("the token is empty"));
+    }
+    let mut header = HeaderValue::from_bytes(&[b"Bearer ", bytes].concat())
+        .map_err(|_| refuse("the token has a character that no header can carry"))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// Certificates and key as bytes of PEM.
+struct Pair {
+    certificate: ClientCertificate,
+    chain: Vec<u8>,
+    key: Vec<u8>,
+}
+
+/// `kubelet-client-current.pem` holds both and is switched by a symlink: it is read once, or the two halves
+/// could be of different certificates.
+fn read_pair(certificate: &ClientCertificate) -> Result<Pair, ApiServerError> {
+    let chain = read(&certificate.chain)?;
+    let key = match (&certificate.chain, &certificate.key) {
+        (Material::File(chain_file), Material::File(key_file)) if chain_file == key_file => chain.clone(),
+        (_, key) => read(key)?,
+    };
+    Ok(Pair {
+        certificate: certificate.clone(),
+        chain,
+        key,
+    })
+}
+
+fn read(material: &Material) -> Result<Vec<u8>, ApiServerError> {
+    material.read().map_err(|source| ApiServerError::Read {
+        file: material.origin().to_owned(),
+        source,
+    })
+}
+
+fn tls(
+    source: &Kubeconfig,
+    authorities: &[u8],
+    pair: Option<Pair>,
+) -> Result<Arc<ClientConfig>, ApiServerError> {
+    let authorities = Authorities::new(source.authority.origin(), authorities)?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(ApiServerError::Tls)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(authorities));
+    let mut config = match pair {
+        None => builder.with_no_client_auth(),
+        Some(Pair {
+            certificate:
+                ClientCertificate {
+                    chain: chain_file,
+                    key: key_file,
+                },
+            chain,
+            key,
+        }) => {
+            let chain = pem::certificates(chain_file.origin(), &chain)?;
+            let key = pem::private_key(key_file.origin(), &key)?;
+            // Also compares the key with the certificate.
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|source| ApiServerError::Pair {
+                    certificate: chain_file.origin().to_owned(),
+                    key: key_file.origin().to_owned(),
+                    source,
+                })?
+        }
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // A resumed session would skip judging the server again.
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// Tells one endpoint from another without keeping a second copy of the key.
+fn fingerprint(source: &Kubeconfig, authorities: &[u8], pair: Option<&Pair>) -> [u8; 32] {
+    let Server {
+        host,
+        port,
+        authority,
+        prefix,
+    } = &source.server;
+    let server_name = source.server_name.to_str();
+    let (chain, key) = pair.map_or((&[][..], &[][..]), |pair| (&pair.chain, &pair.key));
+    let port = port.to_be_bytes();
+    let fields: [&[u8]; 8] = [
+        host.as_bytes(),
+        &port,
+        authority.as_bytes(),
+        prefix.as_bytes(),
+        server_name.as_bytes(),
+        authorities,
+        chain,
+        key,
+    ];
+    let mut context = digest::Context::new(&digest::SHA256);
+    for field in fields {
+        context.update(&(field.len() as u64).to_be_bytes());
+        context.update(field);
+    }
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(context.finish().as_ref());
+    fingerprint
+}

@@ -1,0 +1,116 @@
+//! Whom the cluster's CA bundle vouches for.
+
+use std::path::{Path, PathBuf};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tracing::warn;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::access::ApiServerError;
+use crate::tls::pem;
+
+/// A CA bundle, of which at any time only those certificates count that are valid then. webpki does not look at
+/// an anchor's dates; Go does, and does not believe an API server whose CA has expired.
+#[derive(Debug)]
+pub(super) struct Authorities {
+    file: PathBuf,
+    anchors: Vec<Dated>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+#[derive(Debug)]
+struct Dated {
+    anchor: TrustAnchor<'static>,
+    /// Seconds since 1970, both inclusive.
+    valid: std::ops::RangeInclusive<i64>,
+}
+
+impl Authorities {
+    /// Takes the PEM of `file`. As in Go, a certificate that does not parse can vouch for nobody, and the others
+    /// still can.
+    pub(super) fn new(file: &Path, bytes: &[u8]) -> Result<Self, ApiServerError> {
+        let bundle = pem::certificates(file, bytes)?;
+        let anchors: Vec<_> = bundle.iter().filter_map(Dated::new).collect();
+        let ignored = bundle.len() - anchors.len();
+        if anchors.is_empty() {
+            return Err(ApiServerError::NoAuthority {
+                file: file.to_owned(),
+            });
+        }
+        if ignored > 0 {
+            warn!(file = %file.display(), ignored, "certificates in the bundle do not parse and are ignored");
+        }
+        Ok(Self {
+            file: file.to_owned(),
+            anchors,
+            algorithms: default_provider().signature_verification_algorithms,
+        })
+    }
+}
+
+impl Dated {
+    fn new(der: &CertificateDer<'static>) -> Option<Self> {
+        let anchor = webpki::anchor_from_trusted_cert(der).ok()?.to_owned();
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let validity = certificate.validity();
+        Some(Self {
+            anchor,
+            valid: validity.not_before.timestamp()..=validity.not_after.timestamp(),
+        })
+    }
+}
+
+impl ServerCertVerifier for Authorities {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let second = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let valid = self.anchors.iter().filter(|dated| dated.valid.contains(&second));
+        let roots: RootCertStore = valid.map(|dated| dated.anchor.clone()).collect();
+        let leaf = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &roots, intermediates, now, self.algorithms.all).map_err(
+            |error| match (error, self.anchors.len() - roots.len()) {
+                (Error::InvalidCertificate(CertificateError::UnknownIssuer), outdated @ 1..) => Error::General(format!(
+                    "its CA is unknown, or one of the {outdated} in {} that have expired or are not valid yet",
+                    self.file.display()
+                )),
+                (error, _) => error,
+            },
+        )?;
+        verify_server_name(&leaf, server_name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,415 @@
+//! exec credential plugins (`client.authentication.k8s.io/v1` and `v1beta1`): a command that the kubeconfig names
+//! and that prints the credential.
+//!
+//! As in client-go, but never interactive: there is nobody to ask on a node. When a plugin is run is
+//! `credentials.rs`' business; this is one run.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::failure::log_text;
+use super::kubeconfig::{ClientCertificate, Material, beside, given};
+
+const VERSIONS: [&str; 2] = [
+    "client.authentication.k8s.io/v1",
+    "client.authentication.k8s.io/v1beta1",
+];
+/// The name under which a cluster's `extensions` hold what is meant for the plugin.
+pub(super) const CLUSTER_EXTENSION: &str = "client.authentication.k8s.io/exec";
+
+/// A token and a certificate with its key come nowhere near it.
+const MAX_OUTPUT_BYTES: u64 = 1 << 20;
+/// Of what the plugin says on standard error, so much is kept; the rest is read and dropped.
+const MAX_STDERR_BYTES: u64 = 4096;
+
+/// The next credential is asked for when a tenth of the life of this one is left, but no more than this before its end.
+const LONGEST_LEAD: Duration = Duration::from_secs(60);
+
+/// `users[].user.exec` as written.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Exec {
+    api_version: Option<String>,
+    command: Option<String>,
+    args: Option<Vec<String>>,
+    env: Option<Vec<Variable>>,
+    install_hint: Option<String>,
+    provide_cluster_info: Option<bool>,
+    interactive_mode: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Variable {
+    name: String,
+    value: Option<String>,
+}
+
+/// A plugin that may be run.
+#[derive(Clone, PartialEq)]
+pub(super) struct Plugin {
+    /// File and key, for messages.
+    origin: PathBuf,
+    api_version: &'static str,
+    /// With a separator in it: a path. Without: to be looked for in PATH.
+    command: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    install_hint: String,
+    cluster: Option<Cluster>,
+}
+
+/// What the plugin is told of the cluster, if it asks for it.
+#[derive(Clone, PartialEq)]
+pub(super) struct Cluster {
+    pub(super) server: String,
+    pub(super) tls_server_name: Option<String>,
+    /// The cluster's extension of the plugin's.
+    pub(super) config: Option<Value>,
+}
+
+/// What a plugin issued.
+pub(super) struct Issued {
+    pub(super) token: Option<Material>,
+    pub(super) client_certificate: Option<ClientCertificate>,
+    /// `None`: good until it is refused.
+    pub(super) expires: Option<SystemTime>,
+    /// From then on it is time for the next one.
+    pub(super) due: Option<SystemTime>,
+}
+
+/// An exec plugin gave no credential.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {command}: {problem}", origin.display())]
+pub struct PluginError {
+    origin: PathBuf,
+    command: String,
+    problem: String,
+}
+
+/// A run of the plugin; however it ends, nothing of its process group is left.
+struct Run(Child);
+
+// === impl Plugin ===
+
+impl Plugin {
+    /// Judges `exec`, whose place in the file is `origin`, as client-go does; an error is a key and what is wrong
+    /// with it.
+    pub(super) fn new(
+        exec: Exec,
+        kubeconfig: &Path,
+        origin: PathBuf,
+        cluster: Cluster,
+    ) -> Result<Self, (&'static str, String)> {
+        let version = given(exec.api_version);
+        let Some(api_version) = VERSIONS
+            .into_iter()
+            .find(|known| Some(*known) == version.as_deref())
+        else {
+            let [v1, v1beta1] = VERSIONS;
+            let written = version.map_or_else(|| "not set".to_owned(), |version| log_text(&version, ""));
+            return Err(("exec.apiVersion", format!("{written}; write {v1} or {v1beta1}")));
+        };
+        let Some(command) = given(exec.command) else {
+            return Err(("exec.command", "not set; name the plugin".to_owned()));
+        };
+        match given(exec.interactive_mode).as_deref() {
+            Some("Never" | "IfAvailable") => {}
+            // As client-go's default for the older version.
+            None if api_version == VERSIONS[1] => {}
+            None => {
+                let problem = format!("not set, but {api_version} needs it; write Never or IfAvailable");
+                return Err(("exec.interactiveMode", problem));
+            }
+            Some("Always") => {
+                let problem =
+                    "Always: nobody can be asked here; use a plugin that needs no terminal, and write Never";
+                return Err(("exec.interactiveMode", problem.to_owned()));
+            }
+            Some(other) => {
+                let problem = format!("{}: unknown; write Never or IfAvailable", log_text(other, ""));
+                return Err(("exec.interactiveMode", problem));
+            }
+        }
+        let env: Vec<_> = exec
+            .env
+            .unwrap_or_default()
+            .into_iter()
+            .map(|Variable { name, value }| (name, value.unwrap_or_default()))
+            .collect();
+        if env
+            .iter()
+            .any(|(name, _)| name.is_empty() || name.contains(['=', '\0']))
+        {
+            let problem = "has an entry without a usable name; give each a name and a value";
+            return Err(("exec.env", problem.to_owned()));
+        }
+        Ok(Self {
+            origin,
+            api_version,
+            command: if command.contains('/') {
+                beside(kubeconfig, &command)
+            } else {
+                command.into()
+            },
+            args: exec.args.unwrap_or_default(),
+            env,
+            install_hint: given(exec.install_hint).unwrap_or_default(),
+            cluster: exec.provide_cluster_info.unwrap_or_default().then_some(cluster),
+        })
+    }
+
+    /// Runs it once. `authorities` is the cluster's CA bundle.
+    pub(super) async fn run(&self, authorities: &[u8], deadline: Duration) -> Result<Issued, PluginError> {
+        let mut command = Command::new(&self.command);
+        command
+            .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .env("KUBERNETES_EXEC_INFO", self.info(authorities))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        let child = command.spawn().map_err(|error| self.not_started(&error))?;
+        let (status, output, complaint) = timeout(deadline, Run(child).finish())
+            .await
+            .map_err(|_| self.error(format!("no credential within {deadline:?}; it was killed")))?
+            .map_err(|error| self.error(error.to_string()))?;
+        if !status.success() {
+            return Err(self.error(format!("{status}{}", self.complaint(&complaint))));
+        }
+        self.read(&output)
+    }
+
+    /// A message about this plugin.
+    pub(super) fn error(&self, problem: String) -> PluginError {
+        PluginError {
+            origin: self.origin.clone(),
+            command: self.command.display().to_string(),
+            problem,
+        }
+    }
+
+    fn not_started(&self, error: &io::Error) -> PluginError {
+        let hint = match self.install_hint.as_str() {
+            "" => String::new(),
+            hint => format!("; {}", log_text(hint.trim(), "")),
+        };
+        self.error(format!("cannot be run: {error}{hint}"))
+    }
+
+    /// `KUBERNETES_EXEC_INFO`
+    fn info(&self, authorities: &[u8]) -> OsString {
+        let mut spec = json!({"interactive": false});
+        if let Some(cluster) = &self.cluster {
+            spec["cluster"] = json!({
+                "server": cluster.server,
+                "certificate-authority-data": BASE64_STANDARD.encode(authorities),
+            });
+            if let Some(name) = &cluster.tls_server_name {
+                spec["cluster"]["tls-server-name"] = json!(name);
+            }
+            if let Some(config) = &cluster.config {
+                spec["cluster"]["config"] = config.clone();
+            }
+        }
+        let info = json!({"kind": "ExecCredential", "apiVersion": self.api_version, "spec": spec});
+        info.to_string().into()
+    }
+
+    /// What it said on standard error, in one line and without what it was given as secrets or may itself have
+    /// let slip.
+    fn complaint(&self, stderr: &[u8]) -> String {
+        let mut text = String::from_utf8_lossy(stderr).into_owned();
+        for (name, value) in self.env.iter().filter(|(_, value)| !value.is_empty()) {
+            text = text.replace(value.as_str(), &format!("[{name}]"));
+        }
+        let words: Vec<_> = text
+            .split_whitespace()
+            .map(|word| if word.contains("eyJ") { "[token]" } else { word })
+            .collect();
+        if words.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", log_text(&words.join(" "), ""))
+        }
+    }
+
+    /// The answer, held to what client-go holds it to.
+    fn read(&self, output: &[u8]) -> Result<Issued, PluginError> {
+        // The parser's own words may quote the answer: only the place is told.
+        let answer: Answer = serde_json::from_slice(output).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            self.error(format!(
+                "what it printed is not an ExecCredential, near line {line}, column {column}"
+            ))
+        })?;
+        if answer.kind != "ExecCredential" || answer.api_version != self.api_version {
+            return Err(self.error(format!(
+                "it was asked for an ExecCredential of {} and printed {:?} of {:?}",
+                self.api_version,
+                log_text(&answer.kind, ""),
+                log_text(&answer.api_version, "")
+            )));
+        }
+        let Some(status) = answer.status else {
+            return Err(self.error("it printed an ExecCredential without a status".to_owned()));
+        };
+        let inline = |name: &str, text: String| Material::Inline {
+            origin: format!("{}: {}: {name}", self.origin.display(), self.command.display()).into(),
+            bytes: text.into_bytes(),
+        };
+        let token = given(status.token).map(|token| inline("token", token));
+        let chain = given(status.client_certificate_data).map(|pem| inline("clientCertificateData", pem));
+        let key = given(status.client_key_data).map(|pem| inline("clientKeyData", pem));
+        let client_certificate = match (chain, key) {
+            (Some(chain), Some(key)) => Some(ClientCertificate { chain, key }),
+            (None, None) => None,
+            _ => {
+                let problem = "it gave only one of clientCertificateData and clientKeyData";
+                return Err(self.error(problem.to_owned()));
+            }
+        };
+        if token.is_none() && client_certificate.is_none() {
+            return Err(self.error("it gave neither a token nor a certificate".to_owned()));
+        }
+        let now = SystemTime::now();
+        let expires = match given(status.expiration_timestamp) {
+            None => None,
+            Some(text) => Some(
+                OffsetDateTime::parse(&text, &Rfc3339)
+                    .map(SystemTime::from)
+                    .map_err(|_| {
+                        self.error("its expirationTimestamp is not a time as RFC 3339 writes it".into())
+                    })?,
+            ),
+        };
+        let due = match expires.map(|expires| expires.duration_since(now)) {
+            None => None,
+            Some(Ok(life)) => Some(now + (life - (life / 10).min(LONGEST_LEAD))),
+            Some(Err(_)) => return Err(self.error("the credential that it gave has expired already".into())),
+        };
+        Ok(Issued {
+            token,
+            client_certificate,
+            expires,
+            due,
+        })
+    }
+}
+
+/// Arguments and environment may be secrets.
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.command.display(), self.api_version)
+    }
+}
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued")
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Issued ===
+
+impl Issued {
+    pub(super) fn has_expired(&self) -> bool {
+        self.expires.is_some_and(|at| at <= SystemTime::now())
+    }
+
+    #[cfg(test)]
+    pub(super) fn due_now(&self) -> Self {
+        Self {
+            token: self.token.clone(),
+            client_certificate: self.client_certificate.clone(),
+            expires: self.expires,
+            due: Some(SystemTime::now()),
+        }
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.due.is_some_and(|at| at <= SystemTime::now())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    api_version: String,
+    status: Option<Status>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    token: Option<String>,
+    client_certificate_data: Option<String>,
+    client_key_data: Option<String>,
+    expiration_timestamp: Option<String>,
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Everything it prints, its complaints cut short.
+    async fn finish(mut self) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
+        let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
+        let output = async {
+            let mut output = Vec::new();
+            if let Some(stdout) = stdout {
+                stdout.take(MAX_OUTPUT_BYTES + 1).read_to_end(&mut output).await?;
+            }
+            if output.len() as u64 > MAX_OUTPUT_BYTES {
+                return Err(io::Error::other("it printed more than 1 MiB; it was killed"));
+            }
+            Ok(output)
+        };
+        let (output, complaint) = tokio::try_join!(output, read_some(stderr))?;
+        Ok((self.0.wait().await?, output, complaint))
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Not waited for yet, so the number is still its own.
+        let group = self.0.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        if let Some(group) = group {
+            // It may have ended by itself just now.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// Keeps the beginning and reads on to the end, so that the writer does not stall.
+async fn read_some(stderr: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    let Some(mut stderr) = stderr else { return Ok(kept) };
+    (&mut stderr)
+        .take(MAX_STDERR_BYTES)
+        .read_to_end(&mut kept)
+        .await?;
+    tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
+    Ok(kept)
+}

@@ -1,0 +1,328 @@
+//! A gate that goes by another Node's name lets in whoever may reach that one; one that shows its kubelet a credential
+//! of the whole fleet hands every kubelet to whoever takes it over. `check` has to find both before a rollout does.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use kubelet_gate::lab::fake_apiserver::{
+    ADMIN_TOKEN, Behaviour, FakeApiServer, GATE_TOKEN, METRICS_TOKEN, Review, Rule, Subject,
+};
+use kubelet_gate::lab::pki::Credential;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::command_line::{Node, Serving, code, stderr};
+use crate::world::{PKI, eventually};
+
+/// A node whose gate may ask an API server.
+struct Asked {
+    node: Node,
+    api: FakeApiServer,
+}
+
+impl Asked {
+    async fn start() -> Self {
+        let node = Node::new();
+        let api = FakeApiServer::start(&PKI).await.unwrap();
+        PKI.write(node.directory.path()).unwrap();
+        let asked = Self { node, api };
+        asked.as_user(Credential::Certificate(&PKI.gate));
+        asked
+    }
+
+    /// Who the gate is to the API server.
+    fn as_user(&self, credential: Credential<'_>) {
+        let kubeconfig = self.api.kubeconfig(&PKI, credential);
+        fs::write(self.node.path("kubeconfig"), kubeconfig).unwrap();
+    }
+
+    /// Exit code of `check`, and what it says of it.
+    fn check(&self, flags: &[&str]) -> (i32, String) {
+        let output = self.node.check(flags);
+        (code(&output), stderr(&output))
+    }
+
+    fn show_the_kubelet(&self, credentials: Value) {
+        self.node.configure(|configuration| {
+            for (key, value) in credentials.as_object().unwrap() {
+                configuration["upstream"][key] = value.clone();
+            }
+        });
+    }
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(file).unwrap_or_default().trim().to_owned()
+}
+
+/// `nodeInfo` as this machine's kubelet would write it, without what is left out here.
+fn this_machine() -> Value {
+    json!({
+        "bootID": read("/proc/sys/kernel/random/boot_id"),
+        "machineID": read("/etc/machine-id"),
+        "systemUUID": read("/sys/class/dmi/id/product_uuid").to_uppercase(),
+    })
+}
+
+fn another_machine() -> Value {
+    json!({
+        "bootID": "11112222-3333-4444-5555-666677778888",
+        "machineID": "aaaabbbbccccddddeeeeffff00001111",
+        "systemUUID": "99998888-7777-6666-5555-444433332222",
+    })
+}
+
+/// Whether this machine has an id that outlasts a boot, as all but small containers do.
+fn is_known() -> bool {
+    read("/etc/machine-id").len() == 32 || read("/sys/class/dmi/id/product_uuid").len() == 36
+}
+
+/// Seen red: with the comparison left out of `serve`, it serves; with it left out of `check`, that says 0.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_another_machine_is_refused() {
+    let asked = Asked::start().await;
+    asked.api.set_node("worker-1", this_machine());
+    assert_eq!(asked.check(&[]), (0, String::new()));
+
+    asked.api.set_node("worker-1", another_machine());
+    let (code_of_check, said) = asked.check(&[]);
+    if !is_known() {
+        assert!(said.contains("can be compared with this machine's"), "{said}");
+        return;
+    }
+    assert_eq!(code_of_check, 64, "{said}");
+    assert!(said.contains("the Node worker-1 is another machine"), "{said}");
+    assert!(
+        said.contains("this machine's is") && said.contains("set nodeName"),
+        "{said}"
+    );
+    let served = asked.node.serve(&[]).await;
+    assert_eq!(code(&served), 64);
+    assert!(stderr(&served).contains("the Node worker-1 is another machine"));
+    // Nothing is asked of the network, and nothing found.
+    assert_eq!(asked.check(&["--offline"]), (0, String::new()));
+}
+
+/// Seen red: with a boot id that disagrees taken for a proof, `check` says 64.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_proves_nothing_is_a_warning_and_the_gate_starts() {
+    let asked = Asked::start().await;
+    let says = async |expected: &str| {
+        let (code, said) = asked.check(&[]);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.starts_with("warning: ") && said.contains(expected), "{said}");
+        let mut serving = Serving::start(&asked.node).await;
+        let warned = serving.said.iter().any(|event| {
+            let message = event["message"].as_str().unwrap();
+            message.contains("worker-1") && !message.contains("credential")
+        });
+        assert!(warned, "{:?}", serving.said);
+        serving.signal(Signal::TERM);
+        assert_eq!(serving.exit().await.code(), Some(0));
+    };
+    says("there is no such Node (yet?)").await;
+    asked.api.set_node("worker-1", json!({}));
+    says("neither machineID nor systemUUID of the Node can be compared").await;
+    asked.api.set_node(
+        "worker-1",
+        json!({"bootID": "11112222-3333-4444-5555-666677778888"}),
+    );
+    says("neither machineID nor systemUUID of the Node can be compared").await;
+    asked.api.set_node("worker-1", another_machine());
+    asked
+        .node
+        .configure(|configuration| configuration["nodeName"] = json!("worker-1"));
+    asked.as_user(Credential::Token(GATE_TOKEN));
+    says("may not read this Node").await;
+    asked.api.down().await.unwrap();
+    says("the API server cannot be asked").await;
+}
+
+/// A slow API server must not keep the node's kubelet from being reachable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_api_server_delays_the_start_by_two_seconds_at_most() {
+    let asked = Asked::start().await;
+    asked.api.set_node("worker-1", another_machine());
+    asked.api.set_latency(Duration::from_secs(60));
+    let began = Instant::now();
+    let mut serving = Serving::start(&asked.node).await;
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(serving.said.iter().any(|event| {
+        let message = event["message"].as_str().unwrap();
+        message.contains(
+            "does not say whether the Node worker-1 is this machine: reading the Node failed: no answer",
+        )
+    }));
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.exit().await.code(), Some(0));
+}
+
+/// The name comes from the configuration, the certificate or the environment, in this order.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_that_is_asked_about_is_the_first_that_is_named() {
+    let asked = Asked::start().await;
+    let (_, said) = asked.check(&[]);
+    assert!(said.contains("nodeName worker-1:"), "by the certificate: {said}");
+    let (_, said) = asked.check(&["--hostname-override=Worker-7"]);
+    assert!(said.contains("nodeName worker-7:"), "{said}");
+
+    asked.as_user(Credential::Token(GATE_TOKEN));
+    let (code_of_check, said) = asked.check(&[]);
+    assert_eq!(code_of_check, 64);
+    assert!(said.contains("nothing says what this Node is called"), "{said}");
+    let output = crate::command_line::kubelet_gate()
+        .args(["check", "--config", &asked.node.config()])
+        .env("NODE_NAME", "Worker-8")
+        .output()
+        .unwrap();
+    assert!(
+        stderr(&output).contains("nodeName worker-8:"),
+        "{}",
+        stderr(&output)
+    );
+    asked
+        .node
+        .configure(|configuration| configuration["nodeNameFromHost"] = json!(true));
+    let (code_of_check, said) = asked.check(&[]);
+    let host = read("/proc/sys/kernel/hostname").to_lowercase();
+    assert_eq!(code_of_check, 0, "{said}");
+    assert!(said.contains(&format!("nodeName {host}:")), "{said}");
+}
+
+/// Seen red: with the review of the other Node's name left out, or asked about this one's, `check` says 0.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
+    let asked = Asked::start().await;
+    asked.api.set_node("worker-1", this_machine());
+    let certificate = |name: &str| json!({"clientCertificateFile": format!("{name}.crt"), "clientKeyFile": format!("{name}.key")});
+    fs::write(asked.node.path("token"), format!("{ADMIN_TOKEN}\n")).unwrap();
+    for (credential, key, file, user) in [
+        (
+            certificate("kube-apiserver-kubelet-client"),
+            "upstream.clientCertificateFile",
+            "kube-apiserver-kubelet-client.crt",
+            "kube-apiserver-kubelet-client",
+        ),
+        (
+            json!({"tokenFile": "token"}),
+            "upstream.tokenFile",
+            "token",
+            "admin",
+        ),
+    ] {
+        asked.show_the_kubelet(credential.clone());
+        let (code, said) = asked.check(&[]);
+        assert_eq!(code, 64, "{said}");
+        let found = format!(
+            "error: {key}: {} is a credential of \"{user}\"",
+            asked.node.path(file)
+        );
+        assert!(said.starts_with(&found), "{said}");
+        assert!(said.contains("upstream.allowFleetCredential: true"), "{said}");
+
+        let mut allowed = credential;
+        allowed["allowFleetCredential"] = json!(true);
+        asked.show_the_kubelet(allowed);
+        let (code, said) = asked.check(&[]);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.starts_with(&format!("warning: {key}: ")), "{said}");
+    }
+    // The node's own, and nobody's.
+    let here = Rule::allow(Subject::user("alice"), &["get"], &["proxy"]).on_node("worker-1");
+    asked.api.add_rule(here);
+    for own in [
+        certificate("gate"),
+        certificate("alice"),
+        json!({"tokenFile": "token"}),
+    ] {
+        fs::write(asked.node.path("token"), METRICS_TOKEN).unwrap();
+        asked.show_the_kubelet(own);
+        assert_eq!(asked.check(&[]), (0, String::new()));
+    }
+    // What cannot be found out is said.
+    asked.show_the_kubelet(certificate("kube-apiserver-kubelet-client"));
+    asked.api.behave_all(Behaviour::Fail(403));
+    let (_, said) = asked.check(&[]);
+    assert!(
+        said.contains("cannot be checked for being this node's only"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_looks_for_fleet_credentials_behind_its_start() {
+    let asked = Asked::start().await;
+    asked.api.set_node("worker-1", this_machine());
+    asked.show_the_kubelet(json!({
+        "clientCertificateFile": "kube-apiserver-kubelet-client.crt",
+        "clientKeyFile": "kube-apiserver-kubelet-client.key",
+    }));
+    let mut serving = Serving::start(&asked.node).await;
+    eventually("it has asked", || {
+        asked.api.reviews().iter().any(|review| {
+            matches!(review, Review::Access { spec } if spec["user"] == "kube-apiserver-kubelet-client"
+                && spec["resourceAttributes"]["name"] == "not-worker-1")
+        })
+    })
+    .await;
+    eventually("it says so", || {
+        serving.goes_on().iter().any(|event| {
+            event["level"] == "WARN"
+                && event["fields"]["message"]
+                    .as_str()
+                    .unwrap()
+                    .contains("upstream.allowFleetCredential")
+        })
+    })
+    .await;
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.exit().await.code(), Some(0));
+}
+
+/// Seen red: with a 403 taken for a warning, `check` says 0.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_when_the_gate_may_not_ask() {
+    let asked = Asked::start().await;
+    asked
+        .node
+        .configure(|configuration| configuration["nodeName"] = json!("worker-1"));
+    for (credential, answers, way_out) in [
+        (
+            Credential::Token(METRICS_TOKEN),
+            "403 Forbidden",
+            "bind the gate's user to ClusterRole system:auth-delegator",
+        ),
+        (
+            Credential::Token("nobody"),
+            "401 Unauthorized",
+            "does not accept the credential of the gate's kubeconfig",
+        ),
+    ] {
+        asked.as_user(credential);
+        let (code, said) = asked.check(&[]);
+        assert_eq!(code, 64, "{said}");
+        for review in ["TokenReview", "SubjectAccessReview"] {
+            let error = format!("error: {review} failed: the API server answered {answers}");
+            assert!(said.contains(&error), "{said}");
+        }
+        assert!(said.contains(way_out), "{said}");
+    }
+}
+
+/// A proxy that client-go would use is not used; a gate that silently differed would be looked for in the wrong place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_in_the_environment_is_said_not_to_be_used() {
+    let asked = Asked::start().await;
+    asked.api.set_node("worker-1", this_machine());
+    let output = crate::command_line::kubelet_gate()
+        .args(["check", "--config", &asked.node.config()])
+        .env("HTTPS_PROXY", "http://192.0.2.1:3128")
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0);
+    assert!(stderr(&output).contains("HTTPS_PROXY is in the environment and is not used"));
+    assert!(
+        !asked.api.credentials().is_empty(),
+        "the API server was asked all the same"
+    );
+}
