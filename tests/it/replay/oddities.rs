@@ -13,7 +13,7 @@ use crate::world::{PKI, World};
 const RECORDED: &str = include_str!("../data/kubelet-http.jsonl");
 
 /// Where an answer differs: the statuses, whether the connection stays open, and why.
-const DIFFERENCES: [(&str, &[u16], bool, &str); 24] = [
+const DIFFERENCES: [(&str, &[u16], bool, &str); 23] = [
     (
         "no-host",
         &[400],
@@ -29,12 +29,6 @@ const DIFFERENCES: [(&str, &[u16], bool, &str); 24] = [
     (
         "bad-host",
         &[400],
-        true,
-        "where it ends is clear: the connection may stay",
-    ),
-    (
-        "expect other",
-        &[417],
         true,
         "where it ends is clear: the connection may stay",
     ),
