@@ -370,7 +370,7 @@ async fn renewing_is_done_once_and_nobody_waits_for_it() {
     review.release.notify_one();
     eventually(|| cache.in_flight() == 0).await;
     let renewed = cache.get("a").unwrap();
-    assert_eq!((renewed.value.clone(), renewed.is_due()), (Ok(2), false));
+    assert_eq!((renewed.value, renewed.is_due()), (Ok(2), false));
 }
 
 /// Seen red: with `Failed` kept like any other outcome, the failure took the answer's place; with the standing answer's
