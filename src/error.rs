@@ -151,6 +151,18 @@ impl RequestError {
         .retry_after(retry_jitter())
     }
 
+    /// 400: the client's own body broke off on its way to the kubelet.
+    pub fn broken_body(inside: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(
+            Origin::Client,
+            Station::Forward,
+            StatusCode::BAD_REQUEST,
+            "broken_body",
+            "the body of the request is malformed or incomplete\n",
+        )
+        .inside(inside)
+    }
+
     /// 502: the kubelet is not there, is not the one that was pinned, or answered what must not be passed on.
     pub fn bad_gateway(
         reason: &'static str,

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -303,8 +303,14 @@ impl Gate {
     }
 
     fn publish_expiry(&self) {
-        if let Some(expires) = self.serving.load().expires {
+        let serving = self.serving.load();
+        if let Some(expires) = serving.expires {
             self.metrics.certificate_expires("serving", expires);
+        }
+        let lists = serving.trust.as_ref().and_then(|trust| trust.lists_expire());
+        if let Some(life) = lists.and_then(|expire| expire.duration_since(UNIX_EPOCH).ok()) {
+            let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
+            self.metrics.certificate_expires("revocation_lists", seconds);
         }
     }
 

@@ -41,7 +41,8 @@ pub enum Forwarded {
 /// minutes and a followed log say nothing for hours, and the client's leaving ends either.
 ///
 /// # Errors
-/// 502 if the kubelet is not there, is not the pinned one, or gives an upgrade an answer below 400 other than 101.
+/// 502 if the kubelet is not there, is not the pinned one, or gives an upgrade an answer below 400 other than 101; 400 if
+/// the client's body breaks off before the kubelet has answered.
 pub async fn forward(
     kubelet: &Kubelet,
     pool: &Pool,
@@ -137,6 +138,10 @@ async fn send(
 }
 
 fn no_answer(error: &hyper::Error) -> RequestError {
+    // hyper's word for a body, which is all that comes from this side.
+    if error.is_user() {
+        return RequestError::broken_body(format!("the client's body: {}", crate::error::chain(error)));
+    }
     let inside = format!("the kubelet gave no answer: {}", crate::error::chain(error));
     RequestError::bad_gateway("no_answer", "the kubelet gave no usable answer\n", inside)
 }

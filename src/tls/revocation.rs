@@ -64,6 +64,10 @@ pub enum RevocationError {
 }
 
 impl RevocationList {
+    pub(super) fn next_update(&self) -> SystemTime {
+        self.next_update
+    }
+
     /// Takes a list; `bundle` are the CAs that it may be of.
     pub(super) fn new(
         der: &CertificateRevocationListDer<'_>,

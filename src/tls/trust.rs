@@ -129,6 +129,11 @@ impl Trust {
         &self.hints
     }
 
+    /// When the first of the revocation lists expires: from then on nobody of its issuer is let in.
+    pub fn lists_expire(&self) -> Option<SystemTime> {
+        self.revocation.iter().map(RevocationList::next_update).min()
+    }
+
     /// Which bundle this is.
     pub fn generation(&self) -> u64 {
         self.generation

@@ -225,6 +225,16 @@ async fn who_is_revoked_is_out_at_the_next_request_of_an_open_connection() {
         let answer = world.client("bob").get("/healthz").await.unwrap();
         assert_answer(&answer, 401, "Unauthorized");
 
+        let expires = world.metric(
+            "certificate_expiry_timestamp_seconds",
+            &[("certificate", "revocation_lists")],
+        );
+        let tomorrow = (OffsetDateTime::now_utc() + Span::DAY).unix_timestamp() as f64;
+        assert!(
+            (expires - tomorrow).abs() < 60.0,
+            "{expires} is not about {tomorrow}"
+        );
+
         // In DER, as many CAs publish them.
         let list = revocation_list(&PKI.ca, &[], Span::DAY);
         let (_, pem) = x509_parser::pem::parse_x509_pem(list.as_bytes()).unwrap();

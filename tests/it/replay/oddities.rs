@@ -53,7 +53,7 @@ const DIFFERENCES: [(&str, &[u16], bool, &str); 23] = [
     ("obs-fold", &[400], false, "RFC 9112 §5.2 lets a server refuse it"),
     (
         "chunk bad size",
-        &[502],
+        &[400],
         false,
         "the body is broken off behind the gate as well",
     ),
