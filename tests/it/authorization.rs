@@ -1,7 +1,7 @@
 //! If a decision is shared between two questions that differ, or outlives what it was made for, somebody does what they
 //! may not; if it is not shared at all, every scrape of every node is a review at the API server.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kubelet_gate::lab::fake_apiserver::{Api, Behaviour, Rule, Subject, User};
 use kubelet_gate::lab::pki::{CertificateSpec, Pair};
@@ -289,6 +289,41 @@ async fn an_allow_for_a_command_lives_shorter() {
             .status(),
         404
     );
+    world.stop().await;
+}
+
+/// A scraper must not meet the API server's bad seconds, and one of its bad hours must not leave the node open.
+///
+/// Seen red: with no answer ever due, a request waits for the second review; with a failed renewal put in the place of the
+/// standing allow, that ends too early.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standing_allow_is_renewed_beside_the_request_and_ends_in_its_time() {
+    let life = Duration::from_secs(5);
+    let world = World::builder()
+        .set("authorization.webhook.cacheAuthorizedTTL", "5s")
+        .set("limits.reviewTimeout", "100ms")
+        .start()
+        .await;
+    let bob = world.client("bob");
+    let scrape = async || bob.get("/metrics").await.unwrap().status().as_u16();
+
+    let began = Instant::now();
+    assert_eq!(scrape().await, 200);
+    world.api.behave(Api::Access, Behaviour::Hang);
+    eventually_answers("it is asked for again while it stands", async || {
+        assert_eq!(scrape().await, 200);
+        world.api.count(Api::Access) > 1
+    })
+    .await;
+    eventually_answers("it ends", async || scrape().await == 503).await;
+    // An answer may end up to a tenth early.
+    assert!(began.elapsed() >= life - life / 10, "{:?}", began.elapsed());
+    world.kubelet.clear();
+    assert_eq!(scrape().await, 503);
+    world.assert_nothing_forwarded();
+
+    world.api.heal();
+    eventually_answers("the API server is back", async || scrape().await == 200).await;
     world.stop().await;
 }
 
