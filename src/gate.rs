@@ -174,6 +174,7 @@ impl Gate {
             self.settings.streaming_connection_idle_timeout,
             worker.cut.clone(),
         );
+        connection.activity.becomes_a_tunnel();
         worker.tasks.spawn(async move {
             let end = tunnel.run(idle, cut).await;
             stream.ended(end).await;
@@ -234,7 +235,12 @@ impl Gate {
             .authenticator
             .authenticate(&connection.presented, &parts.headers, websocket)
             .await;
-        let identity = identity.inspect_err(|_| connection.nobody())?;
+        let identity = identity.inspect_err(|error| {
+            // Whom nobody could be asked about may be somebody.
+            if !error.status.is_server_error() {
+                connection.nobody();
+            }
+        })?;
         connection.somebody();
         record.is(&identity);
         let known = Instant::now();

@@ -72,6 +72,9 @@ const PLAIN_HTTP: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// How long an HTTP/2 client on whose connection nobody is known may take to leave after GOAWAY.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// A body that nobody reads yet costs so much memory, in bytes.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -179,20 +182,24 @@ async fn requests(
             .max_concurrent_streams(limits.http2_streams)
             .max_header_list_size(u32::try_from(limits.request_head_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(64 * 1024)
+            // What a client may send before anybody reads it; requests to a kubelet are small.
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(15));
         let mut serving = pin!(builder.serve_connection(io, service));
-        tokio::select! {
+        let is_stranger = tokio::select! {
             biased;
             ended = serving.as_mut() => return ended,
-            () = drain => serving.as_mut().graceful_shutdown(),
-            () = connection.activity.idle_for(limits.idle_timeout) => serving.as_mut().graceful_shutdown(),
-            () = connection.stranger.notified() => serving.as_mut().graceful_shutdown(),
-        }
+            () = drain => false,
+            () = connection.activity.idle_for(limits.idle_timeout) => false,
+            () = connection.stranger.notified() => true,
+        };
+        serving.as_mut().graceful_shutdown();
         // A stranger that does not go when told to is not waited for.
         let overdue = async {
             sleep(GOODBYE).await;
-            if connection.known.load(Relaxed) {
+            if !is_stranger || connection.known.load(Relaxed) {
                 std::future::pending::<()>().await;
             }
         };

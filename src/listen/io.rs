@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,7 +25,10 @@ pub struct Activity {
     /// When the connection became idle, or when the first byte of the head being read came: milliseconds since `born`.
     since: AtomicU64,
     /// Bytes of a head have come, and no request yet. Stored beside `since`, read by the same task.
-    in_head: std::sync::atomic::AtomicBool,
+    in_head: AtomicBool,
+    /// The connection carries no more requests. A tunnel has its own deadline: whoever stops reading for a while, as in a
+    /// pager, is cut by neither the kubelet nor the gate.
+    tunnel: AtomicBool,
 }
 
 /// A stream whose reads and writes end when a deadline passes.
@@ -66,7 +69,8 @@ impl Activity {
             born: Instant::now(),
             in_flight: AtomicU32::new(0),
             since: AtomicU64::new(0),
-            in_head: std::sync::atomic::AtomicBool::new(false),
+            in_head: AtomicBool::new(false),
+            tunnel: AtomicBool::new(false),
         }
     }
 
@@ -74,6 +78,11 @@ impl Activity {
     pub fn begin(&self) {
         self.in_flight.fetch_add(1, Relaxed);
         self.in_head.store(false, Relaxed);
+    }
+
+    /// The connection is a tunnel from now on.
+    pub fn becomes_a_tunnel(&self) {
+        self.tunnel.store(true, Relaxed);
     }
 
     /// An answer has ended.
@@ -156,6 +165,9 @@ impl<T> Watched<T> {
 
     /// When the connection must end if nothing happens, and what that is called.
     fn deadline(&self) -> Option<(Instant, &'static str)> {
+        if self.activity.tunnel.load(Relaxed) {
+            return None;
+        }
         if let Some(stalled) = self.stalled {
             return Some((stalled + self.timeouts.stall, "write_stall"));
         }

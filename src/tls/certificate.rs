@@ -3,6 +3,7 @@
 //! Go's crypto/tls parses every certificate a client sends and ends the handshake at the first that it cannot
 //! parse. The gate completes the handshake, but never believes such a chain either.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
@@ -25,6 +26,8 @@ use super::refusal::Refusal;
 
 /// Go's crypto/tls refuses longer RSA keys, because checking them costs too much.
 const MAX_RSA_BITS: usize = 8192;
+/// Go has no larger exponents.
+const MAX_EXPONENT_BITS: usize = 31;
 
 /// Parses a certificate; the error says what Go's parser would not take.
 pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, &'static str> {
@@ -93,13 +96,19 @@ fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), &'static str> {
         let positive = |number: &[u8]| {
             number.first().is_some_and(|first| first & 0x80 == 0) && number.iter().any(|byte| *byte != 0)
         };
+        let bits = |number: &[u8]| {
+            let zeros = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
+            let first = number.get(zeros).map_or(0, |byte| byte.leading_zeros() as usize);
+            (number.len() - zeros) * 8 - first
+        };
         return match key.parsed() {
             Ok(PublicKey::RSA(rsa))
                 if null
                     && positive(rsa.modulus)
                     && positive(rsa.exponent)
                     && encoding::is_strict(&key.subject_public_key.data)
-                    && rsa.key_size() <= MAX_RSA_BITS =>
+                    && bits(rsa.modulus) <= MAX_RSA_BITS
+                    && bits(rsa.exponent) <= MAX_EXPONENT_BITS =>
             {
                 Ok(())
             }
@@ -118,8 +127,12 @@ fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), &'static str> {
         if point.len() != 1 + 2 * bytes || point.first() != Some(&4) {
             return Err("a point of an elliptic curve that is not in the uncompressed form");
         }
+        return Ok(());
     }
-    if *algorithm == OID_SIG_ED25519 && (parameters.is_some() || key.subject_public_key.data.len() != 32) {
+    if *algorithm != OID_SIG_ED25519 {
+        return Err("a key that is neither RSA, nor of an elliptic curve, nor Ed25519");
+    }
+    if parameters.is_some() || key.subject_public_key.data.len() != 32 {
         return Err("a bad Ed25519 key");
     }
     Ok(())
@@ -149,12 +162,9 @@ fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), &'static st
                 (!readable).then_some("malformed name constraints")
             }
             ParsedExtension::CertificatePolicies(policies) => {
-                let ids = policies
-                    .iter()
-                    .map(|policy| &policy.policy_id)
-                    .collect::<Vec<_>>();
-                let repeated = ids.iter().enumerate().any(|(at, id)| ids[..at].contains(id));
-                repeated.then_some("a certificate policy twice")
+                // A set: a stranger's certificate has room for thousands.
+                let ids: HashSet<_> = policies.iter().map(|policy| &policy.policy_id).collect();
+                (ids.len() != policies.len()).then_some("a certificate policy twice")
             }
             _ => None,
         };
@@ -200,6 +210,30 @@ fn is_readable_name(name: &GeneralName<'_>) -> bool {
         GeneralName::IPAddress(address) => matches!(address.len(), 4 | 16),
         GeneralName::Invalid(..) => false,
         _ => true,
+    }
+}
+
+/// Whether Go refuses this name as soon as a CA above constrains any names, of whatever kind.
+fn is_odd_name(name: &GeneralName<'_>) -> bool {
+    match name {
+        GeneralName::DNSName(name) => !encoding::is_domain(name.as_bytes()),
+        // Go parses the mailbox; a quoted one is refused here.
+        GeneralName::RFC822Name(name) => !name.split_once('@').is_some_and(|(local, domain)| {
+            !local.is_empty() && !local.contains('"') && encoding::is_domain(domain.as_bytes())
+        }),
+        GeneralName::URI(uri) => {
+            let uri = uri.parse::<http::Uri>().ok();
+            // Without a scheme the library takes the whole for a host.
+            let host = uri
+                .as_ref()
+                .filter(|uri| uri.scheme().is_some())
+                .and_then(http::Uri::host);
+            host.is_none_or(|host| {
+                let address = host.trim_start_matches('[').trim_end_matches(']');
+                address.parse::<std::net::IpAddr>().is_ok() || !encoding::is_domain(host.as_bytes())
+            })
+        }
+        _ => false,
     }
 }
 
@@ -286,6 +320,8 @@ pub(super) struct Facts {
     pub(super) is_ca: bool,
     /// It has alternative names.
     pub(super) has_names: bool,
+    /// One of its alternative names is not of the form that Go compares with constraints.
+    pub(super) has_odd_names: bool,
     /// It says which names may be issued below it.
     pub(super) constrains_names: bool,
 }
@@ -304,6 +340,7 @@ impl Facts {
             requires_policy: false,
             is_ca: false,
             has_names: false,
+            has_odd_names: false,
             constrains_names: false,
         };
         let mut may_sign = true;
@@ -329,7 +366,10 @@ impl Facts {
                 ParsedExtension::PolicyConstraints(constraints) => {
                     facts.requires_policy = constraints.require_explicit_policy.is_some();
                 }
-                ParsedExtension::SubjectAlternativeName(_) => facts.has_names = true,
+                ParsedExtension::SubjectAlternativeName(names) => {
+                    facts.has_names = true;
+                    facts.has_odd_names = names.general_names.iter().any(is_odd_name);
+                }
                 ParsedExtension::NameConstraints(_) => facts.constrains_names = true,
                 _ => {}
             }

@@ -3,17 +3,19 @@
 //! A list speaks for every certificate whose issuer has its name, leaf, intermediate and CA of the bundle alike, whether
 //! webpki built the path or not. It is believed if a CA of the bundle signed it, which is checked when it is read, or
 //! else if the intermediate that issued the certificate did, which is checked when a path has one. An issuer with a
-//! list has no certificate believed beyond the list's next update; an issuer without a list revokes nobody.
+//! list has no certificate believed beyond the last next update of its lists; an issuer without a list revokes nobody.
+//! Two CAs of one name are told apart by their keys, and lists that are published in parts by where they are published.
 //!
 //! Not webpki's own check, because that takes only the first list of an issuer's name (a CA with a new key has two),
 //! hashes it for every connection, and knows neither pinned nor v1 leaves.
 
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
-use webpki::{ALL_VERIFICATION_ALGS, CertRevocationList, OwnedCertRevocationList};
-use x509_parser::extensions::ParsedExtension;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use webpki::{CertRevocationList, OwnedCertRevocationList};
+use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Extension};
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::certificate;
@@ -27,8 +29,12 @@ pub(super) struct RevocationList {
     issuer: Vec<u8>,
     next_update: SystemTime,
     revoked: CertRevocationList<'static>,
-    /// The list itself, if nobody of the bundle has signed it.
-    unproven: Option<Vec<u8>>,
+    /// The list itself.
+    der: Vec<u8>,
+    /// The key (SubjectPublicKeyInfo) that signed it, once one was found to have.
+    signer: OnceLock<Vec<u8>>,
+    /// Where it is published, if it says so: certificates that name other places are none of its business.
+    published: Vec<String>,
 }
 
 /// A list that cannot be used.
@@ -68,10 +74,12 @@ impl RevocationList {
         self.next_update
     }
 
-    /// Takes a list; `bundle` are the CAs that it may be of.
+    /// Takes a list; `bundle` are the CAs that it may be of. With `any_signer` it may be one that a CA of its name has not
+    /// signed: then nobody of that CA is let in.
     pub(super) fn new(
         der: &CertificateRevocationListDer<'_>,
         bundle: &[CertificateDer<'_>],
+        any_signer: bool,
     ) -> Result<Self, RevocationError> {
         let unusable = |reason: &str| RevocationError::Unusable {
             reason: reason.to_owned(),
@@ -82,33 +90,50 @@ impl RevocationList {
         else {
             return Err(unusable("malformed"));
         };
+        let mut published = Vec::new();
         for extension in list.extensions() {
-            if let ParsedExtension::IssuingDistributionPoint(scope) = extension.parsed_extension()
-                && (scope.only_contains_user_certs || scope.only_contains_ca_certs)
-            {
-                return Err(unusable("it is for some of the issuer's certificates only"));
+            if let ParsedExtension::IssuingDistributionPoint(scope) = extension.parsed_extension() {
+                if scope.only_contains_user_certs || scope.only_contains_ca_certs {
+                    return Err(unusable("it is for some of the issuer's certificates only"));
+                }
+                published.extend(scope.distribution_point.iter().flat_map(addresses));
             }
         }
         let next_update = list.next_update().ok_or_else(|| unusable("no next update"))?;
         let issuer = list.issuer().as_raw();
 
-        let (mut named, mut proven) = (false, false);
+        let mut named = false;
+        let signer = OnceLock::new();
         for ca in bundle {
             let Ok(ca) = certificate::parse(ca) else { continue };
             let is_named = ca.subject().as_raw() == issuer;
-            let has_signed = is_signed_by(der, ca.public_key().raw, ALL_VERIFICATION_ALGS);
+            let has_signed = is_signed_by(der, ca.public_key().raw);
             if has_signed && !is_named {
                 return Err(RevocationError::Misnamed {
                     issuer: escaped(list.issuer()),
                 });
             }
             named |= is_named;
-            proven |= has_signed;
+            if has_signed {
+                let _ = signer.set(ca.public_key().raw.to_vec());
+            }
         }
-        if named && !proven {
-            return Err(RevocationError::NotSigned {
-                issuer: escaped(list.issuer()),
-            });
+        if signer.get().is_none() {
+            let issuer = escaped(list.issuer());
+            if named && !any_signer {
+                return Err(RevocationError::NotSigned { issuer });
+            }
+            if named {
+                tracing::warn!(
+                    issuer,
+                    "a revocation list is not of the CA of its name: nobody of that CA is let in"
+                );
+            } else {
+                tracing::info!(
+                    issuer,
+                    "a revocation list is of no CA in clientCAFile: it counts for an intermediate"
+                );
+            }
         }
         let next_update =
             UNIX_EPOCH + Duration::from_secs(u64::try_from(next_update.timestamp()).unwrap_or(0));
@@ -123,9 +148,62 @@ impl RevocationList {
             issuer: issuer.to_vec(),
             next_update,
             revoked: revoked.into(),
-            unproven: (!proven).then(|| der.to_vec()),
+            der: der.to_vec(),
+            signer,
+            published,
         })
     }
+
+    /// Whether the holder of `key` signed it.
+    fn is_of(&self, key: &[u8]) -> bool {
+        match self.signer.get() {
+            Some(signer) => signer == key,
+            None => {
+                let is_signed = is_signed_by(&self.der, key);
+                if is_signed {
+                    let _ = self.signer.set(key.to_vec());
+                }
+                is_signed
+            }
+        }
+    }
+
+    /// Whether the part of the issuer's certificates that it is about has this one in it.
+    fn is_about(&self, certificate: &X509Certificate<'_>) -> bool {
+        let named: Vec<_> = certificate
+            .extensions()
+            .iter()
+            .flat_map(distribution_points)
+            .collect();
+        self.published.is_empty()
+            || named.is_empty()
+            || named.iter().any(|address| self.published.contains(address))
+    }
+}
+
+/// Where a certificate says that it may be revoked.
+fn distribution_points(extension: &X509Extension<'_>) -> Vec<String> {
+    match extension.parsed_extension() {
+        ParsedExtension::CRLDistributionPoints(points) => {
+            let names = points
+                .points
+                .iter()
+                .filter_map(|point| point.distribution_point.as_ref());
+            names.flat_map(addresses).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn addresses(name: &DistributionPointName<'_>) -> Vec<String> {
+    let DistributionPointName::FullName(names) = name else {
+        return Vec::new();
+    };
+    let address = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    };
+    names.iter().filter_map(address).collect()
 }
 
 /// Until when a certificate stands that would stand `until` then without these lists. `issuer` is who issued it, where
@@ -134,28 +212,43 @@ pub(super) fn check(
     lists: &[RevocationList],
     certificate: &X509Certificate<'_>,
     issuer: Option<&X509Certificate<'_>>,
-    mut until: SystemTime,
+    until: SystemTime,
     now: SystemTime,
 ) -> Result<SystemTime, Refusal> {
     let name = certificate.issuer();
-    for list in lists.iter().filter(|list| list.issuer == name.as_raw()) {
-        // A list that says "revoked" is heard, whoever wrote it: the operator put it there.
-        if !matches!(list.revoked.find_serial(certificate.raw_serial()), Ok(None)) {
-            return Err(Refusal::Revoked);
-        }
-        if let (Some(der), Some(issuer)) = (&list.unproven, issuer)
-            && !is_signed_by(der, issuer.public_key().raw, ALL_VERIFICATION_ALGS)
-        {
-            return Err(Refusal::RevocationUnknown {
-                issuer: escaped(name),
-            });
-        }
-        if now >= list.next_update {
-            return Err(Refusal::RevocationListExpired {
-                issuer: escaped(name),
-            });
-        }
-        until = until.min(list.next_update);
+    let unknown = || Refusal::RevocationUnknown {
+        issuer: escaped(name),
+    };
+    let of_that_name = || lists.iter().filter(|list| list.issuer == name.as_raw());
+    // A list that says "revoked" is heard, whoever wrote it: the operator put it there.
+    if of_that_name().any(|list| !matches!(list.revoked.find_serial(certificate.raw_serial()), Ok(None))) {
+        return Err(Refusal::Revoked);
     }
-    Ok(until)
+    let mut newest = None;
+    let mut elsewhere = false;
+    for list in of_that_name() {
+        if let Some(key) = issuer.map(|issuer| issuer.public_key().raw)
+            && !list.is_of(key)
+        {
+            // That of another CA of the same name says nothing about this one's; that of nobody known might be its own.
+            if list.signer.get().is_none() {
+                return Err(unknown());
+            }
+            continue;
+        }
+        if list.is_about(certificate) {
+            newest = newest.max(Some(list.next_update));
+        } else {
+            elsewhere = true;
+        }
+    }
+    match newest {
+        Some(next_update) if now >= next_update => Err(Refusal::RevocationListExpired {
+            issuer: escaped(name),
+        }),
+        Some(next_update) => Ok(until.min(next_update)),
+        // There are lists of this issuer, and the one that this certificate would be on is not among them.
+        None if elsewhere => Err(unknown()),
+        None => Ok(until),
+    }
 }

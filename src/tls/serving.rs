@@ -67,13 +67,25 @@ pub enum ServingError {
     },
 }
 
+/// What revocation lists must be.
+#[derive(Clone, Copy, PartialEq)]
+enum Lists {
+    /// Signed by the CA whose name they have, if that is in the bundle.
+    Good,
+    /// Signed by anybody.
+    OfAnySigner,
+}
+
+/// Certificate, key and CA bundle come before the lists, for which there must be a bundle.
+const BEFORE_LISTS: usize = 3;
+
 impl Serving {
     /// Reads `tlsCertFile`, `tlsPrivateKeyFile`, `clientCAFile` and `crlFiles`.
     ///
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
     pub fn load(settings: &Settings) -> Result<Self, ServingError> {
-        Self::build(settings, read(settings)?, 0)
+        Self::build(settings, read(settings)?, 0, Lists::Good)
     }
 
     /// The files that [`Self::load`] reads.
@@ -84,6 +96,9 @@ impl Serving {
     /// Reads the files again and publishes them if anything changed and all of it is good; else the last good stays.
     /// `Ok(true)` if something changed.
     ///
+    /// A revocation list that cannot be used keeps no CA in force that has been taken out of the bundle: the rest is
+    /// published with the last lists that could be read, and if those are not of the new CAs, nobody of these is believed.
+    ///
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
     pub fn reload(published: &ArcSwap<Self>, settings: &Settings) -> Result<bool, ServingError> {
@@ -92,17 +107,35 @@ impl Serving {
         if files == current.files {
             return Ok(false);
         }
-        let next = Self::build(settings, files, current.generation + 1)?;
-        published.store(Arc::new(next));
-        Ok(true)
+        let generation = current.generation + 1;
+        let error = match Self::build(settings, files.clone(), generation, Lists::Good) {
+            Ok(next) => {
+                published.store(Arc::new(next));
+                return Ok(true);
+            }
+            Err(error @ (ServingError::CrlPem(_) | ServingError::Revocation { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        let (rest, lists) = (&files[..BEFORE_LISTS], &current.files[BEFORE_LISTS..]);
+        if *rest != current.files[..BEFORE_LISTS] {
+            let files = [rest, lists].concat();
+            let next = Self::build(settings, files, generation, Lists::OfAnySigner)?;
+            published.store(Arc::new(next));
+        }
+        Err(error)
     }
 
-    fn build(settings: &Settings, files: Vec<Vec<u8>>, generation: u64) -> Result<Self, ServingError> {
+    fn build(
+        settings: &Settings,
+        files: Vec<Vec<u8>>,
+        generation: u64,
+        lists: Lists,
+    ) -> Result<Self, ServingError> {
         let tls = &settings.tls;
         let pair = certified_key_from_pem((&tls.cert_file, &files[0]), (&tls.private_key_file, &files[1]))?;
         let trust = match &settings.authentication.client_ca_file {
             None => None,
-            Some(path) => Some(Arc::new(trust(settings, path, &files[2..], generation)?)),
+            Some(path) => Some(Arc::new(trust(settings, path, &files[2..], generation, lists)?)),
         };
         let expires = pair
             .cert
@@ -140,6 +173,7 @@ fn trust(
     path: &Path,
     files: &[Vec<u8>],
     generation: u64,
+    lists: Lists,
 ) -> Result<Trust, ServingError> {
     let authentication = &settings.authentication;
     let bundle = pem::certificates(path, &files[0]).map_err(ServingError::Pem)?;
@@ -153,7 +187,7 @@ fn trust(
     for (path, bytes) in authentication.crl_files.iter().zip(&files[1..]) {
         for list in pem::revocation_lists(path, bytes).map_err(ServingError::CrlPem)? {
             trust
-                .add_revocation_list(&list)
+                .add_revocation_list(&list, lists == Lists::OfAnySigner)
                 .map_err(|source| ServingError::Revocation {
                     path: path.clone(),
                     source,

@@ -1,17 +1,24 @@
 //! The signature on a certificate or a revocation list, for the two places where webpki does not check it itself. The
 //! cryptography is the provider's.
 
+use std::sync::LazyLock;
+
+use rustls::pki_types::alg_id::{ECDSA_P256, ECDSA_P384, ECDSA_P521, ED25519, RSA_ENCRYPTION};
 use rustls::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
-use webpki::RawPublicKeyEntity;
+use webpki::{ALL_VERIFICATION_ALGS, RawPublicKeyEntity};
 
 use super::encoding;
 
-/// Whether `key` (a SubjectPublicKeyInfo) made the signature on `signed`, by one of these algorithms.
-pub(super) fn is_signed_by(
-    signed: &[u8],
-    key: &[u8],
-    algorithms: &[&dyn SignatureVerificationAlgorithm],
-) -> bool {
+/// The algorithms that the kubelet's TLS library has, too. webpki has ML-DSA besides.
+pub(super) static ALGORITHMS: LazyLock<Vec<&dyn SignatureVerificationAlgorithm>> = LazyLock::new(|| {
+    let is_known = |algorithm: &&&dyn SignatureVerificationAlgorithm| {
+        [RSA_ENCRYPTION, ECDSA_P256, ECDSA_P384, ECDSA_P521, ED25519].contains(&algorithm.public_key_alg_id())
+    };
+    ALL_VERIFICATION_ALGS.iter().filter(is_known).copied().collect()
+});
+
+/// Whether `key` (a SubjectPublicKeyInfo) made the signature on `signed`.
+pub(super) fn is_signed_by(signed: &[u8], key: &[u8]) -> bool {
     let key = SubjectPublicKeyInfoDer::from(key);
     let (Some((message, algorithm, signature)), Ok(key)) =
         (encoding::signed(signed), RawPublicKeyEntity::try_from(&key))
@@ -19,7 +26,7 @@ pub(super) fn is_signed_by(
         return false;
     };
     // One algorithm's identifier stands for several where the key says the curve.
-    algorithms
+    ALGORITHMS
         .iter()
         .filter(|candidate| candidate.signature_alg_id().as_ref() == algorithm)
         .any(|candidate| key.verify_signature(*candidate, message, signature).is_ok())

@@ -15,14 +15,15 @@ use rustls::DistinguishedName;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
 use thiserror::Error;
 use webpki::{
-    ALL_VERIFICATION_ALGS, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage,
-    VerifiedPath, anchor_from_trusted_cert,
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, VerifiedPath,
+    anchor_from_trusted_cert,
 };
 use x509_parser::prelude::{X509Certificate, X509Version};
 
 use super::certificate::{self, Facts};
 use super::refusal::{Refusal, unknown_issuer};
 use super::revocation::{self, RevocationError, RevocationList};
+use super::signature::ALGORITHMS;
 
 /// Longest chain that is looked at.
 pub(super) const MAX_CERTIFICATES: usize = 16;
@@ -114,12 +115,15 @@ impl Trust {
         self.legacy_v1 = true;
     }
 
-    /// Judges by this revocation list as well.
+    /// Judges by this revocation list as well. With `any_signer` it may be one that the CA of its name has not signed: then
+    /// nobody of that CA is believed.
     pub fn add_revocation_list(
         &mut self,
         list: &CertificateRevocationListDer<'_>,
+        any_signer: bool,
     ) -> Result<(), RevocationError> {
-        self.revocation.push(RevocationList::new(list, &self.bundle)?);
+        self.revocation
+            .push(RevocationList::new(list, &self.bundle, any_signer)?);
         Ok(())
     }
 
@@ -246,7 +250,7 @@ impl Trust {
             }
         };
         let verified = end_entity.verify_for_usage(
-            ALL_VERIFICATION_ALGS,
+            &ALGORITHMS,
             &self.anchors,
             intermediates,
             UnixTime::since_unix_epoch(since_epoch),
@@ -274,6 +278,7 @@ impl Trust {
         let mut certificates = vec![&parsed[0]];
         let mut valid_until = facts[0].not_after();
         let mut requires_policy = facts[0].requires_policy;
+        let (mut constrained, mut has_odd_names) = (false, facts[0].has_odd_names);
         let mut below = 0_u32;
         for certificate in path.intermediate_certificates() {
             let at = intermediates
@@ -297,6 +302,8 @@ impl Trust {
                 return Err(Refusal::Expired);
             }
             requires_policy |= issuer.requires_policy;
+            constrained |= issuer.constrains_names;
+            has_odd_names |= issuer.has_odd_names;
             valid_until = valid_until.min(issuer.not_after());
             below += 1;
         }
@@ -314,6 +321,9 @@ impl Trust {
             return Err(Refusal::TooComplex);
         };
         anchor.check_as_anchor(below, now)?;
+        if (constrained || anchor.constrains_names) && has_odd_names {
+            return Err(Refusal::NameConstraints);
+        }
         let anchor_parsed = certificate::parse(der).map_err(|_| Refusal::TooComplex)?;
         certificates.push(&anchor_parsed);
         self.check_revocation(&certificates, valid_until.min(anchor.not_after()), now)
@@ -329,7 +339,11 @@ impl Trust {
         path.iter()
             .enumerate()
             .try_fold(until, |until, (at, certificate)| {
-                let issuer = path.get(at + 1).copied();
+                let is_self_issued = certificate.subject().as_raw() == certificate.issuer().as_raw();
+                let issuer = path
+                    .get(at + 1)
+                    .or_else(|| is_self_issued.then_some(certificate))
+                    .copied();
                 revocation::check(&self.revocation, certificate, issuer, until, now)
             })
     }

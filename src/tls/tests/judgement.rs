@@ -46,6 +46,111 @@ fn of_a_ca_and_its_renewal_the_longer_one_counts() {
     }
 }
 
+/// Go looks at every alternative name as soon as there is any constraint; webpki at those of the constraint's kind.
+///
+/// Seen red with `has_odd_names` not looked at.
+#[test]
+fn under_constraints_of_any_kind_names_must_be_well_formed() {
+    let free = Authority::new("ca", |_| ());
+    let bound = Authority::new("ca", |params| {
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::IpAddress(rcgen::CidrSubnet::V4(
+                [10, 0, 0, 0],
+                [255, 0, 0, 0],
+            ))],
+            excluded_subtrees: vec![],
+        });
+    });
+    use rcgen::SanType::{DnsName, Rfc822Name, URI};
+    for (name, good) in [
+        (DnsName("a.b".try_into().unwrap()), true),
+        (DnsName("a..b".try_into().unwrap()), false),
+        (DnsName("a.b.".try_into().unwrap()), false),
+        (Rfc822Name("who@a.b".try_into().unwrap()), true),
+        (Rfc822Name("nobody".try_into().unwrap()), false),
+        (URI("https://a.b/c".try_into().unwrap()), true),
+        (URI("https://10.0.0.1/c".try_into().unwrap()), false),
+        (URI("https://[::1]/c".try_into().unwrap()), false),
+        (URI("urn:a".try_into().unwrap()), false),
+    ] {
+        let judge = |authority: &Authority| {
+            let leaf = authority.issue(|params| params.subject_alt_names = vec![name.clone()]);
+            authority.trust().judge(&[leaf.certificate], SystemTime::now())
+        };
+        judge(&free).unwrap();
+        let judged = judge(&bound);
+        assert_eq!(judged.is_ok(), good, "{name:?}: {judged:?}");
+    }
+}
+
+/// A stranger's certificate is read before anything is known of it, on the thread that serves everybody.
+#[test]
+fn a_policy_twice_is_found_among_thousands() {
+    let policies = |ids: &[u16]| {
+        let one = |id: &u16| {
+            vec![
+                0x30,
+                0x07,
+                0x06,
+                0x05,
+                0x2a,
+                0x84,
+                0x80 | (id >> 7 & 0x7f) as u8,
+                (id & 0x7f) as u8,
+                1,
+            ]
+        };
+        let content: Vec<u8> = ids.iter().flat_map(one).collect();
+        let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+        let value = [&[0x30, 0x82, high, low], &content[..]].concat();
+        let extension = CustomExtension::from_oid_content(&[2, 5, 29, 32], value);
+        let ca = Authority::new("ca", |_| ());
+        let leaf = ca.issue(|params| params.custom_extensions = vec![extension]);
+        ca.trust().judge(&[leaf.certificate], SystemTime::now())
+    };
+    let mut ids: Vec<u16> = (128..6000).collect();
+    policies(&ids).unwrap();
+    ids.push(200);
+    assert_eq!(
+        policies(&ids),
+        Err(Refusal::Malformed {
+            number: 1,
+            reason: "a certificate policy twice"
+        })
+    );
+}
+
+/// webpki and rustls know ML-DSA; a kubelet has no such clients.
+///
+/// Seen red with a key of an unknown kind taken.
+#[test]
+fn keys_and_signatures_that_no_kubelet_knows_are_not_known_here() {
+    let ca = Authority::new("ca", |_| ());
+    let leaf = ca.issue(|_| ()).certificate.to_vec();
+    // The key's algorithm becomes one that nobody knows: ecPublicKey, with its last arc changed.
+    const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+    let at = leaf.windows(9).position(|bytes| bytes == EC_PUBLIC_KEY).unwrap();
+    let mut changed = leaf;
+    changed[at + 8] = 0x7f;
+    let refused = ca
+        .trust()
+        .judge(&[changed.into()], SystemTime::now())
+        .unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("neither RSA, nor of an elliptic curve, nor Ed25519"),
+        "{refused}"
+    );
+    assert!(signature::ALGORITHMS.len() > 12);
+    let ml_dsa = webpki::aws_lc_rs::ML_DSA_65.signature_alg_id();
+    assert!(
+        signature::ALGORITHMS
+            .iter()
+            .all(|known| known.signature_alg_id() != ml_dsa)
+    );
+}
+
 #[test]
 fn an_anchor_is_held_to_its_own_extensions() {
     let judge = |authority: &Authority| {

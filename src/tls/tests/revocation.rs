@@ -57,7 +57,7 @@ fn trust(bundle: &[&CertificateDer<'static>], lists: &[&List]) -> Result<Trust, 
     let mut trust = Trust::new(bundle.iter().copied().cloned().collect(), 1).unwrap();
     trust.allow_version1();
     for list in lists {
-        trust.add_revocation_list(list)?;
+        trust.add_revocation_list(list, false)?;
     }
     Ok(trust)
 }
@@ -179,9 +179,57 @@ fn every_list_of_a_name_is_heard() {
         assert_eq!(judge(&trust, &[&two.certificate]), Err(Refusal::Revoked));
         judge(&trust, &[&three.certificate]).unwrap();
     }
-    let stale = old.list(&[], -time::Duration::HOUR, |_| ());
-    let trust = trust(&bundle, &[&stale, &lists[1]]).unwrap();
-    judge(&trust, &[&three.certificate]).unwrap_err();
+}
+
+/// The old key's list is no longer renewed some day, and an old file lies beside a new one.
+///
+/// Seen red with lists taken by the name of their issuer alone.
+#[test]
+fn a_list_that_has_ended_ends_nobody_for_whom_another_one_speaks() {
+    let (old, new) = (Authority::new("ca", |_| ()), Authority::new("ca", |_| ()));
+    let (one, two) = (old.issue(|_| ()), new.issue(|_| ()));
+    let bundle = [&old.certificate, &new.certificate];
+    let ended = old.list(&[], -time::Duration::HOUR, |_| ());
+    for lists in [&[&ended, &new.revokes(&[])][..], &[&ended]] {
+        let trust = trust(&bundle, lists).unwrap();
+        judge(&trust, &[&two.certificate]).unwrap();
+        let refusal = judge(&trust, &[&one.certificate]).unwrap_err();
+        assert_eq!(refusal.reason(), "revocation_unknown");
+    }
+    let trust = trust(&bundle, &[&old.revokes(&[]), &ended]).unwrap();
+    judge(&trust, &[&one.certificate]).unwrap();
+}
+
+/// Seen red with one part taken for the whole.
+#[test]
+fn a_part_of_a_list_speaks_for_no_certificate_of_another_part() {
+    let ca = Authority::new("ca", |_| ());
+    let points = |uri: &str| rcgen::CrlDistributionPoint {
+        uris: vec![uri.to_owned()],
+    };
+    let (one, two) = ("http://ca.example/1.crl", "http://ca.example/2.crl");
+    let leaf = |uri| ca.issue(|params| params.crl_distribution_points = vec![points(uri)]);
+    let part = |uri, revoked: &[&CertificateDer<'_>]| {
+        ca.list(revoked, time::Duration::DAY, |params| {
+            params.issuing_distribution_point = Some(CrlIssuingDistributionPoint {
+                distribution_point: points(uri),
+                scope: None,
+            });
+        })
+    };
+    let (first, second, anywhere) = (leaf(one), leaf(two), ca.issue(|_| ()));
+    let only_one = trust(&[&ca.certificate], &[&part(one, &[])]).unwrap();
+    judge(&only_one, &[&first.certificate]).unwrap();
+    judge(&only_one, &[&anywhere.certificate]).unwrap();
+    let refusal = judge(&only_one, &[&second.certificate]).unwrap_err();
+    assert!(matches!(refusal, Refusal::RevocationUnknown { .. }), "{refusal}");
+    let both = trust(
+        &[&ca.certificate],
+        &[&part(one, &[]), &part(two, &[&second.certificate])],
+    )
+    .unwrap();
+    judge(&both, &[&first.certificate]).unwrap();
+    assert_eq!(judge(&both, &[&second.certificate]), Err(Refusal::Revoked));
 }
 
 /// Seen red with each of the three errors ignored.
