@@ -274,14 +274,42 @@ async fn a_list_that_cannot_be_used_leaves_the_last_good_in_force() {
     assert_eq!(reloads(&world, "serving", "error"), 5.0);
     assert_eq!(status(&mut bob).await, 401);
     assert_eq!(reloads(&world, "serving", "ok"), 0.0);
-    // A CA and its list are one: a CA that did not sign the list does not come in force beside it.
-    fs::write(world.file("ca.crl"), good).unwrap();
-    write_bundle(&world, &[PKI.stranger_ca.certificate_pem()]);
-    world.gate.reload();
-    assert_eq!(reloads(&world, "serving", "error"), 6.0);
-    let answer = world.client("wrong-ca").get("/healthz").await.unwrap();
-    assert_answer(&answer, 401, "Unauthorized");
     world.stop().await;
+}
+
+/// After the theft of a CA's key it must go at once, whatever else is in disorder.
+///
+/// Seen red with nothing published when a list cannot be used: alice is still in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_cannot_be_used_keeps_no_ca_in_force() {
+    for list in ["that of the old CA", "none"] {
+        let world = revoking(&[]).start().await;
+        let mut alice = world.client("alice").connect().await.unwrap();
+        assert_eq!(status(&mut alice).await, 403);
+        if list == "none" {
+            fs::write(world.file("ca.crl"), "").unwrap();
+        }
+        // Another key under the same name.
+        write_bundle(&world, &[PKI.stranger_ca.certificate_pem()]);
+        world.gate.reload();
+        assert_eq!(reloads(&world, "serving", "error"), 1.0, "{list}");
+        assert_eq!(status(&mut alice).await, 401, "{list}");
+        let unlisted = world.client("wrong-ca").get("/healthz").await.unwrap();
+        assert_answer(&unlisted, 401, "Unauthorized");
+        let failures = |reason| world.metric("authentication_failures_total", &[("reason", reason)]);
+        assert_eq!(failures("revocation_unknown"), 1.0, "{list}");
+
+        fs::write(
+            world.file("ca.crl"),
+            revocation_list(&PKI.stranger_ca, &[], Span::DAY),
+        )
+        .unwrap();
+        world.gate.reload();
+        let listed = world.client("wrong-ca").get("/healthz").await.unwrap();
+        assert_ne!(listed.status(), 401, "{list}");
+        assert_eq!(status(&mut alice).await, 401, "{list}");
+        world.stop().await;
+    }
 }
 
 /// Seen red with a judgement that outlives the list.

@@ -1,6 +1,8 @@
 //! If a tunnel loses a byte, `kubectl exec` garbles; if it opens before the kubelet's 101, it is CVE-2018-1002105; if it
 //! does not close on both sides, shells stay behind on the node.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -414,6 +416,55 @@ async fn a_silent_stream_ends_and_one_that_speaks_goes_on() {
         .filter_map(|event| event["annotations"]["kubelet-gate.dev/ended-by"].as_str())
         .collect();
     assert_eq!(ends, ["idle", "client"]);
+    world.stop().await;
+}
+
+/// `kubectl exec … | less` may be left on its first page for an hour; a kubelet waits as long.
+///
+/// Seen red with the deadline for stalled writes kept for tunnels.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_client_pauses_is_not_cut() {
+    const MUCH: usize = 32 << 20;
+    let world = World::builder()
+        .set("limits.writeStallTimeout", "200ms")
+        .start()
+        .await;
+    let stream = spdy(&world.client("bob"), SHELL).await;
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let wrote = Arc::new(AtomicUsize::new(0));
+    let writing = tokio::spawn({
+        let wrote = wrote.clone();
+        async move {
+            let piece = vec![b'.'; 64 << 10];
+            for _ in 0..MUCH / piece.len() {
+                writer.write_all(&piece).await.unwrap();
+                wrote.fetch_add(piece.len(), Relaxed);
+            }
+            writer
+        }
+    });
+    // Every buffer on the way is full when nothing more can be written; five times the deadline after that nobody is cut.
+    let (mut before, mut quiet) = (0, 0);
+    while quiet < 20 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = wrote.load(Relaxed);
+        quiet = if now == before { quiet + 1 } else { 0 };
+        before = now;
+    }
+    assert!(before < MUCH, "nobody had to wait");
+    let mut piece = vec![0; 64 << 10];
+    let mut read = 0;
+    while read < MUCH {
+        read += match reader.read(&mut piece).await.unwrap() {
+            0 => panic!("cut after {read} bytes"),
+            more => more,
+        };
+    }
+    drop((writing.await.unwrap(), reader));
+    assert_eq!(
+        world.metric("rejections_total", &[("reason", "write_stall")]),
+        0.0
+    );
     world.stop().await;
 }
 
