@@ -42,6 +42,7 @@ pub mod admin;
 pub mod apiserver;
 pub mod cache;
 pub mod cli;
+pub mod firewall;
 pub mod node;
 pub mod settings;
 pub mod start;

@@ -93,10 +93,26 @@ impl Settings {
             },
             read_only_port: file::ReadOnlyPort {
                 listen: addresses(&self.read_only_port.listen),
-                ..file::ReadOnlyPort::default()
+                answer: u64::from(self.read_only_port.answer),
+                healthz: self.read_only_port.healthz,
             },
             streaming_connection_idle_timeout: format(self.streaming_connection_idle_timeout),
             limits: limits(&self.limits),
+            firewall: file::Firewall {
+                required: self.firewall.required,
+                managed: self.firewall.managed,
+                backend: match self.firewall.backend {
+                    None => "auto".to_owned(),
+                    Some(backend) => backend.name().to_owned(),
+                },
+                mark: self
+                    .firewall
+                    .mark
+                    .map_or_else(|| "auto".to_owned(), |mask| format!("{mask:#010x}")),
+                api_server_users: self.firewall.api_server_users.clone(),
+                state_directory: path(&self.firewall.state_directory),
+                run_directory: path(&self.firewall.run_directory),
+            },
             audit: file::Audit {
                 path: match &self.audit.sink {
                     AuditSink::Off => String::new(),

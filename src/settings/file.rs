@@ -141,6 +141,7 @@ sections! {
     ReadOnlyPort {
         listen: Vec<String> = Vec::new(),
         answer: u64 = 410,
+        healthz: bool = false,
     }
 
     /// `streams`
@@ -175,8 +176,12 @@ sections! {
     /// `firewall`
     Firewall {
         required: bool = false,
-        plan: String = "auto".to_owned(),
+        managed: bool = false,
+        backend: String = "auto".to_owned(),
         mark: String = "auto".to_owned(),
+        api_server_users: Vec<String> = Vec::new(),
+        state_directory: String = "/var/lib/kubelet-gate/firewall".to_owned(),
+        run_directory: String = "/run/kubelet-gate".to_owned(),
     }
 
     /// `audit`
@@ -200,13 +205,9 @@ pub(super) const LATER: &[&str] = &[
     "authorization.webhook.staleAllow.maxAge",
     "authorization.webhook.staleAllow.subresources",
     "enforcement",
-    "readOnlyPort.answer",
     "streams.recheckInterval",
     "streams.maxUnverified",
     "streams.maxLifetime",
-    "firewall.required",
-    "firewall.plan",
-    "firewall.mark",
     "sandbox",
     "audit.maxSizeMB",
     "audit.maxBackups",

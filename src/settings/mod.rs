@@ -8,6 +8,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::firewall::Backend;
+
 mod contradictions;
 mod document;
 mod duration;
@@ -51,6 +53,8 @@ pub struct Settings {
     pub streaming_connection_idle_timeout: Duration,
     /// `limits`: every bound.
     pub limits: Limits,
+    /// `firewall`: the seal around the gate.
+    pub firewall: Firewall,
     /// `audit`: where the events go.
     pub audit: Audit,
     /// `admin.listen`: the gate's own `/livez`, `/readyz`, `/metrics`; `None` (written `""`) = off.
@@ -202,11 +206,34 @@ pub enum Enforcement {
     Enforce,
 }
 
-/// `readOnlyPort`: the tombstone, which answers 410 to everything.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// `readOnlyPort`: the tombstone, which gives one answer to everything.
+#[derive(Clone, Debug, PartialEq)]
 pub struct ReadOnlyPort {
     /// Where it listens; empty = nowhere.
     pub listen: Vec<SocketAddr>,
+    /// `readOnlyPort.answer`: the status, 410, 404 or 403.
+    pub answer: u16,
+    /// `readOnlyPort.healthz`: `/healthz` from loopback is answered by whether the kubelet can be connected to.
+    pub healthz: bool,
+}
+
+/// `firewall`: the seal around the gate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Firewall {
+    /// `firewall.required`: not ready unless the seal is in force and confirmed.
+    pub required: bool,
+    /// `firewall.managed`: a confirmed seal that somebody removed or changed is put back.
+    pub managed: bool,
+    /// `firewall.backend`; `None` = whichever the node can do, nftables first.
+    pub backend: Option<Backend>,
+    /// `firewall.mark`: the bits of the packet mark that are the gate's; `None` = those that nothing else uses.
+    pub mark: Option<u32>,
+    /// `firewall.apiServerUsers`: who counts as the API server; empty = every client certificate that may `nodes/proxy`.
+    pub api_server_users: Vec<String>,
+    /// `firewall.stateDirectory`: the confirmed plan, for ever.
+    pub state_directory: PathBuf,
+    /// `firewall.runDirectory`: the gate's exemption, until the next boot.
+    pub run_directory: PathBuf,
 }
 
 /// `audit`.

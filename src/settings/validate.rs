@@ -17,6 +17,7 @@ use super::Authorization;
 use super::AuthorizationMode;
 use super::ClientCertificates;
 use super::Enforcement;
+use super::Firewall;
 use super::Interactive;
 use super::KubeletFlags;
 use super::Limits;
@@ -34,6 +35,7 @@ use super::reading::Reading;
 use super::reading::plain;
 use super::schema;
 use super::upstream;
+use crate::firewall::Backend;
 use crate::tls;
 use crate::tls::TlsError;
 
@@ -189,6 +191,12 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
         enforcement: Enforcement::Enforce,
         read_only_port: ReadOnlyPort {
             listen: flags.read_only_listen(&listen).unwrap_or(read_only),
+            answer: reading.choice(
+                "readOnlyPort.answer",
+                &file.read_only_port.answer.to_string(),
+                [("410", 410), ("404", 404), ("403", 403)],
+            ),
+            healthz: file.read_only_port.healthz,
         },
         listen,
         streaming_connection_idle_timeout: reading.duration(
@@ -197,10 +205,59 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
             Duration::ZERO..=30 * LONGEST_TTL,
         ),
         limits: limits(reading, &file.limits),
+        firewall: firewall(reading, file.firewall),
         audit: audit(reading, &file.audit),
         admin_listen: admin(reading, &file.admin.listen),
         workers: reading.count("workers", file.workers, 1..=256),
         warnings: Vec::new(),
+    }
+}
+
+fn firewall(reading: &mut Reading<'_>, file: file::Firewall) -> Firewall {
+    const FEWEST_BITS: u32 = 4;
+    let mark = match file.mark.as_str() {
+        "auto" => None,
+        text => match u32::from_str_radix(text.trim_start_matches("0x"), 16) {
+            Ok(mask) if mask.count_ones() >= FEWEST_BITS => Some(mask),
+            _ => {
+                reading.refuse(
+                    "firewall.mark",
+                    format!(
+                        "{} is neither auto nor a mask of at least {FEWEST_BITS} bits of the packet mark that nothing else \
+                         on the node uses, such as 0x0000307f",
+                        quoted(text)
+                    ),
+                );
+                None
+            }
+        },
+    };
+    let backend = reading.choice(
+        "firewall.backend",
+        &file.backend,
+        [
+            ("auto", None),
+            ("nftables", Some(Backend::Nftables)),
+            ("iptables-nft", Some(Backend::IptablesNft)),
+            ("iptables-legacy", Some(Backend::IptablesLegacy)),
+        ],
+    );
+    Firewall {
+        required: file.required,
+        managed: file.managed,
+        backend,
+        mark,
+        api_server_users: reading.names("firewall.apiServerUsers", file.api_server_users),
+        state_directory: reading.required_path(
+            "firewall.stateDirectory",
+            &file.state_directory,
+            "the directory of the confirmed plan",
+        ),
+        run_directory: reading.required_path(
+            "firewall.runDirectory",
+            &file.run_directory,
+            "the directory of what lives until the next boot",
+        ),
     }
 }
 

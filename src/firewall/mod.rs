@@ -1,0 +1,8 @@
+//! The seal: whoever goes around the gate finds the kubelet's ports closed.
+//!
+//! A [`Plan`] says what is closed and where it is brought instead. It is tried for a while, in which the kernel itself
+//! falls back to the last confirmed plan, and then confirmed.
+
+mod plan;
+
+pub use self::plan::{Backend, Exemption, Mark, Plan, PortKind, SealedPort};
