@@ -21,6 +21,7 @@ use crate::audit::{Audit, AuditThread};
 use crate::authn::{Authenticator, TokenReviewer};
 use crate::authz::{AccessReviewer, Authorizer, Permit, Policy};
 use crate::error::{RequestError, Station};
+use crate::firewall::{Exemption, FREE_BITS};
 use crate::forward::{Body, Forwarded, Kubelet, forward};
 use crate::listen::{Connection, Quota, Worker};
 use crate::metrics::{Metrics, Stage};
@@ -44,6 +45,8 @@ pub struct Gate {
     authenticator: Authenticator,
     authorizer: Authorizer,
     kubelet: Kubelet,
+    /// What the gate's own connections walk through the seal with.
+    exemption: Option<Exemption>,
     audit: Audit,
     /// Upgraded streams of each user.
     streams: Arc<Quota<String>>,
@@ -59,9 +62,11 @@ impl Gate {
     pub fn new(settings: Settings, control: &Handle) -> Result<(Arc<Self>, AuditThread), StartError> {
         let metrics = Arc::new(Metrics::new());
         let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings)?));
+        let exemption = Exemption::of_this_process(settings.firewall.mark.unwrap_or(FREE_BITS))?;
         let kubelet = Kubelet::new(
             settings.upstream.clone(),
             settings.limits.upstream_connect_timeout,
+            exemption.as_ref().map(|exemption| exemption.mark),
             metrics.clone(),
         )?;
         let (api_server, node_name) = crate::start::api_server_and_node_name(&settings)?;
@@ -107,6 +112,7 @@ impl Gate {
             api_server,
             audit,
             kubelet,
+            exemption,
             metrics,
             node_name,
             serving,
@@ -348,6 +354,11 @@ impl Gate {
     /// The client for reviews, if the settings need one.
     pub fn api_server(&self) -> Option<&ApiServer> {
         self.api_server.as_ref()
+    }
+
+    /// What its own connections to the kubelet walk through the seal with; `None` if it may not have any such thing.
+    pub fn exemption(&self) -> Option<&Exemption> {
+        self.exemption.as_ref()
     }
 
     /// The kubelet behind it.

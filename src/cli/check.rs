@@ -85,6 +85,7 @@ impl Findings {
         let kubelet = Kubelet::new(
             settings.upstream.clone(),
             settings.limits.upstream_connect_timeout,
+            None,
             Metrics::new().into(),
         );
         let (api_server, node_name) = match api_server_and_node_name(settings) {

@@ -1,6 +1,7 @@
 //! The kubelet behind the gate: where it is, how it proves itself, and what the gate shows it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +17,9 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -25,6 +27,7 @@ use tokio_rustls::client::TlsStream;
 use super::pool::Upstream;
 use super::read_ahead::ReadAhead;
 use crate::error::{RequestError, chain};
+use crate::firewall::Mark;
 use crate::metrics::Metrics;
 use crate::settings::{self, UpstreamTrust, UpstreamUrl};
 use crate::tls::{self, UpstreamVerification, pem};
@@ -36,6 +39,8 @@ pub struct Kubelet {
     access: ArcSwap<Access>,
     /// Held while the files are read again, by whichever thread does.
     reloading: Mutex<()>,
+    /// What lets the gate's own connections through the seal (`SO_MARK`).
+    mark: Option<Mark>,
     metrics: Arc<Metrics>,
 }
 
@@ -103,13 +108,14 @@ pub(super) enum KubeletIo {
 // === impl Kubelet ===
 
 impl Kubelet {
-    /// Reads the files of `upstream:`.
+    /// Reads the files of `upstream:`. Connections will carry `mark`.
     ///
     /// # Errors
     /// A file is missing or unusable.
     pub fn new(
         settings: settings::Upstream,
         connect_timeout: Duration,
+        mark: Option<Mark>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KubeletError> {
         let access = ArcSwap::from_pointee(Access::read(&settings, 0)?);
@@ -118,6 +124,7 @@ impl Kubelet {
             connect_timeout,
             access,
             reloading: Mutex::new(()),
+            mark,
             metrics,
         })
     }
@@ -208,7 +215,7 @@ impl Kubelet {
             let io = match &self.settings.url {
                 UpstreamUrl::Unix(path) => KubeletIo::Unix(UnixStream::connect(path).await?),
                 UpstreamUrl::Http(address) | UpstreamUrl::Https(address) => {
-                    let stream = TcpStream::connect(address).await?;
+                    let stream = self.dial(*address).await?;
                     stream.set_nodelay(true)?;
                     match &access.tls {
                         None => KubeletIo::Tcp(stream),
@@ -228,6 +235,17 @@ impl Kubelet {
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(Box::new(Upstream::new(sender, connection, access.generation)))
+    }
+
+    async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if let Some(mark) = self.mark {
+            SockRef::from(&socket).set_mark(mark.value)?;
+        }
+        socket.connect(address).await
     }
 
     fn refuse(&self, error: &io::Error) -> RequestError {
