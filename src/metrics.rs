@@ -1,5 +1,6 @@
 //! Every metric family of the gate, with its help text. The names are part of the public surface.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -40,6 +41,11 @@ pub struct Metrics {
     pub read_only_port: Counter,
     /// Panics that were caught in a request.
     pub panics: Counter,
+    bypass_sealed: Family<PortLabels, Gauge>,
+    /// Seconds in which a way around the gate was open, or nobody could say that it was not.
+    pub seal_open_seconds: Counter<f64, AtomicU64>,
+    /// Connections to the kubelet, open now, that did not come through the gate.
+    pub ungated_connections: Gauge,
 }
 
 /// The parts of a request's time.
@@ -115,6 +121,12 @@ struct CertificateLabels {
     certificate: &'static str,
 }
 
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct PortLabels {
+    port: u16,
+    family: &'static str,
+}
+
 impl Metrics {
     /// Fresh families, all registered.
     pub fn new() -> Self {
@@ -173,6 +185,18 @@ impl Metrics {
                 "Requests the closed read-only port answered with 410",
             ),
             panics: families.add("panics", "Panics caught in a request"),
+            bypass_sealed: families.add(
+                "bypass_sealed",
+                "1 if nobody gets to this port of the kubelet around the gate, tried just now; 0 if somebody may",
+            ),
+            seal_open_seconds: families.add(
+                "seal_open_seconds",
+                "Seconds in which a way around the gate was open, or nobody could say that it was not",
+            ),
+            ungated_connections: families.add(
+                "ungated_connections",
+                "Connections to the kubelet open now that did not come through the gate",
+            ),
             registry: Registry::default(),
         };
         families.registry.register(
@@ -270,6 +294,13 @@ impl Metrics {
         family.inc_by(total.saturating_sub(family.get()));
     }
 
+    /// Whether a port of the kubelet is closed to all but the gate.
+    pub fn bypass_sealed(&self, port: u16, family: &'static str, sealed: bool) {
+        self.bypass_sealed
+            .get_or_create(&PortLabels { port, family })
+            .set(i64::from(sealed));
+    }
+
     /// The text exposition.
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -330,6 +361,7 @@ mod tests {
         metrics.upstream_connection("x");
         metrics.certificate_expires("x", 1);
         metrics.audit_events("x", 1);
+        metrics.bypass_sealed(1, "x", true);
         let text = metrics.encode();
         let mut families = 0;
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

@@ -3,6 +3,7 @@
 //! A [`Plan`] says what is closed and where it is brought instead. It is tried for a while, in which the kernel itself
 //! falls back to the last confirmed plan, and then confirmed.
 
+mod changes;
 mod exemption;
 mod plan;
 
