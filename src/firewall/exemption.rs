@@ -48,6 +48,14 @@ pub struct RunningGateError {
 // === impl RunningGate ===
 
 impl RunningGate {
+    /// Whether what was taken on this address was taken by the gate: by its TLS port or its tombstone.
+    pub fn listens_on(&self, address: SocketAddr) -> bool {
+        self.listen.iter().chain(&self.read_only_listen).any(|listen| {
+            let (ip, to) = (listen.ip().to_canonical(), address.ip().to_canonical());
+            listen.port() == address.port() && (ip == to || ip.is_unspecified())
+        })
+    }
+
     /// What the gate wrote last; `None` if none has since the machine started.
     ///
     /// # Errors

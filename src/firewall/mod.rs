@@ -5,7 +5,10 @@
 
 mod changes;
 mod exemption;
+pub mod observe;
 mod plan;
+mod self_check;
 
 pub use self::exemption::{FREE_BITS, RunningGate, RunningGateError};
 pub use self::plan::{Backend, Exemption, Mark, Plan, PortKind, SealedPort};
+pub use self::self_check::{Attempt, Reached, attempt_all};

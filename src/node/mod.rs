@@ -3,6 +3,7 @@
 mod fleet;
 mod kubelet;
 mod machine;
+pub mod sockets;
 
 pub(crate) use self::fleet::{Shown, shown_to_kubelet};
 pub(crate) use self::machine::{Confirmed, confirm};

@@ -1,0 +1,155 @@
+//! TCP sockets of the node, and whose they are, as `/proc` tells.
+
+use std::io;
+use std::net::SocketAddr;
+
+use procfs::FromReadSI as _;
+use procfs::net::{TcpNetEntries, TcpState};
+use procfs::process::{FDTarget, Process, all_processes};
+
+/// A socket.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TcpSocket {
+    /// Its own end; IPv4 as IPv4, also on a socket for both families.
+    pub local: SocketAddr,
+    /// The other end; port 0 if it listens.
+    pub remote: SocketAddr,
+    /// Whether it listens.
+    pub listens: bool,
+    /// Whether bytes can flow in both directions.
+    pub established: bool,
+    /// Who made it; 0 too for a connection that nobody has accepted yet, or that has ended.
+    pub uid: u32,
+    /// Its inode, by which [`owner`] knows it; 0 as for `uid`.
+    pub inode: u64,
+}
+
+/// A process that holds a socket.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Owner {
+    /// Its id.
+    pub pid: i32,
+    /// What it calls itself, at most 15 bytes, printable.
+    pub command: String,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// Every TCP socket of this thread's network namespace, in any state.
+///
+/// # Errors
+/// `/proc` is not there or cannot be understood.
+pub fn tcp() -> io::Result<Vec<TcpSocket>> {
+    // Not /proc/net: that is the namespace of the process' first thread.
+    let mut sockets = read("/proc/thread-self/net/tcp")?;
+    match read("/proc/thread-self/net/tcp6") {
+        Ok(more) => sockets.extend(more),
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(sockets)
+}
+
+fn read(path: &str) -> io::Result<Vec<TcpSocket>> {
+    let entries = TcpNetEntries::from_file(path, procfs::current_system_info()).map_err(not_found)?;
+    let socket = |entry: procfs::net::TcpNetEntry| TcpSocket {
+        local: canonical(entry.local_address),
+        remote: canonical(entry.remote_address),
+        listens: entry.state == TcpState::Listen,
+        established: entry.state == TcpState::Established,
+        uid: entry.uid,
+        inode: entry.inode,
+    };
+    Ok(entries.0.into_iter().map(socket).collect())
+}
+
+fn not_found(error: procfs::ProcError) -> io::Error {
+    match error {
+        procfs::ProcError::NotFound(_) => io::ErrorKind::NotFound.into(),
+        procfs::ProcError::Io(error, _) => error,
+        error => io::Error::other(error.to_string()),
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Who took the connection whose other end, on this node, is `ours`: the address it was taken on. `None` if the one who
+/// took it is not in this network namespace, or has gone.
+///
+/// The kernel lists a connection as soon as it is made, whether or not it was accepted.
+///
+/// # Errors
+/// As [`tcp`].
+pub fn taken_by(ours: SocketAddr) -> io::Result<Option<SocketAddr>> {
+    let ours = canonical(ours);
+    let taker = tcp()?
+        .into_iter()
+        .find(|socket| socket.remote == ours && !socket.listens);
+    Ok(taker.map(|socket| socket.local))
+}
+
+/// The process that holds the socket of this inode, as far as this process may see it (`CAP_SYS_PTRACE` for those of
+/// other users). Reads every process' descriptors: not for every request.
+pub fn owner(inode: u64) -> Option<Owner> {
+    if inode == 0 {
+        return None;
+    }
+    let holds = |process: &Process| {
+        process.fd().is_ok_and(|mut descriptors| {
+            // One that was closed meanwhile is an error.
+            descriptors.any(|fd| fd.is_ok_and(|fd| matches!(fd.target, FDTarget::Socket(of) if of == inode)))
+        })
+    };
+    let process = all_processes().ok()?.flatten().find(holds)?;
+    let command = process.stat().map(|stat| stat.comm).unwrap_or_default();
+    Some(Owner {
+        pid: process.pid,
+        command: command
+            .chars()
+            .map(|c| if c.is_control() { '?' } else { c })
+            .collect(),
+        uid: process.uid().ok()?,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn whoever_takes_a_connection_is_found_before_it_is_accepted() {
+        for listen in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+            let listener = TcpListener::bind(listen).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let dial = if listen == "[::1]:0" {
+                format!("[::1]:{port}")
+            } else {
+                format!("127.0.0.1:{port}")
+            };
+            let stream = TcpStream::connect(&dial).unwrap();
+            let taken = taken_by(stream.local_addr().unwrap()).unwrap();
+            assert_eq!(taken, Some(dial.parse().unwrap()), "{listen}");
+        }
+    }
+
+    #[test]
+    fn a_listener_is_listed_with_its_owner() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let sockets = tcp().unwrap();
+        let socket = sockets
+            .iter()
+            .find(|socket| socket.local == address && socket.listens)
+            .unwrap();
+        assert_eq!(socket.uid, rustix::process::getuid().as_raw());
+        let owner = owner(socket.inode).unwrap();
+        assert_eq!(owner.pid, i32::try_from(std::process::id()).unwrap());
+        assert!(super::owner(0).is_none());
+    }
+}
