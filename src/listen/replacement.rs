@@ -106,22 +106,19 @@ pub(super) fn sentence(method: &Method, target: &str, port: u16, require_create:
     });
     let described = found.and_then(|(endpoint, path)| {
         let method = endpoint.method(method);
-        let who = |path: &str| judge(method, path).ok().map(|checks| who_may(&checks));
-        Some(match endpoint.instead {
-            Some(instead) => format!(
-                "newer kubelets have no {path} any more; in its place {method} {base}{instead} answers, {BY}, whoever may \
-                 {}",
-                who(instead)?
-            ),
-            None => {
-                // /logs and others are answered with a redirect, which would only cost the caller another round.
-                let path = match path.as_str() {
-                    "/runningpods" | "/logs" | "/debug/pprof" => path + "/",
-                    _ => path,
-                };
-                format!("{method} {base}{path} answers, {BY}, whoever may {}", who(&path)?)
-            }
-        })
+        let ask = |path: &str| {
+            let who = who_may(&judge(method, path).ok()?);
+            Some(format!("ask {method} {base}{path} instead, {BY} that may {who}"))
+        };
+        match (endpoint.instead, path.as_str()) {
+            (Some(instead), _) => Some(format!(
+                "newer kubelets have no {path} any more: {}",
+                ask(instead)?
+            )),
+            // These are answered with a redirect, which would only cost the caller another round.
+            (None, "/runningpods" | "/logs" | "/debug/pprof") => ask(&(path + "/")),
+            (None, path) => ask(path),
+        }
     });
     let described = described.unwrap_or_else(|| format!("ask {base} instead, {BY}"));
     format!("{CLOSED}{described}.\n")
@@ -196,9 +193,7 @@ mod tests {
 
     #[test]
     fn every_path_that_was_served_has_its_replacement() {
-        let pods = "GET https://NODE:10250/pods answers, whoever may get nodes/pods or get nodes/proxy";
-        let summary = "newer kubelets have no /stats/container any more; in its place GET \
-                       https://NODE:10250/stats/summary answers, whoever may get nodes/stats";
+        let pods = "ask GET https://NODE:10250/pods instead that may get nodes/pods or get nodes/proxy";
         for (method, target, expected) in [
             ("GET", "/pods", pods),
             ("HEAD", "/pods", pods),
@@ -207,39 +202,44 @@ mod tests {
             (
                 "GET",
                 "/pods/",
-                "GET https://NODE:10250/pods/ answers, whoever may get nodes/pods or get nodes/proxy",
+                "ask GET https://NODE:10250/pods/ instead that may get nodes/pods or get nodes/proxy",
             ),
             (
                 "GET",
                 "/metrics/cadvisor",
-                "GET https://NODE:10250/metrics/cadvisor answers, whoever may get nodes/metrics",
+                "ask GET https://NODE:10250/metrics/cadvisor instead that may get nodes/metrics",
             ),
             (
                 "POST",
                 "/stats/summary",
-                "POST https://NODE:10250/stats/summary answers, whoever may create nodes/stats",
+                "ask POST https://NODE:10250/stats/summary instead that may create nodes/stats",
             ),
-            ("GET", "/stats/container", summary),
+            (
+                "GET",
+                "/stats/container",
+                "newer kubelets have no /stats/container any more: ask GET https://NODE:10250/stats/summary instead \
+                 that may get nodes/stats",
+            ),
             (
                 "GET",
                 "/spec",
-                "newer kubelets have no /spec any more; in its place GET https://NODE:10250/metrics/cadvisor answers, \
-                 whoever may get nodes/metrics",
+                "newer kubelets have no /spec any more: ask GET https://NODE:10250/metrics/cadvisor instead that may \
+                 get nodes/metrics",
             ),
             (
                 "GET",
                 "/runningpods",
-                "GET https://NODE:10250/runningpods/ answers, whoever may get nodes/pods or get nodes/proxy",
+                "ask GET https://NODE:10250/runningpods/ instead that may get nodes/pods or get nodes/proxy",
             ),
             (
                 "GET",
                 "/exec/ns/pod/c?command=id",
-                "GET https://NODE:10250/exec/ns/pod/c answers, whoever may create nodes/proxy",
+                "ask GET https://NODE:10250/exec/ns/pod/c instead that may create nodes/proxy",
             ),
             (
                 "GET",
                 "/logs/syslog",
-                "GET https://NODE:10250/logs/syslog answers, whoever may get nodes/log",
+                "ask GET https://NODE:10250/logs/syslog instead that may get nodes/log",
             ),
         ] {
             assert_eq!(told(method, target), expected, "{method} {target}");
