@@ -206,7 +206,7 @@ mod tests {
         paths
     }
 
-    /// Seen red: with the entry seen first, instead of the one not seen for longest, taken out, /0 was gone.
+    /// Seen red: with a caller's place left where it was first seen, /0 was gone.
     #[test]
     fn who_was_not_seen_for_longest_is_forgotten_and_that_is_counted() {
         let census = Census::new();

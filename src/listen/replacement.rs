@@ -287,7 +287,7 @@ mod tests {
     }
 
     proptest! {
-        /// Seen red: with every path below /logs repeated as it was decoded, bytes that are no ASCII came back.
+        /// Seen red: with every path below /logs repeated as it was decoded, a quotation mark came back.
         #[test]
         fn the_sentence_is_one_short_line_of_ascii(tail in "[^ ]{0,300}", encoded: Vec<u8>) {
             let escapes: String = encoded.iter().map(|byte| format!("%{byte:02x}")).collect();

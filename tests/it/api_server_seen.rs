@@ -23,8 +23,7 @@ async fn get(client: &Client, target: &str, status: u16) {
     assert_eq!(client.get(target).await.unwrap().status(), status, "{target}");
 }
 
-/// Seen red: with any credential taken, the admin's token was the API server; with any subresource, whoever read /pods;
-/// with the note before the authorisation, alice.
+/// Seen red: with any credential taken, the admin's token was the API server; with any subresource, whoever read /pods.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_was_allowed_nodes_proxy_is_the_api_server() {
     let world = World::start().await;

@@ -170,7 +170,7 @@ async fn odd_requests_are_answered_alike() {
     world.stop().await;
 }
 
-/// Seen red: with the path in the sentence as it was decoded, ESC came back to the caller's terminal.
+/// Seen red: with the path in the sentence as it was decoded, CSI came back to the caller's terminal.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_request_comes_back_that_a_browser_or_terminal_obeys() {
     let world = World::start().await;
@@ -248,7 +248,7 @@ async fn local_health_checks_may_go_on() {
     world.stop().await;
 }
 
-/// Seen red: with a probe for each who asks, the kubelet was dialled more than a hundred times.
+/// Seen red: with a probe for each who asks, the kubelet was dialled a hundred times.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_checks_cannot_flood_the_kubelet() {
     let world = World::builder().set("readOnlyPort.healthz", true).start().await;
