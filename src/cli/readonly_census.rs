@@ -82,6 +82,11 @@ async fn ask(admin: SocketAddr) -> Result<CensusReport, AdminError> {
         .map(CensusReport::made_printable)
 }
 
+/// An empty cell would shift the ones after it, for whoever reads by columns.
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-" } else { text }.to_owned()
+}
+
 fn table(census: &CensusReport) -> String {
     if census.callers.is_empty() {
         return format!("nobody has asked the read-only port since {}\n", census.since);
@@ -102,8 +107,8 @@ fn table(census: &CensusReport) -> String {
                 caller.address.clone(),
                 caller.first_seen.clone(),
                 caller.last_seen.clone(),
-                caller.path.clone(),
-                caller.user_agent.clone(),
+                or_dash(&caller.path),
+                or_dash(&caller.user_agent),
             ]
         }))
         .collect();

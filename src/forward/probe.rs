@@ -13,19 +13,29 @@ const LIFE: Duration = Duration::from_secs(1);
 
 /// The last answer, shared by all who ask.
 #[derive(Default)]
-pub(crate) struct Probe(Mutex<Option<(Instant, Result<(), Arc<str>>)>>);
+pub(crate) struct Probe {
+    known: Mutex<Option<Known>>,
+}
+
+struct Known {
+    at: Instant,
+    state: Result<(), Arc<str>>,
+}
 
 impl Probe {
     /// Whether `kubelet` can be connected to and is the right one; else why not.
     pub(crate) async fn of(&self, kubelet: &Kubelet) -> Result<(), Arc<str>> {
-        let mut known = self.0.lock().await;
-        if let Some((at, state)) = known.as_ref()
+        let mut known = self.known.lock().await;
+        if let Some(Known { at, state }) = known.as_ref()
             && at.elapsed() < LIFE
         {
             return state.clone();
         }
         let state = kubelet.probe().await.map_err(|error| error.to_string().into());
-        *known = Some((Instant::now(), state.clone()));
+        *known = Some(Known {
+            at: Instant::now(),
+            state: state.clone(),
+        });
         state
     }
 }

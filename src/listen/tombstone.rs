@@ -95,11 +95,23 @@ fn is_local_health_check<B>(peer: SocketAddr, request: &Request<B>) -> bool {
         && request.uri().path() == "/healthz"
 }
 
-/// Where the kubelet's clients reach it: the gate takes this very port, or has it redirected to its own.
+/// Where the kubelet's clients reach the gate. On a wildcard address the seal brings them to it from the kubelet's own
+/// port, or it holds that port itself on the node's addresses; elsewhere only its own port leads to it.
 fn secure_port(settings: &Settings) -> u16 {
-    match &settings.upstream.url {
+    let own = settings
+        .listen
+        .first()
+        .map(SocketAddr::port)
+        .filter(|port| *port != 0);
+    let kubelets = match &settings.upstream.url {
         UpstreamUrl::Http(address) | UpstreamUrl::Https(address) => address.port(),
-        UpstreamUrl::Unix(_) => settings.listen.first().map_or(10250, SocketAddr::port),
+        UpstreamUrl::Unix(_) => return own.unwrap_or(10250),
+    };
+    let sealed = |listen: &SocketAddr| listen.ip().is_unspecified() || listen.port() == kubelets;
+    if settings.listen.iter().any(sealed) {
+        kubelets
+    } else {
+        own.unwrap_or(kubelets)
     }
 }
 
@@ -119,6 +131,33 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 #[allow(clippy::expect_used, clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::settings::KubeletFlags;
+
+    #[test]
+    fn callers_are_sent_to_the_port_that_leads_to_the_gate() {
+        for (listen, upstream, port) in [
+            ("192.0.2.10:10250", "https://127.0.0.1:10250", 10250),
+            ("0.0.0.0:19443", "https://127.0.0.1:10250", 10250),
+            ("'[::]:19443'", "https://192.0.2.10:10250", 10250),
+            ("192.0.2.10:19443", "https://127.0.0.1:10250", 19443),
+            ("0.0.0.0:19443", "unix:///run/kubelet.sock", 19443),
+            ("127.0.0.1:0", "https://127.0.0.1:10250", 10250),
+        ] {
+            let trust = if upstream.starts_with("https") {
+                ", certificateFile: /k"
+            } else {
+                ""
+            };
+            let text = format!(
+                "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nlisten: [{listen}]\n\
+                 upstream: {{url: '{upstream}'{trust}}}\nauthentication: {{x509: {{clientCAFile: /a}}}}\n\
+                 kubeconfig: /k\ntlsCertFile: /c\ntlsPrivateKeyFile: /k\n"
+            );
+            let file = std::path::Path::new("/etc/gate.yaml");
+            let settings = Settings::parse(&text, file, &KubeletFlags::default()).unwrap();
+            assert_eq!(secure_port(&settings), port, "{listen} {upstream}");
+        }
+    }
 
     /// Seen red: with the test of the peer left out, the neighbour's check counted as local.
     #[test]

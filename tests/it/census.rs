@@ -51,6 +51,7 @@ fn assert_harmless(bytes: &[u8]) {
     assert!(bytes.iter().all(harmless), "{}", bytes.escape_ascii());
 }
 
+/// Seen red: with the whole target kept, the secret of the query was.
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_are_told_apart_by_address_path_and_agent() {
     let world = World::builder().set("readOnlyPort.healthz", true).start().await;
