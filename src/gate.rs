@@ -22,13 +22,14 @@ use crate::authn::{Authenticator, TokenReviewer};
 use crate::authz::{AccessReviewer, Authorizer, Permit, Policy};
 use crate::error::{RequestError, Station};
 use crate::firewall::{Exemption, FREE_BITS};
-use crate::forward::{Body, Forwarded, Kubelet, forward};
-use crate::listen::{Connection, Quota, Worker};
+use crate::forward::{Body, Forwarded, Kubelet, Probe, forward};
+use crate::listen::{Census, Connection, Quota, Worker};
 use crate::metrics::{Metrics, Stage};
 use crate::record::Record;
 use crate::settings::{AuthorizationMode, Limits, Settings};
 use crate::start::StartError;
 use crate::tls::Serving;
+use crate::witness::Witness;
 
 /// A refusal reads at most this much of the request's body, and for at most [`DRAIN_TIME`], so that the client can read
 /// the answer; if more of it is to come then, the connection is closed.
@@ -47,6 +48,9 @@ pub struct Gate {
     kubelet: Kubelet,
     /// What the gate's own connections walk through the seal with.
     exemption: Option<Exemption>,
+    probe: Probe,
+    census: Census,
+    witness: Witness,
     audit: Audit,
     /// Upgraded streams of each user.
     streams: Arc<Quota<String>>,
@@ -109,6 +113,9 @@ impl Gate {
             authorizer: Authorizer::new(Policy::new(&settings.authorization), reviewer),
             streams: Quota::new(usize::MAX, settings.limits.streams_per_identity),
             checkpoints: Semaphore::new(1),
+            probe: Probe::default(),
+            census: Census::new(),
+            witness: Witness::new(&settings.firewall.api_server_users),
             api_server,
             audit,
             kubelet,
@@ -254,7 +261,9 @@ impl Gate {
 
         let permit = self.authorizer.authorize(identity, &checks).await?;
         record.may(&permit);
-        self.metrics.took(Stage::Authz, known.elapsed());
+        let allowed = Instant::now();
+        self.metrics.took(Stage::Authz, allowed - known);
+        self.witness.saw(&permit, allowed);
         Ok(permit)
     }
 
@@ -366,6 +375,21 @@ impl Gate {
         &self.kubelet
     }
 
+    /// Whether the kubelet can be connected to, by a look that is at most a second old; else why not.
+    pub(crate) async fn kubelet_is_well(&self) -> Result<(), Arc<str>> {
+        self.probe.of(&self.kubelet).await
+    }
+
+    /// Who still asks the read-only port.
+    pub(crate) fn census(&self) -> &Census {
+        &self.census
+    }
+
+    /// Whether the API server was seen.
+    pub(crate) fn witness(&self) -> &Witness {
+        &self.witness
+    }
+
     pub(crate) fn metrics_handle(&self) -> Arc<Metrics> {
         self.metrics.clone()
     }
@@ -422,7 +446,7 @@ fn may_be_an_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// Reads a refused request's body for a moment.
-async fn drain(body: &mut Incoming) {
+pub(crate) async fn drain(body: &mut Incoming) {
     let mut left = DRAIN_BYTES;
     let read = async {
         while let Some(Ok(frame)) = body.frame().await {

@@ -34,6 +34,7 @@ pub mod forward;
 
 pub mod audit;
 mod record;
+mod witness;
 
 pub mod error;
 pub mod metrics;

@@ -37,7 +37,7 @@ pub struct Metrics {
     pub streams: Gauge,
     /// Connections to the kubelet that wait in the pool.
     pub upstream_idle: Gauge,
-    /// Requests the tombstone answered with 410.
+    /// Requests the tombstone answered.
     pub read_only_port: Counter,
     /// Panics that were caught in a request.
     pub panics: Counter,
@@ -180,10 +180,7 @@ impl Metrics {
                 "upstream_idle_connections",
                 "Connections to the kubelet waiting in the pool",
             ),
-            read_only_port: families.add(
-                "read_only_port_requests",
-                "Requests the closed read-only port answered with 410",
-            ),
+            read_only_port: families.add("read_only_port_requests", "Requests to the closed read-only port"),
             panics: families.add("panics", "Panics caught in a request"),
             bypass_sealed: families.add(
                 "bypass_sealed",

@@ -1,9 +1,11 @@
-//! The gate's own port, on loopback: `/livez`, `/readyz`, `/metrics`. It never proxies.
+//! The gate's own port, on loopback: `/livez`, `/readyz`, `/metrics`, `/readonly-census`, `/seal`. It never proxies.
 
+pub mod client;
 mod readiness;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -13,6 +15,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +25,17 @@ use self::readiness::Readiness;
 use crate::gate::Gate;
 use crate::listen::accept_each;
 use crate::metrics::CONTENT_TYPE as METRICS_CONTENT_TYPE;
+use crate::witness::SeenReport;
+
+/// The answer to `/seal`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SealReport {
+    /// Who has been taken for the API server; `None`: nobody since the gate started.
+    api_server: Option<SeenReport>,
+    /// What the seal's watch knows: nothing, as long as nobody watches.
+    seal: Option<()>,
+}
 
 /// Answers until `stop` is cancelled; from the moment `stopping` is, `/readyz` fails.
 pub(crate) async fn serve(
@@ -85,10 +101,38 @@ async fn answer(gate: &Gate, readiness: &Readiness, request: &Request<Incoming>)
                 .insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_CONTENT_TYPE));
             response
         }
+        "/readonly-census" => json(&gate.census().report()),
+        "/seal" => json(&SealReport {
+            api_server: gate.witness().report(),
+            seal: None,
+        }),
         _ => text(
             StatusCode::NOT_FOUND,
-            "404: there are /livez, /readyz?verbose and /metrics\n".into(),
+            "404: there are /livez, /readyz?verbose, /metrics, /readonly-census and /seal\n".into(),
         ),
+    }
+}
+
+/// `2026-01-02T03:04:05Z`.
+pub(crate) fn timestamp(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    // The year has four digits, so that it can be written.
+    time.replace_nanosecond(0)
+        .unwrap_or(time)
+        .format(&Rfc3339)
+        .unwrap_or_default()
+}
+
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string(value) {
+        Ok(body) => {
+            let mut response = text(StatusCode::OK, body + "\n");
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("500: {error}\n")),
     }
 }
 

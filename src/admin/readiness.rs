@@ -2,31 +2,21 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::gate::Gate;
-
-/// A probe's answer is reused for this long, so that whoever asks `/readyz` cannot flood the kubelet.
-const PROBE_LIFE: Duration = Duration::from_secs(1);
 
 /// Answers `/readyz`.
 pub(super) struct Readiness {
     gate: Arc<Gate>,
     stopping: CancellationToken,
-    kubelet: Mutex<Option<(Instant, Result<(), String>)>>,
 }
 
 impl Readiness {
     pub(super) fn new(gate: Arc<Gate>, stopping: CancellationToken) -> Self {
-        Self {
-            gate,
-            stopping,
-            kubelet: Mutex::new(None),
-        }
+        Self { gate, stopping }
     }
 
     /// Whether all is well, and what to say about it; every part by name if `verbose`.
@@ -78,20 +68,7 @@ impl Readiness {
     }
 
     async fn kubelet(&self) -> Result<(), String> {
-        let mut known = self.kubelet.lock().await;
-        if let Some((at, state)) = known.as_ref()
-            && at.elapsed() < PROBE_LIFE
-        {
-            return state.clone();
-        }
-        let state = self
-            .gate
-            .kubelet()
-            .probe()
-            .await
-            .map_err(|error| error.to_string());
-        *known = Some((Instant::now(), state.clone()));
-        state
+        self.gate.kubelet_is_well().await.map_err(|why| why.to_string())
     }
 
     fn audit(&self) -> Result<(), String> {

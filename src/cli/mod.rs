@@ -6,6 +6,7 @@ mod check;
 mod explain;
 #[cfg(feature = "lab")]
 mod lab;
+mod readonly_census;
 mod serve;
 
 use std::ffi::OsString;
@@ -42,6 +43,8 @@ enum Command {
     /// Run a gate on this machine with an embedded, wide open kubelet and an API server
     #[cfg(feature = "lab")]
     Lab(lab::Lab),
+    /// List who still asks the read-only port, as the running gate has counted them
+    ReadonlyCensus(readonly_census::ReadonlyCensus),
     /// Run the gate
     Serve(serve::Serve),
 }
@@ -75,6 +78,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Explain(explain) => explain.run(),
         #[cfg(feature = "lab")]
         Command::Lab(lab) => lab.run(),
+        Command::ReadonlyCensus(census) => census.run(),
         Command::Serve(serve) => serve.run(),
     })
 }

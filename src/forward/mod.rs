@@ -7,12 +7,14 @@ mod body;
 mod headers;
 mod kubelet;
 mod pool;
+mod probe;
 mod read_ahead;
 mod tunnel;
 
 pub use self::body::{Asked, Body, Guard};
 pub use self::kubelet::{Kubelet, KubeletError};
 pub use self::pool::Pool;
+pub(crate) use self::probe::Probe;
 pub use self::tunnel::{EndedBy, StreamEnd};
 
 use http::header::{HeaderValue, TRANSFER_ENCODING};

@@ -1,14 +1,17 @@
 //! Station 1: listen. Accepted, counted, handed to a worker; and everything around it that starts and stops.
 
+mod census;
 mod connection;
 mod io;
 mod limits;
+mod replacement;
 mod side_port;
 mod socket;
 mod streams;
 mod tombstone;
 mod worker;
 
+pub(crate) use self::census::{Census, CensusReport};
 pub use self::connection::Connection;
 pub use self::io::{Activity, Timeouts, Watched};
 pub use self::limits::{Exhausted, Quota, Share};

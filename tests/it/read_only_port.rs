@@ -1,10 +1,12 @@
 //! The read-only port serves pods and their environment to anybody: one path of it that still answers, and everything
 //! the gate guards can be read next door.
 
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
 use kubelet_gate::lab::client::Client;
 use kubelet_gate::settings::{KubeletFlags, Settings};
 
-use crate::world::{World, header};
+use crate::world::{World, assert_answer, eventually_answers, header};
 
 /// Every method and target that was recorded on a kubelet's read-only port.
 const RECORDED: &str = include_str!("data/read_only.tsv");
@@ -36,11 +38,14 @@ async fn everything_is_gone_and_is_counted() {
     assert_eq!((gone, malformed), (936, 8));
     let answer = client.get("/pods").await.unwrap();
     let sentence = String::from_utf8(answer.body().to_vec()).unwrap();
-    assert!(
-        sentence.contains("read-only port is closed") && sentence.contains("10250"),
-        "{sentence}"
+    let port = world.kubelet.address().port();
+    assert_eq!(
+        sentence,
+        format!(
+            "The kubelet's read-only port is closed on this node: ask GET https://NODE:{port}/pods instead, with a \
+             client certificate or a bearer token that may get nodes/pods or get nodes/proxy.\n"
+        )
     );
-    assert_eq!(sentence.matches('\n').count(), 1, "one sentence");
     assert_eq!(header(&answer, "content-type"), "text/plain; charset=utf-8");
     assert_eq!(
         world.metric("read_only_port_requests_total", &[]),
@@ -49,6 +54,255 @@ async fn everything_is_gone_and_is_counted() {
     world.assert_nothing_forwarded();
     assert_eq!(world.audit(), [] as [serde_json::Value; 0]);
     world.stop().await;
+}
+
+/// Who may ask elsewhere is said as the gate judges it: what the sentence names is what a 403 of the gate names.
+/// Seen red: with the first subresource alone in the sentence, nodes/proxy was missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_says_is_what_the_gate_asks_for() {
+    let world = World::builder().set("limits.cacheEntries", 64).start().await;
+    let (tombstone, alice) = (Client::plain(world.read_only), world.client("alice"));
+    let (mut named, mut general) = (0, 0);
+    for line in RECORDED.lines().filter(|line| !line.starts_with('#')) {
+        let (method, target) = line.split_once('\t').unwrap();
+        if !matches!(method, "GET" | "POST") || !target.is_ascii() || !target.starts_with('/') {
+            continue;
+        }
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: node:10255\r\nConnection: close\r\n\r\n");
+        let answer = String::from_utf8(tombstone.raw(request.as_bytes()).await.unwrap()).unwrap();
+        let Some((_, told)) = answer
+            .split_once("ask ")
+            .filter(|(_, told)| !told.starts_with("https"))
+        else {
+            assert!(
+                answer.contains("closed on this node: ask https://NODE:"),
+                "{line}: {answer}"
+            );
+            general += 1;
+            continue;
+        };
+        named += 1;
+        let (method, told) = told.split_once(" https://NODE:").unwrap();
+        let (url, told) = told.split_once(" instead, ").unwrap();
+        let path = &url[url.find('/').unwrap()..];
+        let (_, told) = told.split_once(" that may ").unwrap();
+        let told: Vec<&str> = told.trim_end_matches(".\n").split(" or ").collect();
+
+        let refused = alice.call(method, path, &[], "").await.unwrap();
+        let refused = String::from_utf8(refused.body().to_vec()).unwrap();
+        let part = |after: &str, until: char| {
+            let (_, rest) = refused.split_once(after).expect(&refused);
+            rest.split(until).next().unwrap().to_owned()
+        };
+        let verb = part("verb=", ',');
+        let asked = part("subresource(s)=[", ']');
+        let asked: Vec<String> = asked
+            .split(' ')
+            .map(|one| format!("{verb} nodes/{one}"))
+            .collect();
+        assert_eq!(told, asked, "{line}");
+    }
+    println!("of the paths recorded, {named} have a replacement, {general} are nothing a kubelet knows");
+    assert!(named >= 80 && general >= 40, "{named} {general}");
+    world.assert_nothing_forwarded();
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_is_the_operators_choice() {
+    for status in [404_u16, 403] {
+        let world = World::builder().set("readOnlyPort.answer", status).start().await;
+        let answer = Client::plain(world.read_only).get("/metrics").await.unwrap();
+        assert_eq!(answer.status(), status);
+        assert!(
+            answer
+                .body()
+                .starts_with(b"The kubelet's read-only port is closed")
+        );
+        world.stop().await;
+    }
+}
+
+/// Agents of ten years ago, scanners and broken clients get the same answer, or none; never a reset that hides it.
+/// Seen red: with the body read of who waits for "100 Continue", two answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_requests_are_answered_alike() {
+    let world = World::start().await;
+    let client = Client::plain(world.read_only);
+    let body = "x".repeat(200_000);
+    let with_body = format!("POST /pods HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n{body}");
+    let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(20_000));
+    for request in [
+        "GET /pods HTTP/1.0\r\n\r\n",
+        "HEAD /pods HTTP/1.0\r\n\r\n",
+        "GET /pods HTTP/1.1\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+        "CONNECT node:10250 HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET http://elsewhere/pods HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /exec/a/b/c HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        "PUT /pods HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        "GET /pods HTTP/1.1\r\nHost: x\r\n\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+        &with_body,
+        &long,
+    ] {
+        let answer = String::from_utf8(client.raw(request.as_bytes()).await.unwrap()).unwrap();
+        let line = &request[..request.len().min(60)];
+        assert_eq!(
+            answer.matches("HTTP/1.").count(),
+            1,
+            "{line}: one request, one answer: {answer}"
+        );
+        assert!(answer.contains(" 410 Gone\r\n"), "{line}: {answer}");
+        assert!(answer.len() < 1024, "{line}: {answer}");
+    }
+    for broken in [
+        "no HTTP\r\n\r\n",
+        "GET /pods\r\n",
+        "GET /a b HTTP/1.1\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let answer = client.raw(broken.as_bytes()).await.unwrap();
+        assert!(
+            !answer.starts_with(b"HTTP/1.1 2"),
+            "{broken}: {}",
+            answer.escape_ascii()
+        );
+    }
+    world.assert_nothing_forwarded();
+    world.stop().await;
+}
+
+/// Seen red: with the path in the sentence as it was decoded, CSI came back to the caller's terminal.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_request_comes_back_that_a_browser_or_terminal_obeys() {
+    let world = World::start().await;
+    let client = Client::plain(world.read_only);
+    for target in [
+        "/logs/<script>alert(1)</script>",
+        "/logs/%3Cscript%3E",
+        "/logs/%1b%5b2J",
+        "/logs/\u{9b}2J",
+        "/logs/x?<script>",
+        "/pods?\"><script>",
+        "/logs/\"x\"",
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: <script>\r\nUser-Agent: <script>\r\n\r\n");
+        let answer = client.raw(request.as_bytes()).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(
+            !answer.contains(['<', '"', '\u{1b}', '\u{9b}']),
+            "{target}: {answer}"
+        );
+        let clean = answer
+            .bytes()
+            .all(|byte| matches!(byte, b'\r' | b'\n' | b' '..=b'~'));
+        assert!(clean, "{target}: {answer:?}");
+        if answer.starts_with("HTTP/1.1 410 ") {
+            for line in [
+                "content-type: text/plain; charset=utf-8",
+                "x-content-type-options: nosniff",
+            ] {
+                assert!(answer.contains(line), "{answer}");
+            }
+        }
+    }
+    world.stop().await;
+}
+
+/// A node's own checker keeps working while everybody else is sent away; it asks the gate, never the kubelet's port.
+#[tokio::test(flavor = "multi_thread")]
+async fn local_health_checks_may_go_on() {
+    let mut world = World::builder().set("readOnlyPort.healthz", true).start().await;
+    let client = Client::plain(world.read_only);
+    assert_answer(&client.get("/healthz").await.unwrap(), 200, "ok");
+    let elsewhere = client.clone().with_source(IpAddr::from([127, 0, 0, 2]));
+    assert_answer(&elsewhere.get("/healthz?verbose").await.unwrap(), 200, "ok");
+    assert_answer(&client.call("HEAD", "/healthz", &[], "").await.unwrap(), 200, "");
+    for (method, target) in [
+        ("POST", "/healthz"),
+        ("GET", "/healthz/ping"),
+        ("GET", "/healthz/"),
+        ("GET", "/pods"),
+    ] {
+        assert_eq!(
+            client.call(method, target, &[], "").await.unwrap().status(),
+            410,
+            "{method} {target}"
+        );
+    }
+    world.assert_nothing_forwarded();
+
+    let address = world.stop_kubelet().await;
+    eventually_answers("the kubelet is missed", async || {
+        client.get("/healthz").await.unwrap().status() == 503
+    })
+    .await;
+    assert_answer(
+        &client.get("/healthz").await.unwrap(),
+        503,
+        "the kubelet cannot be reached\n",
+    );
+    world.start_kubelet(address).await;
+    eventually_answers("it is back", async || {
+        client.get("/healthz").await.unwrap().status() == 200
+    })
+    .await;
+    world.stop().await;
+}
+
+/// Seen red: with a probe for each who asks, the kubelet was dialled a hundred times.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_checks_cannot_flood_the_kubelet() {
+    let world = World::builder().set("readOnlyPort.healthz", true).start().await;
+    let client = Client::plain(world.read_only);
+    let began = std::time::Instant::now();
+    for _ in 0..50 {
+        assert_answer(&client.get("/healthz").await.unwrap(), 200, "ok");
+        assert_eq!(world.admin_client().get("/readyz").await.unwrap().status(), 200);
+    }
+    let (dialled, bound) = (
+        world.kubelet.connections_accepted(),
+        began.elapsed().as_secs() + 2,
+    );
+    assert!(dialled <= bound, "{dialled} connections, at most {bound}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_to_nobody_unless_it_is_set() {
+    let world = World::start().await;
+    let answer = Client::plain(world.read_only).get("/healthz").await.unwrap();
+    assert_eq!(answer.status(), 410);
+    assert_eq!(world.kubelet.connections_accepted(), 0, "the kubelet was asked");
+    world.stop().await;
+}
+
+/// Seen red: with the test of the peer left out, 200.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_to_the_node_alone() {
+    let Some(address) = own_address() else {
+        println!("skipped: this machine has no address but loopback");
+        return;
+    };
+    let world = World::builder()
+        .set("readOnlyPort.healthz", true)
+        .set("readOnlyPort.listen", vec!["0.0.0.0:0"])
+        .start()
+        .await;
+    // Dialled by its own address, the machine is a neighbour to itself.
+    let neighbour = Client::plain(SocketAddr::new(address, world.read_only.port()));
+    assert_eq!(neighbour.get("/healthz").await.unwrap().status(), 410);
+    let local = Client::plain(SocketAddr::new([127, 0, 0, 1].into(), world.read_only.port()));
+    assert_answer(&local.get("/healthz").await.unwrap(), 200, "ok");
+    world.stop().await;
+}
+
+/// The address this machine would be seen with. Nothing is sent.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
 }
 
 #[test]
