@@ -38,6 +38,10 @@ demo:
 lab:
     cargo run --release --locked -- lab
 
+# Each fuzz target for so many seconds (a nightly toolchain, and `cargo install --locked cargo-fuzz`).
+fuzz seconds="60":
+    bash fuzz/run {{ seconds }}
+
 # CPU per request, side by side with nginx, both with mutual TLS on both legs.
 bench:
     bash benches/compare.sh

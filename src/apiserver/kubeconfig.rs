@@ -212,7 +212,11 @@ impl Kubeconfig {
         Ok(name.filter(|name| !name.is_empty()).map(str::to_owned))
     }
 
-    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, KubeconfigError> {
+    /// As [`Self::load`], for a text already read from `path`. The files that it names are not opened.
+    ///
+    /// # Errors
+    /// The text is not a kubeconfig, or not a usable one.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, KubeconfigError> {
         let document: Document = serde_saphyr::from_str(text).map_err(|error| KubeconfigError::Syntax {
             file: path.to_owned(),
             place: error.location().map_or_else(

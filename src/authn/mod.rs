@@ -14,7 +14,7 @@ pub(crate) use self::certificate::user_of;
 pub(crate) use self::identity::add_authenticated_group;
 pub use self::identity::{Credential, Identity};
 pub use self::presented::Presented;
-pub use self::token::{TokenReviewer, WEBSOCKET_TOKEN_PREFIX};
+pub use self::token::{TokenReviewer, WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -84,7 +84,7 @@ impl Authenticator {
                 if let Some(identity) = presented.remembered(header) {
                     return Ok(identity);
                 }
-                if let Some(token) = token::bearer(header) {
+                if let Some(token) = bearer(header) {
                     // Boxed, as everything rare on the way is: it keeps the future of every request small.
                     let answer = Box::pin(tokens.review(token, presented.peer())).await;
                     match answer.value {
@@ -97,7 +97,7 @@ impl Authenticator {
                 }
             }
             if websocket {
-                match token::websocket_protocol(headers) {
+                match websocket_protocol(headers) {
                     Ok(None) => {}
                     Ok(Some(token)) => match tokens.review(&token, presented.peer()).await.value {
                         Verdict::Somebody(identity) => return Ok(identity),

@@ -186,7 +186,7 @@ pub(super) fn authorization(headers: &HeaderMap) -> Option<&HeaderValue> {
 
 /// The token in an `Authorization` value: scheme `bearer` in any case, one space, the token; what follows a second
 /// space is ignored. Two spaces give an empty token, which is none; a tab separates nothing.
-pub(super) fn bearer(authorization: &HeaderValue) -> Option<&str> {
+pub fn bearer(authorization: &HeaderValue) -> Option<&str> {
     let value = str::from_utf8(authorization.as_bytes()).ok()?.trim();
     let mut parts = value.splitn(3, ' ');
     let scheme = parts.next()?;
@@ -199,7 +199,7 @@ pub(super) fn bearer(authorization: &HeaderValue) -> Option<&str> {
 /// # Errors
 /// Two tokens, bad encoding, or a token without another subprotocol: the kubelet answers 401 unless another credential
 /// succeeds.
-pub(super) fn websocket_protocol(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
+pub fn websocket_protocol(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
     let mut token = None;
     let mut others = false;
     for protocol in headers

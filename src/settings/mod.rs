@@ -287,7 +287,7 @@ pub struct Limits {
     pub request_head_timeout: Duration,
     /// `idleTimeout`, 2m0s: a keep-alive connection without a request.
     pub idle_timeout: Duration,
-    /// `writeStallTimeout`, 1m0s: a client that takes no byte of its answer.
+    /// `writeStallTimeout`, 1m0s: a client that takes no byte of its answer, unless that is a tunnel.
     pub write_stall_timeout: Duration,
     /// `upstreamConnectTimeout`, 5s: dial and handshake with the kubelet.
     pub upstream_connect_timeout: Duration,

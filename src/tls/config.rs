@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::pem::{self, PemError};
 use super::possession::{self, PossessionVerifier};
+use super::signature;
 use super::suites;
 use super::trust::Trust;
 use crate::settings::{ClientCertificates, TlsVersion};
@@ -170,7 +171,10 @@ pub fn server_config(
 
 /// The one cryptography provider; never the process-wide default, which anybody may have set.
 pub(super) fn provider() -> CryptoProvider {
-    aws_lc_rs::default_provider()
+    CryptoProvider {
+        signature_verification_algorithms: signature::in_handshakes(),
+        ..aws_lc_rs::default_provider()
+    }
 }
 
 /// Those of `certificates` that webpki can use as roots, at least one.

@@ -1,8 +1,8 @@
 //! Leaves that webpki will not judge though the kubelet does, if a CA of the bundle signed them itself: X.509 v1, which
 //! `openssl x509 -req` makes when it is given no extensions, and CA:TRUE, which `openssl req -x509 -CA` makes.
 //!
-//! Such a leaf has no names that a constraint could be about, or is refused where there are constraints. Longer paths
-//! are webpki's alone.
+//! Such a leaf has no names that a constraint could be about, or is refused where there are constraints. Its signature is
+//! verified by the algorithms that are good enough for other leaves ([`super::signature`]). Longer paths are webpki's alone.
 
 use std::time::SystemTime;
 

@@ -65,23 +65,12 @@ impl ClientCertVerifier for PossessionVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if is_ml_dsa(signed.scheme) {
-            return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
-        }
         verify_tls13_signature_with_raw_key(message, &public_key(certificate)?, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let mut schemes = self.algorithms.supported_schemes();
-        schemes.retain(|scheme| !is_ml_dsa(*scheme));
-        schemes
+        self.algorithms.supported_schemes()
     }
-}
-
-/// Kubelets know no such clients.
-fn is_ml_dsa(scheme: SignatureScheme) -> bool {
-    use SignatureScheme::{ML_DSA_44, ML_DSA_65, ML_DSA_87};
-    matches!(scheme, ML_DSA_44 | ML_DSA_65 | ML_DSA_87)
 }
 
 /// The public key of any certificate that x509-parser can read.
@@ -107,8 +96,7 @@ pub(super) fn prove_tls12(
     let candidates = algorithms
         .mapping
         .iter()
-        // ML-DSA is for TLS 1.3 only, but rustls offers one list for both versions.
-        .find(|(scheme, _)| *scheme == signed.scheme && !is_ml_dsa(*scheme));
+        .find(|(scheme, _)| *scheme == signed.scheme);
     let Some((_, candidates)) = candidates else {
         return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
     };

@@ -114,7 +114,7 @@ pub enum Refusal {
     /// A certificate of the path is on a revocation list.
     #[error("a certificate of the client's chain is revoked: issue another one")]
     Revoked,
-    /// The list that a certificate might be on is past its next update.
+    /// The newest list that a certificate might be on is past its next update.
     #[error(
         "the revocation list of {issuer} has expired, so nobody knows what it has revoked: put a new one into crlFiles"
     )]
@@ -122,10 +122,10 @@ pub enum Refusal {
         /// Whose list.
         issuer: String,
     },
-    /// The list that a certificate might be on is not its issuer's.
+    /// The list that a certificate might be on is not there: what is there is signed by nobody known, or is another part.
     #[error(
-        "the revocation list of {issuer} is not signed by the one of that name who issued the client's chain: put \
-         its own list into crlFiles"
+        "the list of {issuer} that would revoke a certificate of the client's chain is not in crlFiles, only another part \
+         or one that its issuer has not signed: put it there"
     )]
     RevocationUnknown {
         /// Whose list.

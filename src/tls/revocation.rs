@@ -141,7 +141,7 @@ impl RevocationList {
             let issuer = escaped(list.issuer());
             tracing::warn!(
                 issuer,
-                "a revocation list has expired: nobody of this issuer is let in"
+                "a revocation list has expired: without a newer one nobody of this issuer is let in"
             );
         }
         Ok(Self {

@@ -1,4 +1,8 @@
 //! What the listener shows and trusts, read from files and published as one value.
+//!
+//! Bad files change nothing, with one exception: a revocation list that cannot be used keeps no certificate and no CA in
+//! force that the other files have replaced. These are published with the last good lists, and whoever is of a CA that a
+//! list is of by its name but not by its key is refused. So whatever is wrong with a list, it lets nobody in.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -67,17 +71,18 @@ pub enum ServingError {
     },
 }
 
-/// What revocation lists must be.
+/// What revocation lists must be when a CA of their name is in the bundle.
 #[derive(Clone, Copy, PartialEq)]
 enum Lists {
-    /// Signed by the CA whose name they have, if that is in the bundle.
+    /// Signed by a CA of that name.
     Good,
-    /// Signed by anybody.
+    /// Signed by anybody: they are the last good ones, beside a bundle that has changed since.
     OfAnySigner,
 }
 
 /// Certificate, key and CA bundle come before the lists, for which there must be a bundle.
 const BEFORE_LISTS: usize = 3;
+const CRL_FILES: &str = "authentication.x509.crlFiles";
 
 impl Serving {
     /// Reads `tlsCertFile`, `tlsPrivateKeyFile`, `clientCAFile` and `crlFiles`.
@@ -85,7 +90,7 @@ impl Serving {
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
     pub fn load(settings: &Settings) -> Result<Self, ServingError> {
-        Self::build(settings, read(settings)?, 0, Lists::Good)
+        Self::build(settings, read(sources(settings))?, 0, Lists::Good)
     }
 
     /// The files that [`Self::load`] reads.
@@ -103,26 +108,31 @@ impl Serving {
     /// A file is missing or unusable, or the pair does not match.
     pub fn reload(published: &ArcSwap<Self>, settings: &Settings) -> Result<bool, ServingError> {
         let current = published.load();
-        let files = read(settings)?;
-        if files == current.files {
-            return Ok(false);
-        }
         let generation = current.generation + 1;
-        let error = match Self::build(settings, files.clone(), generation, Lists::Good) {
-            Ok(next) => {
-                published.store(Arc::new(next));
-                return Ok(true);
+        let mut sources = sources(settings);
+        let lists = sources.split_off(BEFORE_LISTS.min(sources.len()));
+        let rest = read(sources)?;
+        let next = read(lists).and_then(|lists| {
+            let files = [&rest[..], &lists].concat();
+            if files == current.files {
+                return Ok(None);
             }
-            Err(error @ (ServingError::CrlPem(_) | ServingError::Revocation { .. })) => error,
-            Err(error) => return Err(error),
-        };
-        let (rest, lists) = (&files[..BEFORE_LISTS], &current.files[BEFORE_LISTS..]);
-        if *rest != current.files[..BEFORE_LISTS] {
-            let files = [rest, lists].concat();
-            let next = Self::build(settings, files, generation, Lists::OfAnySigner)?;
-            published.store(Arc::new(next));
+            Self::build(settings, files, generation, Lists::Good).map(Some)
+        });
+        match next {
+            Ok(None) => Ok(false),
+            Ok(Some(next)) => {
+                published.store(Arc::new(next));
+                Ok(true)
+            }
+            Err(error) if error.is_about_lists() && !current.files.starts_with(&rest) => {
+                let files = [&rest[..], &current.files[BEFORE_LISTS..]].concat();
+                let next = Self::build(settings, files, generation, Lists::OfAnySigner)?;
+                published.store(Arc::new(next));
+                Err(error)
+            }
+            Err(error) => Err(error),
         }
-        Err(error)
     }
 
     fn build(
@@ -159,12 +169,22 @@ impl Serving {
     }
 }
 
-/// What the files hold, in the order of [`sources`].
-fn read(settings: &Settings) -> Result<Vec<Vec<u8>>, ServingError> {
+impl ServingError {
+    fn is_about_lists(&self) -> bool {
+        match self {
+            Self::CrlPem(_) | Self::Revocation { .. } => true,
+            Self::Read { key, .. } => *key == CRL_FILES,
+            Self::Pem(_) | Self::Tls(_) | Self::Trust { .. } => false,
+        }
+    }
+}
+
+/// What these files hold.
+fn read(sources: Vec<(&'static str, PathBuf)>) -> Result<Vec<Vec<u8>>, ServingError> {
     let read = |(key, path): (&'static str, PathBuf)| {
         std::fs::read(&path).map_err(|source| ServingError::Read { key, path, source })
     };
-    sources(settings).into_iter().map(read).collect()
+    sources.into_iter().map(read).collect()
 }
 
 /// What `clientCAFile` and `crlFiles` hold, in this order in `files`.
@@ -212,11 +232,7 @@ fn sources(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
     if let Some(path) = &settings.authentication.client_ca_file {
         sources.push(("authentication.x509.clientCAFile", path.clone()));
         let lists = &settings.authentication.crl_files;
-        sources.extend(
-            lists
-                .iter()
-                .map(|path| ("authentication.x509.crlFiles", path.clone())),
-        );
+        sources.extend(lists.iter().map(|path| (CRL_FILES, path.clone())));
     }
     sources
 }

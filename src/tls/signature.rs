@@ -1,21 +1,42 @@
-//! The signature on a certificate or a revocation list, for the two places where webpki does not check it itself. The
-//! cryptography is the provider's.
+//! The algorithms of signatures; and the signature on a certificate or a revocation list, for the two places where webpki
+//! does not check it itself. The cryptography is the provider's.
 
 use std::sync::LazyLock;
 
+use rustls::SignatureScheme;
+use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::alg_id::{ECDSA_P256, ECDSA_P384, ECDSA_P521, ED25519, RSA_ENCRYPTION};
 use rustls::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::{ALL_VERIFICATION_ALGS, RawPublicKeyEntity};
 
 use super::encoding;
 
+type Algorithm = &'static dyn SignatureVerificationAlgorithm;
+
 /// The algorithms that the kubelet's TLS library has, too. webpki has ML-DSA besides.
-pub(super) static ALGORITHMS: LazyLock<Vec<&dyn SignatureVerificationAlgorithm>> = LazyLock::new(|| {
-    let is_known = |algorithm: &&&dyn SignatureVerificationAlgorithm| {
-        [RSA_ENCRYPTION, ECDSA_P256, ECDSA_P384, ECDSA_P521, ED25519].contains(&algorithm.public_key_alg_id())
-    };
-    ALL_VERIFICATION_ALGS.iter().filter(is_known).copied().collect()
+pub(super) static ALGORITHMS: LazyLock<Vec<Algorithm>> =
+    LazyLock::new(|| ALL_VERIFICATION_ALGS.iter().copied().filter(is_known).collect());
+
+/// The provider's schemes with these algorithms.
+static SCHEMES: LazyLock<Vec<(SignatureScheme, &'static [Algorithm])>> = LazyLock::new(|| {
+    let provider = aws_lc_rs::default_provider().signature_verification_algorithms;
+    let schemes = provider.mapping.iter().copied();
+    schemes
+        .filter(|(_, algorithms)| algorithms.iter().all(is_known))
+        .collect()
 });
+
+fn is_known(algorithm: &Algorithm) -> bool {
+    [RSA_ENCRYPTION, ECDSA_P256, ECDSA_P384, ECDSA_P521, ED25519].contains(&algorithm.public_key_alg_id())
+}
+
+/// What is offered and taken in handshakes.
+pub(super) fn in_handshakes() -> WebPkiSupportedAlgorithms {
+    WebPkiSupportedAlgorithms {
+        all: &ALGORITHMS,
+        mapping: &SCHEMES,
+    }
+}
 
 /// Whether `key` (a SubjectPublicKeyInfo) made the signature on `signed`.
 pub(super) fn is_signed_by(signed: &[u8], key: &[u8]) -> bool {

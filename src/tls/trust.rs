@@ -133,7 +133,8 @@ impl Trust {
         &self.hints
     }
 
-    /// When the first of the revocation lists expires: from then on nobody of its issuer is let in.
+    /// When the first of the revocation lists expires: from then on nobody of its issuer is let in, unless there is a newer
+    /// one.
     pub fn lists_expire(&self) -> Option<SystemTime> {
         self.revocation.iter().map(RevocationList::next_update).min()
     }

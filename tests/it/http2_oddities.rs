@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use kubelet_gate::lab::client::Alpn;
+use kubelet_gate::lab::fake_apiserver::{Behaviour, METRICS_TOKEN};
 use kubelet_gate::lab::fake_kubelet::Fault;
 
 use crate::corpus::{bytes, rows};
@@ -457,6 +459,55 @@ async fn a_rapid_reset_leaves_nothing_at_the_kubelet() {
     })
     .await;
     assert_answer(&world.h2_client("bob").get("/healthz").await.unwrap(), 200, "ok");
+    world.stop().await;
+}
+
+// === strangers ===
+
+/// The status of a request with this token, and whether the connection stays: no GOAWAY comes.
+async fn status_and_stay(frames: &mut Frames, stream: u32, token: Option<&str>) -> (u16, bool) {
+    let mut asked = head("GET", "/metrics");
+    asked.extend(token.map(|token| (b"authorization".to_vec(), format!("Bearer {token}").into_bytes())));
+    let request = frame(HEADERS, END_STREAM | END_HEADERS, stream, &fields(&asked));
+    frames.send(&request).await;
+    let mut status = None;
+    loop {
+        let frame = frames.next(PATIENCE).await.expect("an answer");
+        match frame.kind {
+            HEADERS if frame.stream == stream && status.is_none() => {
+                status = Some(frame.status().expect("a status"));
+                // What the gate has to say about the connection it says before it answers this.
+                frames.send(&self::frame(PING, 0, 0, b"anything")).await;
+            }
+            GOAWAY => return (status.expect("an answer before it leaves"), false),
+            PING if frame.flags & ACK != 0 => return (status.expect("an answer"), true),
+            _ => {}
+        }
+    }
+}
+
+/// If a monitor lost its connection with every review that fails, a broken API server would cost the gate a handshake for
+/// each request. A stranger's connection is another matter.
+///
+/// Seen red with every failure taken for a stranger's: GOAWAY behind the 503.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_nobody_could_be_asked_about_keeps_its_connection() {
+    let world = World::start().await;
+    let client = world.tls_client(None, Alpn::H2);
+    let mut frames = Frames::open(&client, &[]).await;
+    world.api.behave_all(Behaviour::Fail(500));
+    // (Each status once, since a second one would be an index into a table that is not read here.)
+    assert_eq!(status_and_stay(&mut frames, 1, Some("one")).await, (503, true));
+    world.api.heal();
+    let answer = status_and_stay(&mut frames, 3, Some(METRICS_TOKEN)).await;
+    assert_eq!(answer, (200, true), "on the same connection");
+    // Once somebody was known on it, a mistake does not end it.
+    assert_eq!(status_and_stay(&mut frames, 5, None).await, (401, true));
+    drop(frames);
+
+    let mut frames = Frames::open(&client, &[]).await;
+    assert_eq!(status_and_stay(&mut frames, 1, None).await, (401, false));
+    drop(frames);
     world.stop().await;
 }
 

@@ -100,6 +100,40 @@ async fn dates_count_of_leaf_and_anchor() {
     );
 }
 
+/// Seen red with rustls' own list offered: ML-DSA is in it, and so it was with `Require` alone.
+#[tokio::test]
+async fn clients_are_asked_for_no_signature_that_no_kubelet_knows() {
+    #[derive(Debug, Default)]
+    struct Offered(Mutex<Vec<SignatureScheme>>);
+    impl ResolvesClientCert for Offered {
+        fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+            *self.0.lock().unwrap() = schemes.to_vec();
+            None
+        }
+
+        fn has_certs(&self) -> bool {
+            true
+        }
+    }
+    let ca = Authority::new("ca", |_| ());
+    for mode in [ClientCertificates::Request, ClientCertificates::Require] {
+        for version in VERSIONS {
+            let offered = Arc::new(Offered::default());
+            let resolver: Arc<dyn ResolvesClientCert> = Arc::<Offered>::clone(&offered);
+            let client = Arc::new(client_config(version, &ca, Some(resolver)));
+            // With `Require` this fails, after the question.
+            let _ = handshake(&gate(&ca, Some(&ca.trust()), mode), &client).await;
+            let offered = offered.0.lock().unwrap();
+            assert!(offered.contains(&SignatureScheme::ECDSA_NISTP256_SHA256));
+            let is_unknown = |scheme: &SignatureScheme| format!("{scheme:?}").contains("ML_DSA");
+            assert!(
+                !offered.iter().any(is_unknown),
+                "{mode:?} {version:?}: {offered:?}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn clients_are_asked_with_the_names_of_the_cas_and_not_at_all_without_a_bundle() {
     #[derive(Debug, Default)]

@@ -48,7 +48,8 @@ fn of_a_ca_and_its_renewal_the_longer_one_counts() {
 
 /// Go looks at every alternative name as soon as there is any constraint; webpki at those of the constraint's kind.
 ///
-/// Seen red with `has_odd_names` not looked at.
+/// Seen red with `has_odd_names` not looked at: `a..b` was believed under a constraint on addresses; and with the names,
+/// or the constraints, of intermediates left out: that one of the two chains was.
 #[test]
 fn under_constraints_of_any_kind_names_must_be_well_formed() {
     let free = Authority::new("ca", |_| ());
@@ -80,10 +81,29 @@ fn under_constraints_of_any_kind_names_must_be_well_formed() {
         judge(&free).unwrap();
         let judged = judge(&bound);
         assert_eq!(judged.is_ok(), good, "{name:?}: {judged:?}");
+
+        // The name in an intermediate, or the constraints.
+        let named = |params: &mut CertificateParams| params.subject_alt_names = vec![name.clone()];
+        let bind = |params: &mut CertificateParams| {
+            params.name_constraints.clone_from(&bound.params.name_constraints);
+        };
+        let chains: [(&Authority, Authority, Leaf); 2] = {
+            let (below_bound, below_free) = (bound.below("named", named), free.below("bound", bind));
+            let leaves = (below_bound.issue(|_| ()), below_free.issue(named));
+            [(&bound, below_bound, leaves.0), (&free, below_free, leaves.1)]
+        };
+        for (root, issuer, leaf) in chains {
+            let chain = [leaf.certificate, issuer.certificate];
+            let judged = root.trust().judge(&chain, SystemTime::now());
+            let subject = &issuer.params.distinguished_name;
+            assert_eq!(judged.is_ok(), good, "{name:?} {subject:?}: {judged:?}");
+        }
     }
 }
 
 /// A stranger's certificate is read before anything is known of it, on the thread that serves everybody.
+///
+/// Seen red with the comparison left out: believed.
 #[test]
 fn a_policy_twice_is_found_among_thousands() {
     let policies = |ids: &[u16]| {
@@ -122,7 +142,8 @@ fn a_policy_twice_is_found_among_thousands() {
 
 /// webpki and rustls know ML-DSA; a kubelet has no such clients.
 ///
-/// Seen red with a key of an unknown kind taken.
+/// Seen red with a key of an unknown kind taken: the refusal was webpki's, of the signature; and with all of webpki's
+/// algorithms in the list.
 #[test]
 fn keys_and_signatures_that_no_kubelet_knows_are_not_known_here() {
     let ca = Authority::new("ca", |_| ());
@@ -149,6 +170,35 @@ fn keys_and_signatures_that_no_kubelet_knows_are_not_known_here() {
             .iter()
             .all(|known| known.signature_alg_id() != ml_dsa)
     );
+}
+
+/// What an exponent of a thousand bits costs, a stranger must not be able to ask for.
+///
+/// Seen red with the bound left out: the refusal was of the signature.
+#[test]
+fn an_rsa_key_has_no_larger_exponent_than_in_go() {
+    let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_3072).unwrap();
+    let ca = Authority::new("ca", |_| ());
+    let leaf = ca.issue_for(key, |_| ()).certificate.to_vec();
+    // The modulus gives some of its bytes to the exponent, so that no length around them changes.
+    let widened = |exponent: &[u8]| {
+        const MODULUS: &[u8] = &[0x02, 0x82, 0x01, 0x81, 0x00];
+        let at = leaf.windows(5).position(|bytes| bytes == MODULUS).unwrap();
+        let end = at + 4 + 0x181 + 5;
+        let mut leaf = leaf.clone();
+        assert_eq!(leaf[end - 5..end], [0x02, 0x03, 1, 0, 1]);
+        leaf[at + 3] -= u8::try_from(exponent.len() - 3).unwrap();
+        let begin = end - exponent.len() - 2;
+        leaf[begin] = 0x02;
+        leaf[begin + 1] = exponent.len() as u8;
+        leaf[begin + 2..end].copy_from_slice(exponent);
+        ca.trust().judge(&[leaf.into()], SystemTime::now()).unwrap_err()
+    };
+    assert_eq!(widened(&[0x7f, 0xff, 0xff, 0xff]), Refusal::BadSignature);
+    for exponent in [&[0, 0x80, 0, 0, 1][..], &[1, 0, 0, 0, 1], &[1; 64]] {
+        let reason = "a bad or too long RSA key";
+        assert_eq!(widened(exponent), Refusal::Malformed { number: 1, reason });
+    }
 }
 
 #[test]

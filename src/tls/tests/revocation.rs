@@ -183,7 +183,9 @@ fn every_list_of_a_name_is_heard() {
 
 /// The old key's list is no longer renewed some day, and an old file lies beside a new one.
 ///
-/// Seen red with lists taken by the name of their issuer alone.
+/// Seen red with lists taken by the name of their issuer alone: with the old CA's list only, both CAs ended or, once the
+/// new one had its own, the old one's client was believed; and with the oldest list deciding: the ended one beside its
+/// successor ended everybody.
 #[test]
 fn a_list_that_has_ended_ends_nobody_for_whom_another_one_speaks() {
     let (old, new) = (Authority::new("ca", |_| ()), Authority::new("ca", |_| ()));
@@ -200,7 +202,8 @@ fn a_list_that_has_ended_ends_nobody_for_whom_another_one_speaks() {
     judge(&trust, &[&one.certificate]).unwrap();
 }
 
-/// Seen red with one part taken for the whole.
+/// Seen red with one part taken for the whole, and with a part that is not there not missed: the second part's client was
+/// believed.
 #[test]
 fn a_part_of_a_list_speaks_for_no_certificate_of_another_part() {
     let ca = Authority::new("ca", |_| ());

@@ -1,0 +1,64 @@
+//! A revocation list: bytes, and a good one changed. Where it is taken, whom the good one revokes stays out.
+#![no_main]
+
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
+
+use kubelet_gate::tls::{Judged, Refusal, Trust, pem};
+use libfuzzer_sys::fuzz_target;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+
+mod mutation;
+
+/// A CA "fuzzed", a client of it, and a list with the client on it, valid from 2026 to 2126. Their keys are gone.
+const CA: &[u8] = include_bytes!("../fixtures/ca.der");
+const REVOKED: &[u8] = include_bytes!("../fixtures/revoked.der");
+const LIST: &[u8] = include_bytes!("../fixtures/list.der");
+/// The CA's name, as it stands in the list.
+const NAME: &[u8] = b"\x30\x11\x31\x0f\x30\x0d\x06\x03\x55\x04\x03\x0c\x06fuzzed";
+
+/// Without a list the client is believed.
+static BELIEVED: LazyLock<Judged> = LazyLock::new(|| judge(&trust()).expect("without a list"));
+
+fn trust() -> Trust {
+    Trust::new(vec![CertificateDer::from(CA)], 1).expect("the CA")
+}
+
+fn judge(trust: &Trust) -> Result<Judged, Refusal> {
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+    trust.judge(&[CertificateDer::from(REVOKED)], then)
+}
+
+fuzz_target!(|data: &[u8]| {
+    LazyLock::force(&BELIEVED);
+    let Some((kind, plan)) = data.split_first() else {
+        return;
+    };
+    let _ = pem::revocation_lists("list".as_ref(), plan);
+    let list = if kind % 2 == 0 {
+        plan.to_vec()
+    } else {
+        let mut list = LIST.to_vec();
+        mutation::mutate(&mut list, plan);
+        list
+    };
+    let any_signer = kind & 2 != 0;
+    let mut trust = trust();
+    let taken = trust.add_revocation_list(&CertificateRevocationListDer::from(&list[..]), any_signer);
+    let judged = judge(&trust);
+    if list == LIST {
+        taken.expect("the good list");
+        judged.expect_err("revoked");
+    } else if taken.is_ok() {
+        let names_ca = list.windows(NAME.len()).any(|bytes| bytes == NAME);
+        assert!(
+            judged.is_err() || !names_ca,
+            "a changed list lets in: {list:02x?}"
+        );
+        let is_same = mutation::signed(&list) == mutation::signed(LIST);
+        assert!(
+            any_signer || is_same || !names_ca,
+            "a list that nobody signed is taken: {list:02x?}"
+        );
+    }
+});
