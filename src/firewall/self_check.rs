@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Plan, PortKind, RunningGate};
+use super::{Plan, RunningGate};
 use crate::node::sockets;
 
 /// A refusal comes at once; whoever says nothing for so long was stopped by a rule that drops.
@@ -35,40 +35,46 @@ pub enum Reached {
     Unknown(String),
 }
 
-/// Dials every port of `plan` on each of `addresses`, from here. What the plan leaves alone is not dialled.
+/// A connection that was tried: what was dialled, and the socket or why there is none.
+pub type Dialled = (SocketAddr, io::Result<TcpStream>);
+
+/// Dials every port of `plan` on each of `addresses`, from here, and says who took it.
 pub async fn attempt_all(plan: &Plan, addresses: &[IpAddr], gate: &RunningGate) -> Vec<Attempt> {
     let mut attempts = Vec::new();
-    for port in plan.ports.iter().filter(|port| port.kind != PortKind::Healthz) {
-        for address in addresses
-            .iter()
-            .filter(|address| !port.gate_addresses.contains(address))
-        {
-            let address = SocketAddr::new(*address, port.port);
-            let reached = attempt(address, gate).await;
-            attempts.push(Attempt { address, reached });
-        }
+    for (address, outcome) in dial_all(&plan.dialled(addresses)).await {
+        let reached = match outcome.and_then(|stream| stream.local_addr()) {
+            Ok(here) => judge(here, gate),
+            Err(error) if nobody(&error) => Reached::Nobody,
+            Err(error) => Reached::Unknown(error.to_string()),
+        };
+        attempts.push(Attempt { address, reached });
     }
     attempts
 }
 
-async fn attempt(address: SocketAddr, gate: &RunningGate) -> Reached {
-    match timeout(PATIENCE, TcpStream::connect(address)).await {
-        Err(_) => Reached::Nobody,
-        Ok(Err(error)) if nobody(&error) => Reached::Nobody,
-        Ok(Err(error)) => Reached::Unknown(error.to_string()),
-        Ok(Ok(stream)) => match stream.local_addr() {
-            Err(error) => Reached::Unknown(error.to_string()),
-            Ok(here) => match sockets::taken_by(here) {
-                Ok(Some(taker)) if gate.listens_on(taker) => Reached::Gate,
-                Ok(_) => Reached::Kubelet,
-                Err(error) => Reached::Unknown(error.to_string()),
-            },
-        },
+/// Dials them one after the other; the connections stay open until the result is dropped.
+pub async fn dial_all(addresses: &[SocketAddr]) -> Vec<Dialled> {
+    let mut dialled = Vec::new();
+    for address in addresses {
+        let outcome = timeout(PATIENCE, TcpStream::connect(address))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        dialled.push((*address, outcome));
+    }
+    dialled
+}
+
+/// Who took the connection whose other end is `peer`; to be asked in the node's own network namespace.
+pub fn judge(peer: SocketAddr, gate: &RunningGate) -> Reached {
+    match sockets::taken_by(peer) {
+        Ok(Some(taker)) if gate.listens_on(taker) => Reached::Gate,
+        Ok(_) => Reached::Kubelet,
+        Err(error) => Reached::Unknown(error.to_string()),
     }
 }
 
 /// Refused, or no such address or family on this node.
-fn nobody(error: &io::Error) -> bool {
+pub fn nobody(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused

@@ -1,0 +1,178 @@
+//! Connections to the kubelet that were there before the seal: they go on, past the gate, until somebody cuts them.
+
+use std::io;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use super::{FirewallError, Plan, tool};
+use crate::node::sockets::{self, Owner, TcpSocket};
+
+/// A connection to one of the kubelet's ports that did not come through the gate.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Ungated {
+    /// The kubelet's end.
+    pub kubelet: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+}
+
+/// Every connection that is open to a port of `plan` and is neither the gate's own nor at the gate.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn ungated(plan: &Plan, gate_uid: u32) -> io::Result<Vec<Ungated>> {
+    Ok(among(&sockets::tcp()?, plan, gate_uid))
+}
+
+fn among(sockets: &[TcpSocket], plan: &Plan, gate_uid: u32) -> Vec<Ungated> {
+    let at_kubelet = |socket: &&TcpSocket| {
+        let port = plan.ports.iter().find(|port| port.port == socket.local.port());
+        socket.established && port.is_some_and(|port| !port.gate_addresses.contains(&socket.local.ip()))
+    };
+    // The other end, if it is on this node. One that is being closed belongs to nobody any more, and is no way in.
+    let gated = |socket: &TcpSocket| {
+        let other = sockets
+            .iter()
+            .find(|other| other.local == socket.remote && other.remote == socket.local);
+        other.is_some_and(|other| other.uid == gate_uid || !other.established)
+    };
+    sockets
+        .iter()
+        .filter(at_kubelet)
+        .filter(|socket| !gated(socket))
+        .map(|socket| Ungated {
+            kubelet: socket.local,
+            peer: socket.remote,
+        })
+        .collect()
+}
+
+/// Who holds the other end, if that is on this node and can be seen.
+pub fn holder(connection: &Ungated) -> Option<Owner> {
+    let sockets = sockets::tcp().ok()?;
+    let end = sockets
+        .iter()
+        .find(|socket| socket.local == connection.peer && socket.remote == connection.kubelet)?;
+    sockets::owner(end.inode)
+}
+
+/// Resets exactly this connection, at the kubelet's end, which tells the other.
+///
+/// # Errors
+/// `ss` is missing, may not (`CAP_NET_ADMIN`), or the kernel cannot (`CONFIG_INET_DIAG_DESTROY`).
+pub fn cut(connection: &Ungated) -> Result<(), FirewallError> {
+    let Ungated { kubelet, peer } = connection;
+    let filter = [
+        ("src", kubelet.ip().to_string()),
+        ("sport", format!("={}", kubelet.port())),
+        ("dst", peer.ip().to_string()),
+        ("dport", format!("={}", peer.port())),
+    ];
+    let mut arguments: Vec<String> = ["-K", "-H", "-n", "-t", "state", "established"]
+        .map(str::to_owned)
+        .to_vec();
+    for (position, (key, value)) in filter.into_iter().enumerate() {
+        if position > 0 {
+            arguments.push("and".into());
+        }
+        arguments.push(key.into());
+        arguments.push(value);
+    }
+    tool::run("ss", &arguments, "", "resetting a connection").map(drop)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::firewall::{Backend, PortKind, SealedPort};
+
+    fn plan(port: u16) -> Plan {
+        Plan {
+            backend: Backend::Nftables,
+            ports: vec![SealedPort {
+                port,
+                kind: PortKind::Secure,
+                redirect_ipv4: None,
+                redirect_ipv6: None,
+                gate_addresses: vec!["192.0.2.10".parse().unwrap()],
+            }],
+        }
+    }
+
+    fn socket(local: &str, remote: &str, uid: u32) -> TcpSocket {
+        TcpSocket {
+            local: local.parse().unwrap(),
+            remote: remote.parse().unwrap(),
+            listens: false,
+            established: true,
+            uid,
+            inode: 1,
+        }
+    }
+
+    #[test]
+    fn the_gates_own_connections_and_those_to_the_gate_are_not_ungated() {
+        let sockets = [
+            // The gate's own, both ends.
+            socket("127.0.0.1:10250", "127.0.0.1:40000", 0),
+            socket("127.0.0.1:40000", "127.0.0.1:10250", 990),
+            // A local user's.
+            socket("127.0.0.1:10250", "127.0.0.1:40001", 0),
+            socket("127.0.0.1:40001", "127.0.0.1:10250", 1000),
+            // A neighbour's, and one to the gate's own address.
+            socket("192.0.2.11:10250", "192.0.2.20:40000", 0),
+            socket("192.0.2.10:10250", "192.0.2.20:40001", 990),
+            // To another node's kubelet.
+            socket("192.0.2.11:40002", "192.0.2.30:10250", 0),
+        ];
+        let found = among(&sockets, &plan(10250), 990);
+        let peers: Vec<String> = found.iter().map(|found| found.peer.to_string()).collect();
+        assert_eq!(peers, ["127.0.0.1:40001", "192.0.2.20:40000"]);
+    }
+
+    #[test]
+    fn exactly_one_connection_is_cut() {
+        if !rustix::process::getuid().is_root() {
+            println!("SKIPPED: only root may reset connections");
+            return;
+        }
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connect = || {
+            let ours = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let theirs = listener.accept().unwrap().0;
+            theirs.set_nonblocking(true).unwrap();
+            (ours, theirs)
+        };
+        let (mut kept, mut cut) = (connect(), connect());
+        let all = ungated(&plan(port), u32::MAX).unwrap();
+        assert_eq!(all.len(), 2, "{all:?}");
+        let of_cut = |ungated: &&Ungated| ungated.peer == cut.0.local_addr().unwrap();
+        let connection = all.iter().find(of_cut).unwrap();
+        assert_eq!(
+            holder(connection).unwrap().pid,
+            i32::try_from(std::process::id()).unwrap()
+        );
+        super::cut(connection).unwrap();
+        let mut byte = [0];
+        assert_eq!(
+            cut.0.read(&mut byte).unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
+        assert!(
+            cut.1
+                .read(&mut byte)
+                .is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)
+        );
+        kept.0.set_nonblocking(true).unwrap();
+        for end in [&mut kept.0, &mut kept.1] {
+            assert_eq!(end.read(&mut byte).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+        assert_eq!(ungated(&plan(port), u32::MAX).unwrap().len(), 1);
+    }
+}
