@@ -59,13 +59,14 @@ pub async fn serve(gate: Arc<Gate>, sockets: Sockets, stop: CancellationToken) -
     let limits = gate.limits();
     let quota = Quota::new(limits.connections, limits.connections_per_address);
     let tasks = TaskTracker::new();
+    let secure = tombstone::secure_port(&gate.settings().upstream.url, &sockets.addresses());
     for listener in sockets.tls {
         let acceptor = accept(listener, gate.clone(), quota.clone(), workers.clone());
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled(acceptor).await });
     }
     for listener in sockets.tombstone {
-        tasks.spawn(tombstone::serve(listener, gate.clone(), stop.clone()));
+        tasks.spawn(tombstone::serve(listener, gate.clone(), secure, stop.clone()));
     }
     // The admin port goes on answering while connections drain, so that the drain can be watched.
     let admin_stop = CancellationToken::new();

@@ -21,28 +21,28 @@ use tokio_util::sync::CancellationToken;
 use super::replacement;
 use super::side_port::accept_each;
 use crate::gate::{Gate, drain};
-use crate::settings::{Settings, UpstreamUrl};
+use crate::settings::UpstreamUrl;
 
 /// Nobody has business here for longer.
 const LIFE: Duration = Duration::from_secs(10);
 
-/// Answers until `stop` is cancelled.
-pub(super) async fn serve(listener: TcpListener, gate: Arc<Gate>, stop: CancellationToken) {
+/// Answers until `stop` is cancelled, and names `secure`, the port of [`secure_port`].
+pub(super) async fn serve(listener: TcpListener, gate: Arc<Gate>, secure: u16, stop: CancellationToken) {
     let serve = |stream| {
         let gate = gate.clone();
         async move {
-            let _ = timeout(LIFE, converse(stream, &gate)).await;
+            let _ = timeout(LIFE, converse(stream, &gate, secure)).await;
         }
     };
     accept_each(listener, "read-only", &stop, serve).await;
 }
 
-async fn converse(stream: TcpStream, gate: &Gate) -> hyper::Result<()> {
+async fn converse(stream: TcpStream, gate: &Gate, secure: u16) -> hyper::Result<()> {
     // Without a peer there is nobody to answer.
     let Ok(peer) = stream.peer_addr() else {
         return Ok(());
     };
-    let service = service_fn(async |request| Ok::<_, Infallible>(answer(gate, peer, request).await));
+    let service = service_fn(async |request| Ok::<_, Infallible>(answer(gate, peer, secure, request).await));
     http1::Builder::new()
         .timer(TokioTimer::new())
         .keep_alive(false)
@@ -51,7 +51,12 @@ async fn converse(stream: TcpStream, gate: &Gate) -> hyper::Result<()> {
         .await
 }
 
-async fn answer(gate: &Gate, peer: SocketAddr, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(
+    gate: &Gate,
+    peer: SocketAddr,
+    secure: u16,
+    mut request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     gate.metrics().read_only_port.inc();
     let agent = request
         .headers()
@@ -78,7 +83,7 @@ async fn answer(gate: &Gate, peer: SocketAddr, mut request: Request<Incoming>) -
     let sentence = replacement::sentence(
         request.method(),
         &request.uri().to_string(),
-        secure_port(settings),
+        secure,
         settings.authorization.interactive.require_create,
     );
     text(
@@ -97,21 +102,18 @@ fn is_local_health_check<B>(peer: SocketAddr, request: &Request<B>) -> bool {
 
 /// Where the kubelet's clients reach the gate. On a wildcard address the seal brings them to it from the kubelet's own
 /// port, or it holds that port itself on the node's addresses; elsewhere only its own port leads to it.
-fn secure_port(settings: &Settings) -> u16 {
-    let own = settings
-        .listen
-        .first()
-        .map(SocketAddr::port)
-        .filter(|port| *port != 0);
-    let kubelets = match &settings.upstream.url {
+/// `listening` is where the gate's TLS port is bound.
+pub(super) fn secure_port(upstream: &UpstreamUrl, listening: &[SocketAddr]) -> u16 {
+    let own = listening.first().map_or(10250, SocketAddr::port);
+    let kubelets = match upstream {
         UpstreamUrl::Http(address) | UpstreamUrl::Https(address) => address.port(),
-        UpstreamUrl::Unix(_) => return own.unwrap_or(10250),
+        UpstreamUrl::Unix(_) => return own,
     };
-    let sealed = |listen: &SocketAddr| listen.ip().is_unspecified() || listen.port() == kubelets;
-    if settings.listen.iter().any(sealed) {
+    let sealed = |address: &SocketAddr| address.ip().is_unspecified() || address.port() == kubelets;
+    if listening.iter().any(sealed) {
         kubelets
     } else {
-        own.unwrap_or(kubelets)
+        own
     }
 }
 
@@ -131,31 +133,20 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 #[allow(clippy::expect_used, clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::settings::KubeletFlags;
 
     #[test]
     fn callers_are_sent_to_the_port_that_leads_to_the_gate() {
-        for (listen, upstream, port) in [
-            ("192.0.2.10:10250", "https://127.0.0.1:10250", 10250),
-            ("0.0.0.0:19443", "https://127.0.0.1:10250", 10250),
-            ("'[::]:19443'", "https://[::1]:10250", 10250),
-            ("192.0.2.10:19443", "https://127.0.0.1:10250", 19443),
-            ("0.0.0.0:19443", "unix:///run/kubelet.sock", 19443),
-            ("127.0.0.1:0", "https://127.0.0.1:10250", 10250),
+        let kubelet = UpstreamUrl::Https("127.0.0.1:10250".parse().unwrap());
+        let socket = UpstreamUrl::Unix("/run/kubelet.sock".into());
+        for (listening, upstream, port) in [
+            ("192.0.2.10:10250", &kubelet, 10250),
+            ("0.0.0.0:19443", &kubelet, 10250),
+            ("[::]:19443", &kubelet, 10250),
+            ("192.0.2.10:19443", &kubelet, 19443),
+            ("0.0.0.0:19443", &socket, 19443),
         ] {
-            let trust = if upstream.starts_with("https") {
-                ", certificateFile: /k"
-            } else {
-                ""
-            };
-            let text = format!(
-                "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nlisten: [{listen}]\n\
-                 upstream: {{url: '{upstream}'{trust}}}\nauthentication: {{x509: {{clientCAFile: /a}}}}\n\
-                 kubeconfig: /k\ntlsCertFile: /c\ntlsPrivateKeyFile: /k\n"
-            );
-            let file = std::path::Path::new("/etc/gate.yaml");
-            let settings = Settings::parse(&text, file, &KubeletFlags::default()).unwrap();
-            assert_eq!(secure_port(&settings), port, "{listen} {upstream}");
+            let told = secure_port(upstream, &[listening.parse().unwrap()]);
+            assert_eq!(told, port, "{listening} {upstream:?}");
         }
     }
 

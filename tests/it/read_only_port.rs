@@ -38,7 +38,7 @@ async fn everything_is_gone_and_is_counted() {
     assert_eq!((gone, malformed), (936, 8));
     let answer = client.get("/pods").await.unwrap();
     let sentence = String::from_utf8(answer.body().to_vec()).unwrap();
-    let port = world.kubelet.address().port();
+    let port = world.address.port();
     assert_eq!(
         sentence,
         format!(
@@ -105,6 +105,17 @@ async fn what_it_says_is_what_the_gate_asks_for() {
     println!("of the paths recorded, {named} have a replacement, {general} are nothing a kubelet knows");
     assert!(named >= 80 && general >= 40, "{named} {general}");
     world.assert_nothing_forwarded();
+    world.stop().await;
+}
+
+/// Where the seal brings callers to the gate from the kubelet's port, that port is named, since it is the one they know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_reached_by_redirect_names_the_kubelets_port() {
+    let world = World::builder().set("listen", vec!["0.0.0.0:0"]).start().await;
+    let answer = Client::plain(world.read_only).get("/pods").await.unwrap();
+    let sentence = String::from_utf8(answer.body().to_vec()).unwrap();
+    let url = format!(" https://NODE:{}/pods ", world.kubelet.address().port());
+    assert!(sentence.contains(&url), "{sentence}");
     world.stop().await;
 }
 
