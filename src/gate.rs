@@ -21,7 +21,7 @@ use crate::audit::{Audit, AuditThread};
 use crate::authn::{Authenticator, TokenReviewer};
 use crate::authz::{AccessReviewer, Authorizer, Permit, Policy};
 use crate::error::{RequestError, Station};
-use crate::firewall::{Exemption, FREE_BITS};
+use crate::firewall::Exemption;
 use crate::forward::{Body, Forwarded, Kubelet, Probe, forward};
 use crate::listen::{Census, Connection, Quota, Worker};
 use crate::metrics::{Metrics, Stage};
@@ -66,7 +66,7 @@ impl Gate {
     pub fn new(settings: Settings, control: &Handle) -> Result<(Arc<Self>, AuditThread), StartError> {
         let metrics = Arc::new(Metrics::new());
         let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings)?));
-        let exemption = Exemption::of_this_process(settings.firewall.mark.unwrap_or(FREE_BITS))?;
+        let exemption = Exemption::of_this_process(settings.firewall.mark)?;
         let kubelet = Kubelet::new(
             settings.upstream.clone(),
             settings.limits.upstream_connect_timeout,

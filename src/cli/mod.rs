@@ -4,6 +4,7 @@
 mod certs;
 mod check;
 mod explain;
+mod firewall;
 #[cfg(feature = "lab")]
 mod lab;
 mod readonly_census;
@@ -19,13 +20,17 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub const GOOD: u8 = 0;
 /// Failed at run time.
 pub const FAILED: u8 = 1;
+/// Done, and something was found that needs somebody.
+pub const FINDINGS: u8 = 2;
 /// Bad usage or configuration.
 pub const USAGE: u8 = 64;
 
 /// A mutual-TLS authenticating reverse proxy for the Kubernetes kubelet.
 #[derive(Debug, Parser)]
 #[command(name = "kubelet-gate", version, about)]
-#[command(after_help = "Exit codes: 0 good, 1 failed at run time, 64 bad usage or configuration")]
+#[command(
+    after_help = "Exit codes: 0 good, 1 failed at run time, 2 not sealed or refused, 64 bad usage or configuration"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -40,6 +45,8 @@ enum Command {
     Check(check::Check),
     /// Say which checks a request needs, or why it is refused (exit 1); as with requireCreate: true, the default
     Explain(explain::Explain),
+    /// Seal the ways around the gate: print, observe, apply, confirm, status, remove
+    Firewall(firewall::Firewall),
     /// Run a gate on this machine with an embedded, wide open kubelet and an API server
     #[cfg(feature = "lab")]
     Lab(lab::Lab),
@@ -59,8 +66,8 @@ enum Output {
     Table,
 }
 
-/// Parses the arguments, runs the command, and says how it went: 0 good, 1 failed at run time, 64 bad usage or
-/// configuration.
+/// Parses the arguments, runs the command, and says how it went: 0 good, 1 failed at run time, 2 findings, 64 bad
+/// usage or configuration.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments.into_iter().map(hyphenated)) {
         Ok(arguments) => arguments,
@@ -76,6 +83,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Certs(certs) => certs.run(),
         Command::Check(check) => check.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Firewall(firewall) => firewall.run(),
         #[cfg(feature = "lab")]
         Command::Lab(lab) => lab.run(),
         Command::ReadonlyCensus(census) => census.run(),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
+use super::foreign;
 use super::plan::{Exemption, Mark};
 
 /// Bits that no wide-spread network plugin uses: clear of kube-proxy's 0xc000, Cilium's 0x0f00, the AWS plugin's 0x80
@@ -25,8 +26,10 @@ const FILE: &str = "exemption.json";
 pub struct RunningGate {
     /// Its process.
     pub pid: u32,
-    /// What its connections to the kubelet have.
-    pub exemption: Exemption,
+    /// Its user.
+    pub uid: u32,
+    /// What its connections to the kubelet have; `None` if it may have no such thing: it runs as root, or may not mark.
+    pub exemption: Option<Exemption>,
     /// Where it listens.
     pub listen: Vec<SocketAddr>,
     /// Where the tombstone listens.
@@ -54,6 +57,13 @@ impl RunningGate {
             let (ip, to) = (listen.ip().to_canonical(), address.ip().to_canonical());
             listen.port() == address.port() && (ip == to || ip.is_unspecified())
         })
+    }
+
+    /// Whether the process that wrote it still runs, as the same user.
+    pub fn lives(&self) -> bool {
+        let status =
+            procfs::process::Process::new(self.pid.cast_signed()).and_then(|process| process.status());
+        status.is_ok_and(|status| status.euid == self.uid)
     }
 
     /// What the gate wrote last; `None` if none has since the machine started.
@@ -104,17 +114,17 @@ impl RunningGate {
 // === impl Exemption ===
 
 impl Exemption {
-    /// Of this process: its user, a new random mark, its cgroup. `None` if it could not have one: it runs as root, or
+    /// Of this process: its user, a new random mark in `mask` or in bits that are free, its cgroup. `None` if it could not have one: it runs as root, or
     /// may not set marks (`CAP_NET_ADMIN`).
     ///
     /// # Errors
     /// The operating system gives no random numbers.
-    pub fn of_this_process(mask: u32) -> Result<Option<Self>, aws_lc_rs::error::Unspecified> {
+    pub fn of_this_process(mask: Option<u32>) -> Result<Option<Self>, aws_lc_rs::error::Unspecified> {
         let uid = rustix::process::getuid().as_raw();
-        let mark = Mark::random(mask)?;
-        if uid == 0 || !may_mark(mark) {
+        if uid == 0 || !may_mark(FREE_BITS) {
             return Ok(None);
         }
+        let mark = Mark::random(mask.unwrap_or_else(free_bits))?;
         let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         Ok(Some(Self {
             uid,
@@ -124,8 +134,20 @@ impl Exemption {
     }
 }
 
-fn may_mark(mark: Mark) -> bool {
-    Socket::new(Domain::IPV4, Type::STREAM, None).is_ok_and(|socket| socket.set_mark(mark.value).is_ok())
+fn may_mark(mark: u32) -> bool {
+    Socket::new(Domain::IPV4, Type::STREAM, None).is_ok_and(|socket| socket.set_mark(mark).is_ok())
+}
+
+/// Of [`FREE_BITS`], those that no rule of this node looks at. If too few are left `firewall apply` will say whose they are.
+fn free_bits() -> u32 {
+    const FEWEST: u32 = 4;
+    let used = foreign::marks_in_use();
+    let free = FREE_BITS & !used;
+    if free.count_ones() < FEWEST {
+        FREE_BITS
+    } else {
+        free
+    }
 }
 
 /// The process' place below the root of cgroup v2, from `/proc/self/cgroup`. The root itself would exempt everybody, and
@@ -205,11 +227,12 @@ mod tests {
         assert_eq!(RunningGate::read(directory.path()).unwrap(), None);
         let gate = RunningGate {
             pid: 7,
-            exemption: Exemption {
+            uid: 990,
+            exemption: Some(Exemption {
                 uid: 990,
                 mark: Mark { value: 1, mask: 3 },
                 cgroup: None,
-            },
+            }),
             listen: vec!["0.0.0.0:19443".parse().unwrap()],
             read_only_listen: Vec::new(),
             admin: None,

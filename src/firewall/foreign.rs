@@ -32,6 +32,15 @@ pub fn listings() -> Vec<(String, String)> {
     listings
 }
 
+/// The bits of the packet mark that the node's rules look at, ours left out.
+pub fn marks_in_use() -> u32 {
+    let in_rules = listings().iter().fold(0, |bits, (_, text)| bits | marked(text));
+    ["-4", "-6"].into_iter().fold(in_rules, |bits, family| {
+        let rules = tool::run("ip", &[family, "rule", "show"], "", "listing the routing rules");
+        bits | rules.map_or(0, |text| routed(&text))
+    })
+}
+
 /// The rules in a listing that name one of these ports as a destination.
 pub fn naming(tool: &str, text: &str, ports: &[u16]) -> Vec<ForeignRule> {
     let names = |rule: &str| {

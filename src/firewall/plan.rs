@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::tool;
 use crate::node::RunningKubelet;
 use crate::settings::{Settings, UpstreamUrl};
 
@@ -218,6 +219,22 @@ impl PortKind {
 // === impl Backend ===
 
 impl Backend {
+    /// Which of the two iptables this node's other rules are in: the one with more of them.
+    #[must_use]
+    pub fn iptables_in_use() -> Self {
+        let rules = |tool| {
+            let saved = tool::run::<&str>(tool, &[], "", "listing every rule");
+            saved.map_or(0, |text| {
+                text.lines().filter(|line| line.starts_with("-A ")).count()
+            })
+        };
+        if rules("iptables-legacy-save") > rules("iptables-nft-save") {
+            Self::IptablesLegacy
+        } else {
+            Self::IptablesNft
+        }
+    }
+
     /// As in `firewall.backend`.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -1,5 +1,6 @@
 //! This node: its name, and the kubelet that runs on it.
 
+mod addresses;
 mod fleet;
 mod kubelet;
 mod machine;
@@ -8,6 +9,7 @@ pub mod sockets;
 pub(crate) use self::fleet::{Shown, shown_to_kubelet};
 pub(crate) use self::machine::{Confirmed, confirm};
 
+pub use self::addresses::addresses;
 pub use self::fleet::FleetCredential;
 pub use self::kubelet::{RunningKubelet, may_listen, running_kubelets};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub(super) const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
 
 /// Reads a duration as Go writes it; the error says what is wrong with it.
-pub(super) fn parse(text: &str) -> Result<Duration, &'static str> {
+pub(crate) fn parse(text: &str) -> Result<Duration, &'static str> {
     let text = text.strip_prefix('+').unwrap_or(text);
     if text.starts_with('-') {
         return Err("a duration cannot be negative");
@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str) -> Result<Duration, &'static str> {
 }
 
 /// Writes a duration as Go writes it: `2m0s`, `1h30m0s`, `500ms`, `1.5s`, `0s`.
-pub(super) fn format(duration: Duration) -> String {
+pub(crate) fn format(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     if nanos == 0 {
         return "0s".to_owned();

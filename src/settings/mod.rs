@@ -12,7 +12,7 @@ use crate::firewall::Backend;
 
 mod contradictions;
 mod document;
-mod duration;
+pub(crate) mod duration;
 mod effective;
 mod error;
 mod file;

@@ -1,0 +1,178 @@
+//! `firewall apply`: the seal, for a while.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::confirm::confirm;
+use super::refusals::{Accepted, Refusals, api_server_seen};
+use super::{BackendName, Configuration, UNITS, failed, planned, runtime, state, told, told_ports};
+use crate::cli::{FAILED, FINDINGS, GOOD, USAGE};
+use crate::firewall::{Plan, Reached, RunningGate, attempt_all, connections};
+use crate::node;
+use crate::settings::{Settings, duration};
+
+/// Shorter than this nobody can look at it, let alone confirm it.
+const SHORTEST: Duration = Duration::from_secs(2);
+/// Longer than this it is no trial.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Between two looks whether the seal is verified.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The arguments of `firewall apply`.
+#[derive(Args, Debug)]
+pub(super) struct Apply {
+    #[command(flatten)]
+    configuration: Configuration,
+    /// Who carries the seal, over firewall.backend
+    #[arg(long, value_enum, value_name = "NAME")]
+    backend: Option<BackendName>,
+    /// The kernel goes back to the last confirmed plan after this time, unless confirmed
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
+    confirm_within: Duration,
+    /// Confirm by itself once nobody gets around the gate and the API server has been served through the seal
+    #[arg(long)]
+    confirm_when_verified: bool,
+    /// Reset the connections to the kubelet that are open past the gate, and no others
+    #[arg(long)]
+    cut: bool,
+    #[command(flatten)]
+    accepted: Accepted,
+    /// Where the unit goes that loads the seal at boot, with --confirm-when-verified
+    #[arg(long, value_name = "DIRECTORY", default_value = UNITS)]
+    unit_directory: PathBuf,
+}
+
+impl Apply {
+    pub(super) fn run(&self) -> Result<u8, u8> {
+        let settings = self.configuration.load()?;
+        let window = self.confirm_within;
+        if !(SHORTEST..=LONGEST).contains(&window) {
+            eprintln!("error: --confirm-within: from 2s to 24h");
+            return Err(USAGE);
+        }
+        let (firewall, plan) = planned(&settings, self.backend).map_err(|errors| refused(&errors))?;
+        let (refusals, gate) = Refusals::of(&settings, &plan, self.accepted);
+        let (Some(gate), []) = (gate, refusals.lines()) else {
+            return Err(refused(refusals.lines()));
+        };
+
+        let state = state(&settings);
+        let confirmed = state
+            .confirmed()
+            .map_err(|error| told(FAILED, &error))?
+            .map(|confirmed| confirmed.plan);
+        if let Some(confirmed) = confirmed
+            .as_ref()
+            .filter(|confirmed| confirmed.backend != plan.backend)
+        {
+            eprintln!(
+                "error: the confirmed seal is carried by {}: two packet filters cannot fall back to each other; go on with it \
+                 (--backend), or take it away first: {}",
+                confirmed.backend.name(),
+                self.configuration.command("remove")
+            );
+            return Err(FINDINGS);
+        }
+        state.keep_trial(&plan).map_err(|error| told(FAILED, &error))?;
+        let began = Instant::now();
+        firewall
+            .load(confirmed.as_ref(), Some((&plan, window)), gate.exemption.as_ref())
+            .map_err(failed)?;
+        println!(
+            "on trial for {}, by {}:",
+            duration::format(window),
+            plan.backend.name()
+        );
+        told_ports(&plan);
+        let back = if confirmed.is_some() {
+            "the seal confirmed before"
+        } else {
+            "no seal"
+        };
+        println!("then, unless confirmed, the kernel goes back to {back}");
+        println!("  to confirm:        {}", self.configuration.command("confirm"));
+        println!("  to take it away:   {}", self.configuration.command("remove"));
+
+        self.past_the_gate(&plan, &gate)?;
+        if self.confirm_when_verified {
+            return self.confirmed(&settings, &plan, &gate, began);
+        }
+        Ok(GOOD)
+    }
+
+    /// Names the connections that the seal leaves alone, since they were there before; resets them if asked to.
+    fn past_the_gate(&self, plan: &Plan, gate: &RunningGate) -> Result<(), u8> {
+        let open = connections::ungated(plan, gate.uid).map_err(|error| told(FAILED, &error))?;
+        for connection in &open {
+            let holder = connections::holder(connection).map_or_else(String::new, |owner| {
+                format!(" ({}, process {})", owner.command, owner.pid)
+            });
+            let (peer, kubelet) = (connection.peer, connection.kubelet);
+            if self.cut {
+                connections::cut(connection).map_err(failed)?;
+                println!("reset: {peer}{holder} to {kubelet}");
+            } else {
+                println!(
+                    "still open past the gate, as it was before: {peer}{holder} to {kubelet}; --cut resets it"
+                );
+            }
+        }
+        if self.cut {
+            let left = connections::ungated(plan, gate.uid).map_err(|error| told(FAILED, &error))?;
+            for connection in left.iter().filter(|connection| open.contains(connection)) {
+                eprintln!(
+                    "warning: {} to {} could not be reset: the kernel needs CONFIG_INET_DIAG_DESTROY",
+                    connection.peer, connection.kubelet
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the seal is seen to hold and the API server has come through it.
+    fn confirmed(
+        &self,
+        settings: &Settings,
+        plan: &Plan,
+        gate: &RunningGate,
+        began: Instant,
+    ) -> Result<u8, u8> {
+        let Some(admin) = gate.admin else {
+            eprintln!(
+                "error: admin.listen is off, so that nobody can say whether the API server was served; confirm by hand"
+            );
+            return Err(FAILED);
+        };
+        let addresses = node::addresses().map_err(|error| told(FAILED, &error))?;
+        let runtime = runtime()?;
+        let before = api_server_seen(admin).unwrap_or_default();
+        let mut why = String::new();
+        while began.elapsed() + PAUSE < self.confirm_within {
+            let attempts = runtime.block_on(attempt_all(plan, &addresses, gate));
+            let through = attempts
+                .iter()
+                .find(|attempt| !matches!(attempt.reached, Reached::Nobody | Reached::Gate));
+            let last = api_server_seen(admin).unwrap_or_default();
+            why = match through {
+                Some(attempt) => format!("{} was reached around the gate", attempt.address),
+                None if last.is_none() || last == before => {
+                    "the API server has not come through the seal".into()
+                }
+                None => return confirm(settings, &self.unit_directory),
+            };
+            runtime.block_on(tokio::time::sleep(PAUSE));
+        }
+        eprintln!("error: not confirmed, and undone by the kernel: {why}");
+        Err(FAILED)
+    }
+}
+
+fn refused(why: &[String]) -> u8 {
+    eprintln!("refused, nothing was changed:");
+    for line in why {
+        eprintln!("  - {line}");
+    }
+    FINDINGS
+}

@@ -1,0 +1,135 @@
+//! `firewall observe`: who would meet the seal.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Configuration, runtime, told};
+use crate::cli::{FAILED, GOOD, Output};
+use crate::firewall::observe::{Caller, Observed, observe};
+use crate::firewall::{Backend, Plan, PortKind, RunningGate};
+use crate::node;
+use crate::settings::{Settings, duration};
+
+/// The arguments of `firewall observe`.
+#[derive(Args, Debug)]
+pub(super) struct Observe {
+    #[command(flatten)]
+    configuration: Configuration,
+    /// For how long; Ctrl-C ends it before
+    #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
+    period: Duration,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Observe {
+    pub(super) fn run(&self) -> Result<u8, u8> {
+        let settings = self.configuration.load()?;
+        let kubelets = node::running_kubelets(Path::new("/proc"));
+        // Which packet filter would carry it makes no difference to the ports.
+        let plan = Plan::of(&settings, &kubelets, Backend::Nftables).map_err(|error| told(FAILED, &error))?;
+        let ports: Vec<(u16, PortKind)> = plan.ports.iter().map(|port| (port.port, port.kind)).collect();
+        let numbers: Vec<String> = ports.iter().map(|(port, _)| port.to_string()).collect();
+        eprintln!(
+            "looking on for {} who calls {}; nothing is changed",
+            duration::format(self.period),
+            numbers.join(", ")
+        );
+        let stop = Arc::new(AtomicBool::new(false));
+        let (ended, period) = (stop.clone(), self.period);
+        let runtime = runtime()?;
+        let observed = runtime.block_on(async {
+            let mut watching = tokio::task::spawn_blocking(move || observe(&ports, period, &ended));
+            tokio::select! {
+                observed = &mut watching => observed,
+                _ = tokio::signal::ctrl_c() => {
+                    stop.store(true, Relaxed);
+                    watching.await
+                }
+            }
+        });
+        let observed = match observed {
+            Ok(Ok(observed)) => observed,
+            Ok(Err(error)) => {
+                eprintln!("error: packets cannot be read: {error}; run it as root, or with CAP_NET_RAW");
+                return Ok(FAILED);
+            }
+            Err(error) => return Err(told(FAILED, &error)),
+        };
+        if let Err(error) = observed.save(&settings.firewall.state_directory) {
+            let directory = settings.firewall.state_directory.display();
+            eprintln!("warning: {directory}: {error}: firewall apply will not know what was seen");
+        }
+        match self.output {
+            Output::Json => println!(
+                "{}",
+                serde_json::to_string(&observed).map_err(|error| told(FAILED, &error))?
+            ),
+            Output::Table => table(&observed, &settings),
+        }
+        Ok(GOOD)
+    }
+}
+
+fn table(observed: &Observed, settings: &Settings) {
+    let gate = RunningGate::read(&settings.firewall.run_directory)
+        .ok()
+        .flatten()
+        .map(|gate| gate.uid);
+    if observed.callers.is_empty() {
+        println!("nobody called");
+        return;
+    }
+    println!(
+        "{:<6} {:<7} {:<24} {:<32} UNDER A SEAL",
+        "PORT", "COUNT", "ADDRESS", "WHO"
+    );
+    for caller in &observed.callers {
+        println!(
+            "{:<6} {:<7} {:<24} {:<32} {}",
+            caller.port,
+            caller.count,
+            caller.address.to_string(),
+            who(caller),
+            meaning(caller, settings, gate)
+        );
+    }
+    if observed.others > 0 {
+        println!("and {} connections of others", observed.others);
+    }
+}
+
+fn who(caller: &Caller) -> String {
+    match &caller.process {
+        None => "another node or a pod".into(),
+        Some(process) => {
+            let command = process.command.as_deref().unwrap_or("(gone)");
+            let place = process
+                .cgroup
+                .as_deref()
+                .and_then(|cgroup| cgroup.rsplit('/').next())
+                .unwrap_or("");
+            format!("{command} uid {} {place}", process.uid)
+        }
+    }
+}
+
+fn meaning(caller: &Caller, settings: &Settings, gate: Option<u32>) -> &'static str {
+    let here = caller.process.as_ref();
+    if here.is_some_and(|process| Some(process.uid) == gate) {
+        return "the gate itself: let through";
+    }
+    match (caller.kind, here) {
+        (PortKind::Secure, _) => "needs a certificate or a token, as every caller of the gate",
+        (PortKind::ReadOnly, Some(_)) if settings.read_only_port.healthz => "refused, but for /healthz",
+        (PortKind::ReadOnly, Some(_)) => "refused: a health check must be moved, or readOnlyPort.healthz set",
+        (PortKind::ReadOnly, None) => "refused: must be moved to the authenticated port",
+        (PortKind::Healthz, Some(_)) => "goes on",
+        (PortKind::Healthz, None) => "refused",
+    }
+}

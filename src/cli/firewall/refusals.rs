@@ -1,0 +1,241 @@
+//! Everything that speaks against sealing this node now. All of it is found before anything is said, and each names its
+//! way out.
+
+use std::net::SocketAddr;
+
+use procfs::process::{Process, all_processes};
+use serde_json::Value;
+
+use super::{ADMIN, runtime};
+use crate::admin::client::get;
+use crate::firewall::observe::Observed;
+use crate::firewall::{Exemption, Plan, PortKind, RunningGate, foreign};
+use crate::node::sockets;
+use crate::settings::Settings;
+
+/// `nobody` on every distribution, and whom a kernel shows for whoever is not in its user namespace.
+const NOBODY: u32 = 65534;
+
+/// What the operator knows already and wants all the same.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(super) struct Accepted {
+    /// Rules of others that name the sealed ports, or use the mark's bits, are known to do no harm
+    #[arg(long)]
+    accept_foreign_rules: bool,
+    /// The API server has not been seen at the gate yet, and will come all the same
+    #[arg(long)]
+    accept_unseen_api_server: bool,
+    /// Health checks on this node that call the read-only port may fail from now on
+    #[arg(long)]
+    close_health_checkers: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Vec<String>);
+
+impl Refusals {
+    /// What speaks against sealing by `plan`, and the gate that it would be sealed around, if one runs.
+    pub(super) fn of(settings: &Settings, plan: &Plan, accepted: Accepted) -> (Self, Option<RunningGate>) {
+        let mut refusals = Self::default();
+        let gate = refusals.gate(settings);
+        if let Some(gate) = &gate {
+            refusals.api_server(settings, gate, accepted.accept_unseen_api_server);
+        }
+        let exemption = gate.as_ref().and_then(|gate| gate.exemption.as_ref());
+        if !accepted.accept_foreign_rules {
+            refusals.foreign_rules(plan, exemption);
+        }
+        if !accepted.close_health_checkers && !settings.read_only_port.healthz {
+            refusals.health_checkers(settings, plan, gate.as_ref());
+        }
+        (refusals, gate)
+    }
+
+    /// One line each; nothing if there are none.
+    pub(super) fn lines(&self) -> &[String] {
+        &self.0
+    }
+
+    fn add(&mut self, why: String) {
+        self.0.push(why);
+    }
+
+    fn gate(&mut self, settings: &Settings) -> Option<RunningGate> {
+        let directory = settings.firewall.run_directory.display();
+        let gate = match RunningGate::read(&settings.firewall.run_directory) {
+            Ok(Some(gate)) if gate.lives() => gate,
+            Ok(Some(gate)) => {
+                self.add(format!(
+                    "no gate runs: the one that wrote to firewall.runDirectory {directory} was process {}, and that is gone; start it",
+                    gate.pid
+                ));
+                return None;
+            }
+            Ok(None) => {
+                self.add(format!(
+                    "no gate runs on this node: none has written to firewall.runDirectory {directory}; start it, and make \
+                     sure that the directory is there and the gate's own"
+                ));
+                return None;
+            }
+            Err(error) => {
+                self.add(format!(
+                    "whether a gate runs cannot be seen: firewall.runDirectory: {error}"
+                ));
+                return None;
+            }
+        };
+        match (gate.uid, &gate.exemption) {
+            (0, _) => self.add(
+                "the gate runs as root, so that its connections cannot be told from those of the rest of the node; run it as a \
+                 user of its own, as config/systemd/kubelet-gate.service does"
+                    .into(),
+            ),
+            (NOBODY, _) => self.add("the gate runs as nobody, as others do; run it as a user of its own".into()),
+            (_, None) => self.add(
+                "the gate may not mark its connections; give it CAP_NET_ADMIN, as config/systemd/kubelet-gate.service does, and \
+                 restart it"
+                    .into(),
+            ),
+            (uid, Some(exemption)) => {
+                if let Some(other) = other_of(uid, &gate, exemption) {
+                    self.add(format!(
+                        "uid {uid}, the gate's, is not its own: {other} runs as the same user; give the gate a user of its own"
+                    ));
+                }
+            }
+        }
+        Some(gate)
+    }
+
+    fn api_server(&mut self, settings: &Settings, gate: &RunningGate, accepted: bool) {
+        if accepted {
+            return;
+        }
+        let Some(admin) = gate.admin.or(settings.admin_listen) else {
+            return self.add(
+                "whether the API server has been served cannot be asked: admin.listen is off; switch it on, or give \
+                 --accept-unseen-api-server"
+                    .into(),
+            );
+        };
+        match api_server_seen(admin) {
+            Ok(Some(_)) => {}
+            Ok(None) => self.add(
+                "the gate has not served the API server yet: nothing shows that logs, exec and metrics of this node would \
+                 still work; have it come once (kubectl logs of any pod of this node, with the gate's port as the node's \
+                 kubelet port), or give --accept-unseen-api-server"
+                    .into(),
+            ),
+            Err(why) => self.add(format!("whether the API server has been served cannot be seen: {why}")),
+        }
+    }
+
+    fn foreign_rules(&mut self, plan: &Plan, exemption: Option<&Exemption>) {
+        let ports: Vec<u16> = plan.ports.iter().map(|port| port.port).collect();
+        for (tool, text) in foreign::listings() {
+            for rule in foreign::naming(&tool, &text, &ports) {
+                self.add(format!(
+                    "another rule names these ports ({}): {} — it and the seal are both passed, and whichever refuses wins, \
+                     but a redirection of another's that comes first is not undone; take it away, or give --accept-foreign-rules",
+                    rule.place, rule.rule
+                ));
+            }
+        }
+        let Some(exemption) = exemption else { return };
+        let used = foreign::marks_in_use() & exemption.mark.mask;
+        if used != 0 {
+            self.add(format!(
+                "bits {used:#010x} of the packet mark are used by other rules of this node, and by the gate (mask {:#010x}): set \
+                 firewall.mark to bits that are free, restart the gate; or give --accept-foreign-rules",
+                exemption.mark.mask
+            ));
+        }
+    }
+
+    fn health_checkers(&mut self, settings: &Settings, plan: &Plan, gate: Option<&RunningGate>) {
+        let ports: Vec<u16> = plan
+            .ports
+            .iter()
+            .filter(|port| port.kind == PortKind::ReadOnly)
+            .map(|port| port.port)
+            .collect();
+        let way_out = "move it to the authenticated port or to 10248, or set readOnlyPort.healthz with the tombstone on a port \
+                       of its own, or give --close-health-checkers";
+        // Whoever closes a connection keeps its row for a minute: a check that comes more often than that is always there.
+        match sockets::tcp() {
+            Ok(sockets) => {
+                let calls = |port: &u16| {
+                    let local = |socket: &&sockets::TcpSocket| {
+                        let (here, there) = (socket.local, socket.remote);
+                        !socket.listens
+                            && (there.port() == *port || here.port() == *port)
+                            && (here.ip().is_loopback() || here.ip() == there.ip())
+                    };
+                    sockets.iter().any(|socket| local(&socket))
+                };
+                for port in ports.iter().filter(|port| calls(port)) {
+                    self.add(format!(
+                        "something on this node calls the read-only port {port} (a connection of the last minute; firewall \
+                         observe names it), and would be refused: {way_out}"
+                    ));
+                }
+            }
+            Err(error) => self.add(format!("who calls the read-only port cannot be seen: {error}")),
+        }
+        let observed = match Observed::load(&settings.firewall.state_directory) {
+            Ok(observed) => observed.unwrap_or_default(),
+            Err(error) => return self.add(format!("what firewall observe saw cannot be read: {error}")),
+        };
+        for caller in observed
+            .callers
+            .iter()
+            .filter(|caller| ports.contains(&caller.port))
+        {
+            let Some(process) = &caller.process else { continue };
+            if gate.is_some_and(|gate| gate.uid == process.uid) {
+                continue;
+            }
+            self.add(format!(
+                "{} (uid {}) on this node called the read-only port {} {} times until {}, and would be refused: {way_out}; then \
+                 observe again",
+                process.command.as_deref().unwrap_or("a process"),
+                process.uid,
+                caller.port,
+                caller.count,
+                caller.last
+            ));
+        }
+    }
+}
+
+/// The time at which the API server was served last; `None`: never since the gate started.
+pub(super) fn api_server_seen(admin: SocketAddr) -> Result<Option<String>, String> {
+    let runtime = runtime().map_err(|_| "no runtime".to_owned())?;
+    let seal: Value = runtime
+        .block_on(get(admin, "/seal", ADMIN))
+        .map_err(|error| crate::error::chain(&error).to_string())?;
+    Ok(seal["apiServer"]["last"].as_str().map(str::to_owned))
+}
+
+/// A process that runs as the gate's user and is none of the gate's own.
+fn other_of(uid: u32, gate: &RunningGate, exemption: &Exemption) -> Option<String> {
+    let ours = |process: &Process| {
+        process.pid.cast_unsigned() == gate.pid
+            || process
+                .stat()
+                .is_ok_and(|stat| stat.ppid.cast_unsigned() == gate.pid)
+            || exemption.cgroup.as_ref().is_some_and(|ours| {
+                let groups = process.cgroups().map(|groups| groups.0).unwrap_or_default();
+                let unified = groups.iter().find(|group| group.hierarchy == 0);
+                unified.is_some_and(|group| group.pathname.trim_start_matches('/') == ours)
+            })
+    };
+    let other = all_processes().ok()?.flatten().find(|process| {
+        let status = process.status();
+        status.is_ok_and(|status| [status.ruid, status.euid].contains(&uid)) && !ours(process)
+    })?;
+    let command = other.stat().map(|stat| stat.comm).unwrap_or_default();
+    Some(format!("process {} ({})", other.pid, command.escape_default()))
+}
