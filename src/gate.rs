@@ -21,7 +21,7 @@ use crate::audit::{Audit, AuditThread};
 use crate::authn::{Authenticator, TokenReviewer};
 use crate::authz::{AccessReviewer, Authorizer, Permit, Policy};
 use crate::error::{RequestError, Station};
-use crate::firewall::Exemption;
+use crate::firewall::{Exemption, Seal};
 use crate::forward::{Body, Forwarded, Kubelet, Probe, forward};
 use crate::listen::{Census, Connection, Quota, Worker};
 use crate::metrics::{Metrics, Stage};
@@ -48,6 +48,8 @@ pub struct Gate {
     kubelet: Kubelet,
     /// What the gate's own connections walk through the seal with.
     exemption: Option<Exemption>,
+    /// As `serve` found it last.
+    seal: ArcSwap<Seal>,
     probe: Probe,
     census: Census,
     witness: Witness,
@@ -120,6 +122,7 @@ impl Gate {
             audit,
             kubelet,
             exemption,
+            seal: ArcSwap::default(),
             metrics,
             node_name,
             serving,
@@ -363,6 +366,16 @@ impl Gate {
     /// The client for reviews, if the settings need one.
     pub fn api_server(&self) -> Option<&ApiServer> {
         self.api_server.as_ref()
+    }
+
+    /// The seal around the gate, as it was found last.
+    pub fn seal(&self) -> Arc<Seal> {
+        self.seal.load_full()
+    }
+
+    /// To be called by whoever looks at it.
+    pub fn publish_seal(&self, seal: Seal) {
+        self.seal.store(Arc::new(seal));
     }
 
     /// What its own connections to the kubelet walk through the seal with; `None` if it may not have any such thing.

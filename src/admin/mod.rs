@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::readiness::Readiness;
+use crate::firewall::Seal;
 use crate::gate::Gate;
 use crate::listen::accept_each;
 use crate::metrics::CONTENT_TYPE as METRICS_CONTENT_TYPE;
@@ -33,8 +34,8 @@ use crate::witness::SeenReport;
 struct SealReport {
     /// Who has been taken for the API server; `None`: nobody since the gate started.
     api_server: Option<SeenReport>,
-    /// What the seal's watch knows: nothing, as long as nobody watches.
-    seal: Option<()>,
+    /// As the watch found it last.
+    seal: Seal,
 }
 
 /// Answers until `stop` is cancelled; from the moment `stopping` is, `/readyz` fails.
@@ -104,7 +105,7 @@ async fn answer(gate: &Gate, readiness: &Readiness, request: &Request<Incoming>)
         "/readonly-census" => json(&gate.census().report()),
         "/seal" => json(&SealReport {
             api_server: gate.witness().report(),
-            seal: None,
+            seal: Seal::clone(&gate.seal()),
         }),
         _ => text(
             StatusCode::NOT_FOUND,

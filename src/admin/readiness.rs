@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::firewall::Seal;
 use crate::gate::Gate;
 
 /// Answers `/readyz`.
@@ -26,6 +27,7 @@ impl Readiness {
             ("certificate", self.certificate()),
             ("kubelet", self.kubelet().await),
             ("audit", self.audit()),
+            ("seal", self.seal()),
         ];
         let ready = parts.iter().all(|(_, state)| state.is_ok());
         let mut report = String::new();
@@ -69,6 +71,19 @@ impl Readiness {
 
     async fn kubelet(&self) -> Result<(), String> {
         self.gate.kubelet_is_well().await.map_err(|why| why.to_string())
+    }
+
+    fn seal(&self) -> Result<(), String> {
+        if !self.gate.settings().firewall.required {
+            return Ok(());
+        }
+        match &*self.gate.seal() {
+            Seal::Sealed => Ok(()),
+            Seal::Unwatched => Err("nobody has looked at it yet".into()),
+            Seal::Absent => Err("none is in force: kubelet-gate firewall apply".into()),
+            Seal::Trial => Err("it is on trial: kubelet-gate firewall confirm".into()),
+            Seal::Open(why) | Seal::Unknown(why) => Err(why.clone()),
+        }
     }
 
     fn audit(&self) -> Result<(), String> {

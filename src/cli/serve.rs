@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::{FAILED, GOOD, USAGE, complain};
+use crate::firewall::{RunningGate, Watch};
 use crate::gate::Gate;
 use crate::listen;
 use crate::node::{self, Confirmed, NodeError, Shown};
@@ -111,6 +112,7 @@ fn serve(runtime: &Runtime, settings: Settings) -> u8 {
         }
     };
     announce(&gate, &sockets);
+    let watch = Watch::new(gate.clone(), say_who_runs(&gate, &sockets));
     let served = runtime.block_on(async {
         tokio::spawn(signalled);
         tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
@@ -118,6 +120,7 @@ fn serve(runtime: &Runtime, settings: Settings) -> u8 {
             stop.clone()
                 .run_until_cancelled_owned(warn_of_fleet_credentials(gate.clone())),
         );
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watch.keep()));
         listen::serve(gate, sockets, stop).await
     });
     let written = audit.shutdown(AUDIT_FLUSH);
@@ -176,6 +179,28 @@ async fn warn_of_fleet_credentials(gate: Arc<Gate>) {
         }
         sleep(FLEET).await;
     }
+}
+
+/// Says in `firewall.runDirectory` what the gate's connections are known by: `firewall apply` reads it there.
+fn say_who_runs(gate: &Gate, sockets: &listen::Sockets) -> RunningGate {
+    let running = RunningGate {
+        pid: std::process::id(),
+        uid: rustix::process::getuid().as_raw(),
+        exemption: gate.exemption().cloned(),
+        listen: sockets.addresses(),
+        read_only_listen: sockets.tombstone_addresses(),
+        admin: sockets.admin_address(),
+    };
+    let settings = &gate.settings().firewall;
+    if let Err(error) = running.write(&settings.run_directory) {
+        // Whoever means to be sealed should know now; to others it means nothing.
+        if settings.required {
+            tracing::warn!("firewall.runDirectory: {error}: this node cannot be sealed around the gate");
+        } else {
+            tracing::debug!("firewall.runDirectory: {error}");
+        }
+    }
+    running
 }
 
 fn announce(gate: &Gate, sockets: &listen::Sockets) {

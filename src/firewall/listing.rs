@@ -37,6 +37,11 @@ impl Listing {
             .any(|table| table["family"] == "inet" && table["name"] == "kubelet_gate")
     }
 
+    /// Whether the trial's set is there, empty or not.
+    pub(super) fn has_trial(&self) -> bool {
+        self.of_kind("set").any(|set| set["name"] == "trial")
+    }
+
     /// What is left of the trial's shortest-lived port. Expired ones are not listed.
     pub(super) fn trial_remaining(&self) -> Option<Duration> {
         let set = self.of_kind("set").find(|set| set["name"] == "trial")?;

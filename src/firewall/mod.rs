@@ -15,12 +15,14 @@ mod plan;
 mod self_check;
 mod state;
 mod tool;
+mod watch;
 
 pub use self::exemption::{FREE_BITS, RunningGate, RunningGateError};
 pub use self::plan::{Backend, Exemption, Mark, Plan, PlanError, PortKind, SealedPort};
-pub use self::self_check::{Attempt, Reached, attempt_all, dial_all, judge, nobody};
+pub use self::self_check::{Attempt, Reached, attempt_all, dial_all, reached};
 pub use self::state::{Confirmed, State, StateError};
 pub(crate) use self::tool::run as run_tool;
+pub use self::watch::{Seal, Watch};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -220,6 +222,14 @@ impl Firewall {
     /// It cannot be seen.
     pub fn trial_remaining(&self) -> Result<Option<Duration>, FirewallError> {
         either!(self, it => it.trial_remaining())
+    }
+
+    /// Whether rules of a trial are still there, even if it has ended and they match nothing any more.
+    ///
+    /// # Errors
+    /// It cannot be seen.
+    pub fn left_of_trial(&self) -> Result<bool, FirewallError> {
+        either!(self, it => it.left_of_trial())
     }
 
     /// What loads this plan at boot from `directory`, with nobody exempted.

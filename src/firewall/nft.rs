@@ -128,6 +128,10 @@ impl Nft {
         Ok(self.listing()?.and_then(|listing| listing.trial_remaining()))
     }
 
+    pub(super) fn left_of_trial(&self) -> Result<bool, FirewallError> {
+        Ok(self.listing()?.is_some_and(|listing| listing.has_trial()))
+    }
+
     pub(super) fn boot(&self, plan: &Plan, directory: &Path) -> Boot {
         let file = directory.join("confirmed.nft");
         let program = tool::find(TOOL).unwrap_or_else(|_| PathBuf::from("/usr/sbin/nft"));

@@ -35,25 +35,26 @@ pub enum Reached {
     Unknown(String),
 }
 
-/// A connection that was tried: what was dialled, and the socket or why there is none.
-pub type Dialled = (SocketAddr, io::Result<TcpStream>);
+impl Reached {
+    /// Nobody got around the gate.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        matches!(self, Self::Nobody | Self::Gate)
+    }
+}
 
 /// Dials every port of `plan` on each of `addresses`, from here, and says who took it.
 pub async fn attempt_all(plan: &Plan, addresses: &[IpAddr], gate: &RunningGate) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     for (address, outcome) in dial_all(&plan.dialled(addresses)).await {
-        let reached = match outcome.and_then(|stream| stream.local_addr()) {
-            Ok(here) => judge(here, gate),
-            Err(error) if nobody(&error) => Reached::Nobody,
-            Err(error) => Reached::Unknown(error.to_string()),
-        };
+        let reached = reached(&outcome, gate);
         attempts.push(Attempt { address, reached });
     }
     attempts
 }
 
-/// Dials them one after the other; the connections stay open until the result is dropped.
-pub async fn dial_all(addresses: &[SocketAddr]) -> Vec<Dialled> {
+/// Dials them one after the other, and yields the sockets or why there is none; the connections stay open until the result is dropped.
+pub async fn dial_all(addresses: &[SocketAddr]) -> Vec<(SocketAddr, io::Result<TcpStream>)> {
     let mut dialled = Vec::new();
     for address in addresses {
         let outcome = timeout(PATIENCE, TcpStream::connect(address))
@@ -64,9 +65,14 @@ pub async fn dial_all(addresses: &[SocketAddr]) -> Vec<Dialled> {
     dialled
 }
 
-/// Who took the connection whose other end is `peer`; to be asked in the node's own network namespace.
-pub fn judge(peer: SocketAddr, gate: &RunningGate) -> Reached {
-    match sockets::taken_by(peer) {
+/// Who took a connection, wherever it was made; to be asked in the node's own network namespace while it is open.
+pub fn reached(dialled: &io::Result<TcpStream>, gate: &RunningGate) -> Reached {
+    let here = match dialled {
+        Err(error) if nobody(error) => return Reached::Nobody,
+        Err(error) => return Reached::Unknown(error.to_string()),
+        Ok(stream) => stream.local_addr(),
+    };
+    match here.and_then(sockets::taken_by) {
         Ok(Some(taker)) if gate.listens_on(taker) => Reached::Gate,
         Ok(_) => Reached::Kubelet,
         Err(error) => Reached::Unknown(error.to_string()),
@@ -74,7 +80,7 @@ pub fn judge(peer: SocketAddr, gate: &RunningGate) -> Reached {
 }
 
 /// Refused, or no such address or family on this node.
-pub fn nobody(error: &io::Error) -> bool {
+fn nobody(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused

@@ -4,6 +4,7 @@ mod addresses;
 mod fleet;
 mod kubelet;
 mod machine;
+mod namespace;
 pub mod sockets;
 
 pub(crate) use self::fleet::{Shown, shown_to_kubelet};
@@ -12,6 +13,7 @@ pub(crate) use self::machine::{Confirmed, confirm};
 pub use self::addresses::addresses;
 pub use self::fleet::FleetCredential;
 pub use self::kubelet::{RunningKubelet, may_listen, running_kubelets};
+pub use self::namespace::{Namespace, as_user, ip};
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -9,7 +9,7 @@ use super::confirm::confirm;
 use super::refusals::{Accepted, Refusals, api_server_seen};
 use super::{BackendName, Configuration, UNITS, failed, planned, runtime, state, told, told_ports};
 use crate::cli::{FAILED, FINDINGS, GOOD, USAGE};
-use crate::firewall::{Plan, Reached, RunningGate, attempt_all, connections};
+use crate::firewall::{Plan, RunningGate, attempt_all, connections};
 use crate::node;
 use crate::settings::{Settings, duration};
 
@@ -151,9 +151,7 @@ impl Apply {
         let mut why = String::new();
         while began.elapsed() + PAUSE < self.confirm_within {
             let attempts = runtime.block_on(attempt_all(plan, &addresses, gate));
-            let through = attempts
-                .iter()
-                .find(|attempt| !matches!(attempt.reached, Reached::Nobody | Reached::Gate));
+            let through = attempts.iter().find(|attempt| !attempt.reached.is_sealed());
             let last = api_server_seen(admin).unwrap_or_default();
             why = match through {
                 Some(attempt) => format!("{} was reached around the gate", attempt.address),

@@ -3,7 +3,6 @@
 mod admit;
 mod apply;
 mod confirm;
-mod dial;
 mod observe;
 mod print;
 mod refusals;
@@ -41,9 +40,6 @@ enum Command {
     Apply(apply::Apply),
     /// Make the running trial the seal that holds, also after a reboot
     Confirm(confirm::Confirm),
-    /// Dial addresses and hold the connections, for status
-    #[command(hide = true)]
-    Dial(dial::Dial),
     /// Count and name who calls the kubelet's ports, without changing anything
     Observe(observe::Observe),
     /// Print the rules that apply would load
@@ -81,7 +77,6 @@ impl Firewall {
             Command::Admit(admit) => admit.run(),
             Command::Apply(apply) => apply.run(),
             Command::Confirm(confirm) => confirm.run(),
-            Command::Dial(dial) => dial.run(),
             Command::Observe(observe) => observe.run(),
             Command::Print(print) => print.run(),
             Command::Remove(remove) => remove.run(),

@@ -1,19 +1,18 @@
 //! `firewall status`: the rules as the kernel has them, and what happens to whoever tries to get around the gate.
 
-use std::io::{BufRead as _, BufReader};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::dial::Line;
 use super::{Configuration, UNITS, failed, state, told};
 use crate::cli::{FAILED, FINDINGS, GOOD, Output};
-use crate::firewall::{Confirmed, Firewall, Plan, Reached, RunningGate, State, connections, judge, run_tool};
-use crate::node;
+use crate::firewall::{
+    Confirmed, Firewall, Plan, Reached, RunningGate, State, connections, dial_all, reached,
+};
+use crate::node::{self, Namespace};
 use crate::settings::Settings;
 
 /// A user that nothing of the gate is.
@@ -203,11 +202,12 @@ impl Report {
     /// Dials every port from every side that there is.
     fn connections(&mut self, plan: &Plan, gate: &RunningGate, no_namespace: bool) -> Result<(), u8> {
         let addresses = node::addresses().map_err(|error| told(FAILED, &error))?;
-        let dialled = plan.dialled(&addresses);
+        let to = plan.dialled(&addresses);
         let root = rustix::process::geteuid().is_root();
-        self.attempts("this user", &mut dial(&[], None), &dialled, gate);
+        self.tried("this user", dial(&to), gate);
         if root {
-            self.attempts("another user", &mut dial(&[], Some(SOMEBODY)), &dialled, gate);
+            let dialled = node::as_user(SOMEBODY, || dial(&to)).and_then(|dialled| dialled);
+            self.tried("another user", dialled, gate);
         } else {
             self.notes
                 .push("not tried as another user, nor from another network: run it as root".into());
@@ -215,13 +215,9 @@ impl Report {
         if root && !no_namespace {
             match Elsewhere::make() {
                 Ok(elsewhere) => {
-                    let dialled = plan.dialled(&reachable(&addresses));
-                    self.attempts(
-                        "another network",
-                        &mut dial(&elsewhere.enter(), None),
-                        &dialled,
-                        gate,
-                    );
+                    let to = plan.dialled(&reachable(&addresses));
+                    let dialled = elsewhere.namespace.run(|| dial(&to)).and_then(|dialled| dialled);
+                    self.tried("another network", dialled, gate);
                 }
                 Err(why) => self.notes.push(format!("not tried from another network: {why}")),
             }
@@ -236,24 +232,26 @@ impl Report {
         Ok(())
     }
 
-    fn attempts(
-        &mut self,
-        from: &'static str,
-        dial: &mut Command,
-        addresses: &[SocketAddr],
-        gate: &RunningGate,
-    ) {
-        let mut dialling = || -> std::io::Result<Vec<Tried>> {
-            let mut child = dial.args(addresses.iter().map(ToString::to_string)).spawn()?;
-            let lines = lines(&mut child);
-            let tried = lines.map(|lines| lines.iter().map(|line| tried(from, line, gate)).collect());
-            // It holds its connections until then.
-            drop(child.stdin.take());
-            child.wait()?;
-            tried
-        };
-        match dialling() {
-            Ok(tried) => self.tried.extend(tried),
+    /// Who took each of these, seen from the node, while they are open.
+    fn tried(&mut self, from: &'static str, dialled: io::Result<Vec<Dialled>>, gate: &RunningGate) {
+        match dialled {
+            Ok(dialled) => {
+                let tried = dialled.iter().map(|(address, outcome)| {
+                    let reached = reached(outcome, gate);
+                    Tried {
+                        from,
+                        address: *address,
+                        sealed: reached.is_sealed(),
+                        reached: match reached {
+                            Reached::Nobody => "nobody".into(),
+                            Reached::Gate => "the gate".into(),
+                            Reached::Kubelet => "the kubelet".into(),
+                            Reached::Unknown(why) => why,
+                        },
+                    }
+                });
+                self.tried.extend(tried);
+            }
             Err(error) => self.problems.push(format!("not tried from {from}: {error}")),
         }
     }
@@ -281,46 +279,15 @@ impl Report {
     }
 }
 
-/// This program, dialling from somewhere; `wrapper` brings it there.
-fn dial(wrapper: &[String], uid: Option<u32>) -> Command {
-    let program = std::env::current_exe().unwrap_or_else(|_| "kubelet-gate".into());
-    let mut words = wrapper.iter().map(Into::into).chain([program.into_os_string()]);
-    let mut command = Command::new(words.next().unwrap_or_default());
-    command
-        .args(words)
-        .args(["firewall", "dial"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    if let Some(uid) = uid {
-        command.uid(uid).gid(uid);
-    }
-    command
-}
+/// An address, and a connection to it or why there is none.
+type Dialled = (SocketAddr, io::Result<tokio::net::TcpStream>);
 
-fn lines(child: &mut Child) -> std::io::Result<Vec<Line>> {
-    let stdout = child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
-    let mut text = String::new();
-    BufReader::new(stdout).read_line(&mut text)?;
-    Ok(serde_json::from_str(&text)?)
-}
-
-fn tried(from: &'static str, line: &Line, gate: &RunningGate) -> Tried {
-    let reached = match (line.here, &line.error) {
-        (Some(here), _) => judge(here, gate),
-        (None, Some(error)) => Reached::Unknown(error.clone()),
-        (None, None) => Reached::Nobody,
-    };
-    Tried {
-        from,
-        address: line.address,
-        sealed: matches!(reached, Reached::Nobody | Reached::Gate),
-        reached: match reached {
-            Reached::Nobody => "nobody".into(),
-            Reached::Gate => "the gate".into(),
-            Reached::Kubelet => "the kubelet".into(),
-            Reached::Unknown(why) => why,
-        },
-    }
+/// Dials from wherever this thread is.
+fn dial(addresses: &[SocketAddr]) -> io::Result<Vec<Dialled>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(dial_all(addresses)))
 }
 
 /// What another network can dial: loopback addresses would be its own.
@@ -340,58 +307,30 @@ const OTHER_END: &str = "169.254.253.250/30";
 
 /// A network namespace with one interface, whose other end is on the node; gone when dropped.
 struct Elsewhere {
-    name: String,
-    interface: String,
+    namespace: Namespace,
 }
 
 impl Elsewhere {
-    fn make() -> Result<Self, String> {
-        let pid = std::process::id();
+    fn make() -> io::Result<Self> {
         let elsewhere = Self {
-            name: format!("kubelet-gate-{pid}"),
-            interface: format!("kg{pid}"),
+            namespace: Namespace::new("kubelet-gate")?,
         };
-        let (name, interface) = (elsewhere.name.as_str(), elsewhere.interface.as_str());
+        let namespace = &elsewhere.namespace;
+        let interface = format!("kg{}", std::process::id());
+        let pair = ["type", "veth", "peer", "name", "eth0", "netns", namespace.name()];
         let node_end = format!("{}/30", IpAddr::from(NODE_END));
-        let gateway = IpAddr::from(NODE_END).to_string();
-        let commands: [&[&str]; 7] = [
-            &["netns", "add", name],
-            &[
-                "link", "add", interface, "type", "veth", "peer", "name", "eth0", "netns", name,
-            ],
-            &["addr", "add", &node_end, "dev", interface],
-            &["link", "set", interface, "up"],
-            &["-n", name, "addr", "add", OTHER_END, "dev", "eth0"],
-            &["-n", name, "link", "set", "eth0", "up"],
-            &["-n", name, "route", "add", "default", "via", &gateway],
-        ];
-        for command in commands {
-            run_tool("ip", command, "", "making a network namespace").map_err(|error| error.to_string())?;
-        }
+        node::ip(&[&["link", "add", &interface][..], &pair].concat())?;
+        node::ip(&["addr", "add", &node_end, "dev", &interface])?;
+        node::ip(&["link", "set", &interface, "up"])?;
+        namespace.ip(&["addr", "add", OTHER_END, "dev", "eth0"])?;
+        namespace.ip(&["link", "set", "eth0", "up"])?;
+        namespace.ip(&[
+            "route",
+            "add",
+            "default",
+            "via",
+            &IpAddr::from(NODE_END).to_string(),
+        ])?;
         Ok(elsewhere)
-    }
-
-    fn enter(&self) -> Vec<String> {
-        ["nsenter", &format!("--net=/run/netns/{}", self.name), "--"]
-            .map(str::to_owned)
-            .to_vec()
-    }
-}
-
-impl Drop for Elsewhere {
-    fn drop(&mut self) {
-        // The pair goes with either of its ends; what was not made cannot be taken away.
-        let _ = run_tool(
-            "ip",
-            &["link", "del", &self.interface],
-            "",
-            "removing an interface",
-        );
-        let _ = run_tool(
-            "ip",
-            &["netns", "del", &self.name],
-            "",
-            "removing a network namespace",
-        );
     }
 }

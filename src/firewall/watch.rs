@@ -1,0 +1,265 @@
+//! What `serve` does about the seal: lets its own connections through, looks after it, and puts it back if it may.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::changes::Changes;
+use super::self_check::{Attempt, Reached, attempt_all};
+use super::{Firewall, Plan, PortKind, RunningGate, State, connections};
+use crate::gate::Gate;
+use crate::settings;
+
+/// The seal is looked at this often even if nothing was announced: the end of a trial is not, nor is what happens to
+/// iptables-legacy.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// After an announcement: one look for all that comes at once.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// The seal as it was found by the last look.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "state", content = "why")]
+pub enum Seal {
+    /// Nobody has looked yet.
+    #[default]
+    Unwatched,
+    /// None was confirmed on this node, and none is being tried.
+    Absent,
+    /// One is being tried, and holds.
+    Trial,
+    /// In force as it was confirmed, and nobody got around the gate.
+    Sealed,
+    /// Somebody can get around the gate: how.
+    Open(String),
+    /// It cannot be looked at: why.
+    Unknown(String),
+}
+
+/// `serve`'s part in the seal.
+pub struct Watch {
+    settings: settings::Firewall,
+    running: RunningGate,
+    gate: Arc<Gate>,
+    /// Ports and families that have a gauge.
+    gauges: BTreeSet<(u16, &'static str)>,
+}
+
+/// What a look at the kernel and at the node's own state found.
+enum Found {
+    Absent,
+    /// The rules are as they were loaded.
+    InForce {
+        plan: Plan,
+        confirmed: bool,
+    },
+    /// The rules of the confirmed plan are not.
+    Broken {
+        plan: Plan,
+        why: &'static str,
+    },
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Of a gate that listens already, and has said in `firewall.runDirectory` what it is known by.
+    pub fn new(gate: Arc<Gate>, running: RunningGate) -> Self {
+        Self {
+            settings: gate.settings().firewall.clone(),
+            running,
+            gate,
+            gauges: BTreeSet::new(),
+        }
+    }
+
+    /// Looks for ever, and publishes what it finds.
+    pub async fn keep(mut self) {
+        let mut changes = Changes::listen().ok();
+        let mut last = Instant::now();
+        loop {
+            let seal = self.look().await;
+            let now = Instant::now();
+            if matches!(seal, Seal::Open(_) | Seal::Unknown(_)) {
+                let open = (now - last).as_secs_f64();
+                self.gate.metrics().seal_open_seconds.inc_by(open);
+            }
+            last = now;
+            self.publish(seal);
+            let announced = async {
+                match &changes {
+                    Some(changes) => changes.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            match timeout(INTERVAL, announced).await {
+                Err(_) => {}
+                Ok(Ok(())) => sleep(SETTLE).await,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "changes of the seal are no longer announced: it is looked at every 2 s");
+                    changes = None;
+                }
+            }
+        }
+    }
+
+    /// Tells people what has changed, and everybody what is.
+    fn publish(&self, seal: Seal) {
+        let before = self.gate.seal();
+        if *before != seal {
+            match &seal {
+                Seal::Unwatched => {}
+                Seal::Absent if *before == Seal::Unwatched => {}
+                Seal::Absent => tracing::warn!("the seal is gone: the kubelet's ports are open on this node"),
+                Seal::Trial => tracing::info!("the seal is on trial, and holds"),
+                Seal::Sealed => tracing::info!("sealed: nobody gets around the gate"),
+                Seal::Open(why) => tracing::error!("NOT SEALED: {why}"),
+                Seal::Unknown(why) => tracing::error!("whether the node is sealed cannot be seen: {why}"),
+            }
+        }
+        self.gate.publish_seal(seal);
+    }
+
+    async fn look(&mut self) -> Seal {
+        let (settings, running) = (self.settings.clone(), self.running.clone());
+        let found = match spawn_blocking(move || find(&settings, &running)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(why)) => return self.nothing_known(Seal::Unknown(why)),
+            Err(error) => return self.nothing_known(Seal::Unknown(error.to_string())),
+        };
+        match found {
+            Found::Absent => {
+                // No gauge is no promise.
+                self.nothing_known(Seal::Absent)
+            }
+            Found::Broken { plan, why } => {
+                self.show(&plan, None);
+                Seal::Open(why.into())
+            }
+            Found::InForce { plan, confirmed } => self.go_around(&plan, confirmed).await,
+        }
+    }
+
+    /// The rules are there; do they hold?
+    async fn go_around(&mut self, plan: &Plan, confirmed: bool) -> Seal {
+        let loopback = [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            IpAddr::from(Ipv6Addr::LOCALHOST),
+        ];
+        let attempts = attempt_all(plan, &loopback, &self.running).await;
+        self.show(plan, Some(&attempts));
+        if let Ok(open) = connections::ungated(plan, self.running.uid) {
+            let open = i64::try_from(open.len()).unwrap_or(i64::MAX);
+            self.gate.metrics().ungated_connections.set(open);
+        }
+        let through = attempts.iter().find(|attempt| !attempt.reached.is_sealed());
+        match through {
+            Some(Attempt {
+                address,
+                reached: Reached::Unknown(why),
+            }) => Seal::Unknown(format!("{address}: {why}")),
+            Some(Attempt { address, .. }) => Seal::Open(format!("{address} was reached around the gate")),
+            None if confirmed => Seal::Sealed,
+            None => Seal::Trial,
+        }
+    }
+
+    /// One gauge for each port and family; down without attempts.
+    fn show(&mut self, plan: &Plan, attempts: Option<&[Attempt]>) {
+        for port in plan.ports.iter().filter(|port| port.kind != PortKind::Healthz) {
+            for (family, ipv6) in [("ipv4", false), ("ipv6", true)] {
+                let of_this = |attempt: &&Attempt| {
+                    attempt.address.port() == port.port && attempt.address.is_ipv6() == ipv6
+                };
+                let sealed = attempts.is_some_and(|attempts| {
+                    attempts
+                        .iter()
+                        .filter(of_this)
+                        .all(|attempt| attempt.reached.is_sealed())
+                });
+                self.gate.metrics().bypass_sealed(port.port, family, sealed);
+                self.gauges.insert((port.port, family));
+            }
+        }
+    }
+
+    fn nothing_known(&self, seal: Seal) -> Seal {
+        for (port, family) in &self.gauges {
+            self.gate.metrics().bypass_sealed(*port, family, false);
+        }
+        seal
+    }
+}
+
+/// Compares the kernel with the node's state; lets the gate through, puts back what somebody took away if it may, and
+/// tidies up after a trial that ended. Blocks.
+fn find(settings: &settings::Firewall, running: &RunningGate) -> Result<Found, String> {
+    let state = State::new(&settings.state_directory);
+    let confirmed = state.confirmed().map_err(|error| error.to_string())?;
+    let trial = state.trial().map_err(|error| error.to_string())?;
+    let Some(plan) = confirmed
+        .as_ref()
+        .map(|confirmed| &confirmed.plan)
+        .or(trial.as_ref())
+    else {
+        return Ok(Found::Absent);
+    };
+    let firewall = Firewall::of(plan.backend);
+    let listed = firewall.fingerprint().map_err(|error| error.to_string())?;
+    let remaining = firewall.trial_remaining().map_err(|error| error.to_string())?;
+    if listed.is_some()
+        && let Some(exemption) = &running.exemption
+        && !firewall.admitted(exemption).map_err(|error| error.to_string())?
+    {
+        firewall.admit(exemption).map_err(|error| error.to_string())?;
+        tracing::info!("the seal lets the gate's connections through");
+    }
+    if let (Some(_), Some(trial)) = (remaining, &trial) {
+        return Ok(Found::InForce {
+            plan: trial.clone(),
+            confirmed: false,
+        });
+    }
+    let Some(confirmed) = confirmed else {
+        if listed.is_some() {
+            firewall.remove().map_err(|error| error.to_string())?;
+            tracing::info!("the trial ended without being confirmed; its rules are taken away");
+        }
+        return Ok(Found::Absent);
+    };
+    let why = match listed {
+        Some(listed) if listed == confirmed.fingerprint => None,
+        Some(_) => Some("somebody changed the rules of the seal"),
+        None => Some("the rules of the seal are gone"),
+    };
+    // A trial that ended is only tidied up after: what is in force is the confirmed plan.
+    let ended = trial.is_some() && firewall.left_of_trial().map_err(|error| error.to_string())?;
+    let put_back = why.is_some() && settings.managed;
+    if put_back || ended && why.is_none() {
+        firewall
+            .load(Some(&confirmed.plan), None, running.exemption.as_ref())
+            .map_err(|error| error.to_string())?;
+        match why {
+            Some(why) => tracing::warn!("{why}; they were put back, as firewall.managed says"),
+            None => tracing::info!("the trial ended without being confirmed; the confirmed seal is in force"),
+        }
+        return Ok(Found::InForce {
+            plan: confirmed.plan,
+            confirmed: true,
+        });
+    }
+    Ok(match why {
+        Some(why) => Found::Broken {
+            plan: confirmed.plan,
+            why,
+        },
+        None => Found::InForce {
+            plan: confirmed.plan,
+            confirmed: true,
+        },
+    })
+}

@@ -1,0 +1,125 @@
+//! Being somewhere else or somebody else for a moment, on a thread of its own: in a network namespace, or as another user.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::process::Command;
+use std::thread;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{
+    LinkNameSpaceType, move_into_link_name_space, set_thread_gid, set_thread_groups, set_thread_res_uid,
+};
+
+/// A network namespace of its own, with `lo` up; gone when dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// This is not root, or `ip` is missing.
+    pub fn new(name: &str) -> io::Result<Self> {
+        let namespace = Self {
+            // Whatever a killed process left behind has another one.
+            name: format!("{name}-{}", std::process::id()),
+        };
+        ip(&["netns", "add", &namespace.name])?;
+        namespace.ip(&["link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// What `ip netns` calls it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `ip`, in here.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn ip(&self, arguments: &[&str]) -> io::Result<()> {
+        ip(&[&["-n", self.name.as_str()][..], arguments].concat())
+    }
+
+    /// Runs `work` on a thread of its own in here. Sockets that it makes stay in here, whoever they are given to.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    ///
+    /// # Panics
+    /// As `work` does.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let file = open(
+            format!("/run/netns/{}", self.name),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let enter = || {
+            Ok(move_into_link_name_space(
+                file.as_fd(),
+                Some(LinkNameSpaceType::Network),
+            )?)
+        };
+        elsewhere(enter, work)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Its interfaces go with it.
+        let _ = ip(&["netns", "del", &self.name]);
+    }
+}
+
+/// Runs `work` on a thread of its own that belongs to this user and has no privileges. The rest of the process stays what
+/// it is: to Linux, users are a matter of threads.
+///
+/// # Errors
+/// This is not root.
+///
+/// # Panics
+/// As `work` does.
+pub fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let become_user = || {
+        set_thread_groups(&[])?;
+        set_thread_gid(Gid::from_raw(uid))?;
+        let uid = Uid::from_raw(uid);
+        // From root to somebody: the kernel takes the capabilities away.
+        Ok(set_thread_res_uid(uid, uid, uid)?)
+    };
+    elsewhere(become_user, work)
+}
+
+fn elsewhere<T: Send>(
+    go: impl FnOnce() -> io::Result<()> + Send,
+    work: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    thread::scope(|scope| {
+        let there = scope.spawn(|| go().map(|()| work()));
+        there
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// `ip`, in this thread's network namespace.
+///
+/// # Errors
+/// It is missing, or fails.
+pub fn ip(arguments: &[&str]) -> io::Result<()> {
+    let output = Command::new("ip").args(arguments).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!(
+        "ip {}: {}",
+        arguments.join(" "),
+        why.trim()
+    )))
+}
