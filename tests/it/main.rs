@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod node;
 mod world;
 
 mod admin_port;
@@ -38,6 +39,7 @@ mod node_name;
 mod outside_clients;
 mod read_only_port;
 mod replay;
+mod seal_around;
 mod smuggling;
 mod trust_changes;
 mod trust_vectors;

@@ -1,0 +1,244 @@
+//! The ways around the gate. If one of them stays open, whoever is on the node or beside it has what the gate was to guard.
+
+use std::process::Command;
+
+use crate::node::{GATEWAY, NODE, Node, on_a_node, on_every_backend, shell, who_answers, who_answers_in};
+use crate::world::eventually;
+
+/// Every way to the kubelet that does not lead through the gate, and who answers there.
+async fn ways(node: &Node) -> Vec<(String, &'static str)> {
+    let mut ways = Vec::new();
+    for port in [10250, 10255] {
+        for address in ["127.0.0.1", "127.0.0.2", "[::1]", NODE[0], NODE[1], GATEWAY] {
+            let address = format!("{address}:{port}");
+            ways.push((format!("node to {address}"), who_answers(&address).await));
+        }
+        for address in NODE {
+            let address = format!("{address}:{port}");
+            ways.push((
+                format!("neighbour to {address}"),
+                who_answers_in(&node.neighbour, &address),
+            ));
+        }
+        for address in [GATEWAY, NODE[0]] {
+            let address = format!("{address}:{port}");
+            ways.push((format!("pod to {address}"), who_answers_in(&node.pod, &address)));
+        }
+    }
+    ways
+}
+
+/// Seen red: without the output chain, "node to 127.0.0.1:10250" was the kubelet; without the nat chains, nobody where the
+/// gate should be.
+#[test]
+fn before_the_seal_everybody_gets_to_the_kubelet_and_afterwards_nobody() {
+    on_every_backend("before and after", async |mut node: Node| {
+        node.start_gate().await;
+        node.api_server_comes().await;
+        for (way, who) in ways(&node).await {
+            assert_eq!(who, "kubelet", "{way}, before");
+        }
+        for from in ["127.0.0.1:10248", "[::1]:10248"] {
+            assert_eq!(who_answers(from).await, "kubelet", "{from}");
+        }
+        let before = node.rules();
+        // What this test has just done is what a health check does.
+        let said = node.firewall_ends(2, "apply");
+        assert!(said.contains("calls the read-only port 10255"), "{said}");
+        let said = node.firewall_ends(0, "apply --confirm-within 60s --close-health-checkers");
+        assert!(said.contains("10250") && said.contains("19443"), "{said}");
+        for (way, who) in ways(&node).await {
+            assert_eq!(who, "gate", "{way}, on trial");
+        }
+        node.firewall_ends(0, "confirm");
+        for (way, who) in ways(&node).await {
+            assert_eq!(who, "gate", "{way}, sealed");
+        }
+        // Health checks are from this node only.
+        assert_eq!(who_answers("127.0.0.1:10248").await, "kubelet");
+        assert_eq!(who_answers_in(&node.neighbour, "192.0.2.10:10248"), "nobody");
+        assert_eq!(who_answers_in(&node.pod, "10.88.0.1:10248"), "nobody");
+        // The gate itself gets through, for whoever may.
+        node.api_server_comes().await;
+        let said = node.firewall_ends(0, "status");
+        assert!(
+            said.starts_with("sealed\n") && said.contains("another network") && !said.contains("BYPASS"),
+            "{said}"
+        );
+        node.firewall_ends(0, "remove");
+        assert_eq!(node.rules(), before, "the rest of the rules is as it was");
+        for (way, who) in ways(&node).await {
+            assert_eq!(who, "kubelet", "{way}, removed");
+        }
+        assert!(node.firewall_ends(2, "status").starts_with("NOT SEALED"));
+        node.stop().await;
+    });
+}
+
+/// Seen red: without `meta skuid` in the exemption, and without the cgroup in it.
+#[test]
+fn neither_root_nor_whoever_knows_uid_and_mark_walks_through() {
+    on_every_backend("forged exemption", async |mut node: Node| {
+        node.seal().await;
+        let gate = node.running_gate();
+        let mark = gate["exemption"]["mark"]["value"].as_u64().unwrap();
+        let cgroup = !gate["exemption"]["cgroup"].is_null();
+        for (who, uid, mark, through) in [
+            ("root with the mark", 0, mark, false),
+            ("the gate's user without a mark", crate::node::GATE_UID, 0, false),
+            (
+                "the gate's user with a wrong mark",
+                crate::node::GATE_UID,
+                mark ^ 1,
+                false,
+            ),
+            // Where there is no cgroup v2 this is the limit, and `status` says so.
+            (
+                "CAP_NET_RAW and CAP_SETUID, knowing all",
+                crate::node::GATE_UID,
+                mark,
+                !cgroup,
+            ),
+        ] {
+            for (family, address) in [
+                ("AF_INET", "127.0.0.1"),
+                ("AF_INET6", "::1"),
+                ("AF_INET", "192.0.2.10"),
+            ] {
+                let reached = dial_marked(family, address, uid, mark);
+                assert_eq!(reached, through, "{}: {who} to {address}", node.backend);
+            }
+        }
+        node.stop().await;
+    });
+}
+
+/// Whether a socket with this mark, made by this user with no more than `CAP_NET_RAW` and `CAP_SETUID`, is taken by the
+/// kubelet. To find out it speaks TLS and looks at the certificate.
+fn dial_marked(family: &str, address: &str, uid: u32, mark: u64) -> bool {
+    let script = format!(
+        "import os, socket, ssl, sys\n\
+         os.setgid({uid}); os.setresuid({uid}, {uid}, 0)\n\
+         s = socket.socket(socket.{family}, socket.SOCK_STREAM); s.settimeout(2)\n\
+         os.seteuid(0)\n\
+         {mark} and s.setsockopt(socket.SOL_SOCKET, 36, {mark})\n\
+         try:\n s.connect(('{address}', 10250))\nexcept OSError: print('nobody'); sys.exit()\n\
+         c = ssl.create_default_context(); c.check_hostname = False; c.verify_mode = ssl.CERT_NONE\n\
+         t = c.wrap_socket(s)\n\
+         t.sendall(b'GET /pods HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n')\n\
+         print('kubelet' if b' 200 ' in t.recv(64) else 'gate')\n"
+    );
+    let output = Command::new("setpriv")
+        .args([
+            "--inh-caps=-all,+net_raw,+setuid,+setgid",
+            "--bounding-set=-all,+net_raw,+setuid,+setgid",
+        ])
+        .args(["python3", "-c", &script])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    said.trim() == "kubelet"
+}
+
+/// Seen red: without the raw chain's second rule the kubelet answered.
+#[test]
+fn a_neighbour_does_not_reach_loopback_even_if_the_node_routes_it() {
+    on_every_backend("route_localnet", async |mut node: Node| {
+        shell(
+            "for i in all eth0 lo; do echo 1 > /proc/sys/net/ipv4/conf/$i/route_localnet; echo 1 > /proc/sys/net/ipv4/conf/$i/accept_local; done",
+        );
+        node.neighbour
+            .run(|| {
+                shell("echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet");
+                shell("ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1/32 via 192.0.2.10 dev eth0 src 192.0.2.20");
+            })
+            .unwrap();
+        assert_eq!(
+            who_answers_in(&node.neighbour, "127.0.0.1:10250"),
+            "kubelet",
+            "the hole is there"
+        );
+        node.seal().await;
+        for port in [10250, 10255] {
+            assert_eq!(
+                who_answers_in(&node.neighbour, &format!("127.0.0.1:{port}")),
+                "nobody"
+            );
+        }
+        node.stop().await;
+    });
+}
+
+/// Seen red: with output and input filters only, a SYN put on lo past the output hook was answered.
+#[test]
+fn a_packet_put_on_lo_by_hand_is_not_answered() {
+    on_every_backend("injected", async |mut node: Node| {
+        shell(
+            "for i in all lo; do echo 1 > /proc/sys/net/ipv4/conf/$i/route_localnet; echo 1 > /proc/sys/net/ipv4/conf/$i/accept_local; done",
+        );
+        assert!(injected_syn_is_answered(), "the hole is there");
+        node.seal().await;
+        assert!(!injected_syn_is_answered(), "{}", node.backend);
+        node.stop().await;
+    });
+}
+
+/// Sends a SYN from ::1 to [::1]:10255 through a packet socket, and looks whether a SYN-ACK comes.
+fn injected_syn_is_answered() -> bool {
+    let script = "
+import socket, struct, time
+def checksum(data):
+    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while total >> 16: total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+one = socket.inet_pton(socket.AF_INET6, '::1')
+port = 30000 + int(time.time() * 1000) % 20000
+def tcp(check): return struct.pack('!HHIIBBHHH', port, 10255, 1, 0, 5 << 4, 2, 64240, check, 0)
+pseudo = one + one + struct.pack('!IHBB', 20, 0, 0, 6)
+segment = tcp(checksum(pseudo + tcp(0)))
+packet = struct.pack('!IHBB', 6 << 28, 20, 6, 64) + one + one + segment
+s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x86dd))
+s.bind(('lo', 0x86dd)); s.settimeout(0.2)
+s.sendto(packet, ('lo', 0x86dd, 0, 0, bytes(6)))
+until = time.time() + 1
+answered = False
+while time.time() < until:
+    try: got = s.recv(256)
+    except socket.timeout: continue
+    if len(got) >= 60 and got[6] == 6 and got[40:44] == struct.pack('!HH', 10255, port) and got[53] & 0x12 == 0x12: answered = True; break
+print(answered)
+";
+    let output = Command::new("python3").args(["-c", script]).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).trim() == "True"
+}
+
+#[test]
+fn the_gate_sees_who_asks_wherever_they_come_from() {
+    on_a_node("source addresses", async |mut node: Node| {
+        node.seal().await;
+        for (namespace, to) in [
+            (&node.neighbour, NODE[0]),
+            (&node.neighbour, NODE[1]),
+            (&node.pod, GATEWAY),
+        ] {
+            assert_eq!(who_answers_in(namespace, &format!("{to}:10250")), "gate");
+        }
+        assert_eq!(who_answers("127.0.0.1:10250").await, "gate");
+        for address in ["192.0.2.20", "2001:db8::20", "10.88.0.2", "127.0.0.1"] {
+            let seen = format!("\"sourceIPs\":[\"{address}\"]");
+            let audit = || std::fs::read_to_string(node.file("audit/audit.log")).unwrap();
+            eventually(address, || audit().contains(&seen)).await;
+        }
+        node.stop().await;
+    });
+}
