@@ -20,7 +20,7 @@ mod watch;
 pub use self::exemption::{FREE_BITS, RunningGate, RunningGateError};
 pub use self::plan::{Backend, Exemption, Mark, Plan, PlanError, PortKind, SealedPort};
 pub use self::self_check::{Attempt, Reached, attempt_all, dial_all, reached};
-pub use self::state::{Confirmed, State, StateError};
+pub use self::state::{Confirmed, Lock, State, StateError};
 pub(crate) use self::tool::run as run_tool;
 pub use self::watch::{Seal, Watch};
 

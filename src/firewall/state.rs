@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,7 @@ use super::{Boot, Plan};
 
 const CONFIRMED: &str = "confirmed.json";
 const TRIAL: &str = "trial.json";
+const LOCK: &str = "lock";
 /// What the boot unit is called.
 const UNIT: &str = "kubelet-gate-firewall.service";
 
@@ -30,6 +33,12 @@ pub struct Confirmed {
 #[derive(Clone, Debug)]
 pub struct State {
     directory: PathBuf,
+}
+
+/// Nobody else changes the seal while this is there.
+#[derive(Debug)]
+pub struct Lock {
+    _file: fs::File,
 }
 
 /// The state cannot be read or written.
@@ -55,6 +64,45 @@ impl State {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Waits until nobody else changes the seal, and keeps everybody else from it until dropped. What the kernel has and
+    /// what stands here are changed together by whoever holds it.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or the file in it.
+    pub fn lock(&self) -> Result<Lock, StateError> {
+        let path = self.directory.join(LOCK);
+        let lock = || {
+            fs::create_dir_all(&self.directory)?;
+            let file = fs::File::create(&path)?;
+            flock(&file, FlockOperation::LockExclusive)?;
+            Ok(Lock { _file: file })
+        };
+        lock().map_err(|error| failed(&path, error))
+    }
+
+    /// The same, for whoever may only read here; `None` if somebody is changing the seal.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn try_lock(&self) -> Result<Option<Lock>, StateError> {
+        let path = self.directory.join(LOCK);
+        let lock = || {
+            let file = fs::File::open(&path)?;
+            match flock(&file, FlockOperation::NonBlockingLockShared) {
+                Err(Errno::WOULDBLOCK) => Ok(None),
+                Err(error) => Err(error.into()),
+                Ok(()) => Ok(Some(Lock { _file: file })),
+            }
+        };
+        lock().map_err(|error| failed(&path, error))
+    }
+
+    /// Whether anybody ever changed the seal here.
+    #[must_use]
+    pub fn begun(&self) -> bool {
+        self.directory.join(LOCK).exists()
     }
 
     /// What was confirmed last, if anything.
@@ -253,6 +301,10 @@ mod tests {
         assert!(!text.contains("kubelet-gate serve"), "{text}");
         state.forget(units).unwrap();
         assert_eq!(fs::read_dir(state.directory()).unwrap().count(), 0);
+        let held = state.lock().unwrap();
+        assert!(state.try_lock().unwrap().is_none(), "one at a time");
+        drop(held);
+        assert!(state.try_lock().unwrap().is_some());
         assert!(!State::unit_installed(units));
         state.forget(units).unwrap();
 

@@ -82,14 +82,15 @@ impl Watch {
         let mut changes = Changes::listen().ok();
         let mut last = Instant::now();
         loop {
-            let seal = self.look().await;
-            let now = Instant::now();
-            if matches!(seal, Seal::Open(_) | Seal::Unknown(_)) {
-                let open = (now - last).as_secs_f64();
-                self.gate.metrics().seal_open_seconds.inc_by(open);
+            if let Some(seal) = self.look().await {
+                let now = Instant::now();
+                if matches!(seal, Seal::Open(_) | Seal::Unknown(_)) {
+                    let open = (now - last).as_secs_f64();
+                    self.gate.metrics().seal_open_seconds.inc_by(open);
+                }
+                last = now;
+                self.publish(seal);
             }
-            last = now;
-            self.publish(seal);
             let announced = async {
                 match &changes {
                     Some(changes) => changes.next().await,
@@ -124,14 +125,16 @@ impl Watch {
         self.gate.publish_seal(seal);
     }
 
-    async fn look(&mut self) -> Seal {
+    /// `None`: somebody is changing it just now.
+    async fn look(&mut self) -> Option<Seal> {
         let (settings, running) = (self.settings.clone(), self.running.clone());
         let found = match spawn_blocking(move || find(&settings, &running)).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(why)) => return self.nothing_known(Seal::Unknown(why)),
-            Err(error) => return self.nothing_known(Seal::Unknown(error.to_string())),
+            Ok(Ok(Some(found))) => found,
+            Ok(Ok(None)) => return None,
+            Ok(Err(why)) => return Some(self.nothing_known(Seal::Unknown(why))),
+            Err(error) => return Some(self.nothing_known(Seal::Unknown(error.to_string()))),
         };
-        match found {
+        Some(match found {
             Found::Absent => {
                 // No gauge is no promise.
                 self.nothing_known(Seal::Absent)
@@ -141,7 +144,7 @@ impl Watch {
                 Seal::Open(why.into())
             }
             Found::InForce { plan, confirmed } => self.go_around(&plan, confirmed).await,
-        }
+        })
     }
 
     /// The rules are there; do they hold?
@@ -197,8 +200,18 @@ impl Watch {
 
 /// Compares the kernel with the node's state; lets the gate through, puts back what somebody took away if it may, and
 /// tidies up after a trial that ended. Blocks.
-fn find(settings: &settings::Firewall, running: &RunningGate) -> Result<Found, String> {
+fn find(settings: &settings::Firewall, running: &RunningGate) -> Result<Option<Found>, String> {
     let state = State::new(&settings.state_directory);
+    if !state.begun() {
+        return Ok(Some(Found::Absent));
+    }
+    let Some(_lock) = state.try_lock().map_err(|error| error.to_string())? else {
+        return Ok(None);
+    };
+    compare(settings, &state, running).map(Some)
+}
+
+fn compare(settings: &settings::Firewall, state: &State, running: &RunningGate) -> Result<Found, String> {
     let confirmed = state.confirmed().map_err(|error| error.to_string())?;
     let trial = state.trial().map_err(|error| error.to_string())?;
     let Some(plan) = confirmed
@@ -215,8 +228,13 @@ fn find(settings: &settings::Firewall, running: &RunningGate) -> Result<Found, S
         && let Some(exemption) = &running.exemption
         && !firewall.admitted(exemption).map_err(|error| error.to_string())?
     {
-        firewall.admit(exemption).map_err(|error| error.to_string())?;
-        tracing::info!("the seal lets the gate's connections through");
+        match firewall.admit(exemption) {
+            Ok(()) => tracing::info!("the seal lets the gate's connections through"),
+            // iptables-legacy wants a lock that is root's.
+            Err(error) => tracing::warn!(
+                "the seal does not let the gate's connections through: {error}; as root: kubelet-gate firewall admit"
+            ),
+        }
     }
     if let (Some(_), Some(trial)) = (remaining, &trial) {
         return Ok(Found::InForce {
@@ -225,8 +243,8 @@ fn find(settings: &settings::Firewall, running: &RunningGate) -> Result<Found, S
         });
     }
     let Some(confirmed) = confirmed else {
-        if listed.is_some() {
-            firewall.remove().map_err(|error| error.to_string())?;
+        // They match nothing any more, whether or not they can be taken away.
+        if listed.is_some() && firewall.remove().is_ok() {
             tracing::info!("the trial ended without being confirmed; its rules are taken away");
         }
         return Ok(Found::Absent);
@@ -238,27 +256,32 @@ fn find(settings: &settings::Firewall, running: &RunningGate) -> Result<Found, S
     };
     // A trial that ended is only tidied up after: what is in force is the confirmed plan.
     let ended = trial.is_some() && firewall.left_of_trial().map_err(|error| error.to_string())?;
-    let put_back = why.is_some() && settings.managed;
-    if put_back || ended && why.is_none() {
-        firewall
-            .load(Some(&confirmed.plan), None, running.exemption.as_ref())
-            .map_err(|error| error.to_string())?;
-        match why {
-            Some(why) => tracing::warn!("{why}; they were put back, as firewall.managed says"),
-            None => tracing::info!("the trial ended without being confirmed; the confirmed seal is in force"),
-        }
-        return Ok(Found::InForce {
-            plan: confirmed.plan,
-            confirmed: true,
-        });
-    }
-    Ok(match why {
-        Some(why) => Found::Broken {
-            plan: confirmed.plan,
-            why,
+    let plan = confirmed.plan;
+    let load = || firewall.load(Some(&plan), None, running.exemption.as_ref());
+    let why = match why {
+        Some(why) if settings.managed => match load() {
+            Ok(()) => {
+                tracing::warn!("{why}; they were put back, as firewall.managed says");
+                None
+            }
+            Err(error) => {
+                tracing::error!("{why}, and cannot be put back: {error}");
+                Some(why)
+            }
         },
+        None if ended => {
+            // What is left matches nothing, whether or not it can be taken away.
+            if load().is_ok() {
+                tracing::info!("the trial ended without being confirmed; the confirmed seal is in force");
+            }
+            None
+        }
+        why => why,
+    };
+    Ok(match why {
+        Some(why) => Found::Broken { plan, why },
         None => Found::InForce {
-            plan: confirmed.plan,
+            plan,
             confirmed: true,
         },
     })

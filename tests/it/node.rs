@@ -229,7 +229,7 @@ impl Node {
         let file = self.configuration(change);
         let mut command = Command::new("setpriv");
         if uid != 0 {
-            let capabilities = "+net_admin,+dac_read_search,+sys_ptrace";
+            let capabilities = "+net_admin,+net_raw,+dac_read_search,+sys_ptrace";
             command.args([
                 &format!("--reuid={uid}"),
                 &format!("--regid={uid}"),
@@ -341,7 +341,8 @@ impl Node {
         let text = shell(list);
         let counts = |word: &&str| !(word.starts_with('[') && word.ends_with(']'));
         text.lines()
-            .filter(|line| !line.starts_with('#'))
+            // A table that was never looked at is listed, empty, once somebody has.
+            .filter(|line| !line.starts_with(['#', '*']) && *line != "COMMIT" && !line.contains(" ACCEPT ["))
             .map(|line| line.split(' ').filter(counts).collect::<Vec<_>>().join(" ") + "\n")
             .collect()
     }

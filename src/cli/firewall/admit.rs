@@ -23,6 +23,11 @@ impl Admit {
     pub(super) fn run(&self) -> Result<u8, u8> {
         let settings = self.configuration.load()?;
         let state = state(&settings);
+        if !state.begun() {
+            println!("no seal on this node: nothing to let the gate through");
+            return Ok(GOOD);
+        }
+        let _lock = state.lock().map_err(|error| told(FAILED, &error))?;
         let confirmed = state.confirmed().map_err(|error| told(FAILED, &error))?;
         let trial = state.trial().map_err(|error| told(FAILED, &error))?;
         let Some(plan) = confirmed.map(|confirmed| confirmed.plan).or(trial) else {

@@ -59,6 +59,7 @@ impl Apply {
         };
 
         let state = state(&settings);
+        let lock = state.lock().map_err(|error| told(FAILED, &error))?;
         let confirmed = state
             .confirmed()
             .map_err(|error| told(FAILED, &error))?
@@ -80,6 +81,7 @@ impl Apply {
         firewall
             .load(confirmed.as_ref(), Some((&plan, window)), gate.exemption.as_ref())
             .map_err(failed)?;
+        drop(lock);
         println!(
             "on trial for {}, by {}:",
             duration::format(window),

@@ -28,6 +28,7 @@ impl Confirm {
 /// Confirms the trial that runs, keeps it, and has it loaded at every boot from now on.
 pub(super) fn confirm(settings: &Settings, units: &Path) -> Result<u8, u8> {
     let state = state(settings);
+    let _lock = state.lock().map_err(|error| told(FAILED, &error))?;
     let Some(plan) = state.trial().map_err(|error| told(FAILED, &error))? else {
         eprintln!("error: nothing is being tried: begin with firewall apply");
         return Err(FAILED);

@@ -22,6 +22,7 @@ impl Remove {
     pub(super) fn run(&self) -> Result<u8, u8> {
         let state = state(&self.configuration.load()?);
         let units = &self.unit_directory;
+        let _lock = state.lock().map_err(|error| told(FAILED, &error))?;
         // What loads it at boot first: a power cut from here on leaves a node without a seal, as was asked for.
         let systemd = units == Path::new(UNITS) && Path::new("/run/systemd/system").is_dir();
         if systemd && State::unit_installed(units) {
