@@ -41,6 +41,8 @@ pub struct Metrics {
     pub read_only_port: Counter,
     /// Panics that were caught in a request.
     pub panics: Counter,
+    /// Handshakes with a kubelet that showed another key than the pinned one, also after the pin was read again.
+    pub pin_mismatches: Counter,
     bypass_sealed: Family<PortLabels, Gauge>,
     /// Seconds in which a way around the gate was open, or nobody could say that it was not.
     pub seal_open_seconds: Counter<f64, AtomicU64>,
@@ -182,6 +184,10 @@ impl Metrics {
             ),
             read_only_port: families.add("read_only_port_requests", "Requests to the closed read-only port"),
             panics: families.add("panics", "Panics caught in a request"),
+            pin_mismatches: families.add(
+                "pin_mismatches",
+                "Connections to the kubelet's address that showed another key than the pinned one",
+            ),
             bypass_sealed: families.add(
                 "bypass_sealed",
                 "1 if nobody gets to this port of the kubelet around the gate, tried just now; 0 if somebody may",

@@ -1,7 +1,7 @@
 //! Connections to the kubelet that were there before the seal: they go on, past the gate, until somebody cuts them.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
@@ -64,10 +64,10 @@ pub fn holder(connection: &Ungated) -> Option<Owner> {
 pub fn cut(connection: &Ungated) -> Result<(), FirewallError> {
     let Ungated { kubelet, peer } = connection;
     let filter = [
-        ("src", kubelet.ip().to_string()),
-        ("sport", format!("={}", kubelet.port())),
-        ("dst", peer.ip().to_string()),
-        ("dport", format!("={}", peer.port())),
+        ("src", literal(kubelet.ip())),
+        ("sport", format!(":{}", kubelet.port())),
+        ("dst", literal(peer.ip())),
+        ("dport", format!(":{}", peer.port())),
     ];
     let mut arguments: Vec<String> = ["-K", "-H", "-n", "-t", "state", "established"]
         .map(str::to_owned)
@@ -77,9 +77,20 @@ pub fn cut(connection: &Ungated) -> Result<(), FirewallError> {
             arguments.push("and".into());
         }
         arguments.push(key.into());
+        if key.ends_with("port") {
+            arguments.push("=".into());
+        }
         arguments.push(value);
     }
     tool::run("ss", &arguments, "", "resetting a connection").map(drop)
+}
+
+/// As `ss` reads it.
+fn literal(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
 }
 
 #[cfg(test)]

@@ -104,7 +104,10 @@ fn rules<'a>(tool: &'a str, text: &'a str) -> impl Iterator<Item = ForeignRule> 
         } else if let Some(rule) = line.strip_prefix("-A ") {
             rule.split(' ').next().unwrap_or_default().clone_into(&mut chain);
         }
-        let ours = table == "inet kubelet_gate" || line.contains("KG-") || line.contains("kubelet-gate");
+        let ours = table == "inet kubelet_gate"
+            || chain.starts_with("KG-")
+            || line.contains("KG-")
+            || line.contains("kubelet-gate");
         let rule = !ours && !line.is_empty() && !line.starts_with([':', '*', '#']) && !line.ends_with('{');
         rule.then(|| ForeignRule {
             place: format!("{tool}: table {table}, chain {chain}"),

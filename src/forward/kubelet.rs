@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
@@ -29,6 +29,7 @@ use super::read_ahead::ReadAhead;
 use crate::error::{RequestError, chain};
 use crate::firewall::Mark;
 use crate::metrics::Metrics;
+use crate::node::sockets;
 use crate::settings::{self, UpstreamTrust, UpstreamUrl};
 use crate::tls::{self, UpstreamVerification, pem};
 
@@ -41,6 +42,8 @@ pub struct Kubelet {
     reloading: Mutex<()>,
     /// What lets the gate's own connections through the seal (`SO_MARK`).
     mark: Option<Mark>,
+    /// When the log named last who listens on the kubelet's address.
+    named: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
 }
 
@@ -90,6 +93,8 @@ pub enum KubeletError {
 /// What is read of an answer at once, and so the largest frame that is passed on: on HTTP/2 a client has to take one
 /// whole before it stops counting as stalled. It is also the largest head of an answer.
 const READ_AT_ONCE: usize = 64 * 1024;
+/// How often the log names who listens in the kubelet's place.
+const NAMED_AGAIN: Duration = Duration::from_secs(10);
 
 /// A request that was not answered.
 pub(super) struct SendError {
@@ -125,6 +130,7 @@ impl Kubelet {
             access,
             reloading: Mutex::new(()),
             mark,
+            named: Mutex::default(),
             metrics,
         })
     }
@@ -248,6 +254,31 @@ impl Kubelet {
         socket.connect(address).await
     }
 
+    /// Says in the log who listens on the kubelet's address: perhaps not the kubelet. Now and then, since it takes reading
+    /// every process' descriptors.
+    fn name_listener(&self) {
+        let (UpstreamUrl::Http(address) | UpstreamUrl::Https(address)) = self.settings.url else {
+            return;
+        };
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.is_some_and(|at| at.elapsed() < NAMED_AGAIN) {
+            return;
+        }
+        *named = Some(Instant::now());
+        tokio::task::spawn_blocking(move || {
+            let listeners = sockets::listeners(address);
+            let named: Vec<String> = listeners.iter().map(ToString::to_string).collect();
+            tracing::error!(
+                "{address} shows another key than upstream.certificateFile: nothing is sent there. It is held by {}",
+                if named.is_empty() {
+                    "nobody that can be seen".to_owned()
+                } else {
+                    named.join(", ")
+                }
+            );
+        });
+    }
+
     fn refuse(&self, error: &io::Error) -> RequestError {
         self.metrics.upstream_connection("failed");
         let at = match &self.settings.url {
@@ -255,6 +286,8 @@ impl Kubelet {
             UpstreamUrl::Unix(path) => path.display().to_string(),
         };
         if tls::is_pin_mismatch(error) {
+            self.metrics.pin_mismatches.inc();
+            self.name_listener();
             return RequestError::bad_gateway(
                 "pin_mismatch",
                 "the kubelet's certificate is not the pinned one\n",

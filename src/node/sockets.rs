@@ -115,6 +115,39 @@ pub fn owner(inode: u64) -> Option<Owner> {
     })
 }
 
+/// Who would take a connection to this address, as far as it can be seen.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Listener {
+    /// A process.
+    Process(Owner),
+    /// A user whose process cannot be seen: this process lacks `CAP_SYS_PTRACE`, or it is in a container of its own.
+    User(u32),
+}
+
+impl std::fmt::Display for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process(Owner { pid, command, uid }) => write!(f, "process {pid} ({command}), uid {uid}"),
+            Self::User(uid) => write!(f, "a process of uid {uid}"),
+        }
+    }
+}
+
+/// Those who listen on this very address, or on every address of its port.
+pub fn listeners(address: SocketAddr) -> Vec<Listener> {
+    let address = canonical(address);
+    let takes = |socket: &TcpSocket| {
+        let (ip, here) = (socket.local.ip(), socket.local.port() == address.port());
+        socket.listens && here && (ip == address.ip() || ip.is_unspecified())
+    };
+    tcp()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(takes)
+        .map(|socket| owner(socket.inode).map_or(Listener::User(socket.uid), Listener::Process))
+        .collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

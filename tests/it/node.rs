@@ -18,11 +18,11 @@ use kubelet_gate::lab::client::{Client, ClientTls};
 use kubelet_gate::lab::fake_apiserver::FakeApiServer;
 use kubelet_gate::lab::fake_kubelet::{FakeKubelet, FakeKubeletOptions};
 use kubelet_gate::lab::pki::Credential;
-use kubelet_gate::node::{Namespace, ip};
+use kubelet_gate::node::Namespace;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::world::{API_SERVER, PKI, eventually_answers, sum};
+use crate::world::{API_SERVER, PKI, eventually, eventually_answers, sum};
 
 /// The gate's user; nobody else's on any machine these tests run on.
 pub(crate) const GATE_UID: u32 = 64250;
@@ -39,10 +39,9 @@ pub(crate) struct Node {
     pub(crate) backend: &'static str,
     pub(crate) neighbour: Namespace,
     pub(crate) pod: Namespace,
-    pub(crate) kubelet: FakeKubelet,
-    pub(crate) api: FakeApiServer,
-    read_only: FakeKubelet,
-    healthz: FakeKubelet,
+    kubelet: Option<FakeKubelet>,
+    /// Stand-ins for what only has to answer.
+    _beside: (FakeApiServer, FakeKubelet, FakeKubelet),
     directory: TempDir,
     gate: Option<Child>,
     cgroup: Option<PathBuf>,
@@ -154,12 +153,6 @@ impl Node {
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path();
         PKI.write(folder).unwrap();
-        let pair = &PKI.kubelet_serving;
-        let kubelet = |port: u16, secure: bool| FakeKubeletOptions {
-            certificate: secure.then(|| (pair.chain.clone(), pair.key.clone_key())),
-            address: SocketAddr::from(([0_u16; 8], port)),
-            ..FakeKubeletOptions::default()
-        };
         let api = FakeApiServer::start(&PKI).await.unwrap();
         fs::write(
             folder.join("kubeconfig"),
@@ -174,10 +167,12 @@ impl Node {
             backend,
             neighbour,
             pod,
-            kubelet: FakeKubelet::start(kubelet(10250, true)).await.unwrap(),
-            read_only: FakeKubelet::start(kubelet(10255, false)).await.unwrap(),
-            healthz: FakeKubelet::start(kubelet(10248, false)).await.unwrap(),
-            api,
+            kubelet: Some(FakeKubelet::start(options(10250, true)).await.unwrap()),
+            _beside: (
+                api,
+                FakeKubelet::start(options(10255, false)).await.unwrap(),
+                FakeKubelet::start(options(10248, false)).await.unwrap(),
+            ),
             cgroup: own_cgroup(count),
             directory,
             gate: None,
@@ -280,7 +275,11 @@ impl Node {
     }
 
     /// `kubelet-gate firewall` with these words, as root.
-    pub(crate) fn firewall(&self, words: &str) -> Output {
+    fn firewall(&self, words: &str) -> Output {
+        self.firewall_command(words).output().unwrap()
+    }
+
+    fn firewall_command(&self, words: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kubelet-gate"));
         command.arg("firewall").args(words.split(' '));
         if words.starts_with("confirm")
@@ -291,7 +290,7 @@ impl Node {
             command.arg("--unit-directory").arg(self.directory.path());
         }
         command.arg("--config").arg(self.file("kubelet-gate.yaml"));
-        command.output().unwrap()
+        command
     }
 
     /// The same, which must end with this code. Yields what it said.
@@ -307,6 +306,93 @@ impl Node {
             self.backend
         );
         said
+    }
+
+    /// What it says, however it ends.
+    pub(crate) fn firewall_says(&self, words: &str) -> String {
+        let output = self.firewall(words);
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    /// The same while other things go on; it must end well.
+    pub(crate) async fn firewall_beside(&self, words: &str) -> String {
+        let output = tokio::process::Command::from(self.firewall_command(words))
+            .output()
+            .await
+            .unwrap();
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{}: firewall {words}: {said}",
+            self.backend
+        );
+        said
+    }
+
+    /// Waits until the seal lets the gate through: by itself, or by whoever started it where that takes root.
+    pub(crate) async fn admitted(&self) {
+        if self.backend == "iptables-legacy" {
+            self.firewall_ends(0, "admit");
+        }
+        eventually_answers("the gate is let through", async || {
+            self.admin("/readyz")
+                .await
+                .is_some_and(|(_, said)| !said.contains("[-] kubelet"))
+        })
+        .await;
+    }
+
+    /// Waits until the kernel lists these rules, but for whom they let through.
+    pub(crate) async fn eventually_listed(&self, rules: &str) {
+        let expected = self.without_exemption(rules);
+        eventually(&format!("the rules are\n{expected}"), || {
+            self.listed() == expected
+        })
+        .await;
+    }
+
+    /// What the kernel lists, without whom it lets through.
+    pub(crate) fn listed(&self) -> String {
+        self.without_exemption(&self.rules())
+    }
+
+    pub(crate) fn without_exemption(&self, rules: &str) -> String {
+        let exempts = |line: &&str| line.contains("skuid") || line.contains("--uid-owner");
+        rules
+            .lines()
+            .filter(|line| !exempts(line))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    }
+
+    /// The kubelet ends and starts again, as an upgrade has it.
+    pub(crate) async fn restart_kubelet(&mut self) {
+        let options = || options(10250, true);
+        let old = self.kubelet.take().unwrap();
+        old.shutdown().await;
+        self.kubelet = Some(FakeKubelet::start(options()).await.unwrap());
+    }
+
+    /// Somebody with a key of their own has the port.
+    pub(crate) async fn replace_kubelet_by_a_squatter(&mut self) {
+        self.kubelet.take().unwrap().shutdown().await;
+        let pair = &PKI.gate_serving;
+        let squatter = FakeKubeletOptions {
+            certificate: Some((pair.chain.clone(), pair.key.clone_key())),
+            ..options(10250, true)
+        };
+        self.kubelet = Some(FakeKubelet::start(squatter).await.unwrap());
+    }
+
+    /// The kubelet listens on 127.0.0.1:11250 alone.
+    pub(crate) async fn bind_kubelet_to_loopback(&mut self) {
+        self.kubelet.take().unwrap().shutdown().await;
+        let loopback = FakeKubeletOptions {
+            address: SocketAddr::from(([127, 0, 0, 1], 11250)),
+            ..options(10250, true)
+        };
+        self.kubelet = Some(FakeKubelet::start(loopback).await.unwrap());
     }
 
     /// A gate that has served the API server, and a confirmed seal around it.
@@ -379,6 +465,16 @@ impl Drop for Node {
     }
 }
 
+/// A kubelet on every address, as a node has it.
+fn options(port: u16, secure: bool) -> FakeKubeletOptions {
+    let pair = &PKI.kubelet_serving;
+    FakeKubeletOptions {
+        certificate: secure.then(|| (pair.chain.clone(), pair.key.clone_key())),
+        address: SocketAddr::from(([0_u16; 8], port)),
+        ..FakeKubeletOptions::default()
+    }
+}
+
 /// A new cgroup of version 2, where there is such a thing.
 fn own_cgroup(count: usize) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
@@ -440,10 +536,4 @@ pub(crate) fn who_answers_in(namespace: &Namespace, address: &str) -> &'static s
             runtime.block_on(who_answers(address))
         })
         .unwrap()
-}
-
-/// `ip` in this thread's network namespace, in words.
-#[track_caller]
-pub(crate) fn ip_here(words: &str) {
-    ip(&words.split(' ').collect::<Vec<_>>()).unwrap();
 }

@@ -162,7 +162,7 @@ impl Apply {
                 }
                 None => return confirm(settings, &self.unit_directory),
             };
-            runtime.block_on(tokio::time::sleep(PAUSE));
+            runtime.block_on(async { tokio::time::sleep(PAUSE).await });
         }
         eprintln!("error: not confirmed, and undone by the kernel: {why}");
         Err(FAILED)

@@ -234,7 +234,10 @@ fn other_of(uid: u32, gate: &RunningGate, exemption: &Exemption) -> Option<Strin
     };
     let other = all_processes().ok()?.flatten().find(|process| {
         let status = process.status();
-        status.is_ok_and(|status| [status.ruid, status.euid].contains(&uid)) && !ours(process)
+        // What has ended and is not yet buried makes no connections.
+        let alive = |status: &procfs::process::Status| !status.state.starts_with('Z');
+        status.is_ok_and(|status| alive(&status) && [status.ruid, status.euid].contains(&uid))
+            && !ours(process)
     })?;
     let command = other.stat().map(|stat| stat.comm).unwrap_or_default();
     Some(format!("process {} ({})", other.pid, command.escape_default()))

@@ -1,0 +1,164 @@
+//! Other rules on the node: kube-proxy's, a network plugin's, a firewall's. The seal must work beside them, and they as before.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::node::{GATEWAY, Node, on_a_node, on_every_backend, shell, who_answers, who_answers_in};
+
+/// Whether the pod's own service answers at this address.
+fn service_answers(address: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(2)) else {
+        return false;
+    };
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut answer = String::new();
+    stream.write_all(b"?").is_ok() && stream.read_to_string(&mut answer).is_ok() && answer == "service"
+}
+
+/// Seen red: with martians of any port dropped, the NodePort on localhost was lost.
+#[test]
+fn node_ports_host_ports_and_default_drop_work_as_before() {
+    on_every_backend("coexistence", async |mut node: Node| {
+        let listener = node
+            .pod
+            .run(|| TcpListener::bind("10.88.0.2:8080").unwrap())
+            .unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0]);
+                let _ = stream.write_all(b"service");
+            }
+        });
+        let iptables = if node.backend == "iptables-legacy" {
+            "iptables-legacy"
+        } else {
+            "iptables-nft"
+        };
+        // As kube-proxy does it: a NodePort, on localhost too, masqueraded by mark 0x4000; as portmap does it: a hostPort; and
+        // a firewall that lets in what it knows.
+        shell("for i in all lo eth0 pod0; do echo 1 > /proc/sys/net/ipv4/conf/$i/route_localnet; done");
+        shell(&format!(
+            "i={iptables}
+            $i -t nat -N KUBE-MARK-MASQ; $i -t nat -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+            $i -t nat -N KUBE-SERVICES; $i -t nat -A PREROUTING -j KUBE-SERVICES; $i -t nat -A OUTPUT -j KUBE-SERVICES
+            $i -t nat -A KUBE-SERVICES -p tcp --dport 30080 -m addrtype --dst-type LOCAL -j KUBE-MARK-MASQ
+            $i -t nat -A KUBE-SERVICES -p tcp --dport 30080 -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.88.0.2:8080
+            $i -t nat -A KUBE-SERVICES -p tcp --dport 8081 -m addrtype --dst-type LOCAL -j KUBE-MARK-MASQ
+            $i -t nat -A KUBE-SERVICES -p tcp --dport 8081 -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.88.0.2:8080
+            $i -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE
+            $i -A INPUT -i lo -j ACCEPT
+            $i -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+            $i -A INPUT -p tcp --dport 19443 -j ACCEPT
+            $i -P INPUT DROP"
+        ));
+        let works = |node: &Node, when: &str| {
+            for address in ["127.0.0.1:30080", "192.0.2.10:30080", "192.0.2.10:8081"] {
+                assert!(service_answers(address), "{when}: node to {address}");
+            }
+            for address in ["192.0.2.10:30080", "192.0.2.10:8081"] {
+                let answers = node.neighbour.run(|| service_answers(address)).unwrap();
+                assert!(answers, "{when}: neighbour to {address}");
+            }
+        };
+        works(&node, "before");
+        let theirs = shell(&format!("{iptables}-save | grep -v '^[#:*C]' | grep -v KG-"));
+        node.seal().await;
+        works(&node, "sealed");
+        assert_eq!(
+            who_answers_in(&node.neighbour, "192.0.2.10:10250"),
+            "gate",
+            "what INPUT lets in"
+        );
+        assert_eq!(
+            who_answers_in(&node.neighbour, "192.0.2.10:10255"),
+            "nobody",
+            "what INPUT does not"
+        );
+        assert_eq!(who_answers("127.0.0.1:10250").await, "gate");
+        let beside = shell(&format!("{iptables}-save | grep -v '^[#:*C]' | grep -v KG-"));
+        assert_eq!(beside, theirs, "{}", node.backend);
+        node.firewall_ends(0, "status");
+        node.firewall_ends(0, "remove");
+        assert_eq!(shell(&format!("{iptables}-save | grep -v '^[#:*C]'")), theirs);
+        works(&node, "removed");
+        node.stop().await;
+    });
+}
+
+/// Seen red: with the redirect alone, and no filter, the kubelet answered the pod.
+#[test]
+fn packets_that_miss_the_redirect_do_not_reach_the_kubelet() {
+    on_every_backend("notrack", async |mut node: Node| {
+        let iptables = if node.backend == "iptables-legacy" {
+            "iptables-legacy"
+        } else {
+            "iptables-nft"
+        };
+        shell(&format!(
+            "{iptables} -t raw -A PREROUTING -s 10.88.0.0/24 -j NOTRACK"
+        ));
+        for port in [10250, 10255] {
+            let address = format!("{GATEWAY}:{port}");
+            assert_eq!(who_answers_in(&node.pod, &address), "kubelet", "before");
+        }
+        node.seal().await;
+        for port in [10250, 10255] {
+            let address = format!("{GATEWAY}:{port}");
+            assert_eq!(who_answers_in(&node.pod, &address), "nobody", "{}", node.backend);
+        }
+        node.stop().await;
+    });
+}
+
+/// A kubelet on loopback, and the gate on the node's own addresses and the very port.
+#[test]
+fn a_gate_that_holds_the_port_itself_is_left_alone() {
+    on_a_node("own port", async |mut node: Node| {
+        node.bind_kubelet_to_loopback().await;
+        // The gate takes a kubelet's port only if it sees in /proc that the kubelet does not want it there.
+        let mut kubelet = std::process::Command::new("sh")
+            .arg0("kubelet")
+            .args([
+                "-c",
+                "sleep 60; :",
+                "--address=127.0.0.1",
+                "--port=11250",
+                "--read-only-port=0",
+            ])
+            .spawn()
+            .unwrap();
+        node.start_gate_as(crate::node::GATE_UID, |configuration| {
+            configuration["listen"] = json!(["192.0.2.10:11250", "[::]:19443"]);
+            configuration["upstream"]["url"] = "https://127.0.0.1:11250".into();
+        })
+        .await;
+        node.api_server_comes().await;
+        node.firewall_ends(0, "apply --confirm-within 60s");
+        node.firewall_ends(0, "confirm");
+        let status = node.firewall_ends(0, "status");
+        assert!(
+            status.contains("127.0.0.1:11250") && !status.contains("192.0.2.10:11250"),
+            "{status}"
+        );
+        let stranger = |address: &str| {
+            let tls = kubelet_gate::lab::client::ClientTls::default();
+            kubelet_gate::lab::client::Client::new(address.parse().unwrap(), tls).unwrap()
+        };
+        for address in ["192.0.2.10:11250", "127.0.0.1:11250"] {
+            assert_eq!(
+                stranger(address).get("/pods").await.unwrap().status(),
+                401,
+                "{address}"
+            );
+        }
+        node.api_server_comes().await;
+        kubelet.kill().unwrap();
+        kubelet.wait().unwrap();
+        node.stop().await;
+    });
+}

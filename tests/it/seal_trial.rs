@@ -1,0 +1,104 @@
+//! Commit-confirm. If a trial outlived its window, an operator who locked herself out would have to drive to the node; if it took
+//! the confirmed seal with it, the node would be open and nobody would know.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::node::{Node, on_every_backend, who_answers};
+
+/// Waits until nothing of a trial is alive. The kernel's clock decides, and nobody else.
+async fn trial_ends(node: &Node) {
+    let until = Instant::now() + Duration::from_secs(15);
+    while node.firewall_says("status --no-namespace").contains("on trial") {
+        assert!(Instant::now() < until, "the trial does not end");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Seen red: with the trial's ports added without a timeout.
+#[test]
+fn a_first_trial_that_nobody_confirms_leaves_the_node_as_it_was() {
+    on_every_backend("first trial", async |mut node: Node| {
+        node.start_gate().await;
+        node.api_server_comes().await;
+        node.firewall_ends(0, "apply --confirm-within 3s");
+        // Nobody is there to undo it.
+        node.kill_gate();
+        assert_eq!(
+            who_answers("127.0.0.1:10250").await,
+            "nobody",
+            "redirected to a gate that is gone"
+        );
+        trial_ends(&node).await;
+        assert_eq!(who_answers("127.0.0.1:10250").await, "kubelet");
+        assert_eq!(who_answers("127.0.0.1:10255").await, "kubelet");
+        let said = node.firewall_ends(1, "confirm");
+        assert!(said.contains("too late"), "{said}");
+        assert_eq!(
+            who_answers("127.0.0.1:10250").await,
+            "kubelet",
+            "nothing was confirmed too late"
+        );
+        node.stop().await;
+    });
+}
+
+/// Seen red: with the base chains leading to the trial alone.
+#[test]
+fn an_unconfirmed_second_trial_falls_back_to_the_confirmed_seal() {
+    on_every_backend("second trial", async |mut node: Node| {
+        node.seal().await;
+        let confirmed = node.rules();
+        // Plan B brings 10255 nowhere.
+        node.configuration(|configuration| configuration["readOnlyPort"]["listen"] = serde_json::json!([]));
+        node.firewall_ends(0, "apply --confirm-within 3s --close-health-checkers");
+        assert_eq!(who_answers("127.0.0.1:10255").await, "nobody", "plan B");
+        assert_eq!(who_answers("127.0.0.1:10250").await, "gate");
+        node.kill_gate();
+        trial_ends(&node).await;
+        for port in [10250, 10255] {
+            assert_eq!(
+                who_answers(&format!("[::1]:{port}")).await,
+                "nobody",
+                "sealed: brought to the gate, which is gone"
+            );
+        }
+        // The gate comes back, and with it what the kernel lists is plan A to the letter, but for whom it lets through.
+        node.start_gate().await;
+        node.admitted().await;
+        assert_eq!(who_answers("127.0.0.1:10255").await, "gate", "plan A");
+        if node.backend != "iptables-legacy" {
+            node.eventually_listed(&confirmed).await;
+        }
+        node.api_server_comes().await;
+        node.firewall_ends(0, "status");
+        node.stop().await;
+    });
+}
+
+#[test]
+fn a_seal_confirms_itself_once_the_api_server_came_through_it() {
+    on_every_backend("verified", async |mut node: Node| {
+        node.start_gate().await;
+        node.api_server_comes().await;
+        let said = node.firewall_ends(1, "apply --confirm-within 3s --confirm-when-verified");
+        assert!(said.contains("has not come through the seal"), "{said}");
+        trial_ends(&node).await;
+        let client = node.client(crate::world::API_SERVER, "192.0.2.10:10250".parse().unwrap());
+        let coming = async {
+            loop {
+                let _ = client.get("/containerLogs/default/web/nginx").await;
+                sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let words = "apply --confirm-within 30s --confirm-when-verified";
+        let said = tokio::select! {
+            said = node.firewall_beside(words) => said,
+            () = coming => unreachable!(),
+        };
+        assert!(said.contains("confirmed, and in force"), "{said}");
+        node.firewall_ends(0, "status");
+        node.stop().await;
+    });
+}
