@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
@@ -494,6 +494,10 @@ fn log(connection: &Connection, error: &RequestError) {
     let (peer, status, station) = (connection.peer, error.status.as_u16(), error.station.as_str());
     match error.origin {
         Origin::Client => tracing::debug!(%peer, status, station, "refused: {error}"),
+        // A bound that a client met: it can be met as often as the client likes.
+        Origin::Gate if error.status == StatusCode::TOO_MANY_REQUESTS => {
+            tracing::debug!(%peer, status, station, "refused: {error}");
+        }
         Origin::ApiServer | Origin::Gate | Origin::Kubelet => {
             tracing::warn!(%peer, status, station, "not answered: {error}");
         }

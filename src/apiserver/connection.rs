@@ -4,6 +4,8 @@
 //! its connection with it, and nothing outlives the client.
 
 use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -14,7 +16,8 @@ use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -28,6 +31,9 @@ pub(super) const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// with a request.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
+/// What one of several addresses gets to answer in.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A connection, and what it was made from.
 pub(super) struct Connection {
     endpoint: Arc<Endpoint>,
@@ -35,6 +41,20 @@ pub(super) struct Connection {
     /// Moves the bytes; `None` once the connection is closed.
     driver: Option<http1::Connection<TokioIo<TlsStream<TcpStream>>, Full<Bytes>>>,
     last_used: Instant,
+}
+
+/// The first of these that answers. One that says nothing must not use up the time that the others need: a name may have
+/// the addresses of several API servers, of which one is down.
+async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let Some((last, others)) = addresses.split_last() else {
+        return Err(io::Error::other("the name has no address"));
+    };
+    for address in others {
+        if let Ok(Ok(tcp)) = timeout(PATIENCE, TcpStream::connect(address)).await {
+            return Ok(tcp);
+        }
+    }
+    TcpStream::connect(last).await
 }
 
 /// An answer, read to its end.
@@ -60,7 +80,10 @@ impl Connection {
             address: address(),
             source,
         };
-        let tcp = TcpStream::connect((endpoint.server.host.as_str(), endpoint.server.port))
+        let addresses = lookup_host((endpoint.server.host.as_str(), endpoint.server.port))
+            .await
+            .map_err(connect_error)?;
+        let tcp = dial(&addresses.collect::<Vec<_>>())
             .await
             .map_err(connect_error)?;
         tcp.set_nodelay(true).map_err(connect_error)?;
@@ -206,5 +229,38 @@ impl Pool {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// Seen red: with the addresses tried as the standard library does it, the silent one took two minutes.
+    #[tokio::test]
+    async fn an_address_that_says_nothing_does_not_keep_the_others_from_answering() {
+        let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        silent
+            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+            .unwrap();
+        silent.listen(0).unwrap();
+        let address = silent.local_addr().unwrap().as_socket().unwrap();
+        // Its queue is full once nobody answers any more.
+        let mut filling = Vec::new();
+        while let Ok(Ok(stream)) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+            filling.push(stream);
+        }
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let good = TcpListener::bind("127.0.0.1:0").unwrap();
+        let reached = dial(&[closed, address, good.local_addr().unwrap()])
+            .await
+            .unwrap();
+        assert_eq!(reached.peer_addr().unwrap(), good.local_addr().unwrap());
+        assert!(dial(&[]).await.is_err());
     }
 }

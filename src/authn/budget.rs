@@ -57,7 +57,11 @@ impl Budget {
     }
 
     fn allows_at(&self, address: IpAddr, now: Instant) -> bool {
-        let spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if spent.each.len() >= ADDRESSES {
+            // Those who have waited long enough make room, also while nobody fails.
+            spent.each.retain(|_, back| *back > now);
+        }
         let all_may = spent.together + self.price / TOGETHER <= now + AT_ONCE;
         match spent.each.get(&source(address)).filter(|back| **back > now) {
             Some(back) => all_may && *back + self.price <= now + AT_ONCE,
@@ -68,7 +72,9 @@ impl Budget {
     fn charge_at(&self, address: IpAddr, failures: usize, now: Instant) {
         let price = self.price * u32::try_from(failures).unwrap_or(u32::MAX);
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        spent.together = spent.together.max(now) + price / TOGETHER;
+        // However many failures come at once, nobody waits for longer than it takes to get everything back.
+        let most = now + AT_ONCE + self.price;
+        spent.together = (spent.together.max(now) + price / TOGETHER).min(most);
         let address = source(address);
         if spent.each.len() >= ADDRESSES {
             spent.each.retain(|_, back| *back > now);
@@ -76,7 +82,7 @@ impl Budget {
         // Where even that leaves no room, what all spend together bounds the newcomers.
         if spent.each.len() < ADDRESSES || spent.each.contains_key(&address) {
             let back = spent.each.entry(address).or_insert(now);
-            *back = (*back).max(now) + price;
+            *back = ((*back).max(now) + price).min(most);
         }
     }
 }
@@ -116,6 +122,21 @@ mod tests {
         assert!(budget.allows_at(address(1), now + SECOND));
         budget.charge_at(address(1), 2, now + SECOND);
         assert!(!budget.allows_at(address(1), now + SECOND));
+    }
+
+    #[test]
+    fn nobody_waits_for_longer_than_everything_takes_to_come_back() {
+        let (budget, now) = (Budget::new(1), Instant::now());
+        for number in 0..10_000 {
+            budget.charge_at(address(number), 13_000, now);
+        }
+        assert!(!budget.allows_at(address(1), now));
+        assert!(
+            !budget.allows_at(address(20_000), now),
+            "the table is full, and so is what all may spend"
+        );
+        let later = now + AT_ONCE + 2 * SECOND;
+        assert!(budget.allows_at(address(1), later) && budget.allows_at(address(20_000), later));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::certificate::CertificateVerdict;
 use super::identity::Identity;
+use crate::tls::MAX_CERTIFICATES;
 use crate::tls::Trust;
 
 /// A refused certificate is judged anew after this long: it may have become valid.
@@ -79,7 +80,13 @@ impl Presented {
         }
         let judged = trust.judge(&self.chain, now);
         if judged.is_err() {
-            budget.charge(self.peer, self.chain.len());
+            // A longer chain is refused unread, and the number of its entries is the client's to choose.
+            let looked_at = if self.chain.len() > MAX_CERTIFICATES {
+                1
+            } else {
+                self.chain.len()
+            };
+            budget.charge(self.peer, looked_at);
         }
         let stands = judged
             .as_ref()

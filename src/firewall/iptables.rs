@@ -428,12 +428,12 @@ fn document(
 
 /// The chains of a trial, to be there before anything leads to them.
 fn trial_chains(plan: &Plan, family: Family) -> String {
-    let table = |table: &&str| {
+    let table = |table: &&'static str| {
         let hooks = HOOKS.iter().filter(|hook| hook.table == *table);
         let chains: String = hooks.map(|hook| chain(hook, plan, "TRIAL", family)).collect();
         format!("*{table}\n{chains}COMMIT\n")
     };
-    TABLES.iter().map(|name| table(&name)).collect()
+    TABLES.iter().map(table).collect()
 }
 
 /// What a chain whose exemption comes first consists of.

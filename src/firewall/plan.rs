@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::tool;
-use crate::node::RunningKubelet;
 use crate::settings::{Settings, UpstreamUrl};
 
 /// What the kubelet's ports are by default, and by custom.
@@ -111,19 +110,19 @@ pub enum PlanError {
 // === impl Plan ===
 
 impl Plan {
-    /// What these settings and the kubelets that run need: the port behind the gate, every other port that a kubelet binds,
-    /// 10255 whether or not it is open today, and 10248.
+    /// What these settings need: the port behind the gate, every other port that a kubelet listens on (`listening`), 10255
+    /// whether or not it is open today, and 10248.
     ///
     /// # Errors
     /// The kubelet has no port, or nobody would reach the gate.
-    pub fn of(settings: &Settings, kubelets: &[RunningKubelet], backend: Backend) -> Result<Self, PlanError> {
+    pub fn of(settings: &Settings, listening: &[u16], backend: Backend) -> Result<Self, PlanError> {
         let secure = match &settings.upstream.url {
             UpstreamUrl::Http(address) | UpstreamUrl::Https(address) => address.port(),
             UpstreamUrl::Unix(path) => return Err(PlanError::NoPort(path.display().to_string())),
         };
-        let bound = kubelets.iter().flat_map(|kubelet| kubelet.binds.iter().flatten());
-        let read_only: BTreeSet<u16> = bound
-            .map(SocketAddr::port)
+        let read_only: BTreeSet<u16> = listening
+            .iter()
+            .copied()
             .chain([READ_ONLY])
             .filter(|port| *port != secure && *port != HEALTHZ)
             .collect();

@@ -78,7 +78,10 @@ pub fn reached(dialled: &io::Result<TcpStream>, gate: &RunningGate) -> Reached {
         Ok(stream) => stream.local_addr(),
     };
     match here.and_then(sockets::taken_by) {
-        Ok(Some(taker)) if gate.listens_on(taker) => Reached::Gate,
+        // If it cannot be told which of several it was, it is taken for the worst.
+        Ok(takers) if !takers.is_empty() && takers.iter().all(|taker| gate.listens_on(*taker)) => {
+            Reached::Gate
+        }
         Ok(_) => Reached::Kubelet,
         Err(error) => Reached::Unknown(error.to_string()),
     }

@@ -1,9 +1,12 @@
 //! The running kubelet: which addresses it binds, from its own flags and configuration file.
 
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::NodeError;
+use super::sockets::{self, Listener};
 use crate::settings::{Settings, UpstreamUrl};
 
 /// What a kubelet binds unless told otherwise. Started without `--config`, it opens the read-only port as well.
@@ -39,10 +42,27 @@ pub fn running_kubelets(proc: &Path) -> Vec<RunningKubelet> {
         .flatten()
         .filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            if !of_the_node(&entry.path()) {
+                return None;
+            }
             let argv = std::fs::read(entry.path().join("cmdline")).ok()?;
             RunningKubelet::of(pid, &argv, &entry.path())
         })
         .collect()
+}
+
+/// Whether a process may be believed to be the node's kubelet, whatever it calls itself: it is root's, and in the process
+/// namespace of this one. A pod's is in one of its own, unless it was given the node's (`hostPID`). A namespace that cannot be
+/// seen (without `CAP_SYS_PTRACE`) is no reason to overlook a kubelet.
+fn of_the_node(process: &Path) -> bool {
+    let ours = rustix::process::getuid().as_raw();
+    let owner = std::fs::metadata(process).map(|metadata| metadata.uid());
+    let namespaces = (
+        std::fs::read_link(process.join("ns/pid")),
+        std::fs::read_link("/proc/self/ns/pid"),
+    );
+    let same = !matches!(namespaces, (Ok(theirs), Ok(ours)) if theirs != ours);
+    same && owner.is_ok_and(|owner| owner == 0 || owner == ours)
 }
 
 /// Whether the gate may bind what `settings` says: never what a kubelet binds or may come to bind.
@@ -103,6 +123,27 @@ pub fn may_listen(settings: &Settings, kubelets: &[RunningKubelet]) -> Result<()
     Ok(())
 }
 
+/// The ports on which these kubelets really listen: what a process says of itself in its arguments is no reason to close a
+/// port that is another's.
+pub fn listening_ports(kubelets: &[RunningKubelet]) -> Vec<u16> {
+    let listens = |kubelet: &RunningKubelet, address: &SocketAddr| {
+        let held =
+            |listener: &Listener| matches!(listener, Listener::Process(owner) if owner.pid == kubelet.pid);
+        sockets::listeners(*address).iter().any(held)
+    };
+    kubelets
+        .iter()
+        .flat_map(|kubelet| {
+            kubelet
+                .binds
+                .iter()
+                .flatten()
+                .filter(move |address| listens(kubelet, address))
+        })
+        .map(SocketAddr::port)
+        .collect()
+}
+
 /// Whether two sockets cannot both be bound.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let (one, other) = (a.ip().to_canonical(), b.ip().to_canonical());
@@ -144,8 +185,7 @@ fn binds(arguments: &[String], process: &Path) -> Result<Vec<SocketAddr>, (Strin
             ..KubeletConfiguration::default()
         },
         Some(path) => {
-            let text = std::fs::read_to_string(seen_from_outside(process, path));
-            let text = text.map_err(|error| unknown(error.to_string()))?;
+            let text = read(&seen_from_outside(process, path)).map_err(|error| unknown(error.to_string()))?;
             serde_saphyr::from_str(&text).map_err(|error| unknown(error.to_string()))?
         }
     };
@@ -162,7 +202,11 @@ fn binds(arguments: &[String], process: &Path) -> Result<Vec<SocketAddr>, (Strin
             .parse()
             .map_err(|_| unknown(format!("address {text:?} is no IP address")))?,
     };
-    let port = number("port", file.port, PORT)?;
+    // 0 is "not set" to the kubelet, which then takes 10250; only the read-only port can be switched off.
+    let port = match number("port", file.port, PORT)? {
+        0 => PORT,
+        port => port,
+    };
     let read_only_port = number("read-only-port", file.read_only_port, 0)?;
     let ports = [port, read_only_port];
     Ok(ports
@@ -170,6 +214,23 @@ fn binds(arguments: &[String], process: &Path) -> Result<Vec<SocketAddr>, (Strin
         .filter(|port| *port != 0)
         .map(|port| SocketAddr::new(address, port))
         .collect())
+}
+
+/// A configuration file, if it is one: the path is another process' word.
+fn read(path: &Path) -> io::Result<String> {
+    const LARGEST: u64 = 1024 * 1024;
+    // Opening a FIFO would wait for its writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?
+        .take(LARGEST + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return Err(io::Error::other("larger than 1 MiB"));
+    }
+    Ok(text)
 }
 
 /// The last `--name=value` or `--name value`; `_` may stand for `-` in a kubelet's flags.
@@ -259,6 +320,65 @@ mod tests {
             ["0.0.0.0:10250", "0.0.0.0:1"]
         );
         assert!(running_kubelets(proc(&["kubelet-gate", "serve"], None).path()).is_empty());
+        assert_eq!(
+            bound(
+                &["kubelet", "--config", config],
+                Some("address: 127.0.0.1\nport: 0\nreadOnlyPort: 0\n")
+            ),
+            ["127.0.0.1:10250"]
+        );
+    }
+
+    /// Seen red: with the namespace not compared, and with the owner not looked at.
+    #[test]
+    fn a_pod_that_calls_itself_kubelet_is_not_believed() {
+        let of_a_pod = proc(&["/tmp/kubelet", "--port=22", "--read-only-port=6443"], None);
+        let process = of_a_pod.path().join("4711");
+        assert_eq!(running_kubelets(of_a_pod.path()).len(), 1);
+        fs::create_dir(process.join("ns")).unwrap();
+        std::os::unix::fs::symlink("pid:[4026539999]", process.join("ns/pid")).unwrap();
+        assert!(running_kubelets(of_a_pod.path()).is_empty());
+
+        if rustix::process::geteuid().is_root() {
+            let of_a_user = proc(&["kubelet"], None);
+            std::os::unix::fs::chown(of_a_user.path().join("4711"), Some(1000), None).unwrap();
+            assert!(running_kubelets(of_a_user.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_is_no_file_is_not_waited_for() {
+        let odd = proc(&["kubelet", "--config=/fifo"], None);
+        let path = odd.path().join("4711/root/fifo");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let kubelets = running_kubelets(odd.path());
+        assert!(
+            kubelets[0]
+                .binds
+                .as_ref()
+                .unwrap_err()
+                .1
+                .contains("not a regular file")
+        );
+        let endless = proc(&["kubelet", "--config=/zero"], None);
+        std::os::unix::fs::symlink("/dev/zero", endless.path().join("4711/root/zero")).unwrap();
+        assert!(running_kubelets(endless.path())[0].binds.is_err());
+    }
+
+    #[test]
+    fn a_port_that_is_only_claimed_is_not_the_kubelets() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let kubelet = |pid: u32, binds: &[SocketAddr]| RunningKubelet {
+            pid: pid.cast_signed(),
+            hostname_override: None,
+            binds: Ok(binds.to_vec()),
+        };
+        let claimed: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let here = kubelet(std::process::id(), &[address, claimed]);
+        assert_eq!(listening_ports(&[here]), [address.port()]);
+        assert!(listening_ports(&[kubelet(1, &[address])]).is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub(crate) use self::machine::{Confirmed, confirm};
 
 pub use self::addresses::addresses;
 pub use self::fleet::FleetCredential;
-pub use self::kubelet::{RunningKubelet, may_listen, running_kubelets};
+pub use self::kubelet::{RunningKubelet, listening_ports, may_listen, running_kubelets};
 pub use self::namespace::{Namespace, as_user, ip};
 
 use std::net::SocketAddr;

@@ -76,19 +76,21 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Who took the connection whose other end, on this node, is `ours`: the address it was taken on. `None` if the one who
-/// took it is not in this network namespace, or has gone.
+/// Who took the connections whose other end, on this node, is `ours`: the addresses they were taken on. One, as a rule, but the
+/// same end may be used towards several at once. Empty if the one who took it is not in this network namespace, or has gone.
 ///
 /// The kernel lists a connection as soon as it is made, whether or not it was accepted.
 ///
 /// # Errors
 /// As [`tcp`].
-pub fn taken_by(ours: SocketAddr) -> io::Result<Option<SocketAddr>> {
+pub fn taken_by(ours: SocketAddr) -> io::Result<Vec<SocketAddr>> {
     let ours = canonical(ours);
-    let taker = tcp()?
+    let takes = |socket: &TcpSocket| socket.remote == ours && !socket.listens;
+    Ok(tcp()?
         .into_iter()
-        .find(|socket| socket.remote == ours && !socket.listens);
-    Ok(taker.map(|socket| socket.local))
+        .filter(takes)
+        .map(|socket| socket.local)
+        .collect())
 }
 
 /// The process that holds the socket of this inode, as far as this process may see it (`CAP_SYS_PTRACE` for those of
@@ -167,7 +169,7 @@ mod tests {
             };
             let stream = TcpStream::connect(&dial).unwrap();
             let taken = taken_by(stream.local_addr().unwrap()).unwrap();
-            assert_eq!(taken, Some(dial.parse().unwrap()), "{listen}");
+            assert_eq!(taken, [dial.parse().unwrap()], "{listen}");
         }
     }
 

@@ -30,4 +30,5 @@ pub use refusal::Refusal;
 pub use revocation::RevocationError;
 pub use serving::{Serving, ServingError};
 pub use suites::{group_name, parse_cipher_suites, suite_name, version_name};
+pub(crate) use trust::MAX_CERTIFICATES;
 pub use trust::{Judged, Trust, TrustError};

@@ -26,7 +26,7 @@ use super::revocation::{self, RevocationError, RevocationList};
 use super::signature::ALGORITHMS;
 
 /// Longest chain that is looked at.
-pub(super) const MAX_CERTIFICATES: usize = 16;
+pub(crate) const MAX_CERTIFICATES: usize = 16;
 /// Largest chain that is looked at.
 pub(super) const MAX_BYTES: usize = 128 * 1024;
 

@@ -128,8 +128,8 @@ fn planned(
     };
     let (backend, firewall) = firewall::Firewall::find(wanted)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let kubelets = node::running_kubelets(Path::new("/proc"));
-    let plan = Plan::of(settings, &kubelets, backend).map_err(|error| vec![error.to_string()])?;
+    let listening = node::listening_ports(&node::running_kubelets(Path::new("/proc")));
+    let plan = Plan::of(settings, &listening, backend).map_err(|error| vec![error.to_string()])?;
     Ok((firewall, plan))
 }
 

@@ -30,9 +30,10 @@ pub(super) struct Observe {
 impl Observe {
     pub(super) fn run(&self) -> Result<u8, u8> {
         let settings = self.configuration.load()?;
-        let kubelets = node::running_kubelets(Path::new("/proc"));
+        let listening = node::listening_ports(&node::running_kubelets(Path::new("/proc")));
         // Which packet filter would carry it makes no difference to the ports.
-        let plan = Plan::of(&settings, &kubelets, Backend::Nftables).map_err(|error| told(FAILED, &error))?;
+        let plan =
+            Plan::of(&settings, &listening, Backend::Nftables).map_err(|error| told(FAILED, &error))?;
         let ports: Vec<(u16, PortKind)> = plan.ports.iter().map(|port| (port.port, port.kind)).collect();
         let numbers: Vec<String> = ports.iter().map(|(port, _)| port.to_string()).collect();
         eprintln!(

@@ -215,7 +215,7 @@ pub(super) fn api_server_seen(admin: SocketAddr) -> Result<Option<String>, Strin
     let runtime = runtime().map_err(|_| "no runtime".to_owned())?;
     let seal: Value = runtime
         .block_on(get(admin, "/seal", ADMIN))
-        .map_err(|error| crate::error::chain(&error).to_string())?;
+        .map_err(|error| crate::error::chain(&error))?;
     Ok(seal["apiServer"]["last"].as_str().map(str::to_owned))
 }
 
