@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::serve::{LogFormat, keep_reloading, log_to_stderr, no_core_dumps, until_signalled};
 use super::{FAILED, GOOD, complain};
 use crate::lab::fake_apiserver::{ADMIN_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN};
-use crate::lab::scenes::{self, Row, Style, table};
+use crate::lab::scenes::{self, Played, Row, Style, table};
 use crate::lab::{self, LabError, LabOptions};
 
 /// The arguments of `lab`.
@@ -74,10 +74,13 @@ async fn demo(options: LabOptions, stop: CancellationToken) -> Result<bool, LabE
         eprintln!("interrupted");
         return Ok(false);
     };
-    let rows = played.map_err(LabError::Serve)?;
+    let Played { rows, skipped } = played.map_err(LabError::Serve)?;
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let style = if colour { Style::Colour } else { Style::Plain };
     print(&table(&rows, style));
+    if let Some(skipped) = skipped {
+        println!("{skipped}");
+    }
     stopped?;
     Ok(rows.iter().all(Row::ok))
 }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use crate::world::{World, assert_answer, eventually, header};
 
 /// Metric names are what dashboards and alerts are made of: whoever changes one changes this list, and says so.
-const FAMILIES: [&str; 17] = [
+const FAMILIES: [&str; 20] = [
     "kubelet_gate_audit_events counter",
     "kubelet_gate_authentication_failures counter",
     "kubelet_gate_cache_requests counter",
@@ -16,6 +16,7 @@ const FAMILIES: [&str; 17] = [
     "kubelet_gate_connections gauge",
     "kubelet_gate_handshakes counter",
     "kubelet_gate_panics counter",
+    "kubelet_gate_pin_mismatches counter",
     "kubelet_gate_read_only_port_requests counter",
     "kubelet_gate_rejections counter",
     "kubelet_gate_reloads counter",
@@ -23,7 +24,9 @@ const FAMILIES: [&str; 17] = [
     "kubelet_gate_requests counter",
     "kubelet_gate_requests_in_flight gauge",
     "kubelet_gate_reviews counter",
+    "kubelet_gate_seal_open_seconds counter",
     "kubelet_gate_streams gauge",
+    "kubelet_gate_ungated_connections gauge",
     "kubelet_gate_upstream_connections counter",
     "kubelet_gate_upstream_idle_connections gauge",
 ];

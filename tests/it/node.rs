@@ -385,16 +385,6 @@ impl Node {
         self.kubelet = Some(FakeKubelet::start(squatter).await.unwrap());
     }
 
-    /// The kubelet listens on 127.0.0.1:11250 alone.
-    pub(crate) async fn bind_kubelet_to_loopback(&mut self) {
-        self.kubelet.take().unwrap().shutdown().await;
-        let loopback = FakeKubeletOptions {
-            address: SocketAddr::from(([127, 0, 0, 1], 11250)),
-            ..options(10250, true)
-        };
-        self.kubelet = Some(FakeKubelet::start(loopback).await.unwrap());
-    }
-
     /// A gate that has served the API server, and a confirmed seal around it.
     pub(crate) async fn seal(&mut self) {
         self.start_gate().await;

@@ -2,12 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt as _;
 use std::time::Duration;
 
-use serde_json::json;
+use kubelet_gate::firewall::{Backend, Firewall, Plan, PortKind, SealedPort};
+use kubelet_gate::node::Namespace;
 
-use crate::node::{GATEWAY, Node, on_a_node, on_every_backend, shell, who_answers, who_answers_in};
+use crate::node::{GATEWAY, Node, on_every_backend, shell, who_answers, who_answers_in};
 
 /// Whether the pod's own service answers at this address.
 fn service_answers(address: &str) -> bool {
@@ -115,50 +115,42 @@ fn packets_that_miss_the_redirect_do_not_reach_the_kubelet() {
     });
 }
 
-/// A kubelet on loopback, and the gate on the node's own addresses and the very port.
+/// A kubelet on loopback, and the gate on the node's own address and the very port. Seen red: without the rule that leaves the
+/// gate's addresses alone.
 #[test]
 fn a_gate_that_holds_the_port_itself_is_left_alone() {
-    on_a_node("own port", async |mut node: Node| {
-        node.bind_kubelet_to_loopback().await;
-        // The gate takes a kubelet's port only if it sees in /proc that the kubelet does not want it there.
-        let mut kubelet = std::process::Command::new("sh")
-            .arg0("kubelet")
-            .args([
-                "-c",
-                "sleep 60; :",
-                "--address=127.0.0.1",
-                "--port=11250",
-                "--read-only-port=0",
-            ])
-            .spawn()
-            .unwrap();
-        node.start_gate_as(crate::node::GATE_UID, |configuration| {
-            configuration["listen"] = json!(["192.0.2.10:11250", "[::]:19443"]);
-            configuration["upstream"]["url"] = "https://127.0.0.1:11250".into();
-        })
-        .await;
-        node.api_server_comes().await;
-        node.firewall_ends(0, "apply --confirm-within 60s");
-        node.firewall_ends(0, "confirm");
-        let status = node.firewall_ends(0, "status");
-        assert!(
-            status.contains("127.0.0.1:11250") && !status.contains("192.0.2.10:11250"),
-            "{status}"
-        );
-        let stranger = |address: &str| {
-            let tls = kubelet_gate::lab::client::ClientTls::default();
-            kubelet_gate::lab::client::Client::new(address.parse().unwrap(), tls).unwrap()
+    on_every_backend("own port", async |node: Node| {
+        let backend = match node.backend {
+            "nftables" => Backend::Nftables,
+            "iptables-nft" => Backend::IptablesNft,
+            _ => Backend::IptablesLegacy,
         };
-        for address in ["192.0.2.10:11250", "127.0.0.1:11250"] {
-            assert_eq!(
-                stranger(address).get("/pods").await.unwrap().status(),
-                401,
-                "{address}"
-            );
-        }
-        node.api_server_comes().await;
-        kubelet.kill().unwrap();
-        kubelet.wait().unwrap();
+        let plan = Plan {
+            backend,
+            ports: vec![SealedPort {
+                port: 11250,
+                kind: PortKind::Secure,
+                redirect_ipv4: None,
+                redirect_ipv6: None,
+                gate_addresses: vec!["192.0.2.10".parse().unwrap()],
+            }],
+        };
+        let _listening = ["127.0.0.1:11250", "192.0.2.10:11250", "10.88.0.1:11250"]
+            .map(|address| TcpListener::bind(address).unwrap());
+        let connects = |address: &str| {
+            TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(1)).is_ok()
+        };
+        let from = |namespace: &Namespace, address: &str| namespace.run(|| connects(address)).unwrap();
+        assert!(
+            connects("127.0.0.1:11250") && from(&node.pod, "10.88.0.1:11250"),
+            "before"
+        );
+        Firewall::of(backend).load(Some(&plan), None, None).unwrap();
+        assert!(connects("192.0.2.10:11250") && from(&node.neighbour, "192.0.2.10:11250"));
+        assert!(!connects("127.0.0.1:11250") && !connects("10.88.0.1:11250"));
+        assert!(!from(&node.pod, "10.88.0.1:11250"));
+        Firewall::of(backend).remove().unwrap();
+        assert!(connects("127.0.0.1:11250"));
         node.stop().await;
     });
 }

@@ -73,7 +73,8 @@ impl<'a> Who<'a> {
         self.at(lab.address(), tls)
     }
 
-    fn at(&self, address: SocketAddr, tls: ClientTls) -> Result<Caller, ClientError> {
+    /// At any door that speaks TLS.
+    pub(super) fn at(&self, address: SocketAddr, tls: ClientTls) -> Result<Caller, ClientError> {
         let certificate = self.pair.map(|pair| (pair.chain.clone(), pair.key.clone_key()));
         let client = Client::new(address, ClientTls { certificate, ..tls })?;
         Ok(Caller {

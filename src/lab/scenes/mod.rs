@@ -1,5 +1,6 @@
-//! Twelve attacks and errands, each first at the open kubelet, then through the gate, and what must come of each.
+//! Thirteen attacks and errands, each first at the open kubelet, then through the gate, and what must come of each.
 
+mod around;
 mod caller;
 mod changes;
 mod script;
@@ -13,10 +14,19 @@ use super::Lab;
 
 pub use self::table::{Style, table};
 
+/// The demonstration, played.
+#[derive(Clone, Debug)]
+pub struct Played {
+    /// Every line.
+    pub rows: Vec<Row>,
+    /// The scene that could not be played on this machine, and why.
+    pub skipped: Option<String>,
+}
+
 /// One line of the demonstration.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Row {
-    /// The scene it belongs to, 1 to 12.
+    /// The scene it belongs to, 1 to 13.
     pub scene: u8,
     /// Who asks.
     pub who: &'static str,
@@ -82,14 +92,17 @@ struct Play<'a> {
 ///
 /// # Errors
 /// The lab itself failed: a file could not be written, or the API server not be stopped or started again.
-pub async fn play(lab: &Lab) -> io::Result<Vec<Row>> {
+pub async fn play(lab: &Lab) -> io::Result<Played> {
     let mut play = Play {
         lab,
         scene: 0,
         rows: Vec::new(),
     };
-    script::all(&mut play).await?;
-    Ok(play.rows)
+    let skipped = script::all(&mut play).await?;
+    Ok(Played {
+        rows: play.rows,
+        skipped,
+    })
 }
 
 // === impl Row ===

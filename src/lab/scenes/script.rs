@@ -3,7 +3,7 @@
 use std::io;
 
 use super::caller::{Caller, Who};
-use super::{Line, Play, changes, gives_in, serves, stops, tricks};
+use super::{Line, Play, around, changes, gives_in, serves, stops, tricks};
 use crate::lab::fake_apiserver::{METRICS_TOKEN, PROXY_GET_TOKEN};
 
 /// A secret in a pod's environment: who sees it has read `/pods`.
@@ -15,8 +15,8 @@ const RUN: &str = "/run/default/web/nginx?cmd=id";
 pub(super) const UNAUTHORIZED: &str = "Unauthorized";
 pub(super) const API_SERVER: &str = "the API server (certificate)";
 
-/// Plays them in order.
-pub(super) async fn all(play: &mut Play<'_>) -> io::Result<()> {
+/// Plays them in order; yields what could not be played.
+pub(super) async fn all(play: &mut Play<'_>) -> io::Result<Option<String>> {
     anonymous(play).await;
     read_only_port(play).await;
     api_server(play).await;
@@ -27,7 +27,8 @@ pub(super) async fn all(play: &mut Play<'_>) -> io::Result<()> {
     tricks::forged_headers(play).await;
     tricks::path_tricks(play).await;
     changes::removed_ca(play).await?;
-    changes::api_server_down(play).await
+    changes::api_server_down(play).await?;
+    Ok(around::local_user(play).await)
 }
 
 /// Scenes 1 and 2.

@@ -7,9 +7,10 @@ use crate::lab::LabOptions;
 async fn every_scene_is_as_it_must_be_and_can_be_played_again() {
     let lab = Lab::start(LabOptions::default()).await.unwrap();
     for _ in 0..2 {
-        let rows = play(&lab).await.unwrap();
+        let Played { rows, skipped } = play(&lab).await.unwrap();
+        let last = if skipped.is_some() { 12 } else { 13 };
         let scenes: std::collections::BTreeSet<u8> = rows.iter().map(|row| row.scene).collect();
-        assert_eq!(scenes, (1..=12).collect());
+        assert_eq!(scenes, (1..=last).collect());
         assert!(rows.iter().all(Row::ok), "{}", table(&rows, Style::Plain));
         let widest = table(&rows, Style::Plain)
             .lines()
@@ -26,7 +27,7 @@ async fn a_gate_that_lets_the_wrong_one_in_is_found() {
     let alice = crate::lab::fake_apiserver::Subject::user("alice");
     let rule = crate::lab::fake_apiserver::Rule::allow(alice, &["get"], &["*"]);
     lab.api_server.add_rule(rule);
-    let rows = play(&lab).await.unwrap();
+    let rows = play(&lab).await.unwrap().rows;
     let wrong: Vec<_> = rows.iter().filter(|row| !row.ok()).collect();
     assert_eq!(wrong.iter().map(|row| row.scene).collect::<Vec<_>>(), [5, 9]);
     let said = wrong[0].gate.wrong.as_deref().unwrap();
