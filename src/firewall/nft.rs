@@ -150,8 +150,18 @@ impl Nft {
             return Ok(None);
         }
         let list = ["-j", "-n", "-n", "-n", "list", "table", "inet", "kubelet_gate"];
-        let text = tool::run(TOOL, &list, "", "listing the table")?;
-        listing::parse(TOOL, &text).map(Some)
+        match tool::run(TOOL, &list, "", "listing the table") {
+            Ok(text) => listing::parse(TOOL, &text).map(Some),
+            Err(error) => {
+                // Somebody may have taken it away in between.
+                let tables = listing::parse(TOOL, &tool::run(TOOL, &["-j", "list", "tables"], "", doing)?)?;
+                if tables.has_our_table() {
+                    Err(error)
+                } else {
+                    Ok(None)
+                }
+            }
+        }
     }
 }
 

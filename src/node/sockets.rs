@@ -105,7 +105,10 @@ pub fn owner(inode: u64) -> Option<Owner> {
             descriptors.any(|fd| fd.is_ok_and(|fd| matches!(fd.target, FDTarget::Socket(of) if of == inode)))
         })
     };
-    let process = all_processes().ok()?.flatten().find(holds)?;
+    let mut processes: Vec<Process> = all_processes().ok()?.flatten().collect();
+    // Whoever dials and is gone in a moment was born a moment ago.
+    processes.sort_unstable_by_key(|process| std::cmp::Reverse(process.pid));
+    let process = processes.into_iter().find(holds)?;
     let command = process.stat().map(|stat| stat.comm).unwrap_or_default();
     Some(Owner {
         pid: process.pid,
