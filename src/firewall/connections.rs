@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use super::{FirewallError, Plan, tool};
+use super::{FirewallError, Plan, PortKind, tool};
 use crate::node::sockets::{self, Owner, TcpSocket};
 
 /// A connection to one of the kubelet's ports that did not come through the gate.
@@ -26,21 +26,30 @@ pub fn ungated(plan: &Plan, gate_uid: u32) -> io::Result<Vec<Ungated>> {
 }
 
 fn among(sockets: &[TcpSocket], plan: &Plan, gate_uid: u32) -> Vec<Ungated> {
-    let at_kubelet = |socket: &&TcpSocket| {
-        let port = plan.ports.iter().find(|port| port.port == socket.local.port());
-        socket.established && port.is_some_and(|port| !port.gate_addresses.contains(&socket.local.ip()))
-    };
-    // The other end, if it is on this node. One that is being closed belongs to nobody any more, and is no way in.
-    let gated = |socket: &TcpSocket| {
-        let other = sockets
+    let other_end = |socket: &TcpSocket| {
+        sockets
             .iter()
-            .find(|other| other.local == socket.remote && other.remote == socket.local);
-        other.is_some_and(|other| other.uid == gate_uid || !other.established)
+            .find(|other| other.local == socket.remote && other.remote == socket.local)
+    };
+    let past_the_gate = |socket: &&TcpSocket| {
+        let Some(port) = plan.ports.iter().find(|port| port.port == socket.local.port()) else {
+            return false;
+        };
+        if !socket.flows || port.gate_addresses.contains(&socket.local.ip()) {
+            return false;
+        }
+        match other_end(socket) {
+            // From another node, or a pod.
+            None => true,
+            // Health checks of this node are what 10248 is for.
+            Some(_) if port.kind == PortKind::Healthz => false,
+            // An end that nobody holds any more is no way in.
+            Some(other) => other.uid != gate_uid && other.inode != 0,
+        }
     };
     sockets
         .iter()
-        .filter(at_kubelet)
-        .filter(|socket| !gated(socket))
+        .filter(past_the_gate)
         .map(|socket| Ungated {
             kubelet: socket.local,
             peer: socket.remote,
@@ -57,7 +66,7 @@ pub fn holder(connection: &Ungated) -> Option<Owner> {
     sockets::owner(end.inode)
 }
 
-/// Resets exactly this connection, at the kubelet's end, which tells the other.
+/// Resets exactly this connection, at the kubelet's end, which tells the other. Whether it is gone, [`ungated`] tells.
 ///
 /// # Errors
 /// `ss` is missing, may not (`CAP_NET_ADMIN`), or the kernel cannot (`CONFIG_INET_DIAG_DESTROY`).
@@ -69,9 +78,10 @@ pub fn cut(connection: &Ungated) -> Result<(), FirewallError> {
         ("dst", literal(peer.ip())),
         ("dport", format!(":{}", peer.port())),
     ];
-    let mut arguments: Vec<String> = ["-K", "-H", "-n", "-t", "state", "established"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut arguments: Vec<String> = ["-K", "-H", "-n", "-t"].map(str::to_owned).to_vec();
+    for state in ["established", "fin-wait-1", "fin-wait-2", "close-wait"] {
+        arguments.extend(["state", state].map(str::to_owned));
+    }
     for (position, (key, value)) in filter.into_iter().enumerate() {
         if position > 0 {
             arguments.push("and".into());
@@ -120,7 +130,7 @@ mod tests {
             local: local.parse().unwrap(),
             remote: remote.parse().unwrap(),
             listens: false,
-            established: true,
+            flows: true,
             uid,
             inode: 1,
         }
@@ -147,6 +157,40 @@ mod tests {
     }
 
     #[test]
+    fn a_health_check_of_this_node_is_not_ungated_and_one_from_outside_is() {
+        let mut healthz = plan(10248);
+        healthz.ports[0].kind = PortKind::Healthz;
+        let sockets = [
+            socket("127.0.0.1:10248", "127.0.0.1:40000", 0),
+            socket("127.0.0.1:40000", "127.0.0.1:10248", 1000),
+            socket("192.0.2.11:10248", "192.0.2.20:40000", 0),
+        ];
+        let found = among(&sockets, &healthz, 990);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].peer, "192.0.2.20:40000".parse().unwrap());
+    }
+
+    /// Seen red: with established connections alone looked at, it was neither listed nor reset.
+    #[test]
+    fn a_connection_whose_client_has_said_everything_is_still_a_way_to_hear() {
+        if !rustix::process::getuid().is_root() {
+            println!("SKIPPED: only root may reset connections");
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut ours = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let theirs = listener.accept().unwrap().0;
+        ours.shutdown(std::net::Shutdown::Write).unwrap();
+        let open = ungated(&plan(port), u32::MAX).unwrap();
+        assert_eq!(open.len(), 1, "{open:?}");
+        cut(&open[0]).unwrap();
+        assert!(ours.read(&mut [0]).is_err());
+        drop(theirs);
+        assert_eq!(ungated(&plan(port), u32::MAX).unwrap(), []);
+    }
+
+    #[test]
     fn exactly_one_connection_is_cut() {
         if !rustix::process::getuid().is_root() {
             println!("SKIPPED: only root may reset connections");
@@ -160,23 +204,24 @@ mod tests {
             theirs.set_nonblocking(true).unwrap();
             (ours, theirs)
         };
-        let (mut kept, mut cut) = (connect(), connect());
+        let (mut kept, mut reset) = (connect(), connect());
         let all = ungated(&plan(port), u32::MAX).unwrap();
         assert_eq!(all.len(), 2, "{all:?}");
-        let of_cut = |ungated: &&Ungated| ungated.peer == cut.0.local_addr().unwrap();
-        let connection = all.iter().find(of_cut).unwrap();
+        let of_reset = |ungated: &&Ungated| ungated.peer == reset.0.local_addr().unwrap();
+        let connection = all.iter().find(of_reset).unwrap();
         assert_eq!(
             holder(connection).unwrap().pid,
             i32::try_from(std::process::id()).unwrap()
         );
-        super::cut(connection).unwrap();
+        cut(connection).unwrap();
         let mut byte = [0];
         assert_eq!(
-            cut.0.read(&mut byte).unwrap_err().kind(),
+            reset.0.read(&mut byte).unwrap_err().kind(),
             io::ErrorKind::ConnectionReset
         );
         assert!(
-            cut.1
+            reset
+                .1
                 .read(&mut byte)
                 .is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)
         );

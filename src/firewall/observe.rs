@@ -370,8 +370,7 @@ mod tests {
         }
     }
 
-    /// Seen red: with the packet type not looked at each connection on lo counts twice; with `read` at the wrong offset
-    /// nobody is named.
+    /// Seen red: with the packet type not looked at each connection on lo counts twice.
     #[test]
     fn each_connection_on_this_node_is_counted_once_and_its_process_named() {
         if !rustix::process::getuid().is_root() {

@@ -1,11 +1,11 @@
 //! Going around the gate on purpose: connections that have nothing of the gate's exemption, and who takes them.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::{Plan, RunningGate};
@@ -58,7 +58,7 @@ pub async fn attempt_all(plan: &Plan, addresses: &[IpAddr], gate: &RunningGate) 
 pub async fn dial_all(addresses: &[SocketAddr]) -> Vec<(SocketAddr, io::Result<TcpStream>)> {
     let mut dialled = Vec::new();
     for address in addresses {
-        let outcome = timeout(PATIENCE, TcpStream::connect(address))
+        let outcome = timeout(PATIENCE, dial(*address))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         if let Ok(stream) = &outcome {
@@ -68,6 +68,17 @@ pub async fn dial_all(addresses: &[SocketAddr]) -> Vec<(SocketAddr, io::Result<T
         dialled.push((*address, outcome));
     }
     dialled
+}
+
+/// From a port that is no other connection's: left to itself the kernel takes one that is in use towards somebody else, and
+/// then two takers are found.
+async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let (socket, from) = match address {
+        SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+        SocketAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
+    };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(address).await
 }
 
 /// Who took a connection, wherever it was made; to be asked in the node's own network namespace while it is open.

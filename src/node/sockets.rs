@@ -16,8 +16,8 @@ pub struct TcpSocket {
     pub remote: SocketAddr,
     /// Whether it listens.
     pub listens: bool,
-    /// Whether bytes can flow in both directions.
-    pub established: bool,
+    /// Whether bytes can still flow, if only in one direction: a half-closed connection carries a log to its end.
+    pub flows: bool,
     /// Who made it; 0 too for a connection that nobody has accepted yet, or that has ended.
     pub uid: u32,
     /// Its inode, by which [`owner`] knows it; 0 as for `uid`.
@@ -57,7 +57,10 @@ fn read(path: &str) -> io::Result<Vec<TcpSocket>> {
         local: canonical(entry.local_address),
         remote: canonical(entry.remote_address),
         listens: entry.state == TcpState::Listen,
-        established: entry.state == TcpState::Established,
+        flows: matches!(
+            entry.state,
+            TcpState::Established | TcpState::FinWait1 | TcpState::FinWait2 | TcpState::CloseWait
+        ),
         uid: entry.uid,
         inode: entry.inode,
     };

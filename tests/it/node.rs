@@ -24,8 +24,11 @@ use tempfile::TempDir;
 
 use crate::world::{API_SERVER, PKI, eventually, eventually_answers, sum};
 
-/// The gate's user; nobody else's on any machine these tests run on.
-pub(crate) const GATE_UID: u32 = 64250;
+/// The gate's user: nobody else's, not even that of the same tests run beside these.
+pub(crate) fn gate_uid() -> u32 {
+    100_000 + std::process::id() % 100_000
+}
+
 /// The node's own addresses, as its neighbour sees them.
 pub(crate) const NODE: [&str; 2] = ["192.0.2.10", "[2001:db8::10]"];
 /// The node as its pod sees it.
@@ -44,7 +47,7 @@ pub(crate) struct Node {
     _beside: (FakeApiServer, FakeKubelet, FakeKubelet),
     directory: TempDir,
     gate: Option<Child>,
-    cgroup: Option<PathBuf>,
+    pub(crate) cgroup: Option<PathBuf>,
     required: bool,
 }
 
@@ -161,7 +164,7 @@ impl Node {
         .unwrap();
         for name in ["run", "audit"] {
             fs::create_dir(folder.join(name)).unwrap();
-            chown(folder.join(name), Some(GATE_UID), Some(GATE_UID)).unwrap();
+            chown(folder.join(name), Some(gate_uid()), Some(gate_uid())).unwrap();
         }
         Self {
             backend,
@@ -217,7 +220,7 @@ impl Node {
 
     /// Starts the gate, as its own user, in its own cgroup, and waits until it listens.
     pub(crate) async fn start_gate(&mut self) {
-        self.start_gate_as(GATE_UID, |_| ()).await;
+        self.start_gate_as(gate_uid(), |_| ()).await;
     }
 
     pub(crate) async fn start_gate_as(&mut self, uid: u32, change: impl FnOnce(&mut Value)) {

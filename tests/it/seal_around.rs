@@ -1,5 +1,6 @@
 //! The ways around the gate. If one of them stays open, whoever is on the node or beside it has what the gate was to guard.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::node::{GATEWAY, NODE, Node, on_a_node, on_every_backend, shell, who_answers, who_answers_in};
@@ -28,8 +29,7 @@ async fn ways(node: &Node) -> Vec<(String, &'static str)> {
     ways
 }
 
-/// Seen red: without the output chain, "node to 127.0.0.1:10250" was the kubelet; without the nat chains, nobody where the
-/// gate should be.
+/// Seen red: without either of the nat chains nobody answers where the gate should.
 #[test]
 fn before_the_seal_everybody_gets_to_the_kubelet_and_afterwards_nobody() {
     on_every_backend("before and after", async |mut node: Node| {
@@ -75,7 +75,7 @@ fn before_the_seal_everybody_gets_to_the_kubelet_and_afterwards_nobody() {
     });
 }
 
-/// Seen red: without `meta skuid` in the exemption, and without the cgroup in it.
+/// Seen red: with the uid left out of the exemption (root in the gate's cgroup), and the cgroup.
 #[test]
 fn neither_root_nor_whoever_knows_uid_and_mark_walks_through() {
     on_every_backend("forged exemption", async |mut node: Node| {
@@ -85,17 +85,22 @@ fn neither_root_nor_whoever_knows_uid_and_mark_walks_through() {
         let cgroup = !gate["exemption"]["cgroup"].is_null();
         for (who, uid, mark, through) in [
             ("root with the mark", 0, mark, false),
-            ("the gate's user without a mark", crate::node::GATE_UID, 0, false),
+            (
+                "the gate's user without a mark",
+                crate::node::gate_uid(),
+                0,
+                false,
+            ),
             (
                 "the gate's user with a wrong mark",
-                crate::node::GATE_UID,
+                crate::node::gate_uid(),
                 mark ^ 1,
                 false,
             ),
             // Where there is no cgroup v2 this is the limit, and `status` says so.
             (
                 "CAP_NET_RAW and CAP_SETUID, knowing all",
-                crate::node::GATE_UID,
+                crate::node::gate_uid(),
                 mark,
                 !cgroup,
             ),
@@ -105,9 +110,26 @@ fn neither_root_nor_whoever_knows_uid_and_mark_walks_through() {
                 ("AF_INET6", "::1"),
                 ("AF_INET", "192.0.2.10"),
             ] {
-                let reached = dial_marked(family, address, uid, mark);
+                let reached = dial_marked(None, family, address, uid, mark);
                 assert_eq!(reached, through, "{}: {who} to {address}", node.backend);
             }
+        }
+        if let Some(cgroup) = &node.cgroup {
+            let reached = |uid, mark| dial_marked(Some(cgroup), "AF_INET", "127.0.0.1", uid, mark);
+            assert!(
+                reached(crate::node::gate_uid(), mark),
+                "all of it: what the gate itself is"
+            );
+            assert!(
+                !reached(0, mark),
+                "{}: root in the gate's cgroup, with the mark",
+                node.backend
+            );
+            assert!(
+                !reached(crate::node::gate_uid(), mark ^ 1),
+                "{}: another mark",
+                node.backend
+            );
         }
         node.stop().await;
     });
@@ -115,7 +137,7 @@ fn neither_root_nor_whoever_knows_uid_and_mark_walks_through() {
 
 /// Whether a socket with this mark, made by this user with no more than `CAP_NET_RAW` and `CAP_SETUID`, is taken by the
 /// kubelet. To find out it speaks TLS and looks at the certificate.
-fn dial_marked(family: &str, address: &str, uid: u32, mark: u64) -> bool {
+fn dial_marked(cgroup: Option<&Path>, family: &str, address: &str, uid: u32, mark: u64) -> bool {
     let script = format!(
         "import os, socket, ssl, sys\n\
          os.setgid({uid}); os.setresuid({uid}, {uid}, 0)\n\
@@ -128,7 +150,11 @@ fn dial_marked(family: &str, address: &str, uid: u32, mark: u64) -> bool {
          t.sendall(b'GET /pods HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n')\n\
          print('kubelet' if b' 200 ' in t.recv(64) else 'gate')\n"
     );
-    let output = Command::new("setpriv")
+    // `$0` is the cgroup to go to first, if any.
+    let enter = r#"[ -z "$0" ] || echo $$ > "$0/cgroup.procs"; exec setpriv "$@""#;
+    let output = Command::new("sh")
+        .args(["-c", enter])
+        .arg(cgroup.unwrap_or_else(|| Path::new("")))
         .args([
             "--inh-caps=-all,+net_raw,+setuid,+setgid",
             "--bounding-set=-all,+net_raw,+setuid,+setgid",
@@ -145,7 +171,7 @@ fn dial_marked(family: &str, address: &str, uid: u32, mark: u64) -> bool {
     said.trim() == "kubelet"
 }
 
-/// Seen red: without the raw chain's second rule the kubelet answered.
+/// Seen red: without the raw chain's second rule the neighbour got to the gate, which loopback is not to lead to either.
 #[test]
 fn a_neighbour_does_not_reach_loopback_even_if_the_node_routes_it() {
     on_every_backend("route_localnet", async |mut node: Node| {

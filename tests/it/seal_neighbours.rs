@@ -19,7 +19,6 @@ fn service_answers(address: &str) -> bool {
     stream.write_all(b"?").is_ok() && stream.read_to_string(&mut answer).is_ok() && answer == "service"
 }
 
-/// Seen red: with martians of any port dropped, the NodePort on localhost was lost.
 #[test]
 fn node_ports_host_ports_and_default_drop_work_as_before() {
     on_every_backend("coexistence", async |mut node: Node| {
@@ -90,7 +89,7 @@ fn node_ports_host_ports_and_default_drop_work_as_before() {
     });
 }
 
-/// Seen red: with the redirect alone, and no filter, the kubelet answered the pod.
+/// Seen red: with the redirect alone, and no input filter, the kubelet answered the pod.
 #[test]
 fn packets_that_miss_the_redirect_do_not_reach_the_kubelet() {
     on_every_backend("notrack", async |mut node: Node| {
@@ -115,8 +114,8 @@ fn packets_that_miss_the_redirect_do_not_reach_the_kubelet() {
     });
 }
 
-/// A kubelet on loopback, and the gate on the node's own address and the very port. Seen red: without the rule that leaves the
-/// gate's addresses alone.
+/// A kubelet on loopback, and the gate on the node's own address and the very port. Seen red: without the output filter the
+/// kubelet was reached; without the rule that leaves the gate's addresses alone the gate was not.
 #[test]
 fn a_gate_that_holds_the_port_itself_is_left_alone() {
     on_every_backend("own port", async |node: Node| {

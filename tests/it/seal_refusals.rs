@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::node::{GATE_UID, Node, on_a_node, shell, who_answers};
+use crate::node::{Node, gate_uid, on_a_node, shell, who_answers};
 
 #[test]
 fn a_node_that_is_not_ready_for_it_is_not_sealed_and_every_reason_is_named() {
@@ -33,7 +33,12 @@ fn a_node_that_is_not_ready_for_it_is_not_sealed_and_every_reason_is_named() {
 
         // Somebody else runs as the gate's user.
         let mut other = std::process::Command::new("setpriv")
-            .args([&format!("--reuid={GATE_UID}"), "--clear-groups", "sleep", "60"])
+            .args([
+                &format!("--reuid={}", gate_uid()),
+                "--clear-groups",
+                "sleep",
+                "60",
+            ])
             .spawn()
             .unwrap();
         let said = node.firewall_ends(2, "apply");

@@ -20,7 +20,7 @@ fn flush(backend: &str) -> &'static str {
 fn rules_that_are_flushed_are_missed_at_once() {
     on_every_backend("flushed", async |mut node: Node| {
         node.require();
-        node.start_gate_as(crate::node::GATE_UID, |configuration| {
+        node.start_gate_as(crate::node::gate_uid(), |configuration| {
             configuration["firewall"]["managed"] = false.into();
         })
         .await;
@@ -61,7 +61,6 @@ fn rules_that_are_flushed_are_missed_at_once() {
     });
 }
 
-/// Seen red: with nothing listening to the kernel's announcements the old rules stayed away for two seconds.
 #[test]
 fn what_somebody_took_away_is_put_back_where_the_gate_manages_it() {
     on_every_backend("managed", async |mut node: Node| {
@@ -108,7 +107,7 @@ fn a_gate_that_starts_again_lets_itself_through() {
     });
 }
 
-/// Seen red: with a boot file that has no output chain.
+/// Seen red: with a boot file whose output chain lets everybody through; and with a gate that does not admit itself.
 #[test]
 fn a_node_that_boots_without_a_gate_is_sealed() {
     on_every_backend("boot", async |mut node: Node| {

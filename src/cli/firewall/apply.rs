@@ -107,27 +107,33 @@ impl Apply {
     /// Names the connections that the seal leaves alone, since they were there before; resets them if asked to.
     fn past_the_gate(&self, plan: &Plan, gate: &RunningGate) -> Result<(), u8> {
         let open = connections::ungated(plan, gate.uid).map_err(|error| told(FAILED, &error))?;
-        for connection in &open {
+        let named = |connection: &connections::Ungated| {
             let holder = connections::holder(connection).map_or_else(String::new, |owner| {
                 format!(" ({}, process {})", owner.command, owner.pid)
             });
-            let (peer, kubelet) = (connection.peer, connection.kubelet);
-            if self.cut {
-                connections::cut(connection).map_err(failed)?;
-                println!("reset: {peer}{holder} to {kubelet}");
-            } else {
+            format!("{}{holder} to {}", connection.peer, connection.kubelet)
+        };
+        if !self.cut {
+            for connection in &open {
                 println!(
-                    "still open past the gate, as it was before: {peer}{holder} to {kubelet}; --cut resets it"
+                    "still open past the gate, as it was before: {}; --cut resets it",
+                    named(connection)
                 );
             }
+            return Ok(());
         }
-        if self.cut {
-            let left = connections::ungated(plan, gate.uid).map_err(|error| told(FAILED, &error))?;
-            for connection in left.iter().filter(|connection| open.contains(connection)) {
+        let names: Vec<String> = open.iter().map(named).collect();
+        for connection in &open {
+            connections::cut(connection).map_err(failed)?;
+        }
+        let left = connections::ungated(plan, gate.uid).map_err(|error| told(FAILED, &error))?;
+        for (connection, name) in open.iter().zip(names) {
+            if left.contains(connection) {
                 eprintln!(
-                    "warning: {} to {} could not be reset: the kernel needs CONFIG_INET_DIAG_DESTROY",
-                    connection.peer, connection.kubelet
+                    "warning: could not be reset: {name}: the kernel lacks CONFIG_INET_DIAG_DESTROY, or ss cannot use it"
                 );
+            } else {
+                println!("reset: {name}");
             }
         }
         Ok(())
