@@ -11,13 +11,15 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::changes::Changes;
 use super::self_check::{Attempt, Reached, attempt_all};
-use super::{Firewall, Plan, PortKind, RunningGate, State, connections};
+use super::{Backend, Firewall, Plan, PortKind, RunningGate, State, connections};
 use crate::gate::Gate;
 use crate::settings;
 
-/// The seal is looked at this often even if nothing was announced: the end of a trial is not, nor is what happens to
+/// The seal is looked at this often even if nothing is announced: the end of a trial is not, nor is what happens to
 /// iptables-legacy.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// The same as long as all is well and changes are announced: a look takes half a dozen processes.
+const QUIET: Duration = Duration::from_secs(15);
 /// After an announcement: one look for all that comes at once.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -47,6 +49,8 @@ pub struct Watch {
     gate: Arc<Gate>,
     /// Ports and families that have a gauge.
     gauges: BTreeSet<(u16, &'static str)>,
+    /// What carries the seal announces its changes.
+    announces: bool,
 }
 
 /// What a look at the kernel and at the node's own state found.
@@ -74,6 +78,7 @@ impl Watch {
             running,
             gate,
             gauges: BTreeSet::new(),
+            announces: false,
         }
     }
 
@@ -84,7 +89,8 @@ impl Watch {
         loop {
             if let Some(seal) = self.look().await {
                 let now = Instant::now();
-                if matches!(seal, Seal::Open(_) | Seal::Unknown(_)) {
+                // How long it was as the look before found it.
+                if matches!(*self.gate.seal(), Seal::Open(_) | Seal::Unknown(_)) {
                     let open = (now - last).as_secs_f64();
                     self.gate.metrics().seal_open_seconds.inc_by(open);
                 }
@@ -97,11 +103,12 @@ impl Watch {
                     None => std::future::pending().await,
                 }
             };
-            match timeout(INTERVAL, announced).await {
+            let quiet = self.announces && changes.is_some() && *self.gate.seal() == Seal::Sealed;
+            match timeout(if quiet { QUIET } else { INTERVAL }, announced).await {
                 Err(_) => {}
                 Ok(Ok(())) => sleep(SETTLE).await,
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "changes of the seal are no longer announced: it is looked at every 2 s");
+                    tracing::warn!(%error, "changes of the seal are no longer announced; it is looked at every 2 s");
                     changes = None;
                 }
             }
@@ -149,6 +156,7 @@ impl Watch {
 
     /// The rules are there; do they hold?
     async fn go_around(&mut self, plan: &Plan, confirmed: bool) -> Seal {
+        self.announces = plan.backend != Backend::IptablesLegacy;
         let loopback = [
             IpAddr::from(Ipv4Addr::LOCALHOST),
             IpAddr::from(Ipv6Addr::LOCALHOST),

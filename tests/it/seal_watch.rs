@@ -61,6 +61,7 @@ fn rules_that_are_flushed_are_missed_at_once() {
     });
 }
 
+/// Seen red: without listening to the kernel's announcements.
 #[test]
 fn what_somebody_took_away_is_put_back_where_the_gate_manages_it() {
     on_every_backend("managed", async |mut node: Node| {
