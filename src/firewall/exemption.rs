@@ -13,9 +13,9 @@ use socket2::{Domain, Socket, Type};
 use super::foreign;
 use super::plan::{Exemption, Mark};
 
-/// Bits that no wide-spread network plugin uses: clear of kube-proxy's 0xc000, Cilium's 0x0f00, the AWS plugin's 0x80
-/// and everything from 0x10000 up, which Calico, Weave and Tailscale take.
-pub const FREE_BITS: u32 = 0x0000_307f;
+/// Bits that no wide-spread network plugin uses: clear of kube-proxy's 0xc000, portmap's 0x2000, Cilium's 0x0f00, the AWS
+/// plugin's 0x80 and everything from 0x10000 up, which Calico, Weave and Tailscale take.
+pub const FREE_BITS: u32 = 0x0000_107f;
 
 /// In `firewall.runDirectory`.
 const FILE: &str = "exemption.json";
@@ -141,7 +141,10 @@ fn may_mark(mark: u32) -> bool {
 /// Of [`FREE_BITS`], those that no rule of this node looks at. If too few are left `firewall apply` will say whose they are.
 fn free_bits() -> u32 {
     const FEWEST: u32 = 4;
-    let used = foreign::marks_in_use();
+    let used = foreign::marks_in_use().unwrap_or_else(|error| {
+        tracing::warn!("which bits of the packet mark are in use cannot be seen: {error}");
+        0
+    });
     let free = FREE_BITS & !used;
     if free.count_ones() < FEWEST {
         FREE_BITS
@@ -214,11 +217,11 @@ mod tests {
         let shown = format!(
             "{:?}",
             Mark {
-                value: 0x3055,
+                value: 0x1055,
                 mask: FREE_BITS
             }
         );
-        assert!(!shown.contains("3055"), "{shown}");
+        assert!(!shown.contains("1055"), "{shown}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the node's other rules do with the kubelet's ports and with packet marks. Read from what their own programs
 //! print, by the few words that matter here; a line that is not understood names nothing.
 
-use super::tool;
+use super::{FirewallError, tool};
 
 /// A rule that is not ours.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -12,8 +12,11 @@ pub struct ForeignRule {
     pub rule: String,
 }
 
-/// Every rule of the node that its programs list, ours left out. A program that is not there has no rules.
-pub fn listings() -> Vec<(String, String)> {
+/// Every rule of the node, as each program lists it. A program that is not there has no rules.
+///
+/// # Errors
+/// A program is there and does not say: perhaps it may not.
+pub fn listings() -> Result<Vec<(String, String)>, FirewallError> {
     let mut listings = Vec::new();
     for (tool, arguments) in [
         ("nft", &["list", "ruleset"][..]),
@@ -25,20 +28,29 @@ pub fn listings() -> Vec<(String, String)> {
         if tool::find(tool).is_err() {
             continue;
         }
-        if let Ok(text) = tool::run(tool, arguments, "", "listing every rule") {
-            listings.push((tool.to_owned(), text));
-        }
+        let text = tool::run(tool, arguments, "", "listing every rule")?;
+        listings.push((tool.to_owned(), text));
     }
-    listings
+    Ok(listings)
 }
 
 /// The bits of the packet mark that the node's rules look at, ours left out.
-pub fn marks_in_use() -> u32 {
-    let in_rules = listings().iter().fold(0, |bits, (_, text)| bits | marked(text));
-    ["-4", "-6"].into_iter().fold(in_rules, |bits, family| {
-        let rules = tool::run("ip", &[family, "rule", "show"], "", "listing the routing rules");
-        bits | rules.map_or(0, |text| routed(&text))
-    })
+///
+/// # Errors
+/// As [`listings`], and `ip rule`.
+pub fn marks_in_use() -> Result<u32, FirewallError> {
+    let mut bits = listings()?.iter().fold(0, |bits, (_, text)| bits | marked(text));
+    for family in ["-4", "-6"] {
+        if tool::find("ip").is_ok() {
+            bits |= routed(&tool::run(
+                "ip",
+                &[family, "rule", "show"],
+                "",
+                "listing the routing rules",
+            )?);
+        }
+    }
+    Ok(bits)
 }
 
 /// The rules in a listing that name one of these ports as a destination.

@@ -175,7 +175,8 @@ mod tests {
             };
             let stream = TcpStream::connect(&dial).unwrap();
             let taken = taken_by(stream.local_addr().unwrap()).unwrap();
-            assert_eq!(taken, [dial.parse().unwrap()], "{listen}");
+            // The same end may be in use towards another listener, of a test beside this one.
+            assert!(taken.contains(&dial.parse().unwrap()), "{listen}: {taken:?}");
         }
     }
 

@@ -224,7 +224,7 @@ fn firewall(reading: &mut Reading<'_>, file: file::Firewall) -> Firewall {
                     "firewall.mark",
                     format!(
                         "{} is neither auto nor a mask of at least {FEWEST_BITS} bits of the packet mark that nothing else \
-                         on the node uses, such as 0x0000307f",
+                         on the node uses, such as 0x0000107f",
                         quoted(text)
                     ),
                 );

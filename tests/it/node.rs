@@ -81,6 +81,7 @@ fn on(name: &str, backend: &'static str, test: &(impl AsyncFn(Node) + Sync)) {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let count = COUNT.fetch_add(1, Relaxed);
     let namespace = |what: &str| Namespace::new(&format!("kg{what}{count}")).unwrap();
+    sweep();
     let (node, neighbour, pod) = (namespace("node"), namespace("out"), namespace("pod"));
     wire(&node, &neighbour, &pod);
     node.run(|| {
@@ -106,21 +107,41 @@ fn on(name: &str, backend: &'static str, test: &(impl AsyncFn(Node) + Sync)) {
     }
 }
 
+/// Takes away what runs that were killed left behind.
+fn sweep() {
+    let dead = |name: &str| {
+        let pid = name.rsplit('-').next().and_then(|pid| pid.parse::<u32>().ok());
+        pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    };
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if ["kgnode", "kgout", "kgpod"]
+            .iter()
+            .any(|ours| name.starts_with(ours))
+            && dead(&name)
+        {
+            let _ = Command::new("ip").args(["netns", "del", &name]).status();
+        }
+    }
+}
+
 /// What keeps these tests from running here.
 fn missing(backend: &str) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("not root".into());
     }
     let tools: &[&str] = match backend {
-        "nftables" => &["nft"],
+        "nftables" => &["nft", "iptables-nft"],
         "iptables-nft" => &["iptables-nft", "ip6tables-nft", "ipset"],
         _ => &["iptables-legacy", "ip6tables-legacy", "ipset"],
     };
     let there = |tool: &&str| {
-        let places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/bin"];
-        places.iter().any(|place| Path::new(place).join(tool).exists())
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let administrators = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+        let mut places = std::env::split_paths(&path).chain(administrators);
+        places.any(|place| place.join(tool).exists())
     };
-    let absent = ["ip", "setpriv", "ss"]
+    let absent = ["ip", "setpriv", "ss", "python3"]
         .iter()
         .chain(tools)
         .find(|tool| !there(tool))?;
@@ -267,6 +288,15 @@ impl Node {
         assert_eq!(answer.status(), 200, "{answer:?}");
     }
 
+    /// Has the API server come from this very node, and through a tunnel that dials loopback: both are brought to the gate.
+    pub(crate) async fn api_server_comes_to_the_kubelets_port(&self) {
+        for address in ["127.0.0.1:10250", "[::1]:10250", "192.0.2.10:10250"] {
+            let client = self.client(API_SERVER, address.parse().unwrap());
+            let answer = client.get("/containerLogs/default/web/nginx").await.unwrap();
+            assert_eq!(answer.status(), 200, "{address}: {answer:?}");
+        }
+    }
+
     /// A client with the certificate of this name.
     pub(crate) fn client(&self, name: &str, address: SocketAddr) -> Client {
         let pair = PKI.pair(name).unwrap();
@@ -315,6 +345,15 @@ impl Node {
     pub(crate) fn firewall_says(&self, words: &str) -> String {
         let output = self.firewall(words);
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    /// Begins it, and goes on.
+    pub(crate) fn firewall_begins(&self, words: &str) -> Child {
+        self.firewall_command(words)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     }
 
     /// The same while other things go on; it must end well.

@@ -60,6 +60,7 @@ fn before_the_seal_everybody_gets_to_the_kubelet_and_afterwards_nobody() {
         assert_eq!(who_answers_in(&node.pod, "10.88.0.1:10248"), "nobody");
         // The gate itself gets through, for whoever may.
         node.api_server_comes().await;
+        node.api_server_comes_to_the_kubelets_port().await;
         let said = node.firewall_ends(0, "status");
         assert!(
             said.starts_with("sealed\n") && said.contains("another network") && !said.contains("BYPASS"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::node::{Node, on_every_backend, who_answers};
+use crate::world::eventually_answers;
 
 /// Waits until nothing of a trial is alive. The kernel's clock decides, and nobody else.
 async fn trial_ends(node: &Node) {
@@ -52,11 +53,26 @@ fn an_unconfirmed_second_trial_falls_back_to_the_confirmed_seal() {
         let confirmed = node.rules();
         // Plan B brings 10255 nowhere.
         node.configuration(|configuration| configuration["readOnlyPort"]["listen"] = serde_json::json!([]));
-        node.firewall_ends(0, "apply --confirm-within 3s --close-health-checkers");
-        assert_eq!(who_answers("127.0.0.1:10255").await, "nobody", "plan B");
+        // Killed while it waits, and with it everything else that could undo the trial.
+        let mut applying =
+            node.firewall_begins("apply --confirm-within 6s --confirm-when-verified --close-health-checkers");
+        let applied = async || who_answers("127.0.0.1:10255").await == "nobody";
+        eventually_answers("plan B is on trial", applied).await;
+        applying.kill().unwrap();
+        applying.wait().unwrap();
         assert_eq!(who_answers("127.0.0.1:10250").await, "gate");
         node.kill_gate();
         trial_ends(&node).await;
+        // Nobody of ours lives, and it is plan A that is in force: it brings 10255 to whoever has the tombstone's port.
+        let tombstone = std::net::TcpListener::bind("127.0.0.1:19255").unwrap();
+        tombstone.set_nonblocking(true).unwrap();
+        assert!(
+            std::net::TcpStream::connect("127.0.0.1:10255").is_ok(),
+            "{}: plan A",
+            node.backend
+        );
+        assert!(tombstone.accept().is_ok(), "{}: plan A", node.backend);
+        drop(tombstone);
         for port in [10250, 10255] {
             assert_eq!(
                 who_answers(&format!("[::1]:{port}")).await,

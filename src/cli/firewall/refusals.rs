@@ -134,7 +134,11 @@ impl Refusals {
 
     fn foreign_rules(&mut self, plan: &Plan, exemption: Option<&Exemption>) {
         let ports: Vec<u16> = plan.ports.iter().map(|port| port.port).collect();
-        for (tool, text) in foreign::listings() {
+        let listings = match foreign::listings() {
+            Ok(listings) => listings,
+            Err(error) => return self.add(format!("what other rules do cannot be seen: {error}")),
+        };
+        for (tool, text) in listings {
             for rule in foreign::naming(&tool, &text, &ports) {
                 self.add(format!(
                     "another rule names these ports ({}): {} — it and the seal are both passed, and whichever refuses wins, \
@@ -144,7 +148,14 @@ impl Refusals {
             }
         }
         let Some(exemption) = exemption else { return };
-        let used = foreign::marks_in_use() & exemption.mark.mask;
+        let used = match foreign::marks_in_use() {
+            Ok(used) => used & exemption.mark.mask,
+            Err(error) => {
+                return self.add(format!(
+                    "which bits of the packet mark are in use cannot be seen: {error}"
+                ));
+            }
+        };
         if used != 0 {
             self.add(format!(
                 "bits {used:#010x} of the packet mark are used by other rules of this node, and by the gate (mask {:#010x}): set \
