@@ -2,7 +2,7 @@
 //!
 //! Five base chains each send the ports of the running trial to the trial's rules, and then the confirmed ports to the
 //! confirmed rules. The trial's ports are elements with a timeout: when they expire, no rule of the trial matches any
-//! more, and nobody has to be alive for that. See `docs/decisions/004-the-seals-primitives.md`.
+//! more, and nobody has to be alive for that. See `docs/decisions/004-seal-primitives.md`.
 
 use std::fmt::Write;
 use std::net::IpAddr;
