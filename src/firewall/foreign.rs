@@ -1,6 +1,8 @@
 //! What the node's other rules do with the kubelet's ports and with packet marks. Read from what their own programs
 //! print, by the few words that matter here; a line that is not understood names nothing.
 
+use std::net::Ipv4Addr;
+
 use super::{FirewallError, tool};
 
 /// A rule that is not ours.
@@ -10,6 +12,8 @@ pub struct ForeignRule {
     pub place: String,
     /// The rule as listed.
     pub rule: String,
+    /// It is a line of a set or map, to which rules may refer.
+    in_set: bool,
 }
 
 /// Every rule of the node, as each program lists it. A program that is not there has no rules.
@@ -53,29 +57,53 @@ pub fn marks_in_use() -> Result<u32, FirewallError> {
     Ok(bits)
 }
 
-/// The rules in a listing that name one of these ports as a destination.
+/// The rules in a listing that name one of these ports: as a destination, alone, in a range, in a set or map, or as what
+/// something else is brought to. One too many is shown rather than one too few.
 pub fn naming(tool: &str, text: &str, ports: &[u16]) -> Vec<ForeignRule> {
-    let names = |rule: &str| {
-        let words: Vec<&str> = rule
-            .split(|c: char| c.is_whitespace() || "{},=".contains(c))
-            .filter(|word| !word.is_empty())
-            .collect();
-        let after = |word: &str| {
-            matches!(
-                word,
-                "dport" | "--dport" | "--dports" | "--ports" | "--destination-port"
-            )
-        };
-        words.iter().enumerate().any(|(at, word)| {
-            after(word)
-                && words[at + 1..]
-                    .iter()
-                    .skip_while(|word| matches!(**word, "!" | "!="))
-                    .map_while(|word| range(word))
-                    .any(|range| ports.iter().any(|port| range.contains(port)))
-        })
-    };
-    rules(tool, text).filter(|foreign| names(&foreign.rule)).collect()
+    rules(tool, text)
+        .filter(|foreign| names(&foreign.rule, foreign.in_set, ports))
+        .collect()
+}
+
+fn names(rule: &str, in_set: bool, ports: &[u16]) -> bool {
+    // Comments and interface names are in quotes.
+    let unquoted: Vec<&str> = rule.split('"').step_by(2).collect();
+    let unquoted = unquoted.join(" ");
+    let words = unquoted
+        .split(|c: char| c.is_whitespace() || "{},=".contains(c))
+        .filter(|word| !word.is_empty() && !matches!(*word, "!" | "."));
+    // What the numbers that follow are.
+    let (mut destination, mut other) = (in_set, false);
+    for word in words {
+        match (word, range(word)) {
+            ("dport" | "--dport" | "--dports" | "--ports" | "--destination-port", _) => {
+                (destination, other) = (true, false);
+            }
+            ("sport" | "--sport" | "--sports" | "--source-port" | "packets" | "bytes", _) => other = true,
+            (_, Some(_)) if other => {}
+            (_, Some(range)) => {
+                // A range of something else is mostly that of a masquerade.
+                let meant = destination || range.start() == range.end();
+                if meant && ports.iter().any(|port| range.contains(port)) {
+                    return true;
+                }
+            }
+            (word, None) => {
+                other = false;
+                if target(word).is_some_and(|port| ports.contains(&port)) {
+                    return true;
+                }
+            }
+        }
+    }
+    false
+}
+
+/// The port of `:10250`, `192.0.2.1:10250` or `[::1]:10250`.
+fn target(word: &str) -> Option<u16> {
+    let (address, port) = word.rsplit_once(':')?;
+    let addressed = address.is_empty() || address.ends_with(']') || address.parse::<Ipv4Addr>().is_ok();
+    addressed.then(|| port.parse().ok())?
 }
 
 /// The bits of the packet mark that the rules in a listing read or write, as far as they say which.
@@ -96,7 +124,8 @@ pub fn routed(text: &str) -> u32 {
 
 /// What each rule of a listing is and where it stands, without ours.
 fn rules<'a>(tool: &'a str, text: &'a str) -> impl Iterator<Item = ForeignRule> {
-    let (mut table, mut chain) = (String::new(), String::new());
+    let (mut table, mut chain, mut in_set) = (String::new(), String::new(), false);
+    let set = |name: &&str| name.starts_with("set ") || name.starts_with("map ");
     text.lines().filter_map(move |line| {
         let line = line.trim();
         // nft opens tables and chains with a brace; iptables-save names a table with an asterisk, and each rule its chain.
@@ -110,20 +139,23 @@ fn rules<'a>(tool: &'a str, text: &'a str) -> impl Iterator<Item = ForeignRule> 
             .strip_prefix("chain ")
             .and_then(|line| line.strip_suffix(" {"))
         {
-            name.clone_into(&mut chain);
+            (chain, in_set) = (format!("chain {name}"), false);
+        } else if let Some(name) = line.strip_suffix(" {").filter(set) {
+            (chain, in_set) = (name.to_owned(), true);
         } else if let Some(name) = line.strip_prefix('*') {
             name.clone_into(&mut table);
         } else if let Some(rule) = line.strip_prefix("-A ") {
-            rule.split(' ').next().unwrap_or_default().clone_into(&mut chain);
+            chain = format!("chain {}", rule.split(' ').next().unwrap_or_default());
         }
         let ours = table == "inet kubelet_gate"
-            || chain.starts_with("KG-")
-            || line.contains("KG-")
+            || chain.starts_with("chain KG-")
+            || line.split(' ').any(|word| word.starts_with("KG-"))
             || line.contains("kubelet-gate");
         let rule = !ours && !line.is_empty() && !line.starts_with([':', '*', '#']) && !line.ends_with('{');
         rule.then(|| ForeignRule {
-            place: format!("{tool}: table {table}, chain {chain}"),
+            place: format!("{tool}: table {table}, {chain}"),
             rule: line.to_owned(),
+            in_set,
         })
     })
 }
@@ -137,12 +169,23 @@ fn range(word: &str) -> Option<std::ops::RangeInclusive<u16>> {
 }
 
 fn mark_bits(rule: &str) -> u32 {
-    let whole = rule.contains("mark set 0x") && !rule.contains("mark set mark");
-    if whole || rule.contains("/0xffffffff") {
-        return u32::MAX;
+    let set = rule.split_once("mark set ");
+    match set.map(|(before, value)| (before.ends_with("ct "), value)) {
+        // Computed from something else, or a number: all of the packet's mark is read or written.
+        Some((_, value)) if !value.contains("0x") => return u32::MAX,
+        Some((false, value)) if value.starts_with("0x") => return u32::MAX,
+        _ => {}
     }
-    rule.split_whitespace()
-        .fold(0, |bits, word| bits | word_bits(word))
+    let (mut bits, mut before) = (0, "");
+    let words = rule.split(|c: char| c.is_whitespace() || "{},".contains(c));
+    for word in words.filter(|word| !word.is_empty()) {
+        let found = word_bits(word);
+        // `mark and 0xffffbfff` takes one bit away and leaves the others alone.
+        let kept = matches!(before, "&" | "and") && found.count_ones() > 16;
+        bits |= if kept { !found } else { found };
+        before = word;
+    }
+    bits
 }
 
 /// `0x4000`, or the mask of `0x0/0x4000`; `0x4000/0x0` sets bits and looks at none.
@@ -197,6 +240,45 @@ mod tests {
         );
     }
 
+    /// Seen red: with only the numbers right behind `dport` read, the verdict map, the concatenation and every redirection to the
+    /// port were missed.
+    #[test]
+    fn a_port_is_found_however_a_rule_names_it() {
+        let found = |rule: &&str| !naming("x", rule, &[10250]).is_empty();
+        let named = [
+            "tcp dport 10250 accept",
+            "tcp dport != 10250 drop",
+            "tcp dport vmap { 22 : accept, 10250 : jump kubelet }",
+            "ip daddr . tcp dport { 192.0.2.10 . 10250, 192.0.2.10 . 22 } accept",
+            "tcp dport 8443 counter packets 1 bytes 60 dnat to 127.0.0.1:10250",
+            "tcp dport 8443 dnat ip6 to [::1]:10250",
+            "tcp dport 8443 redirect to :10250",
+            "tcp sport 1024-65535 tcp dport 10000-10300 drop",
+            "-A INPUT -p tcp -m multiport --dports 22,10240:10260 -j ACCEPT",
+            "-A PREROUTING -p tcp -m tcp --dport 8443 -j DNAT --to-destination 127.0.0.1:10250",
+            "-A PREROUTING -p tcp -m tcp --dport 8443 -j REDIRECT --to-ports 10250",
+        ];
+        let missed: Vec<&&str> = named.iter().filter(|rule| !found(rule)).collect();
+        assert!(missed.is_empty(), "{missed:#?}");
+        let others = [
+            "tcp sport 10250 accept",
+            "tcp sport { 22, 10250 } accept",
+            "-A INPUT -p tcp -m tcp --sport 1024:65535 -j ACCEPT",
+            "tcp dport 22 counter packets 10250 bytes 10250 accept",
+            "tcp dport 22 accept comment \"not 10250\"",
+            "-A POSTROUTING -p tcp -j MASQUERADE --to-ports 1024-65535",
+            "ip6 daddr 2001:db8::10250 accept",
+        ];
+        let taken: Vec<&&str> = others.iter().filter(|rule| found(rule)).collect();
+        assert!(taken.is_empty(), "{taken:#?}");
+        let text = "table inet filter {\n\tset open {\n\t\ttype inet_service\n\t\tflags interval\n\t\telements = { 22, 80,\n\
+            \t\t\t     10000-10300 }\n\t}\n\tchain input {\n\t\ttcp dport @open accept\n\t}\n}\n";
+        let found = naming("nft", text, &[10250]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].place, "nft: table inet filter, set open");
+    }
+
+    /// Seen red: with marks looked for between spaces only, the set's.
     #[test]
     fn the_bits_of_marks_in_use_are_found() {
         assert_eq!(marked(NFT), 0xf000);
@@ -211,6 +293,13 @@ mod tests {
             ("-A X -j MARK --set-xmark 0x1/0xffffffff", u32::MAX),
             ("meta mark set mark or 0x00002000", 0x2000),
             ("meta mark set 0x00000001", u32::MAX),
+            ("meta mark { 0x00000001, 0x00000002 } accept", 0x3),
+            ("meta mark vmap { 0x00000040 : accept }", 0x40),
+            ("meta mark set ct mark", u32::MAX),
+            ("meta mark set ip saddr map @marks", u32::MAX),
+            ("ct mark set mark", u32::MAX),
+            ("meta mark set mark and 0xffffbfff", 0x4000),
+            ("meta mark set meta mark & 0xffffbfff | 0x00000020", 0x4020),
             ("-A X -d 10.0.0.1/32 -j ACCEPT", 0),
         ] {
             assert_eq!(marked(rule), bits, "{rule}");
