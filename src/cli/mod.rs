@@ -8,6 +8,7 @@ mod firewall;
 #[cfg(feature = "lab")]
 mod lab;
 mod readonly_census;
+mod sarif;
 mod serve;
 
 use std::ffi::OsString;
@@ -61,6 +62,18 @@ enum Command {
 enum Output {
     /// One JSON document.
     Json,
+    /// For people.
+    #[default]
+    Table,
+}
+
+/// How what was found on a node is printed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+enum ReportFormat {
+    /// One JSON document.
+    Json,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
     /// For people.
     #[default]
     Table,
