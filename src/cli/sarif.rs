@@ -90,10 +90,11 @@ fn result(finding: &Finding) -> Value {
 /// A `file:` URI; whatever is not plain in a path is escaped.
 fn uri(path: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
-    path.bytes().fold("file://".to_owned(), |uri, byte| match plain(byte) {
-        true => uri + char::from(byte).encode_utf8(&mut [0; 4]),
-        false => uri + &format!("%{byte:02X}"),
-    })
+    path.bytes()
+        .fold("file://".to_owned(), |uri, byte| match plain(byte) {
+            true => uri + char::from(byte).encode_utf8(&mut [0; 4]),
+            false => uri + &format!("%{byte:02X}"),
+        })
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! The running kubelet: which addresses it binds, from its own flags and configuration file.
 
-use std::io::{self, Read as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use super::NodeError;
+use super::invocation::{self, Invocation};
+use super::options::{Effective, OptionsError};
 use super::sockets::{self, Listener};
 use crate::settings::{Settings, UpstreamUrl};
 
@@ -24,45 +24,25 @@ pub struct RunningKubelet {
     pub binds: Result<Vec<SocketAddr>, (String, String)>,
 }
 
-/// The keys of a KubeletConfiguration that say what is bound.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct KubeletConfiguration {
-    address: Option<String>,
-    port: Option<u16>,
-    read_only_port: Option<u16>,
-}
-
 /// Every kubelet process under `proc`.
 pub fn running_kubelets(proc: &Path) -> Vec<RunningKubelet> {
-    let Ok(entries) = std::fs::read_dir(proc) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            if !of_the_node(&entry.path()) {
-                return None;
-            }
-            let argv = std::fs::read(entry.path().join("cmdline")).ok()?;
-            RunningKubelet::of(pid, &argv, &entry.path())
+    let of = |invocation: Invocation| {
+        let options = Effective::of(&invocation);
+        let hostname_override = options
+            .as_ref()
+            .ok()
+            .map(|options| options.text("--hostname-override"));
+        Some(RunningKubelet {
+            pid: invocation.pid()?,
+            hostname_override: hostname_override
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned),
+            binds: options
+                .and_then(|options| binds(&options))
+                .map_err(|error| (error.place, error.why)),
         })
-        .collect()
-}
-
-/// Whether a process may be believed to be the node's kubelet, whatever it calls itself: it is root's, and in the process
-/// namespace of this one. A pod's is in one of its own, unless it was given the node's (`hostPID`). A namespace that cannot be
-/// seen (without `CAP_SYS_PTRACE`) is no reason to overlook a kubelet.
-fn of_the_node(process: &Path) -> bool {
-    let ours = rustix::process::getuid().as_raw();
-    let owner = std::fs::metadata(process).map(|metadata| metadata.uid());
-    let namespaces = (
-        std::fs::read_link(process.join("ns/pid")),
-        std::fs::read_link("/proc/self/ns/pid"),
-    );
-    let same = !matches!(namespaces, (Ok(theirs), Ok(ours)) if theirs != ours);
-    same && owner.is_ok_and(|owner| owner == 0 || owner == ours)
+    };
+    invocation::running(proc).into_iter().filter_map(of).collect()
 }
 
 /// Whether the gate may bind what `settings` says: never what a kubelet binds or may come to bind.
@@ -150,112 +130,36 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (one == other || one.is_unspecified() || other.is_unspecified())
 }
 
-impl RunningKubelet {
-    /// The kubelet behind an argument vector (NUL-separated), if it is one. `process` is its folder in `/proc`.
-    fn of(pid: i32, argv: &[u8], process: &Path) -> Option<Self> {
-        let arguments: Vec<String> = argv
-            .split(|byte| *byte == 0)
-            .map(|argument| String::from_utf8_lossy(argument).into_owned())
-            .collect();
-        let program = Path::new(arguments.first()?).file_name()?.to_str()?;
-        let is_kubelet = program == "kubelet"
-            || program == "hyperkube" && arguments.get(1).is_some_and(|word| word == "kubelet");
-        if !is_kubelet {
-            return None;
-        }
-        let hostname_override = flag(&arguments, "hostname-override");
-        Some(Self {
-            pid,
-            hostname_override,
-            binds: binds(&arguments, process),
-        })
-    }
-}
-
-/// What a kubelet with these arguments binds: flags over the `--config` file over the defaults.
-fn binds(arguments: &[String], process: &Path) -> Result<Vec<SocketAddr>, (String, String)> {
-    let config = flag(arguments, "config").filter(|path| !path.is_empty());
-    let unknown = |why: String| (config.clone().unwrap_or_else(|| "its flags".into()), why);
-    if let Some(directory) = flag(arguments, "config-dir").filter(|path| !path.is_empty()) {
-        return Err((directory, "drop-in directories are not read yet".into()));
-    }
-    let file = match &config {
-        None => KubeletConfiguration {
-            read_only_port: Some(READ_ONLY_PORT),
-            ..KubeletConfiguration::default()
-        },
-        Some(path) => {
-            let text = read(&seen_from_outside(process, path)).map_err(|error| unknown(error.to_string()))?;
-            serde_saphyr::from_str(&text).map_err(|error| unknown(error.to_string()))?
-        }
+/// What a kubelet with these options binds: its own port and the read-only one.
+///
+/// # Errors
+/// An address or a port is none.
+pub fn binds(options: &Effective) -> Result<Vec<SocketAddr>, OptionsError> {
+    let failed = |key: &str, why: String| OptionsError {
+        place: options
+            .get(key)
+            .map_or_else(String::new, |setting| setting.origin.to_string()),
+        why: format!("{key}: {why}"),
     };
-    let number = |name, value: Option<u16>, default| match flag(arguments, name) {
-        Some(flag) => flag
-            .parse()
-            .map_err(|_| unknown(format!("--{name}={flag} is no port"))),
-        None => Ok(value.unwrap_or(default)),
-    };
-    let address = flag(arguments, "address").or(file.address).unwrap_or_default();
-    let address: IpAddr = match address.as_str() {
-        "" => Ipv4Addr::UNSPECIFIED.into(),
-        text => text
-            .parse()
-            .map_err(|_| unknown(format!("address {text:?} is no IP address")))?,
+    let address = options.text("address");
+    let address: IpAddr = address
+        .parse()
+        .map_err(|_| failed("address", format!("{address:?} is no IP address")))?;
+    let port = |key: &str| {
+        let number = options.number(key);
+        u16::try_from(number).map_err(|_| failed(key, format!("{number} is no port")))
     };
     // 0 is "not set" to the kubelet, which then takes 10250; only the read-only port can be switched off.
-    let port = match number("port", file.port, PORT)? {
+    let secure = match port("port")? {
         0 => PORT,
         port => port,
     };
-    let read_only_port = number("read-only-port", file.read_only_port, 0)?;
-    let ports = [port, read_only_port];
+    let ports = [secure, port("readOnlyPort")?];
     Ok(ports
         .into_iter()
         .filter(|port| *port != 0)
         .map(|port| SocketAddr::new(address, port))
         .collect())
-}
-
-/// A configuration file, if it is one: the path is another process' word.
-fn read(path: &Path) -> io::Result<String> {
-    const LARGEST: u64 = 1024 * 1024;
-    // Opening a FIFO would wait for its writer.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut text = String::new();
-    std::fs::File::open(path)?
-        .take(LARGEST + 1)
-        .read_to_string(&mut text)?;
-    if text.len() as u64 > LARGEST {
-        return Err(io::Error::other("larger than 1 MiB"));
-    }
-    Ok(text)
-}
-
-/// The last `--name=value` or `--name value`; `_` may stand for `-` in a kubelet's flags.
-fn flag(arguments: &[String], name: &str) -> Option<String> {
-    let mut found = None;
-    let mut rest = arguments.iter().skip(1);
-    while let Some(argument) = rest.next() {
-        let Some(word) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else {
-            continue;
-        };
-        match word.split_once('=') {
-            Some((flag, value)) if flag.replace('_', "-") == name => found = Some(value.to_owned()),
-            None if word.replace('_', "-") == name => found = rest.next().cloned(),
-            _ => {}
-        }
-    }
-    found
-}
-
-/// A path as the process sees it: below its own root, relative to its own working directory.
-fn seen_from_outside(process: &Path, path: &str) -> PathBuf {
-    match path.strip_prefix('/') {
-        Some(absolute) => process.join("root").join(absolute),
-        None => process.join("cwd").join(path),
-    }
 }
 
 #[cfg(test)]

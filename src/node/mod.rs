@@ -2,18 +2,24 @@
 
 mod addresses;
 mod fleet;
+pub mod invocation;
 mod kubelet;
 mod machine;
 mod namespace;
+pub mod options;
+mod rancher;
+mod root;
 pub mod sockets;
+mod systemd;
 
 pub(crate) use self::fleet::{Shown, shown_to_kubelet};
 pub(crate) use self::machine::{Confirmed, confirm};
 
 pub use self::addresses::addresses;
 pub use self::fleet::FleetCredential;
-pub use self::kubelet::{RunningKubelet, listening_ports, may_listen, running_kubelets};
+pub use self::kubelet::{RunningKubelet, binds, listening_ports, may_listen, running_kubelets};
 pub use self::namespace::{Namespace, as_user, ip};
+pub use self::root::Root;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -9,6 +9,16 @@ use std::time::Duration;
 /// Go keeps a duration in an `int64` of nanoseconds; so does every number here.
 pub(super) const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
 
+/// Whether this is a duration as Go reads it, positive or not.
+pub(crate) fn is_duration(text: &str) -> bool {
+    parse(text.strip_prefix('-').unwrap_or(text)).is_ok()
+}
+
+/// Whether it is one of no length.
+pub(crate) fn is_zero(text: &str) -> bool {
+    parse(text).is_ok_and(|duration| duration.is_zero())
+}
+
 /// Reads a duration as Go writes it; the error says what is wrong with it.
 pub(crate) fn parse(text: &str) -> Result<Duration, &'static str> {
     let text = text.strip_prefix('+').unwrap_or(text);

@@ -1,0 +1,192 @@
+//! A node's file system: this machine's, one that is mounted or copied somewhere, or what a process sees of it.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Component, Path, PathBuf};
+
+/// As many as the kernel follows.
+const LINKS: usize = 40;
+/// Nothing that configures a kubelet is larger.
+const LARGEST: u64 = 1024 * 1024;
+
+/// Where a node's `/` is. Paths are the node's own and absolute; links are followed as the node would, never out of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Root {
+    at: PathBuf,
+}
+
+impl Root {
+    /// The file system below `at`.
+    #[must_use]
+    pub fn new(at: impl Into<PathBuf>) -> Self {
+        Self { at: at.into() }
+    }
+
+    /// Whether it is this machine's own.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.at == Path::new("/")
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.at
+    }
+
+    /// The path by which this process reaches one of the node's, all its links followed below the root. The last component
+    /// need not exist.
+    ///
+    /// # Errors
+    /// A component cannot be looked at, or links go round in circles.
+    pub fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut todo: VecDeque<OsString> = components(path);
+        let mut done: Vec<OsString> = Vec::new();
+        let mut links = 0;
+        while let Some(name) = todo.pop_front() {
+            if name == ".." {
+                done.pop();
+                continue;
+            }
+            let here: PathBuf = done
+                .iter()
+                .fold(self.at.clone(), |path, name| path.join(name))
+                .join(&name);
+            match fs::read_link(&here) {
+                Ok(target) => {
+                    links += 1;
+                    if links > LINKS {
+                        return Err(io::Error::other(
+                            "too many symbolic links, or one that leads to itself",
+                        ));
+                    }
+                    if target.is_absolute() {
+                        done.clear();
+                    }
+                    for name in components(&target).into_iter().rev() {
+                        todo.push_front(name);
+                    }
+                }
+                // No link.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => done.push(name),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && todo.is_empty() => done.push(name),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done.iter().fold(self.at.clone(), |path, name| path.join(name)))
+    }
+
+    /// The text of a file.
+    ///
+    /// # Errors
+    /// It is not there, no regular file, larger than 1 MiB, or not UTF-8.
+    pub fn read(&self, path: impl AsRef<Path>) -> io::Result<String> {
+        let path = self.resolve(path.as_ref())?;
+        // Opening a FIFO would wait for its writer.
+        if !fs::metadata(&path)?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        let mut text = String::new();
+        File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > LARGEST {
+            return Err(io::Error::other("larger than 1 MiB"));
+        }
+        Ok(text)
+    }
+
+    /// Whether there is such a file or folder.
+    pub fn has(&self, path: impl AsRef<Path>) -> bool {
+        self.resolve(path.as_ref()).is_ok_and(|path| path.exists())
+    }
+
+    /// Whether this is a folder itself; a link to one is not.
+    pub fn is_folder(&self, path: impl AsRef<Path>) -> bool {
+        let path = path.as_ref();
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return true;
+        };
+        let parent = self.resolve(parent);
+        parent.is_ok_and(|parent| fs::symlink_metadata(parent.join(name)).is_ok_and(|about| about.is_dir()))
+    }
+
+    /// The names in a folder, in order; none if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    pub fn list(&self, folder: impl AsRef<Path>) -> io::Result<Vec<String>> {
+        let listed = self.resolve(folder.as_ref()).and_then(fs::read_dir);
+        let entries = match listed {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut names = entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<io::Result<Vec<String>>>()?;
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// The names in a path; its root and whatever means "here" left out.
+fn components(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter(|component| matches!(component, Component::Normal(_) | Component::ParentDir))
+        .map(|component| component.as_os_str().to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Seen red: with `fs::read_to_string(at.join(path))`, the link to `/etc/hostname` read this machine's.
+    #[test]
+    fn links_are_followed_as_the_node_would_and_never_out_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        fs::create_dir_all(folder.path().join("etc/real")).unwrap();
+        fs::write(folder.path().join("etc/real/file"), "the node's").unwrap();
+        symlink("/etc/real", folder.path().join("etc/absolute")).unwrap();
+        symlink("../../../../../../etc/real/file", folder.path().join("etc/up")).unwrap();
+        symlink("real/file", folder.path().join("etc/relative")).unwrap();
+        symlink("b", folder.path().join("etc/a")).unwrap();
+        symlink("a", folder.path().join("etc/b")).unwrap();
+        symlink("/etc/hostname", folder.path().join("etc/out")).unwrap();
+        for path in [
+            "/etc/real/file",
+            "/etc/absolute/file",
+            "/etc/up",
+            "/etc/relative",
+            "/etc/./../etc/up",
+        ] {
+            assert_eq!(root.read(path).unwrap(), "the node's", "{path}");
+        }
+        assert!(
+            root.read("/etc/a")
+                .unwrap_err()
+                .to_string()
+                .contains("symbolic links")
+        );
+        assert_eq!(root.read("/etc/out").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(!root.has("/etc/out") && root.has("/etc/absolute"));
+        assert!(root.read("/etc").unwrap_err().to_string().contains("regular"));
+        assert_eq!(root.list("/nowhere").unwrap(), Vec::<String>::new());
+        assert_eq!(root.list("/etc/absolute").unwrap(), ["file"]);
+    }
+
+    #[test]
+    fn what_is_too_large_or_no_text_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::new(folder.path());
+        fs::write(folder.path().join("large"), vec![b'a'; 1024 * 1024 + 1]).unwrap();
+        fs::write(folder.path().join("bytes"), [0xff, 0xfe]).unwrap();
+        assert!(root.read("/large").unwrap_err().to_string().contains("1 MiB"));
+        assert!(root.read("/bytes").is_err());
+    }
+}
