@@ -44,7 +44,9 @@ pub mod apiserver;
 pub mod cache;
 pub mod cli;
 pub mod firewall;
+pub mod inspect;
 pub mod node;
+pub mod prove;
 pub mod settings;
 pub mod start;
 

@@ -5,6 +5,7 @@ mod certs;
 mod check;
 mod explain;
 mod firewall;
+mod inspect;
 #[cfg(feature = "lab")]
 mod lab;
 mod readonly_census;
@@ -30,7 +31,7 @@ pub const USAGE: u8 = 64;
 #[derive(Debug, Parser)]
 #[command(name = "kubelet-gate", version, about)]
 #[command(
-    after_help = "Exit codes: 0 good, 1 failed at run time, 2 not sealed or refused, 64 bad usage or configuration"
+    after_help = "Exit codes: 0 good, 1 failed at run time, 2 something was found, not sealed or refused, 64 bad usage or configuration"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -48,6 +49,8 @@ enum Command {
     Explain(explain::Explain),
     /// Seal the ways around the gate: print, observe, apply, confirm, status, remove
     Firewall(firewall::Firewall),
+    /// Tell what this node's kubelet is open to, and what a gate makes up for
+    Inspect(inspect::Inspect),
     /// Run a gate on this machine with an embedded, wide open kubelet and an API server
     #[cfg(feature = "lab")]
     Lab(lab::Lab),
@@ -97,6 +100,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Explain(explain) => explain.run(),
         Command::Firewall(firewall) => firewall.run(),
+        Command::Inspect(inspect) => inspect.run(),
         #[cfg(feature = "lab")]
         Command::Lab(lab) => lab.run(),
         Command::ReadonlyCensus(census) => census.run(),

@@ -6,7 +6,7 @@
 //! ([`Trust::judge`]), against the CA bundle and revocation lists of that moment, once per connection and again whenever the
 //! bundle changes or `valid_until` passes.
 
-mod certificate;
+pub(crate) mod certificate;
 mod config;
 mod direct;
 mod encoding;

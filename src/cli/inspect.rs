@@ -1,0 +1,445 @@
+//! `kubelet-gate inspect`: what this node's kubelet is open to, and what a gate makes up for.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::sarif::{self, Finding, Level, Place, Rule};
+use super::{FAILED, FINDINGS, GOOD, ReportFormat, complain};
+use crate::inspect::{Check, Gate, Inspection, Verdict};
+use crate::node::invocation::{self, Invocation};
+use crate::node::{Root, binds};
+use crate::prove::{self, Ports, Report};
+
+/// The arguments of `inspect`.
+#[derive(Args, Debug)]
+pub(super) struct Inspect {
+    #[command(flatten)]
+    kubelet: WhichKubelet,
+    /// Probe the kubelet's ports as well, as `prove` does: only what a probe sees closed is called compensated
+    #[arg(long, conflicts_with_all = ["root", "kubelet_config", "kubelet_arg"])]
+    prove: bool,
+    /// Show every option that was read, not only what was judged
+    #[arg(long)]
+    options: bool,
+    /// The least verdict for exit code 2, unless a probe has seen it closed
+    #[arg(long, value_name = "LEVEL", default_value = "fail")]
+    fail_on: FailOn,
+    /// How to print it
+    #[arg(short, long, default_value = "table")]
+    output: ReportFormat,
+}
+
+/// Which kubelet a command is about.
+#[derive(Args, Debug)]
+pub(super) struct WhichKubelet {
+    /// The root of a node's file system, mounted or copied; without it, the running kubelet
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// The process, if there are several kubelets
+    #[arg(long, value_name = "PID", conflicts_with = "root")]
+    pub(super) pid: Option<i32>,
+    /// A kubelet's configuration file, instead of finding one
+    #[arg(long, value_name = "FILE")]
+    kubelet_config: Option<String>,
+    /// A kubelet's flag, such as --kubelet-arg=--anonymous-auth=false; may be repeated
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    kubelet_arg: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum FailOn {
+    /// Anything that is not a pass
+    Warn,
+    /// What is open or broken
+    Fail,
+    /// Nothing
+    Never,
+}
+
+impl WhichKubelet {
+    /// The file system that the kubelet is in.
+    pub(super) fn root(&self) -> Root {
+        let path = self.root.as_deref().unwrap_or(Path::new("/"));
+        Root::new(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+    }
+
+    /// Every kubelet that is meant.
+    ///
+    /// # Errors
+    /// None is, or one cannot be understood: why.
+    pub(super) fn find(&self) -> Result<Vec<Invocation>, Vec<String>> {
+        if self.kubelet_config.is_some() || !self.kubelet_arg.is_empty() {
+            let config = self.kubelet_config.as_deref().map(|path| match &self.root {
+                // Without a root it is a file of here, wherever that is.
+                None => std::path::absolute(path)
+                    .map_or_else(|_| path.to_owned(), |path| path.display().to_string()),
+                Some(_) => path.to_owned(),
+            });
+            let config = config.map(|path| format!("--config={path}"));
+            let words: Vec<String> = config
+                .into_iter()
+                .chain(self.kubelet_arg.iter().cloned())
+                .collect();
+            return Ok(vec![Invocation::given(&words, self.root())]);
+        }
+        if self.root.is_some() {
+            if !self.root().path().is_dir() {
+                return Err(vec![format!(
+                    "--root {}: no such folder",
+                    self.root().path().display()
+                )]);
+            }
+            return invocation::in_files(&self.root());
+        }
+        let running = invocation::running(Path::new("/proc"));
+        let chosen: Vec<Invocation> = running
+            .into_iter()
+            .filter(|invocation| self.pid.is_none_or(|pid| invocation.pid() == Some(pid)))
+            .collect();
+        if chosen.is_empty() {
+            let which = self
+                .pid
+                .map_or_else(String::new, |pid| format!(" with process id {pid}"));
+            return Err(vec![format!(
+                "no running kubelet{which} is seen in /proc: run as root in the node's own process namespace, or name the \
+                 node's file system with --root, or its configuration with --kubelet-config and --kubelet-arg"
+            )]);
+        }
+        Ok(chosen)
+    }
+}
+
+impl Inspect {
+    pub(super) fn run(&self) -> u8 {
+        let invocations = match self.kubelet.find() {
+            Ok(invocations) => invocations,
+            Err(errors) => {
+                for error in errors {
+                    eprintln!("error: {error}");
+                }
+                return FAILED;
+            }
+        };
+        let now = OffsetDateTime::now_utc();
+        let mut inspections = Vec::new();
+        for invocation in invocations {
+            let source = invocation.source.to_string();
+            match Inspection::of(invocation, now) {
+                Ok(inspection) => inspections.push(inspection),
+                Err(error) => {
+                    eprintln!("error: the kubelet of {source}: {error}");
+                    return FAILED;
+                }
+            }
+        }
+        let report = match self.prove.then(|| proven(&inspections)).transpose() {
+            Ok(report) => report,
+            Err(error) => {
+                complain(&error);
+                return FAILED;
+            }
+        };
+        let report = report.as_ref();
+        let printed = match self.output {
+            ReportFormat::Table => self.table(&inspections, report),
+            ReportFormat::Json => print_json(&as_json(&inspections, report, now)),
+            ReportFormat::Sarif => print_json(&as_sarif(&inspections, report)),
+        };
+        if let Err(error) = printed {
+            complain(&error);
+            return FAILED;
+        }
+        let least = match self.fail_on {
+            FailOn::Warn => Verdict::Warn,
+            FailOn::Fail => Verdict::Fail,
+            FailOn::Never => return GOOD,
+        };
+        let mut checks = inspections.iter().flat_map(|inspection| &inspection.checks);
+        let found = checks.any(|check| check.verdict >= least && !check.is_compensated(report));
+        if found { FINDINGS } else { GOOD }
+    }
+
+    fn table(&self, inspections: &[Inspection], report: Option<&Report>) -> std::io::Result<()> {
+        let mut out = anstream::stdout().lock();
+        if inspections.len() > 1 {
+            writeln!(
+                out,
+                "{} kubelets; --pid chooses one of those that run\n",
+                inspections.len()
+            )?;
+        }
+        for inspection in inspections {
+            table(&mut out, inspection, report)?;
+            if self.options {
+                all_options(&mut out, inspection)?;
+            }
+        }
+        if let Some(report) = report {
+            let through = report.exposures().count();
+            writeln!(
+                out,
+                "\n{through} of {} probes got through; `kubelet-gate prove` shows each.",
+                report.results.len()
+            )?;
+            for skipped in &report.skipped {
+                writeln!(out, "not tried: {skipped}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What probes see of the ports that the kubelets bind.
+fn proven(inspections: &[Inspection]) -> Result<Report, prove::ProveError> {
+    let mut ports = Ports::default();
+    if let [inspection] = inspections {
+        let port = |key: &str| {
+            u16::try_from(inspection.options.number(key))
+                .ok()
+                .filter(|port| *port != 0)
+        };
+        ports.secure = port("port").unwrap_or(ports.secure);
+        ports.read_only = port("readOnlyPort").unwrap_or(ports.read_only);
+        ports.healthz = port("healthzPort").unwrap_or(ports.healthz);
+    }
+    let options = prove::Options {
+        ports,
+        interval: Duration::from_millis(200),
+        ..prove::Options::default()
+    };
+    prove::prove(&options, &mut |_| {})
+}
+
+const WIDTH: usize = 118;
+
+fn table(
+    out: &mut impl std::io::Write,
+    inspection: &Inspection,
+    report: Option<&Report>,
+) -> std::io::Result<()> {
+    let bold = Style::new().bold();
+    let dim = Style::new().dimmed();
+    writeln!(out, "{bold}kubelet{bold:#}  {}", inspection.invocation.source)?;
+    let options = &inspection.options;
+    let binds = binds(options).map_or_else(
+        |error| error.to_string(),
+        |binds| {
+            let binds: Vec<String> = binds.iter().map(ToString::to_string).collect();
+            binds.join(", ")
+        },
+    );
+    writeln!(out, "  binds     {binds}")?;
+    match options.files.as_slice() {
+        [] => writeln!(out, "  read      its flags only: there is no --config")?,
+        files => writeln!(out, "  read      {}", files.join(", "))?,
+    }
+    for certificate in &inspection.certificates {
+        let until = certificate.not_after.date();
+        writeln!(
+            out,
+            "  {:<9} {}, until {until} ({})",
+            role(certificate),
+            certificate.subject,
+            certificate.file
+        )?;
+    }
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{bold}{:<15} {:<4}  {:<38} {}{bold:#}",
+        "CIS", "", "what", "value, and where it comes from"
+    )?;
+    for check in &inspection.checks {
+        let style = match check.verdict {
+            Verdict::Pass => AnsiColor::Green.on_default(),
+            Verdict::Warn => AnsiColor::Yellow.on_default(),
+            Verdict::Fail => AnsiColor::Red.on_default().bold(),
+        };
+        let word = check.verdict.word();
+        writeln!(
+            out,
+            "{:<15} {style}{word}{style:#}  {:<38} {} {dim}({}){dim:#}",
+            numbers(check),
+            check.title,
+            check.value,
+            check.origin
+        )?;
+        if check.verdict != Verdict::Pass {
+            wrapped(out, &check.why)?;
+            wrapped(out, &format!("the gate: {}", check.with_gate(report)))?;
+        }
+    }
+    for note in &inspection.notes {
+        wrapped_with(out, "note: ", note)?;
+    }
+    let count = |verdict| {
+        inspection
+            .checks
+            .iter()
+            .filter(|check| check.verdict == verdict)
+            .count()
+    };
+    writeln!(
+        out,
+        "\n{bold}{} FAIL, {} WARN, {} PASS{bold:#} for the kubelet alone.{}",
+        count(Verdict::Fail),
+        count(Verdict::Warn),
+        count(Verdict::Pass),
+        summary(inspection, report)
+    )
+}
+
+fn summary(inspection: &Inspection, report: Option<&Report>) -> String {
+    let open: Vec<&Check> = inspection
+        .checks
+        .iter()
+        .filter(|check| check.verdict == Verdict::Fail)
+        .collect();
+    let compensated = open.iter().filter(|check| check.is_compensated(report)).count();
+    let can = open
+        .iter()
+        .filter(|check| matches!(check.gate, Gate::Yes(_)))
+        .count();
+    match report {
+        Some(_) => format!(
+            " Of the {} FAIL, {compensated} are compensated, verified by probe.",
+            open.len()
+        ),
+        None => format!(
+            " Of the {} FAIL, a gate can compensate {can}; only a probe tells whether it does.",
+            open.len()
+        ),
+    }
+}
+
+fn role(certificate: &crate::inspect::Certificate) -> &'static str {
+    use crate::inspect::Role;
+    match certificate.role {
+        Role::Serving => "serves",
+        Role::Client => "is",
+        Role::ClientCa => "believes",
+    }
+}
+
+/// Both numbers, one if they are equal.
+fn numbers(check: &Check) -> String {
+    match (check.old, check.new) {
+        (Some(old), Some(new)) if old == new => old.to_owned(),
+        (Some(old), Some(new)) => format!("{old} / {new}"),
+        (Some(old), None) => format!("{old} / -"),
+        (None, Some(new)) => format!("- / {new}"),
+        (None, None) => String::new(),
+    }
+}
+
+fn wrapped(out: &mut impl std::io::Write, text: &str) -> std::io::Result<()> {
+    wrapped_with(out, "                      ", text)
+}
+
+/// Breaks at spaces; the lines that follow are as far in as the first.
+fn wrapped_with(out: &mut impl std::io::Write, before: &str, text: &str) -> std::io::Result<()> {
+    let mut line = before.to_owned();
+    let indent = " ".repeat(before.len());
+    for word in text.split(' ') {
+        if line.len() > before.len() && line.len() + word.len() >= WIDTH {
+            writeln!(out, "{}", line.trim_end())?;
+            line.clone_from(&indent);
+        }
+        line.push_str(word);
+        line.push(' ');
+    }
+    writeln!(out, "{}", line.trim_end())
+}
+
+fn all_options(out: &mut impl std::io::Write, inspection: &Inspection) -> std::io::Result<()> {
+    writeln!(out, "\nEvery option that was read:")?;
+    for setting in inspection.options.settings() {
+        writeln!(
+            out,
+            "  {:<46} {:<24} {}",
+            setting.field.key,
+            setting.shown(),
+            setting.origin
+        )?;
+    }
+    Ok(())
+}
+
+fn print_json(value: &serde_json::Value) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)
+}
+
+fn as_json(inspections: &[Inspection], report: Option<&Report>, now: OffsetDateTime) -> serde_json::Value {
+    let kubelets: Vec<_> = inspections
+        .iter()
+        .map(|inspection| inspection.to_json(report))
+        .collect();
+    json!({
+        "apiVersion": "kubelet-gate.dev/v1alpha1",
+        "kind": "Inspection",
+        "version": env!("CARGO_PKG_VERSION"),
+        "time": now.format(&Rfc3339).unwrap_or_default(),
+        "kubelets": kubelets,
+        "probes": report,
+    })
+}
+
+fn as_sarif(inspections: &[Inspection], report: Option<&Report>) -> serde_json::Value {
+    let all = || inspections.iter().flat_map(|inspection| &inspection.checks);
+    let mut rules: Vec<Rule> = Vec::new();
+    for check in all() {
+        let id = rule_id(check);
+        if rules.iter().all(|rule| rule.id != id) {
+            let numbers = numbers(check);
+            let cis = match numbers.as_str() {
+                "" => String::new(),
+                numbers => format!(" CIS Kubernetes Benchmark {numbers} (up to 1.24 / since 1.7)."),
+            };
+            rules.push(Rule {
+                id,
+                name: check.title.to_owned(),
+                help: format!("The kubelet should be so by itself: {}.{cis}", check.title),
+            });
+        }
+    }
+    let findings = inspections.iter().flat_map(|inspection| {
+        let found = inspection
+            .checks
+            .iter()
+            .filter(|check| check.verdict != Verdict::Pass);
+        found.map(|check| Finding {
+            rule: rule_id(check),
+            level: match check.verdict {
+                Verdict::Fail => Level::Error,
+                Verdict::Warn | Verdict::Pass => Level::Warning,
+            },
+            message: format!(
+                "{}: {} ({}). {}. The gate: {}.",
+                check.title,
+                check.value,
+                check.origin,
+                check.why,
+                check.with_gate(report)
+            ),
+            place: match &check.file {
+                Some(path) => Place::File(path.clone()),
+                None => Place::Named(inspection.invocation.source.to_string()),
+            },
+            suppressed: check.is_compensated(report).then(|| check.with_gate(report)),
+        })
+    });
+    sarif::document(&rules, &findings.collect::<Vec<_>>())
+}
+
+fn rule_id(check: &Check) -> String {
+    format!("kubelet/{}", check.id)
+}
