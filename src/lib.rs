@@ -44,6 +44,7 @@ pub mod apiserver;
 pub mod cache;
 pub mod cli;
 pub mod firewall;
+pub mod init;
 pub mod inspect;
 pub mod node;
 pub mod prove;

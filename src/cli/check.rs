@@ -37,36 +37,10 @@ struct Findings {
 
 impl Check {
     pub(super) fn run(&self) -> u8 {
-        let settings = match Settings::load(&self.config, &self.flags) {
-            Ok(settings) => settings,
-            Err(error) => {
-                complain(&error);
-                return USAGE;
-            }
+        let (settings, code) = match checked(&self.config, &self.flags, self.offline) {
+            Ok(checked) => checked,
+            Err(code) => return code,
         };
-        let mut found = Findings {
-            warnings: settings.warnings.clone(),
-            ..Findings::default()
-        };
-        let api_server = found.in_files(&settings);
-        if !self.offline
-            && let Some((api_server, node_name)) = api_server
-        {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            match runtime {
-                Ok(runtime) => runtime.block_on(found.asked(&settings, &api_server, &node_name)),
-                Err(error) => {
-                    complain(&error);
-                    return FAILED;
-                }
-            }
-        }
-        for warning in &found.warnings {
-            eprintln!("warning: {warning}");
-        }
-        for problem in &found.problems {
-            complain(problem.as_ref());
-        }
         match settings.to_yaml() {
             Ok(yaml) => print!("{yaml}"),
             Err(error) => {
@@ -74,8 +48,46 @@ impl Check {
                 return FAILED;
             }
         }
-        if found.problems.is_empty() { GOOD } else { USAGE }
+        code
     }
+}
+
+/// The same for a configuration that was just written, without printing what would be in force.
+pub(super) fn quietly(config: &Path) -> u8 {
+    match checked(config, &KubeletFlags::default(), false) {
+        Ok((_, code)) | Err(code) => code,
+    }
+}
+
+/// Tells every warning and problem; yields the settings, if they can be read at all, and the exit code.
+fn checked(config: &Path, flags: &KubeletFlags, offline: bool) -> Result<(Settings, u8), u8> {
+    let settings = Settings::load(config, flags).map_err(|error| {
+        complain(&error);
+        USAGE
+    })?;
+    let mut found = Findings {
+        warnings: settings.warnings.clone(),
+        ..Findings::default()
+    };
+    let api_server = found.in_files(&settings);
+    if !offline && let Some((api_server, node_name)) = api_server {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                complain(&error);
+                FAILED
+            })?;
+        runtime.block_on(found.asked(&settings, &api_server, &node_name));
+    }
+    for warning in &found.warnings {
+        eprintln!("warning: {warning}");
+    }
+    for problem in &found.problems {
+        complain(problem.as_ref());
+    }
+    let code = if found.problems.is_empty() { GOOD } else { USAGE };
+    Ok((settings, code))
 }
 
 impl Findings {

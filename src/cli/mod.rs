@@ -5,6 +5,7 @@ mod certs;
 mod check;
 mod explain;
 mod firewall;
+mod init;
 mod inspect;
 #[cfg(feature = "lab")]
 mod lab;
@@ -49,6 +50,8 @@ enum Command {
     Explain(explain::Explain),
     /// Seal the ways around the gate: print, observe, apply, confirm, status, remove
     Firewall(firewall::Firewall),
+    /// Write a gate's configuration, unit and plan for this node's kubelet
+    Init(init::Init),
     /// Tell what this node's kubelet is open to, and what a gate makes up for
     Inspect(inspect::Inspect),
     /// Run a gate on this machine with an embedded, wide open kubelet and an API server
@@ -100,6 +103,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Explain(explain) => explain.run(),
         Command::Firewall(firewall) => firewall.run(),
+        Command::Init(init) => init.run(),
         Command::Inspect(inspect) => inspect.run(),
         #[cfg(feature = "lab")]
         Command::Lab(lab) => lab.run(),
