@@ -53,8 +53,8 @@ impl Check {
 }
 
 /// The same for a configuration that was just written, without printing what would be in force.
-pub(super) fn quietly(config: &Path) -> u8 {
-    match checked(config, &KubeletFlags::default(), false) {
+pub(super) fn quietly(config: &Path, offline: bool) -> u8 {
+    match checked(config, &KubeletFlags::default(), offline) {
         Ok((_, code)) | Err(code) => code,
     }
 }

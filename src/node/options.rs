@@ -334,18 +334,21 @@ impl Effective {
                 layers.push((document(root, &path, &mut notes)?, Layer::DropIn(path.clone())));
                 files.push(shown(&path));
             }
-            if config.is_none() {
-                notes.push(
-                    "--config-dir without --config: whatever the drop-ins leave out has the defaults of a kubelet without a \
-                     file: anonymous requests, AlwaysAllow and port 10255"
-                        .to_owned(),
-                );
-            }
         }
-        let settings = FIELDS
+        let settings: Vec<Setting> = FIELDS
             .iter()
             .map(|field| setting(field, config.is_none(), &layers, &flags, &invocation.directory))
             .collect::<Result<_, _>>()?;
+        let left_out = settings
+            .iter()
+            .filter(|setting| setting.origin == Origin::LegacyDefault);
+        let left_out: Vec<&str> = left_out.map(|setting| setting.field.key).collect();
+        if config.is_none() && !layers.is_empty() && !left_out.is_empty() {
+            notes.push(format!(
+                "--config-dir without --config: what the drop-ins leave out has the defaults of a kubelet without a file, here {}",
+                left_out.join(", ")
+            ));
+        }
         Ok(Self {
             settings,
             files,
