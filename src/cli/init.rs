@@ -103,7 +103,12 @@ impl Init {
         let code = check::quietly(&config, !runs);
         match code {
             GOOD => println!(
-                "checked; what to do next is in {}",
+                "checked{}; what to do next is in {}",
+                if runs {
+                    ""
+                } else {
+                    ", but for what only the API server knows"
+                },
                 self.out.join("NEXT.md").display()
             ),
             _ => println!("`kubelet-gate check` refuses it, as said above"),

@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
@@ -10,12 +9,13 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::prove::ports_of;
 use super::sarif::{self, Finding, Level, Place, Rule};
 use super::{FAILED, FINDINGS, GOOD, ReportFormat, complain};
 use crate::inspect::{Check, Gate, Inspection, Verdict};
 use crate::node::invocation::{self, Invocation};
 use crate::node::{Root, binds};
-use crate::prove::{self, Ports, Report};
+use crate::prove::{self, Report};
 
 /// The arguments of `inspect`.
 #[derive(Args, Debug)]
@@ -198,20 +198,12 @@ impl Inspect {
 
 /// What probes see of the ports that the kubelets bind.
 fn proven(inspections: &[Inspection]) -> Result<Report, prove::ProveError> {
-    let mut ports = Ports::default();
-    if let [inspection] = inspections {
-        let port = |key: &str| {
-            u16::try_from(inspection.options.number(key))
-                .ok()
-                .filter(|port| *port != 0)
-        };
-        ports.secure = port("port").unwrap_or(ports.secure);
-        ports.read_only = port("readOnlyPort").unwrap_or(ports.read_only);
-        ports.healthz = port("healthzPort").unwrap_or(ports.healthz);
-    }
+    let ports = match inspections {
+        [inspection] => ports_of(&inspection.options),
+        _ => prove::Ports::default(),
+    };
     let options = prove::Options {
         ports,
-        interval: Duration::from_millis(200),
         ..prove::Options::default()
     };
     prove::prove(&options, &mut |_| {})

@@ -9,6 +9,7 @@ mod init;
 mod inspect;
 #[cfg(feature = "lab")]
 mod lab;
+mod prove;
 mod readonly_census;
 mod sarif;
 mod serve;
@@ -57,6 +58,8 @@ enum Command {
     /// Run a gate on this machine with an embedded, wide open kubelet and an API server
     #[cfg(feature = "lab")]
     Lab(lab::Lab),
+    /// Probe this node's own kubelet ports as known attack tools do, and report what gets through
+    Prove(prove::Prove),
     /// List who still asks the read-only port, as the running gate has counted them
     ReadonlyCensus(readonly_census::ReadonlyCensus),
     /// Run the gate
@@ -107,6 +110,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inspect(inspect) => inspect.run(),
         #[cfg(feature = "lab")]
         Command::Lab(lab) => lab.run(),
+        Command::Prove(prove) => prove.run(),
         Command::ReadonlyCensus(census) => census.run(),
         Command::Serve(serve) => serve.run(),
     })

@@ -1,13 +1,46 @@
-//! Stand-in.
-#![allow(missing_docs)]
-use serde::{Deserialize, Serialize};
+//! Going about the node's own kubelet as attackers' tools do, to see what gets through: before a gate stands there, and after.
+//!
+//! The probes are a fixed [table](PROBES). None of them changes anything, no body is sent or read, and nothing but this
+//! node's own addresses is ever dialled.
+
+mod request;
+mod sides;
+mod stranger;
+mod table;
+
+pub use self::sides::SideKind;
+pub use self::table::{Credential, PROBES, Port, Probe, Severity};
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
-#[derive(Clone, Copy, Debug)]
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
+
+use self::request::Prober;
+use self::sides::{Interrupted, Side};
+use crate::node;
+
+/// As fast as anybody may go: five requests a second.
+pub const INTERVAL: Duration = Duration::from_millis(200);
+
+/// The kubelet's ports.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Ports {
+    /// Its own, with TLS.
     pub secure: u16,
+    /// The read-only one.
     pub read_only: u16,
+    /// The one for health checks.
     pub healthz: u16,
 }
+
 impl Default for Ports {
     fn default() -> Self {
         Self {
@@ -17,40 +50,294 @@ impl Default for Ports {
         }
     }
 }
-#[derive(Clone, Debug, Default)]
+
+/// What to probe, and how.
+#[derive(Clone, Debug)]
 pub struct Options {
+    /// The ports.
     pub ports: Ports,
+    /// The node's addresses to dial; empty: all of them.
+    pub addresses: Vec<IpAddr>,
+    /// Where to dial from; empty: everywhere.
+    pub sides: Vec<SideKind>,
+    /// A token that may only read: with it, commands are tried by GET and WebSocket.
+    pub token: Option<String>,
+    /// From one request to the next.
     pub interval: Duration,
-    pub addresses: Vec<std::net::IpAddr>,
 }
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Report {
-    pub started: String,
-    pub finished: String,
-    pub results: Vec<Outcome>,
-    pub skipped: Vec<String>,
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ports: Ports::default(),
+            addresses: Vec::new(),
+            sides: Vec::new(),
+            token: None,
+            interval: INTERVAL,
+        }
+    }
 }
-#[derive(Clone, Debug, Serialize, Deserialize)]
+
+/// Why nothing was probed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProveError {
+    /// Not one of this node's.
+    #[error(
+        "{0} is no address of this node: prove probes the node that it runs on, and no other; its addresses are {1}"
+    )]
+    NotLocal(IpAddr, String),
+    /// Something that everything else needs.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// SIGINT or SIGTERM.
+    #[error("interrupted; nothing was left behind")]
+    Interrupted,
+}
+
+/// What came back.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Answer {
+    /// An HTTP status.
+    Status(u16),
+    /// No connection: nobody listens, or a rule refuses.
+    Refused,
+    /// Nothing, for too long: mostly a rule that drops.
+    Silent,
+    /// A connection, and then no HTTP answer.
+    Failed(String),
+}
+
+impl std::fmt::Display for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "{status}"),
+            Self::Refused => f.write_str("refused"),
+            Self::Silent => f.write_str("no answer"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+        }
+    }
+}
+
+/// One probe, sent from one side to one address.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Outcome {
+    /// The [`Probe::id`].
+    pub probe: String,
+    /// From where.
+    pub side: SideKind,
+    /// To where.
+    pub address: SocketAddr,
+    /// What came back.
+    pub answer: Answer,
+    /// It got through.
     pub through: bool,
 }
+
+/// Everything that was tried.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// `kubelet-gate.dev/v1alpha1`.
+    pub api_version: String,
+    /// `ProbeReport`.
+    pub kind: String,
+    /// Of this program.
+    pub version: String,
+    /// When the first probe was sent, as RFC 3339.
+    pub started: String,
+    /// When the last one had been answered.
+    pub finished: String,
+    /// The ports that were probed.
+    pub ports: Ports,
+    /// Each probe on each address.
+    pub results: Vec<Outcome>,
+    /// What could not be tried, and why.
+    pub skipped: Vec<String>,
+}
+
+/// What the probes that bear on a check of the benchmark have shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verified {
+    /// One got through.
     Open,
+    /// They were tried from the node's addresses and from loopback, and none got through.
     Closed,
+    /// It cannot be said.
     Untried,
 }
+
 impl Report {
+    /// What got through.
     pub fn exposures(&self) -> impl Iterator<Item = &Outcome> {
-        self.results.iter().filter(|o| o.through)
+        self.results.iter().filter(|outcome| outcome.through)
     }
-    pub fn verified(&self, _cis: &str) -> Verified {
-        Verified::Untried
+
+    /// Whether anything was tried at all from where it counts: the node's addresses and loopback.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let from = |side| self.results.iter().any(|outcome| outcome.side == side);
+        from(SideKind::NodeAddress) && from(SideKind::Loopback)
+    }
+
+    /// What has been shown of a check, by its number since CIS 1.7.
+    #[must_use]
+    pub fn verified(&self, cis: &str) -> Verified {
+        let bears = |outcome: &&Outcome| {
+            let probe = PROBES.iter().find(|probe| probe.id == outcome.probe);
+            probe.is_some_and(|probe| probe.cis.contains(&cis))
+        };
+        let mut sides = BTreeMap::new();
+        for outcome in self.results.iter().filter(bears) {
+            *sides.entry(outcome.side).or_insert(false) |= outcome.through;
+        }
+        if sides.values().any(|through| *through) {
+            Verified::Open
+        } else if sides.contains_key(&SideKind::NodeAddress) && sides.contains_key(&SideKind::Loopback) {
+            Verified::Closed
+        } else {
+            Verified::Untried
+        }
     }
 }
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct ProveError;
-pub fn prove(_: &Options, _: &mut dyn FnMut(&str)) -> Result<Report, ProveError> {
-    Err(ProveError)
+
+/// Sends every probe from every side to every address, one after the other. Blocks; `progress` hears of every address.
+///
+/// # Errors
+/// An address is not this node's, or it was interrupted.
+pub fn prove(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, ProveError> {
+    let system = |doing| move |source| ProveError::System { doing, source };
+    let own = node::addresses().map_err(system("reading the node's addresses"))?;
+    if let Some(foreign) = options
+        .addresses
+        .iter()
+        .find(|address| !own.contains(&address.to_canonical()))
+    {
+        let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+        return Err(ProveError::NotLocal(*foreign, own.join(", ")));
+    }
+    let wanted = |address: &IpAddr| options.addresses.is_empty() || options.addresses.contains(address);
+    let own: Vec<IpAddr> = own.into_iter().filter(wanted).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("starting"))?;
+    let mut interrupted = runtime
+        .block_on(async { Interrupted::new() })
+        .map_err(system("waiting for signals"))?;
+    let prober = Prober::new(options.token.as_deref()).map_err(system("making a certificate"))?;
+    let mut run = Run {
+        options,
+        prober,
+        next: None,
+        results: Vec::new(),
+    };
+    let started = now();
+    let mut skipped = Vec::new();
+    if options.token.is_none() {
+        skipped.push(
+            "commands by GET and WebSocket with a token that may only read: no --token-file".to_owned(),
+        );
+    }
+    for kind in SideKind::ALL {
+        if !options.sides.is_empty() && !options.sides.contains(&kind) {
+            continue;
+        }
+        let (side, remark) = match Side::new(kind, &own) {
+            Ok(side) => side,
+            Err(why) => {
+                skipped.push(format!("{}: {why}", kind.name()));
+                continue;
+            }
+        };
+        skipped.extend(remark);
+        for address in side.addresses() {
+            progress(&format!("{}: {address}", kind.name()));
+            let outcome = side.run(|| {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = run.address(kind, *address) => Ok(()),
+                        () = interrupted.wait() => Err(ProveError::Interrupted),
+                    }
+                })
+            });
+            outcome.map_err(system("changing user or namespace"))??;
+        }
+    }
+    Ok(Report {
+        api_version: "kubelet-gate.dev/v1alpha1".to_owned(),
+        kind: "ProbeReport".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started,
+        finished: now(),
+        ports: options.ports,
+        results: run.results,
+        skipped,
+    })
+}
+
+/// How long [`prove`] takes at most on so many addresses that answer.
+#[must_use]
+pub fn at_most(addresses: usize) -> Duration {
+    let probes = u32::try_from(PROBES.len() * addresses).unwrap_or(u32::MAX);
+    INTERVAL * probes
+}
+
+fn now() -> String {
+    OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()
+}
+
+struct Run<'a> {
+    options: &'a Options,
+    prober: Arc<Prober>,
+    /// Not before then.
+    next: Option<Instant>,
+    results: Vec<Outcome>,
+}
+
+impl Run<'_> {
+    async fn address(&mut self, side: SideKind, address: IpAddr) {
+        for port in [Port::Secure, Port::ReadOnly, Port::Healthz] {
+            let address = SocketAddr::new(address, port.number(&self.options.ports));
+            // Whoever takes no connection is not asked thirty times.
+            let mut closed = None;
+            for probe in PROBES.iter().filter(|probe| probe.port == port) {
+                if probe.credential == Credential::Token && self.options.token.is_none() {
+                    continue;
+                }
+                let answer = match &closed {
+                    Some(answer) => Answer::clone(answer),
+                    None => {
+                        self.pace().await;
+                        self.prober.send(probe, address).await
+                    }
+                };
+                if matches!(answer, Answer::Refused | Answer::Silent) {
+                    closed = Some(answer.clone());
+                }
+                let normal = side == SideKind::Loopback && probe.normal_on_loopback;
+                let through = matches!(answer, Answer::Status(status) if probe.reaches.contains(&status));
+                self.results.push(Outcome {
+                    probe: probe.id.to_owned(),
+                    side,
+                    address,
+                    answer,
+                    through: through && !normal,
+                });
+            }
+        }
+    }
+
+    async fn pace(&mut self) {
+        let now = Instant::now();
+        let at = self.next.unwrap_or(now).max(now);
+        self.next = Some(at + self.options.interval);
+        tokio::time::sleep_until(at).await;
+    }
 }

@@ -1,0 +1,409 @@
+//! `kubelet-gate prove`: go about this node's kubelet as attackers' tools do, and report what gets through.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anstyle::{AnsiColor, Style};
+use clap::Args;
+
+use super::sarif::{self, Finding, Level, Place, Rule};
+use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
+use crate::node;
+use crate::node::invocation;
+use crate::node::options::Effective;
+use crate::prove::{self, Outcome, PROBES, Ports, Probe, ProveError, Report, Severity, SideKind};
+
+/// The arguments of `prove`.
+#[derive(Args, Debug)]
+pub(super) struct Prove {
+    /// One of this node's addresses; may be repeated. Without it, all of them
+    #[arg(long, value_name = "IP")]
+    address: Vec<IpAddr>,
+    /// Where to probe from; may be repeated. Without it, everywhere
+    #[arg(long, value_name = "SIDE", value_delimiter = ',')]
+    from: Vec<SideKind>,
+    /// The kubelet's port, instead of the running kubelet's
+    #[arg(long)]
+    port: Option<u16>,
+    /// Its read-only port, open or not
+    #[arg(long)]
+    read_only_port: Option<u16>,
+    /// Its port for health checks
+    #[arg(long)]
+    healthz_port: Option<u16>,
+    /// A file with a token that may only read, with which to try commands by GET and WebSocket
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Keep the report in a new file, to compare with later
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Show what has changed since a saved report
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// How to print it
+    #[arg(short, long, default_value = "table")]
+    output: ReportFormat,
+}
+
+impl Prove {
+    pub(super) fn run(&self) -> u8 {
+        self.done().unwrap_or_else(|code| code)
+    }
+
+    fn done(&self) -> Result<u8, u8> {
+        let told = |code: u8, text: String| {
+            eprintln!("error: {text}");
+            code
+        };
+        // Before anything is sent, what would keep the result from being seen.
+        if let Some(path) = self.save.as_deref().filter(|path| path.exists()) {
+            return Err(told(
+                USAGE,
+                format!("--save {}: there already, and may be wanted", path.display()),
+            ));
+        }
+        let before = match &self.compare {
+            None => None,
+            Some(path) => Some(
+                saved(path).map_err(|error| told(USAGE, format!("--compare {}: {error}", path.display())))?,
+            ),
+        };
+        let token = match &self.token_file {
+            None => None,
+            Some(path) => {
+                let text = fs::read_to_string(path);
+                let text =
+                    text.map_err(|error| told(USAGE, format!("--token-file {}: {error}", path.display())))?;
+                Some(text.trim().to_owned())
+            }
+        };
+        if token
+            .as_ref()
+            .is_some_and(|token| token.is_empty() || token.contains(char::is_whitespace))
+        {
+            return Err(told(USAGE, "--token-file: it holds no single token".to_owned()));
+        }
+        let options = prove::Options {
+            ports: self.ports(),
+            addresses: self.address.clone(),
+            sides: self.from.clone(),
+            token,
+            ..prove::Options::default()
+        };
+        let watched = io::stderr().is_terminal();
+        if watched {
+            let addresses = if self.address.is_empty() {
+                node::addresses().map_or(0, |all| all.len())
+            } else {
+                self.address.len()
+            };
+            let most = prove::at_most(2 * addresses).as_secs();
+            eprintln!(
+                "five requests a second at most, none of which changes anything: {most} s at the longest"
+            );
+        }
+        let report = prove::prove(&options, &mut |step| {
+            if watched {
+                eprintln!("  {step}");
+            }
+        });
+        let report = report.map_err(|error| {
+            complain(&error);
+            if matches!(error, ProveError::NotLocal(..)) {
+                USAGE
+            } else {
+                FAILED
+            }
+        })?;
+        if let Some(path) = &self.save {
+            keep(path, &report)
+                .map_err(|error| told(FAILED, format!("--save {}: {error}", path.display())))?;
+        }
+        let printed = match self.output {
+            ReportFormat::Table => table(&report, before.as_ref()),
+            ReportFormat::Json => json(&report, before.as_ref()),
+            ReportFormat::Sarif => print(&as_sarif(&report)),
+        };
+        printed.map_err(|error| {
+            complain(&error);
+            FAILED
+        })?;
+        if report.exposures().next().is_some() {
+            Ok(FINDINGS)
+        } else if report.results.is_empty() {
+            Err(told(FAILED, "nothing could be tried".to_owned()))
+        } else {
+            Ok(GOOD)
+        }
+    }
+
+    /// Those of the running kubelet, if there is one and its options can be told.
+    fn ports(&self) -> Ports {
+        let mut ports = Ports::default();
+        if let [invocation] = invocation::running(Path::new("/proc")).as_slice()
+            && let Ok(options) = Effective::of(invocation)
+        {
+            ports = ports_of(&options);
+        }
+        Ports {
+            secure: self.port.unwrap_or(ports.secure),
+            read_only: self.read_only_port.unwrap_or(ports.read_only),
+            healthz: self.healthz_port.unwrap_or(ports.healthz),
+        }
+    }
+}
+
+/// The ports of a kubelet with these options; one that is switched off is looked for where it usually is.
+pub(super) fn ports_of(options: &Effective) -> Ports {
+    let usual = Ports::default();
+    let port = |key: &str, usual: u16| {
+        let port = u16::try_from(options.number(key)).ok();
+        port.filter(|port| *port != 0).unwrap_or(usual)
+    };
+    Ports {
+        secure: port("port", usual.secure),
+        read_only: port("readOnlyPort", usual.read_only),
+        healthz: port("healthzPort", usual.healthz),
+    }
+}
+
+fn saved(path: &Path) -> io::Result<Report> {
+    let report: Report = serde_json::from_slice(&fs::read(path)?)?;
+    if report.kind != "ProbeReport" {
+        return Err(io::Error::other("not a report of prove"));
+    }
+    Ok(report)
+}
+
+/// Whole or not at all; it tells where a node is open.
+fn keep(path: &Path, report: &Report) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    let written = serde_json::to_vec_pretty(report)
+        .map_err(io::Error::other)
+        .and_then(|text| file.write_all(&text).and_then(|()| file.sync_all()));
+    if written.is_err() {
+        // Half a report would be taken for a whole one.
+        let _ = fs::remove_file(path);
+    }
+    written
+}
+
+/// What changed: closed, still open, newly open.
+fn changes<'a>(before: &'a Report, now: &'a Report) -> [Vec<&'a Outcome>; 3] {
+    let key = |outcome: &Outcome| (outcome.probe.clone(), outcome.side, outcome.address);
+    let open = |report: &Report| report.exposures().map(key).collect::<BTreeSet<_>>();
+    let (was, is) = (open(before), open(now));
+    // What is not tried any more is not closed.
+    let tried: BTreeSet<_> = now.results.iter().map(key).collect();
+    [
+        before
+            .exposures()
+            .filter(|outcome| tried.contains(&key(outcome)) && !is.contains(&key(outcome)))
+            .collect(),
+        now.exposures()
+            .filter(|outcome| was.contains(&key(outcome)))
+            .collect(),
+        now.exposures()
+            .filter(|outcome| !was.contains(&key(outcome)))
+            .collect(),
+    ]
+}
+
+fn print(value: &impl serde::Serialize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)
+}
+
+fn json(report: &Report, before: Option<&Report>) -> io::Result<()> {
+    let Some(before) = before else {
+        return print(report);
+    };
+    let [closed, still, newly] = changes(before, report);
+    let mut value = serde_json::to_value(report)?;
+    value["comparedWith"] = serde_json::json!({
+        "started": before.started,
+        "closed": closed,
+        "stillOpen": still,
+        "newlyOpen": newly,
+    });
+    print(&value)
+}
+
+fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    let (bold, red, green) = (
+        Style::new().bold(),
+        AnsiColor::Red.on_default(),
+        AnsiColor::Green.on_default(),
+    );
+    let open = through(report);
+    if !open.is_empty() {
+        writeln!(
+            out,
+            "{bold}{:<22} {:<58} {}{bold:#}",
+            "GOT THROUGH", "WHAT IT GIVES", "FROM"
+        )?;
+    }
+    for (probe, outcomes) in &open {
+        writeln!(
+            out,
+            "{red}{:<22}{red:#} {:<58} {}",
+            probe.id,
+            probe.gives,
+            from(outcomes)
+        )?;
+    }
+    if !open.is_empty() {
+        writeln!(out)?;
+    }
+    writeln!(
+        out,
+        "{bold}{:<18} {:<28} {}{bold:#}",
+        "FROM", "TO", "WHAT ANSWERED"
+    )?;
+    for ((side, address), answers) in answers(report) {
+        let answers: Vec<String> = answers
+            .iter()
+            .map(|(answer, count)| format!("{answer} ×{count}"))
+            .collect();
+        writeln!(
+            out,
+            "{:<18} {:<28} {}",
+            side.name(),
+            address.to_string(),
+            answers.join(", ")
+        )?;
+    }
+    for skipped in &report.skipped {
+        writeln!(out, "not tried: {skipped}")?;
+    }
+    if let Some(before) = before {
+        let [closed, still, newly] = changes(before, report);
+        writeln!(
+            out,
+            "\nsince {}: {} closed, {} still open, {} newly open",
+            before.started,
+            closed.len(),
+            still.len(),
+            newly.len()
+        )?;
+        for outcome in newly {
+            writeln!(
+                out,
+                "  {red}newly open{red:#} {} from {} to {}",
+                outcome.probe,
+                outcome.side.name(),
+                outcome.address
+            )?;
+        }
+    }
+    let tried: BTreeSet<&str> = report
+        .results
+        .iter()
+        .map(|outcome| outcome.probe.as_str())
+        .collect();
+    if open.is_empty() {
+        writeln!(
+            out,
+            "\n{green}nothing got through{green:#}: {} probes at {}",
+            tried.len(),
+            report.finished
+        )
+    } else {
+        writeln!(
+            out,
+            "\n{red}{} of {} probes got through{red:#} at {}; `kubelet-gate firewall status` tells whether this node is sealed, \
+             docs/prove.md what each probe is",
+            open.len(),
+            tried.len(),
+            report.finished
+        )
+    }
+}
+
+/// What got through, by probe, in the order of the table.
+fn through(report: &Report) -> Vec<(&'static Probe, Vec<&Outcome>)> {
+    PROBES
+        .iter()
+        .map(|probe| {
+            (
+                probe,
+                report
+                    .exposures()
+                    .filter(|outcome| outcome.probe == probe.id)
+                    .collect::<Vec<_>>(),
+            )
+        })
+        .filter(|(_, outcomes)| !outcomes.is_empty())
+        .collect()
+}
+
+/// `loopback 127.0.0.1 ::1; node address 192.0.2.10`.
+fn from(outcomes: &[&Outcome]) -> String {
+    let mut sides: BTreeMap<SideKind, Vec<String>> = BTreeMap::new();
+    for outcome in outcomes {
+        sides
+            .entry(outcome.side)
+            .or_default()
+            .push(outcome.address.ip().to_string());
+    }
+    let sides: Vec<String> = sides
+        .iter()
+        .map(|(side, addresses)| format!("{} {}", side.name(), addresses.join(" ")))
+        .collect();
+    sides.join("; ")
+}
+
+type Answers<'a> = BTreeMap<(SideKind, std::net::SocketAddr), BTreeMap<&'a prove::Answer, usize>>;
+
+fn answers(report: &Report) -> Answers<'_> {
+    let mut all = Answers::new();
+    for outcome in &report.results {
+        let answers = all.entry((outcome.side, outcome.address)).or_default();
+        *answers.entry(&outcome.answer).or_default() += 1;
+    }
+    all
+}
+
+fn as_sarif(report: &Report) -> serde_json::Value {
+    let id = |probe: &str| format!("probe/{probe}");
+    let rules: Vec<Rule> = PROBES
+        .iter()
+        .map(|probe| Rule {
+            id: id(probe.id),
+            name: format!("{} {} is refused to strangers", probe.method, probe.path),
+            help: format!("Whoever gets through has {}.", probe.gives),
+        })
+        .collect();
+    let findings: Vec<Finding> = through(report)
+        .into_iter()
+        .flat_map(|(probe, outcomes)| {
+            outcomes.into_iter().map(move |outcome| Finding {
+                rule: id(probe.id),
+                level: match probe.severity {
+                    Severity::High => Level::Error,
+                    Severity::Medium => Level::Warning,
+                    Severity::Low => Level::Note,
+                },
+                message: format!(
+                    "{} {} to {} from {} was answered {}: {}.",
+                    probe.method,
+                    probe.path,
+                    outcome.address,
+                    outcome.side.name(),
+                    outcome.answer,
+                    probe.gives
+                ),
+                place: Place::Named(outcome.address.to_string()),
+                suppressed: None,
+            })
+        })
+        .collect();
+    sarif::document(&rules, &findings)
+}

@@ -1,0 +1,170 @@
+//! One probe: a connection of its own, a request head as it stands in the table, and the status of the answer.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::table::{Credential, Port, Probe};
+use super::{Answer, stranger};
+
+/// A rule that drops says nothing for ever.
+const DIAL: Duration = Duration::from_secs(1);
+const ANSWER: Duration = Duration::from_secs(5);
+/// It looks like a service account's, and its signature is nobody's.
+const GARBAGE: &str =
+    "eyJhbGciOiJSUzI1NiIsImtpZCI6Im5vYm9keSJ9.eyJzdWIiOiJrdWJlbGV0LWdhdGUtcHJvdmUifQ.bm9ib2R5";
+
+/// Sends probes.
+pub(super) struct Prober {
+    nobody: TlsConnector,
+    stranger: TlsConnector,
+    token: Option<String>,
+}
+
+impl Prober {
+    pub(super) fn new(token: Option<&str>) -> io::Result<Arc<Self>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = || -> io::Result<_> {
+            let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .map_err(io::Error::other)?;
+            // An attacker verifies nobody. No secret goes over this connection but the token, to the node itself.
+            let verifier = Arc::new(Anybody(Arc::clone(&provider)));
+            Ok(versions.dangerous().with_custom_certificate_verifier(verifier))
+        };
+        let shown = Arc::new(Shown(stranger::certified_key()?));
+        Ok(Arc::new(Self {
+            nobody: TlsConnector::from(Arc::new(config()?.with_no_client_auth())),
+            stranger: TlsConnector::from(Arc::new(config()?.with_client_cert_resolver(shown))),
+            token: token.map(str::to_owned),
+        }))
+    }
+
+    pub(super) async fn send(&self, probe: &Probe, address: SocketAddr) -> Answer {
+        let stream = match timeout(DIAL, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(_)) => return Answer::Refused,
+            Err(_) => return Answer::Silent,
+        };
+        let head = self.head(probe, address);
+        let answered = async {
+            if probe.port != Port::Secure {
+                return exchange(stream, &head).await;
+            }
+            let connector = match probe.credential {
+                Credential::ForeignCertificate => &self.stranger,
+                _ => &self.nobody,
+            };
+            let stream = connector.connect(ServerName::from(address.ip()), stream).await?;
+            exchange(stream, &head).await
+        };
+        match timeout(ANSWER, answered).await {
+            Ok(Ok(status)) => Answer::Status(status),
+            Ok(Err(error)) => Answer::Failed(error.to_string()),
+            Err(_) => Answer::Silent,
+        }
+    }
+
+    /// Written by hand, since every HTTP library would tidy the path.
+    fn head(&self, probe: &Probe, address: SocketAddr) -> String {
+        let Probe { method, path, .. } = probe;
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: kubelet-gate-prove\r\n");
+        match (probe.credential, &self.token) {
+            (Credential::GarbageToken, _) => head += &format!("Authorization: Bearer {GARBAGE}\r\n"),
+            (Credential::Token, Some(token)) => head += &format!("Authorization: Bearer {token}\r\n"),
+            _ => {}
+        }
+        if *method == "POST" {
+            head += "Content-Length: 0\r\n";
+        }
+        head += if probe.websocket {
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: a3ViZWxldC1nYXRlLXByMQ==\r\nSec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n"
+        } else {
+            "Connection: close\r\n\r\n"
+        };
+        head
+    }
+}
+
+/// Sends the head and reads the status line; what follows is left unread.
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, head: &str) -> io::Result<u16> {
+    stream.write_all(head.as_bytes()).await?;
+    stream.flush().await?;
+    let mut line = [0; 12];
+    stream
+        .read_exact(&mut line)
+        .await
+        .map_err(|_| io::Error::other("the connection ended without an answer"))?;
+    let status = std::str::from_utf8(&line).ok().and_then(|line| {
+        let (version, status) = line.split_once(' ')?;
+        version.starts_with("HTTP/1.").then(|| status.parse().ok())?
+    });
+    status.ok_or_else(|| io::Error::other("the answer is no HTTP"))
+}
+
+/// Takes every server for what it says.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Shows the stranger's certificate, whichever CAs the server would like.
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}

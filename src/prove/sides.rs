@@ -1,0 +1,228 @@
+//! From where probes are sent: the node's own addresses, loopback as somebody else, and a network namespace as a pod has it.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::node::{Namespace, as_user, ip};
+
+/// `nobody` on every distribution.
+const SOMEBODY: u32 = 65534;
+const NAMESPACE: &str = "kgprove";
+
+/// A kind of side.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum SideKind {
+    /// The node's addresses, from the node.
+    NodeAddress,
+    /// Loopback, as a user without rights.
+    Loopback,
+    /// The node's addresses, from a network of its own.
+    Namespace,
+}
+
+impl SideKind {
+    pub(super) const ALL: [Self; 3] = [Self::NodeAddress, Self::Loopback, Self::Namespace];
+
+    /// For people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NodeAddress => "node address",
+            Self::Loopback => "loopback",
+            Self::Namespace => "network namespace",
+        }
+    }
+}
+
+/// Somewhere to probe from.
+pub(super) struct Side {
+    place: Place,
+    addresses: Vec<IpAddr>,
+}
+
+enum Place {
+    Here,
+    AsSomebody,
+    In(Namespace),
+}
+
+impl Side {
+    /// Goes there, as far as it has to be prepared; `own` are the addresses to dial. What is not as it should be is the second.
+    pub(super) fn new(kind: SideKind, own: &[IpAddr]) -> Result<(Self, Option<String>), String> {
+        let loopback = kind == SideKind::Loopback;
+        let addresses: Vec<IpAddr> = own
+            .iter()
+            .copied()
+            // 127.0.0.53 and its like are other services' own.
+            .filter(|address| match loopback {
+                true => [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].contains(address),
+                false => !address.is_loopback(),
+            })
+            .collect();
+        if addresses.is_empty() {
+            return Err("there is no such address on this node".to_owned());
+        }
+        let root = rustix::process::geteuid().is_root();
+        let (place, remark) = match kind {
+            SideKind::NodeAddress => (Place::Here, None),
+            SideKind::Loopback if root => (Place::AsSomebody, None),
+            SideKind::Loopback => (
+                Place::Here,
+                Some("loopback was dialled as this user, since only root can be another".to_owned()),
+            ),
+            SideKind::Namespace if root => {
+                let namespace = wired(&addresses).map_err(|error| error.to_string())?;
+                (Place::In(namespace), None)
+            }
+            SideKind::Namespace => return Err("only root can make one".to_owned()),
+        };
+        Ok((Self { place, addresses }, remark))
+    }
+
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Runs `work` there.
+    pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        match &self.place {
+            Place::Here => Ok(work()),
+            Place::AsSomebody => as_user(SOMEBODY, work),
+            Place::In(namespace) => namespace.run(work),
+        }
+    }
+}
+
+/// A namespace with a wire to this one, and everything reached over it. Both go when it is dropped.
+fn wired(own: &[IpAddr]) -> io::Result<Namespace> {
+    sweep();
+    let namespace = Namespace::new(NAMESPACE)?;
+    let pid = std::process::id();
+    let here = format!("kgp{pid}");
+    ip(&[
+        "link",
+        "add",
+        &here,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "eth0",
+        "netns",
+        namespace.name(),
+    ])?;
+    let routes = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
+    let network = free_network(own, &routes)
+        .ok_or_else(|| io::Error::other("198.18.0.0/15, which is for tests, is in use here"))?;
+    let [a, b, c, d] = network.octets();
+    let at = |last: u8| format!("{a}.{b}.{c}.{}", d + last);
+    ip(&["addr", "add", &format!("{}/30", at(1)), "dev", &here])?;
+    ip(&["link", "set", &here, "up"])?;
+    namespace.ip(&["addr", "add", &format!("{}/30", at(2)), "dev", "eth0"])?;
+    namespace.ip(&["link", "set", "eth0", "up"])?;
+    namespace.ip(&["route", "add", "default", "via", &at(1)])?;
+    // A network that is unique by chance; a kernel without IPv6 has none, and then none of its addresses either.
+    if own.iter().any(IpAddr::is_ipv6) {
+        let prefix = format!("fd6b:{:x}:{:x}", pid >> 16, pid & 0xffff);
+        ip(&["addr", "add", &format!("{prefix}::1/64"), "dev", &here, "nodad"])?;
+        namespace.ip(&["addr", "add", &format!("{prefix}::2/64"), "dev", "eth0", "nodad"])?;
+        namespace.ip(&["-6", "route", "add", "default", "via", &format!("{prefix}::1")])?;
+    }
+    Ok(namespace)
+}
+
+/// The first network of four addresses in the range for benchmarks that no address or route of this node is in.
+fn free_network(own: &[IpAddr], routes: &str) -> Option<Ipv4Addr> {
+    let number = |hex: Option<&str>| u32::from_str_radix(hex?, 16).ok().map(u32::swap_bytes);
+    let taken: Vec<(u32, u32)> = routes
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            let network = number(fields.nth(1))?;
+            let mask = number(fields.nth(5))?;
+            (mask != 0).then_some((network, mask))
+        })
+        .chain(own.iter().filter_map(|address| match address {
+            IpAddr::V4(address) => Some((u32::from(*address), u32::MAX)),
+            IpAddr::V6(_) => None,
+        }))
+        .collect();
+    let overlaps = |network: u32, (other, mask): &(u32, u32)| {
+        let both = mask & 0xffff_fffc;
+        network & both == other & both
+    };
+    (0..0x8000_u32)
+        .map(|at| 0xc612_0000 + 4 * at)
+        .find(|network| !taken.iter().any(|taken| overlaps(*network, taken)))
+        .map(Ipv4Addr::from)
+}
+
+/// Takes away what was left behind by runs that were killed.
+fn sweep() {
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name
+            .strip_prefix(NAMESPACE)
+            .and_then(|name| name.strip_prefix('-'));
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // The next run tries again.
+            let _ = ip(&["netns", "del", &name]);
+        }
+    }
+}
+
+/// SIGINT and SIGTERM: what was made must be taken away before the end.
+pub(super) struct Interrupted {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupted {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    pub(super) async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_network_of_the_wire_is_nobody_elses() {
+        let free = |own: &[&str], routes: &str| {
+            let own: Vec<IpAddr> = own.iter().filter_map(|address| address.parse().ok()).collect();
+            free_network(&own, routes).map(|network| network.to_string())
+        };
+        const HEAD: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n";
+        let default = "eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\n";
+        assert_eq!(
+            free(&["192.0.2.1", "::1"], &format!("{HEAD}{default}")),
+            Some("198.18.0.0".into())
+        );
+        assert_eq!(free(&["198.18.0.3"], ""), Some("198.18.0.4".into()));
+        // 198.18.0.0/24, little-endian as the kernel prints it.
+        let route = "eth1\t000012C6\t00000000\t0001\t0\t0\t0\t00FFFFFF\n";
+        assert_eq!(
+            free(&[], &format!("{HEAD}{default}{route}")),
+            Some("198.18.1.0".into())
+        );
+        let all = "eth1\t000012C6\t00000000\t0001\t0\t0\t0\t0000FEFF\n";
+        assert_eq!(free(&[], &format!("{HEAD}{all}")), None);
+    }
+}
