@@ -379,7 +379,7 @@ fn as_json(inspections: &[Inspection], report: Option<&Report>, now: OffsetDateT
         "apiVersion": "kubelet-gate.dev/v1alpha1",
         "kind": "Inspection",
         "version": env!("CARGO_PKG_VERSION"),
-        "time": now.format(&Rfc3339).unwrap_or_default(),
+        "time": now.truncate_to_second().format(&Rfc3339).unwrap_or_default(),
         "kubelets": kubelets,
         "probes": report,
     })

@@ -179,13 +179,6 @@ impl Report {
         self.results.iter().filter(|outcome| outcome.through)
     }
 
-    /// Whether anything was tried at all from where it counts: the node's addresses and loopback.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        let from = |side| self.results.iter().any(|outcome| outcome.side == side);
-        from(SideKind::NodeAddress) && from(SideKind::Loopback)
-    }
-
     /// What has been shown of a check, by its number since CIS 1.7.
     #[must_use]
     pub fn verified(&self, cis: &str) -> Verified {
@@ -290,7 +283,8 @@ pub fn at_most(addresses: usize) -> Duration {
 }
 
 fn now() -> String {
-    OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()
+    let now = OffsetDateTime::now_utc();
+    now.truncate_to_second().format(&Rfc3339).unwrap_or_default()
 }
 
 struct Run<'a> {
@@ -321,7 +315,7 @@ impl Run<'_> {
                 if matches!(answer, Answer::Refused | Answer::Silent) {
                     closed = Some(answer.clone());
                 }
-                let normal = side == SideKind::Loopback && probe.normal_on_loopback;
+                let normal = side != SideKind::Namespace && probe.normal_on_node;
                 let through = matches!(answer, Answer::Status(status) if probe.reaches.contains(&status));
                 self.results.push(Outcome {
                     probe: probe.id.to_owned(),

@@ -67,7 +67,7 @@ pub struct Probe {
     /// Any of these statuses proves that the kubelet itself has taken the request for allowed.
     pub reaches: &'static [u16],
     /// It is open to the node itself on every kubelet, and has to be for health checks.
-    pub normal_on_loopback: bool,
+    pub normal_on_node: bool,
     /// How bad that is.
     pub severity: Severity,
     /// The checks that it bears on, by their numbers since CIS 1.7.
@@ -84,7 +84,7 @@ const BASE: Probe = Probe {
     websocket: false,
     credential: Credential::Nobody,
     reaches: &[200],
-    normal_on_loopback: false,
+    normal_on_node: false,
     severity: Medium,
     cis: &["4.2.1", "4.2.2"],
     gives: "",
@@ -314,7 +314,7 @@ pub const PROBES: &[Probe] = &[
     },
     Probe {
         port: Port::Healthz,
-        normal_on_loopback: true,
+        normal_on_node: true,
         cis: &[],
         ..get(
             "healthz-port",

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use kubelet_gate::lab::client::{Client, ClientTls};
 use kubelet_gate::lab::fake_apiserver::FakeApiServer;
-use kubelet_gate::lab::fake_kubelet::{FakeKubelet, FakeKubeletOptions};
+use kubelet_gate::lab::fake_kubelet::{FakeKubelet, FakeKubeletOptions, Fault};
 use kubelet_gate::lab::pki::Credential;
 use kubelet_gate::node::Namespace;
 use serde_json::{Value, json};
@@ -183,6 +183,9 @@ impl Node {
             api.kubeconfig(&PKI, Credential::Certificate(&PKI.gate)),
         )
         .unwrap();
+        let healthz = FakeKubelet::start(options(10248, false)).await.unwrap();
+        // A kubelet has had no profiles there for long.
+        healthz.fail("/debug/", Fault::status(404));
         for name in ["run", "audit"] {
             fs::create_dir(folder.join(name)).unwrap();
             chown(folder.join(name), Some(gate_uid()), Some(gate_uid())).unwrap();
@@ -195,7 +198,7 @@ impl Node {
             _beside: (
                 api,
                 FakeKubelet::start(options(10255, false)).await.unwrap(),
-                FakeKubelet::start(options(10248, false)).await.unwrap(),
+                healthz,
             ),
             cgroup: own_cgroup(count),
             directory,

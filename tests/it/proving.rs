@@ -1,0 +1,372 @@
+//! If `prove` misses a way in, a node is called closed that is open; if it does more than look, it does the attacker's work.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use kubelet_gate::lab::fake_kubelet::{ClientCa, Seen};
+use kubelet_gate::prove::{
+    self, Answer, Credential, Options, PROBES, Port, Ports, ProveError, Report, SideKind,
+};
+use serde_json::Value;
+
+use crate::command_line::{code, kubelet_gate, stderr};
+use crate::inspecting::{assert_valid, sarif_schema, schema};
+use crate::node::{Node, on_a_node, shell};
+use crate::world::{PKI, World};
+
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn ports(secure: SocketAddr, read_only: SocketAddr) -> Ports {
+    Ports {
+        secure: secure.port(),
+        read_only: read_only.port(),
+        // Nobody has it.
+        healthz: 1,
+    }
+}
+
+async fn proven(options: Options) -> Report {
+    tokio::task::spawn_blocking(move || prove::prove(&options, &mut |_| {}))
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+fn on_loopback(ports: Ports) -> Options {
+    Options {
+        ports,
+        addresses: vec![LOCALHOST],
+        sides: vec![SideKind::Loopback],
+        token: Some("proxy-get-token".to_owned()),
+        interval: Duration::ZERO,
+    }
+}
+
+fn through(report: &Report) -> BTreeSet<&str> {
+    report.exposures().map(|outcome| outcome.probe.as_str()).collect()
+}
+
+/// What is not served by any kubelet of today, or not by the lab's.
+const CLOSED_ANYWAY: [&str; 3] = ["read-only-spec", "read-only-pprof", "read-only-checkpoint"];
+
+async fn read_only(world: &World) -> SocketAddr {
+    world.kubelet.read_only_address().unwrap()
+}
+
+async fn world() -> World {
+    World::builder()
+        .kubelet(|options| options.read_only_port = true)
+        .start()
+        .await
+}
+
+/// Seen red: with 404 taken for a refusal, exec, run, attach, port-forward and checkpoint were called closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_kubelet_is_open_to_every_probe_and_the_gate_to_none() {
+    let world = world().await;
+    let open = ports(world.kubelet.address(), read_only(&world).await);
+    let report = proven(on_loopback(open)).await;
+    let all: BTreeSet<&str> = PROBES
+        .iter()
+        .filter(|probe| probe.port != Port::Healthz && !CLOSED_ANYWAY.contains(&probe.id))
+        .map(|probe| probe.id)
+        .collect();
+    assert_eq!(through(&report), all);
+    assert!(all.len() >= 12);
+    world.kubelet.clear();
+    // Through the gate nothing; past it, which only the seal closes, everything still.
+    let gated = ports(world.address, world.read_only);
+    let report = proven(on_loopback(gated)).await;
+    assert_eq!(through(&report), BTreeSet::new(), "{report:#?}");
+    let answers: BTreeSet<&Answer> = report.results.iter().map(|outcome| &outcome.answer).collect();
+    let expected = [400, 401, 403, 410].map(Answer::Status);
+    assert_eq!(answers, expected.iter().chain([&Answer::Refused]).collect());
+    world.assert_nothing_forwarded();
+    assert!(
+        through(&proven(on_loopback(open)).await).contains("pods"),
+        "loopback is still open"
+    );
+    world.stop().await;
+}
+
+/// Every request of the table, byte for byte, and no other; nothing is sent that could change anything.
+///
+/// Seen red: with a body, and with PUT to the flags.
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_the_documented_requests_are_sent() {
+    let world = world().await;
+    let report = proven(on_loopback(ports(
+        world.kubelet.address(),
+        read_only(&world).await,
+    )))
+    .await;
+    let line = |seen: &Seen| (seen.read_only, seen.method.clone(), seen.target.clone());
+    let seen = world.kubelet.requests();
+    let sent: Vec<_> = seen.iter().map(line).collect();
+    let documented: Vec<_> = PROBES
+        .iter()
+        .filter(|probe| probe.port != Port::Healthz)
+        .map(|probe| {
+            (
+                probe.port == Port::ReadOnly,
+                probe.method.to_owned(),
+                probe.path.to_owned(),
+            )
+        })
+        .collect();
+    assert_eq!(sent, documented);
+    for (seen, probe) in seen.iter().zip(PROBES) {
+        assert_eq!(seen.body_len, 0, "{}", probe.id);
+        assert!(matches!(seen.method.as_str(), "GET" | "POST"), "{}", probe.id);
+        assert_eq!(seen.upgrade, probe.websocket, "{}", probe.id);
+        let shown = seen.header("authorization");
+        let expected = match probe.credential {
+            Credential::GarbageToken | Credential::Token => shown.is_some(),
+            _ => shown.is_none(),
+        };
+        assert!(expected, "{}: {shown:?}", probe.id);
+        assert_eq!(
+            seen.header("host").unwrap(),
+            world.kubelet.address().to_string().replace(
+                &world.kubelet.address().port().to_string(),
+                &if seen.read_only {
+                    read_only(&world).await.port()
+                } else {
+                    world.kubelet.address().port()
+                }
+                .to_string(),
+            )
+        );
+        // POST only where a pod is named that cannot be.
+        assert!(
+            probe.method == "GET" || probe.path.contains("/kubelet-gate-prove/does-not-exist"),
+            "{}",
+            probe.id
+        );
+    }
+    assert_eq!(report.results.len(), PROBES.len());
+    world.stop().await;
+}
+
+/// The certificate that nobody issued is shown, and a kubelet that verifies refuses it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_certificate_is_shown_where_one_is_asked_for() {
+    let world = world().await;
+    let ca = ClientCa {
+        roots: vec![PKI.ca.certificate().clone()],
+        mandatory: false,
+    };
+    world.kubelet.require_client_certificates(Some(ca)).unwrap();
+    world.kubelet.clear();
+    let report = proven(on_loopback(ports(
+        world.kubelet.address(),
+        read_only(&world).await,
+    )))
+    .await;
+    let outcome = report
+        .results
+        .iter()
+        .find(|outcome| outcome.probe == "foreign-certificate")
+        .unwrap();
+    assert!(!outcome.through, "{outcome:?}");
+    let secure = |probe: &str| {
+        PROBES
+            .iter()
+            .any(|known| known.id == probe && known.port == Port::Secure)
+    };
+    assert!(
+        !report.exposures().any(|outcome| secure(&outcome.probe)),
+        "{:?}",
+        through(&report)
+    );
+    world.stop().await;
+}
+
+#[test]
+fn nothing_but_this_nodes_own_addresses_is_probed() {
+    for foreign in ["198.51.100.7", "2001:db8:ffff::7", "8.8.8.8"] {
+        let options = Options {
+            addresses: vec![LOCALHOST, foreign.parse().unwrap()],
+            ..Options::default()
+        };
+        let refused = prove::prove(&options, &mut |_| panic!("nothing may be tried"));
+        assert!(matches!(refused, Err(ProveError::NotLocal(..))), "{foreign}");
+        let output = kubelet_gate()
+            .args(["prove", "--address", foreign])
+            .output()
+            .unwrap();
+        assert_eq!(code(&output), 64);
+        assert!(stderr(&output).contains(foreign), "{}", stderr(&output));
+    }
+}
+
+/// Five requests a second: by the kubelet's own clock, and never faster, however slow this machine is.
+///
+/// Seen red: without the wait, 32 requests in 0.1 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pace_is_kept() {
+    let world = world().await;
+    let began = Instant::now();
+    let options = Options {
+        interval: prove::INTERVAL,
+        ..on_loopback(ports(world.kubelet.address(), read_only(&world).await))
+    };
+    let report = proven(options).await;
+    let requests = u32::try_from(world.kubelet.requests().len()).unwrap();
+    assert!(requests > 30);
+    assert!(
+        began.elapsed() >= prove::INTERVAL * (requests - 1),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_ne!(report.started, report.finished);
+    world.stop().await;
+}
+
+fn prove_on(node: &Node, words: &str) -> Output {
+    let mut command = kubelet_gate();
+    command.current_dir(node.file("run")).arg("prove");
+    command.args(words.split_whitespace()).output().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// Seen red: with the seal's filter taken away by hand.
+#[test]
+fn what_got_through_before_the_seal_does_not_afterwards() {
+    on_a_node("prove before and after", async |mut node: Node| {
+        let links = shell("ip -o link | cut -d: -f2");
+        let everywhere = Options {
+            interval: Duration::ZERO,
+            ..Options::default()
+        };
+        let report = proven(everywhere.clone()).await;
+        for (side, address) in [
+            (SideKind::NodeAddress, "192.0.2.10:10250"),
+            (SideKind::NodeAddress, "[2001:db8::10]:10250"),
+            (SideKind::Loopback, "127.0.0.1:10250"),
+            (SideKind::Loopback, "[::1]:10255"),
+            (SideKind::Namespace, "192.0.2.10:10250"),
+            (SideKind::Namespace, "[2001:db8::10]:10255"),
+            (SideKind::Namespace, "10.88.0.1:10248"),
+        ] {
+            let open = report
+                .exposures()
+                .any(|outcome| outcome.side == side && outcome.address == address.parse().unwrap());
+            assert!(open, "{side:?} to {address}: {:#?}", report.results);
+        }
+        let few = "--address 192.0.2.10 --address 127.0.0.1";
+        let before = prove_on(
+            &node,
+            "--address 127.0.0.1 --from loopback --save before.json -o sarif",
+        );
+        assert_eq!(code(&before), 2, "{}", stderr(&before));
+        assert_valid(&sarif_schema(), &json(&before));
+        let saved = fs::read(node.file("run").join("before.json")).unwrap();
+        let saved: Value = serde_json::from_slice(&saved).unwrap();
+        assert_valid(&schema("probe-report.json"), &saved);
+        let again = prove_on(&node, "--save before.json");
+        assert_eq!(
+            (code(&again), stderr(&again).contains("there already")),
+            (64, true)
+        );
+        node.start_gate().await;
+        node.api_server_comes().await;
+        node.firewall_ends(0, "apply --confirm-within 60s --close-health-checkers");
+        node.firewall_ends(0, "confirm");
+        let report = proven(everywhere).await;
+        let open: Vec<_> = report.exposures().collect();
+        assert!(open.is_empty(), "{open:#?}");
+        let sides: BTreeSet<SideKind> = report.results.iter().map(|outcome| outcome.side).collect();
+        assert_eq!(sides.len(), 3, "{:?}", report.skipped);
+        let after = prove_on(&node, &format!("{few} --compare before.json -o json"));
+        assert_eq!(code(&after), 0, "{}", String::from_utf8_lossy(&after.stdout));
+        let after = json(&after);
+        assert_valid(&schema("probe-report.json"), &after);
+        let compared = &after["comparedWith"];
+        assert!(compared["closed"].as_array().unwrap().len() >= 12, "{compared}");
+        assert_eq!(compared["stillOpen"], serde_json::json!([]));
+        // Nothing is left of the network that was made for it.
+        assert_eq!(shell("ip -o link | cut -d: -f2"), links);
+        assert!(!shell("ip netns list").contains(&format!("kgprove-{}", std::process::id())));
+        node.stop().await;
+    });
+}
+
+/// What people read names every exposure, from where, and what it gives.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_names_what_got_through() {
+    let world = world().await;
+    let address = world.kubelet.address();
+    let read_only = read_only(&world).await;
+    let output = tokio::task::spawn_blocking(move || {
+        kubelet_gate()
+            .args(["prove", "--address", "127.0.0.1", "--healthz-port", "1"])
+            .args(["--port", &address.port().to_string()])
+            .args(["--read-only-port", &read_only.port().to_string()])
+            .output()
+            .unwrap()
+    })
+    .await
+    .unwrap();
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(code(&output), 2, "{said}");
+    for probe in PROBES
+        .iter()
+        .filter(|probe| probe.port != Port::Healthz && !CLOSED_ANYWAY.contains(&probe.id))
+    {
+        if probe.credential != Credential::Token {
+            let line = said
+                .lines()
+                .find(|line| line.split_whitespace().next() == Some(probe.id));
+            let line = line.unwrap_or_else(|| panic!("{}: {said}", probe.id));
+            assert!(
+                line.contains(probe.gives) && line.contains("loopback 127.0.0.1"),
+                "{line}"
+            );
+        }
+    }
+    assert!(
+        said.contains("no --token-file") && said.contains("probes got through"),
+        "{said}"
+    );
+    world.stop().await;
+}
+
+/// The page that documents the probes is the table.
+#[test]
+fn the_documentation_lists_every_probe_as_it_is() {
+    let page = include_str!("../../docs/prove.md");
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+    let expected: Vec<String> = PROBES.iter().map(row).collect();
+    assert_eq!(rows, expected, "docs/prove.md:\n{}", expected.join("\n"));
+}
+
+fn row(probe: &prove::Probe) -> String {
+    let port = match probe.port {
+        Port::Secure => "10250",
+        Port::ReadOnly => "10255",
+        Port::Healthz => "10248",
+    };
+    let shown = match (probe.credential, probe.websocket) {
+        (Credential::Nobody, false) => "nothing",
+        (Credential::Nobody, true) => "nothing, WebSocket",
+        (Credential::ForeignCertificate, _) => "a certificate nobody issued",
+        (Credential::GarbageToken, _) => "a token nobody issued",
+        (Credential::Token, _) => "`--token-file`, WebSocket",
+    };
+    let reaches: Vec<String> = probe.reaches.iter().map(ToString::to_string).collect();
+    format!(
+        "| `{}` | {port} | `{} {}` | {shown} | {} | {} |",
+        probe.id,
+        probe.method,
+        probe.path,
+        reaches.join(", "),
+        probe.gives
+    )
+}
