@@ -120,7 +120,7 @@ fn what_is_written_for_kubeadm_passes_check() {
     let text = fs::read_to_string(config).unwrap();
     for from in [
         "kubelet-client-current.pem",
-        "--kubeconfig",
+        "/etc/kubernetes/kubelet.conf",
         "clientCAFile",
         "worker-1-ca@1700000000",
     ] {
