@@ -66,7 +66,7 @@ enum FailOn {
 impl WhichKubelet {
     /// The file system that the kubelet is in.
     pub(super) fn root(&self) -> Root {
-        let path = self.root.as_deref().unwrap_or(Path::new("/"));
+        let path = self.root.as_deref().unwrap_or_else(|| Path::new("/"));
         Root::new(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
     }
 
@@ -245,8 +245,8 @@ fn table(
     writeln!(out)?;
     writeln!(
         out,
-        "{bold}{:<15} {:<4}  {:<38} {}{bold:#}",
-        "CIS", "", "what", "value, and where it comes from"
+        "{bold}{:<15} {:<4}  {:<38} value, and where it comes from{bold:#}",
+        "CIS", "", "what"
     )?;
     for check in &inspection.checks {
         let style = match check.verdict {

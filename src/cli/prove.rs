@@ -246,8 +246,8 @@ fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
     if !open.is_empty() {
         writeln!(
             out,
-            "{bold}{:<22} {:<58} {}{bold:#}",
-            "GOT THROUGH", "WHAT IT GIVES", "FROM"
+            "{bold}{:<22} {:<58} FROM{bold:#}",
+            "GOT THROUGH", "WHAT IT GIVES"
         )?;
     }
     for (probe, outcomes) in &open {
@@ -262,11 +262,7 @@ fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
     if !open.is_empty() {
         writeln!(out)?;
     }
-    writeln!(
-        out,
-        "{bold}{:<18} {:<28} {}{bold:#}",
-        "FROM", "TO", "WHAT ANSWERED"
-    )?;
+    writeln!(out, "{bold}{:<18} {:<28} WHAT ANSWERED{bold:#}", "FROM", "TO")?;
     for ((side, address), answers) in answers(report) {
         let answers: Vec<String> = answers
             .iter()

@@ -20,7 +20,7 @@ pub(super) fn copied(paths: &Paths, kubeconfig: &str) -> Result<String, String> 
         .map_err(|error| format!("{kubeconfig}: {error}"))?;
     let mut document: Value =
         serde_saphyr::from_str(&text).map_err(|error| format!("{kubeconfig}: {error}"))?;
-    let folder = Path::new(kubeconfig).parent().unwrap_or(Path::new("/"));
+    let folder = Path::new(kubeconfig).parent().unwrap_or_else(|| Path::new("/"));
     for (list, part, keys) in [
         ("clusters", "cluster", &["certificate-authority"][..]),
         (

@@ -106,7 +106,7 @@ pub(crate) fn client_certificate(root: &Root, kubeconfig: &str) -> Result<Option
     let Some(path) = user["client-certificate"].as_str() else {
         return Ok(None);
     };
-    let folder = Path::new(kubeconfig).parent().unwrap_or(Path::new("/"));
+    let folder = Path::new(kubeconfig).parent().unwrap_or_else(|| Path::new("/"));
     let path = folder.join(path).display().to_string();
     let text = read(root, &path)?;
     Ok(Some((path, text)))

@@ -137,7 +137,7 @@ fn told(product: Product, words: &[String], source: &Source, root: &Root, notes:
         .iter()
         .filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"))
         .map(|name| format!("{more}/{name}"));
-    for file in std::iter::once(main.clone()).chain(others) {
+    for file in std::iter::once(main).chain(others) {
         if !root.has(&file) {
             continue;
         }
@@ -175,9 +175,9 @@ impl Told {
             }
             _ => text(key),
         };
-        self.data = text("data-dir").or(self.data.take());
-        self.node_name = text("node-name").or(self.node_name.take());
-        self.node_ip = first("node-ip").or(self.node_ip.take());
+        self.data = text("data-dir").or_else(|| self.data.take());
+        self.node_name = text("node-name").or_else(|| self.node_name.take());
+        self.node_ip = first("node-ip").or_else(|| self.node_ip.take());
         for (key, adds) in [("kubelet-arg", false), ("kubelet-arg+", true)] {
             let arguments = match value.get(key) {
                 None | Some(Value::Null) => continue,

@@ -81,7 +81,9 @@ fn drop_ins(root: &Root, name: &str) -> Result<Vec<String>, String> {
         let folder = format!("{folder}/{name}.d");
         let names = root.list(&folder).map_err(|error| format!("{folder}: {error}"))?;
         for name in names.into_iter().filter(|name| name.ends_with(".conf")) {
-            found.entry(name.clone()).or_insert(format!("{folder}/{name}"));
+            found
+                .entry(name.clone())
+                .or_insert_with(|| format!("{folder}/{name}"));
         }
     }
     Ok(found.into_values().collect())
