@@ -151,11 +151,19 @@ To be pasted into another terminal:
   curl -i --path-as-is --cacert ca.crt -H 'Authorization: Bearer {METRICS_TOKEN}' \\
     'https://{gate}/metrics/../run/default/web/nginx?cmd=id'
 
+  # What attackers' tools get: past the gate, which only a seal closes (exit 2), and at its door (exit 0).
+  kubelet-gate prove --address 127.0.0.1 --port {} --read-only-port {} --healthz-port 1
+  kubelet-gate prove --address 127.0.0.1 --port {} --read-only-port {} --healthz-port 1
+
   # What the gate has to say.
   curl -s http://{admin}/metrics | grep '^kubelet_gate.*_total'
   curl 'http://{admin}/readyz?verbose'
   tail audit.log
 ",
+        open.port(),
+        read_only.port(),
+        gate.port(),
+        tombstone.port(),
         api = lab.api_server.address(),
         directory = lab.directory().display(),
     );

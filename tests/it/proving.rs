@@ -236,7 +236,6 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-/// Seen red: with the seal's filter taken away by hand.
 #[test]
 fn what_got_through_before_the_seal_does_not_afterwards() {
     on_a_node("prove before and after", async |mut node: Node| {

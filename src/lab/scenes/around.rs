@@ -1,7 +1,8 @@
-//! Scene 13: somebody on the node itself, who does not come to the gate at all.
+//! Scene 13: somebody on the node itself, who does not come to the gate at all; and every probe of `prove`, before and after.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use super::caller::{Said, Who};
 use super::script::{PODS, UNAUTHORIZED};
@@ -10,6 +11,7 @@ use crate::firewall::{Backend, Firewall, Plan, PortKind, SealedPort};
 use crate::lab::client::ClientTls;
 use crate::lab::{Lab, LabOptions};
 use crate::node::{Namespace, as_user};
+use crate::prove::{self, Ports, SideKind};
 
 /// A user without any rights, such as a container that escaped as `nobody`.
 const SOMEBODY: u32 = 65534;
@@ -25,7 +27,7 @@ pub(super) async fn local_user(play: &mut Play<'_>) -> Option<String> {
         let namespace = Namespace::new("kubelet-gate-lab")?;
         namespace.run(in_a_namespace)?
     });
-    let (open, gate, passed) = match played.await {
+    let (local, proven) = match played.await {
         Ok(Ok(played)) => played,
         Ok(Err(why)) => return Some(format!("{SCENE}: {why}")),
         Err(panic) => return Some(format!("{SCENE}: {panic}")),
@@ -38,12 +40,27 @@ pub(super) async fn local_user(play: &mut Play<'_>) -> Option<String> {
         gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
         why: "the seal brings whoever dials the kubelet to the gate",
     };
-    play.row(line, &open, &gate, passed);
+    play.row(line, &local.open, &local.gate, local.passed);
+    let line = Line {
+        who: &Who::nobody("attackers' tools"),
+        request: "kubelet-gate prove",
+        open: gives_in(2, "got through", "probes get through"),
+        gate: stops(0, "nothing got through", "nothing gets through"),
+        why: "exit codes: 2 is an exposure, 0 is none",
+    };
+    play.row(line, &proven.open, &proven.gate, proven.passed);
     None
 }
 
-/// What the local user is told without and with the seal, and how often the kubelet heard of it then.
-fn in_a_namespace() -> io::Result<(Said, Said, u64)> {
+/// What is said without and with the seal, and how often the kubelet heard of it then.
+struct Twice {
+    open: Said,
+    gate: Said,
+    passed: u64,
+}
+
+/// What a local user is told, and what `prove` reports.
+fn in_a_namespace() -> io::Result<(Twice, Twice)> {
     // The lab answers while the user's own thread waits.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -53,16 +70,55 @@ fn in_a_namespace() -> io::Result<(Said, Said, u64)> {
         .block_on(Lab::start(LabOptions::default()))
         .map_err(io::Error::other)?;
     let kubelet = lab.kubelet.address();
-    let open = ask(kubelet)?;
-    let before = lab.kubelet.request_count();
+    let (open, proven_open) = (ask(kubelet)?, prove(&lab)?);
     let firewall = Firewall::of(Backend::Nftables);
     firewall
         .load(Some(&plan(&lab)), None, None)
         .map_err(io::Error::other)?;
-    let gate = ask(kubelet)?;
-    let passed = lab.kubelet.request_count() - before;
+    let passed = |before| lab.kubelet.request_count() - before;
+    let before = lab.kubelet.request_count();
+    let local = Twice {
+        open,
+        gate: ask(kubelet)?,
+        passed: passed(before),
+    };
+    let before = lab.kubelet.request_count();
+    let proven = Twice {
+        open: proven_open,
+        gate: prove(&lab)?,
+        passed: passed(before),
+    };
     runtime.block_on(lab.stop()).map_err(io::Error::other)?;
-    Ok((open, gate, passed))
+    Ok((local, proven))
+}
+
+/// Its exit code, and what it counts.
+fn prove(lab: &Lab) -> io::Result<Said> {
+    let options = prove::Options {
+        ports: Ports {
+            secure: lab.kubelet.address().port(),
+            read_only: lab.read_only().port(),
+            ..Ports::default()
+        },
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        sides: vec![SideKind::Loopback],
+        // It is the lab's own kubelet.
+        interval: Duration::ZERO,
+        ..prove::Options::default()
+    };
+    let report = prove::prove(&options, &mut |_| {}).map_err(io::Error::other)?;
+    let through = report.exposures().count();
+    Ok(if through == 0 {
+        Said {
+            status: Some(0),
+            text: "nothing got through".to_owned(),
+        }
+    } else {
+        Said {
+            status: Some(2),
+            text: format!("{through} got through"),
+        }
+    })
 }
 
 fn ask(address: SocketAddr) -> io::Result<Said> {
