@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::NodeError;
 use super::invocation::{self, Invocation};
-use super::options::{Effective, OptionsError};
+use super::options::{self, Effective, OptionsError};
 use super::sockets::{self, Listener};
 use crate::settings::{Settings, UpstreamUrl};
 
@@ -27,17 +27,10 @@ pub struct RunningKubelet {
 /// Every kubelet process under `proc`.
 pub fn running_kubelets(proc: &Path) -> Vec<RunningKubelet> {
     let of = |invocation: Invocation| {
-        let options = Effective::of(&invocation);
-        let hostname_override = options
-            .as_ref()
-            .ok()
-            .map(|options| options.text("--hostname-override"));
         Some(RunningKubelet {
             pid: invocation.pid()?,
-            hostname_override: hostname_override
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned),
-            binds: options
+            hostname_override: options::given(&invocation, "hostname-override"),
+            binds: Effective::of(&invocation)
                 .and_then(|options| binds(&options))
                 .map_err(|error| (error.place, error.why)),
         })
@@ -283,6 +276,18 @@ mod tests {
         let here = kubelet(std::process::id(), &[address, claimed]);
         assert_eq!(listening_ports(&[here]), [address.port()]);
         assert!(listening_ports(&[kubelet(1, &[address])]).is_empty());
+    }
+
+    /// Seen red: with the name taken from the options as a whole.
+    #[test]
+    fn the_name_is_found_also_where_the_configuration_is_not() {
+        let proc = proc(
+            &["kubelet", "--config=/gone.yaml", "--hostname-override=worker-1"],
+            None,
+        );
+        let kubelets = running_kubelets(proc.path());
+        assert_eq!(kubelets[0].hostname_override.as_deref(), Some("worker-1"));
+        assert!(kubelets[0].binds.is_err());
     }
 
     #[test]

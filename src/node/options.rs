@@ -457,6 +457,14 @@ fn parsed<'a>(invocation: &'a Invocation, notes: &mut Vec<String>) -> Vec<Given<
     flags
 }
 
+/// The value of a flag alone, if it is given and not empty: the last, whatever the kubelet's files say or whether they can be read.
+#[must_use]
+pub fn given(invocation: &Invocation, flag: &str) -> Option<String> {
+    let flags = parsed(invocation, &mut Vec::new());
+    let last = flags.into_iter().rev().find(|given| given.name == flag)?;
+    Some(last.value).filter(|value| !value.is_empty())
+}
+
 /// Long words cut short: they may be anything.
 fn excerpt(text: &str) -> String {
     text.chars().take(60).collect()
