@@ -9,7 +9,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::prove::ports_of;
+use super::prove::{ports_of, remarks};
 use super::sarif::{self, Finding, Level, Place, Rule};
 use super::{FAILED, FINDINGS, GOOD, ReportFormat, complain};
 use crate::inspect::{Check, Gate, Inspection, Verdict};
@@ -188,8 +188,8 @@ impl Inspect {
                 "\n{through} of {} probes got through; `kubelet-gate prove` shows each.",
                 report.results.len()
             )?;
-            for skipped in &report.skipped {
-                writeln!(out, "not tried: {skipped}")?;
+            for remark in remarks(report) {
+                writeln!(out, "{remark}")?;
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
 use crate::node;
 use crate::node::invocation;
 use crate::node::options::Effective;
-use crate::prove::{self, Outcome, PROBES, Ports, Probe, ProveError, Report, Severity, SideKind};
+use crate::prove::{self, Answer, Outcome, PROBES, Ports, Probe, ProveError, Report, Severity, SideKind};
 
 /// The arguments of `prove`.
 #[derive(Args, Debug)]
@@ -136,6 +136,11 @@ impl Prove {
             Ok(FINDINGS)
         } else if report.results.is_empty() {
             Err(told(FAILED, "nothing could be tried".to_owned()))
+        } else if !report.is_whole() {
+            Err(told(
+                FAILED,
+                "not everything that was to be tried has shown something, so nothing is proven".to_owned(),
+            ))
         } else {
             Ok(GOOD)
         }
@@ -198,8 +203,12 @@ fn changes<'a>(before: &'a Report, now: &'a Report) -> [Vec<&'a Outcome>; 3] {
     let key = |outcome: &Outcome| (outcome.probe.clone(), outcome.side, outcome.address);
     let open = |report: &Report| report.exposures().map(key).collect::<BTreeSet<_>>();
     let (was, is) = (open(before), open(now));
-    // What is not tried any more is not closed.
-    let tried: BTreeSet<_> = now.results.iter().map(key).collect();
+    // What is not tried any more, or shows nothing, is not closed.
+    let shown = now
+        .results
+        .iter()
+        .filter(|outcome| !matches!(outcome.answer, Answer::Unknown(_)));
+    let tried: BTreeSet<_> = shown.map(key).collect();
     [
         before
             .exposures()
@@ -276,8 +285,8 @@ fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
             answers.join(", ")
         )?;
     }
-    for skipped in &report.skipped {
-        writeln!(out, "not tried: {skipped}")?;
+    for remark in remarks(report) {
+        writeln!(out, "{remark}")?;
     }
     if let Some(before) = before {
         let [closed, still, newly] = changes(before, report);
@@ -304,10 +313,17 @@ fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
         .iter()
         .map(|outcome| outcome.probe.as_str())
         .collect();
-    if open.is_empty() {
+    if open.is_empty() && report.is_whole() {
         writeln!(
             out,
             "\n{green}nothing got through{green:#}: {} probes at {}",
+            tried.len(),
+            report.finished
+        )
+    } else if open.is_empty() {
+        writeln!(
+            out,
+            "\nnothing got through of what was answered: {} probes at {}",
             tried.len(),
             report.finished
         )
@@ -321,6 +337,35 @@ fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
             report.finished
         )
     }
+}
+
+/// What is not as it might be, and how far the answers reach.
+pub(super) fn remarks(report: &Report) -> Vec<String> {
+    let skipped = report.skipped.iter().map(|why| format!("left out: {why}"));
+    let untried = report
+        .untried
+        .iter()
+        .map(|why| format!("could not be tried: {why}"));
+    let unknown = report.unknown().count();
+    let unknown = (unknown > 0).then(|| {
+        format!(
+            "nothing is shown by {unknown} of {} requests",
+            report.results.len()
+        )
+    });
+    let secure = |outcome: &&Outcome| outcome.address.port() == report.ports.secure;
+    let nobody = report
+        .results
+        .iter()
+        .filter(secure)
+        .all(|outcome| matches!(outcome.answer, Answer::Refused | Answer::Silent));
+    let nobody = nobody.then(|| {
+        format!(
+            "nobody takes connections on port {}, neither a kubelet nor a gate: the port is closed, but to everybody",
+            report.ports.secure
+        )
+    });
+    skipped.chain(untried).chain(unknown).chain(nobody).collect()
 }
 
 /// What got through, by probe, in the order of the table.
@@ -356,7 +401,7 @@ fn from(outcomes: &[&Outcome]) -> String {
     sides.join("; ")
 }
 
-type Answers<'a> = BTreeMap<(SideKind, std::net::SocketAddr), BTreeMap<&'a prove::Answer, usize>>;
+type Answers<'a> = BTreeMap<(SideKind, std::net::SocketAddr), BTreeMap<&'a Answer, usize>>;
 
 fn answers(report: &Report) -> Answers<'_> {
     let mut all = Answers::new();

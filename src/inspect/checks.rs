@@ -79,16 +79,14 @@ impl Check {
         if self.verdict == Verdict::Pass {
             return String::new();
         }
+        let time = report.map_or("", |report| report.finished.as_str());
         match (self.gate, verified(report, self.new)) {
             (Gate::No, _) => "no".to_owned(),
             (Gate::Partly(how), _) => format!("partly: {how}"),
-            (Gate::Yes(_), Verified::Closed) => {
-                let time = report.map_or("", |report| report.finished.as_str());
-                format!("compensated, verified by probe at {time}")
-            }
-            (Gate::Yes(_), Verified::Open) => {
-                let time = report.map_or("", |report| report.finished.as_str());
-                format!("open: a probe got through at {time}")
+            (Gate::Yes(_), Verified::Closed) => format!("compensated, verified by probe at {time}"),
+            (Gate::Yes(_), Verified::Open) => format!("open: a probe got through at {time}"),
+            (Gate::Yes(how), Verified::NoGate) => {
+                format!("can: {how}; no probe got through at {time}, but it was no gate that answered")
             }
             (Gate::Yes(how), Verified::Untried) => format!("can: {how}; not probed"),
         }
@@ -109,6 +107,7 @@ impl Check {
         let probe = match verified(report, self.new) {
             Verified::Open => "open",
             Verified::Closed => "closed",
+            Verified::NoGate => "noGate",
             Verified::Untried => "untried",
         };
         json!({

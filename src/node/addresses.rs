@@ -1,59 +1,49 @@
 //! The addresses of this node, in this thread's network namespace.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-/// Every local address but link-local ones, which need an interface's name to be dialled; loopback included.
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
+
+/// Where kube-proxy, in its IPVS mode, keeps the address of every Service of the cluster: thousands, of which none is the node's.
+const SERVICES: &str = "kube-ipvs0";
+
+/// Every address of an interface but link-local ones of IPv6, which need an interface's name to be dialled, and those of
+/// Services; loopback included.
 ///
 /// # Errors
-/// `/proc` is not there.
+/// The kernel does not tell.
 pub fn addresses() -> io::Result<Vec<IpAddr>> {
-    let routes = fs::read_to_string("/proc/thread-self/net/fib_trie")?;
-    // A kernel without IPv6 has no such file.
-    let interfaces = fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
-    let all: BTreeSet<IpAddr> = ipv4(&routes)
-        .map(IpAddr::from)
-        .chain(ipv6(&interfaces).map(IpAddr::from))
+    let all: BTreeSet<IpAddr> = getifaddrs()?
+        .filter_map(|interface| own(&interface.interface_name, ip(interface.address.as_ref()?)?))
         .collect();
     Ok(all.into_iter().collect())
 }
 
-/// The leaves that are `/32 host LOCAL`; the line before names the address.
-fn ipv4(trie: &str) -> impl Iterator<Item = Ipv4Addr> {
-    trie.lines()
-        .zip(trie.lines().skip(1))
-        .filter_map(|(address, leaf)| {
-            leaf.contains("/32 host LOCAL").then_some(())?;
-            address.trim().strip_prefix("|-- ")?.parse().ok()
-        })
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    let four = address.as_sockaddr_in().map(|address| address.ip().into());
+    four.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
 }
 
-/// 32 hexadecimal digits begin each line.
-fn ipv6(interfaces: &str) -> impl Iterator<Item = Ipv6Addr> {
-    interfaces.lines().filter_map(|line| {
-        let bits = u128::from_str_radix(line.get(..32)?, 16).ok()?;
-        let address = Ipv6Addr::from(bits);
-        (!address.is_unicast_link_local()).then_some(address)
-    })
+fn own(interface: &str, address: IpAddr) -> Option<IpAddr> {
+    let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    (interface != SERVICES && !link_local).then_some(address)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
-    fn the_nodes_addresses_are_read_from_both_tables() {
-        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.0\n        /8 host LOCAL\n     |-- 127.0.0.1\n        /32 host LOCAL\n     \
-            |-- 192.0.2.10\n        /32 host LOCAL\n     |-- 192.0.2.255\n        /32 link BROADCAST\n";
-        let found: Vec<String> = ipv4(trie).map(|address| address.to_string()).collect();
-        assert_eq!(found, ["127.0.0.1", "192.0.2.10"]);
-        let interfaces = "00000000000000000000000000000001 01 80 10 80       lo\n\
-            fe800000000000000000000000000001 02 40 20 80     eth0\n20010db8000000000000000000000010 02 40 00 80     eth0\nshort\n";
-        let found: Vec<String> = ipv6(interfaces).map(|address| address.to_string()).collect();
-        assert_eq!(found, ["::1", "2001:db8::10"]);
+    fn the_nodes_addresses_are_those_of_its_interfaces_but_not_those_of_services() {
         assert!(addresses().unwrap().contains(&IpAddr::from(Ipv4Addr::LOCALHOST)));
+        let kept = |interface: &str, address: &str| own(interface, address.parse().unwrap()).is_some();
+        assert!(kept("eth0", "192.0.2.10") && kept("lo", "::1") && kept("eth0", "2001:db8::10"));
+        assert!(!kept("eth0", "fe80::1") && !kept("kube-ipvs0", "10.96.0.1"));
     }
 }

@@ -11,7 +11,8 @@ mod table;
 pub use self::sides::SideKind;
 pub use self::table::{Credential, PROBES, Port, Probe, Severity};
 
-use std::collections::BTreeMap;
+use self::table::UNTIDY;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -28,6 +29,9 @@ use crate::node;
 
 /// As fast as anybody may go: five requests a second.
 pub const INTERVAL: Duration = Duration::from_millis(200);
+
+/// How many probes of one port may wait in vain before the rest are given up.
+const PATIENCE: u32 = 3;
 
 /// The kubelet's ports.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -64,6 +68,8 @@ pub struct Options {
     pub token: Option<String>,
     /// From one request to the next.
     pub interval: Duration,
+    /// For an answer, from the moment that there is a connection.
+    pub answer_within: Duration,
 }
 
 impl Default for Options {
@@ -74,6 +80,8 @@ impl Default for Options {
             sides: Vec::new(),
             token: None,
             interval: INTERVAL,
+            // A gate that waits for its API server gives up after ten seconds.
+            answer_within: Duration::from_secs(12),
         }
     }
 }
@@ -107,10 +115,12 @@ pub enum Answer {
     Status(u16),
     /// No connection: nobody listens, or a rule refuses.
     Refused,
-    /// Nothing, for too long: mostly a rule that drops.
+    /// No connection, and no word of it for too long: mostly a rule that drops.
     Silent,
-    /// A connection, and then no HTTP answer.
+    /// A connection that the other end closed without an HTTP answer, such as one that wants a certificate in the handshake.
     Failed(String),
+    /// Nothing that shows anything, and why: a connection and no answer in time, or a fault on this side.
+    Unknown(String),
 }
 
 impl std::fmt::Display for Answer {
@@ -118,8 +128,9 @@ impl std::fmt::Display for Answer {
         match self {
             Self::Status(status) => write!(f, "{status}"),
             Self::Refused => f.write_str("refused"),
-            Self::Silent => f.write_str("no answer"),
+            Self::Silent => f.write_str("no connection"),
             Self::Failed(why) => write!(f, "failed: {why}"),
+            Self::Unknown(why) => write!(f, "nothing shown: {why}"),
         }
     }
 }
@@ -158,8 +169,10 @@ pub struct Report {
     pub ports: Ports,
     /// Each probe on each address.
     pub results: Vec<Outcome>,
-    /// What could not be tried, and why.
+    /// What was left out or done otherwise, and why.
     pub skipped: Vec<String>,
+    /// What was to be tried and could not be, and why: without it nothing is proven.
+    pub untried: Vec<String>,
 }
 
 /// What the probes that bear on a check of the benchmark have shown.
@@ -167,8 +180,10 @@ pub struct Report {
 pub enum Verified {
     /// One got through.
     Open,
-    /// They were tried from the node's addresses and from loopback, and none got through.
+    /// They were tried from the node's addresses and from loopback, none got through, and who refused them is a gate.
     Closed,
+    /// None got through, but it is no gate that answers: a kubelet that refuses strangers by itself does so as well.
+    NoGate,
     /// It cannot be said.
     Untried,
 }
@@ -179,24 +194,57 @@ impl Report {
         self.results.iter().filter(|outcome| outcome.through)
     }
 
+    /// What shows nothing.
+    pub fn unknown(&self) -> impl Iterator<Item = &Outcome> {
+        let unknown = |outcome: &&Outcome| matches!(outcome.answer, Answer::Unknown(_));
+        self.results.iter().filter(unknown)
+    }
+
+    /// Whether all was tried, and each answer shows something: only then is a node on which nothing got through proven closed.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.untried.is_empty() && self.unknown().next().is_none()
+    }
+
     /// What has been shown of a check, by its number since CIS 1.7.
     #[must_use]
     pub fn verified(&self, cis: &str) -> Verified {
-        let bears = |outcome: &&Outcome| {
-            let probe = PROBES.iter().find(|probe| probe.id == outcome.probe);
-            probe.is_some_and(|probe| probe.cis.contains(&cis))
-        };
-        let mut sides = BTreeMap::new();
-        for outcome in self.results.iter().filter(bears) {
-            *sides.entry(outcome.side).or_insert(false) |= outcome.through;
-        }
-        if sides.values().any(|through| *through) {
+        let probe = |outcome: &Outcome| PROBES.iter().find(|probe| probe.id == outcome.probe);
+        let bearing: Vec<(&Outcome, &Probe)> = self
+            .results
+            .iter()
+            .filter_map(|outcome| Some((outcome, probe(outcome)?)))
+            .filter(|(_, probe)| probe.cis.contains(&cis))
+            .collect();
+        let from = |side| bearing.iter().any(|(outcome, _)| outcome.side == side);
+        let unknown = |outcome: &Outcome| matches!(outcome.answer, Answer::Unknown(_));
+        if bearing.iter().any(|(outcome, _)| outcome.through) {
             Verified::Open
-        } else if sides.contains_key(&SideKind::NodeAddress) && sides.contains_key(&SideKind::Loopback) {
-            Verified::Closed
-        } else {
+        } else if !from(SideKind::NodeAddress)
+            || !from(SideKind::Loopback)
+            || bearing.iter().any(|(outcome, _)| unknown(outcome))
+        {
             Verified::Untried
+        } else if bearing.iter().any(|(_, probe)| probe.port == Port::Secure) && !self.is_gated() {
+            Verified::NoGate
+        } else {
+            Verified::Closed
         }
+    }
+
+    /// Whether a gate, and nobody else, answers where the kubelet's own port takes connections. A kubelet tidies a path by a
+    /// redirect before it asks who wants it; a gate refuses it.
+    fn is_gated(&self) -> bool {
+        let untidy = self.results.iter().filter(|outcome| outcome.probe == UNTIDY);
+        let mut answers = untidy.map(|outcome| &outcome.answer);
+        let mut gated = false;
+        answers.all(|answer| match answer {
+            Answer::Refused | Answer::Silent => true,
+            answer => {
+                gated = true;
+                *answer == Answer::Status(400)
+            }
+        }) && gated
     }
 }
 
@@ -224,7 +272,8 @@ pub fn prove(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report
     let mut interrupted = runtime
         .block_on(async { Interrupted::new() })
         .map_err(system("waiting for signals"))?;
-    let prober = Prober::new(options.token.as_deref()).map_err(system("making a certificate"))?;
+    let prober = Prober::new(options.token.as_deref(), options.answer_within)
+        .map_err(system("making a certificate"))?;
     let mut run = Run {
         options,
         prober,
@@ -232,7 +281,7 @@ pub fn prove(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report
         results: Vec::new(),
     };
     let started = now();
-    let mut skipped = Vec::new();
+    let (mut skipped, mut untried) = (Vec::new(), Vec::new());
     if options.token.is_none() {
         skipped.push(
             "commands by GET and WebSocket with a token that may only read: no --token-file".to_owned(),
@@ -242,20 +291,25 @@ pub fn prove(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report
         if !options.sides.is_empty() && !options.sides.contains(&kind) {
             continue;
         }
-        let (side, remark) = match Side::new(kind, &own) {
+        let addresses = kind.addresses(&own);
+        if addresses.is_empty() {
+            skipped.push(format!("{}: there is no such address", kind.name()));
+            continue;
+        }
+        let (side, remark) = match Side::new(kind, &addresses) {
             Ok(side) => side,
             Err(why) => {
-                skipped.push(format!("{}: {why}", kind.name()));
+                untried.push(format!("{}: {why}", kind.name()));
                 continue;
             }
         };
         skipped.extend(remark);
-        for address in side.addresses() {
+        for address in addresses {
             progress(&format!("{}: {address}", kind.name()));
             let outcome = side.run(|| {
                 runtime.block_on(async {
                     tokio::select! {
-                        () = run.address(kind, *address) => Ok(()),
+                        () = run.address(kind, address) => Ok(()),
                         () = interrupted.wait() => Err(ProveError::Interrupted),
                     }
                 })
@@ -272,6 +326,7 @@ pub fn prove(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report
         ports: options.ports,
         results: run.results,
         skipped,
+        untried,
     })
 }
 
@@ -299,21 +354,34 @@ impl Run<'_> {
     async fn address(&mut self, side: SideKind, address: IpAddr) {
         for port in [Port::Secure, Port::ReadOnly, Port::Healthz] {
             let address = SocketAddr::new(address, port.number(&self.options.ports));
-            // Whoever takes no connection is not asked thirty times.
-            let mut closed = None;
+            // Who takes no connection is not asked thirty times, nor who lets everybody wait.
+            let mut known = None;
+            let (mut answered, mut waited) = (false, 0);
             for probe in PROBES.iter().filter(|probe| probe.port == port) {
                 if probe.credential == Credential::Token && self.options.token.is_none() {
                     continue;
                 }
-                let answer = match &closed {
+                let mut answer = match &known {
                     Some(answer) => Answer::clone(answer),
                     None => {
                         self.pace().await;
                         self.prober.send(probe, address).await
                     }
                 };
-                if matches!(answer, Answer::Refused | Answer::Silent) {
-                    closed = Some(answer.clone());
+                match &answer {
+                    Answer::Refused | Answer::Silent if !answered => known = Some(answer.clone()),
+                    // A kubelet that is just being started again is not a closed one.
+                    Answer::Refused | Answer::Silent => {
+                        answer = Answer::Unknown("no connection, where there was one before".to_owned());
+                    }
+                    Answer::Unknown(_) => {
+                        waited += 1;
+                        if waited == PATIENCE {
+                            let why = format!("not asked, after {PATIENCE} without an answer");
+                            known = Some(Answer::Unknown(why));
+                        }
+                    }
+                    Answer::Status(_) | Answer::Failed(_) => answered = true,
                 }
                 let normal = side != SideKind::Namespace && probe.normal_on_node;
                 let through = matches!(answer, Answer::Status(status) if probe.reaches.contains(&status));

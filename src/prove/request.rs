@@ -21,7 +21,6 @@ use super::{Answer, stranger};
 
 /// A rule that drops says nothing for ever.
 const DIAL: Duration = Duration::from_secs(1);
-const ANSWER: Duration = Duration::from_secs(5);
 /// It looks like a service account's, and its signature is nobody's.
 const GARBAGE: &str =
     "eyJhbGciOiJSUzI1NiIsImtpZCI6Im5vYm9keSJ9.eyJzdWIiOiJrdWJlbGV0LWdhdGUtcHJvdmUifQ.bm9ib2R5";
@@ -31,10 +30,11 @@ pub(super) struct Prober {
     nobody: TlsConnector,
     stranger: TlsConnector,
     token: Option<String>,
+    answer_within: Duration,
 }
 
 impl Prober {
-    pub(super) fn new(token: Option<&str>) -> io::Result<Arc<Self>> {
+    pub(super) fn new(token: Option<&str>, answer_within: Duration) -> io::Result<Arc<Self>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = || -> io::Result<_> {
             let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -49,13 +49,14 @@ impl Prober {
             nobody: TlsConnector::from(Arc::new(config()?.with_no_client_auth())),
             stranger: TlsConnector::from(Arc::new(config()?.with_client_cert_resolver(shown))),
             token: token.map(str::to_owned),
+            answer_within,
         }))
     }
 
     pub(super) async fn send(&self, probe: &Probe, address: SocketAddr) -> Answer {
         let stream = match timeout(DIAL, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(_)) => return Answer::Refused,
+            Ok(Err(error)) => return not_connected(&error),
             Err(_) => return Answer::Silent,
         };
         let head = self.head(probe, address);
@@ -70,10 +71,10 @@ impl Prober {
             let stream = connector.connect(ServerName::from(address.ip()), stream).await?;
             exchange(stream, &head).await
         };
-        match timeout(ANSWER, answered).await {
+        match timeout(self.answer_within, answered).await {
             Ok(Ok(status)) => Answer::Status(status),
             Ok(Err(error)) => Answer::Failed(error.to_string()),
-            Err(_) => Answer::Silent,
+            Err(_) => Answer::Unknown(format!("no answer within {:?}", self.answer_within)),
         }
     }
 
@@ -97,6 +98,20 @@ impl Prober {
             "Connection: close\r\n\r\n"
         };
         head
+    }
+}
+
+/// The words of nobody and of rules that refuse are told from what went wrong on this side.
+fn not_connected(error: &io::Error) -> Answer {
+    use io::ErrorKind::{
+        ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, PermissionDenied, TimedOut,
+    };
+    match error.kind() {
+        ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable | PermissionDenied => {
+            Answer::Refused
+        }
+        TimedOut => Answer::Silent,
+        _ => Answer::Unknown(error.to_string()),
     }
 }
 

@@ -38,63 +38,57 @@ impl SideKind {
             Self::Namespace => "network namespace",
         }
     }
+
+    /// Those of the node's addresses that are dialled from here.
+    pub(super) fn addresses(self, own: &[IpAddr]) -> Vec<IpAddr> {
+        // 127.0.0.53 and its like are other services' own.
+        let wanted = |address: &&IpAddr| match self {
+            Self::Loopback => {
+                [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].contains(address)
+            }
+            Self::NodeAddress | Self::Namespace => !address.is_loopback(),
+        };
+        own.iter().filter(wanted).copied().collect()
+    }
 }
 
 /// Somewhere to probe from.
-pub(super) struct Side {
-    place: Place,
-    addresses: Vec<IpAddr>,
-}
-
-enum Place {
+pub(super) enum Side {
     Here,
     AsSomebody,
     In(Namespace),
 }
 
 impl Side {
-    /// Goes there, as far as it has to be prepared; `own` are the addresses to dial. What is not as it should be is the second.
-    pub(super) fn new(kind: SideKind, own: &[IpAddr]) -> Result<(Self, Option<String>), String> {
-        let loopback = kind == SideKind::Loopback;
-        let addresses: Vec<IpAddr> = own
-            .iter()
-            .copied()
-            // 127.0.0.53 and its like are other services' own.
-            .filter(|address| match loopback {
-                true => [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].contains(address),
-                false => !address.is_loopback(),
-            })
-            .collect();
-        if addresses.is_empty() {
-            return Err("there is no such address on this node".to_owned());
-        }
+    /// Goes there, as far as it has to be prepared for these addresses. What is not as it should be is the second.
+    ///
+    /// # Errors
+    /// This is not root, or the kernel or `ip` refuses.
+    pub(super) fn new(kind: SideKind, addresses: &[IpAddr]) -> Result<(Self, Option<String>), String> {
         let root = rustix::process::geteuid().is_root();
-        let (place, remark) = match kind {
-            SideKind::NodeAddress => (Place::Here, None),
-            SideKind::Loopback if root => (Place::AsSomebody, None),
-            SideKind::Loopback => (
-                Place::Here,
+        match kind {
+            SideKind::NodeAddress => Ok((Self::Here, None)),
+            SideKind::Loopback if root => Ok((Self::AsSomebody, None)),
+            SideKind::Loopback => Ok((
+                Self::Here,
                 Some("loopback was dialled as this user, since only root can be another".to_owned()),
-            ),
+            )),
             SideKind::Namespace if root => {
-                let namespace = wired(&addresses).map_err(|error| error.to_string())?;
-                (Place::In(namespace), None)
+                let namespace = wired(addresses).map_err(|error| error.to_string())?;
+                Ok((Self::In(namespace), None))
             }
-            SideKind::Namespace => return Err("only root can make one".to_owned()),
-        };
-        Ok((Self { place, addresses }, remark))
-    }
-
-    pub(super) fn addresses(&self) -> &[IpAddr] {
-        &self.addresses
+            SideKind::Namespace => {
+                Err("only root can make one; --from node-address,loopback leaves it out".to_owned())
+            }
+        }
     }
 
     /// Runs `work` there.
     pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-        match &self.place {
-            Place::Here => Ok(work()),
-            Place::AsSomebody => as_user(SOMEBODY, work),
-            Place::In(namespace) => namespace.run(work),
+        match self {
+            Self::Here => Ok(work()),
+            Self::AsSomebody => as_user(SOMEBODY, work),
+            Self::In(namespace) => namespace.run(work),
         }
     }
 }

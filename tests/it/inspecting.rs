@@ -408,16 +408,16 @@ fn processes_are_understood_however_odd_they_are() {
     assert!(found[3].notes[0].contains("1.32"), "{:?}", found[3].notes);
 }
 
-/// A report in which each probe was tried from both sides, and those named got through.
+/// A report in which each probe was tried from both sides, a gate answered, and those named got through.
 fn report(through: &[&str]) -> Report {
     let outcome = |probe: &str, side| Outcome {
         probe: probe.to_owned(),
         side,
         address: "127.0.0.1:10250".parse().unwrap(),
-        answer: Answer::Status(401),
+        answer: Answer::Status(if probe == "double-slash" { 400 } else { 401 }),
         through: through.contains(&probe),
     };
-    let tried = ["pods", "foreign-certificate", "read-only-pods"];
+    let tried = ["pods", "double-slash", "foreign-certificate", "read-only-pods"];
     Report {
         api_version: String::new(),
         kind: String::new(),
@@ -435,10 +435,11 @@ fn report(through: &[&str]) -> Report {
             })
             .collect(),
         skipped: Vec::new(),
+        untried: Vec::new(),
     }
 }
 
-/// Seen red: with what the gate could do taken for done.
+/// Seen red: with what the gate could do taken for done; with every refusal taken for the gate's; with no answer for a refusal.
 #[test]
 fn only_what_a_probe_has_seen_closed_is_called_compensated() {
     let found = inspected("flags-only");
@@ -454,7 +455,8 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
     assert!(said("anonymous-auth", Some(&open)).starts_with("compensated"));
     assert!(said("anonymous-auth", None).ends_with("not probed"));
     // What no probe bears on is never verified, nor what is half of it.
-    assert!(said("bind-address", Some(&closed)).ends_with("not probed"));
+    assert!(said("token-webhook", Some(&closed)).ends_with("not probed"));
+    assert!(said("bind-address", Some(&closed)).starts_with("compensated"));
     assert_eq!(said("pod-pids-limit", Some(&closed)), "no");
     let mut zero = found.clone();
     let idle = zero
@@ -464,6 +466,25 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
         .unwrap();
     idle.verdict = Verdict::Fail;
     assert!(idle.with_gate(Some(&closed)).starts_with("partly: "));
+    // A kubelet that refuses strangers by itself, and has no gate: nothing of it is the gate's doing.
+    let mut alone = report(&[]);
+    for outcome in alone
+        .results
+        .iter_mut()
+        .filter(|outcome| outcome.probe == "double-slash")
+    {
+        outcome.answer = Answer::Status(307);
+    }
+    assert!(said("anonymous-auth", Some(&alone)).ends_with("no gate that answered"));
+    assert!(!check(&found, "anonymous-auth").is_compensated(Some(&alone)));
+    assert!(
+        said("read-only-port", Some(&alone)).starts_with("compensated"),
+        "a closed port is closed"
+    );
+    // An answer that never came shows nothing.
+    let mut waiting = report(&[]);
+    waiting.results[0].answer = Answer::Unknown("no answer".to_owned());
+    assert!(said("anonymous-auth", Some(&waiting)).ends_with("not probed"));
     // From one side alone nothing is shown.
     let mut half = report(&[]);
     half.results.retain(|outcome| outcome.side == SideKind::Loopback);

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use kubelet_gate::lab::fake_kubelet::{ClientCa, Seen};
+use kubelet_gate::lab::fake_kubelet::{ClientCa, Fault, Seen};
 use kubelet_gate::prove::{
-    self, Answer, Credential, Options, PROBES, Port, Ports, ProveError, Report, SideKind,
+    self, Answer, Credential, Options, Outcome, PROBES, Port, Ports, ProveError, Report, SideKind, Verified,
 };
 use serde_json::Value;
 
@@ -42,6 +42,7 @@ fn on_loopback(ports: Ports) -> Options {
         sides: vec![SideKind::Loopback],
         token: Some("proxy-get-token".to_owned()),
         interval: Duration::ZERO,
+        ..Options::default()
     }
 }
 
@@ -49,8 +50,18 @@ fn through(report: &Report) -> BTreeSet<&str> {
     report.exposures().map(|outcome| outcome.probe.as_str()).collect()
 }
 
-/// What is not served by any kubelet of today, or not by the lab's.
-const CLOSED_ANYWAY: [&str; 3] = ["read-only-spec", "read-only-pprof", "read-only-checkpoint"];
+/// What is not served by any kubelet of today, or not by the lab's; and paths that a kubelet tidies by a redirect.
+const CLOSED_ANYWAY: [&str; 9] = [
+    "stats",
+    "spec",
+    "double-slash",
+    "dot-segments",
+    "encoded-slashes",
+    "trailing-dot",
+    "read-only-spec",
+    "read-only-pprof",
+    "read-only-checkpoint",
+];
 
 async fn read_only(world: &World) -> SocketAddr {
     world.kubelet.read_only_address().unwrap()
@@ -76,6 +87,7 @@ async fn an_open_kubelet_is_open_to_every_probe_and_the_gate_to_none() {
         .collect();
     assert_eq!(through(&report), all);
     assert!(all.len() >= 12);
+    assert!(report.is_whole());
     world.kubelet.clear();
     // Through the gate nothing; past it, which only the seal closes, everything still.
     let gated = ports(world.address, world.read_only);
@@ -151,9 +163,11 @@ async fn exactly_the_documented_requests_are_sent() {
     world.stop().await;
 }
 
-/// The certificate that nobody issued is shown, and a kubelet that verifies refuses it.
+/// A kubelet that asks who is there lets nothing through, though it redirects untidy paths before it asks; and is no gate.
+///
+/// Seen red: with redirects taken for the kubelet's own word, four paths were called open on a kubelet that is not.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_certificate_is_shown_where_one_is_asked_for() {
+async fn a_kubelet_that_verifies_by_itself_is_not_called_open() {
     let world = world().await;
     let ca = ClientCa {
         roots: vec![PKI.ca.certificate().clone()],
@@ -161,28 +175,86 @@ async fn a_foreign_certificate_is_shown_where_one_is_asked_for() {
     };
     world.kubelet.require_client_certificates(Some(ca)).unwrap();
     world.kubelet.clear();
-    let report = proven(on_loopback(ports(
-        world.kubelet.address(),
-        read_only(&world).await,
-    )))
-    .await;
-    let outcome = report
-        .results
-        .iter()
-        .find(|outcome| outcome.probe == "foreign-certificate")
-        .unwrap();
-    assert!(!outcome.through, "{outcome:?}");
-    let secure = |probe: &str| {
-        PROBES
-            .iter()
-            .any(|known| known.id == probe && known.port == Port::Secure)
+    let mut options = on_loopback(ports(world.kubelet.address(), world.read_only));
+    let report = proven(options.clone()).await;
+    assert_eq!(through(&report), BTreeSet::new());
+    let status = |outcome: &Outcome| match outcome.answer {
+        Answer::Status(status) => Some(status),
+        _ => None,
     };
-    assert!(
-        !report.exposures().any(|outcome| secure(&outcome.probe)),
-        "{:?}",
-        through(&report)
-    );
+    // To the foreign certificate it is an alert.
+    let answers: BTreeSet<u16> = report.results.iter().filter_map(status).collect();
+    assert_eq!(answers, BTreeSet::from([301, 401, 410]));
+    // As seen from the node's address as well.
+    let from_both = |report: &Report| {
+        let mut both = report.clone();
+        for outcome in &report.results {
+            both.results.push(Outcome {
+                side: SideKind::NodeAddress,
+                ..outcome.clone()
+            });
+        }
+        both
+    };
+    for cis in ["4.2.1", "4.2.3", "4.2.15"] {
+        assert_eq!(from_both(&report).verified(cis), Verified::NoGate, "{cis}");
+    }
+    options.ports.secure = world.address.port();
+    let gated = from_both(&proven(options).await);
+    for cis in ["4.2.1", "4.2.3", "4.2.15", "4.2.4"] {
+        assert_eq!(gated.verified(cis), Verified::Closed, "{cis}");
+    }
     world.stop().await;
+}
+
+/// Seen red: with one answer that did not come taken for a closed port, exec and all that followed were called closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_answers_one_request_late_is_asked_the_others() {
+    let world = world().await;
+    world.kubelet.fail("/stats/summary", Fault::Hang);
+    let options = Options {
+        answer_within: Duration::from_millis(300),
+        ..on_loopback(ports(world.kubelet.address(), world.read_only))
+    };
+    let report = proven(options).await;
+    assert!(through(&report).contains("exec") && !report.is_whole());
+    let unknown: Vec<&str> = report.unknown().map(|outcome| outcome.probe.as_str()).collect();
+    assert_eq!(unknown, ["stats-summary"]);
+    world.stop().await;
+}
+
+/// A port that takes connections and says nothing is not proven closed, and is not waited for all day.
+#[tokio::test]
+async fn what_says_nothing_proves_nothing() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let report = proven(Options {
+        answer_within: Duration::from_millis(100),
+        ..on_loopback(ports(address, nobody))
+    })
+    .await;
+    assert!(!report.is_whole() && report.exposures().next().is_none());
+    silent.set_nonblocking(true).unwrap();
+    let dialled = std::iter::from_fn(|| silent.accept().ok()).count();
+    assert_eq!(dialled, 3, "and then it is given up");
+    let secure = report.results.iter().filter(|outcome| outcome.address == address);
+    for outcome in secure {
+        assert!(matches!(outcome.answer, Answer::Unknown(_)), "{outcome:?}");
+    }
+}
+
+/// Where nobody is, everything is closed; that it is closed to the API server as well is said.
+#[test]
+fn a_port_that_nobody_has_is_told_from_one_that_a_gate_has() {
+    let output = kubelet_gate()
+        .args(["prove", "--address", "127.0.0.1", "--from", "loopback"])
+        .args(["--port", "1", "--read-only-port", "1", "--healthz-port", "1"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(code(&output), 0, "{said}");
+    assert!(said.contains("nobody takes connections on port 1"), "{said}");
 }
 
 #[test]
@@ -290,6 +362,13 @@ fn what_got_through_before_the_seal_does_not_afterwards() {
         let compared = &after["comparedWith"];
         assert!(compared["closed"].as_array().unwrap().len() >= 12, "{compared}");
         assert_eq!(compared["stillOpen"], serde_json::json!([]));
+        // A side that cannot be looked from proves nothing, though nothing got through from the others.
+        let mut blind = kubelet_gate();
+        blind
+            .args(["prove", "--address", "192.0.2.10", "--from", "namespace"])
+            .env("PATH", "");
+        let blind = blind.output().unwrap();
+        assert_eq!(code(&blind), 1, "{blind:?}");
         // Nothing is left of the network that was made for it.
         assert_eq!(shell("ip -o link | cut -d: -f2"), links);
         assert!(!shell("ip netns list").contains(&format!("kgprove-{}", std::process::id())));

@@ -113,7 +113,10 @@ impl Exchange<'_> {
         }
         let reply = match self.authenticated(door) {
             true => None,
-            false => Some(Reply::Page(Answer::text(401, "Unauthorized"))),
+            false => {
+                let refusal = || Answer::text(401, "Unauthorized");
+                Some(Reply::Page(routes::tidied(self.head).unwrap_or_else(refusal)))
+            }
         };
         let echoed = reply.is_none() && self.head.path() == "/lab/echo" && fault.is_none();
         if !self.head.is_upgrade() && !echoed {

@@ -41,16 +41,10 @@ pub(super) fn reply(head: &Head, body: &[u8], read_only: bool) -> Reply {
             _ => Answer::text(400, "400 Bad Request"),
         });
     }
-    let path = decode(path_of(head.path()));
-    let clean = clean(&path);
-    if clean != path || SUBTREES.contains(&path.as_str()) {
-        let to = if SUBTREES.contains(&clean.as_str()) {
-            clean + "/"
-        } else {
-            clean
-        };
-        return Reply::Page(redirect(head, &to));
+    if let Some(redirect) = tidied(head) {
+        return Reply::Page(redirect);
     }
+    let path = decode(path_of(head.path()));
     let segments = path.split('/').skip(1).collect::<Vec<_>>();
     if read_only {
         return Reply::Page(read_only_page(head, &path, segments[0]));
@@ -66,6 +60,14 @@ pub(super) fn reply(head: &Head, body: &[u8], read_only: bool) -> Reply {
         ["lab", "trailers"] => Reply::Trailers,
         _ => Reply::Page(page(head, &path, &segments, body)),
     }
+}
+
+/// The redirect to the tidy form of an untidy path. Go's `ServeMux` sends it before the kubelet asks who is there.
+pub(super) fn tidied(head: &Head) -> Option<Answer> {
+    let path = decode(path_of(head.path()));
+    let clean = clean(&path);
+    let folder = SUBTREES.contains(&clean.as_str());
+    (clean != path || folder).then(|| redirect(head, &if folder { clean + "/" } else { clean }))
 }
 
 /// A page of the open port that needs no streaming.
