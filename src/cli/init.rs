@@ -9,7 +9,7 @@ use clap::Args;
 use time::OffsetDateTime;
 
 use super::check;
-use super::inspect::WhichKubelet;
+use super::inspect::{WhichKubelet, listed};
 use super::{FAILED, FINDINGS, GOOD};
 use crate::firewall::{Backend, Firewall, Plan};
 use crate::init::{Draft, Naming, Written, draft};
@@ -45,16 +45,14 @@ impl Init {
 
     fn written(&self) -> Result<u8, Vec<String>> {
         let one = |error: String| vec![error];
-        let mut invocations = self.kubelet.find()?;
+        let (mut invocations, errors) = self.kubelet.find();
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         if invocations.len() > 1 {
-            let all: Vec<String> = invocations
-                .iter()
-                .map(|invocation| invocation.source.to_string())
-                .collect();
             return Err(one(format!(
-                "there are {} kubelets ({}): choose one that runs with --pid, or name its --kubelet-config and --kubelet-arg",
-                all.len(),
-                all.join(", ")
+                "{}: choose one that runs with --pid, or name its --kubelet-config and --kubelet-arg",
+                listed(&invocations)
             )));
         }
         let invocation = invocations.pop().ok_or_else(Vec::new)?;

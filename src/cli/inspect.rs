@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::prove::{ports_of, remarks};
 use super::sarif::{self, Finding, Level, Place, Rule};
-use super::{FAILED, FINDINGS, GOOD, ReportFormat, complain};
+use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
 use crate::inspect::{Check, Gate, Inspection, Verdict};
 use crate::node::invocation::{self, Invocation};
 use crate::node::{Root, binds};
@@ -70,11 +70,8 @@ impl WhichKubelet {
         Root::new(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
     }
 
-    /// Every kubelet that is meant.
-    ///
-    /// # Errors
-    /// None is, or one cannot be understood: why.
-    pub(super) fn find(&self) -> Result<Vec<Invocation>, Vec<String>> {
+    /// Every kubelet that is meant, and what cannot be understood.
+    pub(super) fn find(&self) -> (Vec<Invocation>, Vec<String>) {
         if self.kubelet_config.is_some() || !self.kubelet_arg.is_empty() {
             let config = self.kubelet_config.as_deref().map(|path| match &self.root {
                 // Without a root it is a file of here, wherever that is.
@@ -87,59 +84,78 @@ impl WhichKubelet {
                 .into_iter()
                 .chain(self.kubelet_arg.iter().cloned())
                 .collect();
-            return Ok(vec![Invocation::given(&words, self.root())]);
+            return (vec![Invocation::given(&words, self.root())], Vec::new());
         }
         if self.root.is_some() {
-            if !self.root().path().is_dir() {
-                return Err(vec![format!(
-                    "--root {}: no such folder",
-                    self.root().path().display()
-                )]);
+            let root = self.root();
+            if !root.path().is_dir() {
+                return (
+                    Vec::new(),
+                    vec![format!("--root {}: no such folder", root.path().display())],
+                );
             }
-            return invocation::in_files(&self.root());
+            return invocation::in_files(&root);
         }
         let running = invocation::running(Path::new("/proc"));
         let chosen: Vec<Invocation> = running
             .into_iter()
             .filter(|invocation| self.pid.is_none_or(|pid| invocation.pid() == Some(pid)))
             .collect();
+        let mut errors = Vec::new();
         if chosen.is_empty() {
             let which = self
                 .pid
                 .map_or_else(String::new, |pid| format!(" with process id {pid}"));
-            return Err(vec![format!(
+            errors.push(format!(
                 "no running kubelet{which} is seen in /proc: run as root in the node's own process namespace, or name the \
                  node's file system with --root, or its configuration with --kubelet-config and --kubelet-arg"
-            )]);
+            ));
         }
-        Ok(chosen)
+        (chosen, errors)
     }
+}
+
+/// What several kubelets are, for an error.
+pub(super) fn listed(invocations: &[Invocation]) -> String {
+    let all: Vec<String> = invocations
+        .iter()
+        .map(|invocation| invocation.source.to_string())
+        .collect();
+    format!("there are {} kubelets ({})", all.len(), all.join(", "))
 }
 
 impl Inspect {
     pub(super) fn run(&self) -> u8 {
-        let invocations = match self.kubelet.find() {
-            Ok(invocations) => invocations,
-            Err(errors) => {
-                for error in errors {
-                    eprintln!("error: {error}");
-                }
-                return FAILED;
-            }
-        };
+        let (invocations, mut errors) = self.kubelet.find();
+        if self.prove
+            && let Some(why) = unprovable(&invocations)
+        {
+            eprintln!("error: --prove: {why}");
+            return USAGE;
+        }
         let now = OffsetDateTime::now_utc();
         let mut inspections = Vec::new();
         for invocation in invocations {
             let source = invocation.source.to_string();
             match Inspection::of(invocation, now) {
                 Ok(inspection) => inspections.push(inspection),
-                Err(error) => {
-                    eprintln!("error: the kubelet of {source}: {error}");
-                    return FAILED;
-                }
+                Err(error) => errors.push(format!("the kubelet of {source}: {error}")),
             }
         }
-        let report = match self.prove.then(|| proven(&inspections)).transpose() {
+        for error in &errors {
+            eprintln!("error: {}", plain(error));
+        }
+        let proven = match inspections.as_slice() {
+            [inspection] if self.prove => Some(prove::prove(
+                &prove::Options {
+                    ports: ports_of(&inspection.options),
+                    ..prove::Options::default()
+                },
+                &mut |_| {},
+            )),
+            _ => None,
+        };
+        let report = match proven.transpose() {
             Ok(report) => report,
             Err(error) => {
                 complain(&error);
@@ -148,9 +164,10 @@ impl Inspect {
         };
         let report = report.as_ref();
         let printed = match self.output {
+            _ if inspections.is_empty() => return FAILED,
             ReportFormat::Table => self.table(&inspections, report),
-            ReportFormat::Json => print_json(&as_json(&inspections, report, now)),
-            ReportFormat::Sarif => print_json(&as_sarif(&inspections, report)),
+            ReportFormat::Json => print_json(&as_json(&inspections, &errors, report, now)),
+            ReportFormat::Sarif => print_json(&as_sarif(&inspections, &errors, report)),
         };
         if let Err(error) = printed {
             complain(&error);
@@ -163,7 +180,14 @@ impl Inspect {
         };
         let mut checks = inspections.iter().flat_map(|inspection| &inspection.checks);
         let found = checks.any(|check| check.verdict >= least && !check.is_compensated(report));
-        if found { FINDINGS } else { GOOD }
+        if found {
+            FINDINGS
+        } else if !errors.is_empty() || inspections.iter().any(|inspection| !inspection.unread.is_empty()) {
+            eprintln!("error: not everything could be read, so nothing is sure");
+            FAILED
+        } else {
+            GOOD
+        }
     }
 
     fn table(&self, inspections: &[Inspection], report: Option<&Report>) -> std::io::Result<()> {
@@ -196,17 +220,18 @@ impl Inspect {
     }
 }
 
-/// What probes see of the ports that the kubelets bind.
-fn proven(inspections: &[Inspection]) -> Result<Report, prove::ProveError> {
-    let ports = match inspections {
-        [inspection] => ports_of(&inspection.options),
-        _ => prove::Ports::default(),
-    };
-    let options = prove::Options {
-        ports,
-        ..prove::Options::default()
-    };
-    prove::prove(&options, &mut |_| {})
+/// Why the ports that are seen here are not those of the kubelet.
+pub(super) fn unprovable(invocations: &[Invocation]) -> Option<String> {
+    match invocations {
+        [invocation] if invocation.elsewhere => Some(format!(
+            "the kubelet ({}) is in another network namespace, whose ports are not seen from here: run this in its own, by \
+             nsenter -t {} -n",
+            invocation.source,
+            invocation.pid().unwrap_or_default()
+        )),
+        [] | [_] => None,
+        several => Some(format!("{}: choose one with --pid", listed(several))),
+    }
 }
 
 const WIDTH: usize = 118;
@@ -220,17 +245,18 @@ fn table(
     let dim = Style::new().dimmed();
     writeln!(out, "{bold}kubelet{bold:#}  {}", inspection.invocation.source)?;
     let options = &inspection.options;
-    let binds = binds(options).map_or_else(
-        |error| error.to_string(),
-        |binds| {
+    let binds = match binds(options) {
+        Ok(binds) if binds.is_empty() => "nothing".to_owned(),
+        Ok(binds) => {
             let binds: Vec<String> = binds.iter().map(ToString::to_string).collect();
             binds.join(", ")
-        },
-    );
+        }
+        Err(error) => plain(&error.to_string()),
+    };
     writeln!(out, "  binds     {binds}")?;
     match options.files.as_slice() {
         [] => writeln!(out, "  read      its flags only: there is no --config")?,
-        files => writeln!(out, "  read      {}", files.join(", "))?,
+        files => writeln!(out, "  read      {}", plain(&files.join(", ")))?,
     }
     for certificate in &inspection.certificates {
         let until = certificate.not_after.date();
@@ -238,8 +264,8 @@ fn table(
             out,
             "  {:<9} {}, until {until} ({})",
             role(certificate),
-            certificate.subject,
-            certificate.file
+            plain(&certificate.subject),
+            plain(&certificate.file)
         )?;
     }
     writeln!(out)?;
@@ -260,13 +286,16 @@ fn table(
             "{:<15} {style}{word}{style:#}  {:<38} {} {dim}({}){dim:#}",
             numbers(check),
             check.title,
-            check.value,
-            check.origin
+            plain(&check.value),
+            plain(&check.origin)
         )?;
         if check.verdict != Verdict::Pass {
             wrapped(out, &check.why)?;
             wrapped(out, &format!("the gate: {}", check.with_gate(report)))?;
         }
+    }
+    for unread in &inspection.unread {
+        wrapped_with(out, "not read: ", unread)?;
     }
     for note in &inspection.notes {
         wrapped_with(out, "note: ", note)?;
@@ -339,7 +368,7 @@ fn wrapped(out: &mut impl std::io::Write, text: &str) -> std::io::Result<()> {
 fn wrapped_with(out: &mut impl std::io::Write, before: &str, text: &str) -> std::io::Result<()> {
     let mut line = before.to_owned();
     let indent = " ".repeat(before.len());
-    for word in text.split(' ') {
+    for word in plain(text).split(' ') {
         if line.len() > before.len() && line.len() + word.len() >= WIDTH {
             writeln!(out, "{}", line.trim_end())?;
             line.clone_from(&indent);
@@ -357,11 +386,20 @@ fn all_options(out: &mut impl std::io::Write, inspection: &Inspection) -> std::i
             out,
             "  {:<46} {:<24} {}",
             setting.field.key,
-            setting.shown(),
-            setting.origin
+            plain(&setting.shown()),
+            plain(&setting.origin.to_string())
         )?;
     }
     Ok(())
+}
+
+/// Text of the node's, which must not steer a terminal nor pass for a line of ours.
+pub(super) fn plain(text: &str) -> String {
+    let shown = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 fn print_json(value: &serde_json::Value) -> std::io::Result<()> {
@@ -370,7 +408,12 @@ fn print_json(value: &serde_json::Value) -> std::io::Result<()> {
     writeln!(out)
 }
 
-fn as_json(inspections: &[Inspection], report: Option<&Report>, now: OffsetDateTime) -> serde_json::Value {
+fn as_json(
+    inspections: &[Inspection],
+    errors: &[String],
+    report: Option<&Report>,
+    now: OffsetDateTime,
+) -> serde_json::Value {
     let kubelets: Vec<_> = inspections
         .iter()
         .map(|inspection| inspection.to_json(report))
@@ -381,11 +424,12 @@ fn as_json(inspections: &[Inspection], report: Option<&Report>, now: OffsetDateT
         "version": env!("CARGO_PKG_VERSION"),
         "time": now.truncate_to_second().format(&Rfc3339).unwrap_or_default(),
         "kubelets": kubelets,
+        "errors": errors,
         "probes": report,
     })
 }
 
-fn as_sarif(inspections: &[Inspection], report: Option<&Report>) -> serde_json::Value {
+fn as_sarif(inspections: &[Inspection], errors: &[String], report: Option<&Report>) -> serde_json::Value {
     let all = || inspections.iter().flat_map(|inspection| &inspection.checks);
     let mut rules: Vec<Rule> = Vec::new();
     for check in all() {
@@ -429,7 +473,13 @@ fn as_sarif(inspections: &[Inspection], report: Option<&Report>) -> serde_json::
             suppressed: check.is_compensated(report).then(|| check.with_gate(report)),
         })
     });
-    sarif::document(&rules, &findings.collect::<Vec<_>>())
+    let unread = inspections.iter().flat_map(|inspection| &inspection.unread);
+    let faults: Vec<String> = errors.iter().chain(unread).cloned().collect();
+    let notes: Vec<String> = inspections
+        .iter()
+        .flat_map(|inspection| inspection.notes.clone())
+        .collect();
+    sarif::document(&rules, &findings.collect::<Vec<_>>(), &faults, &notes)
 }
 
 fn rule_id(check: &Check) -> String {

@@ -446,5 +446,13 @@ fn as_sarif(report: &Report) -> serde_json::Value {
             })
         })
         .collect();
-    sarif::document(&rules, &findings)
+    let unknown = report.unknown().count();
+    let unknown = (unknown > 0).then(|| {
+        format!(
+            "nothing is shown by {unknown} of {} requests",
+            report.results.len()
+        )
+    });
+    let faults: Vec<String> = report.untried.iter().cloned().chain(unknown).collect();
+    sarif::document(&rules, &findings, &faults, &report.skipped)
 }

@@ -37,8 +37,8 @@ pub(super) enum Place {
     Named(String),
 }
 
-/// The document: one run of this program.
-pub(super) fn document(rules: &[Rule], findings: &[Finding]) -> Value {
+/// The document: one run of this program. After `faults` it says nothing of what it did not find.
+pub(super) fn document(rules: &[Rule], findings: &[Finding], faults: &[String], notes: &[String]) -> Value {
     let rules: Vec<Value> = rules
         .iter()
         .map(|rule| {
@@ -50,6 +50,13 @@ pub(super) fn document(rules: &[Rule], findings: &[Finding]) -> Value {
         })
         .collect();
     let results: Vec<Value> = findings.iter().map(result).collect();
+    let notification =
+        |level: &'static str| move |text: &String| json!({"level": level, "message": {"text": text}});
+    let notifications: Vec<Value> = faults
+        .iter()
+        .map(notification("error"))
+        .chain(notes.iter().map(notification("note")))
+        .collect();
     json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -60,6 +67,10 @@ pub(super) fn document(rules: &[Rule], findings: &[Finding]) -> Value {
                 "rules": rules,
             }},
             "columnKind": "unicodeCodePoints",
+            "invocations": [{
+                "executionSuccessful": faults.is_empty(),
+                "toolExecutionNotifications": notifications,
+            }],
             "results": results,
         }],
     })

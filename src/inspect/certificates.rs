@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use x509_parser::extensions::GeneralName;
 
 use super::checks::{Check, Gate, Verdict};
-use super::read;
+use super::{Addresses, read};
 use crate::node::Root;
 use crate::node::options::Effective;
 use crate::tls::{certificate, pem};
@@ -46,7 +46,10 @@ pub struct Certificate {
     pub issuer: String,
     /// The names and addresses it is for.
     pub names: Vec<String>,
-    /// The last moment of its life.
+    /// The first moment of its life.
+    #[serde(serialize_with = "rfc3339")]
+    pub not_before: OffsetDateTime,
+    /// The last.
     #[serde(serialize_with = "rfc3339")]
     pub not_after: OffsetDateTime,
 }
@@ -68,7 +71,11 @@ pub(super) fn of(options: &Effective, root: &Root, notes: &mut Vec<String>) -> V
     let (serving, _) = options.serving_pair();
     take(Role::Serving, &serving, read(root, &serving), false);
     let kubeconfig = options.text("--kubeconfig");
-    if !kubeconfig.is_empty() {
+    let rotated = format!("{}/kubelet-client-current.pem", options.text("--cert-dir"));
+    // A kubelet that rotates its certificate leaves what its kubeconfig has, once it has one of its own.
+    if options.is_on("rotateCertificates") && root.has(&rotated) {
+        take(Role::Client, &rotated, read(root, &rotated), false);
+    } else if !kubeconfig.is_empty() {
         match client_certificate(root, kubeconfig) {
             Ok(Some((file, text))) => take(Role::Client, &file, Ok(text), false),
             Ok(None) => {}
@@ -126,6 +133,7 @@ fn parsed(role: Role, file: &str, bytes: &[u8]) -> Result<Vec<Certificate>, Stri
             subject: parsed.subject().to_string(),
             issuer: parsed.issuer().to_string(),
             names,
+            not_before: parsed.validity().not_before.to_datetime(),
             not_after: parsed.validity().not_after.to_datetime(),
         })
     };
@@ -147,9 +155,8 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
 }
 
 impl Certificate {
-    /// Whether it still lives, and for a serving one whether it names the node's addresses.
-    pub(super) fn checks(&self, now: OffsetDateTime, addresses: &[IpAddr]) -> Vec<Check> {
-        let ends = self.not_after.format(&Rfc3339).unwrap_or_default();
+    /// Whether it lives.
+    pub(super) fn life(&self, now: OffsetDateTime) -> Check {
         let (id, title, gate) = match self.role {
             Role::Serving => (
                 "serving-certificate-expiry",
@@ -163,8 +170,14 @@ impl Certificate {
             ),
             Role::ClientCa => ("client-ca-expiry", "CA of client certificates", Gate::No),
         };
+        let rfc3339 = |time: OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
         let left = self.not_after - now;
-        let (verdict, why) = if left.is_negative() {
+        let (verdict, why) = if now < self.not_before {
+            (
+                Verdict::Fail,
+                format!("{} is valid from {} only", self.subject, rfc3339(self.not_before)),
+            )
+        } else if left.is_negative() {
             (Verdict::Fail, format!("{} has expired", self.subject))
         } else if left < SOON {
             (
@@ -174,7 +187,67 @@ impl Certificate {
         } else {
             (Verdict::Pass, String::new())
         };
-        let check = |id, title, value, verdict, why, gate| Check {
+        let value = format!("until {}", rfc3339(self.not_after));
+        self.check(id, title, value, verdict, why, gate)
+    }
+
+    /// Whether a serving certificate is for the addresses under which the node is dialled.
+    pub(super) fn named(&self, addresses: &Addresses) -> Check {
+        let missing = |all: &[IpAddr]| -> Vec<String> {
+            let texts = all.iter().map(ToString::to_string);
+            texts.filter(|address| !self.names.contains(address)).collect()
+        };
+        const REFUSED: &str = "whoever dials one of these and verifies is refused, as metrics-server and an API server with \
+                               --kubelet-certificate-authority do";
+        let (verdict, why) = match addresses {
+            Addresses::Announced(all) => match missing(all) {
+                missing if missing.is_empty() => (Verdict::Pass, String::new()),
+                missing => (
+                    Verdict::Warn,
+                    format!("it does not name the node's {}: {REFUSED}", missing.join(", ")),
+                ),
+            },
+            Addresses::Interfaces(all) => match missing(all) {
+                missing if missing.len() < all.len() => (Verdict::Pass, String::new()),
+                missing => (
+                    Verdict::Warn,
+                    format!(
+                        "it names none of this node's addresses ({}): {REFUSED}",
+                        missing.join(", ")
+                    ),
+                ),
+            },
+            Addresses::Unknown => (
+                Verdict::Warn,
+                "not compared: nothing says which addresses the node has (--node-ip, or the running node)"
+                    .to_owned(),
+            ),
+        };
+        let value = if self.names.is_empty() {
+            "none".to_owned()
+        } else {
+            self.names.join(", ")
+        };
+        self.check(
+            "serving-certificate-names",
+            "names in the serving certificate",
+            value,
+            verdict,
+            why,
+            Gate::Yes("clients see the gate's certificate"),
+        )
+    }
+
+    fn check(
+        &self,
+        id: &'static str,
+        title: &'static str,
+        value: String,
+        verdict: Verdict,
+        why: String,
+        gate: Gate,
+    ) -> Check {
+        Check {
             id,
             old: None,
             new: None,
@@ -185,40 +258,6 @@ impl Certificate {
             verdict,
             why,
             gate,
-        };
-        let mut checks = vec![check(id, title, format!("until {ends}"), verdict, why, gate)];
-        let missing: Vec<String> = addresses
-            .iter()
-            .map(ToString::to_string)
-            .filter(|address| !self.names.contains(address))
-            .collect();
-        if self.role == Role::Serving && !addresses.is_empty() {
-            let verdict = if missing.len() == addresses.len() {
-                Verdict::Warn
-            } else {
-                Verdict::Pass
-            };
-            let why = match verdict {
-                Verdict::Pass => String::new(),
-                _ => format!(
-                    "it names none of this node's addresses ({}): whoever dials one and verifies is refused, as metrics-server \
-                     and an API server with --kubelet-certificate-authority do",
-                    missing.join(", ")
-                ),
-            };
-            checks.push(check(
-                "serving-certificate-names",
-                "names in the serving certificate",
-                if self.names.is_empty() {
-                    "none".to_owned()
-                } else {
-                    self.names.join(", ")
-                },
-                verdict,
-                why,
-                Gate::Yes("clients see the gate's certificate"),
-            ));
         }
-        checks
     }
 }

@@ -1,6 +1,7 @@
 //! What is looked for in a kubelet's options: the CIS benchmark's section 4.2 in both of its numberings, and what else a
 //! gate in front of it meets.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::verified;
 use crate::node::Root;
+use crate::node::invocation::{Invocation, Unit};
 use crate::node::options::{Effective, Origin, Setting};
 use crate::prove::{Report, Verified};
 
@@ -154,6 +156,9 @@ const fn row(
 }
 
 const OWN_TLS: Gate = Gate::Yes("clients see the gate's own TLS");
+const SEAL: Gate = Gate::Yes("its seal brings callers to the gate and refuses the rest");
+/// The one that the seal closes.
+const HEALTHZ_PORT: i64 = 10248;
 const ROWS: &[Row] = &[
     row(
         "anonymous-auth",
@@ -262,10 +267,10 @@ const ROWS: &[Row] = &[
     ),
     row(
         "bind-address",
-        ["", "4.2.15"],
+        ["", ""],
         "the kubelet is not reached directly",
         "address",
-        Gate::Yes("its seal brings callers to the gate and refuses the rest"),
+        SEAL,
     ),
     row(
         "token-webhook",
@@ -338,10 +343,51 @@ pub(super) fn of(options: &Effective) -> Vec<Check> {
             file,
             verdict,
             why,
-            gate: row.gate,
+            gate: match row.id {
+                "healthz-bind-address" if options.number("healthzPort") != HEALTHZ_PORT => Gate::No,
+                _ => row.gate,
+            },
         })
     };
     ROWS.iter().filter_map(check).collect()
+}
+
+/// Of all that passed, nothing is sure where something could not be read.
+pub(super) fn doubt(checks: &mut [Check]) {
+    for check in checks.iter_mut().filter(|check| check.verdict == Verdict::Pass) {
+        check.verdict = Verdict::Warn;
+        check.why = "not proven: something that may say otherwise could not be read".to_owned();
+    }
+}
+
+/// Whether systemd keeps strangers away from whatever the kubelet listens on.
+pub(super) fn address_deny(unit: Option<&Unit>) -> Check {
+    let (verdict, value, why) = match unit {
+        Some(unit) if unit.denies_addresses => (Verdict::Pass, "any", String::new()),
+        Some(_) => (
+            Verdict::Warn,
+            "(not any)",
+            "systemd lets everybody reach what the kubelet listens on".to_owned(),
+        ),
+        None => (
+            Verdict::Warn,
+            "(unknown)",
+            "no systemd unit of this kubelet is seen".to_owned(),
+        ),
+    };
+    let file = unit.map(|unit| unit.file.clone());
+    Check {
+        id: "ip-address-deny",
+        old: None,
+        new: Some("4.2.15"),
+        title: "systemd lets nobody reach the kubelet",
+        value: format!("IPAddressDeny={value}"),
+        origin: file.clone().unwrap_or_else(|| "no unit".to_owned()),
+        file,
+        verdict,
+        why,
+        gate: SEAL,
+    }
 }
 
 fn judged(id: &str, setting: &Setting, options: &Effective) -> (Verdict, String) {
@@ -391,6 +437,9 @@ fn judged(id: &str, setting: &Setting, options: &Effective) -> (Verdict, String)
             "names in certificates may not fit; cloud providers and k3s set it on purpose".to_owned(),
         ),
         "event-qps" if number > 0 && number < 5 => said(Warn, "events beyond so few a second are lost".to_owned()),
+        "serving-pair" if text.is_empty() != options.text("tlsPrivateKeyFile").is_empty() => {
+            said(Fail, "certificate without key, or key without certificate: a kubelet does not start".to_owned())
+        }
         "serving-pair" if text.is_empty() && !options.is_on("serverTLSBootstrap") => said(
             Warn,
             "the kubelet makes a certificate that nobody can verify".to_owned(),
@@ -424,6 +473,9 @@ fn judged(id: &str, setting: &Setting, options: &Effective) -> (Verdict, String)
         "tls-min-version" if matches!(text, "VersionTLS10" | "VersionTLS11") => {
             said(Fail, format!("{text} is broken"))
         }
+        "tls-min-version" if !matches!(text, "" | "VersionTLS12" | "VersionTLS13") => {
+            said(Fail, format!("{text} is no version of TLS: a kubelet does not start"))
+        }
         "healthz-bind-address" if options.number("healthzPort") != 0 && !is_loopback(text) => said(
             Warn,
             "the health port, which asks nobody who he is, is open to the network".to_owned(),
@@ -436,12 +488,26 @@ fn judged(id: &str, setting: &Setting, options: &Effective) -> (Verdict, String)
              since no redirect is followed there"
                 .to_owned(),
         ),
+        "redirect-container-streaming" if unset_on_old(setting, options) => said(
+            Warn,
+            "not set: up to 1.10 streams may be redirected to the container runtime, which is a 502 through a gate".to_owned(),
+        ),
+        "cadvisor-port" if unset_on_old(setting, options) => said(
+            Warn,
+            "not set: up to 1.10 that means port 4194, which shows every container to whoever asks; the seal does not know it"
+                .to_owned(),
+        ),
         "cadvisor-port" if number != 0 => said(
             Fail,
             format!("port {number} shows every container to whoever asks; the seal does not know it"),
         ),
         _ => said(Pass, String::new()),
     }
+}
+
+/// Whether a default counts that changed with the versions. A kubelet of those days was mostly without `--config`.
+fn unset_on_old(setting: &Setting, options: &Effective) -> bool {
+    !setting.is_set() && options.text("--config").is_empty() && options.text("--config-dir").is_empty()
 }
 
 /// What the benchmark takes for strong. It still has suites without forward secrecy, which are good enough for it.
@@ -476,71 +542,102 @@ fn is_loopback(address: &str) -> bool {
         .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-/// Whether packets from outside may be for 127.0.0.0/8: on a running node as the kernel has it, else as its files set it.
-pub(super) fn route_localnet(root: &Root, runs: bool) -> Option<Check> {
-    let found = if runs { in_force() } else { configured(root) };
-    let (verdict, value, why) = match &found {
-        Some((_, name)) => (
-            Verdict::Warn,
-            format!("{name}=1"),
-            "neighbours and pods may reach what listens on 127.0.0.1, the kubelet too (CVE-2020-8558); kube-proxy sets it for \
-             node ports on loopback"
-                .to_owned(),
-        ),
-        None => (Verdict::Pass, "0".to_owned(), String::new()),
+/// Whether packets from outside may be for 127.0.0.0/8: on a running node as the kernel has it. What its files set is not all:
+/// kube-proxy sets it while it runs.
+pub(super) fn route_localnet(invocation: &Invocation) -> Check {
+    const OPEN: &str = "neighbours and pods may reach what listens on 127.0.0.1, the kubelet too (CVE-2020-8558); kube-proxy sets \
+                        it for node ports on loopback";
+    let runs = invocation.pid().is_some();
+    let found = match runs {
+        true if invocation.elsewhere => Err("this program is in another network than the kubelet".to_owned()),
+        true => in_force().map_err(|error| error.to_string()),
+        false => configured(&invocation.root),
     };
-    let place = found.map(|(place, _)| place);
-    Some(Check {
+    let place = found
+        .as_ref()
+        .ok()
+        .and_then(|found| Some(found.as_ref()?.0.clone()));
+    let (verdict, value, why) = match found {
+        Ok(Some((_, name))) => (Verdict::Warn, format!("{name}=1"), OPEN.to_owned()),
+        Ok(None) if runs => (Verdict::Pass, "0".to_owned(), String::new()),
+        Ok(None) => {
+            let why = "no file sets it; whether kube-proxy does, for node ports on loopback, only the running node tells";
+            (Verdict::Warn, "(not set)".to_owned(), why.to_owned())
+        }
+        Err(why) => (Verdict::Warn, "(unknown)".to_owned(), why),
+    };
+    Check {
         id: "route-localnet",
         old: None,
         new: None,
         title: "loopback is not routed",
         value,
-        origin: place.clone().unwrap_or_else(|| "default".to_owned()),
+        origin: place
+            .clone()
+            .unwrap_or_else(|| if runs { FOLDER } else { "sysctl.d" }.to_owned()),
         file: place.filter(|_| !runs),
         verdict,
         why,
         gate: Gate::Yes("its seal refuses such packets before anything else sees them"),
-    })
+    }
 }
 
-fn in_force() -> Option<(String, String)> {
-    const FOLDER: &str = "/proc/sys/net/ipv4/conf";
-    let entries = std::fs::read_dir(FOLDER).ok()?;
-    let mut on: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|interface| {
-            let value = std::fs::read_to_string(format!("{FOLDER}/{interface}/route_localnet"));
-            value.is_ok_and(|value| value.trim() == "1")
-        })
-        .collect();
+const FOLDER: &str = "/proc/sys/net/ipv4/conf";
+
+/// A file that says so, and the sysctl.
+type Found = Option<(String, String)>;
+
+fn in_force() -> std::io::Result<Found> {
+    let mut on = Vec::new();
+    for entry in std::fs::read_dir(FOLDER)? {
+        let interface = entry?.file_name().to_string_lossy().into_owned();
+        match std::fs::read_to_string(format!("{FOLDER}/{interface}/route_localnet")) {
+            Ok(value) if value.trim() == "1" => on.push(interface),
+            Ok(_) => {}
+            // It has just gone.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
     on.sort();
-    let interface = on.first()?;
-    Some((
-        format!("{FOLDER}/{interface}/route_localnet"),
-        format!("net.ipv4.conf.{}.route_localnet", on.join(",")),
-    ))
+    Ok(on.first().map(|interface| {
+        (
+            format!("{FOLDER}/{interface}/route_localnet"),
+            format!("net.ipv4.conf.{}.route_localnet", on.join(",")),
+        )
+    }))
 }
 
-/// The last of sysctl's files that sets it decides.
-fn configured(root: &Root) -> Option<(String, String)> {
+/// The last of sysctl's files that sets it decides, in the order of their names, whichever folder they are in; of two with the
+/// same name the folder that comes first wins.
+fn configured(root: &Root) -> Result<Found, String> {
     const FOLDERS: [&str; 4] = [
-        "/usr/lib/sysctl.d",
-        "/usr/local/lib/sysctl.d",
-        "/run/sysctl.d",
         "/etc/sysctl.d",
+        "/run/sysctl.d",
+        "/usr/local/lib/sysctl.d",
+        "/usr/lib/sysctl.d",
     ];
-    let listed = FOLDERS.iter().flat_map(|folder| {
-        let names = root.list(folder).unwrap_or_default();
-        names
-            .into_iter()
-            .filter(|name| name.ends_with(".conf"))
-            .map(move |name| format!("{folder}/{name}"))
-    });
-    let mut found = std::collections::BTreeMap::new();
-    for file in listed.chain(["/etc/sysctl.conf".to_owned()]) {
-        for line in root.read(&file).unwrap_or_default().lines() {
+    let mut files = BTreeMap::new();
+    for folder in FOLDERS {
+        let names = root.list(folder).map_err(|error| format!("{folder}: {error}"))?;
+        for name in names.into_iter().filter(|name| name.ends_with(".conf")) {
+            files
+                .entry(name.clone())
+                .or_insert_with(|| format!("{folder}/{name}"));
+        }
+    }
+    let last = "/etc/sysctl.conf".to_owned();
+    let mut found = BTreeMap::new();
+    for file in files.into_values().chain([last]) {
+        if root.is_masked(&file) {
+            continue;
+        }
+        let text = match root.read(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(format!("{file}: {error}")),
+        };
+        for line in text.lines() {
             let Some((name, value)) = line.trim().trim_start_matches('-').split_once('=') else {
                 continue;
             };
@@ -551,5 +648,5 @@ fn configured(root: &Root) -> Option<(String, String)> {
         }
     }
     let on = found.into_iter().find(|(_, (_, on))| *on);
-    on.map(|(name, (file, _))| (file, name))
+    Ok(on.map(|(name, (file, _))| (file, name)))
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::node::invocation::Invocation;
+use crate::node::invocation::{Invocation, Source};
 use crate::node::options::{self, Effective, OptionsError};
 use crate::node::{self, Root};
 use crate::prove::{Report, Verified};
@@ -30,8 +30,10 @@ pub struct Inspection {
     pub checks: Vec<Check>,
     /// What it and its node identify themselves by.
     pub certificates: Vec<Certificate>,
-    /// What could not be read, or may surprise.
+    /// What may surprise.
     pub notes: Vec<String>,
+    /// What could not be read, and may say anything: no check of the options has passed for sure then.
+    pub unread: Vec<String>,
 }
 
 impl Inspection {
@@ -42,21 +44,32 @@ impl Inspection {
     pub fn of(invocation: Invocation, now: OffsetDateTime) -> Result<Self, OptionsError> {
         let options = Effective::of(&invocation)?;
         let mut notes = [invocation.notes.clone(), options.notes.clone()].concat();
+        let unread = [invocation.unread.clone(), options.unread.clone()].concat();
+        if invocation.elsewhere {
+            let pid = invocation.pid().unwrap_or_default();
+            notes.push(format!(
+                "the kubelet is in another network than this program: its addresses and ports are not seen from here; nsenter -t {pid} -n"
+            ));
+        }
         let certificates = certificates::of(&options, &invocation.root, &mut notes);
         let addresses = addresses(&invocation, &options);
         let mut checks = checks::of(&options);
-        checks.extend(checks::route_localnet(
-            &invocation.root,
-            invocation.pid().is_some(),
-        ));
-        checks.extend(
-            certificates
-                .iter()
-                .flat_map(|certificate| certificate.checks(now, &addresses)),
-        );
+        checks.push(checks::address_deny(invocation.unit.as_ref()));
+        if !unread.is_empty() {
+            checks::doubt(&mut checks);
+        }
+        if invocation.source != Source::Given {
+            checks.push(checks::route_localnet(&invocation));
+        }
+        for certificate in &certificates {
+            checks.push(certificate.life(now));
+            if certificate.role == Role::Serving {
+                checks.push(certificate.named(&addresses));
+            }
+        }
         // A copy has modes and owners of its own.
         if invocation.pid().is_some() {
-            checks.extend(permissions::checks(&options, &invocation.root));
+            checks.extend(permissions::checks(&options, &invocation));
         }
         Ok(Self {
             invocation,
@@ -64,6 +77,7 @@ impl Inspection {
             checks,
             certificates,
             notes,
+            unread,
         })
     }
 
@@ -86,6 +100,7 @@ impl Inspection {
             "checks": checks,
             "certificates": self.certificates,
             "notes": self.notes,
+            "unread": self.unread,
         })
     }
 }
@@ -98,17 +113,35 @@ pub(crate) fn verified(report: Option<&Report>, cis: Option<&str>) -> Verified {
     }
 }
 
-/// The node's addresses that clients may dial; for a file system, what `--node-ip` says of them.
-fn addresses(invocation: &Invocation, options: &Effective) -> Vec<IpAddr> {
-    if invocation.pid().is_some() {
-        let all = node::addresses().unwrap_or_default();
-        return all.into_iter().filter(|address| !address.is_loopback()).collect();
-    }
-    let named = options.text("--node-ip").split(',');
-    named
+/// The node's addresses that clients dial, as far as they are known.
+#[derive(Debug)]
+enum Addresses {
+    /// Those that the kubelet announces, by its `--node-ip`: each of them is dialled.
+    Announced(Vec<IpAddr>),
+    /// Those of the node's interfaces: one of them is announced.
+    Interfaces(Vec<IpAddr>),
+    Unknown,
+}
+
+fn addresses(invocation: &Invocation, options: &Effective) -> Addresses {
+    let announced: Vec<IpAddr> = options
+        .text("--node-ip")
+        .split(',')
         .filter_map(|address| address.trim().parse().ok())
         .filter(|address: &IpAddr| !address.is_unspecified())
-        .collect()
+        .collect();
+    if !announced.is_empty() {
+        return Addresses::Announced(announced);
+    }
+    let own = match invocation.pid() {
+        Some(_) if !invocation.elsewhere => node::addresses().unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    let outside: Vec<IpAddr> = own.into_iter().filter(|address| !address.is_loopback()).collect();
+    match outside.is_empty() {
+        true => Addresses::Unknown,
+        false => Addresses::Interfaces(outside),
+    }
 }
 
 /// A file of the kubelet's, whose path may be one of its own working directory.

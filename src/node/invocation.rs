@@ -6,20 +6,30 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::microk8s;
 use super::rancher::{self, Product};
 use super::root::Root;
 use super::systemd;
 
 /// Nobody has as many arguments; what is longer is cut, and said.
 const LONGEST_COMMAND: u64 = 4 * 1024 * 1024;
+/// Where distributions keep a kubelet's configuration file.
+const CONFIGURATIONS: [&str; 6] = [
+    "/var/lib/kubelet/config.yaml",
+    "/etc/kubernetes/kubelet/config.json",
+    "/etc/kubernetes/kubelet/kubelet-config.json",
+    "/etc/kubernetes/kubelet/config",
+    "/home/kubernetes/kubelet-config.yaml",
+    "/var/lib/kubelet/kubelet.conf",
+];
 
 /// Where a kubelet's start was found.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Source {
     /// A running process.
     Process(i32),
-    /// A systemd unit.
-    Unit(String),
+    /// A file that starts it: a systemd unit, or MicroK8s' arguments.
+    File(String),
     /// The command line of this program.
     Given,
 }
@@ -28,7 +38,7 @@ impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Process(pid) => write!(f, "process {pid}"),
-            Self::Unit(file) => f.write_str(file),
+            Self::File(file) => f.write_str(file),
             Self::Given => f.write_str("the command line"),
         }
     }
@@ -43,6 +53,15 @@ pub struct Word {
     pub place: Arc<str>,
 }
 
+/// The systemd unit that a kubelet belongs to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unit {
+    /// Its file.
+    pub file: String,
+    /// `IPAddressDeny=any`: nobody reaches what it listens on but whom it allows.
+    pub denies_addresses: bool,
+}
+
 /// A kubelet's start.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Invocation {
@@ -54,21 +73,34 @@ pub struct Invocation {
     pub root: Root,
     /// Its working directory there.
     pub directory: PathBuf,
-    /// What could not be read or is unusual.
+    /// Its unit, if that is known.
+    pub unit: Option<Unit>,
+    /// It runs in a network namespace other than this program's: its addresses and ports are not those that are seen here.
+    pub elsewhere: bool,
+    /// What is unusual.
     pub notes: Vec<String>,
+    /// What could not be read, and may say anything.
+    pub unread: Vec<String>,
 }
 
 impl Invocation {
+    pub(super) fn new(source: Source, words: Vec<Word>, root: Root) -> Self {
+        Self {
+            source,
+            words,
+            root,
+            directory: PathBuf::from("/"),
+            unit: None,
+            elsewhere: false,
+            notes: Vec::new(),
+            unread: Vec::new(),
+        }
+    }
+
     /// A kubelet with these arguments in this file system.
     #[must_use]
     pub fn given(words: &[String], root: Root) -> Self {
-        Self {
-            words: placed(words, &Source::Given.to_string()),
-            source: Source::Given,
-            root,
-            directory: PathBuf::from("/"),
-            notes: Vec::new(),
-        }
+        Self::new(Source::Given, placed(words, &Source::Given.to_string()), root)
     }
 
     /// Its process, if it runs.
@@ -106,34 +138,59 @@ fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
     let mut argv = Vec::new();
     let file = File::open(process.join("cmdline")).ok()?;
     file.take(LONGEST_COMMAND).read_to_end(&mut argv).ok()?;
-    let mut notes = Vec::new();
+    let text = String::from_utf8_lossy(argv.strip_suffix(b"\0").unwrap_or(&argv));
+    let source = Source::Process(pid);
+    let words: Vec<String> = text.split('\0').map(str::to_owned).collect();
+    let words = placed(&words, &source.to_string());
+    let root = Root::new(process.join("root"));
+    let product = Product::of(&words);
+    if kubelet_arguments(&words).is_none()
+        && !product.is_some_and(Product::embeds_kubelet)
+        && !microk8s::is(&words)
+    {
+        return None;
+    }
+    let unit = unit_of(process).and_then(|name| systemd::started(&root, &name).ok().flatten());
+    let mut invocation = if let Some(arguments) = kubelet_arguments(&words) {
+        Invocation::new(source, arguments.to_vec(), root)
+    } else if let Some(product) = product {
+        rancher::of_process(product, &words, process, unit.as_ref(), source, root)?
+    } else {
+        microk8s::invocation(&words, source, root)
+    };
     if argv.len() as u64 == LONGEST_COMMAND {
-        notes.push("its arguments are longer than 4 MiB; what comes after is not seen".to_owned());
+        let why = "its arguments are longer than 4 MiB; what comes after is not seen";
+        invocation.unread.push(why.to_owned());
     }
     if std::str::from_utf8(&argv).is_err() {
-        notes.push("some arguments are not UTF-8; what is not is shown as \u{fffd}".to_owned());
+        let note = "some arguments are not UTF-8; what is not is shown as \u{fffd}";
+        invocation.notes.push(note.to_owned());
     }
-    let words: Vec<String> = argv
-        .strip_suffix(b"\0")
-        .unwrap_or(&argv)
-        .split(|byte| *byte == 0)
-        .map(|word| String::from_utf8_lossy(word).into_owned())
-        .collect();
-    let root = Root::new(process.join("root"));
-    let source = Source::Process(pid);
-    if let Some(arguments) = kubelet_arguments(&words) {
-        return Some(Invocation {
-            words: placed(arguments, &source.to_string()),
-            directory: working_directory(process),
-            source,
-            root,
-            notes,
-        });
+    if product.is_none() {
+        invocation.directory = working_directory(process);
     }
-    let product = Product::of(&words)?;
-    product
-        .embeds_kubelet()
-        .then(|| rancher::invocation(product, &words, source, root))
+    invocation.unit = unit.as_ref().map(Unit::of);
+    let network = |process: &Path| std::fs::read_link(process.join("ns/net")).ok();
+    invocation.elsewhere = network(process)
+        .zip(network(Path::new("/proc/thread-self")))
+        .is_some_and(|(theirs, ours)| theirs != ours);
+    Some(invocation)
+}
+
+impl Unit {
+    fn of(started: &systemd::Started) -> Self {
+        Self {
+            file: started.file.clone(),
+            denies_addresses: started.denies_addresses,
+        }
+    }
+}
+
+/// The name of the unit that a process belongs to, by its control group.
+fn unit_of(process: &Path) -> Option<String> {
+    let groups = std::fs::read_to_string(process.join("cgroup")).ok()?;
+    let mut names = groups.lines().flat_map(|line| line.split('/'));
+    names.rfind(|name| name.ends_with(".service")).map(str::to_owned)
 }
 
 /// Whether a process may be believed to be the node's kubelet, whatever it calls itself: it is root's, and in the process
@@ -159,8 +216,11 @@ fn working_directory(process: &Path) -> PathBuf {
 }
 
 /// What follows the kubelet's name in a command, if the program is one.
-fn kubelet_arguments(words: &[String]) -> Option<&[String]> {
-    match (program(words.first()?), words.get(1).map(String::as_str)) {
+fn kubelet_arguments(words: &[Word]) -> Option<&[Word]> {
+    match (
+        program(&words.first()?.text),
+        words.get(1).map(|word| word.text.as_str()),
+    ) {
         ("kubelet", _) => Some(&words[1..]),
         ("hyperkube", Some("kubelet" | "/kubelet")) => Some(&words[2..]),
         _ => None,
@@ -181,11 +241,9 @@ pub(super) fn placed(words: &[String], place: &str) -> Vec<Word> {
     words.iter().map(word).collect()
 }
 
-/// The kubelets that the files of a node start: by systemd units under the names that distributions use.
-///
-/// # Errors
-/// There is none, or one cannot be read: each with the reason.
-pub fn in_files(root: &Root) -> Result<Vec<Invocation>, Vec<String>> {
+/// The kubelets that the files of a node start, by systemd units under the names that distributions use and by MicroK8s' file of
+/// arguments; and what cannot be understood, each with the reason. There is one or the other.
+pub fn in_files(root: &Root) -> (Vec<Invocation>, Vec<String>) {
     const UNITS: [&str; 5] = [
         "kubelet.service",
         "k3s.service",
@@ -198,53 +256,67 @@ pub fn in_files(root: &Root) -> Result<Vec<Invocation>, Vec<String>> {
         match systemd::started(root, unit) {
             Ok(None) => {}
             Ok(Some(started)) => match of_unit(root, started) {
-                Ok(invocation) => found.push(invocation),
+                Ok(invocation) => found.extend(invocation),
                 Err(error) => errors.push(error),
             },
             Err(error) => errors.push(error),
         }
     }
-    if !errors.is_empty() {
-        Err(errors)
-    } else if found.is_empty() {
-        Err(vec![format!(
-            "{}: no kubelet is started here, as far as systemd units tell ({}): name its configuration with \
-             --kubelet-config and its flags with --kubelet-arg",
+    if root.has(microk8s::ARGUMENTS) {
+        let source = Source::File(microk8s::ARGUMENTS.to_owned());
+        found.push(microk8s::invocation(&[], source, root.clone()));
+    }
+    if found.is_empty() && errors.is_empty() {
+        // A copy of a node may be without its units.
+        let there: Vec<&str> = CONFIGURATIONS.into_iter().filter(|path| root.has(path)).collect();
+        let how = match there.first() {
+            Some(path) => format!(
+                "there is {}: if that is its configuration, --kubelet-config={path}, and its flags with --kubelet-arg",
+                there.join(" and ")
+            ),
+            None => {
+                "name its configuration with --kubelet-config and its flags with --kubelet-arg".to_owned()
+            }
+        };
+        errors.push(format!(
+            "{}: no kubelet is started here, as far as systemd units tell ({}): {how}",
             root.path().display(),
             UNITS.join(", ")
-        )])
-    } else {
-        Ok(found)
+        ));
     }
+    (found, errors)
 }
 
-fn of_unit(root: &Root, started: systemd::Started) -> Result<Invocation, String> {
-    let systemd::Started {
-        file,
-        words,
-        directory,
-        notes,
-    } = started;
-    let source = Source::Unit(file.clone());
-    if let Some(product) = Product::of(&words) {
-        let mut invocation = rancher::invocation(product, &words, source, root.clone());
-        invocation.notes.extend(notes);
-        return Ok(invocation);
+fn of_unit(root: &Root, started: systemd::Started) -> Result<Option<Invocation>, String> {
+    let source = Source::File(started.file.clone());
+    let unit = Some(Unit::of(&started));
+    if let Some(product) = Product::of(&started.words) {
+        let environment = &started.environment;
+        let invocation = rancher::invocation(product, &started.words, environment, source, root.clone());
+        return Ok(invocation.map(|mut invocation| {
+            invocation.unit = unit;
+            invocation.notes.extend(started.notes);
+            invocation.unread.extend(started.unread);
+            invocation
+        }));
     }
-    // Behind nice, numactl and their like.
-    let at = (0..words.len()).find(|at| kubelet_arguments(&words[*at..]).is_some());
+    // Behind nice, numactl and their like. What has a colon is a volume of a container's.
+    let words = &started.words;
+    let at = (0..words.len())
+        .find(|at| !words[*at].text.contains(':') && kubelet_arguments(&words[*at..]).is_some());
     let Some(arguments) = at.and_then(|at| kubelet_arguments(&words[at..])) else {
         return Err(format!(
-            "{file}: it starts no kubelet that can be understood but {:?}: name its configuration with --kubelet-config and \
+            "{}: it starts no kubelet that can be understood but {:?}: name its configuration with --kubelet-config and \
              its flags with --kubelet-arg",
-            words.first().map_or("nothing", String::as_str)
+            started.file,
+            words.first().map_or("nothing", |word| word.text.as_str())
         ));
     };
-    Ok(Invocation {
-        words: placed(arguments, &file),
-        source,
-        root: root.clone(),
-        directory: Path::new("/").join(directory),
-        notes,
-    })
+    Ok(Some(Invocation {
+        unit,
+        directory: Path::new("/").join(started.directory),
+        notes: started.notes,
+        unread: started.unread,
+        ..Invocation::new(source, arguments.to_vec(), root.clone())
+    }))
 }

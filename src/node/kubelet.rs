@@ -147,6 +147,8 @@ pub fn binds(options: &Effective) -> Result<Vec<SocketAddr>, OptionsError> {
         0 => PORT,
         port => port,
     };
+    // Without a server the read-only port, if any, is still there.
+    let secure = if options.is_on("enableServer") { secure } else { 0 };
     let ports = [secure, port("readOnlyPort")?];
     Ok(ports
         .into_iter()

@@ -1,10 +1,12 @@
 //! This node: its name, and the kubelet that runs on it.
 
 mod addresses;
+mod environment;
 mod fleet;
 pub mod invocation;
 mod kubelet;
 mod machine;
+mod microk8s;
 mod namespace;
 pub mod options;
 mod rancher;

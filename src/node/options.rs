@@ -298,6 +298,8 @@ pub struct Effective {
     pub files: Vec<String>,
     /// What a kubelet would trip over, or what may surprise its owner.
     pub notes: Vec<String>,
+    /// What could not be read, and may say anything.
+    pub unread: Vec<String>,
 }
 
 /// A flag as it was given.
@@ -313,7 +315,7 @@ impl Effective {
     /// # Errors
     /// A file cannot be read or understood, or a flag's value is none: a kubelet would not have started with it.
     pub fn of(invocation: &Invocation) -> Result<Self, OptionsError> {
-        let mut notes = Vec::new();
+        let (mut notes, mut unread) = (Vec::new(), Vec::new());
         let flags = parsed(invocation, &mut notes);
         let last = |name: &str| {
             let given = flags.iter().rev().find(|given| given.name == name);
@@ -330,7 +332,7 @@ impl Effective {
             files.push(shown(path));
         }
         if let Some(folder) = last("config-dir").map(|path| absolute(&invocation.directory, path)) {
-            for path in drop_ins(root, &folder, &mut notes)? {
+            for path in drop_ins(root, &folder, &mut notes, &mut unread)? {
                 layers.push((document(root, &path, &mut notes)?, Layer::DropIn(path.clone())));
                 files.push(shown(&path));
             }
@@ -353,6 +355,7 @@ impl Effective {
             settings,
             files,
             notes,
+            unread,
         })
     }
 
@@ -399,7 +402,7 @@ impl Effective {
         if self.is_on("serverTLSBootstrap") && self.is_on("featureGates.RotateKubeletServerCertificate") {
             let both = format!("{folder}/kubelet-server-current.pem");
             (both.clone(), both)
-        } else if certificate.is_empty() || key.is_empty() {
+        } else if certificate.is_empty() && key.is_empty() {
             (format!("{folder}/kubelet.crt"), format!("{folder}/kubelet.key"))
         } else {
             (certificate.to_owned(), key.to_owned())
@@ -484,7 +487,13 @@ fn document(root: &Root, path: &Path, notes: &mut Vec<String>) -> Result<Value, 
             let options = serde_saphyr::options! {
                 duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
             };
-            serde_saphyr::from_str_with_options(&text, options).map_err(|error| failed(error.to_string()))?
+            // A kubelet reads the first document, and leaves what comes after it.
+            let mut bytes = text.as_bytes();
+            let first = serde_saphyr::read_with_options::<_, Value>(&mut bytes, options)
+                .next()
+                .transpose()
+                .map_err(|error| failed(error.to_string()))?;
+            first.unwrap_or(Value::Null)
         }
     };
     if !value.is_object() {
@@ -500,7 +509,12 @@ fn document(root: &Root, path: &Path, notes: &mut Vec<String>) -> Result<Value, 
 }
 
 /// The `*.conf` below a folder in the kubelet's order; links to folders are not followed, not even at the top.
-fn drop_ins(root: &Root, folder: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>, OptionsError> {
+fn drop_ins(
+    root: &Root,
+    folder: &Path,
+    notes: &mut Vec<String>,
+    unread: &mut Vec<String>,
+) -> Result<Vec<PathBuf>, OptionsError> {
     fn walk(root: &Root, folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
         if depth > DEPTH {
             return Err(std::io::Error::other("folders nested too deep"));
@@ -517,10 +531,14 @@ fn drop_ins(root: &Root, folder: &Path, notes: &mut Vec<String>) -> Result<Vec<P
     }
     let mut found = Vec::new();
     if !root.is_folder(folder) {
-        notes.push(format!(
-            "--config-dir {}: no folder, or a link to one, which a kubelet does not follow: no drop-ins",
-            folder.display()
-        ));
+        let folder = shown(folder);
+        match root.exists(&folder) {
+            Ok(true) => notes.push(format!(
+                "--config-dir {folder}: no folder, or a link to one, which a kubelet does not follow: no drop-ins"
+            )),
+            Ok(false) => unread.push(format!("--config-dir {folder}: not there: a kubelet does not start")),
+            Err(error) => unread.push(format!("--config-dir {folder}: {error}")),
+        }
         return Ok(found);
     }
     walk(root, folder, 0, &mut found).map_err(|error| OptionsError {
@@ -580,8 +598,13 @@ fn setting(
         }
     }
     let named = |given: &&Given<'_>| !field.flag.is_empty() && given.name == field.flag;
-    if let Some(given) = flags.iter().rev().find(named) {
-        value = located(field, flagged(field, given, &given.value)?, directory);
+    for (at, given) in flags.iter().filter(named).enumerate() {
+        let flagged = flagged(field, given, &given.value)?;
+        match (&mut value, flagged) {
+            // The first flag replaces what files say, the others add to it; of what is no list the last counts.
+            (Value::Array(all), Value::Array(more)) if at > 0 => all.extend(more),
+            (value, flagged) => *value = located(field, flagged, directory),
+        }
         origin = Origin::Flag(given.place.to_owned());
     }
     Ok(Setting { field, value, origin })

@@ -1,11 +1,14 @@
 //! k3s and RKE2: they make the kubelet's arguments themselves, from files and flags of their own.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::invocation::{Invocation, Source, placed, program};
+use super::invocation::{Invocation, Source, Word, placed, program};
 use super::root::Root;
+use super::systemd::Started;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -16,11 +19,10 @@ pub(super) enum Product {
 
 impl Product {
     /// The one that a command starts as a server or an agent, each of which runs a kubelet.
-    pub(super) fn of(words: &[String]) -> Option<Self> {
-        // k3s hides its arguments: its title is one word, "/usr/local/bin/k3s agent".
+    pub(super) fn of(words: &[Word]) -> Option<Self> {
         let mut title = words
             .iter()
-            .flat_map(|word| word.split(' '))
+            .flat_map(|word| word.text.split(' '))
             .filter(|word| !word.is_empty());
         let (name, role) = (program(title.next()?), title.next().unwrap_or_default());
         match (name, role) {
@@ -43,20 +45,64 @@ impl Product {
     }
 }
 
-/// What it is told, by its configuration files and flags.
+/// What it is told, by its configuration files, its environment and its flags.
 #[derive(Default)]
 struct Told {
     data: Option<String>,
     node_name: Option<String>,
     node_ip: Option<String>,
-    /// Each with the place where it stands.
-    kubelet: Vec<(String, String)>,
+    no_agent: bool,
+    kubelet: Vec<Word>,
 }
 
-/// The kubelet that this command of k3s or RKE2 runs.
-pub(super) fn invocation(product: Product, words: &[String], source: Source, root: Root) -> Invocation {
-    let mut notes = Vec::new();
-    let told = told(product, words, &source, &root, &mut notes);
+/// The kubelet inside this process. k3s hides its arguments: its title is one word, `/usr/local/bin/k3s agent`, and what it
+/// was started with is in its unit alone.
+pub(super) fn of_process(
+    product: Product,
+    words: &[Word],
+    process: &Path,
+    unit: Option<&Started>,
+    source: Source,
+    root: Root,
+) -> Option<Invocation> {
+    let bytes = std::fs::read(process.join("environ")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let environment = text
+        .split('\0')
+        .filter_map(|assignment| assignment.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let hidden = words.first().is_some_and(|word| word.text.contains(' '));
+    let started = unit.filter(|unit| Product::of(&unit.words) == Some(product));
+    let words = match started {
+        Some(started) if hidden => &started.words,
+        _ => words,
+    };
+    let mut invocation = invocation(product, words, &environment, source, root)?;
+    match started {
+        Some(started) if hidden => invocation.unread.extend(started.unread.clone()),
+        None if hidden => invocation.unread.push(format!(
+            "{} hides its arguments, and no unit tells them",
+            product.name()
+        )),
+        _ => {}
+    }
+    Some(invocation)
+}
+
+/// The kubelet that this command of k3s or RKE2 runs; none with `--disable-agent`.
+pub(super) fn invocation(
+    product: Product,
+    words: &[Word],
+    environment: &BTreeMap<String, String>,
+    source: Source,
+    root: Root,
+) -> Option<Invocation> {
+    let (mut notes, mut unread) = (Vec::new(), Vec::new());
+    let told = told(product, words, environment, &root, &mut unread);
+    if told.no_agent {
+        return None;
+    }
     let name = product.name();
     let data = told.data.unwrap_or_else(|| format!("/var/lib/rancher/{name}"));
     let agent = format!("{}/agent", data.trim_end_matches('/'));
@@ -65,11 +111,15 @@ pub(super) fn invocation(product: Product, words: &[String], source: Source, roo
         "--read-only-port=0".to_owned(),
     ];
     let drop_ins = format!("{agent}/etc/kubelet.conf.d");
-    if root.has(&drop_ins) {
+    let there = root.exists(&drop_ins);
+    if let Err(error) = &there {
+        unread.push(format!("{drop_ins}: {error}"));
+    }
+    if there.is_ok_and(|there| there) {
         passed.push(format!("--config-dir={drop_ins}"));
     } else {
         notes.push(format!(
-            "{drop_ins} is not there: the flags are those that {name} passed before it had drop-ins (1.32)"
+            "{drop_ins} is not to be seen: the flags are those that {name} passed before it had drop-ins (1.32)"
         ));
         passed.extend(
             [
@@ -97,72 +147,108 @@ pub(super) fn invocation(product: Product, words: &[String], source: Source, roo
         passed.push(format!("--node-ip={ip}"));
     }
     let mut arguments = placed(&passed, &format!("as {name} passes it"));
-    for (argument, place) in &told.kubelet {
-        arguments.extend(placed(
-            &[format!("--{}", argument.trim_start_matches('-'))],
-            place,
-        ));
-    }
-    Invocation {
-        source,
-        words: arguments,
-        root,
-        directory: PathBuf::from("/"),
+    arguments.extend(told.kubelet.into_iter().map(|word| Word {
+        text: format!("--{}", word.text.trim_start_matches('-')),
+        place: word.place,
+    }));
+    Some(Invocation {
         notes,
-    }
+        unread,
+        ..Invocation::new(source, arguments, root)
+    })
 }
 
-/// Files first, of which a later one replaces what an earlier one says, then flags.
-fn told(product: Product, words: &[String], source: &Source, root: &Root, notes: &mut Vec<String>) -> Told {
+/// Files first, of which a later one replaces what an earlier one says, then the environment, then flags.
+fn told(
+    product: Product,
+    words: &[Word],
+    environment: &BTreeMap<String, String>,
+    root: &Root,
+    unread: &mut Vec<String>,
+) -> Told {
     let mut told = Told::default();
-    let folder = format!("/etc/rancher/{}", product.name());
-    let flag = |name: &str| {
+    // The last one, by any of its names.
+    let flag = |names: &[&str]| {
+        let mut found = None;
         let mut rest = words.iter();
         while let Some(word) = rest.next() {
-            match word
-                .strip_prefix("--")
-                .map(|word| word.split_once('=').unwrap_or((word, "")))
-            {
-                Some((flag, "")) if flag == name => return rest.next().cloned(),
-                Some((flag, value)) if flag == name => return Some(value.to_owned()),
-                _ => {}
+            let Some((name, value)) = named(&word.text) else {
+                continue;
+            };
+            if names.contains(&name) {
+                found = value
+                    .map(str::to_owned)
+                    .or_else(|| rest.next().map(|word| word.text.clone()));
             }
         }
-        None
+        found
     };
-    let main = flag("config").unwrap_or_else(|| format!("{folder}/config.yaml"));
-    let more = format!("{main}.d");
-    let names = root.list(&more).unwrap_or_default();
-    let others = names
-        .iter()
-        .filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"))
-        .map(|name| format!("{more}/{name}"));
-    for file in std::iter::once(main).chain(others) {
-        if !root.has(&file) {
-            continue;
-        }
+    let variable = |name: &str| {
+        let name = format!("{}_{name}", product.name().to_uppercase());
+        environment.get(&name).filter(|value| !value.is_empty()).cloned()
+    };
+    let main = flag(&["config", "c"])
+        .or_else(|| variable("CONFIG_FILE"))
+        .unwrap_or_else(|| format!("/etc/rancher/{}/config.yaml", product.name()));
+    for file in files(root, main, unread) {
         let read = root.read(Path::new(&file)).map_err(|error| error.to_string());
         let parsed =
             read.and_then(|text| serde_saphyr::from_str::<Value>(&text).map_err(|error| error.to_string()));
         match parsed {
             Ok(value) => told.take(&value, &file),
-            Err(why) => notes.push(format!("{file}: {why}; what it says of the kubelet is not seen")),
+            Err(why) => unread.push(format!("{file}: {why}; what it says of the kubelet is not seen")),
         }
     }
-    told.data = flag("data-dir").or(told.data);
-    told.node_name = flag("node-name").or(told.node_name);
-    told.node_ip = flag("node-ip").or(told.node_ip);
+    told.data = flag(&["data-dir", "d"])
+        .or_else(|| variable("DATA_DIR"))
+        .or(told.data);
+    told.node_name = flag(&["node-name"])
+        .or_else(|| variable("NODE_NAME"))
+        .or(told.node_name);
+    told.node_ip = flag(&["node-ip", "i"]).or(told.node_ip);
+    told.no_agent |= words
+        .iter()
+        .any(|word| matches!(named(&word.text), Some(("disable-agent", None | Some("true")))));
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
-        let argument = match word.strip_prefix("--kubelet-arg") {
-            Some("") => rest.next().cloned(),
-            Some(value) => value.strip_prefix('=').map(str::to_owned),
-            None => None,
+        let argument = match named(&word.text) {
+            Some(("kubelet-arg", Some(value))) => Some(value.to_owned()),
+            Some(("kubelet-arg", None)) => rest.next().map(|word| word.text.clone()),
+            _ => None,
         };
-        told.kubelet
-            .extend(argument.map(|argument| (argument, source.to_string())));
+        told.kubelet.extend(argument.map(|text| Word {
+            text,
+            place: Arc::clone(&word.place),
+        }));
     }
     told
+}
+
+/// A flag's name, with one hyphen or two, and its value, if that is in the same word.
+fn named(word: &str) -> Option<(&str, Option<&str>)> {
+    let flag = word.strip_prefix("--").or_else(|| word.strip_prefix('-'))?;
+    Some(match flag.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (flag, None),
+    })
+}
+
+/// The configuration files that are there, in their order.
+fn files(root: &Root, main: String, unread: &mut Vec<String>) -> Vec<String> {
+    let folder = format!("{main}.d");
+    let names = root.list(&folder).unwrap_or_else(|error| {
+        unread.push(format!(
+            "{folder}: {error}; what its files say of the kubelet is not seen"
+        ));
+        Vec::new()
+    });
+    let others = names
+        .iter()
+        .filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"))
+        .map(|name| format!("{folder}/{name}"));
+    // What cannot be looked at is told when it is read.
+    let there = |file: &String| root.exists(file).unwrap_or(true);
+    std::iter::once(main).chain(others).filter(there).collect()
 }
 
 impl Told {
@@ -178,17 +264,23 @@ impl Told {
         self.data = text("data-dir").or_else(|| self.data.take());
         self.node_name = text("node-name").or_else(|| self.node_name.take());
         self.node_ip = first("node-ip").or_else(|| self.node_ip.take());
+        if let Some(off) = value.get("disable-agent").and_then(Value::as_bool) {
+            self.no_agent = off;
+        }
         for (key, adds) in [("kubelet-arg", false), ("kubelet-arg+", true)] {
-            let arguments = match value.get(key) {
+            let arguments: Vec<String> = match value.get(key) {
                 None | Some(Value::Null) => continue,
-                Some(Value::Array(values)) => values.iter().filter_map(Value::as_str).collect(),
-                Some(value) => value.as_str().into_iter().collect::<Vec<_>>(),
+                Some(Value::Array(values)) => values
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .map(str::to_owned)
+                    .collect(),
+                Some(value) => value.as_str().into_iter().map(str::to_owned).collect(),
             };
             if !adds {
                 self.kubelet.clear();
             }
-            let placed = |argument: &str| (argument.to_owned(), file.to_owned());
-            self.kubelet.extend(arguments.into_iter().map(placed));
+            self.kubelet.extend(placed(&arguments, file));
         }
     }
 }

@@ -96,9 +96,40 @@ impl Root {
         Ok(text)
     }
 
-    /// Whether there is such a file or folder.
+    /// Whether there is such a file or folder, as far as can be seen.
     pub fn has(&self, path: impl AsRef<Path>) -> bool {
-        self.resolve(path.as_ref()).is_ok_and(|path| path.exists())
+        self.exists(path).unwrap_or(false)
+    }
+
+    /// Whether there is such a file or folder.
+    ///
+    /// # Errors
+    /// Something on the way to it cannot be looked at: it may be there.
+    pub fn exists(&self, path: impl AsRef<Path>) -> io::Result<bool> {
+        match self.resolve(path.as_ref()).and_then(fs::metadata) {
+            Ok(_) => Ok(true),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether this is a link to `/dev/null`, by which systemd knows what is not to be.
+    pub fn is_masked(&self, path: impl AsRef<Path>) -> bool {
+        let path = path.as_ref();
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return false;
+        };
+        let link = self
+            .resolve(parent)
+            .and_then(|parent| fs::read_link(parent.join(name)));
+        link.is_ok_and(|target| target == Path::new("/dev/null"))
     }
 
     /// Whether this is a folder itself; a link to one is not.

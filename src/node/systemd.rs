@@ -1,8 +1,12 @@
 //! What a systemd unit starts, read from its files: the fragment, its drop-ins, and the environment they name.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
 
+use super::environment;
+use super::invocation::Word;
 use super::root::Root;
 
 /// Where units are looked for; what comes first wins.
@@ -15,54 +19,83 @@ const FOLDERS: [&str; 5] = [
 ];
 /// How deep one file may include another; systemd itself gave this up in version 239.
 const INCLUDES: usize = 8;
+/// How many files one unit may have.
+const FILES: usize = 256;
+/// How long a command may become, with every variable in its place.
+const LONGEST_COMMAND: usize = 4 * 1024 * 1024;
 
 /// What a unit starts.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Started {
     /// The file of the unit itself.
     pub(super) file: String,
     /// The last `ExecStart`, with every variable in its place.
-    pub(super) words: Vec<String>,
+    pub(super) words: Vec<Word>,
     /// `WorkingDirectory`, `/` unless set.
     pub(super) directory: String,
-    /// What could not be read, and does not have to be.
+    /// The environment, as far as the unit makes it.
+    pub(super) environment: BTreeMap<String, String>,
+    /// `IPAddressDeny=any`.
+    pub(super) denies_addresses: bool,
+    /// What is unusual.
     pub(super) notes: Vec<String>,
+    /// What could not be read, and may say anything.
+    pub(super) unread: Vec<String>,
+}
+
+/// A value of a unit's file, and that file.
+#[derive(Clone, Debug)]
+struct Said {
+    text: String,
+    file: Arc<str>,
 }
 
 /// What the files of a unit say.
 #[derive(Debug, Default)]
-struct Unit {
-    commands: Vec<String>,
-    assignments: Vec<String>,
-    environment_files: Vec<String>,
+struct Unit<'a> {
+    name: &'a str,
+    host: String,
+    files: usize,
+    commands: Vec<Said>,
+    assignments: Vec<Said>,
+    environment_files: Vec<Said>,
+    denied: Vec<Said>,
     directory: String,
     notes: Vec<String>,
+    unread: Vec<String>,
 }
 
-/// What the unit of this name starts. `None`: there is no such unit.
+type Environment = BTreeMap<String, Said>;
+
+/// What the unit of this name starts. `None`: there is no such unit, or it is masked.
 ///
 /// # Errors
 /// One of its files cannot be read: which, and why.
 pub(super) fn started(root: &Root, name: &str) -> Result<Option<Started>, String> {
-    let Some(file) = FOLDERS
-        .iter()
-        .map(|folder| format!("{folder}/{name}"))
-        .find(|file| root.has(file))
-    else {
+    let Some(file) = fragment(root, name)? else {
         return Ok(None);
     };
-    let mut unit = Unit::default();
+    let mut unit = Unit {
+        name,
+        host: root.read("/etc/hostname").unwrap_or_default().trim().to_owned(),
+        ..Unit::default()
+    };
     unit.take(root, &file, 0)?;
     for file in drop_ins(root, name)? {
         unit.take(root, &file, 0)?;
     }
-    let environment = unit.environment(root)?;
-    let Some(command) = unit.commands.last() else {
+    let environment = unit.environment(root);
+    let Some(command) = unit.commands.pop() else {
         return Err(format!("{file}: it starts nothing: there is no ExecStart"));
     };
-    let host = root.read("/etc/hostname").unwrap_or_default();
-    let words = command_words(command, &environment, host.trim());
-    let directory = match unit.directory.trim_start_matches('-') {
+    if !unit.commands.is_empty() {
+        unit.notes.push(format!(
+            "{file}: several ExecStart, which systemd takes for one-shot units only; the last is read"
+        ));
+    }
+    let words = unit.command_words(&command, &environment)?;
+    let directory = unit.specified(&unit.directory.clone());
+    let directory = match directory.trim_start_matches('-') {
         "" | "~" => "/".to_owned(),
         directory => directory.to_owned(),
     };
@@ -70,11 +103,32 @@ pub(super) fn started(root: &Root, name: &str) -> Result<Option<Started>, String
         file,
         words,
         directory,
+        environment: environment
+            .into_iter()
+            .map(|(name, value)| (name, value.text))
+            .collect(),
+        denies_addresses: unit.denied.iter().any(|denied| denied.text == "any"),
         notes: unit.notes,
+        unread: unit.unread,
     }))
 }
 
-/// The drop-ins of a unit, in the order of their names; of two with the same name the folder that comes first wins.
+/// The unit's own file.
+fn fragment(root: &Root, name: &str) -> Result<Option<String>, String> {
+    for folder in FOLDERS {
+        let file = format!("{folder}/{name}");
+        if root.is_masked(&file) {
+            return Ok(None);
+        }
+        if root.exists(&file).map_err(|error| format!("{file}: {error}"))? {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
+}
+
+/// The drop-ins of a unit, in the order of their names; of two with the same name the folder that comes first wins, also to
+/// mask the other.
 fn drop_ins(root: &Root, name: &str) -> Result<Vec<String>, String> {
     let mut found = BTreeMap::new();
     for folder in FOLDERS {
@@ -86,15 +140,17 @@ fn drop_ins(root: &Root, name: &str) -> Result<Vec<String>, String> {
                 .or_insert_with(|| format!("{folder}/{name}"));
         }
     }
-    Ok(found.into_values().collect())
+    Ok(found.into_values().filter(|file| !root.is_masked(file)).collect())
 }
 
-impl Unit {
+impl Unit<'_> {
     fn take(&mut self, root: &Root, file: &str, depth: usize) -> Result<(), String> {
-        if depth > INCLUDES {
-            return Err(format!("{file}: files that include each other"));
+        self.files += 1;
+        if depth > INCLUDES || self.files > FILES {
+            return Err(format!("{file}: files that include each other, or far too many"));
         }
         let text = root.read(file).map_err(|error| format!("{file}: {error}"))?;
+        let place: Arc<str> = file.into();
         let mut section = String::new();
         for line in joined(&text) {
             if let Some(path) = line.strip_prefix(".include ") {
@@ -104,50 +160,192 @@ impl Unit {
             } else if section == "[Service]"
                 && let Some((key, value)) = line.split_once('=')
             {
-                self.set(key.trim(), value.trim());
+                self.set(key.trim(), value.trim(), &place);
             }
         }
         Ok(())
     }
 
     /// A list is emptied by an empty value.
-    fn set(&mut self, key: &str, value: &str) {
+    fn set(&mut self, key: &str, value: &str, file: &Arc<str>) {
         let list = match key {
             "ExecStart" => &mut self.commands,
             "Environment" => &mut self.assignments,
             "EnvironmentFile" => &mut self.environment_files,
+            "IPAddressDeny" => &mut self.denied,
             "WorkingDirectory" => return value.clone_into(&mut self.directory),
             _ => return,
         };
         match value {
             "" => list.clear(),
-            value => list.push(value.to_owned()),
+            value => list.push(Said {
+                text: value.to_owned(),
+                file: Arc::clone(file),
+            }),
         }
     }
 
     /// Files win over `Environment`, later ones over earlier.
-    fn environment(&mut self, root: &Root) -> Result<BTreeMap<String, String>, String> {
-        let mut environment = BTreeMap::new();
-        for assignment in self.assignments.iter().flat_map(|line| words(line)) {
-            if let Some((name, value)) = assignment.split_once('=') {
-                environment.insert(name.to_owned(), value.to_owned());
+    fn environment(&mut self, root: &Root) -> Environment {
+        let mut environment = Environment::new();
+        for said in std::mem::take(&mut self.assignments) {
+            for assignment in words(&said.text) {
+                let assignment = self.specified(&assignment);
+                if let Some((name, value)) = assignment.split_once('=') {
+                    let value = Said {
+                        text: value.to_owned(),
+                        file: Arc::clone(&said.file),
+                    };
+                    environment.insert(name.to_owned(), value);
+                }
             }
         }
-        for file in &self.environment_files {
-            let (path, optional) = match file.strip_prefix('-') {
+        for said in std::mem::take(&mut self.environment_files) {
+            let path = self.specified(&said.text);
+            let (path, optional) = match path.strip_prefix('-') {
                 Some(path) => (path, true),
-                None => (file.as_str(), false),
+                None => (path.as_str(), false),
             };
-            match root.read(Path::new(path)) {
-                Ok(text) => environment.extend(assignments(&text)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && optional => {}
-                // systemd starts nothing without it; but the copy of a node may lack a file that the node has.
-                Err(error) => self.notes.push(format!(
-                    "EnvironmentFile {path}: {error}; its variables are taken for empty"
-                )),
+            for path in matching(root, path) {
+                self.environment_file(root, &path, optional, &mut environment);
             }
         }
-        Ok(environment)
+        environment
+    }
+
+    fn environment_file(&mut self, root: &Root, path: &str, optional: bool, environment: &mut Environment) {
+        let text = match root.read(Path::new(path)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound && optional => return,
+            // systemd starts nothing without it; but the copy of a node may lack a file that the node has.
+            Err(error) => {
+                let why = format!("EnvironmentFile {path}: {error}; its variables are taken for empty");
+                return self.unread.push(why);
+            }
+        };
+        let file: Arc<str> = path.into();
+        for (name, text) in environment::assignments(&text) {
+            if is_name(&name) {
+                environment.insert(
+                    name,
+                    Said {
+                        text,
+                        file: Arc::clone(&file),
+                    },
+                );
+            } else {
+                self.notes.push(format!(
+                    "{path}: {name:?} is no variable's name, so systemd leaves the line out"
+                ));
+            }
+        }
+    }
+
+    /// A text with its specifiers, such as `%H` for the host's name, replaced.
+    fn specified(&mut self, text: &str) -> String {
+        let stem = self.name.rsplit_once('.').map_or(self.name, |(stem, _)| stem);
+        let mut all = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find('%') {
+            all.push_str(&rest[..at]);
+            let mut after = rest[at + 1..].chars();
+            match after.next() {
+                Some('%') => all.push('%'),
+                Some('H') => all.push_str(&self.host),
+                Some('l') => all.push_str(self.host.split('.').next().unwrap_or_default()),
+                Some('n') => all.push_str(self.name),
+                // None of these units is of a template.
+                Some('N' | 'p') => all.push_str(stem),
+                Some('i' | 'I') => {}
+                Some('t') => all.push_str("/run"),
+                Some('S') => all.push_str("/var/lib"),
+                Some('C') => all.push_str("/var/cache"),
+                Some('L') => all.push_str("/var/log"),
+                Some('E') => all.push_str("/etc"),
+                Some('h') => all.push_str("/root"),
+                Some('u') => all.push_str("root"),
+                Some('U') => all.push('0'),
+                other => {
+                    all.push('%');
+                    all.extend(other);
+                    self.unread.push(format!(
+                        "{}: the specifier in {text:?} is not known here",
+                        self.name
+                    ));
+                }
+            }
+            rest = after.as_str();
+        }
+        all + rest
+    }
+
+    /// The words of a command: prefixes such as `-` taken away, `${NAME}` replaced within a word, `$NAME` alone by as many
+    /// words as it has.
+    fn command_words(&mut self, command: &Said, environment: &Environment) -> Result<Vec<Word>, String> {
+        let text = command.text.trim_start_matches(['@', '-', ':', '+', '!', '|']);
+        let prefix = &command.text[..command.text.len() - text.len()];
+        let mut expanded = Vec::new();
+        let mut length = 0;
+        for (at, word) in words(text).into_iter().enumerate() {
+            if at == 1 && prefix.contains('@') {
+                // What the program is to call itself.
+                continue;
+            }
+            let word = self.specified(&word);
+            let name = word.strip_prefix('$').filter(|name| is_name(name));
+            let before = expanded.len();
+            match name {
+                Some(name) => {
+                    let value = environment.get(name);
+                    let words = value.map_or_else(Vec::new, |value| words(&value.text));
+                    let place = value.map_or(&command.file, |value| &value.file);
+                    expanded.extend(words.into_iter().map(|text| Word {
+                        text,
+                        place: Arc::clone(place),
+                    }));
+                }
+                None => expanded.push(replaced(&word, environment, &command.file)),
+            }
+            length += expanded[before..]
+                .iter()
+                .map(|word| word.text.len() + 1)
+                .sum::<usize>();
+            if length > LONGEST_COMMAND {
+                return Err(format!(
+                    "{}: with its variables the command is longer than 4 MiB",
+                    command.file
+                ));
+            }
+        }
+        Ok(expanded)
+    }
+}
+
+/// The files that are meant: a name may have `*` and `?` in it.
+fn matching(root: &Root, path: &str) -> Vec<String> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    if !name.contains(['*', '?']) {
+        return vec![path.to_owned()];
+    }
+    // A folder that cannot be listed is told like a file that cannot be read.
+    match root.list(Path::new("/").join(folder)) {
+        Ok(names) => names
+            .into_iter()
+            .filter(|found| like(found.as_bytes(), name.as_bytes()))
+            .map(|found| format!("{folder}/{found}"))
+            .collect(),
+        Err(_) => vec![path.to_owned()],
+    }
+}
+
+/// Whether a name is of this pattern.
+fn like(name: &[u8], pattern: &[u8]) -> bool {
+    match (name, pattern) {
+        ([], []) => true,
+        (_, [b'*', rest @ ..]) => like(name, rest) || (!name.is_empty() && like(&name[1..], pattern)),
+        ([_, name @ ..], [b'?', pattern @ ..]) => like(name, pattern),
+        ([one, name @ ..], [other, pattern @ ..]) => one == other && like(name, pattern),
+        _ => false,
     }
 }
 
@@ -176,48 +374,15 @@ fn joined(text: &str) -> Vec<String> {
     lines
 }
 
-/// The assignments of an environment file: `NAME=value`, quoted or not, also over several lines.
-fn assignments(text: &str) -> Vec<(String, String)> {
-    joined(text)
-        .iter()
-        .filter_map(|line| {
-            let line = line.strip_prefix("export ").unwrap_or(line);
-            let (name, value) = line.split_once('=')?;
-            let value = value.trim();
-            let unquoted = ['"', '\'']
-                .into_iter()
-                .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
-            Some((name.trim().to_owned(), unquoted.unwrap_or(value).to_owned()))
-        })
-        .collect()
-}
-
-/// The words of a command: prefixes such as `-` taken away, `${NAME}` replaced within a word, `$NAME` alone by as many words
-/// as it has, `%H` by the host's name.
-fn command_words(command: &str, environment: &BTreeMap<String, String>, host: &str) -> Vec<String> {
-    let command = command.trim_start_matches(['@', '-', ':', '+', '!', '|']);
-    let command = command
-        .replace("%%", "\u{0}")
-        .replace("%H", host)
-        .replace('\u{0}', "%");
-    let mut expanded = Vec::new();
-    for word in words(&command) {
-        let name = word.strip_prefix('$').filter(|name| is_name(name));
-        match name {
-            Some(name) => expanded.extend(words(environment.get(name).map_or("", String::as_str))),
-            None => expanded.push(replaced(&word, environment)),
-        }
-    }
-    expanded
-}
-
 fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    let first = |c: char| c.is_ascii_alphabetic() || c == '_';
+    text.starts_with(first) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// `${NAME}` replaced, `$$` made one.
-fn replaced(word: &str, environment: &BTreeMap<String, String>) -> String {
+/// `${NAME}` replaced, `$$` made one. The word is said where its variable is.
+fn replaced(word: &str, environment: &Environment, file: &Arc<str>) -> Word {
     let mut text = String::new();
+    let mut place = file;
     let mut rest = word;
     while let Some(at) = rest.find('$') {
         text.push_str(&rest[..at]);
@@ -226,13 +391,23 @@ fn replaced(word: &str, environment: &BTreeMap<String, String>) -> String {
             text.push('$');
             rest = after;
         } else if let Some((name, after)) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
-            text.push_str(environment.get(name).map_or("", String::as_str));
+            if let Some(value) = environment.get(name) {
+                text.push_str(&value.text);
+                place = &value.file;
+            }
             rest = after;
         } else {
             text.push('$');
         }
+        if text.len() > LONGEST_COMMAND {
+            break;
+        }
     }
-    text + rest
+    text.push_str(rest);
+    Word {
+        text,
+        place: Arc::clone(place),
+    }
 }
 
 /// Splits at spaces outside of quotes; a backslash keeps what follows it.
@@ -294,7 +469,7 @@ mod tests {
             ),
             (
                 "etc/default/kubelet",
-                "# comment\nB=3\nexport C=\"--c --d='x'\"\n",
+                "# comment\nB=3\nC=\"--c --d='x'\"\nexport NOTHING=--no\n",
             ),
         ]);
         let started = started(&root, "kubelet.service").unwrap().unwrap();
@@ -302,8 +477,9 @@ mod tests {
             started.file,
             "/usr/lib/systemd/system/kubelet.service".replace("/usr", "")
         );
+        let words: Vec<&str> = started.words.iter().map(|word| word.text.as_str()).collect();
         assert_eq!(
-            started.words,
+            words,
             [
                 "/usr/bin/kubelet",
                 "--a=1",
@@ -316,7 +492,20 @@ mod tests {
                 "--last"
             ]
         );
-        assert_eq!((started.directory.as_str(), started.notes.len()), ("/", 0));
+        let places: Vec<&str> = started.words.iter().map(|word| &*word.place).collect();
+        let drop_in = "/etc/systemd/system/kubelet.service.d/10-a.conf";
+        assert_eq!(
+            places[1], "/lib/systemd/system/kubelet.service",
+            "where Environment is"
+        );
+        assert_eq!((places[0], places[4]), (drop_in, "/etc/default/kubelet"));
+        assert_eq!(started.directory, "/");
+        assert!(
+            started.notes[0].contains("\"export NOTHING\""),
+            "{:?}",
+            started.notes
+        );
+        assert!(started.unread.is_empty(), "{:?}", started.unread);
         assert_eq!(super::started(&root, "other.service"), Ok(None));
     }
 
@@ -342,9 +531,113 @@ mod tests {
         let started = started(&root, "kubelet.service").unwrap().unwrap();
         assert_eq!((started.words.len(), started.directory.as_str()), (1, "/var/lib"));
         assert!(
-            started.notes[0].contains("/etc/kubelet.env"),
+            started.unread[0].contains("/etc/kubelet.env"),
             "{:?}",
-            started.notes
+            started.unread
         );
+    }
+
+    /// Seen red: with a pattern, a specifier and several lines taken to the letter, the flags of these files were lost.
+    #[test]
+    fn files_are_named_and_read_as_systemd_does() {
+        let (_folder, root) = tree(&[
+            ("etc/hostname", "worker-1.example\n"),
+            (
+                "etc/systemd/system/kubelet.service",
+                "[Service]\nEnvironmentFile=-/etc/default/%p\nEnvironmentFile=-/etc/kube*.e?v\nEnvironment=\"H=--host=%H --short=%l\"\n\
+                 WorkingDirectory=%S/kubelet\nIPAddressDeny=any\nExecStart=@/usr/bin/kubelet kubelet $A $B $H --x=%q\n",
+            ),
+            ("etc/default/kubelet", "A=\"--a\n--b\"\n"),
+            ("etc/kube-1.env", "B=--c\n"),
+            ("etc/kube-2.envy", "B=--no\n"),
+        ]);
+        let started = started(&root, "kubelet.service").unwrap().unwrap();
+        let words: Vec<&str> = started.words.iter().map(|word| word.text.as_str()).collect();
+        assert_eq!(
+            words,
+            [
+                "/usr/bin/kubelet",
+                "--a",
+                "--b",
+                "--c",
+                "--host=worker-1.example",
+                "--short=worker-1",
+                "--x=%q"
+            ]
+        );
+        assert_eq!(started.directory, "/var/lib/kubelet");
+        assert!(started.denies_addresses);
+        assert!(started.unread[0].contains("%q"), "{:?}", started.unread);
+    }
+
+    #[test]
+    fn what_is_masked_is_not_there() {
+        use std::os::unix::fs::symlink;
+        let unit = "[Service]\nExecStart=/usr/bin/kubelet\n";
+        let (folder, root) = tree(&[
+            ("usr/lib/systemd/system/kubelet.service", unit),
+            (
+                "usr/lib/systemd/system/kubelet.service.d/10-a.conf",
+                "[Service]\nExecStart=\nExecStart=/other\n",
+            ),
+            ("etc/systemd/system/kubelet.service.d/20-b.conf", "[Service]\n"),
+        ]);
+        symlink(
+            "/dev/null",
+            folder
+                .path()
+                .join("etc/systemd/system/kubelet.service.d/10-a.conf"),
+        )
+        .unwrap();
+        assert_eq!(
+            started(&root, "kubelet.service").unwrap().unwrap().words[0].text,
+            "/usr/bin/kubelet"
+        );
+        symlink(
+            "/dev/null",
+            folder.path().join("etc/systemd/system/kubelet.service"),
+        )
+        .unwrap();
+        assert_eq!(started(&root, "kubelet.service"), Ok(None));
+        // One that cannot be followed is not one that is not there.
+        symlink(
+            "other.service",
+            folder.path().join("etc/systemd/system/another.service"),
+        )
+        .unwrap();
+        symlink(
+            "another.service",
+            folder.path().join("etc/systemd/system/other.service"),
+        )
+        .unwrap();
+        assert!(
+            started(&root, "other.service")
+                .unwrap_err()
+                .contains("other.service")
+        );
+    }
+
+    /// Seen red: without the bounds, minutes of reading, and memory without end.
+    #[test]
+    fn a_unit_that_grows_without_end_is_an_error() {
+        let many = ".include /etc/i\n".repeat(30);
+        let (_folder, root) = tree(&[
+            ("etc/systemd/system/kubelet.service", many.as_str()),
+            ("etc/i", &".include /etc/j\n".repeat(30)),
+            ("etc/j", &".include /etc/k\n".repeat(30)),
+            ("etc/k", ""),
+        ]);
+        assert!(
+            started(&root, "kubelet.service")
+                .unwrap_err()
+                .contains("too many")
+        );
+        let large = format!(
+            "[Service]\nEnvironment=A={}\nExecStart=/k {}\n",
+            "a".repeat(100_000),
+            "${A}".repeat(10_000)
+        );
+        let (_folder, root) = tree(&[("etc/systemd/system/kubelet.service", large.as_str())]);
+        assert!(started(&root, "kubelet.service").unwrap_err().contains("4 MiB"));
     }
 }

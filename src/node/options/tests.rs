@@ -198,8 +198,8 @@ fn the_serving_pair_is_the_one_that_the_kubelet_takes() {
     assert_eq!(pair(&[]), "/var/lib/kubelet/pki/kubelet.crt");
     assert_eq!(
         pair(&["--cert-dir=/p", "--tls-cert-file=/x"]),
-        "/p/kubelet.crt",
-        "without a key it is none"
+        "/x",
+        "only where neither is set does a kubelet make its own"
     );
     assert_eq!(pair(&["--tls-cert-file=/x", "--tls-private-key-file=/y"]), "/x");
     let rotated = "/var/lib/kubelet/pki/kubelet-server-current.pem";
@@ -307,6 +307,36 @@ fn what_a_kubelet_would_not_start_with_is_an_error_that_names_its_place() {
             "{text:?}"
         );
     }
+}
+
+/// A kubelet splits each `--tls-cipher-suites` at commas, and adds up. Seen red: with the last alone, the weak one was not seen.
+#[test]
+fn a_list_that_is_given_twice_is_one() {
+    let words = ["--tls-cipher-suites=A,B", "--tls-cipher-suites=C"];
+    let options = effective(&words, &[]).unwrap();
+    assert_eq!(options.get("tlsCipherSuites").unwrap().shown(), "A,B,C");
+    let config = file("tlsCipherSuites: [D]\n");
+    let words = ["--config=/c", "--tls-cipher-suites=A"];
+    let options = effective(&words, &[("c", &config)]).unwrap();
+    assert_eq!(options.get("tlsCipherSuites").unwrap().shown(), "A");
+}
+
+#[test]
+fn the_first_document_of_a_file_counts() {
+    for more in ["---\n", "---\nport: 7\n", "---\n{{{\n"] {
+        let config = file("port: 5\n") + more;
+        assert_eq!(
+            value(&["--config=/c"], &[("c", &config)], "port"),
+            "5",
+            "{more:?}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_of_drop_ins_that_is_not_there_is_told() {
+    let options = effective(&["--config-dir=/nowhere"], &[]).unwrap();
+    assert!(options.unread[0].contains("/nowhere"), "{:?}", options.unread);
 }
 
 /// As `filepath.WalkDir` does. Seen red: with links to folders followed, the one that leads to itself.
