@@ -221,17 +221,22 @@ impl Inspect {
 }
 
 /// Why the ports that are seen here are not those of the kubelet.
-pub(super) fn unprovable(invocations: &[Invocation]) -> Option<String> {
+fn unprovable(invocations: &[Invocation]) -> Option<String> {
     match invocations {
-        [invocation] if invocation.elsewhere => Some(format!(
-            "the kubelet ({}) is in another network namespace, whose ports are not seen from here: run this in its own, by \
-             nsenter -t {} -n",
-            invocation.source,
-            invocation.pid().unwrap_or_default()
-        )),
+        [invocation] if invocation.elsewhere => Some(elsewhere(invocation)),
         [] | [_] => None,
         several => Some(format!("{}: choose one with --pid", listed(several))),
     }
+}
+
+/// What to do about a kubelet in another network.
+pub(super) fn elsewhere(invocation: &Invocation) -> String {
+    format!(
+        "the kubelet ({}) is in another network namespace, whose ports are not seen from here: run this in its own, by nsenter -t \
+         {} -n",
+        invocation.source,
+        invocation.pid().unwrap_or_default()
+    )
 }
 
 const WIDTH: usize = 118;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,18 @@ use std::path::{Path, PathBuf};
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 
+use super::inspect::{elsewhere, listed, plain};
 use super::sarif::{self, Finding, Level, Place, Rule};
 use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
 use crate::node;
 use crate::node::invocation;
 use crate::node::options::Effective;
-use crate::prove::{self, Answer, Outcome, PROBES, Ports, Probe, ProveError, Report, Severity, SideKind};
+use crate::prove::{
+    self, API_VERSION, Answer, KIND, Outcome, PROBES, Ports, Probe, ProveError, Report, Severity, SideKind,
+};
+
+/// Nobody has as many addresses.
+const LARGEST_REPORT: u64 = 64 * 1024 * 1024;
 
 /// The arguments of `prove`.
 #[derive(Args, Debug)]
@@ -56,15 +62,13 @@ impl Prove {
 
     fn done(&self) -> Result<u8, u8> {
         let told = |code: u8, text: String| {
-            eprintln!("error: {text}");
+            eprintln!("error: {}", plain(&text));
             code
         };
         // Before anything is sent, what would keep the result from being seen.
-        if let Some(path) = self.save.as_deref().filter(|path| path.exists()) {
-            return Err(told(
-                USAGE,
-                format!("--save {}: there already, and may be wanted", path.display()),
-            ));
+        if self.compare.is_some() && self.output == ReportFormat::Sarif {
+            let text = "--compare is shown by -o table and -o json only";
+            return Err(told(USAGE, text.to_owned()));
         }
         let before = match &self.compare {
             None => None,
@@ -72,23 +76,17 @@ impl Prove {
                 saved(path).map_err(|error| told(USAGE, format!("--compare {}: {error}", path.display())))?,
             ),
         };
-        let token = match &self.token_file {
+        let token = self.token().map_err(|error| told(USAGE, error))?;
+        let (ports, guessed) = self.ports().map_err(|error| told(USAGE, error))?;
+        let mut kept = match &self.save {
             None => None,
             Some(path) => {
-                let text = fs::read_to_string(path);
-                let text =
-                    text.map_err(|error| told(USAGE, format!("--token-file {}: {error}", path.display())))?;
-                Some(text.trim().to_owned())
+                let opened = Kept::new(path);
+                Some(opened.map_err(|error| told(USAGE, format!("--save {}: {error}", path.display())))?)
             }
         };
-        if token
-            .as_ref()
-            .is_some_and(|token| token.is_empty() || token.contains(char::is_whitespace))
-        {
-            return Err(told(USAGE, "--token-file: it holds no single token".to_owned()));
-        }
         let options = prove::Options {
-            ports: self.ports(),
+            ports,
             addresses: self.address.clone(),
             sides: self.from.clone(),
             token,
@@ -101,9 +99,9 @@ impl Prove {
             } else {
                 self.address.len()
             };
-            let most = prove::at_most(2 * addresses).as_secs();
+            let about = prove::about(2 * addresses).as_secs();
             eprintln!(
-                "five requests a second at most, none of which changes anything: {most} s at the longest"
+                "five requests a second at most, none of which changes anything: about {about} s if all is open"
             );
         }
         let report = prove::prove(&options, &mut |step| {
@@ -111,18 +109,19 @@ impl Prove {
                 eprintln!("  {step}");
             }
         });
-        let report = report.map_err(|error| {
+        let mut report = report.map_err(|error| {
             complain(&error);
-            if matches!(error, ProveError::NotLocal(..)) {
+            if matches!(error, ProveError::NotLocal(..) | ProveError::TooMany(..)) {
                 USAGE
             } else {
                 FAILED
             }
         })?;
-        if let Some(path) = &self.save {
-            keep(path, &report)
-                .map_err(|error| told(FAILED, format!("--save {}: {error}", path.display())))?;
-        }
+        report.skipped.extend(guessed);
+        let stored = match &mut kept {
+            None => Ok(()),
+            Some(kept) => kept.write(&report),
+        };
         let printed = match self.output {
             ReportFormat::Table => table(&report, before.as_ref()),
             ReportFormat::Json => json(&report, before.as_ref()),
@@ -132,32 +131,56 @@ impl Prove {
             complain(&error);
             FAILED
         })?;
+        stored.map_err(|error| told(FAILED, format!("--save: {error}")))?;
         if report.exposures().next().is_some() {
             Ok(FINDINGS)
         } else if report.results.is_empty() {
             Err(told(FAILED, "nothing could be tried".to_owned()))
         } else if !report.is_whole() {
-            Err(told(
-                FAILED,
-                "not everything that was to be tried has shown something, so nothing is proven".to_owned(),
-            ))
+            let text = "not everything that was to be tried has shown something, so nothing is proven";
+            Err(told(FAILED, text.to_owned()))
         } else {
             Ok(GOOD)
         }
     }
 
-    /// Those of the running kubelet, if there is one and its options can be told.
-    fn ports(&self) -> Ports {
-        let mut ports = Ports::default();
-        if let [invocation] = invocation::running(Path::new("/proc")).as_slice()
-            && let Ok(options) = Effective::of(invocation)
-        {
-            ports = ports_of(&options);
+    fn token(&self) -> Result<Option<String>, String> {
+        let Some(path) = &self.token_file else {
+            return Ok(None);
+        };
+        let text =
+            fs::read_to_string(path).map_err(|error| format!("--token-file {}: {error}", path.display()))?;
+        let token = text.trim();
+        if token.is_empty() || token.contains(char::is_whitespace) {
+            return Err("--token-file: it holds no single token".to_owned());
         }
-        Ports {
+        Ok(Some(token.to_owned()))
+    }
+
+    /// Those that are named, else those of the running kubelet; and what was taken for granted.
+    fn ports(&self) -> Result<(Ports, Option<String>), String> {
+        let named = |ports: Ports| Ports {
             secure: self.port.unwrap_or(ports.secure),
             read_only: self.read_only_port.unwrap_or(ports.read_only),
             healthz: self.healthz_port.unwrap_or(ports.healthz),
+        };
+        if self.port.is_some() && self.read_only_port.is_some() && self.healthz_port.is_some() {
+            return Ok((named(Ports::default()), None));
+        }
+        let running = invocation::running(Path::new("/proc"));
+        let name = "name the ports with --port, --read-only-port and --healthz-port";
+        match running.as_slice() {
+            [] => {
+                let guessed = "no running kubelet is seen, so the usual ports are taken for its own";
+                Ok((named(Ports::default()), Some(guessed.to_owned())))
+            }
+            [invocation] if !invocation.elsewhere => {
+                let options = Effective::of(invocation)
+                    .map_err(|error| format!("the kubelet of {}: {error}; {name}", invocation.source))?;
+                Ok((named(ports_of(&options)), None))
+            }
+            [invocation] => Err(elsewhere(invocation)),
+            several => Err(format!("{}: {name}", listed(several))),
         }
     }
 }
@@ -177,50 +200,91 @@ pub(super) fn ports_of(options: &Effective) -> Ports {
 }
 
 fn saved(path: &Path) -> io::Result<Report> {
-    let report: Report = serde_json::from_slice(&fs::read(path)?)?;
-    if report.kind != "ProbeReport" {
-        return Err(io::Error::other("not a report of prove"));
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(LARGEST_REPORT)
+        .read_to_end(&mut bytes)?;
+    let report: Report = serde_json::from_slice(&bytes)?;
+    if report.kind != KIND || report.api_version != API_VERSION {
+        return Err(io::Error::other(format!("not a report of prove, {API_VERSION}")));
     }
     Ok(report)
 }
 
-/// Whole or not at all; it tells where a node is open.
-fn keep(path: &Path, report: &Report) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
-    let written = serde_json::to_vec_pretty(report)
-        .map_err(io::Error::other)
-        .and_then(|text| file.write_all(&text).and_then(|()| file.sync_all()));
-    if written.is_err() {
-        // Half a report would be taken for a whole one.
-        let _ = fs::remove_file(path);
-    }
-    written
+/// A new file for the report, which is taken away again unless it is written whole: half a report would be taken for one. It
+/// tells where a node is open, to its owner alone.
+struct Kept<'a> {
+    path: &'a Path,
+    file: fs::File,
+    whole: bool,
 }
 
-/// What changed: closed, still open, newly open.
-fn changes<'a>(before: &'a Report, now: &'a Report) -> [Vec<&'a Outcome>; 3] {
-    let key = |outcome: &Outcome| (outcome.probe.clone(), outcome.side, outcome.address);
-    let open = |report: &Report| report.exposures().map(key).collect::<BTreeSet<_>>();
-    let (was, is) = (open(before), open(now));
-    // What is not tried any more, or shows nothing, is not closed.
-    let shown = now
-        .results
-        .iter()
-        .filter(|outcome| !matches!(outcome.answer, Answer::Unknown(_)));
-    let tried: BTreeSet<_> = shown.map(key).collect();
-    [
-        before
+impl<'a> Kept<'a> {
+    fn new(path: &'a Path) -> io::Result<Self> {
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(path);
+        let file = file.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => io::Error::other("there already, and may be wanted"),
+            _ => error,
+        })?;
+        Ok(Self {
+            path,
+            file,
+            whole: false,
+        })
+    }
+
+    fn write(&mut self, report: &Report) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(report)?;
+        self.file.write_all(&text)?;
+        self.file.sync_all()?;
+        self.whole = true;
+        Ok(())
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        if !self.whole {
+            let _ = fs::remove_file(self.path);
+        }
+    }
+}
+
+/// What has become of what was open, and what is open that was not.
+struct Changes<'a> {
+    closed: Vec<&'a Outcome>,
+    still: Vec<&'a Outcome>,
+    newly: Vec<&'a Outcome>,
+    /// Not tried any more, or without an answer that shows anything.
+    unknown: Vec<&'a Outcome>,
+}
+
+impl<'a> Changes<'a> {
+    fn between(before: &'a Report, now: &'a Report) -> Self {
+        let key = |outcome: &Outcome| (outcome.probe.clone(), outcome.side, outcome.address);
+        let open = |report: &Report| report.exposures().map(key).collect::<BTreeSet<_>>();
+        let (was, is) = (open(before), open(now));
+        let shown = now
+            .results
+            .iter()
+            .filter(|outcome| !matches!(outcome.answer, Answer::Unknown(_)));
+        let shown: BTreeSet<_> = shown.map(key).collect();
+        let (gone, unknown) = before
             .exposures()
-            .filter(|outcome| tried.contains(&key(outcome)) && !is.contains(&key(outcome)))
-            .collect(),
-        now.exposures()
-            .filter(|outcome| was.contains(&key(outcome)))
-            .collect(),
-        now.exposures()
-            .filter(|outcome| !was.contains(&key(outcome)))
-            .collect(),
-    ]
+            .filter(|outcome| !is.contains(&key(outcome)))
+            .partition(|outcome| shown.contains(&key(outcome)));
+        let (still, newly) = now.exposures().partition(|outcome| was.contains(&key(outcome)));
+        Self {
+            closed: gone,
+            still,
+            newly,
+            unknown,
+        }
+    }
 }
 
 fn print(value: &impl serde::Serialize) -> io::Result<()> {
@@ -233,13 +297,15 @@ fn json(report: &Report, before: Option<&Report>) -> io::Result<()> {
     let Some(before) = before else {
         return print(report);
     };
-    let [closed, still, newly] = changes(before, report);
+    let changes = Changes::between(before, report);
     let mut value = serde_json::to_value(report)?;
     value["comparedWith"] = serde_json::json!({
         "started": before.started,
-        "closed": closed,
-        "stillOpen": still,
-        "newlyOpen": newly,
+        "host": before.host,
+        "closed": changes.closed,
+        "stillOpen": changes.still,
+        "newlyOpen": changes.newly,
+        "unknown": changes.unknown,
     });
     print(&value)
 }
@@ -289,16 +355,25 @@ fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
         writeln!(out, "{remark}")?;
     }
     if let Some(before) = before {
-        let [closed, still, newly] = changes(before, report);
+        let changes = Changes::between(before, report);
         writeln!(
             out,
-            "\nsince {}: {} closed, {} still open, {} newly open",
-            before.started,
-            closed.len(),
-            still.len(),
-            newly.len()
+            "\nsince {}: {} closed, {} still open, {} newly open, {} not shown this time",
+            plain(&before.started),
+            changes.closed.len(),
+            changes.still.len(),
+            changes.newly.len(),
+            changes.unknown.len()
         )?;
-        for outcome in newly {
+        if before.host != report.host {
+            writeln!(
+                out,
+                "that was on {}, this is {}",
+                plain(&before.host),
+                plain(&report.host)
+            )?;
+        }
+        for outcome in changes.newly {
             writeln!(
                 out,
                 "  {red}newly open{red:#} {} from {} to {}",
@@ -353,15 +428,10 @@ pub(super) fn remarks(report: &Report) -> Vec<String> {
             report.results.len()
         )
     });
-    let secure = |outcome: &&Outcome| outcome.address.port() == report.ports.secure;
-    let nobody = report
-        .results
-        .iter()
-        .filter(secure)
-        .all(|outcome| matches!(outcome.answer, Answer::Refused | Answer::Silent));
-    let nobody = nobody.then(|| {
+    let deserted = !report.results.is_empty() && report.is_deserted();
+    let nobody = deserted.then(|| {
         format!(
-            "nobody takes connections on port {}, neither a kubelet nor a gate: the port is closed, but to everybody",
+            "nobody takes connections on port {}, neither a kubelet nor a gate: it is closed, but to everybody",
             report.ports.secure
         )
     });

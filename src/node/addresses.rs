@@ -7,11 +7,14 @@ use std::net::IpAddr;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 
-/// Where kube-proxy, in its IPVS mode, keeps the address of every Service of the cluster: thousands, of which none is the node's.
-const SERVICES: &str = "kube-ipvs0";
+/// Where kube-proxy in its IPVS mode and kube-router keep the address of every Service of the cluster: thousands, of which none
+/// is the node's.
+const SERVICES: [&str; 2] = ["kube-ipvs0", "kube-dummy-if"];
+/// What our own wires to namespaces are called.
+pub const WIRE: &str = "kgp";
 
-/// Every address of an interface but link-local ones of IPv6, which need an interface's name to be dialled, and those of
-/// Services; loopback included.
+/// Every address of an interface but link-local ones of IPv6, which need an interface's name to be dialled, those of Services, and
+/// those of wires that probing makes; loopback included.
 ///
 /// # Errors
 /// The kernel does not tell.
@@ -29,7 +32,7 @@ fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
 
 fn own(interface: &str, address: IpAddr) -> Option<IpAddr> {
     let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-    (interface != SERVICES && !link_local).then_some(address)
+    (!SERVICES.contains(&interface) && !interface.starts_with(WIRE) && !link_local).then_some(address)
 }
 
 #[cfg(test)]
@@ -44,6 +47,6 @@ mod tests {
         assert!(addresses().unwrap().contains(&IpAddr::from(Ipv4Addr::LOCALHOST)));
         let kept = |interface: &str, address: &str| own(interface, address.parse().unwrap()).is_some();
         assert!(kept("eth0", "192.0.2.10") && kept("lo", "::1") && kept("eth0", "2001:db8::10"));
-        assert!(!kept("eth0", "fe80::1") && !kept("kube-ipvs0", "10.96.0.1"));
+        assert!(!kept("eth0", "fe80::1") && !kept("kube-ipvs0", "10.96.0.1") && !kept("kgp12", "198.18.0.1"));
     }
 }

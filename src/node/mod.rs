@@ -17,7 +17,7 @@ mod systemd;
 pub(crate) use self::fleet::{Shown, shown_to_kubelet};
 pub(crate) use self::machine::{Confirmed, confirm};
 
-pub use self::addresses::addresses;
+pub use self::addresses::{WIRE, addresses};
 pub use self::fleet::FleetCredential;
 pub use self::kubelet::{RunningKubelet, binds, listening_ports, may_listen, running_kubelets};
 pub use self::namespace::{Namespace, as_user, ip};

@@ -112,7 +112,10 @@ fn elsewhere<T: Send>(
 /// # Errors
 /// It is missing, or fails.
 pub fn ip(arguments: &[&str]) -> io::Result<()> {
-    let output = Command::new("ip").args(arguments).output()?;
+    let output = Command::new("ip")
+        .args(arguments)
+        .output()
+        .map_err(|error| io::Error::new(error.kind(), format!("ip (of iproute2): {error}")))?;
     if output.status.success() {
         return Ok(());
     }

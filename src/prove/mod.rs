@@ -3,6 +3,7 @@
 //! The probes are a fixed [table](PROBES). None of them changes anything, no body is sent or read, and nothing but this
 //! node's own addresses is ever dialled.
 
+mod holders;
 mod request;
 mod sides;
 mod stranger;
@@ -13,6 +14,7 @@ pub use self::table::{Credential, PROBES, Port, Probe, Severity};
 
 use self::table::UNTIDY;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,15 +23,22 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::request::Prober;
 use self::sides::{Interrupted, Side};
 use crate::node;
 
+/// The [`Report::api_version`].
+pub const API_VERSION: &str = "kubelet-gate.dev/v1alpha1";
+/// The [`Report::kind`].
+pub const KIND: &str = "ProbeReport";
 /// As fast as anybody may go: five requests a second.
 pub const INTERVAL: Duration = Duration::from_millis(200);
 
+/// A node with more addresses is asked which of them matter.
+const MOST_ADDRESSES: usize = 32;
 /// How many probes of one port may wait in vain before the rest are given up.
 const PATIENCE: u32 = 3;
 
@@ -102,9 +111,12 @@ pub enum ProveError {
         /// Why it failed.
         source: io::Error,
     },
-    /// SIGINT or SIGTERM.
+    /// SIGINT, SIGTERM, SIGHUP or SIGQUIT.
     #[error("interrupted; nothing was left behind")]
     Interrupted,
+    /// It would take hours.
+    #[error("this node has {0} addresses: name those by which it is dialled with --address")]
+    TooMany(usize),
 }
 
 /// What came back.
@@ -155,12 +167,14 @@ pub struct Outcome {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// `kubelet-gate.dev/v1alpha1`.
+    /// [`API_VERSION`].
     pub api_version: String,
-    /// `ProbeReport`.
+    /// [`KIND`].
     pub kind: String,
     /// Of this program.
     pub version: String,
+    /// What the node calls itself.
+    pub host: String,
     /// When the first probe was sent, as RFC 3339.
     pub started: String,
     /// When the last one had been answered.
@@ -182,7 +196,7 @@ pub enum Verified {
     Open,
     /// They were tried from the node's addresses and from loopback, none got through, and who refused them is a gate.
     Closed,
-    /// None got through, but it is no gate that answers: a kubelet that refuses strangers by itself does so as well.
+    /// None got through, but no gate was seen: a kubelet that refuses strangers by itself does so as well, and so does nobody.
     NoGate,
     /// It cannot be said.
     Untried,
@@ -200,10 +214,21 @@ impl Report {
         self.results.iter().filter(unknown)
     }
 
-    /// Whether all was tried, and each answer shows something: only then is a node on which nothing got through proven closed.
+    /// Whether all was tried, each answer shows something, and somebody is there at all: only then is a node on which nothing got
+    /// through proven closed.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.untried.is_empty() && self.unknown().next().is_none()
+        self.untried.is_empty() && self.unknown().next().is_none() && !self.is_deserted()
+    }
+
+    /// Whether nobody takes connections on the kubelet's own port: no kubelet runs, or it has another port.
+    #[must_use]
+    pub fn is_deserted(&self) -> bool {
+        let mut secure = self
+            .results
+            .iter()
+            .filter(|outcome| outcome.address.port() == self.ports.secure);
+        secure.all(|outcome| matches!(outcome.answer, Answer::Refused | Answer::Silent))
     }
 
     /// What has been shown of a check, by its number since CIS 1.7.
@@ -225,7 +250,7 @@ impl Report {
             || bearing.iter().any(|(outcome, _)| unknown(outcome))
         {
             Verified::Untried
-        } else if bearing.iter().any(|(_, probe)| probe.port == Port::Secure) && !self.is_gated() {
+        } else if !self.is_gated() {
             Verified::NoGate
         } else {
             Verified::Closed
@@ -252,8 +277,9 @@ impl Report {
 ///
 /// # Errors
 /// An address is not this node's, or it was interrupted.
-pub fn prove(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, ProveError> {
+pub fn prove(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Result<Report, ProveError> {
     let system = |doing| move |source| ProveError::System { doing, source };
+    sides::sweep();
     let own = node::addresses().map_err(system("reading the node's addresses"))?;
     if let Some(foreign) = options
         .addresses
@@ -263,8 +289,12 @@ pub fn prove(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report
         let own: Vec<String> = own.iter().map(ToString::to_string).collect();
         return Err(ProveError::NotLocal(*foreign, own.join(", ")));
     }
-    let wanted = |address: &IpAddr| options.addresses.is_empty() || options.addresses.contains(address);
+    let named: Vec<IpAddr> = options.addresses.iter().map(IpAddr::to_canonical).collect();
+    let wanted = |address: &IpAddr| named.is_empty() || named.contains(address);
     let own: Vec<IpAddr> = own.into_iter().filter(wanted).collect();
+    if own.len() > MOST_ADDRESSES && named.is_empty() {
+        return Err(ProveError::TooMany(own.len()));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -304,23 +334,31 @@ pub fn prove(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report
             }
         };
         skipped.extend(remark);
+        let mut reached = Vec::new();
         for address in addresses {
-            progress(&format!("{}: {address}", kind.name()));
-            let outcome = side.run(|| {
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = run.address(kind, address) => Ok(()),
-                        () = interrupted.wait() => Err(ProveError::Interrupted),
-                    }
-                })
-            });
-            outcome.map_err(system("changing user or namespace"))??;
+            match side.reaches(address) {
+                Ok(()) => reached.push(address),
+                Err(why) => untried.push(format!("{} to {address}: {why}", kind.name())),
+            }
+        }
+        let probed = side.run(|| {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = run.side(kind, &reached, progress) => Ok(()),
+                    () = interrupted.wait() => Err(ProveError::Interrupted),
+                }
+            })
+        });
+        match probed {
+            Ok(probed) => probed?,
+            Err(why) => untried.push(format!("{}: {why}", kind.name())),
         }
     }
     Ok(Report {
-        api_version: "kubelet-gate.dev/v1alpha1".to_owned(),
-        kind: "ProbeReport".to_owned(),
+        api_version: API_VERSION.to_owned(),
+        kind: KIND.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: node::host_name().unwrap_or_default(),
         started,
         finished: now(),
         ports: options.ports,
@@ -330,9 +368,9 @@ pub fn prove(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report
     })
 }
 
-/// How long [`prove`] takes at most on so many addresses that answer.
+/// About how long [`prove`] takes on so many addresses that answer.
 #[must_use]
-pub fn at_most(addresses: usize) -> Duration {
+pub fn about(addresses: usize) -> Duration {
     let probes = u32::try_from(PROBES.len() * addresses).unwrap_or(u32::MAX);
     INTERVAL * probes
 }
@@ -351,6 +389,35 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Every address, and then once more each port that took no connection: what does not look the same twice shows nothing.
+    async fn side(&mut self, side: SideKind, addresses: &[IpAddr], progress: &mut (dyn FnMut(&str) + Send)) {
+        let first = self.results.len();
+        for address in addresses {
+            progress(&format!("{}: {address}", side.name()));
+            self.address(side, *address).await;
+        }
+        let closed: BTreeSet<SocketAddr> = self.results[first..]
+            .iter()
+            .filter(|outcome| matches!(outcome.answer, Answer::Refused | Answer::Silent))
+            .map(|outcome| outcome.address)
+            .collect();
+        let mut dialled = JoinSet::new();
+        for address in closed {
+            self.pace().await;
+            let prober = Arc::clone(&self.prober);
+            dialled.spawn(async move { prober.dial(address).await.is_ok().then_some(address) });
+        }
+        while let Some(open) = dialled.join_next().await {
+            let Ok(Some(open)) = open else { continue };
+            let of_it = self.results[first..]
+                .iter_mut()
+                .filter(|outcome| outcome.address == open);
+            for outcome in of_it {
+                outcome.answer = Answer::Unknown("no connection at first, and one later".to_owned());
+            }
+        }
+    }
+
     async fn address(&mut self, side: SideKind, address: IpAddr) {
         for port in [Port::Secure, Port::ReadOnly, Port::Healthz] {
             let address = SocketAddr::new(address, port.number(&self.options.ports));
@@ -363,6 +430,11 @@ impl Run<'_> {
                 }
                 let mut answer = match &known {
                     Some(answer) => Answer::clone(answer),
+                    None if probe.credential == Credential::Token && !holders::are_trusted(address) => {
+                        Answer::Unknown(
+                            "the port is held by a user to whom the token is not shown".to_owned(),
+                        )
+                    }
                     None => {
                         self.pace().await;
                         self.prober.send(probe, address).await

@@ -19,8 +19,8 @@ use tokio_rustls::TlsConnector;
 use super::table::{Credential, Port, Probe};
 use super::{Answer, stranger};
 
-/// A rule that drops says nothing for ever.
-const DIAL: Duration = Duration::from_secs(1);
+/// A rule that drops says nothing for ever. A first packet that is lost is sent again after one second, and after three.
+const DIAL: Duration = Duration::from_millis(3500);
 /// It looks like a service account's, and its signature is nobody's.
 const GARBAGE: &str =
     "eyJhbGciOiJSUzI1NiIsImtpZCI6Im5vYm9keSJ9.eyJzdWIiOiJrdWJlbGV0LWdhdGUtcHJvdmUifQ.bm9ib2R5";
@@ -54,10 +54,9 @@ impl Prober {
     }
 
     pub(super) async fn send(&self, probe: &Probe, address: SocketAddr) -> Answer {
-        let stream = match timeout(DIAL, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return not_connected(&error),
-            Err(_) => return Answer::Silent,
+        let stream = match self.dial(address).await {
+            Ok(stream) => stream,
+            Err(answer) => return answer,
         };
         let head = self.head(probe, address);
         let answered = async {
@@ -72,9 +71,25 @@ impl Prober {
             exchange(stream, &head).await
         };
         match timeout(self.answer_within, answered).await {
+            Ok(Ok(status)) if probe.reaches.contains(&status) => Answer::Status(status),
+            // Whoever is overloaded, or cannot ask the API server, has not refused anything.
+            Ok(Ok(status @ (429 | 500..=599))) => Answer::Unknown(format!("{status}")),
             Ok(Ok(status)) => Answer::Status(status),
-            Ok(Err(error)) => Answer::Failed(error.to_string()),
+            Ok(Err(error)) if wants_a_certificate(&error) => Answer::Failed(error.to_string()),
+            Ok(Err(error)) => Answer::Unknown(error.to_string()),
             Err(_) => Answer::Unknown(format!("no answer within {:?}", self.answer_within)),
+        }
+    }
+
+    /// A connection.
+    ///
+    /// # Errors
+    /// There is none: what that shows.
+    pub(super) async fn dial(&self, address: SocketAddr) -> Result<TcpStream, Answer> {
+        match timeout(DIAL, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(not_connected(&error)),
+            Err(_) => Err(Answer::Silent),
         }
     }
 
@@ -103,27 +118,54 @@ impl Prober {
 
 /// The words of nobody and of rules that refuse are told from what went wrong on this side.
 fn not_connected(error: &io::Error) -> Answer {
-    use io::ErrorKind::{
-        ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, PermissionDenied, TimedOut,
-    };
     match error.kind() {
-        ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable | PermissionDenied => {
-            Answer::Refused
-        }
-        TimedOut => Answer::Silent,
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::HostUnreachable => Answer::Refused,
+        io::ErrorKind::TimedOut => Answer::Silent,
         _ => Answer::Unknown(error.to_string()),
     }
 }
 
+/// Whether the other end has ended the handshake, or what followed, for want of a certificate that it likes. Any other end, such
+/// as for want of a cipher in common, shows only that this program cannot talk to it.
+fn wants_a_certificate(error: &io::Error) -> bool {
+    use rustls::AlertDescription::{
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
+        CertificateUnknown, UnknownCA, UnsupportedCertificate,
+    };
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(
+        error,
+        Some(rustls::Error::AlertReceived(
+            AccessDenied
+                | BadCertificate
+                | CertificateExpired
+                | CertificateRequired
+                | CertificateRevoked
+                | CertificateUnknown
+                | UnknownCA
+                | UnsupportedCertificate
+        ))
+    )
+}
+
 /// Sends the head and reads the status line; what follows is left unread.
 async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, head: &str) -> io::Result<u16> {
-    stream.write_all(head.as_bytes()).await?;
-    stream.flush().await?;
+    let sent = async {
+        stream.write_all(head.as_bytes()).await?;
+        stream.flush().await
+    };
+    // Whoever has refused already takes no more, and what it said is still to be read.
+    let sent = sent.await;
     let mut line = [0; 12];
-    stream
-        .read_exact(&mut line)
-        .await
-        .map_err(|_| io::Error::other("the connection ended without an answer"))?;
+    match stream.read_exact(&mut line).await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            sent?;
+            return Err(io::Error::other("the connection ended without an answer"));
+        }
+        read => read?,
+    };
     let status = std::str::from_utf8(&line).ok().and_then(|line| {
         let (version, status) = line.split_once(' ')?;
         version.starts_with("HTTP/1.").then(|| status.parse().ok())?

@@ -2,17 +2,26 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::node::{Namespace, as_user, ip};
+use crate::node::{Namespace, WIRE, as_user, ip};
 
-/// `nobody` on every distribution.
-const SOMEBODY: u32 = 65534;
-const NAMESPACE: &str = "kgprove";
+/// Of a range that systemd and distributions leave free: whoever has the same user id may end a thread of ours.
+const SOMEBODY: u32 = 65530;
+/// As for a first packet that is lost, twice.
+const CONTROL: Duration = Duration::from_millis(3500);
+
+/// What namespaces made here are called, up to the process id. That is one of a process namespace, which is a part of it.
+fn namespaces() -> String {
+    let processes = fs::metadata("/proc/self/ns/pid").map_or(0, |about| about.ino());
+    format!("kgprove-{processes}")
+}
 
 /// A kind of side.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, clap::ValueEnum)]
@@ -83,6 +92,26 @@ impl Side {
         }
     }
 
+    /// Whether packets from here reach this address of the node at all, and its answers come back: without that, silence shows nothing.
+    ///
+    /// # Errors
+    /// A port that is open to everybody is not reached: why.
+    pub(super) fn reaches(&self, address: IpAddr) -> Result<(), String> {
+        let Self::In(namespace) = self else {
+            return Ok(());
+        };
+        let dialled = TcpListener::bind((address, 0)).and_then(|listener| {
+            let to = listener.local_addr()?;
+            namespace.run(|| TcpStream::connect_timeout(&to, CONTROL))?
+        });
+        match dialled {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => Err(format!(
+                "not reached over a wire of its own ({error}): the node's firewall or routing keeps it from showing anything"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Runs `work` there.
     pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         match self {
@@ -95,10 +124,9 @@ impl Side {
 
 /// A namespace with a wire to this one, and everything reached over it. Both go when it is dropped.
 fn wired(own: &[IpAddr]) -> io::Result<Namespace> {
-    sweep();
-    let namespace = Namespace::new(NAMESPACE)?;
+    let namespace = Namespace::new(&namespaces())?;
     let pid = std::process::id();
-    let here = format!("kgp{pid}");
+    let here = format!("{WIRE}{pid}");
     ip(&[
         "link",
         "add",
@@ -121,12 +149,13 @@ fn wired(own: &[IpAddr]) -> io::Result<Namespace> {
     namespace.ip(&["addr", "add", &format!("{}/30", at(2)), "dev", "eth0"])?;
     namespace.ip(&["link", "set", "eth0", "up"])?;
     namespace.ip(&["route", "add", "default", "via", &at(1)])?;
-    // A network that is unique by chance; a kernel without IPv6 has none, and then none of its addresses either.
     if own.iter().any(IpAddr::is_ipv6) {
+        // A network that is unique by chance. Where there can be none, its addresses are not reached, which is told then.
         let prefix = format!("fd6b:{:x}:{:x}", pid >> 16, pid & 0xffff);
-        ip(&["addr", "add", &format!("{prefix}::1/64"), "dev", &here, "nodad"])?;
-        namespace.ip(&["addr", "add", &format!("{prefix}::2/64"), "dev", "eth0", "nodad"])?;
-        namespace.ip(&["-6", "route", "add", "default", "via", &format!("{prefix}::1")])?;
+        let wired = ip(&["addr", "add", &format!("{prefix}::1/64"), "dev", &here, "nodad"])
+            .and_then(|()| namespace.ip(&["addr", "add", &format!("{prefix}::2/64"), "dev", "eth0", "nodad"]))
+            .and_then(|()| namespace.ip(&["-6", "route", "add", "default", "via", &format!("{prefix}::1")]));
+        drop(wired);
     }
     Ok(namespace)
 }
@@ -158,11 +187,12 @@ fn free_network(own: &[IpAddr], routes: &str) -> Option<Ipv4Addr> {
 }
 
 /// Takes away what was left behind by runs that were killed.
-fn sweep() {
+pub(super) fn sweep() {
+    let ours = namespaces();
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let pid = name
-            .strip_prefix(NAMESPACE)
+            .strip_prefix(ours.as_str())
             .and_then(|name| name.strip_prefix('-'));
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             // The next run tries again.
@@ -171,10 +201,13 @@ fn sweep() {
     }
 }
 
-/// SIGINT and SIGTERM: what was made must be taken away before the end.
+/// Signals that end a program: what was made must be taken away before the end.
 pub(super) struct Interrupted {
     interrupt: Signal,
     terminate: Signal,
+    // Of a terminal that is gone.
+    hangup: Signal,
+    quit: Signal,
 }
 
 impl Interrupted {
@@ -182,6 +215,8 @@ impl Interrupted {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -189,6 +224,8 @@ impl Interrupted {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 }

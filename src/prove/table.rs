@@ -100,7 +100,7 @@ const fn get(id: &'static str, path: &'static str, severity: Severity, gives: &'
     }
 }
 
-/// A pod that is not there: the kubelet's 404 comes after it has let the request in.
+/// A pod that cannot be, by its name: the kubelet's 404 comes after it has let the request in.
 const fn on_no_pod(id: &'static str, method: &'static str, path: &'static str, gives: &'static str) -> Probe {
     Probe {
         method,
@@ -183,13 +183,13 @@ pub const PROBES: &[Probe] = &[
     on_no_pod(
         "container-logs",
         "GET",
-        "/containerLogs/kubelet-gate-prove/does-not-exist/none",
+        "/containerLogs/kubelet-gate-prove/Does_Not_Exist/none",
         "the log of any container",
     ),
     on_no_pod(
         "exec",
         "POST",
-        "/exec/kubelet-gate-prove/does-not-exist/none?command=id&output=1",
+        "/exec/kubelet-gate-prove/Does_Not_Exist/none?command=id&output=1",
         "a shell in any container",
     ),
     Probe {
@@ -198,34 +198,38 @@ pub const PROBES: &[Probe] = &[
         ..on_no_pod(
             "exec-websocket",
             "GET",
-            "/exec/kubelet-gate-prove/does-not-exist/none?command=id&output=1",
+            "/exec/kubelet-gate-prove/Does_Not_Exist/none?command=id&output=1",
             "a shell in any container, by GET and WebSocket",
         )
     },
     on_no_pod(
         "run",
         "POST",
-        "/run/kubelet-gate-prove/does-not-exist/none?cmd=id",
+        "/run/kubelet-gate-prove/Does_Not_Exist/none?cmd=id",
         "commands in any container, by one request",
     ),
     on_no_pod(
         "attach",
         "POST",
-        "/attach/kubelet-gate-prove/does-not-exist/none?output=1",
+        "/attach/kubelet-gate-prove/Does_Not_Exist/none?output=1",
         "the terminal of any container",
     ),
     on_no_pod(
         "port-forward",
         "POST",
-        "/portForward/kubelet-gate-prove/does-not-exist?port=80",
+        "/portForward/kubelet-gate-prove/Does_Not_Exist?port=80",
         "every port of any pod",
     ),
-    on_no_pod(
-        "checkpoint",
-        "POST",
-        "/checkpoint/kubelet-gate-prove/does-not-exist/none",
-        "the memory of any container, and a full disk",
-    ),
+    Probe {
+        // Where there is no such endpoint, it is a 404 before anybody is asked for; the wrong method is refused by the endpoint.
+        reaches: &[405],
+        ..get(
+            "checkpoint",
+            "/checkpoint/kubelet-gate-prove/Does_Not_Exist/none",
+            High,
+            "the memory of any container, and a full disk",
+        )
+    },
     get(
         "pprof",
         "/debug/pprof/cmdline",
@@ -274,7 +278,7 @@ pub const PROBES: &[Probe] = &[
         ..on_no_pod(
             "token-exec-websocket",
             "GET",
-            "/exec/kubelet-gate-prove/does-not-exist/none?command=id&output=1",
+            "/exec/kubelet-gate-prove/Does_Not_Exist/none?command=id&output=1",
             "a shell in any container, to a token that may only read",
         )
     },
@@ -303,7 +307,11 @@ pub const PROBES: &[Probe] = &[
         "every pod by name, with its use of the machine",
     ),
     read_only("read-only-spec", "/spec/", Medium, "the machine, on old kubelets"),
-    read_only("read-only-healthz", "/healthz", Low, "that a kubelet is here"),
+    Probe {
+        // 500: not well, but there.
+        reaches: &[200, 500],
+        ..read_only("read-only-healthz", "/healthz", Low, "that a kubelet is here")
+    },
     read_only(
         "read-only-pprof",
         "/debug/pprof/cmdline",
@@ -315,7 +323,7 @@ pub const PROBES: &[Probe] = &[
         reaches: &[405],
         ..read_only(
             "read-only-checkpoint",
-            "/checkpoint/kubelet-gate-prove/does-not-exist/none",
+            "/checkpoint/kubelet-gate-prove/Does_Not_Exist/none",
             High,
             "checkpoints by strangers, until the disk is full",
         )
@@ -323,6 +331,7 @@ pub const PROBES: &[Probe] = &[
     Probe {
         port: Port::Healthz,
         normal_on_node: true,
+        reaches: &[200, 500],
         cis: &[],
         ..get(
             "healthz-port",

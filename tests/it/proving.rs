@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::Output;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use kubelet_gate::lab::fake_kubelet::{ClientCa, Fault, Seen};
@@ -15,7 +16,7 @@ use serde_json::Value;
 use crate::command_line::{code, kubelet_gate, stderr};
 use crate::inspecting::{assert_valid, sarif_schema, schema};
 use crate::node::{Node, on_a_node, shell};
-use crate::world::{PKI, World};
+use crate::world::{PKI, World, eventually};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -154,7 +155,7 @@ async fn exactly_the_documented_requests_are_sent() {
         );
         // POST only where a pod is named that cannot be.
         assert!(
-            probe.method == "GET" || probe.path.contains("/kubelet-gate-prove/does-not-exist"),
+            probe.method == "GET" || probe.path.contains("/kubelet-gate-prove/Does_Not_Exist"),
             "{}",
             probe.id
         );
@@ -253,8 +254,163 @@ fn a_port_that_nobody_has_is_told_from_one_that_a_gate_has() {
         .output()
         .unwrap();
     let said = String::from_utf8(output.stdout.clone()).unwrap();
-    assert_eq!(code(&output), 0, "{said}");
-    assert!(said.contains("nobody takes connections on port 1"), "{said}");
+    assert_eq!(code(&output), 1, "{said}");
+    assert!(
+        said.contains("nobody takes connections on port 1") && !said.contains("nothing got through:"),
+        "{said}"
+    );
+}
+
+/// Seen red: with what is not there at first taken for closed, and with an overloaded kubelet taken for one that refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_open_is_not_called_closed() {
+    // A kubelet that is being started again: not there for the first address, and there when the second one is tried.
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let options = Options {
+        addresses: vec![LOCALHOST, Ipv6Addr::LOCALHOST.into()],
+        answer_within: Duration::from_millis(100),
+        ..on_loopback(ports(address, "127.0.0.1:1".parse().unwrap()))
+    };
+    let mut started = None;
+    let report = tokio::task::spawn_blocking(move || {
+        prove::prove(&options, &mut |step| {
+            if step.ends_with("::1") {
+                started = Some(std::net::TcpListener::bind(address).unwrap());
+            }
+        })
+    });
+    let report = report.await.unwrap().unwrap();
+    let mut late = report.results.iter().filter(|outcome| outcome.address == address);
+    assert!(
+        late.all(|outcome| matches!(outcome.answer, Answer::Unknown(_))),
+        "{:#?}",
+        report.results
+    );
+    assert!(!report.is_whole());
+
+    // One that cannot ask whether it may, or has too much to do.
+    let world = world().await;
+    for status in [500, 503, 429] {
+        world.kubelet.fail("/configz", Fault::status(status));
+        let report = proven(on_loopback(ports(world.kubelet.address(), world.read_only))).await;
+        let unknown: Vec<&str> = report.unknown().map(|outcome| outcome.probe.as_str()).collect();
+        assert_eq!((unknown, report.is_whole()), (vec!["configz"], false), "{status}");
+    }
+    world.stop().await;
+}
+
+/// A gate that wants a certificate in the handshake refuses by an alert; who just hangs up, or speaks no TLS, has refused nothing.
+///
+/// Seen red: with every failed handshake taken for a refusal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_handshake_is_told_from_one_that_fails() {
+    let world = World::builder()
+        .set("authentication.x509.clientCertificates", "Require")
+        .start()
+        .await;
+    let report = proven(on_loopback(ports(world.address, world.read_only))).await;
+    assert!(
+        report.is_whole() && report.exposures().next().is_none(),
+        "{report:#?}"
+    );
+    let odd = proven(on_loopback(ports(world.read_only, world.read_only))).await;
+    let secure: Vec<&Outcome> = odd
+        .results
+        .iter()
+        .filter(|outcome| outcome.probe == "pods" || outcome.probe == "exec")
+        .collect();
+    assert!(
+        secure
+            .iter()
+            .all(|outcome| matches!(outcome.answer, Answer::Unknown(_))),
+        "{secure:#?}"
+    );
+    world.stop().await;
+}
+
+/// What is kept is a report of this program, whole, for its owner; what is read back cannot steer a terminal.
+#[test]
+fn a_report_is_kept_whole_and_compared_with_care() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |words: &[&str]| {
+        let mut command = kubelet_gate();
+        command.current_dir(&folder);
+        command.args(["prove", "--address=127.0.0.1", "--from=loopback"]);
+        command.args(["--port=1", "--read-only-port=1", "--healthz-port=1"]);
+        command.args(words).output().unwrap()
+    };
+    let nowhere = run(&["--save", "nowhere/report.json"]);
+    assert_eq!(
+        (code(&nowhere), nowhere.stdout.len()),
+        (64, 0),
+        "before anything is sent"
+    );
+    assert_eq!(code(&run(&["--save", "report.json"])), 1);
+    let path = folder.path().join("report.json");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let mut report: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_valid(&schema("probe-report.json"), &report);
+    // What was open and is not tried now is not closed.
+    report["started"] = "\u{1b}]0;x\u{7}".into();
+    report["host"] = "elsewhere".into();
+    report["results"][0]["through"] = true.into();
+    report["results"][0]["address"] = "192.0.2.10:10250".into();
+    fs::write(&path, report.to_string()).unwrap();
+    let compared = run(&["--compare", "report.json"]);
+    let said = String::from_utf8_lossy(&compared.stdout);
+    assert!(
+        said.contains("0 closed, 0 still open, 0 newly open, 1 not shown this time"),
+        "{said}"
+    );
+    assert!(
+        !said.contains('\u{1b}') && said.contains("that was on elsewhere"),
+        "{said}"
+    );
+    report["apiVersion"] = "kubelet-gate.dev/v9".into();
+    fs::write(&path, report.to_string()).unwrap();
+    for bad in ["report.json", "/dev/zero", "."] {
+        let refused = run(&["--compare", bad]);
+        assert_eq!(code(&refused), 64, "{bad}");
+    }
+    assert_eq!(code(&run(&["--compare", "report.json", "-o", "sarif"])), 64);
+    let before = fs::read_dir(&folder).unwrap().count();
+    let foreign = run(&["--address=198.51.100.7", "--save", "other.json"]);
+    assert_eq!(
+        (code(&foreign), fs::read_dir(&folder).unwrap().count()),
+        (64, before),
+        "no half report"
+    );
+}
+
+/// An operator whose terminal is gone leaves nothing behind. Seen red: without SIGHUP, the wire stayed.
+#[test]
+fn whatever_ends_it_its_network_is_taken_away() {
+    on_a_node("prove interrupted", async |node: Node| {
+        let links = shell("ip -o link | cut -d: -f2");
+        for signal in ["HUP", "TERM", "INT", "QUIT"] {
+            let mut command = kubelet_gate();
+            command.args(["prove", "--from=namespace"]).args(PORTS);
+            let mut running = command
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let pid = running.id();
+            eventually("it is at it", || {
+                shell("ip -o link").contains(&format!("kgp{pid}@"))
+            })
+            .await;
+            shell(&format!("kill -{signal} {pid}"));
+            assert_eq!(running.wait().unwrap().code(), Some(1), "{signal}");
+            // The kernel takes a network apart in its own time.
+            eventually("nothing is left", || shell("ip -o link | cut -d: -f2") == links).await;
+        }
+        node.stop().await;
+    });
 }
 
 #[test]
@@ -268,6 +424,7 @@ fn nothing_but_this_nodes_own_addresses_is_probed() {
         assert!(matches!(refused, Err(ProveError::NotLocal(..))), "{foreign}");
         let output = kubelet_gate()
             .args(["prove", "--address", foreign])
+            .args(PORTS)
             .output()
             .unwrap();
         assert_eq!(code(&output), 64);
@@ -298,9 +455,12 @@ async fn the_pace_is_kept() {
     world.stop().await;
 }
 
+const PORTS: [&str; 3] = ["--port=10250", "--read-only-port=10255", "--healthz-port=10248"];
+
 fn prove_on(node: &Node, words: &str) -> Output {
     let mut command = kubelet_gate();
-    command.current_dir(node.file("run")).arg("prove");
+    // The ports are named, for other tests have processes that are called kubelet.
+    command.current_dir(node.file("run")).arg("prove").args(PORTS);
     command.args(words.split_whitespace()).output().unwrap()
 }
 
@@ -331,7 +491,7 @@ fn what_got_through_before_the_seal_does_not_afterwards() {
                 .any(|outcome| outcome.side == side && outcome.address == address.parse().unwrap());
             assert!(open, "{side:?} to {address}: {:#?}", report.results);
         }
-        let few = "--address 192.0.2.10 --address 127.0.0.1";
+        let few = "--address 127.0.0.1 --from loopback";
         let before = prove_on(
             &node,
             "--address 127.0.0.1 --from loopback --save before.json -o sarif",
@@ -366,9 +526,22 @@ fn what_got_through_before_the_seal_does_not_afterwards() {
         let mut blind = kubelet_gate();
         blind
             .args(["prove", "--address", "192.0.2.10", "--from", "namespace"])
+            .args(PORTS)
             .env("PATH", "");
         let blind = blind.output().unwrap();
         assert_eq!(code(&blind), 1, "{blind:?}");
+        let said = String::from_utf8_lossy(&blind.stdout);
+        assert!(said.contains("iproute2"), "{said}");
+        // Nor one from which no packet comes back. Seen red: with the silence taken for the seal's.
+        shell("ip route add unreachable default table 100; ip rule add from 192.0.2.10 lookup 100");
+        let lost = prove_on(&node, "--address 192.0.2.10 --from namespace");
+        shell("ip rule del from 192.0.2.10 lookup 100; ip route flush table 100");
+        assert_eq!(code(&lost), 1, "{lost:?}");
+        let said = String::from_utf8_lossy(&lost.stdout);
+        assert!(
+            said.contains("could not be tried: network namespace to 192.0.2.10"),
+            "{said}"
+        );
         // Nothing is left of the network that was made for it.
         assert_eq!(shell("ip -o link | cut -d: -f2"), links);
         assert!(!shell("ip netns list").contains(&format!("kgprove-{}", std::process::id())));
