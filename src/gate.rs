@@ -231,7 +231,15 @@ impl Gate {
             &permit,
         )
         .await?;
-        self.metrics.took(Stage::Upstream, asked.elapsed());
+        let answered = Instant::now();
+        self.metrics.took(Stage::Upstream, answered - asked);
+        // Whom the kubelet refuses, for want of a credential that the gate should have shown it, has not been served.
+        if !matches!(
+            forwarded.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        ) {
+            self.witness.saw(&permit, answered);
+        }
         Ok(Passed { forwarded, share })
     }
 
@@ -264,9 +272,7 @@ impl Gate {
 
         let permit = self.authorizer.authorize(identity, &checks).await?;
         record.may(&permit);
-        let allowed = Instant::now();
-        self.metrics.took(Stage::Authz, allowed - known);
-        self.witness.saw(&permit, allowed);
+        self.metrics.took(Stage::Authz, known.elapsed());
         Ok(permit)
     }
 

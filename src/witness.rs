@@ -14,7 +14,7 @@ use crate::attributes::Subresource;
 use crate::authn::Credential;
 use crate::authz::Permit;
 
-/// Remembers who was allowed what only the API server is allowed.
+/// Remembers who was allowed, and served by the kubelet, what only the API server is allowed.
 pub(crate) struct Witness {
     /// `firewall.apiServerUsers`.
     users: Vec<String>,
@@ -54,7 +54,7 @@ impl Witness {
         }
     }
 
-    /// A request was allowed, at `now`. Called for each: within a second of the last note it is a load and a comparison.
+    /// A request was allowed and served, at `now`. Called for each: within a second of the last note it is a load and a comparison.
     pub(crate) fn saw(&self, permit: &Permit, now: Instant) {
         let credential = permit.identity().credential();
         let may_be = if self.users.is_empty() {

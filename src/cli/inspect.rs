@@ -1,6 +1,7 @@
 //! `kubelet-gate inspect`: what this node's kubelet is open to, and what a gate makes up for.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
@@ -25,6 +26,9 @@ pub(super) struct Inspect {
     /// Probe the kubelet's ports as well, as `prove` does: only what a probe sees closed is called compensated
     #[arg(long, conflicts_with_all = ["root", "kubelet_config", "kubelet_arg"])]
     prove: bool,
+    /// With --prove: one of this node's addresses; may be repeated. Without it, all of them
+    #[arg(long, value_name = "IP", requires = "prove")]
+    address: Vec<IpAddr>,
     /// Show every option that was read, not only what was judged
     #[arg(long)]
     options: bool,
@@ -149,6 +153,7 @@ impl Inspect {
             [inspection] if self.prove => Some(prove::prove(
                 &prove::Options {
                     ports: ports_of(&inspection.options),
+                    addresses: self.address.clone(),
                     ..prove::Options::default()
                 },
                 &mut |_| {},

@@ -36,6 +36,16 @@ pub enum Forwarded {
     Upgraded(Response<Body>, Box<Tunnel>),
 }
 
+impl Forwarded {
+    /// The kubelet's status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Answer(response) | Self::Upgraded(response, _) => response.status(),
+        }
+    }
+}
+
 /// Passes an allowed request to the kubelet. `pool` is the worker's own.
 ///
 /// Cancelling the future closes the connection to the kubelet. A request is sent again, as often as a pooled connection

@@ -14,8 +14,7 @@ use crate::tls::pem;
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{key}: {} is a credential of {user}, who may get nodes/proxy of every other node as well: whoever takes this gate over \
-     could use it against the whole fleet; give one of this node's own, such as the kubelet's \
-     /var/lib/kubelet/pki/kubelet-client-current.pem, or set upstream.allowFleetCredential: true", file.display()
+     could use it against the whole fleet; give one that may nodes/proxy of this Node alone, or set upstream.allowFleetCredential: true", file.display()
 )]
 pub struct FleetCredential {
     key: &'static str,

@@ -3,6 +3,7 @@
 
 use kubelet_gate::lab::client::Client;
 use kubelet_gate::lab::fake_apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
+use kubelet_gate::lab::fake_kubelet::Fault;
 use serde_json::{Value, json};
 
 use crate::world::{API_SERVER, World, eventually_answers, header};
@@ -23,7 +24,8 @@ async fn get(client: &Client, target: &str, status: u16) {
     assert_eq!(client.get(target).await.unwrap().status(), status, "{target}");
 }
 
-/// Seen red: with any credential taken, the admin's token was the API server; with any subresource, whoever read /pods.
+/// Seen red: with any credential taken, the admin's token was the API server; with any subresource, whoever read /pods; with the
+/// kubelet's answer not looked at, a gate behind which nobody is served let itself be sealed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_was_allowed_nodes_proxy_is_the_api_server() {
     let world = World::start().await;
@@ -37,6 +39,13 @@ async fn a_certificate_that_was_allowed_nodes_proxy_is_the_api_server() {
     );
     get(&world.stranger(), LOG, 401).await;
     assert_eq!(seal(&world).await, Value::Null);
+    // Allowed, and then refused by the kubelet, to which the gate has shown nothing that it likes.
+    for status in [401, 403] {
+        world.kubelet.fail(LOG, Fault::status(status));
+        get(&world.client(API_SERVER), LOG, status).await;
+        assert_eq!(seal(&world).await, Value::Null, "{status}");
+    }
+    world.kubelet.heal();
 
     get(&world.client(API_SERVER), LOG, 200).await;
     let seen = seal(&world).await;

@@ -13,6 +13,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::command_line::{code, kubelet_gate, stderr};
+use crate::node::{Node, on_a_node};
 use crate::world::eventually;
 
 /// The folder of a distribution's node.
@@ -412,6 +413,445 @@ fn processes_are_understood_however_odd_they_are() {
     assert!(found[3].notes[0].contains("1.32"), "{:?}", found[3].notes);
 }
 
+/// A tree with these files.
+fn files(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    folder
+}
+
+/// The verdicts on who may do what, of the only kubelet that these files start; and what could not be read.
+fn verdicts(folder: &Path) -> ([Verdict; 3], Vec<String>) {
+    let (mut found, errors) = invocation::in_files(&Root::new(folder));
+    assert_eq!((found.len(), errors.len()), (1, 0), "{errors:?}");
+    let found = Inspection::of(found.remove(0), OffsetDateTime::now_utc()).unwrap();
+    let verdict = |id| check(&found, id).verdict;
+    let all = ["anonymous-auth", "authorization-mode", "read-only-port"].map(verdict);
+    (all, found.unread)
+}
+
+const OPEN: &str =
+    "kubelet-arg: [anonymous-auth=true, authorization-mode=AlwaysAllow, read-only-port=10255]\n";
+const OPEN_ARGUMENTS: &str = "--kubelet-arg=anonymous-auth=true --kubelet-arg authorization-mode=AlwaysAllow --kubelet-arg=read-only-port=10255";
+
+/// Seen red: with its environment, its short flags and its title taken for nothing, an open k3s passed everywhere.
+#[test]
+fn k3s_is_read_wherever_it_is_told() {
+    use Verdict::{Fail, Pass, Warn};
+    let unit = |command: &str| {
+        format!("[Service]\nEnvironmentFile=-/etc/systemd/system/%N.env\nExecStart={command}\n")
+    };
+    let plain = unit("/usr/local/bin/k3s server");
+    let at = "etc/systemd/system/k3s.service";
+    for (text, more) in [
+        (
+            unit("/usr/local/bin/k3s server -c /opt/c.yaml"),
+            ("opt/c.yaml", OPEN),
+        ),
+        (plain.clone(), ("etc/rancher/k3s/config.yaml", OPEN)),
+        (
+            unit(&format!("/usr/local/bin/k3s server {OPEN_ARGUMENTS}")),
+            ("x", ""),
+        ),
+    ] {
+        let folder = files(&[(at, &text), more]);
+        assert_eq!(verdicts(folder.path()), ([Fail; 3], vec![]), "{text}");
+    }
+    let variable = (
+        "etc/systemd/system/k3s.env",
+        "K3S_CONFIG_FILE=/opt/c.yaml\nK3S_NODE_NAME=Other\n",
+    );
+    let folder = files(&[(at, &plain), variable, ("opt/c.yaml", OPEN)]);
+    assert_eq!(verdicts(folder.path()).0, [Fail; 3]);
+    let (found, _) = invocation::in_files(&Root::new(folder.path()));
+    let options = kubelet_gate::node::options::Effective::of(&found[0]).unwrap();
+    assert_eq!(options.text("--hostname-override"), "Other");
+    // What cannot be read may say anything.
+    let folder = files(&[(at, &plain), ("etc/rancher/k3s/config.yaml", "{{{")]);
+    let (all, unread) = verdicts(folder.path());
+    assert_eq!(all, [Warn; 3]);
+    assert!(unread[0].contains("/etc/rancher/k3s/config.yaml"), "{unread:?}");
+    let output = inspect(&["--root", folder.path().to_str().unwrap()]);
+    assert_eq!(code(&output), 1, "{}", stdout(&output));
+    assert!(stdout(&output).contains("not read: ") && stderr(&output).contains("nothing is sure"));
+    // A server without an agent has no kubelet.
+    let folder = files(&[(at, &unit("/usr/local/bin/k3s server --disable-agent"))]);
+    assert!(invocation::in_files(&Root::new(folder.path())).0.is_empty());
+    let folder = files(&[(at, &plain)]);
+    assert_eq!(verdicts(folder.path()).0, [Pass; 3]);
+
+    // Running, it hides what it was told; its unit and its environment have it.
+    let proc = proc(&[(7, b"/usr/local/bin/k3s server\0\0\0\0")]);
+    let process = proc.path().join("7");
+    let found = |index: usize| {
+        let found = invocation::running(proc.path());
+        Inspection::of(found[index].clone(), OffsetDateTime::now_utc()).unwrap()
+    };
+    assert!(
+        found(0).unread[0].contains("hides its arguments"),
+        "{:?}",
+        found(0).unread
+    );
+    assert_eq!(check(&found(0), "anonymous-auth").verdict, Warn);
+    fs::write(process.join("cgroup"), "0::/system.slice/k3s.service\n").unwrap();
+    let unit_file = process.join("root").join(at);
+    fs::create_dir_all(unit_file.parent().unwrap()).unwrap();
+    fs::write(
+        &unit_file,
+        unit(&format!("/usr/local/bin/k3s server {OPEN_ARGUMENTS}")),
+    )
+    .unwrap();
+    assert_eq!(check(&found(0), "anonymous-auth").verdict, Fail);
+    assert_eq!(found(0).unread, Vec::<String>::new());
+    fs::write(&unit_file, &plain).unwrap();
+    fs::write(process.join("environ"), "A=1\0K3S_CONFIG_FILE=/opt/c.yaml\0").unwrap();
+    fs::create_dir_all(process.join("root/opt")).unwrap();
+    fs::write(process.join("root/opt/c.yaml"), OPEN).unwrap();
+    assert_eq!(check(&found(0), "anonymous-auth").verdict, Fail);
+}
+
+#[test]
+fn microk8s_keeps_its_arguments_in_a_file() {
+    let arguments = "--kubeconfig=${SNAP_DATA}/credentials/kubelet.config\n# --anonymous-auth=true\n\
+                     --client-ca-file=$SNAP_DATA/certs/ca.crt\n--anonymous-auth=false\n";
+    let folder = files(&[("var/snap/microk8s/current/args/kubelet", arguments)]);
+    let (found, errors) = invocation::in_files(&Root::new(folder.path()));
+    assert!(errors.is_empty(), "{errors:?}");
+    let options = kubelet_gate::node::options::Effective::of(&found[0]).unwrap();
+    assert_eq!(
+        options.text("authentication.x509.clientCAFile"),
+        "/var/snap/microk8s/current/certs/ca.crt"
+    );
+    assert_eq!(
+        options.text("--kubeconfig"),
+        "/var/snap/microk8s/current/credentials/kubelet.config"
+    );
+    assert!(!options.is_on("authentication.anonymous.enabled"));
+    assert_eq!(options.text("authorization.mode"), "AlwaysAllow");
+    let proc = proc(&[(7, b"/snap/microk8s/1/kubelite\0--kubelet-args-file=/args\0")]);
+    fs::write(proc.path().join("7/root/args"), "--port=9\n").unwrap();
+    let found = invocation::running(proc.path());
+    let options = kubelet_gate::node::options::Effective::of(&found[0]).unwrap();
+    assert_eq!(options.number("port"), 9);
+}
+
+/// Each verdict that depends on one option: flags, and what they make of which check.
+#[test]
+fn every_option_is_judged() {
+    use Verdict::{Fail, Pass, Warn};
+    const FILE: &str = "kind: KubeletConfiguration\n";
+    for (config, flags, id, expected) in [
+        (FILE, "", "token-webhook", Pass),
+        (
+            FILE,
+            "--authentication-token-webhook=false",
+            "token-webhook",
+            Warn,
+        ),
+        (FILE, "", "client-ca-file", Fail),
+        (FILE, "--client-ca-file=/ca", "client-ca-file", Pass),
+        (FILE, "", "authorization-mode", Warn),
+        (
+            FILE,
+            "--streaming-connection-idle-timeout=0",
+            "streaming-idle-timeout",
+            Fail,
+        ),
+        (FILE, "", "streaming-idle-timeout", Pass),
+        (FILE, "", "protect-kernel-defaults", Warn),
+        (
+            FILE,
+            "--make-iptables-util-chains=false",
+            "iptables-util-chains",
+            Fail,
+        ),
+        (FILE, "--hostname-override=x", "hostname-override", Warn),
+        (FILE, "--event-qps=4", "event-qps", Warn),
+        (FILE, "--tls-cert-file=/c", "serving-pair", Fail),
+        (
+            FILE,
+            "--tls-cert-file=/c --tls-private-key-file=/k",
+            "serving-pair",
+            Pass,
+        ),
+        (FILE, "", "serving-pair", Warn),
+        (FILE, "--rotate-certificates=false", "rotate-certificates", Fail),
+        (FILE, "", "rotate-certificates", Warn),
+        (FILE, "--rotate-certificates", "rotate-certificates", Pass),
+        (
+            FILE,
+            "--rotate-server-certificates",
+            "rotate-server-certificate",
+            Pass,
+        ),
+        (
+            FILE,
+            "--rotate-server-certificates --feature-gates=RotateKubeletServerCertificate=false",
+            "rotate-server-certificate",
+            Fail,
+        ),
+        (
+            FILE,
+            "--tls-cipher-suites=TLS_RSA_WITH_RC4_128_SHA",
+            "cipher-suites",
+            Fail,
+        ),
+        (
+            FILE,
+            "--tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+            "cipher-suites",
+            Pass,
+        ),
+        (FILE, "--pod-max-pids=100", "pod-pids-limit", Pass),
+        (FILE, "", "pod-pids-limit", Warn),
+        (FILE, "--seccomp-default", "seccomp-default", Pass),
+        (FILE, "", "seccomp-default", Warn),
+        (FILE, "--address=127.0.0.1", "bind-address", Pass),
+        (FILE, "", "bind-address", Warn),
+        (FILE, "--tls-min-version=VersionTLS11", "tls-min-version", Fail),
+        (FILE, "--tls-min-version=VersionTLS99", "tls-min-version", Fail),
+        (FILE, "--tls-min-version=VersionTLS13", "tls-min-version", Pass),
+        (
+            FILE,
+            "--healthz-bind-address=0.0.0.0",
+            "healthz-bind-address",
+            Warn,
+        ),
+        (
+            FILE,
+            "--healthz-bind-address=0.0.0.0 --healthz-port=0",
+            "healthz-bind-address",
+            Pass,
+        ),
+        (FILE, "--contention-profiling", "contention-profiling", Warn),
+        (
+            "kind: KubeletConfiguration\nenableSystemLogQuery: true\n",
+            "",
+            "system-log-query",
+            Warn,
+        ),
+        (
+            FILE,
+            "--redirect-container-streaming",
+            "redirect-container-streaming",
+            Fail,
+        ),
+        (FILE, "--cadvisor-port=4194", "cadvisor-port", Fail),
+        (FILE, "", "cadvisor-port", Pass),
+        // Without a file it may be a kubelet from when these were on.
+        ("", "", "cadvisor-port", Warn),
+        ("", "", "redirect-container-streaming", Warn),
+        (FILE, "", "ip-address-deny", Warn),
+    ] {
+        let unit = format!(
+            "[Service]\nExecStart=/usr/bin/kubelet {} {flags}\n",
+            if config.is_empty() { "" } else { "--config=/k" }
+        );
+        let folder = files(&[("etc/systemd/system/kubelet.service", &unit), ("k", config)]);
+        let (found, errors) = invocation::in_files(&Root::new(folder.path()));
+        assert!(errors.is_empty(), "{errors:?}");
+        let found = Inspection::of(found[0].clone(), OffsetDateTime::now_utc()).unwrap();
+        let check = check(&found, id);
+        assert_eq!(check.verdict, expected, "{id} with {flags:?}: {}", check.why);
+        assert_eq!(
+            check.why.is_empty(),
+            expected == Pass,
+            "{id} with {flags:?}: {}",
+            check.why
+        );
+    }
+    // The seal knows one health port.
+    for (port, can) in [("10248", true), ("20248", false)] {
+        let flags = [
+            format!("--healthz-port={port}"),
+            "--healthz-bind-address=::".to_owned(),
+        ];
+        let invocation = Invocation::given(&flags, Root::new("/nowhere"));
+        let found = Inspection::of(invocation, OffsetDateTime::now_utc()).unwrap();
+        let said = check(&found, "healthz-bind-address").with_gate(None);
+        assert_eq!(said.starts_with("can: "), can, "{said}");
+    }
+}
+
+/// Seen red: with dates before the first left out; with one address that is named enough for all; with the kubeconfig's certificate
+/// where the kubelet has a rotated one.
+#[test]
+fn certificates_are_judged_by_what_they_are_used_for() {
+    use Verdict::{Fail, Pass, Warn};
+    let given = |name: &str, words: &[&str], year: i64| {
+        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        let now = OffsetDateTime::UNIX_EPOCH + time::Duration::days(365 * (year - 1970));
+        Inspection::of(Invocation::given(&words, Root::new(tree(name))), now).unwrap()
+    };
+    let aks = [
+        "--tls-cert-file=/etc/kubernetes/certs/kubeletserver.crt",
+        "--tls-private-key-file=/etc/kubernetes/certs/kubeletserver.key",
+    ];
+    for (year, verdict) in [(2000, Fail), (2030, Pass), (2200, Fail)] {
+        let found = given("aks", &aks, year);
+        assert_eq!(
+            check(&found, "serving-certificate-expiry").verdict,
+            verdict,
+            "{year}"
+        );
+    }
+    for (node_ip, verdict, words) in [
+        ("--node-ip=192.0.2.16", Pass, ""),
+        ("--node-ip=192.0.2.16,2001:db8::16", Warn, "2001:db8::16"),
+        ("--node-ip=192.0.2.17", Warn, "192.0.2.17"),
+        ("--node-ip=", Warn, "not compared"),
+    ] {
+        let found = given("aks", &[&aks[..], &[node_ip]].concat(), 2030);
+        let names = check(&found, "serving-certificate-names");
+        assert_eq!(names.verdict, verdict, "{node_ip}");
+        assert!(names.why.contains(words), "{}", names.why);
+    }
+
+    // The kubeconfig has one that ended in 2020; beside it lies a rotated one.
+    let of = |name: &str, path: &str| fs::read_to_string(tree(name).join(path)).unwrap();
+    let kubeconfig = of("flags-only", "var/lib/kubelet/kubeconfig");
+    let (ended, key) = (
+        "var/lib/kubelet/worker-0-client.pem",
+        "var/lib/kubelet/worker-0-client-key.pem",
+    );
+    let (old, old_key) = (of("flags-only", ended), of("flags-only", key));
+    let new = of(
+        "kubeadm",
+        "var/lib/kubelet/pki/kubelet-client-2024-01-01-00-00-00.pem",
+    );
+    let current = "var/lib/kubelet/pki/kubelet-client-current.pem";
+    for (flags, rotated, verdict, file) in [
+        ("--rotate-certificates", true, Pass, current),
+        ("--rotate-certificates", false, Fail, ended),
+        ("--rotate-certificates=false", true, Fail, ended),
+    ] {
+        let unit = format!(
+            "[Service]\nExecStart=/usr/bin/kubelet --kubeconfig=/var/lib/kubelet/kubeconfig {flags}\n"
+        );
+        let folder = files(&[
+            ("etc/systemd/system/kubelet.service", &unit),
+            ("var/lib/kubelet/kubeconfig", &kubeconfig),
+            (ended, &old),
+            (key, &old_key),
+            if rotated { (current, &new) } else { ("x", "") },
+        ]);
+        let (found, _) = invocation::in_files(&Root::new(folder.path()));
+        let found = Inspection::of(found[0].clone(), OffsetDateTime::now_utc()).unwrap();
+        let client = check(&found, "client-certificate-expiry");
+        assert_eq!(
+            (client.verdict, client.origin.as_str()),
+            (verdict, format!("/{file}").as_str()),
+            "{flags}"
+        );
+    }
+}
+
+/// systemd takes the last by name, whichever folder it is in; what is not set in files kube-proxy may set.
+#[test]
+fn a_file_that_routes_loopback_is_found() {
+    use Verdict::Warn;
+    let unit = (
+        "etc/systemd/system/kubelet.service",
+        "[Service]\nIPAddressDeny=any\nExecStart=/usr/bin/kubelet\n",
+    );
+    let on = "net.ipv4.conf.all.route_localnet = 1\n";
+    let off = "net/ipv4/conf/all/route_localnet=0\n";
+    for (more, value) in [
+        (
+            vec![
+                ("usr/lib/sysctl.d/99-z.conf", on),
+                ("etc/sysctl.d/10-a.conf", off),
+            ],
+            "route_localnet=1",
+        ),
+        (
+            vec![("usr/lib/sysctl.d/50-z.conf", on), ("etc/sysctl.d/50-z.conf", "")],
+            "(not set)",
+        ),
+        (
+            vec![("etc/sysctl.d/10-a.conf", on), ("etc/sysctl.conf", off)],
+            "(not set)",
+        ),
+        (vec![], "(not set)"),
+    ] {
+        let folder = files(&[&[unit][..], &more].concat());
+        let (found, _) = invocation::in_files(&Root::new(folder.path()));
+        let found = Inspection::of(found[0].clone(), OffsetDateTime::now_utc()).unwrap();
+        let localnet = check(&found, "route-localnet");
+        assert_eq!(localnet.verdict, Warn, "only the running node tells");
+        assert!(localnet.value.ends_with(value), "{more:?}: {}", localnet.value);
+        assert_eq!(check(&found, "ip-address-deny").verdict, Verdict::Pass);
+    }
+}
+
+/// A file of the node's cannot print a line that passes for one of ours. Seen red: with values printed as they are.
+#[test]
+fn what_a_node_says_is_shown_as_text() {
+    let folder = files(&[
+        (
+            "etc/systemd/system/kubelet.service",
+            "[Service]\nExecStart=/usr/bin/kubelet --config=/k\n",
+        ),
+        (
+            "k",
+            "kind: KubeletConfiguration\ntlsMinVersion: \"x\\n4.2.4  PASS  forged\\e[2J\"\n",
+        ),
+    ]);
+    let said = stdout(&inspect(&[
+        "--root",
+        folder.path().to_str().unwrap(),
+        "--options",
+    ]));
+    assert!(
+        !said.lines().any(|line| line.starts_with("4.2.4  PASS  forged")),
+        "{said}"
+    );
+    assert!(!said.contains('\u{1b}') && said.contains("forged"), "{said}");
+}
+
+/// A bad neighbour hides nobody.
+#[test]
+fn what_can_be_read_is_shown_beside_what_cannot() {
+    let folder = files(&[
+        (
+            "etc/systemd/system/kubelet.service",
+            "[Service]\nExecStart=/usr/bin/kubelet\n",
+        ),
+        ("etc/systemd/system/k3s-agent.service", "[Service]\n"),
+        (
+            "etc/systemd/system/k3s.service",
+            "[Service]\nExecStart=/usr/local/bin/k3s agent --kubelet-arg=port=x\n",
+        ),
+    ]);
+    let root = folder.path().to_str().unwrap();
+    let output = inspect(&["--root", root]);
+    assert_eq!(code(&output), 2, "what is found counts first");
+    assert!(stdout(&output).contains("4.2.1"), "{}", stdout(&output));
+    for words in ["k3s-agent.service: it starts nothing", "port=x"] {
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    }
+    let document: Value = serde_json::from_slice(&inspect(&["--root", root, "-o", "sarif"]).stdout).unwrap();
+    assert_valid(&sarif_schema(), &document);
+    let ran = &document["runs"][0]["invocations"][0];
+    assert_eq!(ran["executionSuccessful"], false);
+    let faults = ran["toolExecutionNotifications"].as_array().unwrap();
+    let faults = faults.iter().filter(|fault| fault["level"] == "error").count();
+    assert_eq!(faults, 2, "{ran}");
+    // A copy without units: where its configuration is, is told.
+    let folder = files(&[("var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\n")]);
+    let output = inspect(&["--root", folder.path().to_str().unwrap()]);
+    assert_eq!(code(&output), 1);
+    assert!(
+        stderr(&output).contains("--kubelet-config=/var/lib/kubelet/config.yaml"),
+        "{}",
+        stderr(&output)
+    );
+}
+
 /// A report in which each probe was tried from both sides, a gate answered, and those named got through.
 fn report(through: &[&str]) -> Report {
     let outcome = |probe: &str, side| Outcome {
@@ -494,8 +934,84 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
     assert!(said("anonymous-auth", Some(&half)).ends_with("not probed"));
 }
 
+/// From the kubelet's own network, before and after the seal. Seen red: from a neighbour's network, where nobody has the ports, all
+/// was compensated.
+#[test]
+fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
+    on_a_node("inspect before and after", async |mut node: Node| {
+        // The node's kubelet is this process; what it is started with is another's.
+        let kubelet = started(&[
+            "--anonymous-auth=true",
+            "--authorization-mode=AlwaysAllow",
+            "--read-only-port=10255",
+        ]);
+        let addresses = ["--prove", "--address=192.0.2.10", "--address=127.0.0.1"];
+        let which = ["-o", "json", "--pid", &kubelet.pid()];
+        let words = [&addresses[..], &which].concat();
+        let probe = |output: &Output, id: &str| -> String {
+            let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+            assert_valid(&schema("inspection.json"), &said);
+            let checks = said["kubelets"][0]["checks"].as_array().unwrap();
+            let check = checks.iter().find(|check| check["id"] == id).unwrap();
+            check["gate"]["probe"].as_str().unwrap().to_owned()
+        };
+        let checks = [
+            "anonymous-auth",
+            "authorization-mode",
+            "read-only-port",
+            "ip-address-deny",
+        ];
+        let before = inspect(&words);
+        assert_eq!(code(&before), 2);
+        for id in checks {
+            assert_eq!(probe(&before, id), "open", "{id}");
+        }
+        let elsewhere = node.neighbour.run(|| inspect(&words)).unwrap();
+        assert_eq!(
+            (code(&elsewhere), stderr(&elsewhere).contains("nsenter")),
+            (64, true),
+            "{elsewhere:?}"
+        );
+        let elsewhere = node.neighbour.run(|| inspect(&which)).unwrap();
+        assert!(
+            String::from_utf8_lossy(&elsewhere.stdout).contains("nsenter"),
+            "{elsewhere:?}"
+        );
+
+        node.start_gate().await;
+        node.api_server_comes().await;
+        node.firewall_ends(0, "apply --confirm-within 60s --close-health-checkers");
+        node.firewall_ends(0, "confirm");
+        let after = inspect(&words);
+        for id in checks {
+            assert_eq!(probe(&after, id), "closed", "{id}");
+        }
+        drop(kubelet);
+        node.stop().await;
+    });
+}
+
 /// A process that is called kubelet, gone when dropped.
 struct Running(std::process::Child);
+
+impl Running {
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+/// One with these flags, in this thread's network.
+fn started(flags: &[&str]) -> Running {
+    // Its shell waits for an end of its input, which comes when it is dropped.
+    let child = Command::new("sh")
+        .arg0("kubelet")
+        .args(["-c", "read _", "--port=10250"])
+        .args(flags)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    Running(child)
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -506,18 +1022,9 @@ impl Drop for Running {
 
 #[tokio::test]
 async fn a_kubelet_that_runs_is_found_and_chosen() {
-    let started = |port: &str| {
-        // Its shell waits for an end of its input, which comes when it is dropped.
-        let child = Command::new("sh")
-            .arg0("kubelet")
-            .args(["-c", "read _", port, "--address=127.0.0.1"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Running(child)
-    };
-    let (one, other) = (started("--port=1"), started("--port=2"));
-    let pid = |running: &Running| running.0.id().to_string();
+    let flags = |port| [port, "--address=127.0.0.1"];
+    let (one, other) = (started(&flags("--port=1")), started(&flags("--port=2")));
+    let pid = Running::pid;
     eventually("both are seen", || {
         let output = inspect(&["-o", "json"]);
         let said = stdout(&output);
@@ -555,7 +1062,7 @@ async fn a_kubelet_that_runs_is_found_and_chosen() {
         .unwrap();
     assert_eq!(code(&init), 1);
     assert!(
-        stderr(&init).contains("2 kubelets") && !out.exists(),
+        stderr(&init).contains(" kubelets (") && !out.exists(),
         "{}",
         stderr(&init)
     );

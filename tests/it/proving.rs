@@ -176,6 +176,8 @@ async fn a_kubelet_that_verifies_by_itself_is_not_called_open() {
     };
     world.kubelet.require_client_certificates(Some(ca)).unwrap();
     world.kubelet.clear();
+    // An endpoint that this kubelet does not have is a 404 before it asks who is there.
+    world.kubelet.fail("/checkpoint", Fault::status(404));
     let mut options = on_loopback(ports(world.kubelet.address(), world.read_only));
     let report = proven(options.clone()).await;
     assert_eq!(through(&report), BTreeSet::new());
@@ -185,7 +187,7 @@ async fn a_kubelet_that_verifies_by_itself_is_not_called_open() {
     };
     // To the foreign certificate it is an alert.
     let answers: BTreeSet<u16> = report.results.iter().filter_map(status).collect();
-    assert_eq!(answers, BTreeSet::from([301, 401, 410]));
+    assert_eq!(answers, BTreeSet::from([301, 401, 404, 410]));
     // As seen from the node's address as well.
     let from_both = |report: &Report| {
         let mut both = report.clone();
