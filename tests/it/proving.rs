@@ -527,7 +527,12 @@ fn what_got_through_before_the_seal_does_not_afterwards() {
         // A side that cannot be looked from proves nothing, though nothing got through from the others.
         let mut blind = kubelet_gate();
         blind
-            .args(["prove", "--address", "192.0.2.10", "--from", "namespace"])
+            .args([
+                "prove",
+                "--address=192.0.2.10",
+                "--address=127.0.0.1",
+                "--from=loopback,namespace",
+            ])
             .args(PORTS)
             .env("PATH", "");
         let blind = blind.output().unwrap();
