@@ -9,7 +9,7 @@ use clap::Args;
 use time::OffsetDateTime;
 
 use super::check;
-use super::inspect::{WhichKubelet, listed};
+use super::which_kubelet::{WhichKubelet, listed};
 use super::{FAILED, FINDINGS, GOOD};
 use crate::firewall::{Backend, Firewall, Plan};
 use crate::init::{Draft, Naming, Written, draft};

@@ -13,6 +13,7 @@ mod prove;
 mod readonly_census;
 mod sarif;
 mod serve;
+mod which_kubelet;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -10,14 +10,16 @@ use std::path::{Path, PathBuf};
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 
-use super::inspect::{elsewhere, listed, plain};
+use super::inspect::plain;
 use super::sarif::{self, Finding, Level, Place, Rule};
+use super::which_kubelet::{elsewhere, listed};
 use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
 use crate::node;
 use crate::node::invocation;
 use crate::node::options::Effective;
 use crate::prove::{
-    self, API_VERSION, Answer, KIND, Outcome, PROBES, Ports, Probe, ProveError, Report, Severity, SideKind,
+    self, API_VERSION, Answer, Changes, KIND, Outcome, PROBES, Ports, Probe, ProveError, Report, Severity,
+    SideKind,
 };
 
 /// Nobody has as many addresses.
@@ -250,39 +252,6 @@ impl Drop for Kept<'_> {
     fn drop(&mut self) {
         if !self.whole {
             let _ = fs::remove_file(self.path);
-        }
-    }
-}
-
-/// What has become of what was open, and what is open that was not.
-struct Changes<'a> {
-    closed: Vec<&'a Outcome>,
-    still: Vec<&'a Outcome>,
-    newly: Vec<&'a Outcome>,
-    /// Not tried any more, or without an answer that shows anything.
-    unknown: Vec<&'a Outcome>,
-}
-
-impl<'a> Changes<'a> {
-    fn between(before: &'a Report, now: &'a Report) -> Self {
-        let key = |outcome: &Outcome| (outcome.probe.clone(), outcome.side, outcome.address);
-        let open = |report: &Report| report.exposures().map(key).collect::<BTreeSet<_>>();
-        let (was, is) = (open(before), open(now));
-        let shown = now
-            .results
-            .iter()
-            .filter(|outcome| !matches!(outcome.answer, Answer::Unknown(_)));
-        let shown: BTreeSet<_> = shown.map(key).collect();
-        let (gone, unknown) = before
-            .exposures()
-            .filter(|outcome| !is.contains(&key(outcome)))
-            .partition(|outcome| shown.contains(&key(outcome)));
-        let (still, newly) = now.exposures().partition(|outcome| was.contains(&key(outcome)));
-        Self {
-            closed: gone,
-            still,
-            newly,
-            unknown,
         }
     }
 }

@@ -4,6 +4,7 @@
 mod certificates;
 mod checks;
 mod permissions;
+mod route_localnet;
 
 pub use self::certificates::{Certificate, Role};
 pub use self::checks::{Check, Gate, Verdict};
@@ -59,7 +60,7 @@ impl Inspection {
             checks::doubt(&mut checks);
         }
         if invocation.source != Source::Given {
-            checks.push(checks::route_localnet(&invocation));
+            checks.push(route_localnet::check(&invocation));
         }
         for certificate in &certificates {
             checks.push(certificate.life(now));

@@ -4,15 +4,15 @@
 //! node's own addresses is ever dialled.
 
 mod holders;
+mod report;
 mod request;
 mod sides;
 mod stranger;
 mod table;
 
+pub use self::report::{API_VERSION, Answer, Changes, KIND, Outcome, Report, Verified};
 pub use self::sides::SideKind;
 pub use self::table::{Credential, PROBES, Port, Probe, Severity};
-
-use self::table::UNTIDY;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -30,10 +30,6 @@ use self::request::Prober;
 use self::sides::{Interrupted, Side};
 use crate::node;
 
-/// The [`Report::api_version`].
-pub const API_VERSION: &str = "kubelet-gate.dev/v1alpha1";
-/// The [`Report::kind`].
-pub const KIND: &str = "ProbeReport";
 /// As fast as anybody may go: five requests a second.
 pub const INTERVAL: Duration = Duration::from_millis(200);
 
@@ -117,160 +113,6 @@ pub enum ProveError {
     /// It would take hours.
     #[error("this node has {0} addresses: name those by which it is dialled with --address")]
     TooMany(usize),
-}
-
-/// What came back.
-#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Answer {
-    /// An HTTP status.
-    Status(u16),
-    /// No connection: nobody listens, or a rule refuses.
-    Refused,
-    /// No connection, and no word of it for too long: mostly a rule that drops.
-    Silent,
-    /// A connection that the other end closed without an HTTP answer, such as one that wants a certificate in the handshake.
-    Failed(String),
-    /// Nothing that shows anything, and why: a connection and no answer in time, or a fault on this side.
-    Unknown(String),
-}
-
-impl std::fmt::Display for Answer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Status(status) => write!(f, "{status}"),
-            Self::Refused => f.write_str("refused"),
-            Self::Silent => f.write_str("no connection"),
-            Self::Failed(why) => write!(f, "failed: {why}"),
-            Self::Unknown(why) => write!(f, "nothing shown: {why}"),
-        }
-    }
-}
-
-/// One probe, sent from one side to one address.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Outcome {
-    /// The [`Probe::id`].
-    pub probe: String,
-    /// From where.
-    pub side: SideKind,
-    /// To where.
-    pub address: SocketAddr,
-    /// What came back.
-    pub answer: Answer,
-    /// It got through.
-    pub through: bool,
-}
-
-/// Everything that was tried.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// [`API_VERSION`].
-    pub api_version: String,
-    /// [`KIND`].
-    pub kind: String,
-    /// Of this program.
-    pub version: String,
-    /// What the node calls itself.
-    pub host: String,
-    /// When the first probe was sent, as RFC 3339.
-    pub started: String,
-    /// When the last one had been answered.
-    pub finished: String,
-    /// The ports that were probed.
-    pub ports: Ports,
-    /// Each probe on each address.
-    pub results: Vec<Outcome>,
-    /// What was left out or done otherwise, and why.
-    pub skipped: Vec<String>,
-    /// What was to be tried and could not be, and why: without it nothing is proven.
-    pub untried: Vec<String>,
-}
-
-/// What the probes that bear on a check of the benchmark have shown.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Verified {
-    /// One got through.
-    Open,
-    /// They were tried from the node's addresses and from loopback, none got through, and who refused them is a gate.
-    Closed,
-    /// None got through, but no gate was seen: a kubelet that refuses strangers by itself does so as well, and so does nobody.
-    NoGate,
-    /// It cannot be said.
-    Untried,
-}
-
-impl Report {
-    /// What got through.
-    pub fn exposures(&self) -> impl Iterator<Item = &Outcome> {
-        self.results.iter().filter(|outcome| outcome.through)
-    }
-
-    /// What shows nothing.
-    pub fn unknown(&self) -> impl Iterator<Item = &Outcome> {
-        let unknown = |outcome: &&Outcome| matches!(outcome.answer, Answer::Unknown(_));
-        self.results.iter().filter(unknown)
-    }
-
-    /// Whether all was tried, each answer shows something, and somebody is there at all: only then is a node on which nothing got
-    /// through proven closed.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.untried.is_empty() && self.unknown().next().is_none() && !self.is_deserted()
-    }
-
-    /// Whether nobody takes connections on the kubelet's own port: no kubelet runs, or it has another port.
-    #[must_use]
-    pub fn is_deserted(&self) -> bool {
-        let mut secure = self
-            .results
-            .iter()
-            .filter(|outcome| outcome.address.port() == self.ports.secure);
-        secure.all(|outcome| matches!(outcome.answer, Answer::Refused | Answer::Silent))
-    }
-
-    /// What has been shown of a check, by its number since CIS 1.7.
-    #[must_use]
-    pub fn verified(&self, cis: &str) -> Verified {
-        let probe = |outcome: &Outcome| PROBES.iter().find(|probe| probe.id == outcome.probe);
-        let bearing: Vec<(&Outcome, &Probe)> = self
-            .results
-            .iter()
-            .filter_map(|outcome| Some((outcome, probe(outcome)?)))
-            .filter(|(_, probe)| probe.cis.contains(&cis))
-            .collect();
-        let from = |side| bearing.iter().any(|(outcome, _)| outcome.side == side);
-        let unknown = |outcome: &Outcome| matches!(outcome.answer, Answer::Unknown(_));
-        if bearing.iter().any(|(outcome, _)| outcome.through) {
-            Verified::Open
-        } else if !from(SideKind::NodeAddress)
-            || !from(SideKind::Loopback)
-            || bearing.iter().any(|(outcome, _)| unknown(outcome))
-        {
-            Verified::Untried
-        } else if !self.is_gated() {
-            Verified::NoGate
-        } else {
-            Verified::Closed
-        }
-    }
-
-    /// Whether a gate, and nobody else, answers where the kubelet's own port takes connections. A kubelet tidies a path by a
-    /// redirect before it asks who wants it; a gate refuses it.
-    fn is_gated(&self) -> bool {
-        let untidy = self.results.iter().filter(|outcome| outcome.probe == UNTIDY);
-        let mut answers = untidy.map(|outcome| &outcome.answer);
-        let mut gated = false;
-        answers.all(|answer| match answer {
-            Answer::Refused | Answer::Silent => true,
-            answer => {
-                gated = true;
-                *answer == Answer::Status(400)
-            }
-        }) && gated
-    }
 }
 
 /// Sends every probe from every side to every address, one after the other. Blocks; `progress` hears of every address.

@@ -1,0 +1,96 @@
+//! Which kubelet `inspect`, `init` and `prove` are about.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::node::Root;
+use crate::node::invocation::{self, Invocation};
+
+/// Which kubelet a command is about.
+#[derive(Args, Debug)]
+pub(super) struct WhichKubelet {
+    /// The root of a node's file system, mounted or copied; without it, the running kubelet
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// The process, if there are several kubelets
+    #[arg(long, value_name = "PID", conflicts_with = "root")]
+    pub(super) pid: Option<i32>,
+    /// A kubelet's configuration file, instead of finding one
+    #[arg(long, value_name = "FILE")]
+    kubelet_config: Option<String>,
+    /// A kubelet's flag, such as --kubelet-arg=--anonymous-auth=false; may be repeated
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    kubelet_arg: Vec<String>,
+}
+
+impl WhichKubelet {
+    /// The file system that the kubelet is in.
+    pub(super) fn root(&self) -> Root {
+        let path = self.root.as_deref().unwrap_or_else(|| Path::new("/"));
+        Root::new(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+    }
+
+    /// Every kubelet that is meant, and what cannot be understood.
+    pub(super) fn find(&self) -> (Vec<Invocation>, Vec<String>) {
+        if self.kubelet_config.is_some() || !self.kubelet_arg.is_empty() {
+            let config = self.kubelet_config.as_deref().map(|path| match &self.root {
+                // Without a root it is a file of here, wherever that is.
+                None => std::path::absolute(path)
+                    .map_or_else(|_| path.to_owned(), |path| path.display().to_string()),
+                Some(_) => path.to_owned(),
+            });
+            let config = config.map(|path| format!("--config={path}"));
+            let words: Vec<String> = config
+                .into_iter()
+                .chain(self.kubelet_arg.iter().cloned())
+                .collect();
+            return (vec![Invocation::given(&words, self.root())], Vec::new());
+        }
+        if self.root.is_some() {
+            let root = self.root();
+            if !root.path().is_dir() {
+                return (
+                    Vec::new(),
+                    vec![format!("--root {}: no such folder", root.path().display())],
+                );
+            }
+            return invocation::in_files(&root);
+        }
+        let running = invocation::running(Path::new("/proc"));
+        let chosen: Vec<Invocation> = running
+            .into_iter()
+            .filter(|invocation| self.pid.is_none_or(|pid| invocation.pid() == Some(pid)))
+            .collect();
+        let mut errors = Vec::new();
+        if chosen.is_empty() {
+            let which = self
+                .pid
+                .map_or_else(String::new, |pid| format!(" with process id {pid}"));
+            errors.push(format!(
+                "no running kubelet{which} is seen in /proc: run as root in the node's own process namespace, or name the \
+                 node's file system with --root, or its configuration with --kubelet-config and --kubelet-arg"
+            ));
+        }
+        (chosen, errors)
+    }
+}
+
+/// What several kubelets are, for an error.
+pub(super) fn listed(invocations: &[Invocation]) -> String {
+    let all: Vec<String> = invocations
+        .iter()
+        .map(|invocation| invocation.source.to_string())
+        .collect();
+    format!("there are {} kubelets ({})", all.len(), all.join(", "))
+}
+
+/// What to do about a kubelet in another network.
+pub(super) fn elsewhere(invocation: &Invocation) -> String {
+    format!(
+        "the kubelet ({}) is in another network namespace, whose ports are not seen from here: run this in its own, by nsenter -t \
+         {} -n",
+        invocation.source,
+        invocation.pid().unwrap_or_default()
+    )
+}

@@ -1,0 +1,207 @@
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+
+use super::*;
+
+fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let root = Root::new(folder.path());
+    (folder, root)
+}
+
+#[test]
+fn a_unit_starts_what_its_drop_ins_and_environment_say() {
+    let (_folder, root) = tree(&[
+        ("etc/hostname", "worker-1\n"),
+        (
+            "lib/systemd/system/kubelet.service",
+            "[Unit]\nExecStart=/not/this\n[Service]\nExecStart=/usr/bin/kubelet --old\nEnvironment=\"A=--a=1 --b\" B=2\n",
+        ),
+        (
+            "usr/lib/systemd/system/kubelet.service.d/10-a.conf",
+            "[Service]\nExecStart=/hidden\n",
+        ),
+        (
+            "etc/systemd/system/kubelet.service.d/10-a.conf",
+            "[Service]\nEnvironmentFile=-/nowhere\nEnvironmentFile=-/etc/default/kubelet\nExecStart=\n\
+             ExecStart=-/usr/bin/kubelet $A --host=%H --b=${B}-$$x \\\n  # a comment\n  $C $NOTHING '--quoted=a b' \\\n  --last\n",
+        ),
+        (
+            "etc/default/kubelet",
+            "# comment\nB=3\nC=\"--c --d='x'\"\nexport NOTHING=--no\n",
+        ),
+    ]);
+    let started = started(&root, "kubelet.service").unwrap().unwrap();
+    assert_eq!(
+        started.file,
+        "/usr/lib/systemd/system/kubelet.service".replace("/usr", "")
+    );
+    let words: Vec<&str> = started.words.iter().map(|word| word.text.as_str()).collect();
+    assert_eq!(
+        words,
+        [
+            "/usr/bin/kubelet",
+            "--a=1",
+            "--b",
+            "--host=worker-1",
+            "--b=3-$x",
+            "--c",
+            "--d=x",
+            "--quoted=a b",
+            "--last"
+        ]
+    );
+    let places: Vec<&str> = started.words.iter().map(|word| &*word.place).collect();
+    let drop_in = "/etc/systemd/system/kubelet.service.d/10-a.conf";
+    assert_eq!(
+        places[1], "/lib/systemd/system/kubelet.service",
+        "where Environment is"
+    );
+    assert_eq!((places[0], places[4]), (drop_in, "/etc/default/kubelet"));
+    assert_eq!(started.directory, "/");
+    assert!(
+        started.notes[0].contains("\"export NOTHING\""),
+        "{:?}",
+        started.notes
+    );
+    assert!(started.unread.is_empty(), "{:?}", started.unread);
+    assert_eq!(super::started(&root, "other.service"), Ok(None));
+}
+
+#[test]
+fn files_that_include_each_other_are_an_error() {
+    let (_folder, root) = tree(&[(
+        "etc/systemd/system/kubelet.service",
+        ".include /etc/systemd/system/kubelet.service\n",
+    )]);
+    assert!(
+        started(&root, "kubelet.service")
+            .unwrap_err()
+            .contains("include each other")
+    );
+}
+
+#[test]
+fn a_file_that_must_be_there_and_is_not_is_told() {
+    let (_folder, root) = tree(&[(
+        "etc/systemd/system/kubelet.service",
+        "[Service]\nEnvironmentFile=/etc/kubelet.env\nExecStart=/usr/bin/kubelet $ARGS\nWorkingDirectory=/var/lib\n",
+    )]);
+    let started = started(&root, "kubelet.service").unwrap().unwrap();
+    assert_eq!((started.words.len(), started.directory.as_str()), (1, "/var/lib"));
+    assert!(
+        started.unread[0].contains("/etc/kubelet.env"),
+        "{:?}",
+        started.unread
+    );
+}
+
+/// Seen red: with a pattern, a specifier and several lines taken to the letter, the flags of these files were lost.
+#[test]
+fn files_are_named_and_read_as_systemd_does() {
+    let (_folder, root) = tree(&[
+        ("etc/hostname", "worker-1.example\n"),
+        (
+            "etc/systemd/system/kubelet.service",
+            "[Service]\nEnvironmentFile=-/etc/default/%p\nEnvironmentFile=-/etc/kube*.e?v\nEnvironment=\"H=--host=%H --short=%l\"\n\
+             WorkingDirectory=%S/kubelet\nIPAddressDeny=any\nExecStart=@/usr/bin/kubelet kubelet $A $B $H --x=%q\n",
+        ),
+        ("etc/default/kubelet", "A=\"--a\n--b\"\n"),
+        ("etc/kube-1.env", "B=--c\n"),
+        ("etc/kube-2.envy", "B=--no\n"),
+    ]);
+    let started = started(&root, "kubelet.service").unwrap().unwrap();
+    let words: Vec<&str> = started.words.iter().map(|word| word.text.as_str()).collect();
+    assert_eq!(
+        words,
+        [
+            "/usr/bin/kubelet",
+            "--a",
+            "--b",
+            "--c",
+            "--host=worker-1.example",
+            "--short=worker-1",
+            "--x=%q"
+        ]
+    );
+    assert_eq!(started.directory, "/var/lib/kubelet");
+    assert!(started.denies_addresses);
+    assert!(started.unread[0].contains("%q"), "{:?}", started.unread);
+}
+
+#[test]
+fn what_is_masked_is_not_there() {
+    use std::os::unix::fs::symlink;
+    let unit = "[Service]\nExecStart=/usr/bin/kubelet\n";
+    let (folder, root) = tree(&[
+        ("usr/lib/systemd/system/kubelet.service", unit),
+        (
+            "usr/lib/systemd/system/kubelet.service.d/10-a.conf",
+            "[Service]\nExecStart=\nExecStart=/other\n",
+        ),
+        ("etc/systemd/system/kubelet.service.d/20-b.conf", "[Service]\n"),
+    ]);
+    symlink(
+        "/dev/null",
+        folder
+            .path()
+            .join("etc/systemd/system/kubelet.service.d/10-a.conf"),
+    )
+    .unwrap();
+    assert_eq!(
+        started(&root, "kubelet.service").unwrap().unwrap().words[0].text,
+        "/usr/bin/kubelet"
+    );
+    symlink(
+        "/dev/null",
+        folder.path().join("etc/systemd/system/kubelet.service"),
+    )
+    .unwrap();
+    assert_eq!(started(&root, "kubelet.service"), Ok(None));
+    // One that cannot be followed is not one that is not there.
+    symlink(
+        "other.service",
+        folder.path().join("etc/systemd/system/another.service"),
+    )
+    .unwrap();
+    symlink(
+        "another.service",
+        folder.path().join("etc/systemd/system/other.service"),
+    )
+    .unwrap();
+    assert!(
+        started(&root, "other.service")
+            .unwrap_err()
+            .contains("other.service")
+    );
+}
+
+/// Seen red: without the bounds, minutes of reading, and memory without end.
+#[test]
+fn a_unit_that_grows_without_end_is_an_error() {
+    let many = ".include /etc/i\n".repeat(30);
+    let (_folder, root) = tree(&[
+        ("etc/systemd/system/kubelet.service", many.as_str()),
+        ("etc/i", &".include /etc/j\n".repeat(30)),
+        ("etc/j", &".include /etc/k\n".repeat(30)),
+        ("etc/k", ""),
+    ]);
+    assert!(
+        started(&root, "kubelet.service")
+            .unwrap_err()
+            .contains("too many")
+    );
+    let large = format!(
+        "[Service]\nEnvironment=A={}\nExecStart=/k {}\n",
+        "a".repeat(100_000),
+        "${A}".repeat(10_000)
+    );
+    let (_folder, root) = tree(&[("etc/systemd/system/kubelet.service", large.as_str())]);
+    assert!(started(&root, "kubelet.service").unwrap_err().contains("4 MiB"));
+}
