@@ -433,5 +433,4 @@ pub(super) fn words(line: &str) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[path = "systemd/tests.rs"]
 mod tests;

@@ -1,15 +1,16 @@
 //! A kubelet's effective options: what it really runs with, from its flags, its configuration file, its drop-ins and both
 //! sets of defaults, combined as the kubelet combines them.
 
+mod fields;
+#[cfg(test)]
+mod tests;
+
+pub use self::fields::{FIELDS, Field, Kind};
+
 use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-
-#[path = "options/fields.rs"]
-mod fields;
-
-pub use self::fields::{FIELDS, Field, Kind};
 
 use super::invocation::Invocation;
 use super::root::Root;
@@ -510,7 +511,3 @@ pub fn as_json(effective: &Effective) -> Value {
     });
     Value::Object(all.collect::<Map<String, Value>>())
 }
-
-#[cfg(test)]
-#[path = "options/tests.rs"]
-mod tests;
