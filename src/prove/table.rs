@@ -116,7 +116,7 @@ const fn trick(id: &'static str, path: &'static str) -> Probe {
         id,
         path,
         High,
-        "every pod, by a path that is read differently behind the door",
+        "every pod, by a path read differently behind the door",
     )
 }
 
