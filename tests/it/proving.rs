@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Output, Stdio};
@@ -292,6 +293,30 @@ async fn what_may_have_been_open_is_not_called_closed() {
         report.results
     );
     assert!(!report.is_whole());
+
+    // One that goes away after its first answer.
+    let going = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = going.local_addr().unwrap();
+    let answered = std::thread::spawn(move || {
+        let (mut stream, _) = going.accept().unwrap();
+        drop(going);
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\n\r\n").unwrap();
+    });
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    let report = proven(on_loopback(ports(nobody, address))).await;
+    answered.join().unwrap();
+    let gone: Vec<&Outcome> = report
+        .results
+        .iter()
+        .filter(|outcome| outcome.address == address)
+        .collect();
+    assert_eq!(gone[0].answer, Answer::Status(404));
+    assert!(
+        gone[1..]
+            .iter()
+            .all(|outcome| matches!(outcome.answer, Answer::Unknown(_))),
+        "{gone:#?}"
+    );
 
     // One that cannot ask whether it may, or has too much to do.
     let world = world().await;
