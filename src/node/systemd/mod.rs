@@ -338,15 +338,26 @@ fn matching(root: &Root, path: &str) -> Vec<String> {
     }
 }
 
-/// Whether a name is of this pattern.
+/// Whether a name is of this pattern. A star that turns out to be too short is made longer, the last one first: no more steps than
+/// the lengths multiplied.
 fn like(name: &[u8], pattern: &[u8]) -> bool {
-    match (name, pattern) {
-        ([], []) => true,
-        (_, [b'*', rest @ ..]) => like(name, rest) || (!name.is_empty() && like(&name[1..], pattern)),
-        ([_, name @ ..], [b'?', pattern @ ..]) => like(name, pattern),
-        ([one, name @ ..], [other, pattern @ ..]) => one == other && like(name, pattern),
-        _ => false,
+    let (mut n, mut p) = (0, 0);
+    let mut star = None;
+    while n < name.len() {
+        match (pattern.get(p), star) {
+            (Some(b'*'), _) => {
+                star = Some((p, n));
+                p += 1;
+            }
+            (Some(c), _) if *c == b'?' || *c == name[n] => (n, p) = (n + 1, p + 1),
+            (_, Some((at, from))) => {
+                star = Some((at, from + 1));
+                (n, p) = (from + 1, at + 1);
+            }
+            (_, None) => return false,
+        }
     }
+    pattern[p..].iter().all(|c| *c == b'*')
 }
 
 /// The lines of a unit, those that end in a backslash joined with the next, comments left out.

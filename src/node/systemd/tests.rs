@@ -205,3 +205,30 @@ fn a_unit_that_grows_without_end_is_an_error() {
     let (_folder, root) = tree(&[("etc/systemd/system/kubelet.service", large.as_str())]);
     assert!(started(&root, "kubelet.service").unwrap_err().contains("4 MiB"));
 }
+
+proptest::proptest! {
+    /// Whatever stands in the files of a node that somebody copied here.
+    #[test]
+    fn any_unit_and_any_environment_are_read(unit in "\\PC{0,80}", command in "[-@+%$\\{\\}\"'\\\\A-C/ ]{0,60}", text in "[A-C=\"'\\\\#; \n\r$]{0,80}") {
+        let unit = format!("{unit}\n[Service]\nEnvironment=\"C={text}\"\nEnvironmentFile=-/etc/e*\nExecStart=/k {command}\n");
+        let (_folder, root) = tree(&[("etc/systemd/system/kubelet.service", unit.as_str()), ("etc/env", text.as_str())]);
+        let _ = started(&root, "kubelet.service");
+        for (_, value) in environment::assignments(&text) {
+            proptest::prop_assert!(value.len() <= text.len() * 2);
+        }
+    }
+
+    /// A pattern without wildcards is like itself alone, and a star like everything.
+    #[test]
+    fn patterns_are_names_with_gaps(name in "[a-c.]{0,8}", at in 0_usize..8) {
+        proptest::prop_assert!(like(name.as_bytes(), name.as_bytes()));
+        proptest::prop_assert!(like(name.as_bytes(), b"*"));
+        let at = at.min(name.len());
+        let gap = format!("{}*{}", &name[..at], &name[at..]);
+        proptest::prop_assert!(like(name.as_bytes(), gap.as_bytes()));
+        let stars = "*".repeat(50) + "x";
+        proptest::prop_assert!(!like(name.repeat(30).as_bytes(), stars.as_bytes()));
+        let longer = name.clone() + "x";
+        proptest::prop_assert!(!like(longer.as_bytes(), name.as_bytes()));
+    }
+}
