@@ -196,8 +196,8 @@ fn what_to_do_next_can_be_pasted_as_it_is() {
     assert!(subject.contains("kubelet-gate:worker-1"), "{subject}");
 }
 
-/// The API server would be seen, and the seal confirmed, though the kubelet answers it 401. Seen red: with `apply` in the block
-/// without its condition.
+/// While the trial lasts logs and exec would end, since the kubelet answers 401 to whatever the gate passes on. Seen red: with
+/// `apply` in the block without its condition.
 #[test]
 fn a_node_is_not_sealed_before_its_kubelet_takes_the_gates_credential() {
     let machine = Machine::new();
