@@ -129,7 +129,10 @@ impl Kubeconfig {
 
     fn rename(&self, part: &mut Value, key: &str, paths: &Paths) -> Result<(), String> {
         if let Some(file) = self.file(part, key) {
-            part[key] = paths.named(&file)?.into();
+            let named = paths
+                .named(&file)
+                .map_err(|error| format!("{} names {error}", self.path))?;
+            part[key] = named.into();
         } else if let Some(part) = part.as_object_mut() {
             part.remove(key);
         }

@@ -88,7 +88,7 @@ impl Next<'_> {
         }
         section("The certificate that clients see", list(&configuration.presented));
         section("The API server must show a certificate", self.api_server());
-        section("Look, and start", self.start());
+        section("Install, look, start", self.start());
         section("Seal", self.seal());
         section("Back", self.back());
         text
@@ -97,9 +97,12 @@ impl Next<'_> {
     fn first(&self) -> String {
         let mut text = format!(
             "# What to do next\n\n\
-             For the kubelet of {}, Node {}. Nothing of this node's has been changed yet.\n",
+             For the kubelet of {}{}. Nothing of this node's has been changed yet.\n",
             shown(&self.inspection.invocation.source.to_string()),
-            self.node
+            match &self.configuration.node_name {
+                Some(name) => format!(", Node {name}"),
+                None => String::new(),
+            }
         );
         if self.configuration.node_name.is_none() {
             text.push_str("NODE stands below for what the Node is called (kubectl get nodes).\n");
@@ -248,20 +251,21 @@ impl Next<'_> {
     fn seal(&self) -> String {
         let (config, node) = (&self.config, self.node);
         let configuration = self.configuration;
+        if configuration.needs_credential && !configuration.asks.can_be_shown() {
+            return "**Not while the kubelet is as it is**: see *Something to show the kubelet*.\n"
+                .to_owned();
+        }
         let kubelet = configuration.upstream.map_or(10250, |address| address.port());
         // Whoever pastes all of this must not close the node before the gate can serve it.
         let guard = match configuration.needs_credential {
             true => format!("grep -qE '^  (clientCertificateFile|tokenFile): ' {config} && "),
             false => String::new(),
         };
-        let only_if = match (configuration.needs_credential, configuration.asks.can_be_shown()) {
-            (false, _) => "",
-            (true, true) => {
+        let only_if = match configuration.needs_credential {
+            true => {
                 "**Only if `upstream` in the configuration has a credential by now**, and the kubelet said ok to it.\n\n"
             }
-            (true, false) => {
-                "**Not while the kubelet is as it is**: see *Something to show the kubelet*.\n\n"
-            }
+            false => "",
         };
         let what = match configuration.port == kubelet {
             true => format!(

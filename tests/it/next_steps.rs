@@ -293,7 +293,7 @@ fn the_way_to_a_credential_is_one_that_this_kubelet_takes() {
             "--anonymous-auth --authentication-token-webhook=false",
             false,
             &["no credential will make it answer"],
-            &[CERTIFICATE, TOKEN, RIGHTS],
+            &[CERTIFICATE, TOKEN, RIGHTS, "firewall apply --"],
             "403",
         ),
         (
