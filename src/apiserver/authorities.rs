@@ -18,7 +18,7 @@ use crate::tls::pem;
 /// A CA bundle, of which at any time only those certificates count that are valid then. webpki does not look at
 /// an anchor's dates; Go does, and does not believe an API server whose CA has expired.
 #[derive(Debug)]
-pub(super) struct Authorities {
+pub(crate) struct Authorities {
     file: PathBuf,
     anchors: Vec<Dated>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -34,7 +34,7 @@ struct Dated {
 impl Authorities {
     /// Takes the PEM of `file`. As in Go, a certificate that does not parse can vouch for nobody, and the others
     /// still can.
-    pub(super) fn new(file: &Path, bytes: &[u8]) -> Result<Self, ApiServerError> {
+    pub(crate) fn new(file: &Path, bytes: &[u8]) -> Result<Self, ApiServerError> {
         let bundle = pem::certificates(file, bytes)?;
         let anchors: Vec<_> = bundle.iter().filter_map(Dated::new).collect();
         let ignored = bundle.len() - anchors.len();
@@ -51,6 +51,27 @@ impl Authorities {
             anchors,
             algorithms: default_provider().signature_verification_algorithms,
         })
+    }
+
+    /// Whether a server that shows this chain is believed at `now`, whatever it is called.
+    pub(crate) fn vouch_for(
+        &self,
+        leaf: &ParsedCertificate<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let second = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let valid = self.anchors.iter().filter(|dated| dated.valid.contains(&second));
+        let roots: RootCertStore = valid.map(|dated| dated.anchor.clone()).collect();
+        verify_server_cert_signed_by_trust_anchor(leaf, &roots, intermediates, now, self.algorithms.all).map_err(
+            |error| match (error, self.anchors.len() - roots.len()) {
+                (Error::InvalidCertificate(CertificateError::UnknownIssuer), outdated @ 1..) => Error::General(format!(
+                    "its CA is unknown, or one of the {outdated} in {} that have expired or are not valid yet",
+                    self.file.display()
+                )),
+                (error, _) => error,
+            },
+        )
     }
 }
 
@@ -75,19 +96,8 @@ impl ServerCertVerifier for Authorities {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let second = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let valid = self.anchors.iter().filter(|dated| dated.valid.contains(&second));
-        let roots: RootCertStore = valid.map(|dated| dated.anchor.clone()).collect();
         let leaf = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&leaf, &roots, intermediates, now, self.algorithms.all).map_err(
-            |error| match (error, self.anchors.len() - roots.len()) {
-                (Error::InvalidCertificate(CertificateError::UnknownIssuer), outdated @ 1..) => Error::General(format!(
-                    "its CA is unknown, or one of the {outdated} in {} that have expired or are not valid yet",
-                    self.file.display()
-                )),
-                (error, _) => error,
-            },
-        )?;
+        self.vouch_for(&leaf, intermediates, now)?;
         verify_server_name(&leaf, server_name)?;
         Ok(ServerCertVerified::assertion())
     }

@@ -29,6 +29,7 @@ mod reviews;
 mod tests;
 
 pub use access::ApiServerError;
+pub(crate) use authorities::Authorities;
 pub use client::{ApiServer, ClientLimits};
 pub use exec::PluginError;
 pub use failure::{Api, Cause, ReviewError};

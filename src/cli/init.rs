@@ -2,20 +2,19 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use time::OffsetDateTime;
 
-use super::check;
+use super::inspect::plain;
 use super::which_kubelet::{WhichKubelet, listed};
-use super::{FAILED, FINDINGS, GOOD};
-use crate::firewall::{Backend, Firewall, Plan};
-use crate::init::{Draft, Naming, Written, draft};
+use super::{FAILED, FINDINGS, GOOD, check};
+use crate::init::{Draft, Here, NAMES, Naming, Written, draft};
 use crate::inspect::Inspection;
-use crate::node::{self, binds};
-use crate::settings::{KubeletFlags, Settings};
+use crate::node;
 
 /// The arguments of `init`.
 #[derive(Args, Debug)]
@@ -50,127 +49,162 @@ impl Init {
             return Err(errors);
         }
         if invocations.len() > 1 {
-            return Err(one(format!(
-                "{}: choose one that runs with --pid, or name its --kubelet-config and --kubelet-arg",
-                listed(&invocations)
-            )));
+            let way_out = match self.kubelet.root {
+                Some(_) => {
+                    "name the configuration of one with --kubelet-config and its flags with --kubelet-arg"
+                }
+                None => "choose one with --pid",
+            };
+            return Err(one(format!("{}: {way_out}", listed(&invocations))));
         }
         let invocation = invocations.pop().ok_or_else(Vec::new)?;
         let runs = invocation.pid().is_some();
+        let seen = runs && !invocation.elsewhere;
         let inspection =
             Inspection::of(invocation, OffsetDateTime::now_utc()).map_err(|error| one(error.to_string()))?;
-        let naming = if self.node_paths {
-            Naming::Node
-        } else {
-            Naming::Here
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let out = absolute(&self.out);
+        let program =
+            std::env::current_exe().map_err(|error| one(format!("this program's file: {error}")))?;
+        let addresses = match seen {
+            true => node::addresses().unwrap_or_default(),
+            false => Vec::new(),
         };
-        let addresses = if runs {
-            node::addresses().unwrap_or_default()
-        } else {
-            Vec::new()
+        let here = Here {
+            naming: match self.node_paths {
+                true => Naming::Node,
+                false => Naming::Here,
+            },
+            out: &out,
+            program: &program,
+            addresses: &addresses,
+            // What the gate will do.
+            ipv6: seen.then(|| TcpListener::bind("[::]:0").is_ok()),
         };
-        let mut draft = draft(&inspection, naming, &addresses);
-        self.plan(&inspection, &mut draft);
-        self.write(&draft).map_err(one)?;
+        let draft = draft(&inspection, &here);
+        write(&draft, &out, self.force).map_err(one)?;
         for note in &inspection.notes {
-            eprintln!("note: {note}");
+            eprintln!("note: {}", plain(note));
         }
         for remark in &draft.remarks {
-            eprintln!("warning: {remark}");
+            eprintln!("warning: {}", plain(remark));
+        }
+        for problem in &draft.problems {
+            eprintln!("problem: {}", plain(problem));
         }
         for missing in &draft.missing {
-            eprintln!("missing: {missing}");
+            eprintln!("missing: {}", plain(missing));
         }
-        println!("written for the kubelet of {}:", inspection.invocation.source);
+        self.told(&inspection, &draft, runs)
+            .map_err(|error| one(format!("standard output: {error}")))
+    }
+
+    /// Says what was written, and what `check` says to that.
+    fn told(&self, inspection: &Inspection, draft: &Draft, runs: bool) -> io::Result<u8> {
+        let mut stdout = io::stdout().lock();
+        let source = plain(&inspection.invocation.source.to_string());
+        writeln!(stdout, "written for the kubelet of {source}:")?;
         for file in &draft.files {
-            println!("  {}", self.out.join(file.name).display());
+            writeln!(stdout, "  {}", self.out.join(file.name).display())?;
         }
+        let next = self.out.join("NEXT.md");
         let config = self.out.join("kubelet-gate.yaml");
-        if !draft.missing.is_empty() {
-            println!(
-                "fill in what is missing, then: kubelet-gate check --config {}",
-                config.display()
-            );
-            return Ok(FINDINGS);
-        }
         if self.node_paths {
-            println!("its paths are the node's: to be checked there");
-            return Ok(GOOD);
-        }
-        // The kubeconfig of a file system that somebody copied here may name programs to run, and an API server to talk to.
-        let code = check::quietly(&config, !runs);
-        match code {
-            GOOD => println!(
+            writeln!(
+                stdout,
+                "its paths are the node's: to be checked there, by {}",
+                next.display()
+            )?;
+        } else if !draft.missing.is_empty() {
+            writeln!(
+                stdout,
+                "fill in what is missing, then: kubelet-gate check {}--config {}; and go on by {}",
+                if runs { "" } else { "--offline " },
+                config.display(),
+                next.display()
+            )?;
+        } else {
+            // The kubeconfig of a file system that somebody copied here may name programs to run, and an API server to talk to.
+            if check::quietly(&config, !runs) != GOOD {
+                writeln!(stdout, "`kubelet-gate check` refuses it, as said above")?;
+                return Ok(FINDINGS);
+            }
+            writeln!(
+                stdout,
                 "checked{}; what to do next is in {}",
                 if runs {
                     ""
                 } else {
                     ", but for what only the API server knows"
                 },
-                self.out.join("NEXT.md").display()
-            ),
-            _ => println!("`kubelet-gate check` refuses it, as said above"),
+                next.display()
+            )?;
         }
-        Ok(if code == GOOD { GOOD } else { FINDINGS })
+        let good = draft.missing.is_empty() && draft.problems.is_empty();
+        Ok(if good { GOOD } else { FINDINGS })
     }
+}
 
-    /// The rules that would seal the node, if the configuration is whole.
-    fn plan(&self, inspection: &Inspection, draft: &mut Draft) {
-        let Some(configuration) = draft.files.first() else {
-            return;
-        };
-        let path = self.out.join(configuration.name);
-        let Ok(settings) = Settings::parse(&configuration.text, &path, &KubeletFlags::default()) else {
-            return;
-        };
-        let bound = binds(&inspection.options).unwrap_or_default();
-        let ports: Vec<u16> = bound.iter().map(std::net::SocketAddr::port).collect();
-        if let Ok(plan) = Plan::of(&settings, &ports, Backend::Nftables) {
-            let rules = Firewall::of(Backend::Nftables).print(&plan);
-            draft.files.push(Written {
-                name: "firewall.nft",
-                text: format!(
-                    "# To be read: `kubelet-gate firewall apply` loads these, on trial first, and lets the gate itself through.\n{rules}"
-                ),
-                private: false,
-            });
+/// All or nothing: each file is whole before any takes its place, and no link is followed.
+fn write(draft: &Draft, out: &Path, force: bool) -> Result<(), String> {
+    let told = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(out)
+        .map_err(|error| told(out, error))?;
+    let mut there = Vec::new();
+    for path in NAMES.map(|name| out.join(name)) {
+        match fs::symlink_metadata(&path) {
+            Ok(about) if about.is_dir() => {
+                return Err(format!(
+                    "{}: a folder of that name is in the way: choose another folder",
+                    path.display()
+                ));
+            }
+            Ok(_) => there.push(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(told(&path, error)),
         }
     }
-
-    fn write(&self, draft: &Draft) -> Result<(), String> {
-        let told = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&self.out)
-            .map_err(|error| told(&self.out, error))?;
-        let there: Vec<String> = draft
-            .files
-            .iter()
-            .map(|file| self.out.join(file.name))
-            .filter(|path| path.exists())
-            .map(|path| path.display().to_string())
-            .collect();
-        if !there.is_empty() && !self.force {
-            return Err(format!(
-                "{}: there already, and may have been edited: choose another folder, or --force to write over",
-                there.join(", ")
-            ));
-        }
+    if !there.is_empty() && !force {
+        let there: Vec<String> = there.iter().map(|path| path.display().to_string()).collect();
+        return Err(format!(
+            "{}: there already, and may have been edited: choose another folder, or --force to write over",
+            there.join(", ")
+        ));
+    }
+    let aside = |file: &Written| out.join(format!(".{}.{}", file.name, std::process::id()));
+    let written = draft.files.iter().try_for_each(|file| {
+        let path = aside(file);
+        write_one(file, &path).map_err(|error| told(&path, error))
+    });
+    let moved = written.and_then(|()| {
+        draft.files.iter().try_for_each(|file| {
+            let path = out.join(file.name);
+            fs::rename(aside(file), &path).map_err(|error| told(&path, error))
+        })
+    });
+    if moved.is_err() {
         for file in &draft.files {
-            let path = self.out.join(file.name);
-            self.write_one(file, &path).map_err(|error| told(&path, error))?;
+            // It may not have been made, or be in its place already.
+            let _ = fs::remove_file(aside(file));
         }
-        Ok(())
+        return moved;
     }
+    // What an earlier run wrote and this one did not would be taken for this one's.
+    let stale = there
+        .iter()
+        .filter(|path| draft.files.iter().all(|file| out.join(file.name) != **path));
+    for path in stale {
+        fs::remove_file(path).map_err(|error| told(path, error))?;
+    }
+    Ok(())
+}
 
-    fn write_one(&self, file: &Written, path: &Path) -> io::Result<()> {
-        if self.force && path.exists() {
-            fs::remove_file(path)?;
-        }
-        let mode = if file.private { 0o600 } else { 0o644 };
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true).mode(mode);
-        options.open(path)?.write_all(file.text.as_bytes())
-    }
+fn write_one(file: &Written, path: &Path) -> io::Result<()> {
+    let mode = if file.private { 0o600 } else { 0o644 };
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(mode);
+    options.open(path)?.write_all(file.text.as_bytes())
 }

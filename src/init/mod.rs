@@ -2,30 +2,46 @@
 //! next. What cannot be found is left out and said; nothing is guessed.
 
 mod configuration;
+mod credential;
+mod findings;
 mod kubeconfig;
+mod listening;
 mod next;
+mod node_name;
 mod paths;
+mod serving;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
-use crate::inspect::{Inspection, Role};
+use crate::firewall::{Backend, Firewall, Plan};
+use crate::inspect::Inspection;
+use crate::node::binds;
+use crate::settings::{KubeletFlags, Settings};
 
 use self::configuration::Configuration;
 use self::paths::Paths;
 
 /// Where the files are to be installed on the node.
-pub const INSTALLED: &str = "/etc/kubelet-gate";
-/// The gate's own port on a node whose 10250 is the kubelet's.
-const PORT: u16 = 19443;
-/// The tombstone's, where 10255 is the kubelet's.
-const TOMBSTONE: u16 = 19255;
+const INSTALLED: &str = "/etc/kubelet-gate";
+/// Beyond this a comment, or a line for people, goes on in the next.
+const WIDTH: usize = 118;
 const UNIT: &str = include_str!("../../config/systemd/kubelet-gate.service");
 const USERS: &str = include_str!("../../config/systemd/kubelet-gate.sysusers");
+
+const CONFIGURATION: &str = "kubelet-gate.yaml";
+const SERVICE: &str = "kubelet-gate.service";
+const SYSUSERS: &str = "kubelet-gate.sysusers";
+const NEXT: &str = "NEXT.md";
+const RULES: &str = "firewall.nft";
+
+/// The name of every file that may be written.
+pub const NAMES: [&str; 6] = [CONFIGURATION, kubeconfig::NAME, SERVICE, SYSUSERS, RULES, NEXT];
 
 /// A file to be written.
 #[derive(Clone, Debug)]
 pub struct Written {
-    /// Its name, without a folder.
+    /// Its name, one of [`NAMES`].
     pub name: &'static str,
     /// What is in it.
     pub text: String,
@@ -40,6 +56,8 @@ pub struct Draft {
     pub files: Vec<Written>,
     /// What was not found, and has to be filled in before the gate can start.
     pub missing: Vec<String>,
+    /// What will not work as it is.
+    pub problems: Vec<String>,
     /// What its owner should know before.
     pub remarks: Vec<String>,
 }
@@ -53,67 +71,159 @@ pub enum Naming {
     Node,
 }
 
-/// Writes everything for the kubelet that was looked at. `addresses` are the node's, if this is the node.
+/// What is known of the place that is written for.
+#[derive(Clone, Copy, Debug)]
+pub struct Here<'a> {
+    /// Whose paths the configuration names.
+    pub naming: Naming,
+    /// The folder that is written into, absolute.
+    pub out: &'a Path,
+    /// This program.
+    pub program: &'a Path,
+    /// The node's addresses, if this is the node.
+    pub addresses: &'a [IpAddr],
+    /// Whether the node has IPv6, if this is the node.
+    pub ipv6: Option<bool>,
+}
+
+/// Writes everything for the kubelet that was looked at.
 #[must_use]
-pub fn draft(inspection: &Inspection, naming: Naming, addresses: &[IpAddr]) -> Draft {
-    let paths = Paths::new(&inspection.invocation, naming);
-    let configuration = Configuration::of(inspection, &paths, addresses);
-    let mut files = vec![Written {
-        name: "kubelet-gate.yaml",
-        text: configuration.text.clone(),
+pub fn draft(inspection: &Inspection, here: &Here<'_>) -> Draft {
+    let paths = Paths::new(&inspection.invocation, here.naming);
+    let configuration = Configuration::of(inspection, &paths, here);
+    let public = |name, text| Written {
+        name,
+        text,
         private: false,
-    }];
+    };
+    let mut files = vec![public(CONFIGURATION, configuration.text.clone())];
     files.extend(configuration.kubeconfig.clone().map(|text| Written {
         name: kubeconfig::NAME,
         text,
         private: true,
     }));
-    files.push(Written {
-        name: "kubelet-gate.service",
-        text: unit(inspection),
-        private: false,
-    });
-    files.push(Written {
-        name: "kubelet-gate.sysusers",
-        text: USERS.to_owned(),
-        private: false,
-    });
-    files.push(Written {
-        name: "NEXT.md",
-        text: next::text(inspection, &configuration),
-        private: false,
-    });
+    // A unit of the node's would not find the files by the paths that are right here.
+    if !paths.differ() {
+        files.push(public(SERVICE, unit(inspection)));
+        files.push(public(SYSUSERS, USERS.to_owned()));
+    }
+    files.extend(rules(inspection, &configuration, here).map(|text| public(RULES, text)));
+    let names: Vec<&str> = files.iter().map(|file| file.name).collect();
+    let next = next::text(inspection, &configuration, &paths, here, &names);
+    files.push(public(NEXT, next));
     Draft {
         files,
         missing: configuration.missing,
-        remarks: configuration.remarks,
+        problems: configuration.findings.problems,
+        remarks: configuration.findings.remarks,
     }
 }
 
 /// The unit, started after the one that starts this kubelet.
 fn unit(inspection: &Inspection) -> String {
-    let source = inspection.invocation.source.to_string();
-    let name = source
-        .rsplit('/')
-        .next()
-        .filter(|name| name.ends_with(".service"));
+    let file = inspection.invocation.unit.as_ref().map(|unit| unit.file.as_str());
+    let name = file
+        .and_then(|file| file.rsplit('/').next())
+        .filter(|name| name.ends_with(".service"))
+        // What systemd allows in a name: nothing that would make it two.
+        .filter(|name| {
+            name.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte))
+        });
     match name {
         Some(name) => UNIT.replacen("kubelet.service", name, 1),
         None => UNIT.to_owned(),
     }
 }
 
-/// The node's name, by the client certificate that it shows the API server.
-fn node_of_certificate(inspection: &Inspection) -> Option<(String, String)> {
-    let client = inspection
-        .certificates
-        .iter()
-        .find(|certificate| certificate.role == Role::Client)?;
-    let name = client
-        .subject
-        .split("CN=system:node:")
-        .nth(1)?
-        .split([',', '+'])
-        .next()?;
-    Some((name.trim().to_lowercase(), client.file.clone()))
+/// The rules that would seal the node, if the configuration is whole.
+fn rules(inspection: &Inspection, configuration: &Configuration, here: &Here<'_>) -> Option<String> {
+    let file = here.out.join(CONFIGURATION);
+    let settings = Settings::parse(&configuration.text, &file, &KubeletFlags::default()).ok()?;
+    let bound = binds(&inspection.options).unwrap_or_default();
+    let ports: Vec<u16> = bound.iter().map(SocketAddr::port).collect();
+    let plan = Plan::of(&settings, &ports, Backend::Nftables).ok()?;
+    let rules = Firewall::of(Backend::Nftables).print(&plan);
+    Some(format!(
+        "# To be read: `kubelet-gate firewall apply` loads these, on trial first, and lets the gate itself through.\n{rules}"
+    ))
+}
+
+/// Text of the node's on one line of ours: it must not begin another, nor turn what follows around.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => plain.extend(c.escape_default()),
+            c if c.is_control() => plain.extend(c.escape_default()),
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// The words of a text in lines that are not too long.
+fn filled(first: &str, rest: &str, text: &str) -> String {
+    let mut lines = String::new();
+    let mut line = first.to_owned();
+    let mut start = true;
+    for word in text.split(' ') {
+        if !start && line.len() + 1 + word.len() > WIDTH {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = rest.to_owned();
+            start = true;
+        }
+        if !start {
+            line.push(' ');
+        }
+        line.push_str(word);
+        start = false;
+    }
+    lines + &line + "\n"
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::node::Root;
+    use crate::node::invocation::{Invocation, Source, Unit};
+
+    /// Seen red: with the unit's name taken from where the kubelet was found, which for one that runs is its process.
+    #[test]
+    fn the_gates_unit_comes_after_that_of_a_kubelet_that_runs() {
+        let empty = tempfile::tempdir().unwrap();
+        let after = |unit: Option<&str>| {
+            let mut invocation = Invocation::given(&[], Root::new(empty.path()));
+            invocation.source = Source::Process(1);
+            invocation.unit = unit.map(|file| Unit {
+                file: file.to_owned(),
+                denies_addresses: false,
+            });
+            let inspection = Inspection::of(invocation, time::OffsetDateTime::UNIX_EPOCH).unwrap();
+            let unit = super::unit(&inspection);
+            let line = unit
+                .lines()
+                .find_map(|line| line.strip_prefix("After=network-online.target "));
+            line.unwrap().to_owned()
+        };
+        assert_eq!(after(Some("/etc/systemd/system/k3s.service")), "k3s.service");
+        assert_eq!(
+            after(Some("/lib/systemd/system/kubelet@1.service")),
+            "kubelet@1.service"
+        );
+        assert_eq!(after(None), "kubelet.service");
+        assert_eq!(after(Some("/x/a\nExecStart=.service")), "kubelet.service");
+        assert_eq!(after(Some("/x/a b.service")), "kubelet.service");
+    }
+
+    #[test]
+    fn text_of_the_nodes_stays_on_its_line() {
+        assert_eq!(plain("CN=worker-1, O=ä"), "CN=worker-1, O=ä");
+        assert_eq!(
+            plain("a\n\r\t\u{1b}\u{85}\u{2028}\u{202e}b"),
+            r"a\n\r\t\u{1b}\u{85}\u{2028}\u{202e}b"
+        );
+    }
 }

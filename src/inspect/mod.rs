@@ -82,7 +82,7 @@ impl Inspection {
         })
     }
 
-    /// As JSON; docs/inspect.schema.json describes it.
+    /// As JSON; docs/schemas/inspection.json describes it.
     #[must_use]
     pub fn to_json(&self, report: Option<&Report>) -> Value {
         let checks: Vec<Value> = self.checks.iter().map(|check| check.to_json(report)).collect();

@@ -1,0 +1,396 @@
+//! If what `init` says to do next is wrong, or can be done in the wrong order, an operator at night seals a node that then has no
+//! logs and no exec.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::command_line::{code, kubelet_gate, stderr};
+use crate::initialising::{flags, made};
+use crate::world::PKI;
+
+/// The commands of a NEXT.md, block by block.
+fn blocks(next: &str) -> Vec<String> {
+    next.split("```sh\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap().to_owned())
+        .collect()
+}
+
+/// Whether a shell reads it.
+fn assert_reads(commands: &str) {
+    let output = Command::new("bash")
+        .args(["-n", "-c", commands])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}\n{commands}", stderr(&output));
+}
+
+/// A machine whose kubelet is named by its options, and whose folders are somewhere else.
+struct Machine {
+    folder: TempDir,
+    out: PathBuf,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("ca.crt"), PKI.ca.certificate_pem()).unwrap();
+        PKI.kubelet_serving.write(folder.path()).unwrap();
+        PKI.apiserver_client.write(folder.path()).unwrap();
+        let [certificate, key] = PKI.kubelet_serving.write(folder.path()).unwrap();
+        let [client, client_key] = PKI.apiserver_client.write(folder.path()).unwrap();
+        fs::write(
+            at("kubeconfig"),
+            format!(
+                "current-context: a\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+                 clusters: [{{name: a, cluster: {{server: https://127.0.0.1:1, certificate-authority: ca.crt}}}}]\n\
+                 users: [{{name: a, user: {{client-certificate: {}, client-key: {}}}}}]\n",
+                client.display(),
+                client_key.display()
+            ),
+        )
+        .unwrap();
+        fs::write(
+            at("config.yaml"),
+            format!(
+                "kind: KubeletConfiguration\nauthentication: {{x509: {{clientCAFile: ca.crt}}}}\ntlsCertFile: {}\n\
+                 tlsPrivateKeyFile: {}\n",
+                certificate.display(),
+                key.display()
+            ),
+        )
+        .unwrap();
+        let out = at("an odd 'folder'");
+        Self { folder, out }
+    }
+
+    fn init(&self) {
+        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let output = kubelet_gate()
+            .arg("init")
+            .args(["--kubelet-config", &at("config.yaml")])
+            .arg(format!("--kubelet-arg=--kubeconfig={}", at("kubeconfig")))
+            .arg("--kubelet-arg=--hostname-override=worker-1")
+            .arg("--out")
+            .arg(&self.out)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("NEXT.md"), "{said}{}", stderr(&output));
+    }
+
+    /// Pastes every block, with programs that only note how they were called; `kubelet` is what that answers. Yields the calls.
+    fn follow(&self, kubelet: &str) -> String {
+        let tools = self.folder.path().join("tools");
+        fs::create_dir_all(&tools).unwrap();
+        let log = tools.join("kubelet-gate.log");
+        for (name, says) in [
+            ("kubelet-gate", GATE),
+            ("systemctl", ""),
+            ("systemd-sysusers", ""),
+            ("sleep", ""),
+            ("curl", kubelet),
+            ("kubectl", "case \"$*\" in *jsonpath*) echo MAA= ;; esac"),
+        ] {
+            let script = format!("#!/bin/sh\necho \"{name} $*\" >>{}\n{says}\n", log.display());
+            fs::write(tools.join(name), script).unwrap();
+            fs::set_permissions(tools.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let root = self.folder.path().join("root").display().to_string();
+        let next = fs::read_to_string(self.out.join("NEXT.md")).unwrap();
+        let mut commands = format!("PATH={}:$PATH\n", tools.display());
+        for block in blocks(&next) {
+            commands.push_str(&block);
+        }
+        for folder in [
+            "/etc/kubelet-gate",
+            "/etc/systemd",
+            "/usr/lib/sysusers.d",
+            "/usr/local/bin",
+        ] {
+            commands = commands.replace(folder, &format!("{root}{folder}"));
+        }
+        let output = Command::new("bash").args(["-c", &commands]).output().unwrap();
+        assert!(
+            !stderr(&output).contains("No such file"),
+            "{}\n{commands}",
+            stderr(&output)
+        );
+        let calls = fs::read_to_string(log).unwrap();
+        assert!(!calls.contains("not there: "), "{calls}");
+        calls
+    }
+
+    fn installed(&self, path: &str) -> PathBuf {
+        self.folder.path().join("root").join(path)
+    }
+}
+
+/// Whatever a command is to read must be there by then.
+const GATE: &str = "for last in \"$@\"; do :; done\n\
+    case \"$*\" in\n\
+    *--save*) touch \"$last\" ;;\n\
+    *--config* | *--compare*) [ -f \"$last\" ] || echo \"not there: $last\" >>\"$0.log\" ;;\n\
+    esac";
+
+fn assert_in_order(text: &str, parts: &[&str]) {
+    let mut rest = text;
+    for part in parts {
+        let at = rest.find(part);
+        assert!(at.is_some(), "{part} is not, or not there, in\n{text}");
+        rest = &rest[at.unwrap() + part.len()..];
+    }
+}
+
+/// From top to bottom, as it is. Seen red: with `check` before the files are installed.
+#[test]
+fn what_to_do_next_can_be_pasted_as_it_is() {
+    let machine = Machine::new();
+    machine.init();
+    let calls = machine.follow("echo ok");
+    assert_in_order(
+        &calls,
+        &[
+            "kubectl certificate approve kubelet-gate-worker-1",
+            "systemd-sysusers",
+            "kubelet-gate check --config",
+            "kubelet-gate prove --save before.json",
+            "systemctl daemon-reload",
+            "systemctl enable --now kubelet-gate",
+            "kubelet-gate firewall observe",
+            "kubelet-gate firewall apply --accept-unseen-api-server --confirm-within 5m --confirm-when-verified",
+            "kubectl -n NAMESPACE logs POD",
+            "kubelet-gate firewall status",
+            "kubelet-gate prove --compare before.json",
+            "kubelet-gate firewall remove",
+            "systemctl disable --now kubelet-gate",
+        ],
+    );
+    for (path, mode) in [
+        ("etc/kubelet-gate/kubelet-gate.yaml", 0o644),
+        ("etc/kubelet-gate/kubelet-client.key", 0o600),
+        ("etc/kubelet-gate/kubelet-token", 0o600),
+        ("etc/systemd/system/kubelet-gate.service", 0o644),
+        ("usr/lib/sysusers.d/kubelet-gate.conf", 0o644),
+        ("usr/local/bin/kubelet-gate", 0o755),
+    ] {
+        let file = fs::metadata(machine.installed(path)).unwrap();
+        assert_eq!(file.permissions().mode() & 0o777, mode, "{path}");
+    }
+    let text = fs::read_to_string(machine.installed("etc/kubelet-gate/kubelet-gate.yaml")).unwrap();
+    for key in ["clientCertificateFile: \"", "clientKeyFile: \"", "tokenFile: \""] {
+        assert!(text.contains(&format!("\n  {key}")), "{key} {text}");
+    }
+    // The gate's own certificate is of that name, and asked for as the API server wants it.
+    let request = Command::new("openssl")
+        .args(["req", "-noout", "-subject", "-verify", "-in"])
+        .arg(machine.out.join("kubelet-client.csr"))
+        .output()
+        .unwrap();
+    let subject = String::from_utf8_lossy(&request.stdout);
+    assert!(subject.contains("kubelet-gate:worker-1"), "{subject}");
+}
+
+/// While the trial lasts logs and exec would end, since the kubelet answers 401 to whatever the gate passes on. Seen red: with
+/// `apply` in the block without its condition.
+#[test]
+fn a_node_is_not_sealed_before_its_kubelet_takes_the_gates_credential() {
+    let machine = Machine::new();
+    machine.init();
+    let next = fs::read_to_string(machine.out.join("NEXT.md")).unwrap();
+    assert_in_order(&next, &["**Do not seal this node yet.**", "\n## "]);
+    let calls = machine.follow("echo Unauthorized");
+    assert!(calls.contains("systemctl enable --now kubelet-gate"), "{calls}");
+    assert!(!calls.contains("firewall apply"), "{calls}");
+    let text = fs::read_to_string(machine.installed("etc/kubelet-gate/kubelet-gate.yaml")).unwrap();
+    assert!(text.contains("\n  # clientCertificateFile: \""), "{text}");
+}
+
+#[test]
+fn every_way_to_run_it_has_commands_that_a_shell_reads() {
+    for more in [&[][..], &["--node-paths"]] {
+        let made = made(more, |_| {});
+        let blocks = blocks(&made.text("NEXT.md"));
+        assert!(blocks.len() > 5);
+        for block in &blocks {
+            assert_reads(block);
+        }
+        // The folder comes before whatever is in it.
+        let all = blocks.concat();
+        let go = all.find("\ncd ").or_else(|| all.starts_with("cd ").then_some(0));
+        assert!(go < all.find("kubelet-gate check") && go.is_some(), "{all}");
+        assert_eq!(all.contains("systemctl"), !more.is_empty());
+    }
+}
+
+#[test]
+fn what_the_api_servers_own_manifest_says_is_said() {
+    let manifest = |flags: &'static str| {
+        made(&[], move |node| {
+            let folder = node.join("etc/kubernetes/manifests");
+            fs::create_dir_all(&folder).unwrap();
+            let text = format!("spec:\n  containers:\n  - command:\n    - kube-apiserver\n{flags}");
+            fs::write(folder.join("kube-apiserver.yaml"), text).unwrap();
+        })
+    };
+    let does = manifest("    - --kubelet-client-certificate=/etc/kubernetes/pki/c.crt\n").words("NEXT.md");
+    assert!(does.contains("This node's own does"), "{does}");
+    for without in ["", "    # - --kubelet-client-certificate=/c\n"] {
+        let without = manifest(without).words("NEXT.md");
+        assert!(without.contains("**This node's own presents none**"), "{without}");
+    }
+    let elsewhere = made(&[], |_| {}).words("NEXT.md");
+    assert!(elsewhere.contains("`firewall apply` refuses until the gate has served the API server"));
+}
+
+/// What there is to show depends on what the kubelet asks. Seen red: with rights granted where nobody asks for them; with 401 for
+/// whom the kubelet knows as system:anonymous; with a certificate offered that its CA has not issued.
+#[test]
+fn the_way_to_a_credential_is_one_that_this_kubelet_takes() {
+    const CERTIFICATE: &str = "signerName: kubernetes.io/kube-apiserver-client";
+    const TOKEN: &str = "kind: ServiceAccount";
+    const RIGHTS: &str = "kind: ClusterRole";
+    let no_ca = |node: &Path| {
+        let config = node.join("var/lib/kubelet/config.yaml");
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(
+            config,
+            text.replace("clientCAFile: /etc/kubernetes/pki/ca.crt", "clientCAFile: \"\""),
+        )
+        .unwrap();
+    };
+    let of = |given: &'static str, ca: bool| {
+        made(&[], move |node| {
+            flags(node, given);
+            if !ca {
+                no_ca(node);
+            }
+        })
+    };
+    for (given, ca, with, without, refused) in [
+        ("", true, &[CERTIFICATE, TOKEN, RIGHTS][..], &[][..], "401"),
+        (
+            "--authentication-token-webhook=false",
+            true,
+            &[CERTIFICATE, RIGHTS],
+            &[TOKEN],
+            "401",
+        ),
+        ("", false, &[TOKEN, RIGHTS], &[CERTIFICATE], "401"),
+        (
+            "--anonymous-auth",
+            true,
+            &[CERTIFICATE, TOKEN, RIGHTS],
+            &[],
+            "403",
+        ),
+        (
+            "--anonymous-auth --authentication-token-webhook=false",
+            false,
+            &["no credential will make it answer"],
+            &[CERTIFICATE, TOKEN, RIGHTS, "firewall apply --"],
+            "403",
+        ),
+        (
+            "--authorization-mode=AlwaysAllow",
+            false,
+            &[TOKEN, "no RBAC limits the credential"],
+            &[CERTIFICATE, RIGHTS],
+            "401",
+        ),
+    ] {
+        let made = of(given, ca);
+        let next = made.words("NEXT.md");
+        for text in with {
+            assert!(next.contains(text), "{given}, {ca}: {text} is not in {next}");
+        }
+        for text in without {
+            assert!(!next.contains(text), "{given}, {ca}: {text} is in {next}");
+        }
+        assert!(next.contains("Do not seal this node yet"), "{given}, {ca}");
+        assert!(
+            made.said.contains(&format!("answered {refused}")),
+            "{given}, {ca}: {}",
+            made.said
+        );
+        assert!(
+            made.words("kubelet-gate.yaml")
+                .contains(&format!("answered {refused}")),
+            "{given}, {ca}"
+        );
+        for block in blocks(&made.text("NEXT.md")) {
+            assert_reads(&block);
+        }
+    }
+    // A token is a ServiceAccount's, and so is the right.
+    let tokens = of("", false).words("NEXT.md");
+    assert!(
+        tokens.contains("- {kind: ServiceAccount, namespace: kube-system, name: kubelet-gate-worker-1}"),
+        "{tokens}"
+    );
+    // Whoever is of its CA may everything: the node's own certificate will do, and that it does elsewhere is said.
+    let own = of("--authorization-mode=AlwaysAllow", true);
+    let key = own.configuration()["upstream"]["clientKeyFile"].clone();
+    assert!(key.as_str().unwrap().contains("kubelet-client-2024"), "{key}");
+    let next = own.words("NEXT.md");
+    assert!(
+        next.contains("so does each other kubelet that is set up like it") && !next.contains("Do not seal"),
+        "{next}"
+    );
+    assert!(!next.contains(RIGHTS));
+    // Not if it is of another CA than the kubelet's: then it opens nothing, and one has to be made.
+    let another = made(&[], |node| {
+        flags(node, "--authorization-mode=AlwaysAllow");
+        fs::write(
+            node.join("etc/kubernetes/pki/ca.crt"),
+            PKI.stranger_ca.certificate_pem(),
+        )
+        .unwrap();
+    });
+    assert!(another.configuration()["upstream"]["clientKeyFile"].is_null());
+    let next = another.words("NEXT.md");
+    assert!(next.contains(CERTIFICATE) && !next.contains(RIGHTS), "{next}");
+}
+
+/// Seen red: with the key looked for in the certificate's file.
+#[test]
+fn the_key_of_the_nodes_certificate_is_where_the_kubeconfig_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let k3s = tempfile::tempdir().unwrap();
+    crate::node::shell(&format!(
+        "cp -a {}/. {}",
+        crate::inspecting::tree("k3s").display(),
+        k3s.path().display()
+    ));
+    let config = k3s.path().join("etc/rancher/k3s/config.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(
+        &config,
+        format!("{text}\nkubelet-arg+: [authorization-mode=AlwaysAllow]\n"),
+    )
+    .unwrap();
+    let output = kubelet_gate()
+        .arg("init")
+        .arg("--root")
+        .arg(k3s.path())
+        .arg("--out")
+        .arg(&out)
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = fs::read_to_string(out.join("kubelet-gate.yaml")).unwrap();
+    let written: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    let upstream = &written["upstream"];
+    let ends = |key: &str, end: &str| upstream[key].as_str().is_some_and(|path| path.ends_with(end));
+    assert!(
+        ends("clientCertificateFile", "/agent/client-kubelet.crt"),
+        "{upstream}"
+    );
+    assert!(ends("clientKeyFile", "/agent/client-kubelet.key"), "{upstream}");
+}
