@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::configuration::comment;
 use super::paths::Paths;
 use crate::inspect::{Inspection, Role};
-use crate::node::Root;
+use crate::node::{Root, broken};
 use crate::tls::pem;
 
 /// What the copy is called.
@@ -41,9 +41,8 @@ pub(super) struct Client {
 impl Kubeconfig {
     pub(super) fn read(root: &Root, path: &str) -> Result<Self, String> {
         let text = root.read(path).map_err(|error| format!("{path}: {error}"))?;
-        // The parser's own words may quote the file, tokens included.
-        let document: Value =
-            serde_saphyr::from_str(&text).map_err(|_| format!("{path}: not a kubeconfig: broken YAML"))?;
+        let document: Value = serde_saphyr::from_str(&text)
+            .map_err(|error| format!("{path}: not a kubeconfig: {}", broken(&error)))?;
         let named = |list: &str, part: &str, name: &Value| {
             let entries = document[list].as_array()?;
             let entry = entries.iter().find(|entry| entry["name"] == *name)?;

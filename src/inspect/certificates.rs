@@ -13,8 +13,8 @@ use x509_parser::extensions::GeneralName;
 
 use super::checks::{Check, Gate, Verdict};
 use super::{Addresses, read};
-use crate::node::Root;
 use crate::node::options::Effective;
+use crate::node::{Root, broken};
 use crate::tls::{certificate, pem};
 
 /// A certificate that ends sooner needs somebody.
@@ -92,7 +92,8 @@ pub(super) fn of(options: &Effective, root: &Root, notes: &mut Vec<String>) -> V
 /// The certificate of a kubeconfig's current user, and the file that it is in. `None`: it uses something else.
 pub(crate) fn client_certificate(root: &Root, kubeconfig: &str) -> Result<Option<(String, String)>, String> {
     let text = read(root, kubeconfig)?;
-    let document: Value = serde_saphyr::from_str(&text).map_err(|error| format!("{kubeconfig}: {error}"))?;
+    let document: Value =
+        serde_saphyr::from_str(&text).map_err(|error| format!("{kubeconfig}: {}", broken(&error)))?;
     let named = |list: &str, name: &Value| {
         let entries = document[list].as_array()?;
         entries.iter().find(|entry| entry["name"] == *name).cloned()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::invocation::{Invocation, Source, Word, placed, program};
-use super::root::Root;
+use super::root::{Root, broken};
 use super::systemd::Started;
 
 /// Which of the two.
@@ -193,7 +193,7 @@ fn told(
     for file in files(root, main, unread) {
         let read = root.read(Path::new(&file)).map_err(|error| error.to_string());
         let parsed =
-            read.and_then(|text| serde_saphyr::from_str::<Value>(&text).map_err(|error| error.to_string()));
+            read.and_then(|text| serde_saphyr::from_str::<Value>(&text).map_err(|error| broken(&error)));
         match parsed {
             Ok(value) => told.take(&value, &file),
             Err(why) => unread.push(format!("{file}: {why}; what it says of the kubelet is not seen")),

@@ -161,6 +161,14 @@ impl Root {
     }
 }
 
+/// Where a YAML text is broken. The parser's own words may quote it, tokens included.
+pub(crate) fn broken(error: &serde_saphyr::Error) -> String {
+    match error.location() {
+        Some(at) => format!("broken YAML in line {}, column {}", at.line(), at.column()),
+        None => "broken YAML".to_owned(),
+    }
+}
+
 /// The names in a path; its root and whatever means "here" left out.
 fn components(path: &Path) -> VecDeque<OsString> {
     path.components()

@@ -471,13 +471,21 @@ fn k3s_is_read_wherever_it_is_told() {
     let options = kubelet_gate::node::options::Effective::of(&found[0]).unwrap();
     assert_eq!(options.text("--hostname-override"), "Other");
     // What cannot be read may say anything.
-    let folder = files(&[(at, &plain), ("etc/rancher/k3s/config.yaml", "{{{")]);
+    let folder = files(&[
+        (at, &plain),
+        (
+            "etc/rancher/k3s/config.yaml",
+            "token: s3cret\nkubelet-arg: [ s3cret\n",
+        ),
+    ]);
     let (all, unread) = verdicts(folder.path());
     assert_eq!(all, [Warn; 3]);
     assert!(unread[0].contains("/etc/rancher/k3s/config.yaml"), "{unread:?}");
     let output = inspect(&["--root", folder.path().to_str().unwrap()]);
     assert_eq!(code(&output), 1, "{}", stdout(&output));
     assert!(stdout(&output).contains("not read: ") && stderr(&output).contains("nothing is sure"));
+    // Seen red: with the parser's own words.
+    assert!(!stdout(&output).contains("s3cret"), "{}", stdout(&output));
     // A server without an agent has no kubelet.
     let folder = files(&[(at, &unit("/usr/local/bin/k3s server --disable-agent"))]);
     assert!(invocation::in_files(&Root::new(folder.path())).0.is_empty());

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::invocation::Invocation;
-use super::root::Root;
+use super::root::{Root, broken};
 use crate::settings::duration;
 
 /// Nobody nests drop-ins deeper; the kubelet does not follow links to folders, so they cannot go round.
@@ -295,7 +295,7 @@ fn document(root: &Root, path: &Path, notes: &mut Vec<String>) -> Result<Value, 
             let first = serde_saphyr::read_with_options::<_, Value>(&mut bytes, options)
                 .next()
                 .transpose()
-                .map_err(|error| failed(error.to_string()))?;
+                .map_err(|error| failed(broken(&error)))?;
             first.unwrap_or(Value::Null)
         }
     };
