@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use time::OffsetDateTime;
 
-use super::inspect::plain;
 use super::which_kubelet::{WhichKubelet, listed};
 use super::{FAILED, FINDINGS, GOOD, check};
 use crate::init::{Draft, Here, NAMES, Naming, Written, draft};
 use crate::inspect::Inspection;
-use crate::node;
+use crate::node::{self, plain};
 
 /// The arguments of `init`.
 #[derive(Args, Debug)]

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
@@ -9,13 +10,13 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::prove::{ports_of, remarks};
+use super::prove::{ports_of, remarks, token};
 use super::sarif::{self, Finding, Level, Place, Rule};
 use super::which_kubelet::{WhichKubelet, elsewhere, listed};
 use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
 use crate::inspect::{Check, Gate, Inspection, Verdict};
-use crate::node::binds;
 use crate::node::invocation::Invocation;
+use crate::node::{binds, plain};
 use crate::prove::{self, Report};
 
 /// The arguments of `inspect`.
@@ -29,6 +30,9 @@ pub(super) struct Inspect {
     /// With --prove: one of this node's addresses; may be repeated. Without it, all of them
     #[arg(long, value_name = "IP", requires = "prove")]
     address: Vec<IpAddr>,
+    /// With --prove: a file with a token that may only read; without one nothing is shown of 4.2.2
+    #[arg(long, value_name = "FILE", requires = "prove")]
+    token_file: Option<PathBuf>,
     /// Show every option that was read, not only what was judged
     #[arg(long)]
     options: bool,
@@ -59,6 +63,13 @@ impl Inspect {
             eprintln!("error: --prove: {why}");
             return USAGE;
         }
+        let token = match token(self.token_file.as_deref()) {
+            Ok(token) => token,
+            Err(error) => {
+                eprintln!("error: {}", plain(&error));
+                return USAGE;
+            }
+        };
         let now = OffsetDateTime::now_utc();
         let mut inspections = Vec::new();
         for invocation in invocations {
@@ -76,6 +87,7 @@ impl Inspect {
                 &prove::Options {
                     ports: ports_of(&inspection.options),
                     addresses: self.address.clone(),
+                    token,
                     ..prove::Options::default()
                 },
                 &mut |_| {},
@@ -90,6 +102,11 @@ impl Inspect {
             }
         };
         let report = report.as_ref();
+        if let Some(report) = report {
+            for inspection in &mut inspections {
+                inspection.face(report);
+            }
+        }
         let printed = match self.output {
             _ if inspections.is_empty() => return FAILED,
             ReportFormat::Table => self.table(&inspections, report),
@@ -107,8 +124,13 @@ impl Inspect {
         };
         let mut checks = inspections.iter().flat_map(|inspection| &inspection.checks);
         let found = checks.any(|check| check.verdict >= least && !check.is_compensated(report));
-        if found {
+        let through = report.is_some_and(|report| report.exposures().next().is_some());
+        let unproven = report.is_some_and(|report| !report.faults().is_empty());
+        if found || through {
             FINDINGS
+        } else if unproven {
+            eprintln!("error: not everything that was to be tried has shown something, so nothing is proven");
+            FAILED
         } else if !errors.is_empty() || inspections.iter().any(|inspection| !inspection.unread.is_empty()) {
             eprintln!("error: not everything could be read, so nothing is sure");
             FAILED
@@ -133,12 +155,17 @@ impl Inspect {
             }
         }
         if let Some(report) = report {
-            let through = report.exposures().count();
-            writeln!(
-                out,
-                "\n{through} of {} probes got through; `kubelet-gate prove` shows each.",
-                report.results.len()
-            )?;
+            let mut through: Vec<&str> = report.exposures().map(|outcome| outcome.probe.as_str()).collect();
+            through.sort_unstable();
+            through.dedup();
+            match through.as_slice() {
+                [] => writeln!(out, "\nno probe got through")?,
+                through => writeln!(
+                    out,
+                    "\ngot through: {}; `kubelet-gate prove` shows what each gives, and from where",
+                    through.join(", ")
+                )?,
+            }
             for remark in remarks(report) {
                 writeln!(out, "{remark}")?;
             }
@@ -315,15 +342,6 @@ fn all_options(out: &mut impl std::io::Write, inspection: &Inspection) -> std::i
     Ok(())
 }
 
-/// Text of the node's, which must not steer a terminal nor pass for a line of ours.
-pub(super) fn plain(text: &str) -> String {
-    let shown = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    };
-    text.chars().map(shown).collect()
-}
-
 fn print_json(value: &serde_json::Value) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, value)?;
@@ -396,7 +414,8 @@ fn as_sarif(inspections: &[Inspection], errors: &[String], report: Option<&Repor
         })
     });
     let unread = inspections.iter().flat_map(|inspection| &inspection.unread);
-    let faults: Vec<String> = errors.iter().chain(unread).cloned().collect();
+    let unproven = report.map(Report::faults).unwrap_or_default();
+    let faults: Vec<String> = errors.iter().chain(unread).chain(&unproven).cloned().collect();
     let notes: Vec<String> = inspections
         .iter()
         .flat_map(|inspection| inspection.notes.clone())

@@ -10,13 +10,12 @@ use std::path::{Path, PathBuf};
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 
-use super::inspect::plain;
 use super::sarif::{self, Finding, Level, Place, Rule};
 use super::which_kubelet::{elsewhere, listed};
 use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
-use crate::node;
 use crate::node::invocation;
 use crate::node::options::Effective;
+use crate::node::{self, plain};
 use crate::prove::{
     self, API_VERSION, Answer, Changes, KIND, Outcome, PROBES, Ports, Probe, ProveError, Report, Severity,
     SideKind,
@@ -24,6 +23,7 @@ use crate::prove::{
 
 /// Nobody has as many addresses.
 const LARGEST_REPORT: u64 = 64 * 1024 * 1024;
+const LARGEST_TOKEN: u64 = 1024 * 1024;
 
 /// The arguments of `prove`.
 #[derive(Args, Debug)]
@@ -78,7 +78,7 @@ impl Prove {
                 saved(path).map_err(|error| told(USAGE, format!("--compare {}: {error}", path.display())))?,
             ),
         };
-        let token = self.token().map_err(|error| told(USAGE, error))?;
+        let token = token(self.token_file.as_deref()).map_err(|error| told(USAGE, error))?;
         let (ports, guessed) = self.ports().map_err(|error| told(USAGE, error))?;
         let mut kept = match &self.save {
             None => None,
@@ -119,7 +119,7 @@ impl Prove {
                 FAILED
             }
         })?;
-        report.skipped.extend(guessed);
+        report.untried.extend(guessed);
         let stored = match &mut kept {
             None => Ok(()),
             Some(kept) => kept.write(&report),
@@ -138,25 +138,12 @@ impl Prove {
             Ok(FINDINGS)
         } else if report.results.is_empty() {
             Err(told(FAILED, "nothing could be tried".to_owned()))
-        } else if !report.is_whole() {
+        } else if !report.faults().is_empty() {
             let text = "not everything that was to be tried has shown something, so nothing is proven";
             Err(told(FAILED, text.to_owned()))
         } else {
             Ok(GOOD)
         }
-    }
-
-    fn token(&self) -> Result<Option<String>, String> {
-        let Some(path) = &self.token_file else {
-            return Ok(None);
-        };
-        let text =
-            fs::read_to_string(path).map_err(|error| format!("--token-file {}: {error}", path.display()))?;
-        let token = text.trim();
-        if token.is_empty() || token.contains(char::is_whitespace) {
-            return Err("--token-file: it holds no single token".to_owned());
-        }
-        Ok(Some(token.to_owned()))
     }
 
     /// Those that are named, else those of the running kubelet; and what was taken for granted.
@@ -173,13 +160,15 @@ impl Prove {
         let name = "name the ports with --port, --read-only-port and --healthz-port";
         match running.as_slice() {
             [] => {
-                let guessed = "no running kubelet is seen, so the usual ports are taken for its own";
-                Ok((named(Ports::default()), Some(guessed.to_owned())))
+                let guessed = format!("the running kubelet's own ports: none is seen; {name}");
+                Ok((named(Ports::default()), Some(guessed)))
             }
             [invocation] if !invocation.elsewhere => {
                 let options = Effective::of(invocation)
                     .map_err(|error| format!("the kubelet of {}: {error}; {name}", invocation.source))?;
-                Ok((named(ports_of(&options)), None))
+                let unread = invocation.unread.iter().chain(&options.unread).next();
+                let guessed = unread.map(|why| format!("other ports, if there are: {why}; {name}"));
+                Ok((named(ports_of(&options)), guessed))
             }
             [invocation] => Err(elsewhere(invocation)),
             several => Err(format!("{}: {name}", listed(several))),
@@ -201,15 +190,36 @@ pub(super) fn ports_of(options: &Effective) -> Ports {
     }
 }
 
-fn saved(path: &Path) -> io::Result<Report> {
+/// The token in `--token-file`.
+pub(super) fn token(path: Option<&Path>) -> Result<Option<String>, String> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let bytes =
+        read(path, LARGEST_TOKEN).map_err(|error| format!("--token-file {}: {error}", path.display()))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let token = text.trim();
+    if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(format!(
+            "--token-file {}: it holds no single token",
+            path.display()
+        ));
+    }
+    Ok(Some(token.to_owned()))
+}
+
+/// A file, unless it is none or larger than anybody's: a device would be read without end.
+fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     let mut bytes = Vec::new();
-    fs::File::open(path)?
-        .take(LARGEST_REPORT)
-        .read_to_end(&mut bytes)?;
-    let report: Report = serde_json::from_slice(&bytes)?;
+    fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn saved(path: &Path) -> io::Result<Report> {
+    let report: Report = serde_json::from_slice(&read(path, LARGEST_REPORT)?)?;
     if report.kind != KIND || report.api_version != API_VERSION {
         return Err(io::Error::other(format!("not a report of prove, {API_VERSION}")));
     }
@@ -357,7 +367,7 @@ fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
         .iter()
         .map(|outcome| outcome.probe.as_str())
         .collect();
-    if open.is_empty() && report.is_whole() {
+    if open.is_empty() && report.faults().is_empty() {
         writeln!(
             out,
             "\n{green}nothing got through{green:#}: {} probes at {}",
@@ -386,25 +396,7 @@ fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
 /// What is not as it might be, and how far the answers reach.
 pub(super) fn remarks(report: &Report) -> Vec<String> {
     let skipped = report.skipped.iter().map(|why| format!("left out: {why}"));
-    let untried = report
-        .untried
-        .iter()
-        .map(|why| format!("could not be tried: {why}"));
-    let unknown = report.unknown().count();
-    let unknown = (unknown > 0).then(|| {
-        format!(
-            "nothing is shown by {unknown} of {} requests",
-            report.results.len()
-        )
-    });
-    let deserted = !report.results.is_empty() && report.is_deserted();
-    let nobody = deserted.then(|| {
-        format!(
-            "nobody takes connections on port {}, neither a kubelet nor a gate: it is closed, but to everybody",
-            report.ports.secure
-        )
-    });
-    skipped.chain(untried).chain(unknown).chain(nobody).collect()
+    skipped.chain(report.faults()).collect()
 }
 
 /// What got through, by probe, in the order of the table.
@@ -485,13 +477,5 @@ fn as_sarif(report: &Report) -> serde_json::Value {
             })
         })
         .collect();
-    let unknown = report.unknown().count();
-    let unknown = (unknown > 0).then(|| {
-        format!(
-            "nothing is shown by {unknown} of {} requests",
-            report.results.len()
-        )
-    });
-    let faults: Vec<String> = report.untried.iter().cloned().chain(unknown).collect();
-    sarif::document(&rules, &findings, &faults, &report.skipped)
+    sarif::document(&rules, &findings, &report.faults(), &report.skipped)
 }

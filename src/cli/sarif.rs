@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 /// One thing that is looked for, whether or not it was found.
 pub(super) struct Rule {
-    /// Stable for ever, such as `KG-4.2.1`.
+    /// Stable for ever, such as `kubelet/anonymous-auth`.
     pub(super) id: String,
     pub(super) name: String,
     pub(super) help: String,

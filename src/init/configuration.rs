@@ -7,10 +7,11 @@ use super::findings::Findings;
 use super::kubeconfig::{self, Client, Kubeconfig};
 use super::listening::{self, Listening};
 use super::paths::{Named, Paths};
-use super::{Here, filled, node_name, plain, serving};
+use super::{Here, filled, node_name, serving};
 use crate::inspect::{Inspection, Role};
 use crate::node::binds;
 use crate::node::options::OptionsError;
+use crate::node::plain;
 
 /// Where distributions keep the CA of client certificates.
 const CLIENT_CAS: [&str; 7] = [

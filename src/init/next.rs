@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::configuration::Configuration;
 use super::paths::Paths;
-use super::{CONFIGURATION, Here, INSTALLED, Naming, RULES, filled, kubeconfig, plain};
+use super::{CONFIGURATION, Here, INSTALLED, Naming, RULES, filled, kubeconfig};
 use crate::inspect::Inspection;
+use crate::node::plain;
 
 /// Where the program goes.
 const PROGRAM: &str = "/usr/local/bin/kubelet-gate";

@@ -360,8 +360,20 @@ pub(super) fn doubt(checks: &mut [Check]) {
 
 /// Whether systemd keeps strangers away from whatever the kubelet listens on.
 pub(super) fn address_deny(unit: Option<&Unit>) -> Check {
+    const LOCAL: [&str; 5] = ["localhost", "127.0.0.0/8", "127.0.0.1", "::1/128", "::1"];
+    let only = unit.and_then(|unit| unit.allows_only.as_ref());
     let (verdict, value, why) = match unit {
-        Some(unit) if unit.denies_addresses => (Verdict::Pass, "any", String::new()),
+        Some(_) if only.is_some_and(|only| only.iter().all(|who| LOCAL.contains(&who.as_str()))) => {
+            (Verdict::Pass, "any", String::new())
+        }
+        Some(_) if only.is_some() => (
+            Verdict::Warn,
+            "any",
+            format!(
+                "but for IPAddressAllow={}",
+                only.map(|only| only.join(" ")).unwrap_or_default()
+            ),
+        ),
         Some(_) => (
             Verdict::Warn,
             "(not any)",

@@ -82,20 +82,24 @@ impl Inspection {
         })
     }
 
+    /// Compares what is written with what probes have just seen: a door that they got through is open, whatever was read.
+    pub fn face(&mut self, report: &Report) {
+        for check in &mut self.checks {
+            if check.verdict == Verdict::Pass && verified(Some(report), check.new) == Verified::Open {
+                check.verdict = Verdict::Fail;
+                check.why = "what runs is not what is written: a probe got through".to_owned();
+            }
+        }
+    }
+
     /// As JSON; docs/schemas/inspection.json describes it.
     #[must_use]
     pub fn to_json(&self, report: Option<&Report>) -> Value {
         let checks: Vec<Value> = self.checks.iter().map(|check| check.to_json(report)).collect();
-        let words: Vec<&str> = self
-            .invocation
-            .words
-            .iter()
-            .map(|word| word.text.as_str())
-            .collect();
         json!({
             "from": self.invocation.source.to_string(),
             "pid": self.invocation.pid(),
-            "arguments": words,
+            "arguments": options::arguments(&self.invocation),
             "files": self.options.files,
             "options": options::as_json(&self.options),
             "checks": checks,

@@ -58,8 +58,8 @@ pub struct Word {
 pub struct Unit {
     /// Its file.
     pub file: String,
-    /// `IPAddressDeny=any`: nobody reaches what it listens on but whom it allows.
-    pub denies_addresses: bool,
+    /// With `IPAddressDeny=any`, the only ones who reach what it listens on, by its `IPAddressAllow`.
+    pub allows_only: Option<Vec<String>>,
 }
 
 /// A kubelet's start.
@@ -181,7 +181,7 @@ impl Unit {
     fn of(started: &systemd::Started) -> Self {
         Self {
             file: started.file.clone(),
-            denies_addresses: started.denies_addresses,
+            allows_only: started.allows_only.clone(),
         }
     }
 }
@@ -225,6 +225,27 @@ fn kubelet_arguments(words: &[Word]) -> Option<&[Word]> {
         ("hyperkube", Some("kubelet" | "/kubelet")) => Some(&words[2..]),
         _ => None,
     }
+}
+
+/// What follows programs that only start another, with their own options; nothing else may stand before a kubelet, for it may
+/// add flags.
+fn unwrapped(words: &[Word]) -> Option<&[Word]> {
+    const WRAPPERS: [&str; 9] = [
+        "nice", "ionice", "numactl", "taskset", "chrt", "env", "stdbuf", "prlimit", "setpriv",
+    ];
+    let first = words.first()?;
+    if !WRAPPERS.contains(&program(&first.text)) {
+        return Some(words);
+    }
+    let option = |word: &Word| word.text.starts_with('-') || word.text.contains('=');
+    let is_program = |word: &Word| {
+        let program = program(&word.text);
+        WRAPPERS.contains(&program) || matches!(program, "kubelet" | "hyperkube")
+    };
+    let next = words[1..]
+        .iter()
+        .position(|word| !option(word) && is_program(word))?;
+    unwrapped(&words[1 + next..])
 }
 
 /// The name of a program, without its folder.
@@ -300,11 +321,8 @@ fn of_unit(root: &Root, started: systemd::Started) -> Result<Option<Invocation>,
             invocation
         }));
     }
-    // Behind nice, numactl and their like. What has a colon is a volume of a container's.
     let words = &started.words;
-    let at = (0..words.len())
-        .find(|at| !words[*at].text.contains(':') && kubelet_arguments(&words[*at..]).is_some());
-    let Some(arguments) = at.and_then(|at| kubelet_arguments(&words[at..])) else {
+    let Some(arguments) = unwrapped(words).and_then(kubelet_arguments) else {
         return Err(format!(
             "{}: it starts no kubelet that can be understood but {:?}: name its configuration with --kubelet-config and \
              its flags with --kubelet-arg",

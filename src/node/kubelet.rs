@@ -30,12 +30,22 @@ pub fn running_kubelets(proc: &Path) -> Vec<RunningKubelet> {
         Some(RunningKubelet {
             pid: invocation.pid()?,
             hostname_override: options::given(&invocation, "hostname-override"),
-            binds: Effective::of(&invocation)
-                .and_then(|options| binds(&options))
-                .map_err(|error| (error.place, error.why)),
+            binds: known_binds(&invocation).map_err(|error| (error.place, error.why)),
         })
     };
     invocation::running(proc).into_iter().filter_map(of).collect()
+}
+
+/// What a kubelet binds, if all that may say so could be read.
+fn known_binds(invocation: &Invocation) -> Result<Vec<SocketAddr>, OptionsError> {
+    let options = Effective::of(invocation)?;
+    match invocation.unread.iter().chain(&options.unread).next() {
+        None => binds(&options),
+        Some(unread) => Err(OptionsError {
+            place: invocation.source.to_string(),
+            why: unread.clone(),
+        }),
+    }
 }
 
 /// Whether the gate may bind what `settings` says: never what a kubelet binds or may come to bind.
@@ -290,6 +300,28 @@ mod tests {
         let kubelets = running_kubelets(proc.path());
         assert_eq!(kubelets[0].hostname_override.as_deref(), Some("worker-1"));
         assert!(kubelets[0].binds.is_err());
+    }
+
+    /// Seen red: with a folder of drop-ins that is not there taken for one without any.
+    #[test]
+    fn nothing_is_known_of_a_kubelet_that_could_not_be_read_whole() {
+        for flag in [
+            "--config-dir=/gone",
+            "--dynamic-config-dir=/var/lib/kubelet/dynamic",
+        ] {
+            let proc = proc(
+                &["kubelet", "--address=127.0.0.1", "--read-only-port=0", flag],
+                None,
+            );
+            let kubelets = running_kubelets(proc.path());
+            assert!(kubelets[0].binds.is_err(), "{flag}");
+            assert!(
+                may_listen(&settings("192.0.2.10:10250", ""), &kubelets).is_err(),
+                "{flag}"
+            );
+        }
+        let hidden = running_kubelets(proc(&["/usr/local/bin/k3s agent"], None).path());
+        assert!(hidden[0].binds.is_err());
     }
 
     #[test]

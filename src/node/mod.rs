@@ -22,7 +22,7 @@ pub use self::fleet::FleetCredential;
 pub use self::kubelet::{RunningKubelet, binds, listening_ports, may_listen, running_kubelets};
 pub use self::namespace::{Namespace, as_user, ip};
 pub use self::root::Root;
-pub(crate) use self::root::broken;
+pub(crate) use self::root::{broken, plain};
 
 use std::net::SocketAddr;
 use std::path::Path;

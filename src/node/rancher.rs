@@ -206,9 +206,16 @@ fn told(
         .or_else(|| variable("NODE_NAME"))
         .or(told.node_name);
     told.node_ip = flag(&["node-ip", "i"]).or(told.node_ip);
-    told.no_agent |= words
-        .iter()
-        .any(|word| matches!(named(&word.text), Some(("disable-agent", None | Some("true")))));
+    told.no_agent |= words.iter().any(|word| {
+        matches!(
+            named(&word.text),
+            Some((
+                "disable-agent",
+                None | Some("true" | "TRUE" | "True" | "t" | "T" | "1")
+            ))
+        )
+    });
+    let mut given = Vec::new();
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
         let argument = match named(&word.text) {
@@ -216,10 +223,14 @@ fn told(
             Some(("kubelet-arg", None)) => rest.next().map(|word| word.text.clone()),
             _ => None,
         };
-        told.kubelet.extend(argument.map(|text| Word {
+        given.extend(argument.map(|text| Word {
             text,
             place: Arc::clone(&word.place),
         }));
+    }
+    // A list of flags takes the place of the files'.
+    if !given.is_empty() {
+        told.kubelet = given;
     }
     told
 }

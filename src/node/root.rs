@@ -161,6 +161,19 @@ impl Root {
     }
 }
 
+/// Text of the node's on one line of ours: it must not begin another, nor turn what follows around.
+pub(crate) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => plain.extend(c.escape_default()),
+            c if c.is_control() => plain.extend(c.escape_default()),
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
 /// Where a YAML text is broken. The parser's own words may quote it, tokens included.
 pub(crate) fn broken(error: &serde_saphyr::Error) -> String {
     match error.location() {
@@ -227,5 +240,14 @@ mod tests {
         fs::write(folder.path().join("bytes"), [0xff, 0xfe]).unwrap();
         assert!(root.read("/large").unwrap_err().to_string().contains("1 MiB"));
         assert!(root.read("/bytes").is_err());
+    }
+
+    #[test]
+    fn text_of_the_nodes_stays_on_its_line() {
+        assert_eq!(plain("CN=worker-1, O=ä"), "CN=worker-1, O=ä");
+        assert_eq!(
+            plain("a\n\r\t\u{1b}\u{85}\u{2028}\u{202e}b"),
+            r"a\n\r\t\u{1b}\u{85}\u{2028}\u{202e}b"
+        );
     }
 }

@@ -146,9 +146,16 @@ pub fn prove(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Resu
         .map_err(system("waiting for signals"))?;
     let prober = Prober::new(options.token.as_deref(), options.answer_within)
         .map_err(system("making a certificate"))?;
+    // Looked at from here: another side has another network, or is another user.
+    let strangers = own
+        .iter()
+        .map(|address| SocketAddr::new(*address, options.ports.secure))
+        .filter(|address| options.token.is_some() && !holders::are_trusted(*address))
+        .collect();
     let mut run = Run {
         options,
         prober,
+        strangers,
         next: None,
         results: Vec::new(),
     };
@@ -178,6 +185,9 @@ pub fn prove(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Resu
         skipped.extend(remark);
         let mut reached = Vec::new();
         for address in addresses {
+            if runtime.block_on(interrupted.is_pending()) {
+                return Err(ProveError::Interrupted);
+            }
             match side.reaches(address) {
                 Ok(()) => reached.push(address),
                 Err(why) => untried.push(format!("{} to {address}: {why}", kind.name())),
@@ -225,6 +235,8 @@ fn now() -> String {
 struct Run<'a> {
     options: &'a Options,
     prober: Arc<Prober>,
+    /// Ports to which the token is not shown.
+    strangers: BTreeSet<SocketAddr>,
     /// Not before then.
     next: Option<Instant>,
     results: Vec<Outcome>,
@@ -272,7 +284,7 @@ impl Run<'_> {
                 }
                 let mut answer = match &known {
                     Some(answer) => Answer::clone(answer),
-                    None if probe.credential == Credential::Token && !holders::are_trusted(address) => {
+                    None if probe.credential == Credential::Token && self.strangers.contains(&address) => {
                         Answer::Unknown(
                             "the port is held by a user to whom the token is not shown".to_owned(),
                         )

@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::table::UNTIDY;
-use super::{PROBES, Ports, Probe, SideKind};
+use super::{Credential, PROBES, Ports, Probe, SideKind};
 
 /// The [`Report::api_version`].
 pub const API_VERSION: &str = "kubelet-gate.dev/v1alpha1";
 /// The [`Report::kind`].
 pub const KIND: &str = "ProbeReport";
+/// Not everybody may do everything.
+const AUTHORIZATION: &str = "4.2.2";
+
 /// What came back.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -107,21 +110,34 @@ impl Report {
         self.results.iter().filter(unknown)
     }
 
-    /// Whether all was tried, each answer shows something, and somebody is there at all: only then is a node on which nothing got
-    /// through proven closed.
+    /// What keeps this report from proving anything, though nothing got through: what was not tried, or showed nothing, and that
+    /// nobody is there at all.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.untried.is_empty() && self.unknown().next().is_none() && !self.is_deserted()
+    pub fn faults(&self) -> Vec<String> {
+        let untried = self
+            .untried
+            .iter()
+            .map(|why| format!("could not be tried: {why}"));
+        let unknown = self.unknown().count();
+        let unknown = (unknown > 0)
+            .then(|| format!("nothing is shown by {unknown} of {} requests", self.results.len()));
+        let deserted = self.is_deserted().then(|| {
+            format!(
+                "nobody takes connections on port {}, neither a kubelet nor a gate: it is closed, but to everybody",
+                self.ports.secure
+            )
+        });
+        untried.chain(unknown).chain(deserted).collect()
     }
 
     /// Whether nobody takes connections on the kubelet's own port: no kubelet runs, or it has another port.
-    #[must_use]
-    pub fn is_deserted(&self) -> bool {
+    fn is_deserted(&self) -> bool {
         let mut secure = self
             .results
             .iter()
             .filter(|outcome| outcome.address.port() == self.ports.secure);
-        secure.all(|outcome| matches!(outcome.answer, Answer::Refused | Answer::Silent))
+        !self.results.is_empty()
+            && secure.all(|outcome| matches!(outcome.answer, Answer::Refused | Answer::Silent))
     }
 
     /// What has been shown of a check, by its number since CIS 1.7.
@@ -139,6 +155,8 @@ impl Report {
         if bearing.iter().any(|(outcome, _)| outcome.through) {
             Verified::Open
         } else if !from(SideKind::NodeAddress)
+            // Who shows nothing is refused for that alone: what those may who are somebody takes a token to see.
+            || (cis == AUTHORIZATION && !bearing.iter().any(|(_, probe)| probe.credential == Credential::Token))
             || !from(SideKind::Loopback)
             || bearing.iter().any(|(outcome, _)| unknown(outcome))
         {

@@ -86,9 +86,7 @@ impl Side {
                 let namespace = wired(addresses).map_err(|error| error.to_string())?;
                 Ok((Self::In(namespace), None))
             }
-            SideKind::Namespace => {
-                Err("only root can make one; --from node-address,loopback leaves it out".to_owned())
-            }
+            SideKind::Namespace => Err("only root can make one".to_owned()),
         }
     }
 
@@ -218,6 +216,15 @@ impl Interrupted {
             hangup: signal(SignalKind::hangup())?,
             quit: signal(SignalKind::quit())?,
         })
+    }
+
+    /// Whether one has come.
+    pub(super) async fn is_pending(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.wait() => true,
+            () = std::future::ready(()) => false,
+        }
     }
 
     pub(super) async fn wait(&mut self) {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
+use crate::inspecting::KUBELETS;
 use crate::world::{PATIENCE, PKI, eventually, sum};
 
 pub(crate) fn kubelet_gate() -> Command {
@@ -352,6 +353,7 @@ fn flags_spelled_as_the_kubelets_win_over_the_file() {
 /// Seen red with `may_listen` taking no kubelet in sight for a proof: the process then serves on the kubelet's port.
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_leaves_the_kubelets_ports_alone() {
+    let _alone = KUBELETS.lock().await;
     let node = Node::new();
     for (listen, key) in [("127.0.0.1:10250", "listen"), ("127.0.0.1:10255", "listen")] {
         node.configure(|configuration| configuration["listen"] = json!([listen]));

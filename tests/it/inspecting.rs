@@ -470,6 +470,18 @@ fn k3s_is_read_wherever_it_is_told() {
     let (found, _) = invocation::in_files(&Root::new(folder.path()));
     let options = kubelet_gate::node::options::Effective::of(&found[0]).unwrap();
     assert_eq!(options.text("--hostname-override"), "Other");
+    // Flags of a command take the place of the file's.
+    let command = unit("/usr/local/bin/k3s server --kubelet-arg=v=2");
+    let folder = files(&[
+        (at, &command),
+        (
+            "etc/rancher/k3s/config.yaml",
+            "kubelet-arg: [protect-kernel-defaults=true]\n",
+        ),
+    ]);
+    let (found, _) = invocation::in_files(&Root::new(folder.path()));
+    let options = kubelet_gate::node::options::Effective::of(&found[0]).unwrap();
+    assert!(!options.is_on("protectKernelDefaults"));
     // What cannot be read may say anything.
     let folder = files(&[
         (at, &plain),
@@ -520,6 +532,65 @@ fn k3s_is_read_wherever_it_is_told() {
     fs::create_dir_all(process.join("root/opt")).unwrap();
     fs::write(process.join("root/opt/c.yaml"), OPEN).unwrap();
     assert_eq!(check(&found(0), "anonymous-auth").verdict, Fail);
+}
+
+/// A program that starts a kubelet may add flags, unless it is known not to. Seen red: with any word that ends in kubelet taken for it.
+#[test]
+fn what_starts_a_kubelet_is_looked_through_only_if_it_is_known() {
+    let of = |command: &str| {
+        let unit = format!("[Service]\nExecStart={command}\n");
+        let folder = files(&[("etc/systemd/system/kubelet.service", &unit)]);
+        let (found, errors) = invocation::in_files(&Root::new(folder.path()));
+        match found.first() {
+            Some(found) => found
+                .words
+                .iter()
+                .map(|word| word.text.clone())
+                .collect::<Vec<_>>()
+                .join(" "),
+            None => errors.join(" "),
+        }
+    };
+    for known in [
+        "/usr/bin/nice -n 5 /usr/bin/kubelet --port=7",
+        "/usr/bin/env A=/x/kubelet /usr/bin/numactl --cpunodebind=0 /usr/bin/kubelet --port=7",
+        "/usr/bin/taskset 0x3 /hyperkube kubelet --port=7",
+        "/opt/kubelet --port=7",
+    ] {
+        assert_eq!(of(known), "--port=7", "{known}");
+    }
+    for unknown in [
+        "/opt/bin/kubelet-wrapper --anonymous-auth=true --root-dir=/var/lib/kubelet --config=/k",
+        "/opt/start.sh /var/lib/kubelet --config=/k",
+        "/usr/bin/docker run --name kubelet -v /var/lib/kubelet:/var/lib/kubelet image kubelet --config=/k",
+    ] {
+        assert!(
+            of(unknown).contains("starts no kubelet that can be understood"),
+            "{unknown}: {}",
+            of(unknown)
+        );
+    }
+}
+
+/// What is not a flag that is known may be a secret. Seen red: with words, values and lines shown as they are.
+#[test]
+fn secrets_of_a_nodes_are_not_shown() {
+    let folder = files(&[
+        (
+            "etc/systemd/system/kubelet.service",
+            "[Service]\nEnvironmentFile=/e\nExecStart=/usr/bin/kubelet --manifest-url-header=Authorization:s3cret s3cret --port=7 $A\n",
+        ),
+        ("e", "bad line s3cret==\nA=--unknown=s3cret\nexport B=s3cret\n"),
+    ]);
+    let root = folder.path().to_str().unwrap();
+    for more in [&["--options"][..], &["-o", "json"], &["-o", "sarif"]] {
+        let output = inspect(&[&["--root", root][..], more].concat());
+        let said = stdout(&output) + &stderr(&output);
+        assert!(!said.contains("s3cret"), "{said}");
+        assert!(more.contains(&"sarif") || said.contains("port"), "{said}");
+    }
+    let said = stdout(&inspect(&["--root", root]));
+    assert!(said.contains("\"export B\" names no variable"), "{said}");
 }
 
 #[test]
@@ -892,6 +963,19 @@ fn report(through: &[&str]) -> Report {
     }
 }
 
+/// A file that was edited after the kubelet was started. Seen red: with the file believed.
+#[test]
+fn what_a_probe_gets_through_is_open_whatever_is_written() {
+    let mut found = inspected("kubeadm");
+    assert_eq!(check(&found, "anonymous-auth").verdict, Verdict::Pass);
+    found.face(&report(&[]));
+    assert_eq!(check(&found, "anonymous-auth").verdict, Verdict::Pass);
+    found.face(&report(&["pods"]));
+    let open = check(&found, "anonymous-auth");
+    assert_eq!(open.verdict, Verdict::Fail);
+    assert!(open.with_gate(Some(&report(&["pods"]))).starts_with("open: "));
+}
+
 /// Seen red: with what the gate could do taken for done; with every refusal taken for the gate's; with no answer for a refusal.
 #[test]
 fn only_what_a_probe_has_seen_closed_is_called_compensated() {
@@ -947,6 +1031,7 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
 #[test]
 fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
     on_a_node("inspect before and after", async |mut node: Node| {
+        let _alone = KUBELETS.lock().await;
         // The node's kubelet is this process; what it is started with is another's.
         let kubelet = started(&[
             "--anonymous-auth=true",
@@ -955,6 +1040,9 @@ fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
         ]);
         let addresses = ["--prove", "--address=192.0.2.10", "--address=127.0.0.1"];
         let which = ["-o", "json", "--pid", &kubelet.pid()];
+        let token = node.file("token");
+        fs::write(&token, "proxy-get-token\n").unwrap();
+        let token = token.to_str().unwrap().to_owned();
         let words = [&addresses[..], &which].concat();
         let probe = |output: &Output, id: &str| -> String {
             let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
@@ -990,14 +1078,35 @@ fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
         node.api_server_comes().await;
         node.firewall_ends(0, "apply --confirm-within 60s --close-health-checkers");
         node.firewall_ends(0, "confirm");
-        let after = inspect(&words);
+        let after = inspect(&[&words[..], &["--token-file", &token]].concat());
         for id in checks {
             assert_eq!(probe(&after, id), "closed", "{id}");
         }
+        // Without a token nothing is shown of what those may who have credentials, and without `ip` a side is missing. Seen red: with
+        // everybody's refusal taken for the authorizer's.
+        let mut blind = kubelet_gate();
+        let blind = blind
+            .arg("inspect")
+            .args(&words)
+            .env("PATH", "")
+            .output()
+            .unwrap();
+        assert_eq!(probe(&blind, "authorization-mode"), "untried");
+        assert_eq!(probe(&blind, "anonymous-auth"), "closed");
+        let said: Value = serde_json::from_slice(&blind.stdout).unwrap();
+        assert_eq!(
+            said["probes"]["untried"].as_array().unwrap().len(),
+            1,
+            "{}",
+            said["probes"]
+        );
         drop(kubelet);
         node.stop().await;
     });
 }
+
+/// Held by tests that start processes called kubelet, and by those that must see none: all see the same processes.
+pub(crate) static KUBELETS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A process that is called kubelet, gone when dropped.
 struct Running(std::process::Child);
@@ -1030,6 +1139,7 @@ impl Drop for Running {
 
 #[tokio::test]
 async fn a_kubelet_that_runs_is_found_and_chosen() {
+    let _alone = KUBELETS.lock().await;
     let flags = |port| [port, "--address=127.0.0.1"];
     let (one, other) = (started(&flags("--port=1")), started(&flags("--port=2")));
     let pid = Running::pid;

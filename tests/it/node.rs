@@ -501,7 +501,7 @@ impl Drop for Node {
 }
 
 /// A kubelet on every address, as a node has it.
-fn options(port: u16, secure: bool) -> FakeKubeletOptions {
+pub(crate) fn options(port: u16, secure: bool) -> FakeKubeletOptions {
     let pair = &PKI.kubelet_serving;
     FakeKubeletOptions {
         certificate: secure.then(|| (pair.chain.clone(), pair.key.clone_key())),

@@ -134,6 +134,11 @@ impl Effective {
             layers.push((document(root, path, &mut notes)?, Layer::File(path.clone())));
             files.push(shown(path));
         }
+        if last("dynamic-config-dir").is_some() {
+            unread.push(
+                "--dynamic-config-dir: what the API server keeps for this node wins over all that is read here".to_owned(),
+            );
+        }
         if let Some(folder) = last("config-dir").map(|path| absolute(&invocation.directory, path)) {
             for path in drop_ins(root, &folder, &mut notes, &mut unread)? {
                 layers.push((document(root, &path, &mut notes)?, Layer::DropIn(path.clone())));
@@ -230,9 +235,14 @@ fn parsed<'a>(invocation: &'a Invocation, notes: &mut Vec<String>) -> Vec<Given<
             if short && word.text.len() == 2 {
                 words.next_if(|next| !next.text.starts_with('-'));
             } else if !short {
+                // Mostly what was meant for a switch; the value of a flag that is not known may be a secret.
+                let shown = match word.text.as_str() {
+                    "true" | "false" => &word.text,
+                    _ => "…",
+                };
                 notes.push(format!(
-                    "the word {:?} is no flag: a kubelet exits on it",
-                    excerpt(&word.text)
+                    "{}: the word {shown:?} is no flag: a kubelet exits on it",
+                    word.place
                 ));
             }
             continue;
@@ -269,6 +279,18 @@ pub fn given(invocation: &Invocation, flag: &str) -> Option<String> {
     let flags = parsed(invocation, &mut Vec::new());
     let last = flags.into_iter().rev().find(|given| given.name == flag)?;
     Some(last.value).filter(|value| !value.is_empty())
+}
+
+/// The flags as they were given, without the values of those that are not known here: these may be secrets.
+pub(crate) fn arguments(invocation: &Invocation) -> Vec<String> {
+    let shown = |given: Given<'_>| match FIELDS.iter().any(|field| field.flag == given.name) {
+        true => format!("--{}={}", given.name, given.value),
+        false => format!("--{}=…", given.name),
+    };
+    parsed(invocation, &mut Vec::new())
+        .into_iter()
+        .map(shown)
+        .collect()
 }
 
 /// Long words cut short: they may be anything.
@@ -368,7 +390,11 @@ fn setting(
             Layer::File(path) => (path, Origin::File(shown(path))),
             Layer::DropIn(path) => (path, Origin::DropIn(shown(path))),
         };
-        match found(document, field.key) {
+        let found = found(document, field.key).map_err(|why| OptionsError {
+            place: shown(path),
+            why,
+        })?;
+        match found {
             None => {}
             Some(Value::Null) => (value, origin) = (json(field.default), Origin::Default),
             Some(given) => {
@@ -395,6 +421,7 @@ fn setting(
                 .value
                 .split(',')
                 .filter_map(|gate| gate.trim().split_once('='));
+            let gates = gates.map(|(name, set)| (name.trim(), set.trim()));
             for (_, set) in gates.filter(|(name, _)| *name == gate) {
                 (value, origin) = (flagged(field, given, set)?, Origin::Flag(given.place.to_owned()));
             }
@@ -414,15 +441,22 @@ fn setting(
 }
 
 /// The value at a dotted key; what is null above it was deleted with all below.
-fn found<'a>(document: &'a Value, key: &str) -> Option<&'a Value> {
+fn found<'a>(document: &'a Value, key: &str) -> Result<Option<&'a Value>, String> {
     let mut value = document;
-    for name in key.split('.') {
+    for (at, name) in key.split('.').enumerate() {
         value = match value {
-            Value::Null => return Some(value),
-            value => value.get(name)?,
+            Value::Null => return Ok(Some(value)),
+            Value::Object(values) => match values.get(name) {
+                Some(value) => value,
+                None => return Ok(None),
+            },
+            _ => {
+                let above: Vec<&str> = key.split('.').take(at).collect();
+                return Err(format!("{}: not what a kubelet can read", above.join(".")));
+            }
         };
     }
-    Some(value)
+    Ok(Some(value))
 }
 
 /// Checks a file's value. A kubelet's YAML is version 1.1, where `yes` and `off` are booleans.

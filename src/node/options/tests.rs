@@ -309,6 +309,25 @@ fn what_a_kubelet_would_not_start_with_is_an_error_that_names_its_place() {
     }
 }
 
+/// Seen red: with whatever is no object taken for one in which nothing is set.
+#[test]
+fn what_is_above_an_option_must_be_an_object() {
+    for broken in [
+        "authentication: 5\n",
+        "authorization: [x]\n",
+        "authentication: {anonymous: on}\n",
+    ] {
+        let config = file(broken);
+        let error = effective(&["--config=/c"], &[("c", &config)]).unwrap_err();
+        assert!(
+            error.to_string().contains("not what a kubelet can read"),
+            "{error}"
+        );
+    }
+    let config = file("authentication: null\n");
+    assert!(effective(&["--config=/c"], &[("c", &config)]).is_ok());
+}
+
 /// A kubelet splits each `--tls-cipher-suites` at commas, and adds up. Seen red: with the last alone, the weak one was not seen.
 #[test]
 fn a_list_that_is_given_twice_is_one() {

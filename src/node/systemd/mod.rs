@@ -10,7 +10,9 @@ use super::invocation::Word;
 use super::root::Root;
 
 /// Where units are looked for; what comes first wins.
-const FOLDERS: [&str; 5] = [
+const FOLDERS: [&str; 7] = [
+    "/etc/systemd/system.control",
+    "/run/systemd/system.control",
     "/etc/systemd/system",
     "/run/systemd/system",
     "/usr/local/lib/systemd/system",
@@ -35,8 +37,8 @@ pub(super) struct Started {
     pub(super) directory: String,
     /// The environment, as far as the unit makes it.
     pub(super) environment: BTreeMap<String, String>,
-    /// `IPAddressDeny=any`.
-    pub(super) denies_addresses: bool,
+    /// With `IPAddressDeny=any`, whom `IPAddressAllow` lets in.
+    pub(super) allows_only: Option<Vec<String>>,
     /// What is unusual.
     pub(super) notes: Vec<String>,
     /// What could not be read, and may say anything.
@@ -59,7 +61,9 @@ struct Unit<'a> {
     commands: Vec<Said>,
     assignments: Vec<Said>,
     environment_files: Vec<Said>,
+    unset: Vec<Said>,
     denied: Vec<Said>,
+    allowed: Vec<Said>,
     directory: String,
     notes: Vec<String>,
     unread: Vec<String>,
@@ -107,7 +111,17 @@ pub(super) fn started(root: &Root, name: &str) -> Result<Option<Started>, String
             .into_iter()
             .map(|(name, value)| (name, value.text))
             .collect(),
-        denies_addresses: unit.denied.iter().any(|denied| denied.text == "any"),
+        allows_only: unit
+            .denied
+            .iter()
+            .any(|denied| denied.text.split_whitespace().any(|word| word == "any"))
+            .then(|| {
+                let allowed = unit
+                    .allowed
+                    .iter()
+                    .flat_map(|allowed| allowed.text.split_whitespace());
+                allowed.map(str::to_owned).collect()
+            }),
         notes: unit.notes,
         unread: unit.unread,
     }))
@@ -131,8 +145,8 @@ fn fragment(root: &Root, name: &str) -> Result<Option<String>, String> {
 /// mask the other.
 fn drop_ins(root: &Root, name: &str) -> Result<Vec<String>, String> {
     let mut found = BTreeMap::new();
-    for folder in FOLDERS {
-        let folder = format!("{folder}/{name}.d");
+    let folders = drop_in_folders(name).into_iter();
+    for folder in folders.flat_map(|name| FOLDERS.map(|folder| format!("{folder}/{name}.d"))) {
         let names = root.list(&folder).map_err(|error| format!("{folder}: {error}"))?;
         for name in names.into_iter().filter(|name| name.ends_with(".conf")) {
             found
@@ -141,6 +155,18 @@ fn drop_ins(root: &Root, name: &str) -> Result<Vec<String>, String> {
         }
     }
     Ok(found.into_values().filter(|file| !root.is_masked(file)).collect())
+}
+
+/// The units whose drop-ins count for this one, the nearest first: itself, those with a part of its name, all services.
+fn drop_in_folders(name: &str) -> Vec<String> {
+    let stem = name.strip_suffix(".service").unwrap_or(name);
+    let prefixes = stem
+        .rmatch_indices('-')
+        .map(|(at, _)| format!("{}.service", &stem[..=at]));
+    std::iter::once(name.to_owned())
+        .chain(prefixes)
+        .chain(["service".to_owned()])
+        .collect()
 }
 
 impl Unit<'_> {
@@ -172,7 +198,9 @@ impl Unit<'_> {
             "ExecStart" => &mut self.commands,
             "Environment" => &mut self.assignments,
             "EnvironmentFile" => &mut self.environment_files,
+            "UnsetEnvironment" => &mut self.unset,
             "IPAddressDeny" => &mut self.denied,
+            "IPAddressAllow" => &mut self.allowed,
             "WorkingDirectory" => return value.clone_into(&mut self.directory),
             _ => return,
         };
@@ -206,8 +234,20 @@ impl Unit<'_> {
                 Some(path) => (path, true),
                 None => (path.as_str(), false),
             };
-            for path in matching(root, path) {
-                self.environment_file(root, &path, optional, &mut environment);
+            match matching(root, path) {
+                Some(paths) => {
+                    for path in paths {
+                        self.environment_file(root, &path, optional, &mut environment);
+                    }
+                }
+                None => self.unread.push(format!(
+                    "EnvironmentFile {path}: a pattern that is not understood here"
+                )),
+            }
+        }
+        for said in std::mem::take(&mut self.unset) {
+            for name in words(&said.text) {
+                environment.remove(name.split('=').next().unwrap_or(&name));
             }
         }
         environment
@@ -234,8 +274,11 @@ impl Unit<'_> {
                     },
                 );
             } else {
+                // Whatever else it is, it may be a secret.
+                let shown = name.strip_prefix("export ").filter(|name| is_name(name));
+                let line = shown.map_or_else(|| "a line".to_owned(), |name| format!("\"export {name}\""));
                 self.notes.push(format!(
-                    "{path}: {name:?} is no variable's name, so systemd leaves the line out"
+                    "{path}: {line} names no variable, so systemd leaves it out"
                 ));
             }
         }
@@ -321,21 +364,24 @@ impl Unit<'_> {
     }
 }
 
-/// The files that are meant: a name may have `*` and `?` in it.
-fn matching(root: &Root, path: &str) -> Vec<String> {
+/// The files that are meant: a name may have `*` and `?` in it. `None`: there are other patterns, or patterns of folders.
+fn matching(root: &Root, path: &str) -> Option<Vec<String>> {
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    if folder.contains(['*', '?', '[']) || name.contains('[') {
+        return None;
+    }
     if !name.contains(['*', '?']) {
-        return vec![path.to_owned()];
+        return Some(vec![path.to_owned()]);
     }
     // A folder that cannot be listed is told like a file that cannot be read.
-    match root.list(Path::new("/").join(folder)) {
+    Some(match root.list(Path::new("/").join(folder)) {
         Ok(names) => names
             .into_iter()
             .filter(|found| like(found.as_bytes(), name.as_bytes()))
             .map(|found| format!("{folder}/{found}"))
             .collect(),
         Err(_) => vec![path.to_owned()],
-    }
+    })
 }
 
 /// Whether a name is of this pattern. A star that turns out to be too short is made longer, the last one first: no more steps than

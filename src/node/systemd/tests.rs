@@ -110,7 +110,7 @@ fn files_are_named_and_read_as_systemd_does() {
         (
             "etc/systemd/system/kubelet.service",
             "[Service]\nEnvironmentFile=-/etc/default/%p\nEnvironmentFile=-/etc/kube*.e?v\nEnvironment=\"H=--host=%H --short=%l\"\n\
-             WorkingDirectory=%S/kubelet\nIPAddressDeny=any\nExecStart=@/usr/bin/kubelet kubelet $A $B $H --x=%q\n",
+             WorkingDirectory=%S/kubelet\nIPAddressDeny=any\nIPAddressAllow=127.0.0.1 192.0.2.1\nExecStart=@/usr/bin/kubelet kubelet $A $B $H --x=%q\n",
         ),
         ("etc/default/kubelet", "A=\"--a\n--b\"\n"),
         ("etc/kube-1.env", "B=--c\n"),
@@ -131,8 +131,48 @@ fn files_are_named_and_read_as_systemd_does() {
         ]
     );
     assert_eq!(started.directory, "/var/lib/kubelet");
-    assert!(started.denies_addresses);
+    assert_eq!(
+        started.allows_only,
+        Some(vec!["127.0.0.1".to_owned(), "192.0.2.1".to_owned()])
+    );
     assert!(started.unread[0].contains("%q"), "{:?}", started.unread);
+}
+
+/// Seen red: with the folders of the unit's own name alone, and with odd patterns taken for files that are not there.
+#[test]
+fn what_is_said_for_several_units_or_in_patterns_is_not_overlooked() {
+    let (_folder, root) = tree(&[
+        (
+            "usr/lib/systemd/system/k3s-agent.service",
+            "[Service]\nEnvironment=A=--a B=--b\nExecStart=/k $A $B $C\n",
+        ),
+        (
+            "etc/systemd/system/service.d/10-all.conf",
+            "[Service]\nEnvironment=C=--all\n",
+        ),
+        (
+            "etc/systemd/system/k3s-.service.d/20-some.conf",
+            "[Service]\nEnvironment=A=--some\n",
+        ),
+        (
+            "etc/systemd/system.control/k3s-agent.service.d/50-set.conf",
+            "[Service]\nUnsetEnvironment=B\n",
+        ),
+    ]);
+    let agent = started(&root, "k3s-agent.service").unwrap().unwrap();
+    let words: Vec<&str> = agent.words.iter().map(|word| word.text.as_str()).collect();
+    assert_eq!(words, ["/k", "--some", "--all"]);
+    assert!(agent.unread.is_empty(), "{:?}", agent.unread);
+    for odd in ["-/etc/default/kubelet[0-9]", "-/etc/*/kubelet"] {
+        let unit = format!("[Service]\nEnvironmentFile={odd}\nExecStart=/k\n");
+        let (_folder, root) = tree(&[("etc/systemd/system/kubelet.service", unit.as_str())]);
+        let started = started(&root, "kubelet.service").unwrap().unwrap();
+        assert!(
+            started.unread[0].contains("pattern"),
+            "{odd}: {:?}",
+            started.unread
+        );
+    }
 }
 
 #[test]
