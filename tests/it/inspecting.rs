@@ -867,6 +867,29 @@ fn a_file_that_routes_loopback_is_found() {
     }
 }
 
+/// Seen red: with whom `IPAddressAllow` lets in left out.
+#[test]
+fn systemd_keeps_out_only_whom_it_does_not_let_in() {
+    for (lines, expected) in [
+        ("IPAddressDeny=any", Verdict::Pass),
+        (
+            "IPAddressDeny=any\nIPAddressAllow=localhost 127.0.0.0/8",
+            Verdict::Pass,
+        ),
+        (
+            "IPAddressDeny=any\nIPAddressAllow=localhost\nIPAddressAllow=any",
+            Verdict::Warn,
+        ),
+        ("IPAddressDeny=192.0.2.0/24", Verdict::Warn),
+    ] {
+        let unit = format!("[Service]\n{lines}\nExecStart=/usr/bin/kubelet\n");
+        let folder = files(&[("etc/systemd/system/kubelet.service", &unit)]);
+        let (found, _) = invocation::in_files(&Root::new(folder.path()));
+        let found = Inspection::of(found[0].clone(), OffsetDateTime::now_utc()).unwrap();
+        assert_eq!(check(&found, "ip-address-deny").verdict, expected, "{lines}");
+    }
+}
+
 /// A file of the node's cannot print a line that passes for one of ours. Seen red: with values printed as they are.
 #[test]
 fn what_a_node_says_is_shown_as_text() {
