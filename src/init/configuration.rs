@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 
 use super::credential::Asks;
 use super::findings::Findings;
-use super::kubeconfig::{self, Client, Kubeconfig};
+use super::kubeconfig::{self, Client};
 use super::listening::{self, Listening};
 use super::paths::{Named, Paths};
 use super::{Here, filled, node_name, serving};
 use crate::inspect::{Inspection, Role};
 use crate::node::binds;
+use crate::node::kubeconfig::Kubeconfig;
 use crate::node::options::OptionsError;
 use crate::node::plain;
 
@@ -171,7 +172,7 @@ impl Configuration {
                 "A copy of the node's {path}, in which files have the paths by which they are found from here."
             ),
         };
-        let copy = kubeconfig.copy(node.paths, node.client.as_ref());
+        let copy = kubeconfig::copied(kubeconfig, node.paths, node.client.as_ref());
         let name = copy
             .as_ref()
             .map(|_| kubeconfig::NAME.to_owned())

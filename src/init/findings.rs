@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::kubeconfig::{Client, Kubeconfig};
+use super::kubeconfig::Client;
 use super::paths::Paths;
 use crate::inspect::{Inspection, Verdict};
+use crate::node::kubeconfig::Kubeconfig;
 
 /// What was found, a line each.
 #[derive(Debug, Default)]

@@ -6,9 +6,9 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, Error};
 
-use super::kubeconfig::Kubeconfig;
 use crate::apiserver::Authorities;
 use crate::inspect::{Certificate, Inspection};
+use crate::node::kubeconfig::Kubeconfig;
 use crate::tls::pem;
 
 /// One line each.

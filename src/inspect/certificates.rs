@@ -3,18 +3,16 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::extensions::GeneralName;
 
 use super::checks::{Check, Gate, Verdict};
 use super::{Addresses, read};
+use crate::node::Root;
+use crate::node::kubeconfig::Kubeconfig;
 use crate::node::options::Effective;
-use crate::node::{Root, broken};
 use crate::tls::{certificate, pem};
 
 /// A certificate that ends sooner needs somebody.
@@ -76,8 +74,13 @@ pub(super) fn of(options: &Effective, root: &Root, notes: &mut Vec<String>) -> V
     if options.is_on("rotateCertificates") && root.has(&rotated) {
         take(Role::Client, &rotated, read(root, &rotated), false);
     } else if !kubeconfig.is_empty() {
-        match client_certificate(root, kubeconfig) {
-            Ok(Some((file, text))) => take(Role::Client, &file, Ok(text), false),
+        let found =
+            Kubeconfig::read(root, kubeconfig).and_then(|kubeconfig| kubeconfig.client_certificate(root));
+        match found {
+            Ok(Some((file, bytes))) => {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                take(Role::Client, &file, Ok(text), false);
+            }
             Ok(None) => {}
             Err(why) => take(Role::Client, kubeconfig, Err(why), false),
         }
@@ -87,37 +90,6 @@ pub(super) fn of(options: &Effective, root: &Root, notes: &mut Vec<String>) -> V
         take(Role::ClientCa, ca, read(root, ca), true);
     }
     found
-}
-
-/// The certificate of a kubeconfig's current user, and the file that it is in. `None`: it uses something else.
-pub(crate) fn client_certificate(root: &Root, kubeconfig: &str) -> Result<Option<(String, String)>, String> {
-    let text = read(root, kubeconfig)?;
-    let document: Value =
-        serde_saphyr::from_str(&text).map_err(|error| format!("{kubeconfig}: {}", broken(&error)))?;
-    let named = |list: &str, name: &Value| {
-        let entries = document[list].as_array()?;
-        entries.iter().find(|entry| entry["name"] == *name).cloned()
-    };
-    let user = named("contexts", &document["current-context"])
-        .and_then(|context| named("users", &context["context"]["user"]))
-        .ok_or_else(|| format!("{kubeconfig}: its current-context names no user that it has"))?;
-    let user = &user["user"];
-    if let Some(data) = user["client-certificate-data"].as_str() {
-        let bytes = STANDARD
-            .decode(data)
-            .map_err(|_| format!("{kubeconfig}: client-certificate-data is no base64"))?;
-        return Ok(Some((
-            kubeconfig.to_owned(),
-            String::from_utf8_lossy(&bytes).into_owned(),
-        )));
-    }
-    let Some(path) = user["client-certificate"].as_str() else {
-        return Ok(None);
-    };
-    let folder = Path::new(kubeconfig).parent().unwrap_or_else(|| Path::new("/"));
-    let path = folder.join(path).display().to_string();
-    let text = read(root, &path)?;
-    Ok(Some((path, text)))
 }
 
 fn parsed(role: Role, file: &str, bytes: &[u8]) -> Result<Vec<Certificate>, String> {

@@ -4,6 +4,7 @@ mod addresses;
 mod environment;
 mod fleet;
 pub mod invocation;
+pub(crate) mod kubeconfig;
 mod kubelet;
 mod machine;
 mod microk8s;
@@ -22,7 +23,7 @@ pub use self::fleet::FleetCredential;
 pub use self::kubelet::{RunningKubelet, binds, listening_ports, may_listen, running_kubelets};
 pub use self::namespace::{Namespace, as_user, ip};
 pub use self::root::Root;
-pub(crate) use self::root::{broken, plain};
+pub(crate) use self::root::plain;
 
 use std::net::SocketAddr;
 use std::path::Path;
