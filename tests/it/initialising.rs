@@ -88,7 +88,7 @@ pub(crate) const CLIENT: &str = "var/lib/kubelet/pki/kubelet-client-2024-01-01-0
 
 #[test]
 fn every_distribution_gets_a_configuration_that_stands() {
-    for (name, node, own_port, credential) in [
+    for (name, node, open_read_only, credential) in [
         ("kubeadm", "worker-1", false, true),
         ("k3s", "edge-1", false, true),
         ("rke2", "rancher-1", false, true),
@@ -119,7 +119,7 @@ fn every_distribution_gets_a_configuration_that_stands() {
                 .as_array()
                 .unwrap()
                 .is_empty(),
-            !own_port,
+            !open_read_only,
             "{name}"
         );
         assert_eq!(

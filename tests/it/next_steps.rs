@@ -40,8 +40,6 @@ impl Machine {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::write(at("ca.crt"), PKI.ca.certificate_pem()).unwrap();
-        PKI.kubelet_serving.write(folder.path()).unwrap();
-        PKI.apiserver_client.write(folder.path()).unwrap();
         let [certificate, key] = PKI.kubelet_serving.write(folder.path()).unwrap();
         let [client, client_key] = PKI.apiserver_client.write(folder.path()).unwrap();
         fs::write(
@@ -103,7 +101,9 @@ impl Machine {
         }
         let root = self.folder.path().join("root").display().to_string();
         let next = fs::read_to_string(self.out.join("NEXT.md")).unwrap();
-        let mut commands = format!("PATH={}:$PATH\n", tools.display());
+        // Whoever pastes them goes on after one that fails; here none may.
+        let trap = "trap 'echo \"FAILED: $BASH_COMMAND\" >&2' ERR";
+        let mut commands = format!("{trap}\nPATH={}:$PATH\n", tools.display());
         for block in blocks(&next) {
             commands.push_str(&block);
         }
@@ -117,7 +117,7 @@ impl Machine {
         }
         let output = Command::new("bash").args(["-c", &commands]).output().unwrap();
         assert!(
-            !stderr(&output).contains("No such file"),
+            !stderr(&output).contains("FAILED: "),
             "{}\n{commands}",
             stderr(&output)
         );
