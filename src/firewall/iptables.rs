@@ -359,8 +359,16 @@ fn destroy_set() -> Result<(), FirewallError> {
     }
 }
 
+/// By its whole name: others may begin theirs like that.
 fn is_ours(chain: &str) -> bool {
-    chain.starts_with("KG-")
+    let of_hook = |hook: &Hook| {
+        chain == hook.chain
+            || chain == hook.dispatch()
+            || ["-CONF", "-TRIAL"]
+                .map(|which| chain.strip_suffix(which))
+                .contains(&Some(hook.chain))
+    };
+    HOOKS.iter().any(of_hook)
 }
 
 fn saved(text: &str) -> Saved {
