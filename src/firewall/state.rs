@@ -121,12 +121,16 @@ impl State {
         self.read(TRIAL)
     }
 
-    /// To be written before the trial is loaded.
+    /// To be written before the trial is loaded, and put back if it was not; `None`: there was none.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn keep_trial(&self, plan: &Plan) -> Result<(), StateError> {
-        self.write(&self.directory.join(TRIAL), &json(plan))
+    pub fn keep_trial(&self, plan: Option<&Plan>) -> Result<(), StateError> {
+        let path = self.directory.join(TRIAL);
+        match plan {
+            Some(plan) => self.write(&path, &json(plan)),
+            None => self.delete(&path),
+        }
     }
 
     /// Keeps what was confirmed and what loads it at boot; there is no trial any more.
@@ -272,7 +276,7 @@ mod tests {
         let (units, state) = (root.path(), State::new(&root.path().join("a/b")));
         assert_eq!((state.confirmed().unwrap(), state.trial().unwrap()), (None, None));
         let plan = Plan::sample(Backend::Nftables);
-        state.keep_trial(&plan).unwrap();
+        state.keep_trial(Some(&plan)).unwrap();
         assert_eq!(state.trial().unwrap(), Some(plan.clone()));
         let confirmed = Confirmed {
             plan,

@@ -8,7 +8,7 @@ use clap::Args;
 use super::confirm::confirm;
 use super::refusals::{Accepted, Refusals, api_server_seen};
 use super::{BackendName, Configuration, UNITS, failed, planned, runtime, state, told, told_ports};
-use crate::cli::{FAILED, FINDINGS, GOOD, USAGE};
+use crate::cli::{FAILED, FINDINGS, GOOD, USAGE, complain};
 use crate::firewall::{Plan, RunningGate, attempt_all, connections};
 use crate::node;
 use crate::settings::{Settings, duration};
@@ -76,11 +76,21 @@ impl Apply {
             );
             return Err(FINDINGS);
         }
-        state.keep_trial(&plan).map_err(|error| told(FAILED, &error))?;
+        // One that cannot be read is as good as none: this one takes its place.
+        let before = state.trial().unwrap_or(None);
+        state
+            .keep_trial(Some(&plan))
+            .map_err(|error| told(FAILED, &error))?;
         let began = Instant::now();
         firewall
             .load(confirmed.as_ref(), Some((&plan, window)), gate.exemption.as_ref())
-            .map_err(failed)?;
+            .map_err(|error| {
+                // What may still be running is the trial before, and confirm is about what was tried.
+                if let Err(error) = state.keep_trial(before.as_ref()) {
+                    complain(&error);
+                }
+                failed(error)
+            })?;
         drop(lock);
         println!(
             "on trial for {}, by {}:",
