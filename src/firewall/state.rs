@@ -198,7 +198,10 @@ impl State {
             let new = path.with_extension("new");
             fs::write(&new, text)?;
             fs::File::open(&new)?.sync_all()?;
-            fs::rename(&new, path)
+            fs::rename(&new, path)?;
+            // The name, too, is to be there after a power cut.
+            path.parent()
+                .map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
         };
         write().map_err(|error| failed(path, error))
     }

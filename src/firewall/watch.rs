@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::changes::Changes;
 use super::self_check::{Attempt, Reached, attempt_all};
-use super::{Backend, Firewall, Plan, PortKind, RunningGate, State, connections};
+use super::{Backend, Firewall, Kind, Plan, PortKind, RunningGate, State, connections};
 use crate::gate::Gate;
 use crate::settings;
 
@@ -250,7 +250,28 @@ fn compare(settings: &settings::Firewall, state: &State, running: &RunningGate) 
             confirmed: false,
         });
     }
+    if let Some(tried) = &trial
+        && listed.is_some()
+        && confirmed
+            .as_ref()
+            .is_none_or(|confirmed| confirmed.plan != *tried)
+        && firewall
+            .carries(tried, Kind::Confirmed)
+            .map_err(|error| error.to_string())?
+    {
+        return Ok(Found::Broken {
+            plan: tried.clone(),
+            why: "the seal is in force, but its confirmation did not finish: kubelet-gate firewall confirm finishes it",
+        });
+    }
     let Some(confirmed) = confirmed else {
+        // Whoever confirmed it wanted it to stay; half of it is no trial that ended.
+        if listed.is_some() && firewall.confirmed_any().map_err(|error| error.to_string())? {
+            return Ok(Found::Broken {
+                plan: plan.clone(),
+                why: "the confirmation of the seal ended halfway: apply and confirm again",
+            });
+        }
         // They match nothing any more, whether or not they can be taken away.
         if listed.is_some() && firewall.remove().is_ok() {
             tracing::info!("the trial ended without being confirmed; its rules are taken away");

@@ -498,6 +498,12 @@ impl Node {
             .collect()
     }
 
+    /// How the gate's own watch finds the seal.
+    pub(crate) async fn seal_is(&self) -> String {
+        let seal: Value = serde_json::from_str(&self.admin("/seal").await.unwrap().1).unwrap();
+        seal["seal"]["state"].as_str().unwrap_or_default().to_owned()
+    }
+
     pub(crate) fn running_gate(&self) -> Value {
         serde_json::from_slice(&fs::read(self.file("run/exemption.json")).unwrap()).unwrap()
     }

@@ -2,10 +2,76 @@
 //! step, or the watch, would take the one for the other, and the node would be open.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::node::{Node, on_every_backend, who_answers};
+use crate::node::{Node, on_every_backend, who_answers, who_answers_in};
+use crate::world::eventually_answers;
+
+/// Waits until the watch has found the seal like this.
+async fn found(node: &Node, state: &str) {
+    eventually_answers(&format!("{}: {state}", node.backend), async || {
+        node.seal_is().await == state
+    })
+    .await;
+}
+
+/// Seen red: with std's `println!` it panicked between the kernel's step and its own.
+#[test]
+fn a_confirmation_that_nobody_listens_to_is_one() {
+    on_every_backend("confirm | true", async |mut node: Node| {
+        node.start_gate().await;
+        node.api_server_comes().await;
+        node.firewall_ends(0, "apply --confirm-within 60s");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = node
+            .firewall_command("confirm")
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer)
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(0), "{}", node.backend);
+        found(&node, "sealed").await;
+        assert_eq!(who_answers_in(&node.neighbour, "192.0.2.10:10250"), "gate");
+        node.stop().await;
+    });
+}
+
+/// Seen red: with a watch that takes whatever was not kept for a trial that ended, the neighbour reached the kubelet.
+#[test]
+fn a_confirmation_that_cannot_be_kept_leaves_the_seal_and_can_be_finished() {
+    on_every_backend("confirmed, not kept", async |mut node: Node| {
+        node.start_gate().await;
+        node.api_server_comes().await;
+        node.firewall_ends(0, "apply --confirm-within 60s");
+        let blocked = node.file("state/confirmed.new");
+        fs::create_dir(&blocked).unwrap();
+        let said = node.firewall_ends(1, "confirm");
+        // More than one look of the watch, which took it for a trial that ended.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(
+            who_answers_in(&node.neighbour, "192.0.2.10:10250"),
+            "gate",
+            "{}",
+            node.backend
+        );
+        assert!(!said.contains("confirmed, and in force"), "{said}");
+        found(&node, "open").await;
+        let (_, seal) = node.admin("/seal").await.unwrap();
+        assert!(seal.contains("firewall confirm"), "{seal}");
+        // It is nobody's to try something else on.
+        let said = node.firewall_ends(2, "apply --accept-foreign-rules --close-health-checkers");
+        assert!(said.contains("did not finish"), "{said}");
+        fs::remove_dir(&blocked).unwrap();
+        let said = node.firewall_ends(0, "confirm");
+        assert!(said.contains("confirmed, and in force"), "{said}");
+        found(&node, "sealed").await;
+        node.firewall_ends(0, "status");
+        node.stop().await;
+    });
+}
 
 /// Seen red: with the earlier trial's file not put back; and with any trial that runs being good enough.
 #[test]

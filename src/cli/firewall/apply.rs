@@ -9,7 +9,7 @@ use super::confirm::confirm;
 use super::refusals::{Accepted, Refusals, api_server_seen};
 use super::{BackendName, Configuration, UNITS, failed, planned, runtime, state, told, told_ports};
 use crate::cli::{FAILED, FINDINGS, GOOD, USAGE, complain};
-use crate::firewall::{Plan, RunningGate, attempt_all, connections};
+use crate::firewall::{self, Kind, Plan, RunningGate, attempt_all, connections};
 use crate::node;
 use crate::settings::{Settings, duration};
 
@@ -78,6 +78,20 @@ impl Apply {
         }
         // One that cannot be read is as good as none: this one takes its place.
         let before = state.trial().unwrap_or(None);
+        if let Some(before) = before
+            .as_ref()
+            .filter(|before| confirmed.as_ref() != Some(*before))
+            && firewall::Firewall::of(before.backend)
+                .carries(before, Kind::Confirmed)
+                .map_err(failed)?
+        {
+            eprintln!(
+                "error: the confirmation of the seal that is in force did not finish; finish it: {}; or take it away: {}",
+                self.configuration.command("confirm"),
+                self.configuration.command("remove")
+            );
+            return Err(FINDINGS);
+        }
         state
             .keep_trial(Some(&plan))
             .map_err(|error| told(FAILED, &error))?;
