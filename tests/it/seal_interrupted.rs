@@ -105,3 +105,35 @@ fn only_the_plan_that_was_tried_is_confirmed() {
         node.stop().await;
     });
 }
+
+/// Seen red: with state and unit taken away whatever became of the rules.
+#[test]
+fn a_seal_that_cannot_be_taken_away_is_not_forgotten() {
+    on_every_backend("not removed", async |mut node: Node| {
+        node.seal().await;
+        node.firewall_ends_where_nothing_is_loaded(1, "remove");
+        assert!(node.file("state/confirmed.json").exists(), "{}", node.backend);
+        assert!(
+            node.file("kubelet-gate-firewall.service").exists(),
+            "{}",
+            node.backend
+        );
+        node.kill_gate();
+        node.start_gate().await;
+        node.admitted().await;
+        node.api_server_comes().await;
+        node.firewall_ends(0, "status");
+        // Nor if it cannot be read whose rules there are.
+        fs::write(node.file("state/confirmed.json"), "{").unwrap();
+        node.firewall_ends_where_nothing_is_loaded(1, "remove");
+        assert!(
+            node.file("kubelet-gate-firewall.service").exists(),
+            "{}",
+            node.backend
+        );
+        node.firewall_ends(0, "remove");
+        assert!(!node.file("state/confirmed.json").exists(), "{}", node.backend);
+        assert_eq!(who_answers_in(&node.neighbour, "192.0.2.10:10250"), "kubelet");
+        node.stop().await;
+    });
+}
