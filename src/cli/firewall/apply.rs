@@ -1,9 +1,11 @@
 //! `firewall apply`: the seal, for a while.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::confirm::confirm;
 use super::refusals::{Accepted, Refusals, api_server_seen};
@@ -105,6 +107,7 @@ impl Apply {
                 }
                 failed(error)
             })?;
+        let tried_since = SystemTime::now();
         drop(lock);
         println!(
             "on trial for {}, by {}:",
@@ -123,7 +126,7 @@ impl Apply {
 
         self.past_the_gate(&plan, &gate)?;
         if self.confirm_when_verified {
-            return self.confirmed(&settings, &plan, &gate, began);
+            return self.confirmed(&settings, &plan, &gate, (began, tried_since));
         }
         Ok(GOOD)
     }
@@ -169,7 +172,7 @@ impl Apply {
         settings: &Settings,
         plan: &Plan,
         gate: &RunningGate,
-        began: Instant,
+        (began, tried_since): (Instant, SystemTime),
     ) -> Result<u8, u8> {
         let Some(admin) = gate.admin else {
             eprintln!(
@@ -179,24 +182,32 @@ impl Apply {
         };
         let addresses = node::addresses().map_err(|error| told(FAILED, &error))?;
         let runtime = runtime()?;
-        let before = api_server_seen(admin).unwrap_or_default();
         let mut why = String::new();
         while began.elapsed() + PAUSE < self.confirm_within {
             let attempts = runtime.block_on(attempt_all(plan, &addresses, gate));
             let through = attempts.iter().find(|attempt| !attempt.reached.is_sealed());
-            let last = api_server_seen(admin).unwrap_or_default();
-            why = match through {
-                Some(attempt) => format!("{} was reached around the gate", attempt.address),
-                None if last.is_none() || last == before => {
-                    "the API server has not come through the seal".into()
+            let seen = api_server_seen(admin);
+            why = match (through, seen) {
+                (Some(attempt), _) => format!("{} was reached around the gate", attempt.address),
+                (None, Err(why)) => {
+                    format!("whether the API server has come through the seal cannot be seen: {why}")
                 }
-                None => return confirm(settings, &self.unit_directory),
+                (None, Ok(Some(last))) if after(&last, tried_since) => {
+                    return confirm(settings, &self.unit_directory);
+                }
+                (None, Ok(_)) => "the API server has not come through the seal".into(),
             };
             runtime.block_on(async { tokio::time::sleep(PAUSE).await });
         }
         eprintln!("error: not confirmed, and undone by the kernel: {why}");
         Err(FAILED)
     }
+}
+
+/// Whether the API server was last seen in the trial. The gate tells whole seconds and leaves the rest out: whoever came in
+/// the second in which it began may have come before.
+fn after(last: &str, tried_since: SystemTime) -> bool {
+    OffsetDateTime::parse(last, &Rfc3339).is_ok_and(|last| last > OffsetDateTime::from(tried_since))
 }
 
 fn refused(why: &[String]) -> u8 {
