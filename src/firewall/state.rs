@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -76,13 +77,15 @@ impl State {
         let lock = || {
             fs::create_dir_all(&self.directory)?;
             let file = fs::File::create(&path)?;
+            // Whoever may open it may hold it.
+            file.set_permissions(fs::Permissions::from_mode(0o600))?;
             flock(&file, FlockOperation::LockExclusive)?;
             Ok(Lock { _file: file })
         };
         lock().map_err(|error| failed(&path, error))
     }
 
-    /// The same, for whoever may only read here; `None` if somebody is changing the seal.
+    /// The same without waiting, for whoever may only read here; `None` if somebody is changing the seal.
     ///
     /// # Errors
     /// The file is there and cannot be read.
@@ -90,7 +93,7 @@ impl State {
         let path = self.directory.join(LOCK);
         let lock = || {
             let file = fs::File::open(&path)?;
-            match flock(&file, FlockOperation::NonBlockingLockShared) {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => Ok(None),
                 Err(error) => Err(error.into()),
                 Ok(()) => Ok(Some(Lock { _file: file })),
