@@ -148,6 +148,14 @@ impl State {
         self.delete(&self.directory.join(TRIAL))
     }
 
+    /// Keeps how another version of the program lists the plan that was confirmed.
+    ///
+    /// # Errors
+    /// It cannot be written: the directory need not be the gate's.
+    pub fn keep_listed(&self, confirmed: &Confirmed) -> Result<(), StateError> {
+        self.write(&self.directory.join(CONFIRMED), &json(confirmed))
+    }
+
     /// Writes the unit that runs `boot` before the kubelet starts, and yields its path.
     ///
     /// # Errors

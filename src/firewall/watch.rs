@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::changes::Changes;
 use super::self_check::{Attempt, Reached, attempt_all};
-use super::{Backend, Firewall, Kind, Plan, PortKind, RunningGate, State, connections};
+use super::{Backend, Confirmed, Firewall, Kind, Plan, PortKind, RunningGate, State, connections};
 use crate::gate::Gate;
 use crate::settings;
 
@@ -57,6 +57,7 @@ pub struct Watch {
     announces: bool,
     /// Since when somebody else has been changing the seal at every look.
     changing: Option<Instant>,
+    reloaded: Option<Reloaded>,
 }
 
 /// What a look at the kernel and at the node's own state found.
@@ -79,6 +80,14 @@ struct Look {
     found: Result<Found, String>,
     /// Somebody else held the lock.
     changing: bool,
+    reloaded: Option<Reloaded>,
+}
+
+/// The confirmed plan as the kernel listed it once this gate had put it back.
+#[derive(Clone)]
+struct Reloaded {
+    plan: Plan,
+    fingerprint: String,
 }
 
 // === impl Watch ===
@@ -93,6 +102,7 @@ impl Watch {
             gauges: BTreeSet::new(),
             announces: false,
             changing: None,
+            reloaded: None,
         }
     }
 
@@ -151,10 +161,12 @@ impl Watch {
 
     /// `None`: somebody is changing it just now.
     async fn look(&mut self) -> Option<Seal> {
-        let (settings, running) = (self.settings.clone(), self.running.clone());
-        let looking = spawn_blocking(move || find(&settings, &running));
+        let (settings, running, reloaded) =
+            (self.settings.clone(), self.running.clone(), self.reloaded.clone());
+        let looking = spawn_blocking(move || find(&settings, &running, reloaded));
         let found = match timeout(LOOK, looking).await {
             Ok(Ok(look)) => {
+                self.reloaded = look.reloaded;
                 self.changing = look.changing.then(|| self.changing.unwrap_or_else(Instant::now));
                 look.found
             }
@@ -236,7 +248,7 @@ impl Watch {
 }
 
 /// Looks once; the lock is taken if it is free, and nothing is changed without. Blocks.
-fn find(settings: &settings::Firewall, running: &RunningGate) -> Look {
+fn find(settings: &settings::Firewall, running: &RunningGate, mut reloaded: Option<Reloaded>) -> Look {
     let state = State::new(&settings.state_directory);
     let mut changing = false;
     let mut look = || {
@@ -245,11 +257,12 @@ fn find(settings: &settings::Firewall, running: &RunningGate) -> Look {
         }
         let lock = state.try_lock().map_err(|error| error.to_string())?;
         changing = lock.is_none();
-        compare(settings, &state, running, lock.is_some())
+        compare(settings, &state, running, &mut reloaded, lock.is_some())
     };
     Look {
         found: look(),
         changing,
+        reloaded,
     }
 }
 
@@ -259,6 +272,7 @@ fn compare(
     settings: &settings::Firewall,
     state: &State,
     running: &RunningGate,
+    reloaded: &mut Option<Reloaded>,
     may_change: bool,
 ) -> Result<Found, String> {
     let confirmed = state.confirmed().map_err(|error| error.to_string())?;
@@ -320,19 +334,28 @@ fn compare(
         }
         return Ok(Found::Absent);
     };
+    let as_loaded = |listed: &String| {
+        let mut ours = reloaded.iter().filter(|reloaded| reloaded.plan == confirmed.plan);
+        ours.any(|reloaded| reloaded.fingerprint == *listed)
+    };
     let why = match &listed {
-        Some(listed) if *listed == confirmed.fingerprint => None,
+        Some(listed) if *listed == confirmed.fingerprint || as_loaded(listed) => None,
+        Some(_) if firewall.version().map_err(|error| error.to_string())? != confirmed.tool => Some(
+            "the rules cannot be compared, since they were confirmed with another version of the program that lists them: \
+             apply and confirm again",
+        ),
         Some(_) => Some("somebody changed the rules of the seal"),
         None => Some("the rules of the seal are gone"),
     };
     // A trial that ended is only tidied up after: what is in force is the confirmed plan.
     let ended = trial.is_some() && firewall.left_of_trial().map_err(|error| error.to_string())?;
-    let plan = confirmed.plan;
+    let plan = confirmed.plan.clone();
     let load = || firewall.load(Some(&plan), None, running.exemption.as_ref());
     let why = match why {
         Some(why) if settings.managed && may_change => match load() {
             Ok(()) => {
                 tracing::warn!("{why}; they were put back, as firewall.managed says");
+                *reloaded = listed_now(&firewall, state, confirmed)?;
                 None
             }
             Err(error) => {
@@ -356,4 +379,27 @@ fn compare(
             confirmed: true,
         },
     })
+}
+
+/// What the kernel lists of the confirmed plan right after it was loaded; another version of a program than the one that it
+/// was confirmed with lists it otherwise. Without this the next look would take that for somebody's change, and the load
+/// that follows would announce itself to the look after it.
+fn listed_now(firewall: &Firewall, state: &State, confirmed: Confirmed) -> Result<Option<Reloaded>, String> {
+    let listed = firewall.fingerprint().map_err(|error| error.to_string())?;
+    let Some(fingerprint) = listed.filter(|listed| *listed != confirmed.fingerprint) else {
+        return Ok(None);
+    };
+    let listed = Confirmed {
+        fingerprint: fingerprint.clone(),
+        tool: firewall.version().map_err(|error| error.to_string())?,
+        plan: confirmed.plan.clone(),
+    };
+    // Where the directory is not the gate's, each gate that starts finds it out once.
+    if let Err(error) = state.keep_listed(&listed) {
+        tracing::info!("how the rules are listed now is remembered until the gate ends: {error}");
+    }
+    Ok(Some(Reloaded {
+        plan: confirmed.plan,
+        fingerprint,
+    }))
 }

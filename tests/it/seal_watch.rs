@@ -106,6 +106,37 @@ fn whoever_holds_the_lock_does_not_blind_the_watch() {
     });
 }
 
+/// Seen red: with the listing after the reload not remembered, ten times a second.
+#[test]
+fn rules_that_another_version_lists_otherwise_are_loaded_once() {
+    on_every_backend("another version", async |mut node: Node| {
+        // See above.
+        if node.backend == "iptables-legacy" {
+            return node.stop().await;
+        }
+        node.require();
+        node.seal().await;
+        node.kill_gate();
+        let file = node.file("state/confirmed.json");
+        let mut confirmed: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        confirmed["tool"] = "nft v0".into();
+        confirmed["fingerprint"] = "as v0 lists it".into();
+        std::fs::write(&file, confirmed.to_string()).unwrap();
+        node.start_gate().await;
+        let reloads = |node: &Node| node.log().matches("were put back").count();
+        eventually_answers("loaded", async || reloads(&node) > 0).await;
+        eventually_answers("sealed", async || node.seal_is().await == "sealed").await;
+        // Each of its own reloads would have announced itself within a tenth of a second.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(reloads(&node), 1, "{}", node.log());
+        // Whatever is changed from now on is missed.
+        shell(flush(node.backend));
+        eventually_answers("put back", async || reloads(&node) == 2).await;
+        node.stop().await;
+    });
+}
+
 #[test]
 fn a_gate_that_starts_again_lets_itself_through() {
     on_every_backend("restart", async |mut node: Node| {
