@@ -13,7 +13,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::plan::{Plan, PortKind, SealedPort};
-use super::{Backend, Boot, Exemption, FirewallError, tool};
+use super::{Backend, Boot, Exemption, FirewallError, Kind, id, tool};
 
 /// The seal by `iptables` and `ip6tables`.
 #[derive(Debug)]
@@ -72,6 +72,8 @@ const HOOKS: [Hook; 5] = [
 ];
 
 const TABLES: [&str; 3] = ["nat", "raw", "filter"];
+/// The table, loaded last, with the chain by which a plan is known again.
+const NAMED_IN: &str = "filter";
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Family {
@@ -131,6 +133,7 @@ impl Iptables {
             tool::run("ipset", &["restore"], &empty, "making the trial's set")?;
         }
         for family in FAMILIES {
+            let saved = self.saved(family)?;
             let mut rules = String::new();
             if let Some((plan, _)) = trial {
                 rules.push_str(&trial_chains(plan, family));
@@ -140,8 +143,9 @@ impl Iptables {
                 trial.is_some(),
                 family,
                 exempt.as_deref(),
-                &self.saved(family)?,
+                &saved,
             ));
+            rules.push_str(&without_others(&saved, confirmed, trial.map(|(plan, _)| plan)));
             self.submit(family, &rules, "loading the rules")?;
         }
         match trial {
@@ -280,6 +284,33 @@ impl Iptables {
         set_exists()
     }
 
+    pub(super) fn carries(&self, plan: &Plan, kind: Kind) -> Result<bool, FirewallError> {
+        let which = match kind {
+            Kind::Trial => "TRIAL",
+            Kind::Confirmed => "CONF",
+        };
+        let key = (NAMED_IN.to_owned(), named_after(plan, which));
+        for family in FAMILIES {
+            if !self.saved(family)?.contains_key(&key) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn confirmed_any(&self) -> Result<bool, FirewallError> {
+        for family in FAMILIES {
+            let saved = self.saved(family)?;
+            if saved
+                .keys()
+                .any(|(_, chain)| is_ours(chain) && chain.ends_with("-CONF"))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) fn boot(&self, plan: &Plan, directory: &Path) -> Boot {
         let mut boot = Boot {
             files: Vec::new(),
@@ -359,8 +390,23 @@ fn destroy_set() -> Result<(), FirewallError> {
     }
 }
 
+/// By its whole name: others may begin theirs like that.
 fn is_ours(chain: &str) -> bool {
-    chain.starts_with("KG-")
+    let of_hook = |hook: &Hook| {
+        chain == hook.chain
+            || chain == hook.dispatch()
+            || ["-CONF", "-TRIAL"]
+                .map(|which| chain.strip_suffix(which))
+                .contains(&Some(hook.chain))
+    };
+    HOOKS.iter().any(of_hook) || is_named_after_a_plan(chain)
+}
+
+fn is_named_after_a_plan(chain: &str) -> bool {
+    let id = chain
+        .strip_prefix("KG-")
+        .and_then(|rest| rest.strip_suffix("-CONF").or_else(|| rest.strip_suffix("-TRIAL")));
+    id.is_some_and(|id| id.len() == 16 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 fn saved(text: &str) -> Saved {
@@ -421,6 +467,9 @@ fn document(
             }
             text.push_str(&hook.entered(saved));
         }
+        if let Some(plan) = confirmed.filter(|_| table == NAMED_IN) {
+            let _ = writeln!(text, ":{} - [0:0]", named_after(plan, "CONF"));
+        }
         text.push_str("COMMIT\n");
     }
     text
@@ -430,10 +479,32 @@ fn document(
 fn trial_chains(plan: &Plan, family: Family) -> String {
     let table = |table: &&'static str| {
         let hooks = HOOKS.iter().filter(|hook| hook.table == *table);
-        let chains: String = hooks.map(|hook| chain(hook, plan, "TRIAL", family)).collect();
+        let mut chains: String = hooks.map(|hook| chain(hook, plan, "TRIAL", family)).collect();
+        if *table == NAMED_IN {
+            let _ = writeln!(chains, ":{} - [0:0]", named_after(plan, "TRIAL"));
+        }
         format!("*{table}\n{chains}COMMIT\n")
     };
     TABLES.iter().map(table).collect()
+}
+
+/// The chain by which a plan is known again; nothing leads there.
+fn named_after(plan: &Plan, which: &str) -> String {
+    format!("KG-{}-{which}", id(plan))
+}
+
+/// Takes away the chains that are named after other plans. That of a trial which ends here goes last, with its rules:
+/// whatever stops this halfway, the trial can still be confirmed.
+fn without_others(saved: &Saved, confirmed: Option<&Plan>, trial: Option<&Plan>) -> String {
+    let kept = [(confirmed, "CONF"), (trial, "TRIAL")].map(|(plan, which)| Some(named_after(plan?, which)));
+    let others: String = saved
+        .keys()
+        .filter(|(table, chain)| table == NAMED_IN && is_named_after_a_plan(chain))
+        .filter(|(_, chain)| trial.is_some() || !chain.ends_with("-TRIAL"))
+        .filter(|(_, chain)| !kept.iter().flatten().any(|kept| kept == chain))
+        .map(|(_, chain)| format!("-F {chain}\n-X {chain}\n"))
+        .collect();
+    format!("*{NAMED_IN}\n{others}COMMIT\n")
 }
 
 /// What a chain whose exemption comes first consists of.

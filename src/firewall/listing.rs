@@ -42,6 +42,12 @@ impl Listing {
         self.of_kind("set").any(|set| set["name"] == "trial")
     }
 
+    /// Whether there is a chain of which this is true.
+    pub(super) fn has_chain(&self, is: impl Fn(&str) -> bool) -> bool {
+        self.of_kind("chain")
+            .any(|chain| chain["name"].as_str().is_some_and(&is))
+    }
+
     /// What is left of the trial's shortest-lived port. Expired ones are not listed.
     pub(super) fn trial_remaining(&self) -> Option<Duration> {
         let set = self.of_kind("set").find(|set| set["name"] == "trial")?;

@@ -27,6 +27,8 @@ pub use self::watch::{Seal, Watch};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
+
 use self::iptables::Iptables;
 use self::nft::Nft;
 
@@ -74,6 +76,20 @@ pub enum FirewallError {
         "too late: no trial is running any more, the kernel has gone back to what was confirmed before; apply again"
     )]
     TooLate,
+    /// What the kernel tries is not the plan that is to be confirmed.
+    #[error(
+        "the trial that runs is not the plan in firewall.stateDirectory, so that nobody has tried that one: apply again"
+    )]
+    AnotherTrial,
+}
+
+/// Of which kind the rules of a plan are in the kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// They match for a while.
+    Trial,
+    /// They match until they are removed.
+    Confirmed,
 }
 
 /// What loads a confirmed plan when the machine starts, without the gate.
@@ -179,9 +195,32 @@ impl Firewall {
     /// Makes the running trial the confirmed plan.
     ///
     /// # Errors
-    /// [`FirewallError::TooLate`] when it has ended. Nothing has changed on any error.
+    /// [`FirewallError::TooLate`] when it has ended, [`FirewallError::AnotherTrial`] when another plan is being tried.
     pub fn confirm(&self, trial: &Plan, exemption: Option<&Exemption>) -> Result<(), FirewallError> {
+        if self.trial_remaining()?.is_none() {
+            return Err(FirewallError::TooLate);
+        }
+        if !self.carries(trial, Kind::Trial)? {
+            return Err(FirewallError::AnotherTrial);
+        }
         either!(self, it => it.confirm(trial, exemption))
+    }
+
+    /// Whether the rules of this kind are those of `plan`, all of them loaded. A plan of either kind brings a chain that
+    /// is named after it; what somebody did to the rules since is told by the fingerprint alone.
+    ///
+    /// # Errors
+    /// It cannot be seen.
+    pub fn carries(&self, plan: &Plan, kind: Kind) -> Result<bool, FirewallError> {
+        either!(self, it => it.carries(plan, kind))
+    }
+
+    /// Whether any confirmed rules are there, whichever plan's.
+    ///
+    /// # Errors
+    /// It cannot be seen.
+    pub fn confirmed_any(&self) -> Result<bool, FirewallError> {
+        either!(self, it => it.confirmed_any())
     }
 
     /// Lets these sockets through and no others; the rest stays as it is.
@@ -237,4 +276,15 @@ impl Firewall {
     pub fn boot(&self, plan: &Plan, directory: &Path) -> Boot {
         either!(self, it => it.boot(plan, directory))
     }
+}
+
+/// What tells a plan from every other one, short enough for the name of a chain.
+fn id(plan: &Plan) -> String {
+    // A plan can always be written: it is numbers, names and addresses.
+    let text = serde_json::to_vec(plan).unwrap_or_default();
+    let hash = digest(&SHA256, &text);
+    hash.as_ref()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

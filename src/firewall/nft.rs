@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::listing::{self, Listing};
 use super::plan::{Plan, PortKind, SealedPort};
-use super::{Backend, Boot, Exemption, FirewallError, tool};
+use super::{Backend, Boot, Exemption, FirewallError, Kind, id, tool};
 
 /// The seal by `nft`.
 #[derive(Debug)]
@@ -132,6 +132,25 @@ impl Nft {
         Ok(self.listing()?.is_some_and(|listing| listing.has_trial()))
     }
 
+    pub(super) fn carries(&self, plan: &Plan, kind: Kind) -> Result<bool, FirewallError> {
+        let name = named_after(
+            plan,
+            match kind {
+                Kind::Trial => "trial",
+                Kind::Confirmed => "confirmed",
+            },
+        );
+        Ok(self
+            .listing()?
+            .is_some_and(|listing| listing.has_chain(|chain| chain == name)))
+    }
+
+    pub(super) fn confirmed_any(&self) -> Result<bool, FirewallError> {
+        Ok(self
+            .listing()?
+            .is_some_and(|listing| listing.has_chain(|chain| chain.ends_with("_confirmed"))))
+    }
+
     pub(super) fn boot(&self, plan: &Plan, directory: &Path) -> Boot {
         let file = directory.join("confirmed.nft");
         let program = tool::find(TOOL).unwrap_or_else(|_| PathBuf::from("/usr/sbin/nft"));
@@ -244,6 +263,17 @@ fn render(
             line!("    }}");
         }
     }
+    for (plan, which) in [(trial.map(|(plan, _)| plan), "trial"), (confirmed, "confirmed")] {
+        let Some(plan) = plan else { continue };
+        line!("\n    # Nothing comes here: the name says which plan it is.");
+        line!("    chain {} {{", named_after(plan, which));
+        line!("    }}");
+    }
+}
+
+/// The chain by which a plan is known again.
+fn named_after(plan: &Plan, which: &str) -> String {
+    format!("plan_{}_{which}", id(plan))
 }
 
 /// What sends a base chain's packets to the trial.

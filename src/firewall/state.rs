@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -76,13 +77,15 @@ impl State {
         let lock = || {
             fs::create_dir_all(&self.directory)?;
             let file = fs::File::create(&path)?;
+            // Whoever may open it may hold it.
+            file.set_permissions(fs::Permissions::from_mode(0o600))?;
             flock(&file, FlockOperation::LockExclusive)?;
             Ok(Lock { _file: file })
         };
         lock().map_err(|error| failed(&path, error))
     }
 
-    /// The same, for whoever may only read here; `None` if somebody is changing the seal.
+    /// The same without waiting, for whoever may only read here; `None` if somebody is changing the seal.
     ///
     /// # Errors
     /// The file is there and cannot be read.
@@ -90,7 +93,7 @@ impl State {
         let path = self.directory.join(LOCK);
         let lock = || {
             let file = fs::File::open(&path)?;
-            match flock(&file, FlockOperation::NonBlockingLockShared) {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => Ok(None),
                 Err(error) => Err(error.into()),
                 Ok(()) => Ok(Some(Lock { _file: file })),
@@ -121,12 +124,16 @@ impl State {
         self.read(TRIAL)
     }
 
-    /// To be written before the trial is loaded.
+    /// To be written before the trial is loaded, and put back if it was not; `None`: there was none.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn keep_trial(&self, plan: &Plan) -> Result<(), StateError> {
-        self.write(&self.directory.join(TRIAL), &json(plan))
+    pub fn keep_trial(&self, plan: Option<&Plan>) -> Result<(), StateError> {
+        let path = self.directory.join(TRIAL);
+        match plan {
+            Some(plan) => self.write(&path, &json(plan)),
+            None => self.delete(&path),
+        }
     }
 
     /// Keeps what was confirmed and what loads it at boot; there is no trial any more.
@@ -139,6 +146,14 @@ impl State {
         }
         self.write(&self.directory.join(CONFIRMED), &json(confirmed))?;
         self.delete(&self.directory.join(TRIAL))
+    }
+
+    /// Keeps how another version of the program lists the plan that was confirmed.
+    ///
+    /// # Errors
+    /// It cannot be written: the directory need not be the gate's.
+    pub fn keep_listed(&self, confirmed: &Confirmed) -> Result<(), StateError> {
+        self.write(&self.directory.join(CONFIRMED), &json(confirmed))
     }
 
     /// Writes the unit that runs `boot` before the kubelet starts, and yields its path.
@@ -194,7 +209,10 @@ impl State {
             let new = path.with_extension("new");
             fs::write(&new, text)?;
             fs::File::open(&new)?.sync_all()?;
-            fs::rename(&new, path)
+            fs::rename(&new, path)?;
+            // The name, too, is to be there after a power cut.
+            path.parent()
+                .map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
         };
         write().map_err(|error| failed(path, error))
     }
@@ -272,7 +290,7 @@ mod tests {
         let (units, state) = (root.path(), State::new(&root.path().join("a/b")));
         assert_eq!((state.confirmed().unwrap(), state.trial().unwrap()), (None, None));
         let plan = Plan::sample(Backend::Nftables);
-        state.keep_trial(&plan).unwrap();
+        state.keep_trial(Some(&plan)).unwrap();
         assert_eq!(state.trial().unwrap(), Some(plan.clone()));
         let confirmed = Confirmed {
             plan,

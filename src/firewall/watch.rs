@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::changes::Changes;
 use super::self_check::{Attempt, Reached, attempt_all};
-use super::{Backend, Firewall, Plan, PortKind, RunningGate, State, connections};
+use super::{Backend, Confirmed, Firewall, Kind, Plan, PortKind, RunningGate, State, connections};
 use crate::gate::Gate;
 use crate::settings;
 
@@ -20,6 +20,10 @@ use crate::settings;
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The same as long as all is well and changes are announced: a look takes half a dozen processes.
 const QUIET: Duration = Duration::from_secs(15);
+/// Nobody takes so long to change the seal.
+const CHANGE: Duration = Duration::from_secs(4);
+/// A look that takes longer has found nothing out.
+const LOOK: Duration = Duration::from_secs(10);
 /// After an announcement: one look for all that comes at once.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -51,6 +55,9 @@ pub struct Watch {
     gauges: BTreeSet<(u16, &'static str)>,
     /// What carries the seal announces its changes.
     announces: bool,
+    /// Since when somebody else has been changing the seal at every look.
+    changing: Option<Instant>,
+    reloaded: Option<Reloaded>,
 }
 
 /// What a look at the kernel and at the node's own state found.
@@ -68,6 +75,21 @@ enum Found {
     },
 }
 
+/// What one look yields.
+struct Look {
+    found: Result<Found, String>,
+    /// Somebody else held the lock.
+    changing: bool,
+    reloaded: Option<Reloaded>,
+}
+
+/// The confirmed plan as the kernel listed it once this gate had put it back.
+#[derive(Clone)]
+struct Reloaded {
+    plan: Plan,
+    fingerprint: String,
+}
+
 // === impl Watch ===
 
 impl Watch {
@@ -79,6 +101,8 @@ impl Watch {
             gate,
             gauges: BTreeSet::new(),
             announces: false,
+            changing: None,
+            reloaded: None,
         }
     }
 
@@ -103,7 +127,10 @@ impl Watch {
                     None => std::future::pending().await,
                 }
             };
-            let quiet = self.announces && changes.is_some() && *self.gate.seal() == Seal::Sealed;
+            let quiet = self.announces
+                && changes.is_some()
+                && self.changing.is_none()
+                && *self.gate.seal() == Seal::Sealed;
             match timeout(if quiet { QUIET } else { INTERVAL }, announced).await {
                 Err(_) => {}
                 Ok(Ok(())) => sleep(SETTLE).await,
@@ -134,12 +161,26 @@ impl Watch {
 
     /// `None`: somebody is changing it just now.
     async fn look(&mut self) -> Option<Seal> {
-        let (settings, running) = (self.settings.clone(), self.running.clone());
-        let found = match spawn_blocking(move || find(&settings, &running)).await {
-            Ok(Ok(Some(found))) => found,
-            Ok(Ok(None)) => return None,
-            Ok(Err(why)) => return Some(self.nothing_known(Seal::Unknown(why))),
-            Err(error) => return Some(self.nothing_known(Seal::Unknown(error.to_string()))),
+        let (settings, running, reloaded) =
+            (self.settings.clone(), self.running.clone(), self.reloaded.clone());
+        let looking = spawn_blocking(move || find(&settings, &running, reloaded));
+        let found = match timeout(LOOK, looking).await {
+            Ok(Ok(look)) => {
+                self.reloaded = look.reloaded;
+                self.changing = look.changing.then(|| self.changing.unwrap_or_else(Instant::now));
+                look.found
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            // It ends by itself, since each program is given up on; the next look finds the lock taken until then.
+            Err(_) => Err(format!("a look was not done in {LOOK:?}")),
+        };
+        // Halfway through a change it looks like anything. Whoever holds the lock for longer hides nothing by that.
+        let halfway = self.changing.is_some_and(|since| since.elapsed() < CHANGE);
+        let found = match found {
+            Ok(found @ Found::InForce { .. }) => found,
+            _ if halfway => return None,
+            Ok(found) => found,
+            Err(why) => return Some(self.nothing_known(Seal::Unknown(why))),
         };
         Some(match found {
             Found::Absent => {
@@ -206,20 +247,34 @@ impl Watch {
     }
 }
 
-/// Compares the kernel with the node's state; lets the gate through, puts back what somebody took away if it may, and
-/// tidies up after a trial that ended. Blocks.
-fn find(settings: &settings::Firewall, running: &RunningGate) -> Result<Option<Found>, String> {
+/// Looks once; the lock is taken if it is free, and nothing is changed without. Blocks.
+fn find(settings: &settings::Firewall, running: &RunningGate, mut reloaded: Option<Reloaded>) -> Look {
     let state = State::new(&settings.state_directory);
-    if !state.begun() {
-        return Ok(Some(Found::Absent));
-    }
-    let Some(_lock) = state.try_lock().map_err(|error| error.to_string())? else {
-        return Ok(None);
+    let mut changing = false;
+    let mut look = || {
+        if !state.begun() {
+            return Ok(Found::Absent);
+        }
+        let lock = state.try_lock().map_err(|error| error.to_string())?;
+        changing = lock.is_none();
+        compare(settings, &state, running, &mut reloaded, lock.is_some())
     };
-    compare(settings, &state, running).map(Some)
+    Look {
+        found: look(),
+        changing,
+        reloaded,
+    }
 }
 
-fn compare(settings: &settings::Firewall, state: &State, running: &RunningGate) -> Result<Found, String> {
+/// Compares the kernel with the node's state. If it may change something it lets the gate through, puts back what somebody
+/// took away, and tidies up after a trial that ended.
+fn compare(
+    settings: &settings::Firewall,
+    state: &State,
+    running: &RunningGate,
+    reloaded: &mut Option<Reloaded>,
+    may_change: bool,
+) -> Result<Found, String> {
     let confirmed = state.confirmed().map_err(|error| error.to_string())?;
     let trial = state.trial().map_err(|error| error.to_string())?;
     let Some(plan) = confirmed
@@ -232,7 +287,8 @@ fn compare(settings: &settings::Firewall, state: &State, running: &RunningGate) 
     let firewall = Firewall::of(plan.backend);
     let listed = firewall.fingerprint().map_err(|error| error.to_string())?;
     let remaining = firewall.trial_remaining().map_err(|error| error.to_string())?;
-    if listed.is_some()
+    if may_change
+        && listed.is_some()
         && let Some(exemption) = &running.exemption
         && !firewall.admitted(exemption).map_err(|error| error.to_string())?
     {
@@ -250,26 +306,56 @@ fn compare(settings: &settings::Firewall, state: &State, running: &RunningGate) 
             confirmed: false,
         });
     }
+    if let Some(tried) = &trial
+        && listed.is_some()
+        && confirmed
+            .as_ref()
+            .is_none_or(|confirmed| confirmed.plan != *tried)
+        && firewall
+            .carries(tried, Kind::Confirmed)
+            .map_err(|error| error.to_string())?
+    {
+        return Ok(Found::Broken {
+            plan: tried.clone(),
+            why: "the seal is in force, but its confirmation did not finish: kubelet-gate firewall confirm finishes it",
+        });
+    }
     let Some(confirmed) = confirmed else {
+        // Whoever confirmed it wanted it to stay; half of it is no trial that ended.
+        if listed.is_some() && firewall.confirmed_any().map_err(|error| error.to_string())? {
+            return Ok(Found::Broken {
+                plan: plan.clone(),
+                why: "the confirmation of the seal ended halfway: apply and confirm again",
+            });
+        }
         // They match nothing any more, whether or not they can be taken away.
-        if listed.is_some() && firewall.remove().is_ok() {
+        if may_change && listed.is_some() && firewall.remove().is_ok() {
             tracing::info!("the trial ended without being confirmed; its rules are taken away");
         }
         return Ok(Found::Absent);
     };
-    let why = match listed {
-        Some(listed) if listed == confirmed.fingerprint => None,
+    let as_loaded = |listed: &String| {
+        let mut ours = reloaded.iter().filter(|reloaded| reloaded.plan == confirmed.plan);
+        ours.any(|reloaded| reloaded.fingerprint == *listed)
+    };
+    let why = match &listed {
+        Some(listed) if *listed == confirmed.fingerprint || as_loaded(listed) => None,
+        Some(_) if firewall.version().map_err(|error| error.to_string())? != confirmed.tool => Some(
+            "the rules cannot be compared, since they were confirmed with another version of the program that lists them: \
+             apply and confirm again",
+        ),
         Some(_) => Some("somebody changed the rules of the seal"),
         None => Some("the rules of the seal are gone"),
     };
     // A trial that ended is only tidied up after: what is in force is the confirmed plan.
     let ended = trial.is_some() && firewall.left_of_trial().map_err(|error| error.to_string())?;
-    let plan = confirmed.plan;
+    let plan = confirmed.plan.clone();
     let load = || firewall.load(Some(&plan), None, running.exemption.as_ref());
     let why = match why {
-        Some(why) if settings.managed => match load() {
+        Some(why) if settings.managed && may_change => match load() {
             Ok(()) => {
                 tracing::warn!("{why}; they were put back, as firewall.managed says");
+                *reloaded = listed_now(&firewall, state, confirmed)?;
                 None
             }
             Err(error) => {
@@ -277,7 +363,7 @@ fn compare(settings: &settings::Firewall, state: &State, running: &RunningGate) 
                 Some(why)
             }
         },
-        None if ended => {
+        None if ended && may_change => {
             // What is left matches nothing, whether or not it can be taken away.
             if load().is_ok() {
                 tracing::info!("the trial ended without being confirmed; the confirmed seal is in force");
@@ -293,4 +379,27 @@ fn compare(settings: &settings::Firewall, state: &State, running: &RunningGate) 
             confirmed: true,
         },
     })
+}
+
+/// What the kernel lists of the confirmed plan right after it was loaded; another version of a program than the one that it
+/// was confirmed with lists it otherwise. Without this the next look would take that for somebody's change, and the load
+/// that follows would announce itself to the look after it.
+fn listed_now(firewall: &Firewall, state: &State, confirmed: Confirmed) -> Result<Option<Reloaded>, String> {
+    let listed = firewall.fingerprint().map_err(|error| error.to_string())?;
+    let Some(fingerprint) = listed.filter(|listed| *listed != confirmed.fingerprint) else {
+        return Ok(None);
+    };
+    let listed = Confirmed {
+        fingerprint: fingerprint.clone(),
+        tool: firewall.version().map_err(|error| error.to_string())?,
+        plan: confirmed.plan.clone(),
+    };
+    // Where the directory is not the gate's, each gate that starts finds it out once.
+    if let Err(error) = state.keep_listed(&listed) {
+        tracing::info!("how the rules are listed now is remembered until the gate ends: {error}");
+    }
+    Ok(Some(Reloaded {
+        plan: confirmed.plan,
+        fingerprint,
+    }))
 }

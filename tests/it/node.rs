@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
@@ -315,7 +315,7 @@ impl Node {
         self.firewall_command(words).output().unwrap()
     }
 
-    fn firewall_command(&self, words: &str) -> Command {
+    pub(crate) fn firewall_command(&self, words: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kubelet-gate"));
         command.arg("firewall").args(words.split(' '));
         if words.starts_with("confirm")
@@ -332,7 +332,11 @@ impl Node {
     /// The same, which must end with this code. Yields what it said.
     #[track_caller]
     pub(crate) fn firewall_ends(&self, code: i32, words: &str) -> String {
-        let output = self.firewall(words);
+        self.ended(code, words, &self.firewall(words))
+    }
+
+    #[track_caller]
+    fn ended(&self, code: i32, words: &str, output: &Output) -> String {
         let said =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert_eq!(
@@ -342,6 +346,32 @@ impl Node {
             self.backend
         );
         said
+    }
+
+    /// The same with a packet filter's program that loads nothing: somebody else holds its lock, say.
+    #[track_caller]
+    pub(crate) fn firewall_ends_where_nothing_is_loaded(&self, code: i32, words: &str) -> String {
+        let tools = self.file("tools");
+        fs::create_dir_all(&tools).unwrap();
+        for tool in [
+            "nft",
+            "iptables-nft-restore",
+            "ip6tables-nft-restore",
+            "iptables-legacy-restore",
+            "ip6tables-legacy-restore",
+        ] {
+            // What is only tried or listed goes on.
+            let script = format!(
+                "#!/bin/sh\ncase \" $* \" in *\" -c \"*|*\" --test \"*|*list*|*--version*) exec /usr/sbin/{tool} \"$@\";; esac\n\
+                 echo another program holds the lock >&2; exit 4\n"
+            );
+            let file = tools.join(tool);
+            fs::write(&file, script).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+        let output = self.firewall_command(words).env("PATH", path).output();
+        self.ended(code, words, &output.unwrap())
     }
 
     /// What it says, however it ends.
@@ -466,6 +496,12 @@ impl Node {
             .filter(|line| !line.starts_with(['#', '*']) && *line != "COMMIT" && !line.contains(" ACCEPT ["))
             .map(|line| line.split(' ').filter(counts).collect::<Vec<_>>().join(" ") + "\n")
             .collect()
+    }
+
+    /// How the gate's own watch finds the seal.
+    pub(crate) async fn seal_is(&self) -> String {
+        let seal: Value = serde_json::from_str(&self.admin("/seal").await.unwrap().1).unwrap();
+        seal["seal"]["state"].as_str().unwrap_or_default().to_owned()
     }
 
     pub(crate) fn running_gate(&self) -> Value {

@@ -89,6 +89,29 @@ fn node_ports_host_ports_and_default_drop_work_as_before() {
     });
 }
 
+/// Seen red: with every chain whose name begins with `KG-` taken for ours.
+#[test]
+fn a_chain_of_anothers_is_not_ours_for_its_name() {
+    on_every_backend("KG-CUSTOM", async |mut node: Node| {
+        let (iptables, kind) = match node.backend {
+            "iptables-legacy" => ("iptables-legacy", "legacy"),
+            _ => ("iptables-nft", "nft"),
+        };
+        shell(&format!(
+            "for c in KG-CUSTOM KG-OTHER-TRIAL; do {iptables} -N $c; {iptables} -A $c -p tcp --dport 1 -j DROP; done
+            {iptables} -A FORWARD -j KG-CUSTOM"
+        ));
+        let theirs = || shell(&format!("iptables-{kind}-save | grep -e CUSTOM -e OTHER"));
+        let before = theirs();
+        node.seal().await;
+        node.firewall_ends(0, "status");
+        assert_eq!(theirs(), before, "{}: sealed", node.backend);
+        node.firewall_ends(0, "remove");
+        assert_eq!(theirs(), before, "{}: removed", node.backend);
+        node.stop().await;
+    });
+}
+
 /// Seen red: with the redirect alone, and no input filter, the kubelet answered the pod.
 #[test]
 fn packets_that_miss_the_redirect_do_not_reach_the_kubelet() {

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep};
 
-use crate::node::{Node, on_every_backend, who_answers};
+use crate::node::{Node, on_a_node, on_every_backend, who_answers};
 use crate::world::eventually_answers;
 
 /// Waits until nothing of a trial is alive. The kernel's clock decides, and nobody else.
@@ -115,6 +116,43 @@ fn a_seal_confirms_itself_once_the_api_server_came_through_it() {
         };
         assert!(said.contains("confirmed, and in force"), "{said}");
         node.firewall_ends(0, "status");
+        node.stop().await;
+    });
+}
+
+/// An admin port that cannot be asked once, and then tells of the API server as it was long ago.
+async fn stuttering_admin_port() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        drop(listener.accept().await);
+        let body = r#"{"apiServer":{"user":"a","first":"2020-01-01T00:00:00Z","last":"2020-01-01T00:00:00Z"},"seal":{"state":"trial"}}"#;
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).await;
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    address
+}
+
+/// Seen red: with a question that failed taken for "never", and any other answer than before for a visit.
+#[test]
+fn who_came_before_the_trial_verifies_nothing() {
+    on_a_node("seen before", async |mut node: Node| {
+        node.start_gate().await;
+        node.api_server_comes().await;
+        let mut gate = node.running_gate();
+        gate["admin"] = stuttering_admin_port().await.to_string().into();
+        std::fs::write(node.file("run/exemption.json"), gate.to_string()).unwrap();
+        let words = "apply --confirm-within 4s --confirm-when-verified --accept-unseen-api-server";
+        let said = node.firewall_ends(1, words);
+        assert!(said.contains("has not come through the seal"), "{said}");
         node.stop().await;
     });
 }

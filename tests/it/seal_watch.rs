@@ -1,6 +1,7 @@
 //! A seal that is gone and believed to be there is worse than none. The gate keeps watch, lets itself through after a
 //! restart, and what was confirmed holds at boot without it.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use crate::node::{Node, on_a_node, on_every_backend, shell, who_answers, who_answers_in};
@@ -77,6 +78,61 @@ fn what_somebody_took_away_is_put_back_where_the_gate_manages_it() {
         node.eventually_listed(&before).await;
         assert_eq!(who_answers("127.0.0.1:10250").await, "gate");
         node.api_server_comes().await;
+        node.stop().await;
+    });
+}
+
+/// Seen red: with a watch that finds nothing as long as somebody holds the lock; and with a lock that everybody may open.
+#[test]
+fn whoever_holds_the_lock_does_not_blind_the_watch() {
+    on_a_node("lock", async |mut node: Node| {
+        node.require();
+        node.seal().await;
+        eventually_answers("sealed", async || node.seal_is().await == "sealed").await;
+        let lock = std::fs::File::open(node.file("state/lock")).unwrap();
+        assert_eq!(lock.metadata().unwrap().mode() & 0o777, 0o600);
+        lock.lock().unwrap();
+        shell(flush(node.backend));
+        eventually_answers("not ready", async || {
+            let (status, said) = node.admin("/readyz").await.unwrap();
+            status == 503 && said.contains("[-] seal: ")
+        })
+        .await;
+        assert_eq!(node.metric("bypass_sealed", &[("port", "10250")]).await, 0.0);
+        // And then it is put back, as `firewall.managed` says.
+        drop(lock);
+        eventually_answers("sealed", async || node.seal_is().await == "sealed").await;
+        node.stop().await;
+    });
+}
+
+/// Seen red: with the listing after the reload not remembered, ten times a second.
+#[test]
+fn rules_that_another_version_lists_otherwise_are_loaded_once() {
+    on_every_backend("another version", async |mut node: Node| {
+        // See above.
+        if node.backend == "iptables-legacy" {
+            return node.stop().await;
+        }
+        node.require();
+        node.seal().await;
+        node.kill_gate();
+        let file = node.file("state/confirmed.json");
+        let mut confirmed: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        confirmed["tool"] = "nft v0".into();
+        confirmed["fingerprint"] = "as v0 lists it".into();
+        std::fs::write(&file, confirmed.to_string()).unwrap();
+        node.start_gate().await;
+        let reloads = |node: &Node| node.log().matches("were put back").count();
+        eventually_answers("loaded", async || reloads(&node) > 0).await;
+        eventually_answers("sealed", async || node.seal_is().await == "sealed").await;
+        // Each of its own reloads would have announced itself within a tenth of a second.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(reloads(&node), 1, "{}", node.log());
+        // Whatever is changed from now on is missed.
+        shell(flush(node.backend));
+        eventually_answers("put back", async || reloads(&node) == 2).await;
         node.stop().await;
     });
 }

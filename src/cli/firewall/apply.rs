@@ -1,15 +1,17 @@
 //! `firewall apply`: the seal, for a while.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::confirm::confirm;
 use super::refusals::{Accepted, Refusals, api_server_seen};
 use super::{BackendName, Configuration, UNITS, failed, planned, runtime, state, told, told_ports};
-use crate::cli::{FAILED, FINDINGS, GOOD, USAGE};
-use crate::firewall::{Plan, RunningGate, attempt_all, connections};
+use crate::cli::{FAILED, FINDINGS, GOOD, USAGE, complain};
+use crate::firewall::{self, Kind, Plan, RunningGate, attempt_all, connections};
 use crate::node;
 use crate::settings::{Settings, duration};
 
@@ -76,11 +78,36 @@ impl Apply {
             );
             return Err(FINDINGS);
         }
-        state.keep_trial(&plan).map_err(|error| told(FAILED, &error))?;
+        // One that cannot be read is as good as none: this one takes its place.
+        let before = state.trial().unwrap_or(None);
+        if let Some(before) = before
+            .as_ref()
+            .filter(|before| confirmed.as_ref() != Some(*before))
+            && firewall::Firewall::of(before.backend)
+                .carries(before, Kind::Confirmed)
+                .map_err(failed)?
+        {
+            eprintln!(
+                "error: the confirmation of the seal that is in force did not finish; finish it: {}; or take it away: {}",
+                self.configuration.command("confirm"),
+                self.configuration.command("remove")
+            );
+            return Err(FINDINGS);
+        }
+        state
+            .keep_trial(Some(&plan))
+            .map_err(|error| told(FAILED, &error))?;
         let began = Instant::now();
         firewall
             .load(confirmed.as_ref(), Some((&plan, window)), gate.exemption.as_ref())
-            .map_err(failed)?;
+            .map_err(|error| {
+                // What may still be running is the trial before, and confirm is about what was tried.
+                if let Err(error) = state.keep_trial(before.as_ref()) {
+                    complain(&error);
+                }
+                failed(error)
+            })?;
+        let tried_since = SystemTime::now();
         drop(lock);
         println!(
             "on trial for {}, by {}:",
@@ -99,7 +126,7 @@ impl Apply {
 
         self.past_the_gate(&plan, &gate)?;
         if self.confirm_when_verified {
-            return self.confirmed(&settings, &plan, &gate, began);
+            return self.confirmed(&settings, &plan, &gate, (began, tried_since));
         }
         Ok(GOOD)
     }
@@ -145,7 +172,7 @@ impl Apply {
         settings: &Settings,
         plan: &Plan,
         gate: &RunningGate,
-        began: Instant,
+        (began, tried_since): (Instant, SystemTime),
     ) -> Result<u8, u8> {
         let Some(admin) = gate.admin else {
             eprintln!(
@@ -155,24 +182,32 @@ impl Apply {
         };
         let addresses = node::addresses().map_err(|error| told(FAILED, &error))?;
         let runtime = runtime()?;
-        let before = api_server_seen(admin).unwrap_or_default();
         let mut why = String::new();
         while began.elapsed() + PAUSE < self.confirm_within {
             let attempts = runtime.block_on(attempt_all(plan, &addresses, gate));
             let through = attempts.iter().find(|attempt| !attempt.reached.is_sealed());
-            let last = api_server_seen(admin).unwrap_or_default();
-            why = match through {
-                Some(attempt) => format!("{} was reached around the gate", attempt.address),
-                None if last.is_none() || last == before => {
-                    "the API server has not come through the seal".into()
+            let seen = api_server_seen(admin);
+            why = match (through, seen) {
+                (Some(attempt), _) => format!("{} was reached around the gate", attempt.address),
+                (None, Err(why)) => {
+                    format!("whether the API server has come through the seal cannot be seen: {why}")
                 }
-                None => return confirm(settings, &self.unit_directory),
+                (None, Ok(Some(last))) if after(&last, tried_since) => {
+                    return confirm(settings, &self.unit_directory);
+                }
+                (None, Ok(_)) => "the API server has not come through the seal".into(),
             };
             runtime.block_on(async { tokio::time::sleep(PAUSE).await });
         }
         eprintln!("error: not confirmed, and undone by the kernel: {why}");
         Err(FAILED)
     }
+}
+
+/// Whether the API server was last seen in the trial. The gate tells whole seconds and leaves the rest out: whoever came in
+/// the second in which it began may have come before.
+fn after(last: &str, tried_since: SystemTime) -> bool {
+    OffsetDateTime::parse(last, &Rfc3339).is_ok_and(|last| last > OffsetDateTime::from(tried_since))
 }
 
 fn refused(why: &[String]) -> u8 {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Configuration, UNITS, exemption, failed, state, told, told_ports};
 use crate::cli::{FAILED, GOOD};
-use crate::firewall::{Confirmed, Firewall, run_tool};
+use crate::firewall::{Boot, Confirmed, Firewall, FirewallError, Kind, Plan, State, run_tool};
 use crate::settings::Settings;
 
 /// The arguments of `firewall confirm`.
@@ -33,14 +33,54 @@ pub(super) fn confirm(settings: &Settings, units: &Path) -> Result<u8, u8> {
         eprintln!("error: nothing is being tried: begin with firewall apply");
         return Err(FAILED);
     };
+    // It stood here before it was loaded, and does so after a power cut: if this ends after the next step, the watch and
+    // whoever confirms again find the plan that the kernel says is confirmed. A disk that is full is better met before it.
+    state
+        .keep_trial(Some(&plan))
+        .map_err(|error| told(FAILED, &error))?;
     let firewall = Firewall::of(plan.backend);
-    firewall
-        .confirm(&plan, exemption(settings)?.as_ref())
-        .map_err(failed)?;
+    let exemption = exemption(settings)?;
+    match firewall.confirm(&plan, exemption.as_ref()) {
+        // An earlier confirmation came so far, and no further.
+        Err(FirewallError::TooLate) if firewall.carries(&plan, Kind::Confirmed).map_err(failed)? => {
+            firewall.load(Some(&plan), None, exemption.as_ref())
+        }
+        outcome => outcome,
+    }
+    .map_err(failed)?;
+    let boot = keep(&state, &firewall, plan.clone()).inspect_err(|_| {
+        eprintln!(
+            "the seal may be in force, but would not be after a reboot: repair this, and confirm again"
+        );
+    })?;
+    let installed = state
+        .install_unit(&boot, units)
+        .map_err(|error| told(FAILED, &error));
+    let systemd = units == Path::new(UNITS) && Path::new("/run/systemd/system").is_dir();
+    let enabled = match &installed {
+        Ok(_) if systemd => enable().map_err(failed),
+        _ => Ok(()),
+    };
     println!("confirmed, and in force until firewall remove:");
     told_ports(&plan);
-    let listed = firewall.fingerprint().map_err(failed)?;
-    let Some(fingerprint) = listed else {
+    let (Ok(unit), Ok(())) = (installed, enabled) else {
+        eprintln!("error: but it would not be after a reboot: apply and confirm again once this is repaired");
+        return Err(FAILED);
+    };
+    if systemd {
+        println!("loaded at every boot, before the kubelet: {}", unit.display());
+    } else {
+        println!(
+            "to be loaded at every boot, before the kubelet, enable {}",
+            unit.display()
+        );
+    }
+    Ok(GOOD)
+}
+
+/// Keeps what the kernel lists now as what was confirmed; yields what loads it at boot.
+fn keep(state: &State, firewall: &Firewall, plan: Plan) -> Result<Boot, u8> {
+    let Some(fingerprint) = firewall.fingerprint().map_err(failed)? else {
         eprintln!("error: the rules were loaded and are gone again: somebody else manages this node's rules");
         return Err(FAILED);
     };
@@ -50,29 +90,14 @@ pub(super) fn confirm(settings: &Settings, units: &Path) -> Result<u8, u8> {
         tool: firewall.version().map_err(failed)?,
         plan,
     };
-    let installed = state
+    state
         .keep_confirmed(&confirmed, &boot)
-        .and_then(|()| state.install_unit(&boot, units));
-    let unit = installed.map_err(|error| {
-        eprintln!("the seal is in force, but would not be after a reboot:");
-        told(FAILED, &error)
-    })?;
-    if units == Path::new(UNITS) && Path::new("/run/systemd/system").is_dir() {
-        let enable = run_tool("systemctl", &["daemon-reload"], "", "reading the units").and_then(|_| {
-            run_tool(
-                "systemctl",
-                &["enable", "kubelet-gate-firewall.service"],
-                "",
-                "enabling the unit",
-            )
-        });
-        enable.map_err(failed)?;
-        println!("loaded at every boot, before the kubelet: {}", unit.display());
-    } else {
-        println!(
-            "to be loaded at every boot, before the kubelet, enable {}",
-            unit.display()
-        );
-    }
-    Ok(GOOD)
+        .map_err(|error| told(FAILED, &error))?;
+    Ok(boot)
+}
+
+fn enable() -> Result<(), FirewallError> {
+    run_tool("systemctl", &["daemon-reload"], "", "reading the units")?;
+    let enable = ["enable", "kubelet-gate-firewall.service"];
+    run_tool("systemctl", &enable, "", "enabling the unit").map(drop)
 }

@@ -1,5 +1,36 @@
 //! `kubelet-gate firewall`: the seal around the gate, one file per subcommand.
 
+/// Takes the place of std's, which panics where the reader has gone (`confirm | head -1`): what is done is done, and is
+/// to be finished.
+macro_rules! println {
+    ($($words:tt)*) => {
+        $crate::cli::firewall::printed(std::io::Write::write_fmt(
+            &mut std::io::stdout().lock(),
+            format_args!("{}\n", format_args!($($words)*)),
+        ))
+    };
+}
+
+/// The same, without the end of the line.
+macro_rules! print {
+    ($($words:tt)*) => {
+        $crate::cli::firewall::printed(std::io::Write::write_fmt(
+            &mut std::io::stdout().lock(),
+            format_args!($($words)*),
+        ))
+    };
+}
+
+/// The same to standard error. If that is gone, too, the exit code has to do.
+macro_rules! eprintln {
+    ($($words:tt)*) => {
+        drop(std::io::Write::write_fmt(
+            &mut std::io::stderr().lock(),
+            format_args!("{}\n", format_args!($($words)*)),
+        ))
+    };
+}
+
 mod admit;
 mod apply;
 mod confirm;
@@ -9,6 +40,7 @@ mod refusals;
 mod remove;
 mod status;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,6 +135,15 @@ impl Configuration {
 fn told(code: u8, error: &dyn std::error::Error) -> u8 {
     complain(error);
     code
+}
+
+/// Says so if it cannot be printed, but for a reader that has gone.
+fn printed(outcome: io::Result<()>) {
+    if let Err(error) = outcome
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        complain(&error);
+    }
 }
 
 /// The exit code of what the packet filter does not do.
