@@ -482,7 +482,13 @@ fn rules(chain: &str, sealed: &SealedPort, family: Family) -> Vec<String> {
             // A neighbour's, for this node's loopback (CVE-2020-8558).
             rules.push(format!("-d {} ! -i lo {port} {SYN} -j DROP", family.loopback()));
         }
-        "KG-NAT-IN" | "KG-NAT-OUT" => {
+        // Not REDIRECT: it brings to the address of the incoming interface, and a pod's often has none.
+        "KG-NAT-IN" => {
+            if let Some(to) = redirect {
+                rules.push(format!("{port} {SYN} {LOCAL} -j DNAT --to-destination :{to}"));
+            }
+        }
+        "KG-NAT-OUT" => {
             if let Some(to) = redirect {
                 rules.push(format!("{port} {SYN} {LOCAL} -j REDIRECT --to-ports {to}"));
             }

@@ -76,6 +76,38 @@ fn before_the_seal_everybody_gets_to_the_kubelet_and_afterwards_nobody() {
     });
 }
 
+/// As Calico wires pods: routes to each, and no address on the node's side. Seen red: with `redirect` in prerouting, which
+/// takes the incoming interface's address, the pod's connections were dropped.
+#[test]
+fn a_pod_behind_an_interface_without_an_address_is_brought_to_the_gate() {
+    on_every_backend("no address", async |mut node: Node| {
+        shell(
+            "ip addr flush dev pod0; ip -6 addr add fe80::1/64 dev pod0 nodad; echo 1 > /proc/sys/net/ipv4/conf/pod0/proxy_arp
+            ip route add default via 192.0.2.20; ip route add 10.88.0.2 dev pod0; ip route add fd00:88::2 dev pod0",
+        );
+        node.pod
+            .run(|| {
+                shell(
+                    "ip addr flush dev eth0; ip addr add 10.88.0.2/32 dev eth0; ip -6 addr add fd00:88::2/128 dev eth0 nodad
+                    ip -6 addr add fe80::2/64 dev eth0 nodad
+                    ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1 dev eth0
+                    ip -6 route add default via fe80::1 dev eth0",
+                );
+            })
+            .unwrap();
+        let ways = NODE.map(|address| [10250, 10255].map(|port| format!("{address}:{port}")));
+        for way in ways.as_flattened() {
+            assert_eq!(who_answers_in(&node.pod, way), "kubelet", "{way}, before");
+        }
+        node.seal().await;
+        for way in ways.as_flattened() {
+            assert_eq!(who_answers_in(&node.pod, way), "gate", "{}: {way}", node.backend);
+        }
+        assert!(node.firewall_ends(0, "status").starts_with("sealed\n"));
+        node.stop().await;
+    });
+}
+
 /// Seen red: with the uid left out of the exemption (root in the gate's cgroup), and the cgroup.
 #[test]
 fn neither_root_nor_whoever_knows_uid_and_mark_walks_through() {
