@@ -123,7 +123,7 @@ impl Iptables {
         trial: Option<(&Plan, Duration)>,
         exemption: Option<&Exemption>,
     ) -> Result<(), FirewallError> {
-        let exempt = exemption.map(exempt_rule).transpose()?;
+        let exempt = exemption.map(exempt_rule);
         if trial.is_some() {
             // An earlier trial ends here; until the new one's ports are in the set its chains match nothing.
             let empty =
@@ -175,7 +175,7 @@ impl Iptables {
     }
 
     pub(super) fn admit(&self, exemption: &Exemption) -> Result<(), FirewallError> {
-        let exempt = exempt_rule(exemption)?;
+        let exempt = exempt_rule(exemption);
         let rules: String = HOOKS
             .iter()
             .filter(|hook| hook.exempt)
@@ -187,7 +187,7 @@ impl Iptables {
     }
 
     pub(super) fn admitted(&self, exemption: &Exemption) -> Result<bool, FirewallError> {
-        let expected = words(&exempt_rule(exemption)?);
+        let expected = words(&exempt_rule(exemption));
         for family in FAMILIES {
             let saved = self.saved(family)?;
             for hook in HOOKS.iter().filter(|hook| hook.exempt) {
@@ -502,24 +502,15 @@ fn rules(chain: &str, sealed: &SealedPort, family: Family) -> Vec<String> {
     rules
 }
 
-/// The rule that lets the gate's own connections go on to whatever comes after ours.
-fn exempt_rule(exemption: &Exemption) -> Result<String, FirewallError> {
+/// The rule that lets the gate's own connections go on to whatever comes after ours. By user and mark alone: the path of a
+/// cgroup is looked up again whenever anybody changes such a table (iptables-legacy) or puts back what was saved of it
+/// (iptables-nft), and once that of a stopped gate is gone, every such change of theirs would fail.
+fn exempt_rule(exemption: &Exemption) -> String {
     let mark = exemption.mark;
-    let cgroup = match exemption.cgroup.as_deref() {
-        Some(path) if path.contains(['"', '\\', '\n']) => {
-            return Err(FirewallError::Failed {
-                tool: "iptables".into(),
-                doing: "finding the gate's cgroup",
-                why: "its name cannot be written in a rule".into(),
-            });
-        }
-        Some(path) => format!("-m cgroup --path \"{path}\" "),
-        None => String::new(),
-    };
-    Ok(format!(
-        "-m owner --uid-owner {} {cgroup}-m mark --mark {:#x}/{:#x} -j RETURN",
+    format!(
+        "-m owner --uid-owner {} -m mark --mark {:#x}/{:#x} -j RETURN",
         exemption.uid, mark.value, mark.mask
-    ))
+    )
 }
 
 /// A rule's words in no order, since each version prints its matches in another.

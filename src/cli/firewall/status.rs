@@ -184,12 +184,15 @@ impl Report {
             );
             return Ok(());
         };
-        if exemption.cgroup.is_none() {
-            self.notes.push(
-                "no cgroup v2: the gate is known by its uid and mark alone, which whoever has CAP_SETUID and CAP_NET_RAW on \
+        let without = match firewall {
+            Firewall::Iptables(_) => Some("iptables cannot go by a cgroup that comes and goes"),
+            Firewall::Nft(_) => exemption.cgroup.is_none().then_some("no cgroup v2"),
+        };
+        if let Some(without) = without {
+            self.notes.push(format!(
+                "{without}: the gate is known by its uid and mark alone, which whoever has CAP_SETUID and CAP_NET_RAW on \
                  this node can find out by trying"
-                    .into(),
-            );
+            ));
         }
         if !firewall.admitted(exemption).map_err(failed)? {
             self.notes.push(
