@@ -30,6 +30,8 @@ pub enum Reached {
     Nobody,
     /// The gate: its TLS port or its tombstone.
     Gate,
+    /// Somebody who is not the gate, where it listens: what is brought to the gate is theirs.
+    Squatter,
     /// Somebody else, which can only be the kubelet: the seal is open.
     Kubelet,
     /// It cannot be said.
@@ -90,9 +92,8 @@ pub fn reached(dialled: &io::Result<TcpStream>, gate: &RunningGate) -> Reached {
     };
     match here.and_then(sockets::taken_by) {
         // If it cannot be told which of several it was, it is taken for the worst.
-        Ok(takers) if !takers.is_empty() && takers.iter().all(|taker| gate.listens_on(*taker)) => {
-            Reached::Gate
-        }
+        Ok(takers) if !takers.is_empty() && takers.iter().all(|taker| gate.took(taker)) => Reached::Gate,
+        Ok(takers) if takers.iter().any(|taker| gate.listens_on(taker.address)) => Reached::Squatter,
         Ok(_) => Reached::Kubelet,
         Err(error) => Reached::Unknown(error.to_string()),
     }

@@ -283,6 +283,46 @@ print(answered)
     String::from_utf8_lossy(&output.stdout).trim() == "True"
 }
 
+/// Seen red: with the gate told by its port alone, `status` said "sealed", and "the gate".
+#[test]
+fn whoever_takes_the_gates_port_when_it_is_gone_is_not_taken_for_it() {
+    on_a_node("squatter", async |mut node: Node| {
+        node.seal().await;
+        node.kill_gate();
+        // Accepts the second only: both are theirs.
+        let script = "import os, signal, socket\n\
+                      signal.alarm(30)\n\
+                      os.setgroups([]); os.setgid(65534); os.setuid(65534)\n\
+                      taken = []\n\
+                      for port in (19443, 19255):\n \
+                      s = socket.socket(socket.AF_INET6); s.bind(('::', port)); s.listen(64); taken.append(s)\n\
+                      while True: taken.append(s.accept())\n";
+        let mut squatter = Command::new("python3").args(["-c", script]).spawn().unwrap();
+        eventually("the port is taken", || {
+            std::net::TcpStream::connect("127.0.0.1:19255").is_ok()
+        })
+        .await;
+        let said = node.firewall_ends(2, "status");
+        squatter.kill().unwrap();
+        squatter.wait().unwrap();
+        for port in [10250, 10255] {
+            let line = said
+                .lines()
+                .find(|line| line.contains(&format!("192.0.2.10:{port}")));
+            assert!(
+                line.is_some_and(
+                    |line| line.contains("somebody in the gate's place") && line.contains("BYPASS")
+                ),
+                "{said}"
+            );
+        }
+        assert!(!said.contains("the gate  "), "{said}");
+        let said = node.firewall_ends(0, "status");
+        assert!(said.contains("nobody  "), "refused, which is sealed: {said}");
+        node.stop().await;
+    });
+}
+
 #[test]
 fn the_gate_sees_who_asks_wherever_they_come_from() {
     on_a_node("source addresses", async |mut node: Node| {

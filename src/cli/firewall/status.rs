@@ -142,6 +142,7 @@ impl Report {
                     .push("no gate runs: nobody gets to the kubelet at all".into());
                 let (listen, read_only_listen) =
                     (settings.listen.clone(), settings.read_only_port.listen.clone());
+                // Nobody's: whoever listens there now is not the gate.
                 let (pid, uid, exemption, admin) = (0, u32::MAX, None, None);
                 RunningGate {
                     pid,
@@ -248,6 +249,7 @@ impl Report {
                         reached: match reached {
                             Reached::Nobody => "nobody".into(),
                             Reached::Gate => "the gate".into(),
+                            Reached::Squatter => "somebody in the gate's place".into(),
                             Reached::Kubelet => "the kubelet".into(),
                             Reached::Unknown(why) => why,
                         },
