@@ -1,7 +1,10 @@
 //! The ways around the gate. If one of them stays open, whoever is on the node or beside it has what the gate was to guard.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+
+use kubelet_gate::firewall::{Backend, Confirmed, Firewall, Plan, PortKind, RunningGate, SealedPort, State};
 
 use crate::node::{GATEWAY, NODE, Node, on_a_node, on_every_backend, shell, who_answers, who_answers_in};
 use crate::world::eventually;
@@ -319,6 +322,67 @@ fn whoever_takes_the_gates_port_when_it_is_gone_is_not_taken_for_it() {
         assert!(!said.contains("the gate  "), "{said}");
         let said = node.firewall_ends(0, "status");
         assert!(said.contains("nobody  "), "refused, which is sealed: {said}");
+        node.stop().await;
+    });
+}
+
+/// The gate is played: it takes no address of a kubelet as long as any kubelet runs whose addresses it cannot see, such as
+/// another test's. Seen red: with the addresses that are the gate's own left out, `status` said "sealed".
+#[test]
+fn a_kubelet_on_the_gates_own_address_is_found() {
+    on_a_node("own address", async |mut node: Node| {
+        let ours = SocketAddr::from(([192, 0, 2, 10], 10250));
+        node.move_kubelet("127.0.0.1:10250").await;
+        node.configuration(|configuration| configuration["listen"] = serde_json::json!([ours]));
+        let firewall = Firewall::of(Backend::Nftables);
+        let plan = Plan {
+            backend: Backend::Nftables,
+            ports: vec![SealedPort {
+                port: 10250,
+                kind: PortKind::Secure,
+                redirect_ipv4: None,
+                redirect_ipv6: None,
+                gate_addresses: vec![ours.ip()],
+            }],
+        };
+        firewall.load(Some(&plan), None, None).unwrap();
+        let confirmed = Confirmed {
+            fingerprint: firewall.fingerprint().unwrap().unwrap(),
+            tool: firewall.version().unwrap(),
+            plan: plan.clone(),
+        };
+        let state = State::new(&node.file("state"));
+        std::fs::create_dir(state.directory()).unwrap();
+        let boot = firewall.boot(&plan, state.directory());
+        state.keep_confirmed(&confirmed, &boot).unwrap();
+        let gate = RunningGate {
+            pid: std::process::id(),
+            uid: rustix::process::getuid().as_raw(),
+            exemption: None,
+            listen: vec![ours],
+            read_only_listen: Vec::new(),
+            admin: None,
+        };
+        gate.write(&node.file("run")).unwrap();
+
+        let reached = |node: &Node, code: i32| {
+            let said = node.firewall_ends(code, "status");
+            let line = |line: &&str| line.starts_with("another network") && line.contains(&ours.to_string());
+            said.lines().find(line).unwrap_or(&said).to_owned()
+        };
+        let listening = std::net::TcpListener::bind(ours).unwrap();
+        // A gate that runs as root has no exemption.
+        assert!(reached(&node, 2).contains(" the gate "), "{}", reached(&node, 2));
+        drop(listening);
+        std::fs::remove_file(node.file("run/exemption.json")).unwrap();
+        assert!(reached(&node, 0).contains(" nobody "), "{}", reached(&node, 0));
+        node.move_kubelet("0.0.0.0:10250").await;
+        assert_eq!(who_answers_in(&node.neighbour, "192.0.2.10:10250"), "kubelet");
+        assert!(
+            reached(&node, 2).contains(" the kubelet "),
+            "{}",
+            reached(&node, 2)
+        );
         node.stop().await;
     });
 }

@@ -139,7 +139,7 @@ impl Report {
             }
             _ => {
                 self.notes
-                    .push("no gate runs: nobody gets to the kubelet at all".into());
+                    .push("no gate runs: nobody gets to the kubelet through it".into());
                 let (listen, read_only_listen) =
                     (settings.listen.clone(), settings.read_only_port.listen.clone());
                 // Nobody's: whoever listens there now is not the gate.
