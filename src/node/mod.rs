@@ -13,6 +13,7 @@ mod rancher;
 mod root;
 pub mod sockets;
 mod systemd;
+mod wire;
 
 pub(crate) use self::fleet::{Shown, shown_to_kubelet};
 pub(crate) use self::machine::{Confirmed, confirm};
@@ -23,6 +24,7 @@ pub use self::kubelet::{RunningKubelet, binds, listening_ports, may_listen, runn
 pub use self::namespace::{Namespace, as_user, ip};
 pub use self::root::Root;
 pub(crate) use self::root::broken;
+pub use self::wire::Wire;
 
 use std::net::SocketAddr;
 use std::path::Path;

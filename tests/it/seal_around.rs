@@ -387,6 +387,59 @@ fn a_kubelet_on_the_gates_own_address_is_found() {
     });
 }
 
+/// Seen red: with one address for every wire, "nobody" and "ok" from another network as long as the killed run's was there, and
+/// while another ran; without the control connection the same where no packet comes over the wire.
+#[test]
+fn what_other_runs_leave_or_rules_drop_on_the_wire_is_not_taken_for_a_seal() {
+    on_a_node("leftovers", async |mut node: Node| {
+        node.seal().await;
+        shell("nft delete table inet kubelet_gate");
+        let routes = || std::fs::read_to_string("/proc/thread-self/net/route").unwrap();
+        let open = |said: &str| {
+            for address in ["192.0.2.10:10250", "[2001:db8::10]:10250", "10.88.0.1:10255"] {
+                let from = |line: &&str| line.starts_with("another network") && line.contains(address);
+                let line = said.lines().find(from).unwrap_or_default();
+                assert!(
+                    line.contains("the kubelet") && line.contains("BYPASS"),
+                    "{address}: {said}"
+                );
+            }
+        };
+        let mut killed = node.firewall_begins("status");
+        while !routes().lines().any(|route| route.starts_with("kg")) {
+            assert!(killed.try_wait().unwrap().is_none(), "it has a wire for a moment");
+        }
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        assert!(routes().contains("\nkg"), "left behind");
+        open(&node.firewall_ends(2, "status"));
+        assert!(!routes().contains("\nkg"), "swept");
+
+        let mut other = node.firewall_begins("status");
+        while !routes().lines().any(|route| route.starts_with("kg")) {
+            assert!(other.try_wait().unwrap().is_none(), "it has a wire for a moment");
+        }
+        let pid = rustix::process::Pid::from_child(&other);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let said = node.firewall_ends(2, "status");
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        other.wait().unwrap();
+        open(&said);
+        assert!(!said.contains("198.18."), "wires are not the node's: {said}");
+
+        shell(
+            "nft 'table inet theirs { chain in { type filter hook input priority 0; iifname \"kg*\" drop; }; }'",
+        );
+        let said = node.firewall_ends(2, "status");
+        assert!(
+            !said.contains("\nanother network")
+                && said.contains("not tried from another network to 192.0.2.10"),
+            "{said}"
+        );
+        node.stop().await;
+    });
+}
+
 #[test]
 fn the_gate_sees_who_asks_wherever_they_come_from() {
     on_a_node("source addresses", async |mut node: Node| {
