@@ -13,13 +13,14 @@ use super::changes::Changes;
 use super::self_check::{Attempt, Reached, attempt_all};
 use super::{Backend, Firewall, Plan, PortKind, RunningGate, State, connections};
 use crate::gate::Gate;
-use crate::settings;
 
 /// The seal is looked at this often even if nothing is announced: the end of a trial is not, nor is what happens to
 /// iptables-legacy.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The same as long as all is well and changes are announced: a look takes half a dozen processes.
 const QUIET: Duration = Duration::from_secs(15);
+/// How long the start may wait until the gate is let through.
+const ADMITTED: Duration = Duration::from_secs(5);
 /// After an announcement: one look for all that comes at once.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -44,7 +45,6 @@ pub enum Seal {
 
 /// `serve`'s part in the seal.
 pub struct Watch {
-    settings: settings::Firewall,
     running: RunningGate,
     gate: Arc<Gate>,
     /// Ports and families that have a gauge.
@@ -74,12 +74,20 @@ impl Watch {
     /// Of a gate that listens already, and has said in `firewall.runDirectory` what it is known by.
     pub fn new(gate: Arc<Gate>, running: RunningGate) -> Self {
         Self {
-            settings: gate.settings().firewall.clone(),
             running,
             gate,
             gauges: BTreeSet::new(),
             announces: false,
         }
+    }
+
+    /// Lets the gate through, as far as it may, before it takes the first request: what it sent until then would come back to it.
+    pub async fn admit(&self) {
+        let gate = self.gate.clone();
+        gate.kubelet().may_be_led_back(true);
+        let running = self.running.clone();
+        // What is wrong, or takes longer, is for the first look to tell.
+        let _ = timeout(ADMITTED, spawn_blocking(move || find(&gate, &running))).await;
     }
 
     /// Looks for ever, and publishes what it finds.
@@ -134,8 +142,8 @@ impl Watch {
 
     /// `None`: somebody is changing it just now.
     async fn look(&mut self) -> Option<Seal> {
-        let (settings, running) = (self.settings.clone(), self.running.clone());
-        let found = match spawn_blocking(move || find(&settings, &running)).await {
+        let (gate, running) = (self.gate.clone(), self.running.clone());
+        let found = match spawn_blocking(move || find(&gate, &running)).await {
             Ok(Ok(Some(found))) => found,
             Ok(Ok(None)) => return None,
             Ok(Err(why)) => return Some(self.nothing_known(Seal::Unknown(why))),
@@ -208,18 +216,20 @@ impl Watch {
 
 /// Compares the kernel with the node's state; lets the gate through, puts back what somebody took away if it may, and
 /// tidies up after a trial that ended. Blocks.
-fn find(settings: &settings::Firewall, running: &RunningGate) -> Result<Option<Found>, String> {
-    let state = State::new(&settings.state_directory);
+fn find(gate: &Gate, running: &RunningGate) -> Result<Option<Found>, String> {
+    let state = State::new(&gate.settings().firewall.state_directory);
     if !state.begun() {
+        gate.kubelet().may_be_led_back(false);
         return Ok(Some(Found::Absent));
     }
     let Some(_lock) = state.try_lock().map_err(|error| error.to_string())? else {
         return Ok(None);
     };
-    compare(settings, &state, running).map(Some)
+    compare(gate, &state, running).map(Some)
 }
 
-fn compare(settings: &settings::Firewall, state: &State, running: &RunningGate) -> Result<Found, String> {
+fn compare(gate: &Gate, state: &State, running: &RunningGate) -> Result<Found, String> {
+    let settings = &gate.settings().firewall;
     let confirmed = state.confirmed().map_err(|error| error.to_string())?;
     let trial = state.trial().map_err(|error| error.to_string())?;
     let Some(plan) = confirmed
@@ -227,23 +237,29 @@ fn compare(settings: &settings::Firewall, state: &State, running: &RunningGate) 
         .map(|confirmed| &confirmed.plan)
         .or(trial.as_ref())
     else {
+        gate.kubelet().may_be_led_back(false);
         return Ok(Found::Absent);
     };
     let firewall = Firewall::of(plan.backend);
     let listed = firewall.fingerprint().map_err(|error| error.to_string())?;
     let remaining = firewall.trial_remaining().map_err(|error| error.to_string())?;
-    if listed.is_some()
-        && let Some(exemption) = &running.exemption
-        && !firewall.admitted(exemption).map_err(|error| error.to_string())?
-    {
-        match firewall.admit(exemption) {
-            Ok(()) => tracing::info!("the seal lets the gate's connections through"),
-            // iptables-legacy wants a lock that is root's.
-            Err(error) => tracing::warn!(
-                "the seal does not let the gate's connections through: {error}; as root: kubelet-gate firewall admit"
-            ),
+    let mut through = listed.is_none();
+    if !through && let Some(exemption) = &running.exemption {
+        through = firewall.admitted(exemption).map_err(|error| error.to_string())?;
+        if !through {
+            match firewall.admit(exemption) {
+                Ok(()) => {
+                    through = true;
+                    tracing::info!("the seal lets the gate's connections through");
+                }
+                // iptables-legacy wants a lock that is root's.
+                Err(error) => tracing::warn!(
+                    "the seal does not let the gate's connections through: {error}; as root: kubelet-gate firewall admit"
+                ),
+            }
         }
     }
+    gate.kubelet().may_be_led_back(!through);
     if let (Some(_), Some(trial)) = (remaining, &trial) {
         return Ok(Found::InForce {
             plan: trial.clone(),
