@@ -115,6 +115,7 @@ fn serve(runtime: &Runtime, settings: Settings) -> u8 {
     let watch = Watch::new(gate.clone(), say_who_runs(&gate, &sockets));
     let served = runtime.block_on(async {
         tokio::spawn(signalled);
+        watch.admit().await;
         tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
         tokio::spawn(
             stop.clone()

@@ -35,7 +35,9 @@ fn among(sockets: &[TcpSocket], plan: &Plan, gate_uid: u32) -> Vec<Ungated> {
         let Some(port) = plan.ports.iter().find(|port| port.port == socket.local.port()) else {
             return false;
         };
-        if !socket.flows || port.gate_addresses.contains(&socket.local.ip()) {
+        let at_the_gate =
+            || port.gate_addresses.contains(&socket.local.ip()) && socket.holder(sockets) == Some(gate_uid);
+        if !socket.flows || at_the_gate() {
             return false;
         }
         match other_end(socket) {
@@ -148,12 +150,14 @@ mod tests {
             // A neighbour's, and one to the gate's own address.
             socket("192.0.2.11:10250", "192.0.2.20:40000", 0),
             socket("192.0.2.10:10250", "192.0.2.20:40001", 990),
+            // There as well, to a kubelet that has taken it.
+            socket("192.0.2.10:10250", "192.0.2.20:40002", 0),
             // To another node's kubelet.
             socket("192.0.2.11:40002", "192.0.2.30:10250", 0),
         ];
         let found = among(&sockets, &plan(10250), 990);
         let peers: Vec<String> = found.iter().map(|found| found.peer.to_string()).collect();
-        assert_eq!(peers, ["127.0.0.1:40001", "192.0.2.20:40000"]);
+        assert_eq!(peers, ["127.0.0.1:40001", "192.0.2.20:40000", "192.0.2.20:40002"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::foreign;
 use super::plan::{Exemption, Mark};
+use crate::node::sockets::Taker;
 
 /// Bits that no wide-spread network plugin uses: clear of kube-proxy's 0xc000, portmap's 0x2000, Cilium's 0x0f00, the AWS
 /// plugin's 0x80 and everything from 0x10000 up, which Calico, Weave and Tailscale take.
@@ -51,7 +52,12 @@ pub struct RunningGateError {
 // === impl RunningGate ===
 
 impl RunningGate {
-    /// Whether what was taken on this address was taken by the gate: by its TLS port or its tombstone.
+    /// Whether this is the gate: its user, on its TLS port or its tombstone. Anybody may take these ports once it has ended.
+    pub fn took(&self, taker: &Taker) -> bool {
+        taker.uid == Some(self.uid) && self.listens_on(taker.address)
+    }
+
+    /// Whether this is where its TLS port or its tombstone is.
     pub fn listens_on(&self, address: SocketAddr) -> bool {
         self.listen.iter().chain(&self.read_only_listen).any(|listen| {
             let (ip, to) = (listen.ip().to_canonical(), address.ip().to_canonical());

@@ -125,7 +125,7 @@ impl Iptables {
         trial: Option<(&Plan, Duration)>,
         exemption: Option<&Exemption>,
     ) -> Result<(), FirewallError> {
-        let exempt = exemption.map(exempt_rule).transpose()?;
+        let exempt = exemption.map(exempt_rule);
         if trial.is_some() {
             // An earlier trial ends here; until the new one's ports are in the set its chains match nothing.
             let empty =
@@ -179,7 +179,7 @@ impl Iptables {
     }
 
     pub(super) fn admit(&self, exemption: &Exemption) -> Result<(), FirewallError> {
-        let exempt = exempt_rule(exemption)?;
+        let exempt = exempt_rule(exemption);
         let rules: String = HOOKS
             .iter()
             .filter(|hook| hook.exempt)
@@ -191,7 +191,7 @@ impl Iptables {
     }
 
     pub(super) fn admitted(&self, exemption: &Exemption) -> Result<bool, FirewallError> {
-        let expected = words(&exempt_rule(exemption)?);
+        let expected = words(&exempt_rule(exemption));
         for family in FAMILIES {
             let saved = self.saved(family)?;
             for hook in HOOKS.iter().filter(|hook| hook.exempt) {
@@ -553,7 +553,13 @@ fn rules(chain: &str, sealed: &SealedPort, family: Family) -> Vec<String> {
             // A neighbour's, for this node's loopback (CVE-2020-8558).
             rules.push(format!("-d {} ! -i lo {port} {SYN} -j DROP", family.loopback()));
         }
-        "KG-NAT-IN" | "KG-NAT-OUT" => {
+        // Not REDIRECT: it brings to the address of the incoming interface, and a pod's often has none.
+        "KG-NAT-IN" => {
+            if let Some(to) = redirect {
+                rules.push(format!("{port} {SYN} {LOCAL} -j DNAT --to-destination :{to}"));
+            }
+        }
+        "KG-NAT-OUT" => {
             if let Some(to) = redirect {
                 rules.push(format!("{port} {SYN} {LOCAL} -j REDIRECT --to-ports {to}"));
             }
@@ -567,24 +573,15 @@ fn rules(chain: &str, sealed: &SealedPort, family: Family) -> Vec<String> {
     rules
 }
 
-/// The rule that lets the gate's own connections go on to whatever comes after ours.
-fn exempt_rule(exemption: &Exemption) -> Result<String, FirewallError> {
+/// The rule that lets the gate's own connections go on to whatever comes after ours. By user and mark alone: the path of a
+/// cgroup is looked up again whenever anybody changes such a table (iptables-legacy) or puts back what was saved of it
+/// (iptables-nft), and once that of a stopped gate is gone, every such change of theirs would fail.
+fn exempt_rule(exemption: &Exemption) -> String {
     let mark = exemption.mark;
-    let cgroup = match exemption.cgroup.as_deref() {
-        Some(path) if path.contains(['"', '\\', '\n']) => {
-            return Err(FirewallError::Failed {
-                tool: "iptables".into(),
-                doing: "finding the gate's cgroup",
-                why: "its name cannot be written in a rule".into(),
-            });
-        }
-        Some(path) => format!("-m cgroup --path \"{path}\" "),
-        None => String::new(),
-    };
-    Ok(format!(
-        "-m owner --uid-owner {} {cgroup}-m mark --mark {:#x}/{:#x} -j RETURN",
+    format!(
+        "-m owner --uid-owner {} -m mark --mark {:#x}/{:#x} -j RETURN",
         exemption.uid, mark.value, mark.mask
-    ))
+    )
 }
 
 /// A rule's words in no order, since each version prints its matches in another.

@@ -334,10 +334,11 @@ fn rules(base: &str, sealed: &SealedPort) -> String {
             );
         }
         "nat_in" => {
+            // Not `redirect`: it brings to the address of the incoming interface, and a pod's often has none.
             for (family, to) in redirects {
                 rule(
                     format!("{name}: brought to the gate"),
-                    format!("{port} meta nfproto {family} {SYN} {local} counter redirect to :{to}"),
+                    format!("{port} meta nfproto {family} {SYN} {local} counter dnat to :{to}"),
                 );
             }
         }

@@ -30,6 +30,8 @@ pub enum Reached {
     Nobody,
     /// The gate: its TLS port or its tombstone.
     Gate,
+    /// Somebody who is not the gate, where it listens: what is brought to the gate is theirs.
+    Squatter,
     /// Somebody else, which can only be the kubelet: the seal is open.
     Kubelet,
     /// It cannot be said.
@@ -83,15 +85,24 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
 
 /// Who took a connection, wherever it was made; to be asked in the node's own network namespace while it is open.
 pub fn reached(dialled: &io::Result<TcpStream>, gate: &RunningGate) -> Reached {
-    let here = match dialled {
+    let ends = match dialled {
         Err(error) if nobody(error) => return Reached::Nobody,
         Err(error) => return Reached::Unknown(error.to_string()),
-        Ok(stream) => stream.local_addr(),
+        Ok(stream) => stream
+            .local_addr()
+            .and_then(|here| Ok((here, stream.peer_addr()?))),
     };
-    match here.and_then(sockets::taken_by) {
+    let taken = ends.and_then(|(here, there)| Ok((there.port(), sockets::taken_by(here)?)));
+    match taken {
         // If it cannot be told which of several it was, it is taken for the worst.
-        Ok(takers) if !takers.is_empty() && takers.iter().all(|taker| gate.listens_on(*taker)) => {
-            Reached::Gate
+        Ok((_, takers)) if !takers.is_empty() && takers.iter().all(|taker| gate.took(taker)) => Reached::Gate,
+        // Brought there from another port.
+        Ok((port, takers))
+            if takers
+                .iter()
+                .any(|taker| taker.address.port() != port && gate.listens_on(taker.address)) =>
+        {
+            Reached::Squatter
         }
         Ok(_) => Reached::Kubelet,
         Err(error) => Reached::Unknown(error.to_string()),

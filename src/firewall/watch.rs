@@ -13,7 +13,6 @@ use super::changes::Changes;
 use super::self_check::{Attempt, Reached, attempt_all};
 use super::{Backend, Confirmed, Firewall, Kind, Plan, PortKind, RunningGate, State, connections};
 use crate::gate::Gate;
-use crate::settings;
 
 /// The seal is looked at this often even if nothing is announced: the end of a trial is not, nor is what happens to
 /// iptables-legacy.
@@ -24,6 +23,8 @@ const QUIET: Duration = Duration::from_secs(15);
 const CHANGE: Duration = Duration::from_secs(4);
 /// A look that takes longer has found nothing out.
 const LOOK: Duration = Duration::from_secs(10);
+/// How long the start may wait until the gate is let through.
+const ADMITTED: Duration = Duration::from_secs(5);
 /// After an announcement: one look for all that comes at once.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -48,7 +49,6 @@ pub enum Seal {
 
 /// `serve`'s part in the seal.
 pub struct Watch {
-    settings: settings::Firewall,
     running: RunningGate,
     gate: Arc<Gate>,
     /// Ports and families that have a gauge.
@@ -96,7 +96,6 @@ impl Watch {
     /// Of a gate that listens already, and has said in `firewall.runDirectory` what it is known by.
     pub fn new(gate: Arc<Gate>, running: RunningGate) -> Self {
         Self {
-            settings: gate.settings().firewall.clone(),
             running,
             gate,
             gauges: BTreeSet::new(),
@@ -104,6 +103,15 @@ impl Watch {
             changing: None,
             reloaded: None,
         }
+    }
+
+    /// Lets the gate through, as far as it may, before it takes the first request: what it sent until then would come back to it.
+    pub async fn admit(&self) {
+        let gate = self.gate.clone();
+        gate.kubelet().may_be_led_back(true);
+        let running = self.running.clone();
+        // What is wrong, or takes longer, is for the first look to tell.
+        let _ = timeout(ADMITTED, spawn_blocking(move || find(&gate, &running, None))).await;
     }
 
     /// Looks for ever, and publishes what it finds.
@@ -161,9 +169,8 @@ impl Watch {
 
     /// `None`: somebody is changing it just now.
     async fn look(&mut self) -> Option<Seal> {
-        let (settings, running, reloaded) =
-            (self.settings.clone(), self.running.clone(), self.reloaded.clone());
-        let looking = spawn_blocking(move || find(&settings, &running, reloaded));
+        let (gate, running, reloaded) = (self.gate.clone(), self.running.clone(), self.reloaded.clone());
+        let looking = spawn_blocking(move || find(&gate, &running, reloaded));
         let found = match timeout(LOOK, looking).await {
             Ok(Ok(look)) => {
                 self.reloaded = look.reloaded;
@@ -248,16 +255,17 @@ impl Watch {
 }
 
 /// Looks once; the lock is taken if it is free, and nothing is changed without. Blocks.
-fn find(settings: &settings::Firewall, running: &RunningGate, mut reloaded: Option<Reloaded>) -> Look {
-    let state = State::new(&settings.state_directory);
+fn find(gate: &Gate, running: &RunningGate, mut reloaded: Option<Reloaded>) -> Look {
+    let state = State::new(&gate.settings().firewall.state_directory);
     let mut changing = false;
     let mut look = || {
         if !state.begun() {
+            gate.kubelet().may_be_led_back(false);
             return Ok(Found::Absent);
         }
         let lock = state.try_lock().map_err(|error| error.to_string())?;
         changing = lock.is_none();
-        compare(settings, &state, running, &mut reloaded, lock.is_some())
+        compare(gate, &state, running, &mut reloaded, lock.is_some())
     };
     Look {
         found: look(),
@@ -269,12 +277,13 @@ fn find(settings: &settings::Firewall, running: &RunningGate, mut reloaded: Opti
 /// Compares the kernel with the node's state. If it may change something it lets the gate through, puts back what somebody
 /// took away, and tidies up after a trial that ended.
 fn compare(
-    settings: &settings::Firewall,
+    gate: &Gate,
     state: &State,
     running: &RunningGate,
     reloaded: &mut Option<Reloaded>,
     may_change: bool,
 ) -> Result<Found, String> {
+    let settings = &gate.settings().firewall;
     let confirmed = state.confirmed().map_err(|error| error.to_string())?;
     let trial = state.trial().map_err(|error| error.to_string())?;
     let Some(plan) = confirmed
@@ -282,24 +291,29 @@ fn compare(
         .map(|confirmed| &confirmed.plan)
         .or(trial.as_ref())
     else {
+        gate.kubelet().may_be_led_back(false);
         return Ok(Found::Absent);
     };
     let firewall = Firewall::of(plan.backend);
     let listed = firewall.fingerprint().map_err(|error| error.to_string())?;
     let remaining = firewall.trial_remaining().map_err(|error| error.to_string())?;
-    if may_change
-        && listed.is_some()
-        && let Some(exemption) = &running.exemption
-        && !firewall.admitted(exemption).map_err(|error| error.to_string())?
-    {
-        match firewall.admit(exemption) {
-            Ok(()) => tracing::info!("the seal lets the gate's connections through"),
-            // iptables-legacy wants a lock that is root's.
-            Err(error) => tracing::warn!(
-                "the seal does not let the gate's connections through: {error}; as root: kubelet-gate firewall admit"
-            ),
+    let mut through = listed.is_none();
+    if !through && let Some(exemption) = &running.exemption {
+        through = firewall.admitted(exemption).map_err(|error| error.to_string())?;
+        if !through && may_change {
+            match firewall.admit(exemption) {
+                Ok(()) => {
+                    through = true;
+                    tracing::info!("the seal lets the gate's connections through");
+                }
+                // iptables-legacy wants a lock that is root's.
+                Err(error) => tracing::warn!(
+                    "the seal does not let the gate's connections through: {error}; as root: kubelet-gate firewall admit"
+                ),
+            }
         }
     }
+    gate.kubelet().may_be_led_back(!through);
     if let (Some(_), Some(trial)) = (remaining, &trial) {
         return Ok(Found::InForce {
             plan: trial.clone(),

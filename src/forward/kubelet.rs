@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ pub struct Kubelet {
     reloading: Mutex<()>,
     /// What lets the gate's own connections through the seal (`SO_MARK`).
     mark: Option<Mark>,
+    /// The seal may bring the gate's own connections to the gate, since it does not let them through yet.
+    led_back: AtomicBool,
     /// When the log named last who listens on the kubelet's address.
     named: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
@@ -130,6 +133,7 @@ impl Kubelet {
             access,
             reloading: Mutex::new(()),
             mark,
+            led_back: AtomicBool::new(false),
             named: Mutex::default(),
             metrics,
         })
@@ -161,6 +165,11 @@ impl Kubelet {
     /// As [`forward`](super::forward) would answer.
     pub async fn probe(&self) -> Result<(), RequestError> {
         self.connect().await.map(drop)
+    }
+
+    /// Whether the seal may bring the gate's own connections back to it. Then each new one is looked at before it is used.
+    pub fn may_be_led_back(&self, led_back: bool) {
+        self.led_back.store(led_back, Ordering::Relaxed);
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -251,7 +260,21 @@ impl Kubelet {
         if let Some(mark) = self.mark {
             SockRef::from(&socket).set_mark(mark.value)?;
         }
-        socket.connect(address).await
+        let stream = socket.connect(address).await?;
+        if self.led_back.load(Ordering::Relaxed) {
+            let here = stream.local_addr()?;
+            // Reads every socket of the node: not for every connection, and not on a worker's thread.
+            let taken = tokio::task::spawn_blocking(move || sockets::taken_by(here));
+            let us = rustix::process::getuid().as_raw();
+            let ours = |taker: &sockets::Taker| taker.address != address && taker.uid == Some(us);
+            if taken.await.map_err(io::Error::other)??.iter().any(ours) {
+                // Whoever shows the kubelet's certificate passes for the kubelet, and would ask itself again and again.
+                return Err(io::Error::other(
+                    "the seal brings the gate's connections back to the gate, since it does not let them through (yet)",
+                ));
+            }
+        }
+        Ok(stream)
     }
 
     /// Says in the log who listens on the kubelet's address: perhaps not the kubelet. Now and then, since it takes reading

@@ -14,6 +14,7 @@ mod rancher;
 mod root;
 pub mod sockets;
 mod systemd;
+mod wire;
 
 pub(crate) use self::fleet::{Shown, shown_to_kubelet};
 pub(crate) use self::machine::{Confirmed, confirm};
@@ -24,6 +25,7 @@ pub use self::kubelet::{RunningKubelet, binds, listening_ports, may_listen, runn
 pub use self::namespace::{Namespace, as_user, ip};
 pub use self::root::Root;
 pub(crate) use self::root::plain;
+pub use self::wire::Wire;
 
 use std::net::SocketAddr;
 use std::path::Path;

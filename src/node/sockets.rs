@@ -35,6 +35,44 @@ pub struct Owner {
     pub uid: u32,
 }
 
+/// Who took a connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Taker {
+    /// Where.
+    pub address: SocketAddr,
+    /// The user; `None` if that cannot be told.
+    pub uid: Option<u32>,
+}
+
+impl TcpSocket {
+    /// The user who accepted this connection; until somebody does, the one who listens there, among all `sockets`. `None` if
+    /// that cannot be told.
+    pub fn holder(&self, sockets: &[Self]) -> Option<u32> {
+        if self.inode != 0 {
+            return Some(self.uid);
+        }
+        // As the kernel chooses: a listener on 0.0.0.0 may stand beside one on [::] that takes IPv6 alone.
+        let choice = |listener: &&Self| {
+            let (here, ip) = (listener.local.ip(), self.local.ip());
+            let place = if here == ip {
+                2
+            } else if here.is_unspecified() && here.is_ipv4() == ip.is_ipv4() {
+                1
+            } else if here.is_unspecified() && here.is_ipv6() {
+                0
+            } else {
+                return None;
+            };
+            (listener.listens && listener.local.port() == self.local.port()).then_some((place, listener.uid))
+        };
+        let choices = || sockets.iter().filter_map(|listener| choice(&listener));
+        let (best, uid) = choices().max()?;
+        choices()
+            .all(|(place, other)| place < best || other == uid)
+            .then_some(uid)
+    }
+}
+
 /// Every TCP socket of this thread's network namespace, in any state.
 ///
 /// # Errors
@@ -79,21 +117,21 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Who took the connections whose other end, on this node, is `ours`: the addresses they were taken on. One, as a rule, but the
-/// same end may be used towards several at once. Empty if the one who took it is not in this network namespace, or has gone.
+/// Who took the connections whose other end, on this node, is `ours`. One, as a rule, but the same end may be used towards
+/// several at once. Empty if the one who took it is not in this network namespace, or has gone.
 ///
 /// The kernel lists a connection as soon as it is made, whether or not it was accepted.
 ///
 /// # Errors
 /// As [`tcp`].
-pub fn taken_by(ours: SocketAddr) -> io::Result<Vec<SocketAddr>> {
-    let ours = canonical(ours);
-    let takes = |socket: &TcpSocket| socket.remote == ours && !socket.listens;
-    Ok(tcp()?
-        .into_iter()
-        .filter(takes)
-        .map(|socket| socket.local)
-        .collect())
+pub fn taken_by(ours: SocketAddr) -> io::Result<Vec<Taker>> {
+    let (ours, sockets) = (canonical(ours), tcp()?);
+    let takes = |socket: &&TcpSocket| socket.remote == ours && !socket.listens;
+    let taker = |socket: &TcpSocket| Taker {
+        address: socket.local,
+        uid: socket.holder(&sockets),
+    };
+    Ok(sockets.iter().filter(takes).map(taker).collect())
 }
 
 /// The process that holds the socket of this inode, as far as this process may see it (`CAP_SYS_PTRACE` for those of
@@ -176,7 +214,48 @@ mod tests {
             let stream = TcpStream::connect(&dial).unwrap();
             let taken = taken_by(stream.local_addr().unwrap()).unwrap();
             // The same end may be in use towards another listener, of a test beside this one.
-            assert!(taken.contains(&dial.parse().unwrap()), "{listen}: {taken:?}");
+            let taker = Taker {
+                address: dial.parse().unwrap(),
+                uid: Some(rustix::process::getuid().as_raw()),
+            };
+            assert!(taken.contains(&taker), "{listen}: {taken:?}");
+        }
+    }
+
+    #[test]
+    fn until_a_connection_is_accepted_it_is_that_of_whoever_listens() {
+        let socket = |local: &str, listens, uid, inode| TcpSocket {
+            local: local.parse().unwrap(),
+            remote: "192.0.2.20:40000".parse().unwrap(),
+            listens,
+            flows: !listens,
+            uid,
+            inode,
+        };
+        let sockets = [
+            socket("0.0.0.0:1", true, 990, 1),
+            socket("[::]:1", true, 1000, 2),
+            socket("[::]:2", true, 990, 3),
+            socket("127.0.0.1:2", true, 1000, 4),
+            socket("[::1]:3", true, 990, 5),
+            socket("[::]:4", true, 990, 6),
+            socket("[::]:4", true, 1000, 7),
+        ];
+        for (taken, uid) in [
+            ("192.0.2.10:1", Some(990)),
+            ("[2001:db8::10]:1", Some(1000)),
+            ("192.0.2.10:2", Some(990)),
+            ("127.0.0.1:2", Some(1000)),
+            ("[::1]:3", Some(990)),
+            ("127.0.0.1:3", None),
+            ("127.0.0.1:4", None),
+        ] {
+            assert_eq!(socket(taken, false, 0, 0).holder(&sockets), uid, "{taken}");
+            assert_eq!(
+                socket(taken, false, 7, 9).holder(&sockets),
+                Some(7),
+                "{taken}, accepted"
+            );
         }
     }
 

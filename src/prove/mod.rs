@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use self::request::Prober;
 use self::sides::{Interrupted, Side};
-use crate::node;
+use crate::node::{self, Wire};
 
 /// As fast as anybody may go: five requests a second.
 pub const INTERVAL: Duration = Duration::from_millis(200);
@@ -121,7 +121,7 @@ pub enum ProveError {
 /// An address is not this node's, or it was interrupted.
 pub fn prove(options: &Options, progress: &mut (dyn FnMut(&str) + Send)) -> Result<Report, ProveError> {
     let system = |doing| move |source| ProveError::System { doing, source };
-    sides::sweep();
+    Wire::sweep();
     let own = node::addresses().map_err(system("reading the node's addresses"))?;
     if let Some(foreign) = options
         .addresses

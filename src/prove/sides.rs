@@ -1,28 +1,15 @@
 //! From where probes are sent: the node's own addresses, loopback as somebody else, and a network namespace as a pod has it.
 
-use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::node::{Namespace, WIRE, as_user, ip};
+use crate::node::{Wire, as_user};
 
 /// Of a range that systemd and distributions leave free: whoever has the same user id may end a thread of ours.
 const SOMEBODY: u32 = 65530;
-/// As for a first packet that is lost, twice.
-const CONTROL: Duration = Duration::from_millis(3500);
-
-/// What namespaces made here are called, up to the process id. That is one of a process namespace, which is a part of it.
-fn namespaces() -> String {
-    let processes = fs::metadata("/proc/self/ns/pid").map_or(0, |about| about.ino());
-    format!("kgprove-{processes}")
-}
-
 /// A kind of side.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -65,7 +52,7 @@ impl SideKind {
 pub(super) enum Side {
     Here,
     AsSomebody,
-    In(Namespace),
+    In(Wire),
 }
 
 impl Side {
@@ -83,8 +70,8 @@ impl Side {
                 Some("loopback was dialled as this user, since only root can be another".to_owned()),
             )),
             SideKind::Namespace if root => {
-                let namespace = wired(addresses).map_err(|error| error.to_string())?;
-                Ok((Self::In(namespace), None))
+                let wire = Wire::new(addresses).map_err(|error| error.to_string())?;
+                Ok((Self::In(wire), None))
             }
             SideKind::Namespace => Err("only root can make one".to_owned()),
         }
@@ -95,18 +82,9 @@ impl Side {
     /// # Errors
     /// A port that is open to everybody is not reached: why.
     pub(super) fn reaches(&self, address: IpAddr) -> Result<(), String> {
-        let Self::In(namespace) = self else {
-            return Ok(());
-        };
-        let dialled = TcpListener::bind((address, 0)).and_then(|listener| {
-            let to = listener.local_addr()?;
-            namespace.run(|| TcpStream::connect_timeout(&to, CONTROL))?
-        });
-        match dialled {
-            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => Err(format!(
-                "not reached over a wire of its own ({error}): the node's firewall or routing keeps it from showing anything"
-            )),
-            _ => Ok(()),
+        match self {
+            Self::In(wire) => wire.reaches(address),
+            Self::Here | Self::AsSomebody => Ok(()),
         }
     }
 
@@ -115,86 +93,7 @@ impl Side {
         match self {
             Self::Here => Ok(work()),
             Self::AsSomebody => as_user(SOMEBODY, work),
-            Self::In(namespace) => namespace.run(work),
-        }
-    }
-}
-
-/// A namespace with a wire to this one, and everything reached over it. Both go when it is dropped.
-fn wired(own: &[IpAddr]) -> io::Result<Namespace> {
-    let namespace = Namespace::new(&namespaces())?;
-    let pid = std::process::id();
-    let here = format!("{WIRE}{pid}");
-    ip(&[
-        "link",
-        "add",
-        &here,
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "eth0",
-        "netns",
-        namespace.name(),
-    ])?;
-    let routes = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
-    let network = free_network(own, &routes)
-        .ok_or_else(|| io::Error::other("198.18.0.0/15, which is for tests, is in use here"))?;
-    let [a, b, c, d] = network.octets();
-    let at = |last: u8| format!("{a}.{b}.{c}.{}", d + last);
-    ip(&["addr", "add", &format!("{}/30", at(1)), "dev", &here])?;
-    ip(&["link", "set", &here, "up"])?;
-    namespace.ip(&["addr", "add", &format!("{}/30", at(2)), "dev", "eth0"])?;
-    namespace.ip(&["link", "set", "eth0", "up"])?;
-    namespace.ip(&["route", "add", "default", "via", &at(1)])?;
-    if own.iter().any(IpAddr::is_ipv6) {
-        // A network that is unique by chance. Where there can be none, its addresses are not reached, which is told then.
-        let prefix = format!("fd6b:{:x}:{:x}", pid >> 16, pid & 0xffff);
-        let wired = ip(&["addr", "add", &format!("{prefix}::1/64"), "dev", &here, "nodad"])
-            .and_then(|()| namespace.ip(&["addr", "add", &format!("{prefix}::2/64"), "dev", "eth0", "nodad"]))
-            .and_then(|()| namespace.ip(&["-6", "route", "add", "default", "via", &format!("{prefix}::1")]));
-        drop(wired);
-    }
-    Ok(namespace)
-}
-
-/// The first network of four addresses in the range for benchmarks that no address or route of this node is in.
-fn free_network(own: &[IpAddr], routes: &str) -> Option<Ipv4Addr> {
-    let number = |hex: Option<&str>| u32::from_str_radix(hex?, 16).ok().map(u32::swap_bytes);
-    let taken: Vec<(u32, u32)> = routes
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split_whitespace();
-            let network = number(fields.nth(1))?;
-            let mask = number(fields.nth(5))?;
-            (mask != 0).then_some((network, mask))
-        })
-        .chain(own.iter().filter_map(|address| match address {
-            IpAddr::V4(address) => Some((u32::from(*address), u32::MAX)),
-            IpAddr::V6(_) => None,
-        }))
-        .collect();
-    let overlaps = |network: u32, (other, mask): &(u32, u32)| {
-        let both = mask & 0xffff_fffc;
-        network & both == other & both
-    };
-    (0..0x8000_u32)
-        .map(|at| 0xc612_0000 + 4 * at)
-        .find(|network| !taken.iter().any(|taken| overlaps(*network, taken)))
-        .map(Ipv4Addr::from)
-}
-
-/// Takes away what was left behind by runs that were killed.
-pub(super) fn sweep() {
-    let ours = namespaces();
-    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name
-            .strip_prefix(ours.as_str())
-            .and_then(|name| name.strip_prefix('-'));
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            // The next run tries again.
-            let _ = ip(&["netns", "del", &name]);
+            Self::In(wire) => wire.run(work),
         }
     }
 }
@@ -234,33 +133,5 @@ impl Interrupted {
             _ = self.hangup.recv() => {}
             _ = self.quit.recv() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_network_of_the_wire_is_nobody_elses() {
-        let free = |own: &[&str], routes: &str| {
-            let own: Vec<IpAddr> = own.iter().filter_map(|address| address.parse().ok()).collect();
-            free_network(&own, routes).map(|network| network.to_string())
-        };
-        const HEAD: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n";
-        let default = "eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\n";
-        assert_eq!(
-            free(&["192.0.2.1", "::1"], &format!("{HEAD}{default}")),
-            Some("198.18.0.0".into())
-        );
-        assert_eq!(free(&["198.18.0.3"], ""), Some("198.18.0.4".into()));
-        // 198.18.0.0/24, little-endian as the kernel prints it.
-        let route = "eth1\t000012C6\t00000000\t0001\t0\t0\t0\t00FFFFFF\n";
-        assert_eq!(
-            free(&[], &format!("{HEAD}{default}{route}")),
-            Some("198.18.1.0".into())
-        );
-        let all = "eth1\t000012C6\t00000000\t0001\t0\t0\t0\t0000FEFF\n";
-        assert_eq!(free(&[], &format!("{HEAD}{all}")), None);
     }
 }

@@ -449,6 +449,16 @@ impl Node {
         self.kubelet = Some(FakeKubelet::start(options()).await.unwrap());
     }
 
+    /// The kubelet ends and starts again on this address alone.
+    pub(crate) async fn move_kubelet(&mut self, address: &str) {
+        self.kubelet.take().unwrap().shutdown().await;
+        let moved = FakeKubeletOptions {
+            address: address.parse().unwrap(),
+            ..options(10250, true)
+        };
+        self.kubelet = Some(FakeKubelet::start(moved).await.unwrap());
+    }
+
     /// Somebody with a key of their own has the port.
     pub(crate) async fn replace_kubelet_by_a_squatter(&mut self) {
         self.kubelet.take().unwrap().shutdown().await;

@@ -622,7 +622,7 @@ fn what_got_through_before_the_seal_does_not_afterwards() {
         );
         // Nothing is left of the network that was made for it.
         assert_eq!(shell("ip -o link | cut -d: -f2"), links);
-        assert!(!shell("ip netns list").contains(&format!("kgprove-{}", std::process::id())));
+        assert!(!shell("ip netns list").contains(&format!("kgwire-{}", std::process::id())));
         node.stop().await;
     });
 }

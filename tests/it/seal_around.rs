@@ -1,7 +1,10 @@
 //! The ways around the gate. If one of them stays open, whoever is on the node or beside it has what the gate was to guard.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+
+use kubelet_gate::firewall::{Backend, Confirmed, Firewall, Plan, PortKind, RunningGate, SealedPort, State};
 
 use crate::node::{GATEWAY, NODE, Node, on_a_node, on_every_backend, shell, who_answers, who_answers_in};
 use crate::world::eventually;
@@ -76,6 +79,38 @@ fn before_the_seal_everybody_gets_to_the_kubelet_and_afterwards_nobody() {
     });
 }
 
+/// As Calico wires pods: routes to each, and no address on the node's side. Seen red: with `redirect` in prerouting, which
+/// takes the incoming interface's address, the pod's connections were dropped.
+#[test]
+fn a_pod_behind_an_interface_without_an_address_is_brought_to_the_gate() {
+    on_every_backend("no address", async |mut node: Node| {
+        shell(
+            "ip addr flush dev pod0; ip -6 addr add fe80::1/64 dev pod0 nodad; echo 1 > /proc/sys/net/ipv4/conf/pod0/proxy_arp
+            ip route add default via 192.0.2.20; ip route add 10.88.0.2 dev pod0; ip route add fd00:88::2 dev pod0",
+        );
+        node.pod
+            .run(|| {
+                shell(
+                    "ip addr flush dev eth0; ip addr add 10.88.0.2/32 dev eth0; ip -6 addr add fd00:88::2/128 dev eth0 nodad
+                    ip -6 addr add fe80::2/64 dev eth0 nodad
+                    ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1 dev eth0
+                    ip -6 route add default via fe80::1 dev eth0",
+                );
+            })
+            .unwrap();
+        let ways = NODE.map(|address| [10250, 10255].map(|port| format!("{address}:{port}")));
+        for way in ways.as_flattened() {
+            assert_eq!(who_answers_in(&node.pod, way), "kubelet", "{way}, before");
+        }
+        node.seal().await;
+        for way in ways.as_flattened() {
+            assert_eq!(who_answers_in(&node.pod, way), "gate", "{}: {way}", node.backend);
+        }
+        assert!(node.firewall_ends(0, "status").starts_with("sealed\n"));
+        node.stop().await;
+    });
+}
+
 /// Seen red: with the uid left out of the exemption (root in the gate's cgroup), and the cgroup.
 #[test]
 fn neither_root_nor_whoever_knows_uid_and_mark_walks_through() {
@@ -83,7 +118,9 @@ fn neither_root_nor_whoever_knows_uid_and_mark_walks_through() {
         node.seal().await;
         let gate = node.running_gate();
         let mark = gate["exemption"]["mark"]["value"].as_u64().unwrap();
-        let cgroup = !gate["exemption"]["cgroup"].is_null();
+        let cgroup = node.backend == "nftables" && !gate["exemption"]["cgroup"].is_null();
+        let said = node.firewall_ends(0, "status");
+        assert_eq!(said.contains("by its uid and mark alone"), !cgroup, "{said}");
         for (who, uid, mark, through) in [
             ("root with the mark", 0, mark, false),
             (
@@ -98,7 +135,7 @@ fn neither_root_nor_whoever_knows_uid_and_mark_walks_through() {
                 mark ^ 1,
                 false,
             ),
-            // Where there is no cgroup v2 this is the limit, and `status` says so.
+            // Where the cgroup does not count this is the limit, and `status` says so.
             (
                 "CAP_NET_RAW and CAP_SETUID, knowing all",
                 crate::node::gate_uid(),
@@ -247,6 +284,160 @@ print(answered)
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).trim() == "True"
+}
+
+/// Seen red: with the gate told by its port alone, `status` said "sealed", and "the gate".
+#[test]
+fn whoever_takes_the_gates_port_when_it_is_gone_is_not_taken_for_it() {
+    on_a_node("squatter", async |mut node: Node| {
+        node.seal().await;
+        node.kill_gate();
+        // Accepts the second only: both are theirs.
+        let script = "import os, signal, socket\n\
+                      signal.alarm(30)\n\
+                      os.setgroups([]); os.setgid(65534); os.setuid(65534)\n\
+                      taken = []\n\
+                      for port in (19443, 19255):\n \
+                      s = socket.socket(socket.AF_INET6); s.bind(('::', port)); s.listen(64); taken.append(s)\n\
+                      while True: taken.append(s.accept())\n";
+        let mut squatter = Command::new("python3").args(["-c", script]).spawn().unwrap();
+        eventually("the port is taken", || {
+            std::net::TcpStream::connect("127.0.0.1:19255").is_ok()
+        })
+        .await;
+        let said = node.firewall_ends(2, "status");
+        squatter.kill().unwrap();
+        squatter.wait().unwrap();
+        for port in [10250, 10255] {
+            let line = said
+                .lines()
+                .find(|line| line.contains(&format!("192.0.2.10:{port}")));
+            assert!(
+                line.is_some_and(
+                    |line| line.contains("somebody in the gate's place") && line.contains("BYPASS")
+                ),
+                "{said}"
+            );
+        }
+        assert!(!said.contains("the gate  "), "{said}");
+        let said = node.firewall_ends(0, "status");
+        assert!(said.contains("nobody  "), "refused, which is sealed: {said}");
+        node.stop().await;
+    });
+}
+
+/// The gate is played: it takes no address of a kubelet as long as any kubelet runs whose addresses it cannot see, such as
+/// another test's. Seen red: with the addresses that are the gate's own left out, `status` said "sealed".
+#[test]
+fn a_kubelet_on_the_gates_own_address_is_found() {
+    on_a_node("own address", async |mut node: Node| {
+        let ours = SocketAddr::from(([192, 0, 2, 10], 10250));
+        node.move_kubelet("127.0.0.1:10250").await;
+        node.configuration(|configuration| configuration["listen"] = serde_json::json!([ours]));
+        let firewall = Firewall::of(Backend::Nftables);
+        let plan = Plan {
+            backend: Backend::Nftables,
+            ports: vec![SealedPort {
+                port: 10250,
+                kind: PortKind::Secure,
+                redirect_ipv4: None,
+                redirect_ipv6: None,
+                gate_addresses: vec![ours.ip()],
+            }],
+        };
+        firewall.load(Some(&plan), None, None).unwrap();
+        let confirmed = Confirmed {
+            fingerprint: firewall.fingerprint().unwrap().unwrap(),
+            tool: firewall.version().unwrap(),
+            plan: plan.clone(),
+        };
+        let state = State::new(&node.file("state"));
+        std::fs::create_dir(state.directory()).unwrap();
+        let boot = firewall.boot(&plan, state.directory());
+        state.keep_confirmed(&confirmed, &boot).unwrap();
+        let gate = RunningGate {
+            pid: std::process::id(),
+            uid: rustix::process::getuid().as_raw(),
+            exemption: None,
+            listen: vec![ours],
+            read_only_listen: Vec::new(),
+            admin: None,
+        };
+        gate.write(&node.file("run")).unwrap();
+
+        let reached = |node: &Node, code: i32| {
+            let said = node.firewall_ends(code, "status");
+            let line = |line: &&str| line.starts_with("another network") && line.contains(&ours.to_string());
+            said.lines().find(line).unwrap_or(&said).to_owned()
+        };
+        let listening = std::net::TcpListener::bind(ours).unwrap();
+        // A gate that runs as root has no exemption.
+        assert!(reached(&node, 2).contains(" the gate "), "{}", reached(&node, 2));
+        drop(listening);
+        std::fs::remove_file(node.file("run/exemption.json")).unwrap();
+        assert!(reached(&node, 0).contains(" nobody "), "{}", reached(&node, 0));
+        node.move_kubelet("0.0.0.0:10250").await;
+        assert_eq!(who_answers_in(&node.neighbour, "192.0.2.10:10250"), "kubelet");
+        assert!(
+            reached(&node, 2).contains(" the kubelet "),
+            "{}",
+            reached(&node, 2)
+        );
+        node.stop().await;
+    });
+}
+
+/// Seen red: with one address for every wire, "nobody" and "ok" from another network as long as the killed run's was there, and
+/// while another ran; without the control connection the same where no packet comes over the wire.
+#[test]
+fn what_other_runs_leave_or_rules_drop_on_the_wire_is_not_taken_for_a_seal() {
+    on_a_node("leftovers", async |mut node: Node| {
+        node.seal().await;
+        shell("nft delete table inet kubelet_gate");
+        let routes = || std::fs::read_to_string("/proc/thread-self/net/route").unwrap();
+        let open = |said: &str| {
+            for address in ["192.0.2.10:10250", "[2001:db8::10]:10250", "10.88.0.1:10255"] {
+                let from = |line: &&str| line.starts_with("another network") && line.contains(address);
+                let line = said.lines().find(from).unwrap_or_default();
+                assert!(
+                    line.contains("the kubelet") && line.contains("BYPASS"),
+                    "{address}: {said}"
+                );
+            }
+        };
+        let mut killed = node.firewall_begins("status");
+        while !routes().lines().any(|route| route.starts_with("kg")) {
+            assert!(killed.try_wait().unwrap().is_none(), "it has a wire for a moment");
+        }
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        assert!(routes().contains("\nkg"), "left behind");
+        open(&node.firewall_ends(2, "status"));
+        assert!(!routes().contains("\nkg"), "swept");
+
+        let mut other = node.firewall_begins("status");
+        while !routes().lines().any(|route| route.starts_with("kg")) {
+            assert!(other.try_wait().unwrap().is_none(), "it has a wire for a moment");
+        }
+        let pid = rustix::process::Pid::from_child(&other);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let said = node.firewall_ends(2, "status");
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        other.wait().unwrap();
+        open(&said);
+        assert!(!said.contains("198.18."), "wires are not the node's: {said}");
+
+        shell(
+            "nft 'table inet theirs { chain in { type filter hook input priority 0; iifname \"kg*\" drop; }; }'",
+        );
+        let said = node.firewall_ends(2, "status");
+        assert!(
+            !said.contains("\nanother network")
+                && said.contains("not tried from another network to 192.0.2.10"),
+            "{said}"
+        );
+        node.stop().await;
+    });
 }
 
 #[test]

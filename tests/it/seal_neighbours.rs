@@ -8,6 +8,7 @@ use kubelet_gate::firewall::{Backend, Firewall, Plan, PortKind, SealedPort};
 use kubelet_gate::node::Namespace;
 
 use crate::node::{GATEWAY, Node, on_every_backend, shell, who_answers, who_answers_in};
+use crate::world::eventually;
 
 /// Whether the pod's own service answers at this address.
 fn service_answers(address: &str) -> bool {
@@ -108,6 +109,32 @@ fn a_chain_of_anothers_is_not_ours_for_its_name() {
         assert_eq!(theirs(), before, "{}: sealed", node.backend);
         node.firewall_ends(0, "remove");
         assert_eq!(theirs(), before, "{}: removed", node.backend);
+        node.stop().await;
+    });
+}
+
+/// Seen red: with the cgroup in the exemption of iptables, which looks its path up again at each of these changes.
+#[test]
+fn rules_of_others_can_be_changed_when_the_gates_cgroup_is_gone() {
+    on_every_backend("cgroup gone", async |mut node: Node| {
+        let iptables = if node.backend == "iptables-legacy" {
+            "iptables-legacy"
+        } else {
+            "iptables-nft"
+        };
+        node.seal().await;
+        node.admitted().await;
+        node.kill_gate();
+        if let Some(cgroup) = &node.cgroup {
+            eventually("the cgroup is gone", || std::fs::remove_dir(cgroup).is_ok()).await;
+        }
+        for table in ["filter", "nat"] {
+            shell(&format!(
+                "{iptables} -t {table} -A OUTPUT -p tcp --dport 9 -j ACCEPT
+                saved=$({iptables}-save -t {table}); echo \"$saved\" | {iptables}-restore"
+            ));
+        }
+        assert_eq!(who_answers("127.0.0.1:10255").await, "nobody");
         node.stop().await;
     });
 }

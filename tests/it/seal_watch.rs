@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use crate::node::{Node, on_a_node, on_every_backend, shell, who_answers, who_answers_in};
-use crate::world::eventually_answers;
+use crate::world::{API_SERVER, eventually, eventually_answers};
 
 /// What takes every rule away.
 fn flush(backend: &str) -> &'static str {
@@ -230,10 +230,7 @@ fn a_squatter_on_the_kubelets_port_is_named() {
     on_a_node("squatter", async |mut node: Node| {
         node.start_gate().await;
         node.replace_kubelet_by_a_squatter().await;
-        let client = node.client(
-            crate::world::API_SERVER,
-            ([127, 0, 0, 1], crate::node::GATE).into(),
-        );
+        let client = node.client(API_SERVER, ([127, 0, 0, 1], crate::node::GATE).into());
         let answer = client
             .with_deadline(Duration::from_secs(10))
             .get("/containerLogs/default/web/nginx")
@@ -243,6 +240,38 @@ fn a_squatter_on_the_kubelets_port_is_named() {
         assert!(node.metric("pin_mismatches_total", &[]).await >= 1.0);
         let named = format!("process {} ", std::process::id());
         eventually_answers("the log names the squatter", async || node.log().contains(&named)).await;
+        node.stop().await;
+    });
+}
+
+/// With the kubelet's own certificate at the gate the pin matches, and its unadmitted connection is brought back to it. Seen red:
+/// with the other end not looked at, one request was hundreds of nested ones.
+#[test]
+fn a_gate_that_is_not_let_through_does_not_ask_itself() {
+    on_every_backend("not let through", async |mut node: Node| {
+        node.seal().await;
+        node.kill_gate();
+        // Somebody is changing the seal: the gate waits with letting itself through.
+        let state = kubelet_gate::firewall::State::new(&node.file("state"));
+        let changing = state.lock().unwrap();
+        node.start_gate_as(crate::node::gate_uid(), |configuration| {
+            configuration["tlsCertFile"] = "kubelet-serving.crt".into();
+            configuration["tlsPrivateKeyFile"] = "kubelet-serving.key".into();
+            // And with whom it is to the kubelet, the gate lets itself in.
+            configuration["upstream"]["clientCertificateFile"] = format!("{API_SERVER}.crt").into();
+            configuration["upstream"]["clientKeyFile"] = format!("{API_SERVER}.key").into();
+        })
+        .await;
+        let log = || std::fs::read_to_string(node.file("audit/audit.log")).unwrap();
+        let asked = || log().matches("/pods?not-let-through").count();
+        let gate = ([127, 0, 0, 1], crate::node::GATE).into();
+        let client = node.client(API_SERVER, gate);
+        let answer = client.get("/pods?not-let-through").await.unwrap();
+        eventually("it is audited", || asked() > 0).await;
+        assert_eq!((answer.status().as_u16(), asked()), (502, 1));
+        drop(changing);
+        node.admitted().await;
+        node.api_server_comes().await;
         node.stop().await;
     });
 }

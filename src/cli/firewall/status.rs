@@ -12,7 +12,7 @@ use crate::cli::{FAILED, FINDINGS, GOOD, Output};
 use crate::firewall::{
     Confirmed, Firewall, Plan, Reached, RunningGate, State, connections, dial_all, reached,
 };
-use crate::node::{self, Namespace};
+use crate::node::{self, Wire};
 use crate::settings::Settings;
 
 /// A user that nothing of the gate is.
@@ -139,9 +139,10 @@ impl Report {
             }
             _ => {
                 self.notes
-                    .push("no gate runs: nobody gets to the kubelet at all".into());
+                    .push("no gate runs: nobody gets to the kubelet through it".into());
                 let (listen, read_only_listen) =
                     (settings.listen.clone(), settings.read_only_port.listen.clone());
+                // Nobody's: whoever listens there now is not the gate.
                 let (pid, uid, exemption, admin) = (0, u32::MAX, None, None);
                 RunningGate {
                     pid,
@@ -184,12 +185,15 @@ impl Report {
             );
             return Ok(());
         };
-        if exemption.cgroup.is_none() {
-            self.notes.push(
-                "no cgroup v2: the gate is known by its uid and mark alone, which whoever has CAP_SETUID and CAP_NET_RAW on \
+        let without = match firewall {
+            Firewall::Iptables(_) => Some("iptables cannot go by a cgroup that comes and goes"),
+            Firewall::Nft(_) => exemption.cgroup.is_none().then_some("no cgroup v2"),
+        };
+        if let Some(without) = without {
+            self.notes.push(format!(
+                "{without}: the gate is known by its uid and mark alone, which whoever has CAP_SETUID and CAP_NET_RAW on \
                  this node can find out by trying"
-                    .into(),
-            );
+            ));
         }
         if !firewall.admitted(exemption).map_err(failed)? {
             self.notes.push(
@@ -213,10 +217,18 @@ impl Report {
                 .push("not tried as another user, nor from another network: run it as root".into());
         }
         if root && !no_namespace {
-            match Elsewhere::make() {
-                Ok(elsewhere) => {
-                    let to = plan.dialled(&reachable(&addresses));
-                    let dialled = elsewhere.namespace.run(|| dial(&to)).and_then(|dialled| dialled);
+            Wire::sweep();
+            match Wire::new(&addresses) {
+                Ok(wire) => {
+                    // Loopback addresses would be its own.
+                    let there: Vec<IpAddr> = addresses
+                        .iter()
+                        .copied()
+                        .filter(|address| !address.is_loopback())
+                        .collect();
+                    let to = plan.dialled(&there);
+                    let dialled = wire.run(|| dial(&to)).and_then(|dialled| dialled);
+                    let dialled = dialled.map(|dialled| self.shown(&wire, &there, dialled));
                     self.tried("another network", dialled, gate);
                 }
                 Err(why) => self.notes.push(format!("not tried from another network: {why}")),
@@ -232,6 +244,29 @@ impl Report {
         Ok(())
     }
 
+    /// Leaves out the addresses of which a wire shows nothing: where no answer of any kind came, and none does on a port that is
+    /// open.
+    fn shown(&mut self, wire: &Wire, addresses: &[IpAddr], mut dialled: Vec<Dialled>) -> Vec<Dialled> {
+        for address in addresses {
+            let answered = |(to, outcome): &Dialled| {
+                let refused = [io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset];
+                to.ip() == *address
+                    && outcome
+                        .as_ref()
+                        .map_or_else(|error| refused.contains(&error.kind()), |_| true)
+            };
+            if dialled.iter().any(answered) {
+                continue;
+            }
+            if let Err(why) = wire.reaches(*address) {
+                self.notes
+                    .push(format!("not tried from another network to {address}: {why}"));
+                dialled.retain(|(to, _)| to.ip() != *address);
+            }
+        }
+        dialled
+    }
+
     /// Who took each of these, seen from the node, while they are open.
     fn tried(&mut self, from: &'static str, dialled: io::Result<Vec<Dialled>>, gate: &RunningGate) {
         match dialled {
@@ -245,6 +280,7 @@ impl Report {
                         reached: match reached {
                             Reached::Nobody => "nobody".into(),
                             Reached::Gate => "the gate".into(),
+                            Reached::Squatter => "somebody in the gate's place".into(),
                             Reached::Kubelet => "the kubelet".into(),
                             Reached::Unknown(why) => why,
                         },
@@ -288,49 +324,4 @@ fn dial(addresses: &[SocketAddr]) -> io::Result<Vec<Dialled>> {
         .enable_all()
         .build()?;
     Ok(runtime.block_on(dial_all(addresses)))
-}
-
-/// What another network can dial: loopback addresses would be its own.
-fn reachable(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let there = [IpAddr::from(NODE_END)];
-    addresses
-        .iter()
-        .copied()
-        .filter(|address| address.is_ipv4() && !address.is_loopback())
-        .chain(there)
-        .collect()
-}
-
-/// The node's end of the pair; link-local, so that it is nobody's.
-const NODE_END: [u8; 4] = [169, 254, 253, 249];
-const OTHER_END: &str = "169.254.253.250/30";
-
-/// A network namespace with one interface, whose other end is on the node; gone when dropped.
-struct Elsewhere {
-    namespace: Namespace,
-}
-
-impl Elsewhere {
-    fn make() -> io::Result<Self> {
-        let elsewhere = Self {
-            namespace: Namespace::new("kubelet-gate")?,
-        };
-        let namespace = &elsewhere.namespace;
-        let interface = format!("kg{}", std::process::id());
-        let pair = ["type", "veth", "peer", "name", "eth0", "netns", namespace.name()];
-        let node_end = format!("{}/30", IpAddr::from(NODE_END));
-        node::ip(&[&["link", "add", &interface][..], &pair].concat())?;
-        node::ip(&["addr", "add", &node_end, "dev", &interface])?;
-        node::ip(&["link", "set", &interface, "up"])?;
-        namespace.ip(&["addr", "add", OTHER_END, "dev", "eth0"])?;
-        namespace.ip(&["link", "set", "eth0", "up"])?;
-        namespace.ip(&[
-            "route",
-            "add",
-            "default",
-            "via",
-            &IpAddr::from(NODE_END).to_string(),
-        ])?;
-        Ok(elsewhere)
-    }
 }

@@ -1,0 +1,170 @@
+//! A wire to a network of its own, to come from there to this node as a neighbour or a pod does.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Namespace, WIRE, ip};
+
+/// As for a first packet that is lost, twice.
+const CONTROL: Duration = Duration::from_millis(3500);
+
+/// A network namespace with a wire to this one, and everything reached over it. Both go when it is dropped.
+#[derive(Debug)]
+pub struct Wire {
+    namespace: Namespace,
+}
+
+impl Wire {
+    /// Makes one for these addresses of the node. One at a time in a process.
+    ///
+    /// # Errors
+    /// This is not root, `ip` is missing, or no address is free.
+    pub fn new(own: &[IpAddr]) -> io::Result<Self> {
+        let namespace = Namespace::new(&namespaces())?;
+        let pid = std::process::id();
+        let here = format!("{WIRE}{pid}");
+        ip(&[
+            "link",
+            "add",
+            &here,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            namespace.name(),
+        ])?;
+        let routes = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
+        let network = free_network(own, &routes, pid)
+            .ok_or_else(|| io::Error::other("198.18.0.0/15, which is for tests, is in use here"))?;
+        let [a, b, c, d] = network.octets();
+        let at = |last: u8| format!("{a}.{b}.{c}.{}", d + last);
+        ip(&["addr", "add", &format!("{}/30", at(1)), "dev", &here])?;
+        ip(&["link", "set", &here, "up"])?;
+        namespace.ip(&["addr", "add", &format!("{}/30", at(2)), "dev", "eth0"])?;
+        namespace.ip(&["link", "set", "eth0", "up"])?;
+        namespace.ip(&["route", "add", "default", "via", &at(1)])?;
+        if own.iter().any(IpAddr::is_ipv6) {
+            // A network that is unique by chance. Where there can be none, its addresses are not reached, which is told then.
+            let prefix = format!("fd6b:{:x}:{:x}", pid >> 16, pid & 0xffff);
+            let wired = ip(&["addr", "add", &format!("{prefix}::1/64"), "dev", &here, "nodad"])
+                .and_then(|()| {
+                    namespace.ip(&["addr", "add", &format!("{prefix}::2/64"), "dev", "eth0", "nodad"])
+                })
+                .and_then(|()| {
+                    namespace.ip(&["-6", "route", "add", "default", "via", &format!("{prefix}::1")])
+                });
+            drop(wired);
+        }
+        Ok(Self { namespace })
+    }
+
+    /// Whether packets from there reach this address of the node at all, and its answers come back: without that, silence shows
+    /// nothing.
+    ///
+    /// # Errors
+    /// A port that is open to everybody is not reached: why.
+    pub fn reaches(&self, address: IpAddr) -> Result<(), String> {
+        let dialled = TcpListener::bind((address, 0)).and_then(|listener| {
+            let to = listener.local_addr()?;
+            self.run(|| TcpStream::connect_timeout(&to, CONTROL))?
+        });
+        match dialled {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => Err(format!(
+                "not reached over a wire of its own ({error}): the node's firewall or routing keeps it from showing anything"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `work` there.
+    ///
+    /// # Errors
+    /// As [`Namespace::run`].
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        self.namespace.run(work)
+    }
+
+    /// Takes away what was left behind by runs that were killed.
+    pub fn sweep() {
+        let ours = namespaces();
+        for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let pid = name
+                .strip_prefix(ours.as_str())
+                .and_then(|name| name.strip_prefix('-'));
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                // The next run tries again.
+                let _ = ip(&["netns", "del", &name]);
+            }
+        }
+    }
+}
+
+/// What namespaces made here are called, up to the process id. That is one of a process namespace, which is a part of it.
+fn namespaces() -> String {
+    let processes = fs::metadata("/proc/self/ns/pid").map_or(0, |about| about.ino());
+    format!("kgwire-{processes}")
+}
+
+/// A network of four addresses in the range for benchmarks that no address or route of this node is in. The search begins at
+/// another one in each process: two that look at the same time do not see each other's.
+fn free_network(own: &[IpAddr], routes: &str, pid: u32) -> Option<Ipv4Addr> {
+    let number = |hex: Option<&str>| u32::from_str_radix(hex?, 16).ok().map(u32::swap_bytes);
+    let taken: Vec<(u32, u32)> = routes
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            let network = number(fields.nth(1))?;
+            let mask = number(fields.nth(5))?;
+            (mask != 0).then_some((network, mask))
+        })
+        .chain(own.iter().filter_map(|address| match address {
+            IpAddr::V4(address) => Some((u32::from(*address), u32::MAX)),
+            IpAddr::V6(_) => None,
+        }))
+        .collect();
+    let overlaps = |network: u32, (other, mask): &(u32, u32)| {
+        let both = mask & 0xffff_fffc;
+        network & both == other & both
+    };
+    (0..0x8000_u32)
+        .map(|at| 0xc612_0000 + 4 * (at.wrapping_add(pid) % 0x8000))
+        .find(|network| !taken.iter().any(|taken| overlaps(*network, taken)))
+        .map(Ipv4Addr::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_network_of_the_wire_is_nobody_elses() {
+        let free_from = |pid: u32, own: &[&str], routes: &str| {
+            let own: Vec<IpAddr> = own.iter().filter_map(|address| address.parse().ok()).collect();
+            free_network(&own, routes, pid).map(|network| network.to_string())
+        };
+        let free = |own: &[&str], routes: &str| free_from(0, own, routes);
+        assert_eq!(free_from(0x8001, &[], ""), Some("198.18.0.4".into()));
+        const HEAD: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n";
+        let default = "eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\n";
+        assert_eq!(
+            free(&["192.0.2.1", "::1"], &format!("{HEAD}{default}")),
+            Some("198.18.0.0".into())
+        );
+        assert_eq!(free(&["198.18.0.3"], ""), Some("198.18.0.4".into()));
+        // 198.18.0.0/24, little-endian as the kernel prints it.
+        let route = "eth1\t000012C6\t00000000\t0001\t0\t0\t0\t00FFFFFF\n";
+        assert_eq!(
+            free(&[], &format!("{HEAD}{default}{route}")),
+            Some("198.18.1.0".into())
+        );
+        let all = "eth1\t000012C6\t00000000\t0001\t0\t0\t0\t0000FEFF\n";
+        assert_eq!(free(&[], &format!("{HEAD}{all}")), None);
+    }
+}
