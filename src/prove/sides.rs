@@ -10,6 +10,7 @@ use crate::node::{Wire, as_user};
 
 /// Of a range that systemd and distributions leave free: whoever has the same user id may end a thread of ours.
 const SOMEBODY: u32 = 65530;
+
 /// A kind of side.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
