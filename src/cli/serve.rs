@@ -112,7 +112,7 @@ fn serve(runtime: &Runtime, settings: Settings) -> u8 {
         }
     };
     announce(&gate, &sockets);
-    let watch = Watch::new(gate.clone(), say_who_runs(&gate, &sockets));
+    let mut watch = Watch::new(gate.clone(), say_who_runs(&gate, &sockets));
     let served = runtime.block_on(async {
         tokio::spawn(signalled);
         watch.admit().await;

@@ -106,12 +106,15 @@ impl Watch {
     }
 
     /// Lets the gate through, as far as it may, before it takes the first request: what it sent until then would come back to it.
-    pub async fn admit(&self) {
+    pub async fn admit(&mut self) {
         let gate = self.gate.clone();
         gate.kubelet().may_be_led_back(true);
         let running = self.running.clone();
-        // What is wrong, or takes longer, is for the first look to tell.
-        let _ = timeout(ADMITTED, spawn_blocking(move || find(&gate, &running, None))).await;
+        let looking = spawn_blocking(move || find(&gate, &running, None));
+        // What is wrong, or takes longer, is for the next look to tell.
+        if let Ok(Ok(look)) = timeout(ADMITTED, looking).await {
+            self.reloaded = look.reloaded;
+        }
     }
 
     /// Looks for ever, and publishes what it finds.
