@@ -124,19 +124,8 @@ impl Inspect {
         };
         let mut checks = inspections.iter().flat_map(|inspection| &inspection.checks);
         let found = checks.any(|check| check.verdict >= least && !check.is_compensated(report));
-        let through = report.is_some_and(|report| report.exposures().next().is_some());
-        let unproven = report.is_some_and(|report| !report.faults().is_empty());
-        if found || through {
-            FINDINGS
-        } else if unproven {
-            eprintln!("error: not everything that was to be tried has shown something, so nothing is proven");
-            FAILED
-        } else if !errors.is_empty() || inspections.iter().any(|inspection| !inspection.unread.is_empty()) {
-            eprintln!("error: not everything could be read, so nothing is sure");
-            FAILED
-        } else {
-            GOOD
-        }
+        let unread = !errors.is_empty() || inspections.iter().any(|inspection| !inspection.unread.is_empty());
+        outcome(found, report, unread)
     }
 
     fn table(&self, inspections: &[Inspection], report: Option<&Report>) -> std::io::Result<()> {
@@ -171,6 +160,23 @@ impl Inspect {
             }
         }
         Ok(())
+    }
+}
+
+/// The exit code: a finding is one whatever else could not be told, and a probe that gets through is a finding, whether or not a
+/// check is about it.
+fn outcome(found: bool, report: Option<&Report>, unread: bool) -> u8 {
+    let through = report.is_some_and(|report| report.exposures().next().is_some());
+    if found || through {
+        FINDINGS
+    } else if report.is_some_and(|report| !report.faults().is_empty()) {
+        eprintln!("error: not everything that was to be tried has shown something, so nothing is proven");
+        FAILED
+    } else if unread {
+        eprintln!("error: not everything could be read, so nothing is sure");
+        FAILED
+    } else {
+        GOOD
     }
 }
 
@@ -425,4 +431,56 @@ fn as_sarif(inspections: &[Inspection], errors: &[String], report: Option<&Repor
 
 fn rule_id(check: &Check) -> String {
     format!("kubelet/{}", check.id)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::prove::{Answer, Outcome, Ports, SideKind};
+
+    /// Seen red: with a probe that no check is about left out.
+    #[test]
+    fn what_gets_through_is_a_finding_whatever_the_checks_say() {
+        let report = |probe: &str, through, untried: &[&str]| Report {
+            api_version: String::new(),
+            kind: String::new(),
+            version: String::new(),
+            host: String::new(),
+            started: String::new(),
+            finished: String::new(),
+            ports: Ports::default(),
+            results: vec![Outcome {
+                probe: probe.to_owned(),
+                side: SideKind::Namespace,
+                address: "192.0.2.10:10248".parse().unwrap(),
+                answer: Answer::Status(200),
+                through,
+            }],
+            skipped: Vec::new(),
+            untried: untried.iter().map(ToString::to_string).collect(),
+        };
+        let (mut shown, open) = (
+            report("pods", false, &[]),
+            report("healthz-port", true, &["a side"]),
+        );
+        shown.results[0].address.set_port(10250);
+        let untried = report("pods", false, &["a side"]);
+        for (found, report, unread, expected) in [
+            (false, None, false, GOOD),
+            (false, None, true, FAILED),
+            (true, None, true, FINDINGS),
+            (false, Some(&shown), false, GOOD),
+            (false, Some(&shown), true, FAILED),
+            (false, Some(&untried), false, FAILED),
+            (false, Some(&open), false, FINDINGS),
+            (true, Some(&shown), false, FINDINGS),
+        ] {
+            assert_eq!(
+                outcome(found, report, unread),
+                expected,
+                "{found} {report:?} {unread}"
+            );
+        }
+    }
 }
