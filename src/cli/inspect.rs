@@ -365,7 +365,7 @@ fn as_json(
         .map(|inspection| inspection.to_json(report))
         .collect();
     json!({
-        "apiVersion": "kubelet-gate.dev/v1alpha1",
+        "apiVersion": prove::API_VERSION,
         "kind": "Inspection",
         "version": env!("CARGO_PKG_VERSION"),
         "time": now.truncate_to_second().format(&Rfc3339).unwrap_or_default(),

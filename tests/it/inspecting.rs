@@ -32,8 +32,18 @@ fn stdout(output: &Output) -> String {
 }
 
 fn inspected(name: &str) -> Inspection {
-    let (mut found, errors) = invocation::in_files(&Root::new(tree(name)));
-    assert_eq!((found.len(), errors.len()), (1, 0), "{name}: {errors:?}");
+    only(&tree(name))
+}
+
+/// The only kubelet that the files of a node start.
+fn only(folder: &Path) -> Inspection {
+    let (mut found, errors) = invocation::in_files(&Root::new(folder));
+    assert_eq!(
+        (found.len(), errors.len()),
+        (1, 0),
+        "{}: {errors:?}",
+        folder.display()
+    );
     Inspection::of(found.remove(0), OffsetDateTime::now_utc()).unwrap()
 }
 
@@ -426,9 +436,7 @@ fn files(files: &[(&str, &str)]) -> tempfile::TempDir {
 
 /// The verdicts on who may do what, of the only kubelet that these files start; and what could not be read.
 fn verdicts(folder: &Path) -> ([Verdict; 3], Vec<String>) {
-    let (mut found, errors) = invocation::in_files(&Root::new(folder));
-    assert_eq!((found.len(), errors.len()), (1, 0), "{errors:?}");
-    let found = Inspection::of(found.remove(0), OffsetDateTime::now_utc()).unwrap();
+    let found = only(folder);
     let verdict = |id| check(&found, id).verdict;
     let all = ["anonymous-auth", "authorization-mode", "read-only-port"].map(verdict);
     (all, found.unread)
@@ -467,8 +475,7 @@ fn k3s_is_read_wherever_it_is_told() {
     );
     let folder = files(&[(at, &plain), variable, ("opt/c.yaml", OPEN)]);
     assert_eq!(verdicts(folder.path()).0, [Fail; 3]);
-    let (found, _) = invocation::in_files(&Root::new(folder.path()));
-    let options = kubelet_gate::node::options::Effective::of(&found[0]).unwrap();
+    let options = only(folder.path()).options;
     assert_eq!(options.text("--hostname-override"), "Other");
     // Flags of a command take the place of the file's.
     let command = unit("/usr/local/bin/k3s server --kubelet-arg=v=2");
@@ -479,8 +486,7 @@ fn k3s_is_read_wherever_it_is_told() {
             "kubelet-arg: [protect-kernel-defaults=true]\n",
         ),
     ]);
-    let (found, _) = invocation::in_files(&Root::new(folder.path()));
-    let options = kubelet_gate::node::options::Effective::of(&found[0]).unwrap();
+    let options = only(folder.path()).options;
     assert!(!options.is_on("protectKernelDefaults"));
     // What cannot be read may say anything.
     let folder = files(&[
@@ -598,9 +604,7 @@ fn microk8s_keeps_its_arguments_in_a_file() {
     let arguments = "--kubeconfig=${SNAP_DATA}/credentials/kubelet.config\n# --anonymous-auth=true\n\
                      --client-ca-file=$SNAP_DATA/certs/ca.crt\n--anonymous-auth=false\n";
     let folder = files(&[("var/snap/microk8s/current/args/kubelet", arguments)]);
-    let (found, errors) = invocation::in_files(&Root::new(folder.path()));
-    assert!(errors.is_empty(), "{errors:?}");
-    let options = kubelet_gate::node::options::Effective::of(&found[0]).unwrap();
+    let options = only(folder.path()).options;
     assert_eq!(
         options.text("authentication.x509.clientCAFile"),
         "/var/snap/microk8s/current/certs/ca.crt"
@@ -731,9 +735,7 @@ fn every_option_is_judged() {
             if config.is_empty() { "" } else { "--config=/k" }
         );
         let folder = files(&[("etc/systemd/system/kubelet.service", &unit), ("k", config)]);
-        let (found, errors) = invocation::in_files(&Root::new(folder.path()));
-        assert!(errors.is_empty(), "{errors:?}");
-        let found = Inspection::of(found[0].clone(), OffsetDateTime::now_utc()).unwrap();
+        let found = only(folder.path());
         let check = check(&found, id);
         assert_eq!(check.verdict, expected, "{id} with {flags:?}: {}", check.why);
         assert_eq!(
@@ -818,8 +820,7 @@ fn certificates_are_judged_by_what_they_are_used_for() {
             (key, &old_key),
             if rotated { (current, &new) } else { ("x", "") },
         ]);
-        let (found, _) = invocation::in_files(&Root::new(folder.path()));
-        let found = Inspection::of(found[0].clone(), OffsetDateTime::now_utc()).unwrap();
+        let found = only(folder.path());
         let client = check(&found, "client-certificate-expiry");
         assert_eq!(
             (client.verdict, client.origin.as_str()),
@@ -858,8 +859,7 @@ fn a_file_that_routes_loopback_is_found() {
         (vec![], "(not set)"),
     ] {
         let folder = files(&[&[unit][..], &more].concat());
-        let (found, _) = invocation::in_files(&Root::new(folder.path()));
-        let found = Inspection::of(found[0].clone(), OffsetDateTime::now_utc()).unwrap();
+        let found = only(folder.path());
         let localnet = check(&found, "route-localnet");
         assert_eq!(localnet.verdict, Warn, "only the running node tells");
         assert!(localnet.value.ends_with(value), "{more:?}: {}", localnet.value);
@@ -884,8 +884,7 @@ fn systemd_keeps_out_only_whom_it_does_not_let_in() {
     ] {
         let unit = format!("[Service]\n{lines}\nExecStart=/usr/bin/kubelet\n");
         let folder = files(&[("etc/systemd/system/kubelet.service", &unit)]);
-        let (found, _) = invocation::in_files(&Root::new(folder.path()));
-        let found = Inspection::of(found[0].clone(), OffsetDateTime::now_utc()).unwrap();
+        let found = only(folder.path());
         assert_eq!(check(&found, "ip-address-deny").verdict, expected, "{lines}");
     }
 }
