@@ -12,18 +12,18 @@ mod listing;
 mod nft;
 pub mod observe;
 mod plan;
-mod seal;
 mod self_check;
 mod state;
 mod tool;
+mod verdict;
 
 pub(crate) use self::changes::Changes;
 pub use self::exemption::{FREE_BITS, RunningGate, RunningGateError};
 pub use self::plan::{Exemption, Plan, PlanError, PortKind, SealedPort};
-pub use self::seal::Seal;
 pub use self::self_check::{Attempt, Reached, attempt_all, dial_all, reached};
 pub use self::state::{Confirmed, Lock, State, StateError};
 pub(crate) use self::tool::run as run_tool;
+pub use self::verdict::Seal;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
