@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use kubelet_gate::lab::fake_kubelet::{ClientCa, FakeKubelet, Fault, Seen};
+use fakes::kubelet::{ClientCa, FakeKubelet, Fault, Seen};
 use kubelet_gate::node::as_user;
 use kubelet_gate::prove::{
     self, Answer, Credential, Options, Outcome, PROBES, Port, Ports, ProveError, Report, SideKind, Verified,
