@@ -9,14 +9,14 @@ default:
 # What to run before a commit: formatting, lints, documentation, tests.
 check: fmt clippy doc test
 
-# Is everything formatted? (`cargo fmt` does it.)
+# Is everything formatted? (`cargo fmt --all` does it.)
 fmt:
-    cargo fmt --check
+    cargo fmt --all --check
 
 # Lints, with the lab and without it.
 clippy:
     cargo clippy --locked --all-targets -- -D warnings
-    cargo clippy --locked --no-default-features --lib --bins -- -D warnings
+    cargo clippy --locked -p kubelet-gate --no-default-features --lib --bins -- -D warnings
 
 # The API documentation, warnings refused.
 doc:

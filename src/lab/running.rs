@@ -12,14 +12,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::directory::Directory;
-use super::fake_apiserver::FakeApiServer;
-use super::fake_kubelet::{FakeKubelet, FakeKubeletOptions};
-use super::pki::{self, Credential, Pki, PkiError};
 use crate::audit::{AuditError, AuditThread};
 use crate::serve::Stopped;
 use crate::serve::start::{StartError, Started, start};
 use crate::serve::{Instance, serve};
 use crate::settings::{KubeletFlags, Settings, SettingsError};
+use fakes::apiserver::FakeApiServer;
+use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
+use fakes::pki::{self, Credential, Pki, PkiError};
 
 /// What the audit writer gets to write out its queue at the end.
 const AUDIT_FLUSH: Duration = Duration::from_secs(5);

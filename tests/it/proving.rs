@@ -8,11 +8,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use fakes::kubelet::{ClientCa, FakeKubelet, Fault, Seen};
 use kubelet_gate::adopt::prove::{
     self, Answer, Credential, Options, Outcome, PROBES, Port, Ports, ProveError, Report, SideKind, Verified,
 };
 use kubelet_gate::host::as_user;
-use kubelet_gate::lab::fake_kubelet::{ClientCa, FakeKubelet, Fault, Seen};
 use serde_json::Value;
 
 use crate::command_line::{code, kubelet_gate, stderr};

@@ -10,14 +10,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fakes::apiserver::FakeApiServer;
+use fakes::client::{Alpn, Client, ClientError, ClientTls};
+use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
+use fakes::pki::{Credential, Pair, Pki};
 use http::{Request, Response};
 use http_body_util::Full;
 use kubelet_gate::audit::AuditThread;
-
-use kubelet_gate::lab::client::{Alpn, Client, ClientError, ClientTls};
-use kubelet_gate::lab::fake_apiserver::FakeApiServer;
-use kubelet_gate::lab::fake_kubelet::{FakeKubelet, FakeKubeletOptions};
-use kubelet_gate::lab::pki::{Credential, Pair, Pki};
 use kubelet_gate::serve::Stopped;
 use kubelet_gate::serve::start::{Started, start};
 use kubelet_gate::serve::{Instance, serve};

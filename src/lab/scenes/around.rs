@@ -9,10 +9,10 @@ use super::script::{PODS, UNAUTHORIZED};
 use super::{Line, Play, gives_in, stops};
 use crate::adopt::prove::{self, Ports, SideKind};
 use crate::host::{Namespace, as_user};
-use crate::lab::client::ClientTls;
 use crate::lab::{Lab, LabOptions};
 use crate::seal::{Firewall, Plan, PortKind, SealedPort};
 use crate::settings::Backend;
+use fakes::client::ClientTls;
 
 /// A user without any rights, such as a container that escaped as `nobody`.
 const SOMEBODY: u32 = 65534;

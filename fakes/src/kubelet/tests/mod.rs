@@ -10,7 +10,7 @@ use rustls::AlertDescription;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::lab::client::{Client, ClientBody, ClientError, ClientTls};
+use crate::client::{Client, ClientBody, ClientError, ClientTls};
 
 mod knobs;
 mod streams;

@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::lab::pki::{Credential, Pair, Pki, PkiError, kubeconfig};
+use crate::pki::{Credential, Pair, Pki, PkiError, kubeconfig};
 use cluster::Cluster;
 pub use cluster::{
     ADMIN_TOKEN, DEFAULT_AUDIENCE, GATE_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN, Rule, Subject, TokenStatus,

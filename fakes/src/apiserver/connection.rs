@@ -32,7 +32,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::body::{Body, Trouble};
 use super::cluster::{may_read_node, may_review};
 use super::{Api, Behaviour, Review, State, User, hash, lock, token_hash};
-use crate::lab::pki::{Pair, Pki, PkiError};
+use crate::pki::{Pair, Pki, PkiError};
 
 /// What accepts and answers.
 #[derive(Clone)]

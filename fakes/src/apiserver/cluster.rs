@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::lab::pki::NODE_NAME;
+use crate::pki::NODE_NAME;
 
 /// The audience of a service account token that names none.
 pub const DEFAULT_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
