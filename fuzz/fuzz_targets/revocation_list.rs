@@ -1,4 +1,4 @@
-//! A revocation list: bytes, and a good one changed. Where it is taken, whom the good one revokes stays out.
+//! A revocation list: random bytes, or a good list changed. If the list is taken, what the good one revokes stays out.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -58,7 +58,7 @@ fuzz_target!(|data: &[u8]| {
         let is_same = mutation::signed(&list) == mutation::signed(LIST);
         assert!(
             any_signer || is_same || !names_ca,
-            "a list that nobody signed is taken: {list:02x?}"
+            "a list that no CA signed is taken: {list:02x?}"
         );
     }
 });
