@@ -54,6 +54,6 @@ certs:
 explain *request:
     cargo run --quiet --locked -- explain {{ request }}
 
-# Check advisories, bans, licences and sources of the dependencies (needs `cargo install --locked cargo-deny`).
+# Check advisories, bans, licences and sources of dependencies (needs `cargo install --locked cargo-deny`).
 deny:
     cargo deny --locked check

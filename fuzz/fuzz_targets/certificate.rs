@@ -1,4 +1,4 @@
-//! A client's chain: the recorded ones of `tests/it/data`, changed. If a chain is accepted, its leaf was signed.
+//! A client's chain: a recorded one of `tests/it/data`, changed. If it is accepted, its leaf was signed.
 #![no_main]
 
 use std::collections::{HashMap, HashSet};
