@@ -116,7 +116,7 @@ const fn trick(id: &'static str, path: &'static str) -> Probe {
         id,
         path,
         High,
-        "every pod, by a path read differently behind the door",
+        "every pod, by a path that a proxy may read differently",
     )
 }
 
@@ -253,17 +253,12 @@ pub const PROBES: &[Probe] = &[
             "foreign-certificate",
             "/pods",
             High,
-            "every pod, to a certificate that nobody issued",
+            "every pod, to a self-signed certificate",
         )
     },
     Probe {
         credential: Credential::GarbageToken,
-        ..get(
-            "garbage-token",
-            "/pods",
-            High,
-            "every pod, to a token that nobody issued",
-        )
+        ..get("garbage-token", "/pods", High, "every pod, to a made-up token")
     },
     trick(UNTIDY, "//pods"),
     trick("dot-segments", "/metrics/../pods"),
