@@ -1,9 +1,7 @@
 //! `kubelet-gate init`: everything that a gate in front of this node's kubelet needs, written into a folder.
 
-use std::fs;
 use std::io::{self, Write as _};
 use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::which_kubelet::{WhichKubelet, listed};
 use super::{FAILED, FINDINGS, GOOD, check};
-use crate::adopt::init::{Draft, Here, NAMES, Naming, Written, draft};
+use crate::adopt::init::{Destination, Draft, Naming};
 use crate::adopt::inspect::Inspection;
 use crate::adopt::kubelet::plain;
 use crate::host;
@@ -70,7 +68,7 @@ impl Init {
             true => host::addresses().unwrap_or_default(),
             false => Vec::new(),
         };
-        let here = Here {
+        let destination = Destination {
             naming: match self.node_paths {
                 true => Naming::Node,
                 false => Naming::Here,
@@ -81,8 +79,10 @@ impl Init {
             // What the gate will do.
             ipv6: seen.then(|| TcpListener::bind("[::]:0").is_ok()),
         };
-        let draft = draft(&inspection, &here);
-        write(&draft, &out, self.force).map_err(one)?;
+        let draft = Draft::of(&inspection, &destination);
+        draft
+            .write(&out, self.force)
+            .map_err(|error| one(error.to_string()))?;
         for note in &inspection.notes {
             eprintln!("note: {}", plain(note));
         }
@@ -143,68 +143,4 @@ impl Init {
         let good = draft.missing.is_empty() && draft.problems.is_empty();
         Ok(if good { GOOD } else { FINDINGS })
     }
-}
-
-/// All or nothing: each file is whole before any takes its place, and no link is followed.
-fn write(draft: &Draft, out: &Path, force: bool) -> Result<(), String> {
-    let told = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(out)
-        .map_err(|error| told(out, error))?;
-    let mut there = Vec::new();
-    for path in NAMES.map(|name| out.join(name)) {
-        match fs::symlink_metadata(&path) {
-            Ok(about) if about.is_dir() => {
-                return Err(format!(
-                    "{}: a folder of that name is in the way: choose another folder",
-                    path.display()
-                ));
-            }
-            Ok(_) => there.push(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(told(&path, error)),
-        }
-    }
-    if !there.is_empty() && !force {
-        let there: Vec<String> = there.iter().map(|path| path.display().to_string()).collect();
-        return Err(format!(
-            "{}: there already, and may have been edited: choose another folder, or --force to write over",
-            there.join(", ")
-        ));
-    }
-    let aside = |file: &Written| out.join(format!(".{}.{}", file.name, std::process::id()));
-    let written = draft.files.iter().try_for_each(|file| {
-        let path = aside(file);
-        write_one(file, &path).map_err(|error| told(&path, error))
-    });
-    let moved = written.and_then(|()| {
-        draft.files.iter().try_for_each(|file| {
-            let path = out.join(file.name);
-            fs::rename(aside(file), &path).map_err(|error| told(&path, error))
-        })
-    });
-    if moved.is_err() {
-        for file in &draft.files {
-            // It may not have been made, or be in its place already.
-            let _ = fs::remove_file(aside(file));
-        }
-        return moved;
-    }
-    // What an earlier run wrote and this one did not would be taken for this one's.
-    let stale = there
-        .iter()
-        .filter(|path| draft.files.iter().all(|file| out.join(file.name) != **path));
-    for path in stale {
-        fs::remove_file(path).map_err(|error| told(path, error))?;
-    }
-    Ok(())
-}
-
-fn write_one(file: &Written, path: &Path) -> io::Result<()> {
-    let mode = if file.private { 0o600 } else { 0o644 };
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(mode);
-    options.open(path)?.write_all(file.text.as_bytes())
 }

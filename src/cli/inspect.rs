@@ -10,13 +10,13 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::prove::{ports_of, remarks, token};
+use super::prove::token;
 use super::which_kubelet::{WhichKubelet, elsewhere, listed};
 use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
-use crate::adopt::inspect::{Check, Gate, Inspection, Verdict};
+use crate::adopt::inspect::{Check, Compensation, Inspection, Verdict};
 use crate::adopt::kubelet::invocation::Invocation;
 use crate::adopt::kubelet::{binds, plain};
-use crate::adopt::prove::{self, Report};
+use crate::adopt::prove::{self, Ports, ProbeReport};
 use crate::report::sarif::{self, Finding, Level, Place, Rule};
 
 /// The arguments of `inspect`.
@@ -85,7 +85,7 @@ impl Inspect {
         let proven = match inspections.as_slice() {
             [inspection] if self.prove => Some(prove::prove(
                 &prove::Options {
-                    ports: ports_of(&inspection.options),
+                    ports: Ports::of(&inspection.options),
                     addresses: self.address.clone(),
                     token,
                     ..prove::Options::default()
@@ -128,7 +128,7 @@ impl Inspect {
         outcome(found, report, unread)
     }
 
-    fn table(&self, inspections: &[Inspection], report: Option<&Report>) -> std::io::Result<()> {
+    fn table(&self, inspections: &[Inspection], report: Option<&ProbeReport>) -> std::io::Result<()> {
         let mut out = anstream::stdout().lock();
         if inspections.len() > 1 {
             writeln!(
@@ -155,7 +155,7 @@ impl Inspect {
                     through.join(", ")
                 )?,
             }
-            for remark in remarks(report) {
+            for remark in report.remarks() {
                 writeln!(out, "{remark}")?;
             }
         }
@@ -165,7 +165,7 @@ impl Inspect {
 
 /// The exit code: a finding is one whatever else could not be told, and a probe that gets through is a finding, whether or not a
 /// check is about it.
-fn outcome(found: bool, report: Option<&Report>, unread: bool) -> u8 {
+fn outcome(found: bool, report: Option<&ProbeReport>, unread: bool) -> u8 {
     let through = report.is_some_and(|report| report.exposures().next().is_some());
     if found || through {
         FINDINGS
@@ -194,7 +194,7 @@ const WIDTH: usize = 118;
 fn table(
     out: &mut impl std::io::Write,
     inspection: &Inspection,
-    report: Option<&Report>,
+    report: Option<&ProbeReport>,
 ) -> std::io::Result<()> {
     let bold = Style::new().bold();
     let dim = Style::new().dimmed();
@@ -272,7 +272,7 @@ fn table(
     )
 }
 
-fn summary(inspection: &Inspection, report: Option<&Report>) -> String {
+fn summary(inspection: &Inspection, report: Option<&ProbeReport>) -> String {
     let open: Vec<&Check> = inspection
         .checks
         .iter()
@@ -281,7 +281,7 @@ fn summary(inspection: &Inspection, report: Option<&Report>) -> String {
     let compensated = open.iter().filter(|check| check.is_compensated(report)).count();
     let can = open
         .iter()
-        .filter(|check| matches!(check.gate, Gate::Yes(_)))
+        .filter(|check| matches!(check.gate, Compensation::Full(_)))
         .count();
     match report {
         Some(_) => format!(
@@ -357,7 +357,7 @@ fn print_json(value: &serde_json::Value) -> std::io::Result<()> {
 fn as_json(
     inspections: &[Inspection],
     errors: &[String],
-    report: Option<&Report>,
+    report: Option<&ProbeReport>,
     now: OffsetDateTime,
 ) -> serde_json::Value {
     let kubelets: Vec<_> = inspections
@@ -375,7 +375,7 @@ fn as_json(
     })
 }
 
-fn as_sarif(inspections: &[Inspection], errors: &[String], report: Option<&Report>) -> serde_json::Value {
+fn as_sarif(inspections: &[Inspection], errors: &[String], report: Option<&ProbeReport>) -> serde_json::Value {
     let all = || inspections.iter().flat_map(|inspection| &inspection.checks);
     let mut rules: Vec<Rule> = Vec::new();
     for check in all() {
@@ -420,7 +420,7 @@ fn as_sarif(inspections: &[Inspection], errors: &[String], report: Option<&Repor
         })
     });
     let unread = inspections.iter().flat_map(|inspection| &inspection.unread);
-    let unproven = report.map(Report::faults).unwrap_or_default();
+    let unproven = report.map(ProbeReport::faults).unwrap_or_default();
     let faults: Vec<String> = errors.iter().chain(unread).chain(&unproven).cloned().collect();
     let notes: Vec<String> = inspections
         .iter()
@@ -437,12 +437,12 @@ fn rule_id(check: &Check) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::adopt::prove::{Answer, Outcome, Ports, SideKind};
+    use crate::adopt::prove::{ProbeAnswer, ProbeOutcome, SideKind};
 
     /// Seen red: with a probe that no check is about left out.
     #[test]
     fn what_gets_through_is_a_finding_whatever_the_checks_say() {
-        let report = |probe: &str, through, untried: &[&str]| Report {
+        let report = |probe: &str, through, untried: &[&str]| ProbeReport {
             api_version: String::new(),
             kind: String::new(),
             version: String::new(),
@@ -450,11 +450,11 @@ mod tests {
             started: String::new(),
             finished: String::new(),
             ports: Ports::default(),
-            results: vec![Outcome {
+            results: vec![ProbeOutcome {
                 probe: probe.to_owned(),
                 side: SideKind::Namespace,
                 address: "192.0.2.10:10248".parse().unwrap(),
-                answer: Answer::Status(200),
+                answer: ProbeAnswer::Status(200),
                 through,
             }],
             skipped: Vec::new(),

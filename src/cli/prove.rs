@@ -1,10 +1,8 @@
 //! `kubelet-gate prove`: go about this node's kubelet as attackers' tools do, and report what gets through.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
@@ -16,15 +14,10 @@ use crate::adopt::kubelet::invocation;
 use crate::adopt::kubelet::options::Effective;
 use crate::adopt::kubelet::plain;
 use crate::adopt::prove::{
-    self, API_VERSION, Answer, Changes, KIND, Outcome, PROBES, Ports, Probe, ProveError, Report, Severity,
+    self, Exposure, PROBES, Ports, ProbeReport, ProbeToken, ProveError, ReportChanges, ReportFile, Severity,
     SideKind,
 };
-use crate::host;
 use crate::report::sarif::{self, Finding, Level, Place, Rule};
-
-/// Nobody has as many addresses.
-const LARGEST_REPORT: u64 = 64 * 1024 * 1024;
-const LARGEST_TOKEN: u64 = 1024 * 1024;
 
 /// The arguments of `prove`.
 #[derive(Args, Debug)]
@@ -76,7 +69,7 @@ impl Prove {
         let before = match &self.compare {
             None => None,
             Some(path) => Some(
-                saved(path).map_err(|error| told(USAGE, format!("--compare {}: {error}", path.display())))?,
+                ProbeReport::read(path).map_err(|error| told(USAGE, format!("--compare {}: {error}", path.display())))?,
             ),
         };
         let token = token(self.token_file.as_deref()).map_err(|error| told(USAGE, error))?;
@@ -84,7 +77,7 @@ impl Prove {
         let mut kept = match &self.save {
             None => None,
             Some(path) => {
-                let opened = Kept::new(path);
+                let opened = ReportFile::create(path);
                 Some(opened.map_err(|error| told(USAGE, format!("--save {}: {error}", path.display())))?)
             }
         };
@@ -96,20 +89,23 @@ impl Prove {
             ..prove::Options::default()
         };
         let watched = io::stderr().is_terminal();
-        if watched {
-            let addresses = if self.address.is_empty() {
-                host::addresses().map_or(0, |all| all.len())
-            } else {
-                self.address.len()
-            };
-            let about = prove::about(2 * addresses).as_secs();
-            eprintln!(
-                "five requests a second at most, none of which changes anything: about {about} s if all is open"
-            );
-        }
-        let report = prove::prove(&options, &mut |step| {
-            if watched {
-                eprintln!("  {step}");
+        let mut dialled = None;
+        let report = prove::prove(&options, &mut |progress| {
+            let next = (progress.side, progress.address);
+            if watched && dialled.is_none() {
+                eprintln!(
+                    "at most five requests a second, none of which changes anything: about {} s if all is open",
+                    progress.remaining().as_secs()
+                );
+            }
+            if watched && dialled.replace(next) != Some(next) {
+                eprintln!(
+                    "  {} of {} probes done; next {}: {}",
+                    progress.done,
+                    progress.total,
+                    progress.side.name(),
+                    progress.address
+                );
             }
         });
         let mut report = report.map_err(|error| {
@@ -169,7 +165,7 @@ impl Prove {
                     .map_err(|error| format!("the kubelet of {}: {error}; {name}", invocation.source))?;
                 let unread = invocation.unread.iter().chain(&options.unread).next();
                 let guessed = unread.map(|why| format!("other ports, if there are: {why}; {name}"));
-                Ok((named(ports_of(&options)), guessed))
+                Ok((named(Ports::of(&options)), guessed))
             }
             [invocation] => Err(elsewhere(invocation)),
             several => Err(format!("{}: {name}", listed(several))),
@@ -177,94 +173,12 @@ impl Prove {
     }
 }
 
-/// The ports of a kubelet with these options; one that is switched off is looked for where it usually is.
-pub(super) fn ports_of(options: &Effective) -> Ports {
-    let usual = Ports::default();
-    let port = |key: &str, usual: u16| {
-        let port = u16::try_from(options.number(key)).ok();
-        port.filter(|port| *port != 0).unwrap_or(usual)
-    };
-    Ports {
-        secure: port("port", usual.secure),
-        read_only: port("readOnlyPort", usual.read_only),
-        healthz: port("healthzPort", usual.healthz),
-    }
-}
-
 /// The token in `--token-file`.
-pub(super) fn token(path: Option<&Path>) -> Result<Option<String>, String> {
-    let Some(path) = path else {
-        return Ok(None);
-    };
-    let bytes =
-        read(path, LARGEST_TOKEN).map_err(|error| format!("--token-file {}: {error}", path.display()))?;
-    let text = String::from_utf8_lossy(&bytes);
-    let token = text.trim();
-    if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(format!(
-            "--token-file {}: it holds no single token",
-            path.display()
-        ));
-    }
-    Ok(Some(token.to_owned()))
-}
-
-/// A file, unless it is none or larger than anybody's: a device would be read without end.
-fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn saved(path: &Path) -> io::Result<Report> {
-    let report: Report = serde_json::from_slice(&read(path, LARGEST_REPORT)?)?;
-    if report.kind != KIND || report.api_version != API_VERSION {
-        return Err(io::Error::other(format!("not a report of prove, {API_VERSION}")));
-    }
-    Ok(report)
-}
-
-/// A new file for the report, which is taken away again unless it is written whole: half a report would be taken for one. It
-/// tells where a node is open, to its owner alone.
-struct Kept<'a> {
-    path: &'a Path,
-    file: fs::File,
-    whole: bool,
-}
-
-impl<'a> Kept<'a> {
-    fn new(path: &'a Path) -> io::Result<Self> {
-        let mut options = fs::OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(path);
-        let file = file.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => io::Error::other("there already, and may be wanted"),
-            _ => error,
-        })?;
-        Ok(Self {
-            path,
-            file,
-            whole: false,
-        })
-    }
-
-    fn write(&mut self, report: &Report) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(report)?;
-        self.file.write_all(&text)?;
-        self.file.sync_all()?;
-        self.whole = true;
-        Ok(())
-    }
-}
-
-impl Drop for Kept<'_> {
-    fn drop(&mut self) {
-        if !self.whole {
-            let _ = fs::remove_file(self.path);
-        }
-    }
+pub(super) fn token(path: Option<&Path>) -> Result<Option<ProbeToken>, String> {
+    path.map(|path| {
+        ProbeToken::read(path).map_err(|error| format!("--token-file {}: {error}", path.display()))
+    })
+    .transpose()
 }
 
 fn print(value: &impl serde::Serialize) -> io::Result<()> {
@@ -273,11 +187,11 @@ fn print(value: &impl serde::Serialize) -> io::Result<()> {
     writeln!(out)
 }
 
-fn json(report: &Report, before: Option<&Report>) -> io::Result<()> {
+fn json(report: &ProbeReport, before: Option<&ProbeReport>) -> io::Result<()> {
     let Some(before) = before else {
         return print(report);
     };
-    let changes = Changes::between(before, report);
+    let changes = ReportChanges::between(before, report);
     let mut value = serde_json::to_value(report)?;
     value["comparedWith"] = serde_json::json!({
         "started": before.started,
@@ -290,14 +204,14 @@ fn json(report: &Report, before: Option<&Report>) -> io::Result<()> {
     print(&value)
 }
 
-fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
+fn table(report: &ProbeReport, before: Option<&ProbeReport>) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     let (bold, red, green) = (
         Style::new().bold(),
         AnsiColor::Red.on_default(),
         AnsiColor::Green.on_default(),
     );
-    let open = through(report);
+    let open = report.exposed_probes();
     if !open.is_empty() {
         writeln!(
             out,
@@ -305,37 +219,38 @@ fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
             "GOT THROUGH", "WHAT IT GIVES"
         )?;
     }
-    for (probe, outcomes) in &open {
+    for exposure in &open {
         writeln!(
             out,
             "{red}{:<22}{red:#} {:<58} {}",
-            probe.id,
-            probe.gives,
-            from(outcomes)
+            exposure.probe.id,
+            exposure.probe.gives,
+            from(exposure)
         )?;
     }
     if !open.is_empty() {
         writeln!(out)?;
     }
-    writeln!(out, "{bold}{:<18} {:<28} WHAT ANSWERED{bold:#}", "FROM", "TO")?;
-    for ((side, address), answers) in answers(report) {
-        let answers: Vec<String> = answers
+    writeln!(out, "{bold}{:<40} {:<6} ANSWERS{bold:#}", "FROM, TO", "PORT")?;
+    for group in report.answer_groups() {
+        let answers: Vec<String> = group
+            .answers
             .iter()
             .map(|(answer, count)| format!("{answer} ×{count}"))
             .collect();
         writeln!(
             out,
-            "{:<18} {:<28} {}",
-            side.name(),
-            address.to_string(),
+            "{:<40} {:<6} {}",
+            group.to.to_string(),
+            group.port,
             answers.join(", ")
         )?;
     }
-    for remark in remarks(report) {
+    for remark in report.remarks() {
         writeln!(out, "{remark}")?;
     }
     if let Some(before) = before {
-        let changes = Changes::between(before, report);
+        let changes = ReportChanges::between(before, report);
         writeln!(
             out,
             "\nsince {}: {} closed, {} still open, {} newly open, {} not shown this time",
@@ -394,57 +309,18 @@ fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
     }
 }
 
-/// What is not as it might be, and how far the answers reach.
-pub(super) fn remarks(report: &Report) -> Vec<String> {
-    let skipped = report.skipped.iter().map(|why| format!("left out: {why}"));
-    skipped.chain(report.faults()).collect()
-}
-
-/// What got through, by probe, in the order of the table.
-fn through(report: &Report) -> Vec<(&'static Probe, Vec<&Outcome>)> {
-    PROBES
-        .iter()
-        .map(|probe| {
-            (
-                probe,
-                report
-                    .exposures()
-                    .filter(|outcome| outcome.probe == probe.id)
-                    .collect::<Vec<_>>(),
-            )
-        })
-        .filter(|(_, outcomes)| !outcomes.is_empty())
-        .collect()
-}
-
-/// `loopback 127.0.0.1 ::1; node address 192.0.2.10`.
-fn from(outcomes: &[&Outcome]) -> String {
-    let mut sides: BTreeMap<SideKind, Vec<String>> = BTreeMap::new();
-    for outcome in outcomes {
-        sides
-            .entry(outcome.side)
-            .or_default()
-            .push(outcome.address.ip().to_string());
+/// `everywhere`, or `loopback 127.0.0.1; node address (all)`.
+fn from(exposure: &Exposure<'_>) -> String {
+    match exposure.from.as_slice() {
+        [_, _, ..] if exposure.everywhere => "everywhere".to_owned(),
+        from => {
+            let from: Vec<String> = from.iter().map(ToString::to_string).collect();
+            from.join("; ")
+        }
     }
-    let sides: Vec<String> = sides
-        .iter()
-        .map(|(side, addresses)| format!("{} {}", side.name(), addresses.join(" ")))
-        .collect();
-    sides.join("; ")
 }
 
-type Answers<'a> = BTreeMap<(SideKind, std::net::SocketAddr), BTreeMap<&'a Answer, usize>>;
-
-fn answers(report: &Report) -> Answers<'_> {
-    let mut all = Answers::new();
-    for outcome in &report.results {
-        let answers = all.entry((outcome.side, outcome.address)).or_default();
-        *answers.entry(&outcome.answer).or_default() += 1;
-    }
-    all
-}
-
-fn as_sarif(report: &Report) -> serde_json::Value {
+fn as_sarif(report: &ProbeReport) -> serde_json::Value {
     let id = |probe: &str| format!("probe/{probe}");
     let rules: Vec<Rule> = PROBES
         .iter()
@@ -454,9 +330,10 @@ fn as_sarif(report: &Report) -> serde_json::Value {
             help: format!("Whoever gets through has {}.", probe.gives),
         })
         .collect();
-    let findings: Vec<Finding> = through(report)
+    let findings: Vec<Finding> = report
+        .exposed_probes()
         .into_iter()
-        .flat_map(|(probe, outcomes)| {
+        .flat_map(|Exposure { probe, outcomes, .. }| {
             outcomes.into_iter().map(move |outcome| Finding {
                 rule: id(probe.id),
                 level: match probe.severity {

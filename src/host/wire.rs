@@ -12,6 +12,11 @@ use super::{Namespace, WIRE, ip};
 /// As for a first packet that is lost, twice.
 const CONTROL: Duration = Duration::from_millis(3500);
 
+/// An address of the node that is not reached over a wire.
+#[derive(Debug, thiserror::Error)]
+#[error("not reached from a network namespace ({0}): the node's firewall or routing is in the way")]
+pub struct Unreached(io::Error);
+
 /// A network namespace with a wire to this one, and everything reached over it. Both go when it is dropped.
 #[derive(Debug)]
 pub struct Wire {
@@ -69,15 +74,13 @@ impl Wire {
     ///
     /// # Errors
     /// A port that is open to everybody is not reached: why.
-    pub fn reaches(&self, address: IpAddr) -> Result<(), String> {
+    pub fn reaches(&self, address: IpAddr) -> Result<(), Unreached> {
         let dialled = TcpListener::bind((address, 0)).and_then(|listener| {
             let to = listener.local_addr()?;
             self.run(|| TcpStream::connect_timeout(&to, CONTROL))?
         });
         match dialled {
-            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => Err(format!(
-                "not reached over a wire of its own ({error}): the node's firewall or routing keeps it from showing anything"
-            )),
+            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => Err(Unreached(error)),
             _ => Ok(()),
         }
     }

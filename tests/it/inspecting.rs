@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use kubelet_gate::adopt::inspect::{Check, Inspection, Verdict};
 use kubelet_gate::adopt::kubelet::Root;
 use kubelet_gate::adopt::kubelet::invocation::{self, Invocation};
-use kubelet_gate::adopt::prove::{Answer, Outcome, Ports, Report, SideKind};
+use kubelet_gate::adopt::prove::{ProbeAnswer, ProbeOutcome, Ports, ProbeReport, SideKind};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -954,16 +954,16 @@ fn what_can_be_read_is_shown_beside_what_cannot() {
 }
 
 /// A report in which each probe was tried from both sides, a gate answered, and those named got through.
-fn report(through: &[&str]) -> Report {
-    let outcome = |probe: &str, side| Outcome {
+fn report(through: &[&str]) -> ProbeReport {
+    let outcome = |probe: &str, side| ProbeOutcome {
         probe: probe.to_owned(),
         side,
         address: "127.0.0.1:10250".parse().unwrap(),
-        answer: Answer::Status(if probe == "double-slash" { 400 } else { 401 }),
+        answer: ProbeAnswer::Status(if probe == "double-slash" { 400 } else { 401 }),
         through: through.contains(&probe),
     };
     let tried = ["pods", "double-slash", "foreign-certificate", "read-only-pods"];
-    Report {
+    ProbeReport {
         api_version: String::new(),
         kind: String::new(),
         version: String::new(),
@@ -1002,7 +1002,7 @@ fn what_a_probe_gets_through_is_open_whatever_is_written() {
 #[test]
 fn only_what_a_probe_has_seen_closed_is_called_compensated() {
     let found = inspected("flags-only");
-    let said = |id: &str, report: Option<&Report>| check(&found, id).with_gate(report);
+    let said = |id: &str, report: Option<&ProbeReport>| check(&found, id).with_gate(report);
     let closed = report(&[]);
     assert_eq!(
         said("read-only-port", Some(&closed)),
@@ -1033,14 +1033,14 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
         .iter_mut()
         .filter(|outcome| outcome.probe == "double-slash")
     {
-        outcome.answer = Answer::Status(307);
+        outcome.answer = ProbeAnswer::Status(307);
     }
     assert!(said("anonymous-auth", Some(&alone)).ends_with("no gate that answered"));
     assert!(!check(&found, "anonymous-auth").is_compensated(Some(&alone)));
     assert!(said("read-only-port", Some(&alone)).ends_with("no gate that answered"));
     // An answer that never came shows nothing.
     let mut waiting = report(&[]);
-    waiting.results[0].answer = Answer::Unknown("no answer".to_owned());
+    waiting.results[0].answer = ProbeAnswer::Unknown("no answer".to_owned());
     assert!(said("anonymous-auth", Some(&waiting)).ends_with("not probed"));
     // From one side alone nothing is shown.
     let mut half = report(&[]);

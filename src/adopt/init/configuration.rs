@@ -2,17 +2,19 @@
 
 use std::net::SocketAddr;
 
-use super::credential::Asks;
-use super::findings::Findings;
-use super::kubeconfig::{self, Client};
+use super::credential::CallerPolicy;
+use super::findings::NodeFindings;
+use super::kubeconfig::{self, NodeCertificate};
 use super::listening::{self, Listening};
 use super::paths::{Named, Paths};
-use super::{Here, filled, node_name, serving};
+use super::destination::Destination;
+use super::files::KUBECONFIG;
+use super::text::{comment, quoted};
+use super::{node_name, serving};
 use crate::adopt::inspect::{Inspection, Role};
 use crate::adopt::kubelet::binds;
 use crate::adopt::kubelet::kubeconfig::Kubeconfig;
 use crate::adopt::kubelet::options::OptionsError;
-use crate::adopt::kubelet::plain;
 
 /// Where distributions keep the CA of client certificates.
 const CLIENT_CAS: [&str; 7] = [
@@ -27,16 +29,16 @@ const CLIENT_CAS: [&str; 7] = [
 
 /// The file, and what there is to say about it.
 #[derive(Debug, Default)]
-pub(super) struct Configuration {
+pub(super) struct DraftConfiguration {
     pub(super) text: String,
     /// A kubeconfig of the gate's own, where the node's does not fit.
     pub(super) kubeconfig: Option<String>,
     pub(super) missing: Vec<String>,
-    pub(super) findings: Findings,
+    pub(super) findings: NodeFindings,
     /// What clients of the gate will see.
     pub(super) presented: Vec<String>,
     /// How the kubelet decides about its callers.
-    pub(super) asks: Asks,
+    pub(super) policy: CallerPolicy,
     /// The gate has nothing yet that such a kubelet would take.
     pub(super) needs_credential: bool,
     pub(super) node_name: Option<String>,
@@ -46,17 +48,17 @@ pub(super) struct Configuration {
 }
 
 /// What is read of the node once, and used all over the file.
-struct Node<'a> {
+struct NodeFacts<'a> {
     inspection: &'a Inspection,
     paths: &'a Paths,
-    here: &'a Here<'a>,
+    destination: &'a Destination<'a>,
     bound: Result<Vec<SocketAddr>, OptionsError>,
     kubeconfig: Result<Kubeconfig, String>,
-    client: Option<Client>,
+    client: Option<NodeCertificate>,
 }
 
-impl Configuration {
-    pub(super) fn of(inspection: &Inspection, paths: &Paths, here: &Here<'_>) -> Self {
+impl DraftConfiguration {
+    pub(super) fn of(inspection: &Inspection, paths: &Paths, destination: &Destination<'_>) -> Self {
         let path = inspection.options.text("--kubeconfig");
         let kubeconfig = match path {
             "" => Err(
@@ -65,18 +67,18 @@ impl Configuration {
             ),
             path => Kubeconfig::read(&inspection.invocation.root, path),
         };
-        let client = Client::of(inspection, kubeconfig.as_ref().ok());
-        let findings = Findings::of(inspection, paths, kubeconfig.as_ref().ok(), client.as_ref());
-        let node = Node {
+        let client = NodeCertificate::of(inspection, kubeconfig.as_ref().ok());
+        let findings = NodeFindings::of(inspection, paths, kubeconfig.as_ref().ok(), client.as_ref());
+        let node = NodeFacts {
             inspection,
             paths,
-            here,
+            destination,
             bound: binds(&inspection.options),
             kubeconfig,
             client,
         };
         let mut this = Self {
-            asks: Asks::of(&inspection.options),
+            policy: CallerPolicy::of(&inspection.options),
             findings,
             ..Self::default()
         };
@@ -118,7 +120,7 @@ impl Configuration {
         self.missing.push(format!("{key}: {why}"));
     }
 
-    fn node_name(&mut self, node: &Node<'_>) {
+    fn node_name(&mut self, node: &NodeFacts<'_>) {
         self.text.push('\n');
         let found = node_name::found(node.inspection, node.client.as_ref());
         self.node_name = found.as_ref().ok().map(|(name, _)| name.clone());
@@ -128,10 +130,10 @@ impl Configuration {
         }
     }
 
-    fn listen(&mut self, node: &Node<'_>) {
+    fn listen(&mut self, node: &NodeFacts<'_>) {
         self.text.push('\n');
         let bound = node.bound.as_deref().unwrap_or_default();
-        let listening = Listening::of(node.inspection, bound, node.here);
+        let listening = Listening::of(node.inspection, bound, node.destination);
         self.port = listening.port;
         match listening.addresses {
             Ok(addresses) => {
@@ -150,7 +152,7 @@ impl Configuration {
         }
     }
 
-    fn kubeconfig(&mut self, node: &Node<'_>) {
+    fn kubeconfig(&mut self, node: &NodeFacts<'_>) {
         self.text.push('\n');
         let path = node.inspection.options.text("--kubeconfig");
         let rotated = node.client.as_ref().filter(|client| client.rotated);
@@ -175,13 +177,13 @@ impl Configuration {
         let copy = kubeconfig::copied(kubeconfig, node.paths, node.client.as_ref());
         let name = copy
             .as_ref()
-            .map(|_| kubeconfig::NAME.to_owned())
+            .map(|_| KUBECONFIG.to_owned())
             .map_err(Clone::clone);
         self.value("", "kubeconfig", name, &from);
         self.kubeconfig = copy.ok();
     }
 
-    fn upstream(&mut self, node: &Node<'_>) {
+    fn upstream(&mut self, node: &NodeFacts<'_>) {
         let options = &node.inspection.options;
         self.text.push_str("\nupstream:\n");
         let bound = match &node.bound {
@@ -224,9 +226,9 @@ impl Configuration {
     }
 
     /// What the gate shows the kubelet.
-    fn upstream_credential(&mut self, node: &Node<'_>) {
-        let asks = self.asks;
-        if asks.nothing() {
+    fn upstream_credential(&mut self, node: &NodeFacts<'_>) {
+        let policy = self.policy;
+        if policy.nothing() {
             return self.comment(
                 "  ",
                 "This kubelet lets everybody do everything, so the gate needs nothing to show it.",
@@ -235,7 +237,7 @@ impl Configuration {
         let own = node
             .client
             .as_ref()
-            .and_then(|client| asks.own(client, node.inspection));
+            .and_then(|client| policy.own(client, node.inspection));
         let own = own
             .and_then(|(file, key)| Some((file, node.paths.named(file).ok()?, node.paths.named(key).ok()?)));
         if let Some((file, certificate, key)) = own {
@@ -254,8 +256,8 @@ impl Configuration {
             return;
         }
         self.needs_credential = true;
-        let (does, refusal) = (asks.does(), asks.refusal());
-        if asks.can_be_shown() {
+        let (does, refusal) = (policy.does(), policy.refusal());
+        if policy.can_be_shown() {
             self.comment(
                 "  ",
                 &format!(
@@ -263,7 +265,7 @@ impl Configuration {
                      and takes the # away; without it what the gate passes on is answered {refusal}."
                 ),
             );
-            self.text.push_str(&asks.lines());
+            self.text.push_str(&policy.lines());
             self.findings.remarks.push(format!(
                 "upstream: {does}, and nothing on this node is the gate's to show it: what the gate passes on is answered {refusal} until \
                  upstream has a credential; do not seal this node before (NEXT.md)"
@@ -280,7 +282,7 @@ impl Configuration {
         }
     }
 
-    fn serving_pair(&mut self, node: &Node<'_>) {
+    fn serving_pair(&mut self, node: &NodeFacts<'_>) {
         self.text.push('\n');
         let (certificate, key) = node.inspection.options.serving_pair();
         let serving = node
@@ -297,7 +299,7 @@ impl Configuration {
         self.value("", "tlsPrivateKeyFile", node.paths.named(&key), "Its key.");
     }
 
-    fn authentication(&mut self, node: &Node<'_>) {
+    fn authentication(&mut self, node: &NodeFacts<'_>) {
         let configured = node.inspection.options.text("authentication.x509.clientCAFile");
         self.text
             .push_str("\nauthentication:\n  anonymous: {enabled: false}\n  x509:\n");
@@ -323,7 +325,7 @@ impl Configuration {
             .push_str("  webhook: {enabled: true}\nauthorization:\n  mode: Webhook\n");
     }
 
-    fn rest(&mut self, node: &Node<'_>) {
+    fn rest(&mut self, node: &NodeFacts<'_>) {
         let options = &node.inspection.options;
         let read_only = options.number("readOnlyPort");
         self.text.push('\n');
@@ -338,7 +340,7 @@ impl Configuration {
                      this tombstone, which says where to go instead and counts them."
                 ),
             );
-            let tombstone = listening::tombstone(node.here);
+            let tombstone = listening::tombstone(node.destination);
             self.text
                 .push_str(&format!("readOnlyPort: {{listen: [\"{tombstone}\"]}}\n"));
         }
@@ -356,20 +358,4 @@ impl Configuration {
         );
         self.text.push_str("audit: {path: \"-\"}\n");
     }
-}
-
-/// Comment lines, whatever is in the text.
-pub(super) fn comment(indent: &str, text: &str) -> String {
-    let start = format!("{indent}# ");
-    filled(&start, &start, &plain(text))
-}
-
-/// JSON's strings are YAML's, but for the characters that only YAML wants escaped.
-fn quoted(text: &str) -> String {
-    let json = serde_json::Value::from(text).to_string();
-    let escaped = |c: char| match plain(c.encode_utf8(&mut [0; 4])) {
-        plain if plain.chars().count() == 1 => plain,
-        _ => format!("\\u{:04x}", u32::from(c)),
-    };
-    json.chars().map(escaped).collect()
 }

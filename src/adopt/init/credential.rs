@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::kubeconfig::Client;
+use super::kubeconfig::NodeCertificate;
 use crate::adopt::inspect::Inspection;
 use crate::adopt::kubelet::options::Effective;
 use crate::tls::{Trust, pem};
@@ -13,13 +13,13 @@ pub(super) const CERTIFICATE: &str = "kubelet-client.crt";
 pub(super) const KEY: &str = "kubelet-client.key";
 pub(super) const TOKEN: &str = "kubelet-token";
 
-/// Every subresource that a kubelet asks about, so that the gate may pass on whatever it allows.
+/// Every subresource that a kubelet policy about, so that the gate may pass on whatever it allows.
 const SUBRESOURCES: &str = "nodes/proxy, nodes/metrics, nodes/stats, nodes/log, nodes/checkpoint, nodes/pods, nodes/healthz, \
                             nodes/configz, nodes/statusz, nodes/flagz";
 
 /// How a kubelet decides about its callers.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Asks {
+pub(super) struct CallerPolicy {
     /// Whoever shows nothing is somebody.
     anonymous: bool,
     /// The API server says what each may; otherwise each may everything.
@@ -30,7 +30,7 @@ pub(super) struct Asks {
     tokens: bool,
 }
 
-impl Asks {
+impl CallerPolicy {
     pub(super) fn of(options: &Effective) -> Self {
         Self {
             anonymous: options.is_on("authentication.anonymous.enabled"),
@@ -47,7 +47,7 @@ impl Asks {
 
     /// The node's own certificate and key, if this kubelet takes them and they open it: a node's own user may not ask its kubelet
     /// for anything where the API server is asked.
-    pub(super) fn own<'a>(self, client: &'a Client, inspection: &Inspection) -> Option<(&'a str, &'a str)> {
+    pub(super) fn own<'a>(self, client: &'a NodeCertificate, inspection: &Inspection) -> Option<(&'a str, &'a str)> {
         if self.reviews || !self.certificates {
             return None;
         }
@@ -64,9 +64,9 @@ impl Asks {
         match (self.anonymous, self.reviews) {
             (true, _) => "the kubelet has the API server say what its callers may",
             (false, true) => {
-                "the kubelet asks its callers who they are and has the API server say what they may"
+                "the kubelet policy its callers who they are and has the API server say what they may"
             }
-            (false, false) => "the kubelet asks its callers who they are",
+            (false, false) => "the kubelet policy its callers who they are",
         }
     }
 

@@ -2,26 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use super::kubeconfig::Client;
+use super::kubeconfig::NodeCertificate;
 use super::paths::Paths;
 use crate::adopt::inspect::{Inspection, Verdict};
 use crate::adopt::kubelet::kubeconfig::Kubeconfig;
 
 /// What was found, a line each.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(super) struct NodeFindings {
     /// What will not work as it is.
     pub(super) problems: Vec<String>,
     /// What may surprise.
     pub(super) remarks: Vec<String>,
 }
 
-impl Findings {
+impl NodeFindings {
     pub(super) fn of(
         inspection: &Inspection,
         paths: &Paths,
         kubeconfig: Option<&Kubeconfig>,
-        client: Option<&Client>,
+        client: Option<&NodeCertificate>,
     ) -> Self {
         let mut this = Self::default();
         this.kubelet(inspection);
@@ -99,7 +99,7 @@ impl Findings {
     }
 
     /// Certificates that rotate behind a link which is not seen from here.
-    fn links(&mut self, inspection: &Inspection, paths: &Paths, client: Option<&Client>) {
+    fn links(&mut self, inspection: &Inspection, paths: &Paths, client: Option<&NodeCertificate>) {
         let (serving, _) = inspection.options.serving_pair();
         let files = [Some(serving.as_str()), client.map(|client| client.file.as_str())];
         for file in files
@@ -121,7 +121,7 @@ impl Findings {
         inspection: &Inspection,
         paths: &Paths,
         kubeconfig: Option<&Kubeconfig>,
-        client: Option<&Client>,
+        client: Option<&NodeCertificate>,
     ) {
         let options = &inspection.options;
         let (certificate, key) = options.serving_pair();

@@ -6,18 +6,15 @@ use std::path::Path;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 
-use super::configuration::comment;
 use super::paths::Paths;
+use super::text::comment;
 use crate::adopt::inspect::{Inspection, Role};
 use crate::adopt::kubelet::kubeconfig::{Kubeconfig, given};
 use crate::tls::pem;
 
-/// What the copy is called.
-pub(super) const NAME: &str = "kubeconfig";
-
 /// The certificate by which the API server knows the node.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct NodeCertificate {
     /// The file it is in, which may be the kubeconfig.
     pub(super) file: String,
     /// The file of its key, if both are in files.
@@ -35,7 +32,7 @@ pub(super) struct Client {
 pub(super) fn copied(
     kubeconfig: &Kubeconfig,
     paths: &Paths,
-    client: Option<&Client>,
+    client: Option<&NodeCertificate>,
 ) -> Result<String, String> {
     let mut cluster = kubeconfig.cluster.clone();
     rename(kubeconfig, &mut cluster, "certificate-authority", paths)?;
@@ -90,7 +87,7 @@ fn rename(kubeconfig: &Kubeconfig, part: &mut Value, key: &str, paths: &Paths) -
     Ok(())
 }
 
-impl Client {
+impl NodeCertificate {
     /// The one that was found by the inspection, which knows whether the kubelet uses its kubeconfig's.
     pub(super) fn of(inspection: &Inspection, kubeconfig: Option<&Kubeconfig>) -> Option<Self> {
         let root = &inspection.invocation.root;

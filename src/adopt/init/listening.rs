@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::Here;
+use super::destination::Destination;
 use crate::adopt::inspect::Inspection;
 
 /// The gate's own port on a node whose 10250 is the kubelet's.
@@ -21,7 +21,7 @@ pub(super) struct Listening {
 
 impl Listening {
     /// By what the kubelet binds, and what is known of the node's addresses.
-    pub(super) fn of(inspection: &Inspection, bound: &[SocketAddr], here: &Here<'_>) -> Self {
+    pub(super) fn of(inspection: &Inspection, bound: &[SocketAddr], destination: &Destination<'_>) -> Self {
         let kubelet = bound.first().map_or(10250, SocketAddr::port);
         let on_loopback = !bound.is_empty() && bound.iter().all(|bound| bound.ip().is_loopback());
         let announced: Vec<IpAddr> = inspection
@@ -31,7 +31,7 @@ impl Listening {
             .filter_map(|address| address.trim().parse().ok())
             .filter(|address: &IpAddr| !address.is_unspecified())
             .collect();
-        let outside: Vec<IpAddr> = here
+        let outside: Vec<IpAddr> = destination
             .addresses
             .iter()
             .copied()
@@ -44,11 +44,11 @@ impl Listening {
                 taken => format!(": the kubelet has {taken}"),
             };
             return Self {
-                addresses: Ok(vec![everywhere(PORT, here)]),
+                addresses: Ok(vec![everywhere(PORT, destination)]),
                 port: PORT,
                 why: format!(
                     "A port of its own{taken}. `kubelet-gate firewall` brings the kubelet's callers here.{}",
-                    ipv6(here)
+                    ipv6(destination)
                 ),
             };
         }
@@ -83,21 +83,21 @@ impl Listening {
 }
 
 /// Where the tombstone listens.
-pub(super) fn tombstone(here: &Here<'_>) -> SocketAddr {
-    everywhere(TOMBSTONE, here)
+pub(super) fn tombstone(destination: &Destination<'_>) -> SocketAddr {
+    everywhere(TOMBSTONE, destination)
 }
 
 /// Every address of both families, where there are both.
-fn everywhere(port: u16, here: &Here<'_>) -> SocketAddr {
-    match here.ipv6 {
+fn everywhere(port: u16, destination: &Destination<'_>) -> SocketAddr {
+    match destination.ipv6 {
         Some(false) => SocketAddr::from(([0; 4], port)),
         _ => SocketAddr::from(([0; 16], port)),
     }
 }
 
 /// What is not known of a node that is not this one.
-fn ipv6(here: &Here<'_>) -> &'static str {
-    match here.ipv6 {
+fn ipv6(destination: &Destination<'_>) -> &'static str {
+    match destination.ipv6 {
         Some(_) => "",
         None => " On a node without IPv6 write 0.0.0.0 for [::].",
     }
@@ -110,7 +110,7 @@ mod tests {
 
     use time::OffsetDateTime;
 
-    use super::super::Naming;
+    use super::super::destination::Naming;
     use super::*;
     use crate::adopt::kubelet::Root;
     use crate::adopt::kubelet::binds;
@@ -122,14 +122,14 @@ mod tests {
         let invocation = Invocation::given(&words, Root::new(empty.path()));
         let inspection = Inspection::of(invocation, OffsetDateTime::UNIX_EPOCH).unwrap();
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let here = Here {
+        let destination = Destination {
             naming: Naming::Here,
             out: Path::new("/out"),
             program: Path::new("/kubelet-gate"),
             addresses: &addresses,
             ipv6,
         };
-        Listening::of(&inspection, &binds(&inspection.options).unwrap(), &here)
+        Listening::of(&inspection, &binds(&inspection.options).unwrap(), &destination)
     }
 
     fn on(listening: &Listening) -> Vec<String> {
@@ -175,15 +175,15 @@ mod tests {
         assert_eq!(on(&of(Some(true))), ["[::]:19443"]);
         assert_eq!(on(&of(None)), ["[::]:19443"]);
         assert!(of(None).why.contains("without IPv6") && !of(Some(true)).why.contains("without IPv6"));
-        let here = |ipv6| Here {
+        let destination = |ipv6| Destination {
             naming: Naming::Here,
             out: Path::new("/out"),
             program: Path::new("/kubelet-gate"),
             addresses: &[],
             ipv6,
         };
-        assert_eq!(tombstone(&here(Some(false))).to_string(), "0.0.0.0:19255");
-        assert_eq!(tombstone(&here(Some(true))).to_string(), "[::]:19255");
+        assert_eq!(tombstone(&destination(Some(false))).to_string(), "0.0.0.0:19255");
+        assert_eq!(tombstone(&destination(Some(true))).to_string(), "[::]:19255");
     }
 
     #[test]

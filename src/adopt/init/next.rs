@@ -2,18 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-use super::configuration::Configuration;
+use super::configuration::DraftConfiguration;
 use super::paths::Paths;
-use super::{CONFIGURATION, Here, INSTALLED, Naming, RULES, filled, kubeconfig};
+use super::destination::{Destination, Naming};
+use super::files::{CONFIGURATION, KUBECONFIG, RULES};
+use super::text::filled;
 use crate::adopt::inspect::Inspection;
 use crate::adopt::kubelet::plain;
 
+/// Where the files are to be installed on the node.
+const INSTALLED: &str = "/etc/kubelet-gate";
 /// Where the program goes.
 const PROGRAM: &str = "/usr/local/bin/kubelet-gate";
 
 /// Where the gate will run.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Run {
+enum GatePlace {
     /// On this node, by systemd.
     Here,
     /// On the node whose file system was looked at, by systemd.
@@ -24,12 +28,12 @@ enum Run {
 
 struct Next<'a> {
     inspection: &'a Inspection,
-    configuration: &'a Configuration,
+    configuration: &'a DraftConfiguration,
     paths: &'a Paths,
-    here: &'a Here<'a>,
+    destination: &'a Destination<'a>,
     /// The other files.
     names: &'a [&'static str],
-    run: Run,
+    place: GatePlace,
     /// What the Node is called, or what stands for it.
     node: &'a str,
     /// The configuration that the gate is started with, there.
@@ -39,26 +43,26 @@ struct Next<'a> {
 /// The commands, in order, with the way back.
 pub(super) fn text(
     inspection: &Inspection,
-    configuration: &Configuration,
+    configuration: &DraftConfiguration,
     paths: &Paths,
-    here: &Here<'_>,
+    destination: &Destination<'_>,
     names: &[&'static str],
 ) -> String {
-    let run = match (paths.differ(), here.naming) {
-        (true, _) => Run::Mounted,
-        (false, Naming::Node) if !paths.root().is_here() => Run::There,
-        _ => Run::Here,
+    let place = match (paths.differ(), destination.naming) {
+        (true, _) => GatePlace::Mounted,
+        (false, Naming::Node) if !paths.root().is_here() => GatePlace::There,
+        _ => GatePlace::Here,
     };
     let next = Next {
         inspection,
         configuration,
         paths,
-        here,
+        destination,
         names,
-        run,
+        place,
         node: configuration.node_name.as_deref().unwrap_or("NODE"),
-        config: match run {
-            Run::Mounted => CONFIGURATION.to_owned(),
+        config: match place {
+            GatePlace::Mounted => CONFIGURATION.to_owned(),
             _ => format!("{INSTALLED}/{CONFIGURATION}"),
         },
     };
@@ -84,7 +88,7 @@ impl Next<'_> {
             let url = format!("https://{kubelet}");
             section(
                 "Something to show the kubelet",
-                configuration.asks.section(self.node, &url),
+                configuration.policy.section(self.node, &url),
             );
         }
         section("The certificate that clients see", list(&configuration.presented));
@@ -110,33 +114,33 @@ impl Next<'_> {
         }
         if self.configuration.needs_credential {
             text.push_str(
-                "\n**Do not seal this node yet.** Its kubelet asks for a credential that the gate has not got: logs, exec and metrics of \
+                "\n**Do not seal this node yet.** Its kubelet policy for a credential that the gate has not got: logs, exec and metrics of \
                  this node would end. First the section *Something to show the kubelet*.\n",
             );
         }
-        let out = word(self.here.out);
-        text.push_str(&match self.run {
-            Run::Here => format!(
+        let out = word(self.destination.out);
+        text.push_str(&match self.place {
+            GatePlace::Here => format!(
                 "\nAll of this is for a shell of root's on this node, from top to bottom:\n\n\
                  ```sh\ncd {out}\nPATH=$PATH:/usr/local/bin\n```\n"
             ),
-            Run::There => format!(
+            GatePlace::There => format!(
                 "\nThe files name the node's own paths. Take this folder and the program to the node, for instance so, with its address \
                  for ADDRESS:\n\n\
                  ```sh\nscp -r {out} root@ADDRESS:/root/gate\nscp {} root@ADDRESS:/root/gate/kubelet-gate\n```\n\n\
                  All the rest is for a shell of root's there, from top to bottom:\n\n\
                  ```sh\ncd /root/gate\nPATH=$PATH:/usr/local/bin\n```\n",
-                word(self.here.program)
+                word(self.destination.program)
             ),
-            Run::Mounted => self.mounted(&out),
+            GatePlace::Mounted => self.mounted(&out),
         });
         text
     }
 
     fn mounted(&self, out: &str) -> String {
         let root = self.paths.root().path();
-        let program = word(self.here.program);
-        let call = match (self.here.program.parent(), self.here.program.file_name()) {
+        let program = word(self.destination.program);
+        let call = match (self.destination.program.parent(), self.destination.program.file_name()) {
             (Some(folder), Some(name)) if name == "kubelet-gate" => format!("PATH=$PATH:{}", word(folder)),
             _ => format!("alias kubelet-gate={program}"),
         };
@@ -151,7 +155,7 @@ impl Next<'_> {
              ```sh\ncd {out}\n{call}\n```\n",
             shown(&root.display().to_string()),
             word(root),
-            word(&with_suffix(self.here.out, "-for-systemd")),
+            word(&with_suffix(self.destination.out, "-for-systemd")),
         )
     }
 
@@ -198,7 +202,7 @@ impl Next<'_> {
         let config = &self.config;
         let prove = "kubelet-gate prove --save before.json     # what is open today; exit 2: something is\n";
         let ready = "curl -s 'http://127.0.0.1:19250/readyz?verbose'\n";
-        if self.run == Run::Mounted {
+        if self.place == GatePlace::Mounted {
             return format!(
                 "```sh\n\
                  kubelet-gate check --offline --config {config}     # without --offline it asks the API server\n\
@@ -221,9 +225,9 @@ impl Next<'_> {
     }
 
     fn install(&self) -> String {
-        let program = match self.run {
-            Run::There => Path::new("kubelet-gate"),
-            _ => self.here.program,
+        let program = match self.place {
+            GatePlace::There => Path::new("kubelet-gate"),
+            _ => self.destination.program,
         };
         let mut text = String::new();
         if program != Path::new(PROGRAM) {
@@ -233,17 +237,16 @@ impl Next<'_> {
             "install -D -m 644 kubelet-gate.sysusers /usr/lib/sysusers.d/kubelet-gate.conf && systemd-sysusers\n\
              install -D -m 644 {CONFIGURATION} {INSTALLED}/{CONFIGURATION}\n"
         ));
-        let kubeconfig = kubeconfig::NAME;
-        if self.names.contains(&kubeconfig) {
+        if self.names.contains(&KUBECONFIG) {
             text.push_str(&format!(
-                "install -D -m 600 {kubeconfig} {INSTALLED}/{kubeconfig}\n"
+                "install -D -m 600 {KUBECONFIG} {INSTALLED}/{KUBECONFIG}\n"
             ));
         }
-        let asks = self.configuration.asks;
-        if self.configuration.needs_credential && asks.can_be_shown() {
+        let policy = self.configuration.policy;
+        if self.configuration.needs_credential && policy.can_be_shown() {
             text.push_str(&format!(
                 "for file in {}; do [ ! -f $file ] || install -D -m 600 $file {INSTALLED}/$file; done\n",
-                asks.installed().join(" ")
+                policy.installed().join(" ")
             ));
         }
         text + "install -D -m 644 kubelet-gate.service /etc/systemd/system/kubelet-gate.service\n"
@@ -252,7 +255,7 @@ impl Next<'_> {
     fn seal(&self) -> String {
         let (config, node) = (&self.config, self.node);
         let configuration = self.configuration;
-        if configuration.needs_credential && !configuration.asks.can_be_shown() {
+        if configuration.needs_credential && !configuration.policy.can_be_shown() {
             return "**Not while the kubelet is as it is**: see *Something to show the kubelet*.\n"
                 .to_owned();
         }
@@ -310,8 +313,8 @@ impl Next<'_> {
     }
 
     fn back(&self) -> String {
-        let (stop, order) = match self.run {
-            Run::Mounted => ("", "Then end the gate, not before"),
+        let (stop, order) = match self.place {
+            GatePlace::Mounted => ("", "Then end the gate, not before"),
             _ => ("systemctl disable --now kubelet-gate\n", "In this order"),
         };
         format!(

@@ -1,6 +1,6 @@
 //! What the Node is called, if it can be told for sure.
 
-use super::kubeconfig::Client;
+use super::kubeconfig::NodeCertificate;
 use crate::adopt::inspect::Inspection;
 use crate::authn::user_of;
 
@@ -11,7 +11,7 @@ const LONGEST: usize = 253;
 ///
 /// # Errors
 /// Nothing says it, two say different things, or no Node can be called so.
-pub(super) fn found(inspection: &Inspection, client: Option<&Client>) -> Result<(String, String), String> {
+pub(super) fn found(inspection: &Inspection, client: Option<&NodeCertificate>) -> Result<(String, String), String> {
     let overridden = inspection.options.text("--hostname-override");
     let overridden = Some(overridden.trim().to_lowercase()).filter(|name| !name.is_empty());
     let certified = client.and_then(|client| {

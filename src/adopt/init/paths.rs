@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Naming;
+use super::destination::Naming;
 use crate::adopt::kubelet::Root;
 use crate::adopt::kubelet::invocation::Invocation;
 

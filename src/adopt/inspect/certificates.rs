@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::extensions::GeneralName;
 
-use super::checks::{Check, Gate, Verdict};
+use super::checks::{Check, Compensation, Verdict};
 use super::{Addresses, read};
 use crate::adopt::kubelet::Root;
 use crate::adopt::kubelet::kubeconfig::Kubeconfig;
@@ -134,14 +134,14 @@ impl Certificate {
             Role::Serving => (
                 "serving-certificate-expiry",
                 "serving certificate",
-                Gate::Yes("clients see the gate's certificate; the kubelet's is pinned by its key"),
+                Compensation::Full("clients see the gate's certificate; the kubelet's is pinned by its key"),
             ),
             Role::Client => (
                 "client-certificate-expiry",
                 "certificate towards the API server",
-                Gate::No,
+                Compensation::None,
             ),
-            Role::ClientCa => ("client-ca-expiry", "CA of client certificates", Gate::No),
+            Role::ClientCa => ("client-ca-expiry", "CA of client certificates", Compensation::None),
         };
         let rfc3339 = |time: OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
         let left = self.not_after - now;
@@ -207,7 +207,7 @@ impl Certificate {
             value,
             verdict,
             why,
-            Gate::Yes("clients see the gate's certificate"),
+            Compensation::Full("clients see the gate's certificate"),
         )
     }
 
@@ -218,7 +218,7 @@ impl Certificate {
         value: String,
         verdict: Verdict,
         why: String,
-        gate: Gate,
+        gate: Compensation,
     ) -> Check {
         Check {
             id,
