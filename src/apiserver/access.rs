@@ -11,9 +11,10 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::ServerName;
 
-use super::authorities::Authorities;
+use super::authorities::{Authorities, AuthoritiesError};
 use super::exec::{Issued, Plugin};
-use super::kubeconfig::{ClientCertificate, Kubeconfig, KubeconfigError, Material, Server};
+use super::kubeconfig::{Kubeconfig, KubeconfigError, Server};
+use super::material::{ClientCertificate, Material};
 use crate::tls::pem::{self, PemError};
 
 /// All that one request needs, of one reading of the files.
@@ -57,12 +58,9 @@ pub enum ApiServerError {
     /// A certificate or key does not parse.
     #[error(transparent)]
     Pem(#[from] PemError),
-    /// None of the certificates can be a trust anchor.
-    #[error("{}: none of its certificates can be used as a CA", file.display())]
-    NoAuthority {
-        /// The bundle.
-        file: PathBuf,
-    },
+    /// The CA bundle cannot be used.
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
     /// Certificate and key do not belong together, or the key is of a kind that cannot be used.
     #[error("{} with {}: {source}", certificate.display(), key.display())]
     Pair {

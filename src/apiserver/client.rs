@@ -14,8 +14,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::access::{Access, ApiServerError};
 use super::connection::{Answer, Connection, Pool};
 use super::credentials::{Credentials, PLUGIN_DEADLINE};
-use super::failure::{Api, Cause, ReviewError, log_text};
+use super::failure::{Api, Cause, ReviewError};
 use super::kubeconfig::Kubeconfig;
+use super::log_text::log_text;
 use super::reviews::{self, AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer};
 
 /// The kubelet's webhook back-off (contract §1.7): 0.5, 0.75, 1.13 and 1.69 s, each up to a fifth longer.

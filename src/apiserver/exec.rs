@@ -22,8 +22,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::failure::log_text;
-use super::kubeconfig::{ClientCertificate, Material, beside, given};
+use super::log_text::log_text;
+use super::material::{ClientCertificate, Material, beside, given};
 
 const VERSIONS: [&str; 2] = [
     "client.authentication.k8s.io/v1",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::failure::log_text;
+use super::log_text::log_text;
 
 /// A user as the API server knows him: `UserInfo` of `authentication.k8s.io/v1`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
