@@ -19,12 +19,12 @@ use crate::tls::pem::{self, PemError};
 #[derive(Debug)]
 pub(crate) struct Authorities {
     file: PathBuf,
-    anchors: Vec<Dated>,
+    anchors: Vec<DatedAnchor>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 #[derive(Debug)]
-struct Dated {
+struct DatedAnchor {
     anchor: TrustAnchor<'static>,
     /// Seconds since 1970, both inclusive.
     valid: std::ops::RangeInclusive<i64>,
@@ -51,7 +51,7 @@ impl Authorities {
     /// still can.
     pub(crate) fn new(file: &Path, bytes: &[u8]) -> Result<Self, AuthoritiesError> {
         let bundle = pem::certificates(file, bytes)?;
-        let anchors: Vec<_> = bundle.iter().filter_map(Dated::new).collect();
+        let anchors: Vec<_> = bundle.iter().filter_map(DatedAnchor::new).collect();
         let ignored = bundle.len() - anchors.len();
         if anchors.is_empty() {
             return Err(AuthoritiesError::NoAuthority {
@@ -90,7 +90,7 @@ impl Authorities {
     }
 }
 
-impl Dated {
+impl DatedAnchor {
     fn new(der: &CertificateDer<'static>) -> Option<Self> {
         let anchor = webpki::anchor_from_trusted_cert(der).ok()?.to_owned();
         let (_, certificate) = X509Certificate::from_der(der).ok()?;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::exec::Exec;
+use super::exec::ExecSection;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -86,7 +86,7 @@ pub(super) struct UserSection {
     as_groups: Option<IgnoredAny>,
     as_user_extra: Option<IgnoredAny>,
     auth_provider: Option<IgnoredAny>,
-    pub(super) exec: Option<Exec>,
+    pub(super) exec: Option<ExecSection>,
 }
 
 // === impl UserSection ===

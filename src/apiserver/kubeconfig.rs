@@ -27,8 +27,8 @@ pub const SERVICE_ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serv
 /// Files that it names are not read here, but by the client, which reads them again when they change.
 #[derive(Clone, Debug)]
 pub struct Kubeconfig {
-    origin: Origin,
-    pub(super) server: Server,
+    origin: KubeconfigOrigin,
+    pub(super) server: ServerUrl,
     pub(super) server_name: ServerName<'static>,
     pub(super) authority: Material,
     pub(super) client_certificate: Option<ClientCertificate>,
@@ -39,14 +39,14 @@ pub struct Kubeconfig {
 
 /// Where a [`Kubeconfig`] came from, so that it can be read again.
 #[derive(Clone, Debug)]
-enum Origin {
+enum KubeconfigOrigin {
     File(PathBuf),
     InCluster,
 }
 
 /// `server`, taken apart.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Server {
+pub(super) struct ServerUrl {
     /// Host name or address to dial, an IPv6 address without brackets.
     pub(super) host: String,
     pub(super) port: u16,
@@ -137,14 +137,14 @@ impl Kubeconfig {
         } else {
             host.to_owned()
         };
-        let server = Server {
+        let server = ServerUrl {
             host: host.to_owned(),
             port: port_number,
             authority: format!("{bracketed}:{port_number}"),
             prefix: String::new(),
         };
         Ok(Self {
-            origin: Origin::InCluster,
+            origin: KubeconfigOrigin::InCluster,
             server,
             server_name,
             authority: Material::File(directory.join("ca.crt")),
@@ -157,8 +157,8 @@ impl Kubeconfig {
     /// The same source as it reads now.
     pub(super) fn reread(&self) -> Result<Self, KubeconfigError> {
         match &self.origin {
-            Origin::File(path) => Self::load(path),
-            Origin::InCluster => Ok(self.clone()),
+            KubeconfigOrigin::File(path) => Self::load(path),
+            KubeconfigOrigin::InCluster => Ok(self.clone()),
         }
     }
 
@@ -234,7 +234,7 @@ impl Kubeconfig {
 
         let url = given(cluster.server)
             .ok_or_else(|| cluster_keys.error("server", "not set; give https://HOST:PORT"))?;
-        let server = Server::parse(&url).map_err(|problem| cluster_keys.error("server", problem))?;
+        let server = ServerUrl::parse(&url).map_err(|problem| cluster_keys.error("server", problem))?;
         let tls_server_name = given(cluster.tls_server_name);
         let server_name = match tls_server_name.clone() {
             Some(name) => ServerName::try_from(name).map_err(|_| {
@@ -283,7 +283,7 @@ impl Kubeconfig {
             None => None,
             Some(exec) => {
                 let extension = cluster.extensions.unwrap_or_default().into_iter();
-                let told = exec::Cluster {
+                let told = exec::ClusterInfo {
                     server: url,
                     tls_server_name,
                     config: extension
@@ -301,7 +301,7 @@ impl Kubeconfig {
             return Err(refuse(&user_keys.prefix, problem));
         }
         Ok(Self {
-            origin: Origin::File(path.to_owned()),
+            origin: KubeconfigOrigin::File(path.to_owned()),
             server,
             server_name,
             authority,
@@ -312,9 +312,9 @@ impl Kubeconfig {
     }
 }
 
-// === impl Server ===
+// === impl ServerUrl ===
 
-impl Server {
+impl ServerUrl {
     fn parse(url: &str) -> Result<Self, &'static str> {
         let uri: http::Uri = url.parse().map_err(|_| "not a URL; give https://HOST:PORT")?;
         if uri.scheme() != Some(&http::uri::Scheme::HTTPS) {
