@@ -21,15 +21,19 @@ mod authorities;
 mod client;
 mod connection;
 mod credentials;
+mod document;
 mod exec;
 mod failure;
 mod kubeconfig;
+mod log_text;
+mod material;
 mod reviews;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 
 pub use access::ApiServerError;
 pub(crate) use authorities::Authorities;
+pub use authorities::AuthoritiesError;
 pub use client::{ApiServer, ClientLimits};
 pub use exec::PluginError;
 pub use failure::{Api, Cause, ReviewError};
