@@ -12,8 +12,9 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::ServerName;
 
 use super::authorities::{Authorities, AuthoritiesError};
+use super::context::KubeconfigError;
 use super::exec::{IssuedCredential, Plugin};
-use super::kubeconfig::{Kubeconfig, KubeconfigError, ServerUrl};
+use super::kubeconfig::{Kubeconfig, ServerUrl};
 use super::material::{ClientCertificate, Material};
 use crate::tls::pem::{self, PemError};
 

@@ -7,11 +7,11 @@ use super::exec::ExecSection;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Document {
+pub(super) struct Document<C, U> {
     pub(super) current_context: Option<String>,
-    pub(super) clusters: Option<Vec<NamedEntry<ClusterSection>>>,
+    pub(super) clusters: Option<Vec<NamedEntry<C>>>,
     pub(super) contexts: Option<Vec<NamedEntry<ContextSection>>>,
-    pub(super) users: Option<Vec<NamedEntry<UserSection>>>,
+    pub(super) users: Option<Vec<NamedEntry<U>>>,
 }
 
 /// An entry of any of the three lists: a name, and beside it a key named for what it holds.

@@ -8,15 +8,14 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use rustls::pki_types::ServerName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::document::{Document, NamedEntry};
+use super::context::{CurrentContext, KubeconfigError};
+use super::document::{ClusterSection, UserSection};
 use super::exec::{self, CLUSTER_EXTENSION, Plugin};
 use super::material::{ClientCertificate, Material, beside, given, read_file};
-use crate::tls::pem::{self, PemError};
+use crate::tls::pem;
 
 /// Where the kubelet puts a pod's service-account token and the cluster's CA bundle.
 pub const SERVICE_ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -54,41 +53,6 @@ pub(super) struct ServerUrl {
     pub(super) authority: String,
     /// What stands before `/apis/…`, without a slash at its end; empty for most.
     pub(super) prefix: String,
-}
-
-/// Why a kubeconfig cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KubeconfigError {
-    /// The file, or one that it names, cannot be read.
-    #[error("{}: cannot be read: {source}", file.display())]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Not YAML, or a value of the wrong type. The parser's own words may quote the file, tokens included, so
-    /// only the place is told.
-    #[error("{}: not a kubeconfig: broken YAML or a value of the wrong type near {place}", file.display())]
-    Syntax {
-        /// The file.
-        file: PathBuf,
-        /// Line and column, if the parser knows.
-        place: String,
-    },
-    /// A key is missing, wrong, or asks for what the gate does not do.
-    #[error("{}: {key}: {problem}", file.display())]
-    Key {
-        /// The file (or the environment, in a cluster).
-        file: PathBuf,
-        /// Path of the key.
-        key: String,
-        /// What is wrong, and the way out.
-        problem: String,
-    },
-    /// The client certificate does not parse.
-    #[error(transparent)]
-    Pem(#[from] PemError),
 }
 
 // === impl Kubeconfig ===
@@ -194,38 +158,12 @@ impl Kubeconfig {
     /// # Errors
     /// The text is not a kubeconfig, or not a usable one.
     pub fn parse(path: &Path, text: &str) -> Result<Self, KubeconfigError> {
-        let document: Document = serde_saphyr::from_str(text).map_err(|error| KubeconfigError::Syntax {
-            file: path.to_owned(),
-            place: error.location().map_or_else(
-                || "an unknown line".to_owned(),
-                |location| format!("line {}, column {}", location.line(), location.column()),
-            ),
-        })?;
-        let refuse = |key: &str, problem: &str| KubeconfigError::Key {
-            file: path.to_owned(),
-            key: key.to_owned(),
-            problem: problem.to_owned(),
-        };
-
-        let current = given(document.current_context)
-            .ok_or_else(|| refuse("current-context", "not set; name the context to use"))?;
-        let context = pick(path, "contexts", document.contexts, &current)?;
-        let context_key = format!("contexts[{current}].context");
-        let cluster_name = given(context.cluster)
-            .ok_or_else(|| refuse(&format!("{context_key}.cluster"), "not set; name one of clusters"))?;
-        let user_name = given(context.user)
-            .ok_or_else(|| refuse(&format!("{context_key}.user"), "not set; name one of users"))?;
-        let cluster = pick(path, "clusters", document.clusters, &cluster_name)?;
-        let user = pick(path, "users", document.users, &user_name)?;
-
-        let cluster_keys = Keys {
-            file: path,
-            prefix: format!("clusters[{cluster_name}].cluster"),
-        };
-        let user_keys = Keys {
-            file: path,
-            prefix: format!("users[{user_name}].user"),
-        };
+        let CurrentContext {
+            cluster,
+            cluster_keys,
+            user,
+            user_keys,
+        } = CurrentContext::<ClusterSection, UserSection>::parse(path, text)?;
         cluster
             .refuse_unsupported()
             .map_err(|(key, problem)| cluster_keys.error(key, &problem))?;
@@ -298,7 +236,7 @@ impl Kubeconfig {
         let fixed = client_certificate.is_some() || token.is_some();
         if !fixed && plugin.is_none() {
             let problem = "no credential; give client-certificate and client-key, tokenFile, token or exec";
-            return Err(refuse(&user_keys.prefix, problem));
+            return Err(user_keys.refuse(problem));
         }
         Ok(Self {
             origin: KubeconfigOrigin::File(path.to_owned()),
@@ -347,71 +285,5 @@ impl ServerUrl {
             authority: authority.as_str().to_owned(),
             prefix: uri.path().trim_end_matches('/').to_owned(),
         })
-    }
-}
-
-/// The entry of a list that bears a name; client-go refuses a list that has it twice.
-fn pick<T: Default>(
-    file: &Path,
-    list: &str,
-    entries: Option<Vec<NamedEntry<T>>>,
-    name: &str,
-) -> Result<T, KubeconfigError> {
-    let mut found = entries
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|entry| entry.name == name);
-    let refuse = |problem: String| KubeconfigError::Key {
-        file: file.to_owned(),
-        key: list.to_owned(),
-        problem,
-    };
-    let entry = found
-        .next()
-        .ok_or_else(|| refuse(format!("nothing in it is named {name:?}")))?;
-    match found.next() {
-        Some(_) => Err(refuse(format!("has {name:?} twice; remove one"))),
-        None => Ok(entry.content.unwrap_or_default()),
-    }
-}
-
-/// Messages about the keys of one cluster or user.
-struct Keys<'a> {
-    file: &'a Path,
-    prefix: String,
-}
-
-impl Keys<'_> {
-    fn error(&self, key: &str, problem: &str) -> KubeconfigError {
-        KubeconfigError::Key {
-            file: self.file.to_owned(),
-            key: format!("{}.{key}", self.prefix),
-            problem: problem.to_owned(),
-        }
-    }
-
-    fn path(&self, key: &str) -> PathBuf {
-        format!("{}: {}.{key}", self.file.display(), self.prefix).into()
-    }
-
-    /// `KEY-data` wins over `KEY`, as in client-go.
-    fn material(
-        &self,
-        key: &str,
-        data: Option<String>,
-        file: Option<String>,
-    ) -> Result<Option<Material>, KubeconfigError> {
-        if let Some(data) = given(data) {
-            let key = format!("{key}-data");
-            let compact: String = data.split_ascii_whitespace().collect();
-            let bytes = BASE64_STANDARD
-                .decode(compact)
-                .map_err(|_| self.error(&key, "not base64"))?;
-            return Ok(Some(Material::Inline {
-                origin: self.path(&key),
-                bytes,
-            }));
-        }
-        Ok(given(file).map(|file| Material::File(beside(self.file, &file))))
     }
 }

@@ -296,7 +296,7 @@ fn summary(inspection: &Inspection, report: Option<&ProbeReport>) -> String {
 }
 
 fn role(certificate: &crate::adopt::inspect::Certificate) -> &'static str {
-    use crate::adopt::inspect::Role;
+    use crate::adopt::inspect::CertificateRole as Role;
     match certificate.role {
         Role::Serving => "serves",
         Role::Client => "is",
@@ -375,7 +375,11 @@ fn as_json(
     })
 }
 
-fn as_sarif(inspections: &[Inspection], errors: &[String], report: Option<&ProbeReport>) -> serde_json::Value {
+fn as_sarif(
+    inspections: &[Inspection],
+    errors: &[String],
+    report: Option<&ProbeReport>,
+) -> serde_json::Value {
     let all = || inspections.iter().flat_map(|inspection| &inspection.checks);
     let mut rules: Vec<Rule> = Vec::new();
     for check in all() {

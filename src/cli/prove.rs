@@ -10,9 +10,8 @@ use clap::Args;
 
 use super::which_kubelet::{elsewhere, listed};
 use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
-use crate::adopt::kubelet::invocation;
 use crate::adopt::kubelet::options::Effective;
-use crate::adopt::kubelet::plain;
+use crate::adopt::kubelet::{plain, running};
 use crate::adopt::prove::{
     self, Exposure, PROBES, Ports, ProbeReport, ProbeToken, ProveError, ReportChanges, ReportFile, Severity,
     SideKind,
@@ -69,7 +68,8 @@ impl Prove {
         let before = match &self.compare {
             None => None,
             Some(path) => Some(
-                ProbeReport::read(path).map_err(|error| told(USAGE, format!("--compare {}: {error}", path.display())))?,
+                ProbeReport::read(path)
+                    .map_err(|error| told(USAGE, format!("--compare {}: {error}", path.display())))?,
             ),
         };
         let token = token(self.token_file.as_deref()).map_err(|error| told(USAGE, error))?;
@@ -153,7 +153,7 @@ impl Prove {
         if self.port.is_some() && self.read_only_port.is_some() && self.healthz_port.is_some() {
             return Ok((named(Ports::default()), None));
         }
-        let running = invocation::running(Path::new("/proc"));
+        let running = running(Path::new("/proc"));
         let name = "name the ports with --port, --read-only-port and --healthz-port";
         match running.as_slice() {
             [] => {

@@ -55,7 +55,8 @@ impl Wire {
         namespace.ip(&["link", "set", "eth0", "up"])?;
         namespace.ip(&["route", "add", "default", "via", &at(1)])?;
         if own.iter().any(IpAddr::is_ipv6) {
-            // A network that is unique by chance. Where there can be none, its addresses are not reached, which is told then.
+            // A network that is unique by chance. Where there can be none, its addresses are not reached,
+            // which is told then.
             let prefix = format!("fd6b:{:x}:{:x}", pid >> 16, pid & 0xffff);
             let wired = ip(&["addr", "add", &format!("{prefix}::1/64"), "dev", &here, "nodad"])
                 .and_then(|()| {
@@ -69,8 +70,8 @@ impl Wire {
         Ok(Self { namespace })
     }
 
-    /// Whether packets from there reach this address of the node at all, and its answers come back: without that, silence shows
-    /// nothing.
+    /// Whether packets from there reach this address of the node at all, and its answers come back: without
+    /// that, silence shows nothing.
     ///
     /// # Errors
     /// A port that is open to everybody is not reached: why.
@@ -109,14 +110,15 @@ impl Wire {
     }
 }
 
-/// What namespaces made here are called, up to the process id. That is one of a process namespace, which is a part of it.
+/// What namespaces made here are called, up to the process id. That is one of a process namespace, which is a
+/// part of it.
 fn namespaces() -> String {
     let processes = fs::metadata("/proc/self/ns/pid").map_or(0, |about| about.ino());
     format!("kgwire-{processes}")
 }
 
-/// A network of four addresses in the range for benchmarks that no address or route of this node is in. The search begins at
-/// another one in each process: two that look at the same time do not see each other's.
+/// A network of four addresses in the range for benchmarks that no address or route of this node is in. The
+/// search begins at another one in each process: two that look at the same time do not see each other's.
 fn free_network(own: &[IpAddr], routes: &str, pid: u32) -> Option<Ipv4Addr> {
     let number = |hex: Option<&str>| u32::from_str_radix(hex?, 16).ok().map(u32::swap_bytes);
     let taken: Vec<(u32, u32)> = routes

@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// Whose paths the configuration names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Naming {
+pub(crate) enum Naming {
     /// Those by which this process finds the files.
     Here,
     /// Those by which the node finds them.
@@ -14,15 +14,15 @@ pub enum Naming {
 
 /// Where the files are written, and what is known of the machine that they are for.
 #[derive(Clone, Copy, Debug)]
-pub struct Destination<'a> {
+pub(crate) struct Destination<'a> {
     /// Whose paths the configuration names.
-    pub naming: Naming,
+    pub(crate) naming: Naming,
     /// The folder that is written into, absolute.
-    pub out: &'a Path,
+    pub(crate) out: &'a Path,
     /// This program.
-    pub program: &'a Path,
+    pub(crate) program: &'a Path,
     /// The node's addresses, if this machine is the node.
-    pub addresses: &'a [IpAddr],
+    pub(crate) addresses: &'a [IpAddr],
     /// Whether the node has IPv6, if this machine is the node.
-    pub ipv6: Option<bool>,
+    pub(crate) ipv6: Option<bool>,
 }

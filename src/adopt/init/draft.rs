@@ -17,21 +17,21 @@ const USERS: &str = include_str!("../../../config/systemd/kubelet-gate.sysusers"
 
 /// What was written for a kubelet.
 #[derive(Clone, Debug)]
-pub struct Draft {
+pub(crate) struct Draft {
     /// The files, the configuration first.
-    pub files: Vec<DraftFile>,
+    pub(crate) files: Vec<DraftFile>,
     /// What was not found, and has to be filled in before the gate can start.
-    pub missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
     /// What will not work as it is.
-    pub problems: Vec<String>,
+    pub(crate) problems: Vec<String>,
     /// What may surprise the operator.
-    pub remarks: Vec<String>,
+    pub(crate) remarks: Vec<String>,
 }
 
 impl Draft {
     /// Everything for the kubelet that was inspected.
     #[must_use]
-    pub fn of(inspection: &Inspection, destination: &Destination<'_>) -> Self {
+    pub(crate) fn of(inspection: &Inspection, destination: &Destination<'_>) -> Self {
         let paths = Paths::new(&inspection.invocation, destination.naming);
         let configuration = DraftConfiguration::of(inspection, &paths, destination);
         let public = |name, text| DraftFile {
@@ -104,7 +104,8 @@ mod tests {
     use crate::adopt::kubelet::Root;
     use crate::adopt::kubelet::invocation::{Invocation, KubeletUnit, Source};
 
-    /// Seen red: with the unit's name taken from where the kubelet was found, which for one that runs is its process.
+    /// Seen red: with the unit's name taken from where the kubelet was found, which for one that runs is its
+    /// process.
     #[test]
     fn the_gates_unit_comes_after_that_of_a_kubelet_that_runs() {
         let empty = tempfile::tempdir().unwrap();

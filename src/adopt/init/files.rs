@@ -12,11 +12,11 @@ pub(super) const NAMES: [&str; 6] = [CONFIGURATION, KUBECONFIG, SERVICE, SYSUSER
 
 /// A file to be written.
 #[derive(Clone, Debug)]
-pub struct DraftFile {
+pub(crate) struct DraftFile {
     /// Its name, one of [`NAMES`].
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What is in it.
-    pub text: String,
+    pub(crate) text: String,
     /// Only its owner may read it: it holds or names secrets.
     pub(super) private: bool,
 }

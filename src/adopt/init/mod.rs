@@ -1,5 +1,5 @@
-//! Everything that a gate in front of an existing kubelet needs: its configuration, a systemd unit, and what to do
-//! next. A value that is not found is left out and named as missing; none is guessed.
+//! Everything that a gate in front of an existing kubelet needs: its configuration, a systemd unit, and what
+//! to do next. A value that is not found is left out and named as missing; none is guessed.
 //!
 //! ```text
 //! draft          all files, as text                                       draft.rs

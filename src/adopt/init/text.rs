@@ -21,7 +21,8 @@ pub(super) fn quoted(text: &str) -> String {
     json.chars().map(escaped).collect()
 }
 
-/// The words of a text in lines of at most [`WIDTH`], of which the first begins with `first` and the others with
+/// The words of a text in lines of at most [`WIDTH`], of which the first begins with `first` and the others
+/// with
 /// `rest`.
 pub(super) fn filled(first: &str, rest: &str, text: &str) -> String {
     let mut lines = String::new();

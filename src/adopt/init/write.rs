@@ -10,7 +10,7 @@ use super::files::{DraftFile, NAMES};
 
 /// Why the files were not written.
 #[derive(Debug, thiserror::Error)]
-pub enum WriteError {
+pub(crate) enum WriteError {
     /// A folder bears the name of a file.
     #[error("{}: a folder has the name of a file that is to be written: choose another folder with --out", .0.display())]
     Folder(PathBuf),
@@ -41,12 +41,12 @@ fn system(file: &Path) -> impl FnOnce(io::Error) -> WriteError {
 }
 
 impl Draft {
-    /// Writes all files into `folder`, which is made, or none: each file is complete before any of them takes its
-    /// place. Links are not followed. Files that are there are overwritten only with `force`.
+    /// Writes all files into `folder`, which is made, or none: each file is complete before any of them takes
+    /// its place. Links are not followed. Files that are there are overwritten only with `force`.
     ///
     /// # Errors
     /// A name is taken, or the system refuses.
-    pub fn write(&self, folder: &Path, force: bool) -> Result<(), WriteError> {
+    pub(crate) fn write(&self, folder: &Path, force: bool) -> Result<(), WriteError> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o755);
         builder.create(folder).map_err(system(folder))?;

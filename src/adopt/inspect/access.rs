@@ -54,17 +54,16 @@ pub(super) fn bind_address(setting: &Setting, _: &Effective) -> Judgement {
     if is_loopback(setting.text()) {
         return Judgement::PASS;
     }
-    Judgement::warn("every client that reaches the node reaches the kubelet, past any gate that is not sealed")
+    Judgement::warn(
+        "every client that reaches the node reaches the kubelet, past any gate that is not sealed",
+    )
 }
 
 pub(super) fn token_webhook(setting: &Setting, _: &Effective) -> Judgement {
     if setting.is_on() {
         return Judgement::PASS;
     }
-    Judgement::warn(format!(
-        "{}bearer tokens are ignored",
-        open_by_default(setting)
-    ))
+    Judgement::warn(format!("{}bearer tokens are ignored", open_by_default(setting)))
 }
 
 pub(super) fn healthz_bind_address(setting: &Setting, options: &Effective) -> Judgement {

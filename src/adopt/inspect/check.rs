@@ -95,8 +95,8 @@ pub struct Check {
 }
 
 impl Check {
-    /// What the gate means for this check. "Compensated" is said only of what a probe has just found closed: the
-    /// benchmark's own tools go on to read the kubelet's options.
+    /// What the gate means for this check. "Compensated" is said only of what a probe has just found closed:
+    /// the benchmark's own tools go on to read the kubelet's options.
     #[must_use]
     pub fn with_gate(&self, report: Option<&ProbeReport>) -> String {
         if self.verdict == Verdict::Pass {

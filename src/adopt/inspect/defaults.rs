@@ -10,7 +10,8 @@ pub(super) fn open_by_default(setting: &Setting) -> &'static str {
     }
 }
 
-/// Whether the default of an old version may be in force: the option is not set, and old kubelets mostly ran without
+/// Whether the default of an old version may be in force: the option is not set, and old kubelets mostly ran
+/// without
 /// `--config`.
 pub(super) fn may_be_old(setting: &Setting, options: &Effective) -> bool {
     !setting.is_set() && options.text("--config").is_empty() && options.text("--config-dir").is_empty()

@@ -56,9 +56,9 @@ impl Inspection {
             checks.push(route_localnet::check(&invocation));
         }
         for certificate in &certificates {
-            checks.push(certificate.life(now));
+            checks.push(certificate.validity(now));
             if certificate.role == CertificateRole::Serving {
-                checks.push(certificate.named(&addresses));
+                checks.push(certificate.names(&addresses));
             }
         }
         // A copy has modes and owners of its own.
@@ -75,8 +75,8 @@ impl Inspection {
         })
     }
 
-    /// Compares what is written with what probes have just shown: where a probe got through, the check fails, whatever
-    /// the files say.
+    /// Compares what is written with what probes have just shown: where a probe got through, the check fails,
+    /// whatever the files say.
     pub fn face(&mut self, report: &ProbeReport) {
         for check in &mut self.checks {
             if check.verdict == Verdict::Pass && check.verified(Some(report)) == Verified::Open {

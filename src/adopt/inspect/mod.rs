@@ -1,5 +1,5 @@
-//! What a kubelet is open to: its effective options and certificates, judged by the CIS benchmark's section 4.2 and by
-//! what matters to a gate in front of it; and what of it the gate makes up for.
+//! What a kubelet is open to: its effective options and certificates, judged by the CIS benchmark's section
+//! 4.2 and by what matters to a gate in front of it; and what of it the gate makes up for.
 //!
 //! ```text
 //! inspection      all checks of one kubelet                            inspection.rs

@@ -1,5 +1,5 @@
-//! The checks of a kubelet's options: section 4.2 of the CIS benchmark in both of its numberings, and what else
-//! matters to a gate in front of the kubelet.
+//! The checks of a kubelet's options: section 4.2 of the CIS benchmark in both of its numberings, and what
+//! else matters to a gate in front of the kubelet.
 
 use super::check::{Check, Compensation, Judgement, Verdict};
 use super::{access, streams, tls, workload};

@@ -41,7 +41,8 @@ const CONFIG: FileChecks = FileChecks {
     public: false,
 };
 
-/// Mode and owner of the unit, the kubeconfig, the client CA and the configuration file; of each only if there is one.
+/// Mode and owner of the unit, the kubeconfig, the client CA and the configuration file; of each only if
+/// there is one.
 pub(super) fn checks(options: &Effective, invocation: &Invocation) -> Vec<Check> {
     let unit = invocation.unit.as_ref().map_or("", |unit| &unit.file);
     [
@@ -71,7 +72,9 @@ impl FileChecks {
         let by_mode = if mode & 0o022 != 0 {
             Judgement::fail(format!("users other than the owner may change {path}"))
         } else if mode & too_open != 0 {
-            Judgement::warn(format!("{path} is readable or executable by more users than necessary"))
+            Judgement::warn(format!(
+                "{path} is readable or executable by more users than necessary"
+            ))
         } else {
             Judgement::PASS
         };

@@ -29,8 +29,8 @@ fn unread(file: &str) -> impl FnOnce(std::io::Error) -> LocalnetError {
     |source| LocalnetError::Read { file, source }
 }
 
-/// Whether packets from other machines may be for 127.0.0.0/8: on a running node, by the kernel's own settings. Files
-/// do not tell all, since kube-proxy sets it while it runs.
+/// Whether packets from other machines may be for 127.0.0.0/8: on a running node, by the kernel's own
+/// settings. Files do not tell all, since kube-proxy sets it while it runs.
 pub(super) fn check(invocation: &Invocation) -> Check {
     const OPEN: &str = "machines on the same network and pods may reach what listens on 127.0.0.1, the kubelet too \
                         (CVE-2020-8558); kube-proxy sets it for node ports on loopback";
@@ -88,8 +88,8 @@ fn in_force() -> Result<Option<RoutedLoopback>, LocalnetError> {
     }))
 }
 
-/// As sysctl reads its files: in the order of their names, whichever folder they are in, the last that sets it
-/// decides. Of two files with the same name, the one in the first folder counts.
+/// As sysctl reads its files: in the order of their names, whichever folder they are in, the last that sets
+/// it decides. Of two files with the same name, the one in the first folder counts.
 fn configured(root: &Root) -> Result<Option<RoutedLoopback>, LocalnetError> {
     const FOLDERS: [&str; 4] = [
         "/etc/sysctl.d",

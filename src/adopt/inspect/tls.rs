@@ -15,7 +15,9 @@ pub(super) fn hostname_override(setting: &Setting, _: &Effective) -> Judgement {
 pub(super) fn serving_pair(setting: &Setting, options: &Effective) -> Judgement {
     let no_certificate = setting.text().is_empty();
     if no_certificate != options.text("tlsPrivateKeyFile").is_empty() {
-        return Judgement::fail("certificate without key, or key without certificate: the kubelet does not start");
+        return Judgement::fail(
+            "certificate without key, or key without certificate: the kubelet does not start",
+        );
     }
     if no_certificate && !options.is_on("serverTLSBootstrap") {
         return Judgement::warn("the kubelet makes a self-signed certificate, which no client can verify");

@@ -28,7 +28,7 @@ mod token;
 
 pub use self::ports::Ports;
 pub use self::report::{API_VERSION, ProbeAnswer, ProbeOutcome, ProbeReport, ReportChanges, Verified};
-pub use self::run::{Options, Progress, ProveError, prove};
+pub use self::run::{INTERVAL, Options, Progress, ProveError, prove};
 pub(crate) use self::saved::ReportFile;
 pub use self::sides::SideKind;
 pub(crate) use self::summary::Exposure;

@@ -12,7 +12,7 @@ use super::table::{PROBES, Probe, ProbeCredential, UNTIDY};
 /// The [`ProbeReport::api_version`].
 pub const API_VERSION: &str = "kubelet-gate.dev/v1alpha1";
 /// The [`ProbeReport::kind`].
-pub const KIND: &str = "ProbeReport";
+pub(super) const KIND: &str = "ProbeReport";
 /// The check of the authorization mode.
 const AUTHORIZATION: &str = "4.2.2";
 
@@ -124,8 +124,8 @@ impl ProbeReport {
             .iter()
             .map(|why| format!("could not be tried: {why}"));
         let unknown = self.unknown().count();
-        let unknown = (unknown > 0)
-            .then(|| format!("{unknown} of {} requests were inconclusive", self.results.len()));
+        let unknown =
+            (unknown > 0).then(|| format!("{unknown} of {} requests were inconclusive", self.results.len()));
         let deserted = self.is_deserted().then(|| {
             format!(
                 "nothing listens on port {}, neither a kubelet nor a gate: it is closed to the API server as well",

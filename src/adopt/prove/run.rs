@@ -22,7 +22,7 @@ use crate::host::Wire;
 use crate::timestamp::timestamp;
 
 /// At most five requests a second: probing must not be a load on the kubelet.
-const INTERVAL: Duration = Duration::from_millis(200);
+pub const INTERVAL: Duration = Duration::from_millis(200);
 /// With more addresses than this, the operator names those that matter.
 const MOST_ADDRESSES: usize = 32;
 /// After this many probes of one port without an answer, the rest are not sent.
@@ -84,7 +84,9 @@ impl Progress {
 #[derive(Debug, thiserror::Error)]
 pub enum ProveError {
     /// Not an address of this node.
-    #[error("{0} is not an address of this node, and prove probes only the node that it runs on: its addresses are {1}")]
+    #[error(
+        "{0} is not an address of this node, and prove probes only the node that it runs on: its addresses are {1}"
+    )]
     NotLocal(IpAddr, String),
     /// Something that every probe needs.
     #[error("{doing}: {source}")]
@@ -98,7 +100,9 @@ pub enum ProveError {
     #[error("interrupted; nothing was left behind")]
     Interrupted,
     /// It would take hours.
-    #[error("this node has {0} addresses, too many to probe all: name those that clients dial with --address")]
+    #[error(
+        "this node has {0} addresses, too many to probe all: name those that clients dial with --address"
+    )]
     TooMany(usize),
 }
 
@@ -179,7 +183,10 @@ pub fn prove(
 /// The node's addresses that are to be dialled: the named ones, or all.
 fn addresses(named: &[IpAddr]) -> Result<Vec<IpAddr>, ProveError> {
     let own = host::addresses().map_err(system("reading the node's addresses"))?;
-    if let Some(foreign) = named.iter().find(|address| !own.contains(&address.to_canonical())) {
+    if let Some(foreign) = named
+        .iter()
+        .find(|address| !own.contains(&address.to_canonical()))
+    {
         let own: Vec<String> = own.iter().map(ToString::to_string).collect();
         return Err(ProveError::NotLocal(*foreign, own.join(", ")));
     }
@@ -217,7 +224,8 @@ impl ProbeRun<'_> {
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<(), ProveError> {
         if addresses.is_empty() {
-            self.skipped.push(format!("{}: there is no such address", kind.name()));
+            self.skipped
+                .push(format!("{}: there is no such address", kind.name()));
             return Ok(());
         }
         let done = self.done + addresses.len() * self.probes.len();

@@ -12,7 +12,7 @@ const LARGEST_REPORT: u64 = 64 * 1024 * 1024;
 
 /// Why a report cannot be saved or read.
 #[derive(Debug, thiserror::Error)]
-pub enum SavedError {
+pub(crate) enum SavedError {
     /// The system refused.
     #[error(transparent)]
     System(#[from] io::Error),
@@ -37,7 +37,7 @@ impl ProbeReport {
     ///
     /// # Errors
     /// The file cannot be read, or is not a report.
-    pub fn read(path: &Path) -> Result<Self, SavedError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, SavedError> {
         let report: Self = serde_json::from_slice(&read(path, LARGEST_REPORT)?)?;
         if report.kind != KIND || report.api_version != API_VERSION {
             return Err(SavedError::Kind {
@@ -51,7 +51,7 @@ impl ProbeReport {
 
 /// A new file for a report. It is removed again unless the report is written completely, since half a report
 /// would be taken for a whole one. Only its owner may read it: it tells where a node is open.
-pub struct ReportFile<'a> {
+pub(crate) struct ReportFile<'a> {
     path: &'a Path,
     file: fs::File,
     complete: bool,
@@ -62,7 +62,7 @@ impl<'a> ReportFile<'a> {
     ///
     /// # Errors
     /// There is one already, or the system refuses.
-    pub fn create(path: &'a Path) -> Result<Self, SavedError> {
+    pub(crate) fn create(path: &'a Path) -> Result<Self, SavedError> {
         let mut options = fs::OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o600).open(path);
         let file = file.map_err(|error| match error.kind() {
@@ -80,7 +80,7 @@ impl<'a> ReportFile<'a> {
     ///
     /// # Errors
     /// The system refuses.
-    pub fn write(&mut self, report: &ProbeReport) -> Result<(), SavedError> {
+    pub(crate) fn write(&mut self, report: &ProbeReport) -> Result<(), SavedError> {
         let text = serde_json::to_vec_pretty(report)?;
         self.file.write_all(&text)?;
         self.file.sync_all()?;

@@ -83,7 +83,9 @@ impl ProbeSide {
             SideKind::Loopback if root => Ok((Self::AsUnprivileged, None)),
             SideKind::Loopback => Ok((
                 Self::Here,
-                Some("loopback as an unprivileged user: probed as this user instead, since only root can switch"),
+                Some(
+                    "loopback as an unprivileged user: probed as this user instead, since only root can switch",
+                ),
             )),
             SideKind::Namespace if root => {
                 let wire = Wire::new(addresses).map_err(SideError::Wire)?;
