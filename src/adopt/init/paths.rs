@@ -33,7 +33,8 @@ pub(super) enum PathError {
     #[error("{path}: {source}")]
     Read { path: String, source: Arc<io::Error> },
     #[error(
-        "{path}: the kubelet runs in a file system of its own, and this program sees another file under this name"
+        "{path}: the kubelet runs in a file system of its own, and this program sees another file under this \
+         name"
     )]
     OtherFile { path: String },
 }

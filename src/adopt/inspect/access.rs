@@ -40,9 +40,9 @@ pub(super) fn read_only_port(setting: &Setting, _: &Effective) -> Judgement {
     match setting.number() {
         0 => Judgement::PASS,
         port if setting.origin == ValueOrigin::LegacyDefault => Judgement::fail(format!(
-            "the flag is not set, and without --config that means port {port} is open: it shows pods, with their \
-             environment, to every client. kube-bench passes this check here, because it takes an absent flag for a \
-             closed port; this verdict is about the value in force"
+            "the flag is not set, and without --config that means port {port} is open: it shows pods, with \
+             their environment, to every client. kube-bench passes this check here, because it takes an \
+             absent flag for a closed port; this verdict is about the value in force"
         )),
         port => Judgement::fail(format!(
             "port {port} shows pods, with their environment, to every client"
@@ -90,8 +90,8 @@ pub(super) fn system_log_query(setting: &Setting, _: &Effective) -> Judgement {
 pub(super) fn cadvisor_port(setting: &Setting, options: &Effective) -> Judgement {
     if may_be_old(setting, options) {
         return Judgement::warn(
-            "not set: up to Kubernetes 1.10 port 4194 is open then, and shows every container to every client; the \
-             seal does not close it",
+            "not set: up to Kubernetes 1.10 port 4194 is open then, and shows every container to every \
+             client; the seal does not close it",
         );
     }
     match setting.number() {

@@ -191,8 +191,8 @@ impl Certificate {
             let texts = all.iter().map(ToString::to_string);
             texts.filter(|address| !self.names.contains(address)).collect()
         };
-        const REFUSED: &str = "clients that dial such an address and verify the certificate refuse it, as do metrics-server \
-                               and an API server with --kubelet-certificate-authority";
+        const REFUSED: &str = "clients that dial such an address and verify the certificate refuse it, as do \
+                               metrics-server and an API server with --kubelet-certificate-authority";
         let judgement = match addresses {
             DialledAddresses::Announced(all) => match missing(all) {
                 missing if missing.is_empty() => Judgement::PASS,
@@ -211,8 +211,8 @@ impl Certificate {
                 }
             },
             DialledAddresses::Unknown => Judgement::warn(
-                "not compared: the node's addresses are not known, since there is no --node-ip and the node does not \
-                 run here",
+                "not compared: the node's addresses are not known, since there is no --node-ip and the node \
+                 does not run here",
             ),
         };
         let value = if self.names.is_empty() {

@@ -63,7 +63,8 @@ const CHECKS: &[OptionCheck] = &[
         Full("its seal closes the port"), access::read_only_port),
     check("streaming-idle-timeout", ["4.2.5", "4.2.5"], "idle streams should end",
         "streamingConnectionIdleTimeout",
-        Partial("streams through the gate end after its own idle timeout, others do not"), streams::idle_timeout),
+        Partial("streams through the gate end after its own idle timeout, others do \
+                 not"), streams::idle_timeout),
     check("protect-kernel-defaults", ["4.2.6", ""], "kernel defaults should be protected",
         "protectKernelDefaults",
         Compensation::None, workload::protect_kernel_defaults),
@@ -108,7 +109,8 @@ const CHECKS: &[OptionCheck] = &[
         Full("its seal closes the port to other machines"), access::healthz_bind_address),
     check("contention-profiling", ["", ""], "contention profiling should be off",
         "enableContentionProfiling",
-        Partial("authorization.paths.deny can refuse /debug/pprof to every client"), access::contention_profiling),
+        Partial("authorization.paths.deny can refuse /debug/pprof to every \
+                 client"), access::contention_profiling),
     check("system-log-query", ["", ""], "queries of node logs should be off",
         "enableSystemLogQuery",
         Partial("it requires rights on nodes/log"), access::system_log_query),

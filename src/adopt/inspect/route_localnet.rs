@@ -32,8 +32,8 @@ fn unread(file: &str) -> impl FnOnce(std::io::Error) -> LocalnetError {
 /// Whether packets from other machines may be for 127.0.0.0/8: on a running node, by the kernel's own
 /// settings. Files do not tell all, since kube-proxy sets it while it runs.
 pub(super) fn check(invocation: &Invocation) -> Check {
-    const OPEN: &str = "machines on the same network and pods may reach what listens on 127.0.0.1, the kubelet too \
-                        (CVE-2020-8558); kube-proxy sets it for node ports on loopback";
+    const OPEN: &str = "machines on the same network and pods may reach what listens on 127.0.0.1, the \
+                        kubelet too (CVE-2020-8558); kube-proxy sets it for node ports on loopback";
     let runs = invocation.pid().is_some();
     let found = match runs {
         true if invocation.elsewhere => Err(LocalnetError::Elsewhere),
@@ -46,7 +46,8 @@ pub(super) fn check(invocation: &Invocation) -> Check {
         Ok(Some(routed)) => (format!("{}=1", routed.name), Judgement::warn(OPEN)),
         Ok(None) if runs => ("0".to_owned(), Judgement::PASS),
         Ok(None) => {
-            let why = "no file sets it; only the running node tells whether kube-proxy does, for node ports on loopback";
+            let why = "no file sets it; only the running node tells whether kube-proxy does, for node ports \
+                       on loopback";
             ("(not set)".to_owned(), Judgement::warn(why))
         }
         Err(error) => ("(unknown)".to_owned(), Judgement::warn(error.to_string())),

@@ -15,14 +15,14 @@ pub(super) fn idle_timeout(setting: &Setting, _: &Effective) -> Judgement {
 pub(super) fn redirect(setting: &Setting, options: &Effective) -> Judgement {
     if setting.is_on() {
         return Judgement::fail(
-            "exec, attach and port-forward are answered by a redirect to the container runtime; the gate follows no \
-             redirect and answers 502",
+            "exec, attach and port-forward are answered by a redirect to the container runtime; the gate \
+             follows no redirect and answers 502",
         );
     }
     if may_be_old(setting, options) {
         return Judgement::warn(
-            "not set: up to Kubernetes 1.10 streams may be redirected to the container runtime; the gate answers 502 \
-             then",
+            "not set: up to Kubernetes 1.10 streams may be redirected to the container runtime; the gate \
+             answers 502 then",
         );
     }
     Judgement::PASS

@@ -34,8 +34,8 @@ pub enum FindError {
     Unit(#[from] UnitError),
     /// A unit does not start a kubelet, as far as its command shows.
     #[error(
-        "{file}: starts {program:?}, which is not known to start a kubelet: name the kubelet's configuration with \
-         --kubelet-config and its flags with --kubelet-arg"
+        "{file}: starts {program:?}, which is not known to start a kubelet: name the kubelet's configuration \
+         with --kubelet-config and its flags with --kubelet-arg"
     )]
     NoKubelet {
         /// The unit.
@@ -59,7 +59,8 @@ pub enum FindError {
 fn way_out(configurations: &[&str]) -> String {
     match configurations.first() {
         Some(path) => format!(
-            "there is {}: if that is its configuration, give --kubelet-config={path}, and its flags with --kubelet-arg",
+            "there is {}: if that is its configuration, give --kubelet-config={path}, and its flags with \
+             --kubelet-arg",
             configurations.join(" and ")
         ),
         None => "name its configuration with --kubelet-config and its flags with --kubelet-arg".to_owned(),
