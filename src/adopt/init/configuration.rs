@@ -9,7 +9,7 @@ use super::files::KUBECONFIG;
 use super::findings::NodeFindings;
 use super::kubeconfig::{self, NodeCertificate};
 use super::listening::{self, Listening};
-use super::paths::{PathError, Paths};
+use super::paths::{NoPath, Paths};
 use super::text::{comment, quoted};
 use super::{node_name, serving};
 use crate::adopt::inspect::{CertificateRole, Inspection};
@@ -60,7 +60,7 @@ enum NoClientCa {
     )]
     NotSet(Vec<&'static str>),
     #[error(transparent)]
-    Path(PathError),
+    Path(NoPath),
 }
 
 fn candidates(files: &[&str]) -> String {
@@ -280,10 +280,10 @@ impl DraftConfiguration {
             self.value(
                 "  ",
                 "clientCertificateFile",
-                Ok::<_, PathError>(certificate),
+                Ok::<_, NoPath>(certificate),
                 &format!("The node's own client certificate: {others}."),
             );
-            self.value("  ", "clientKeyFile", Ok::<_, PathError>(key), "Its key.");
+            self.value("  ", "clientKeyFile", Ok::<_, NoPath>(key), "Its key.");
             self.findings.remarks.push(format!(
                 "upstream.clientCertificateFile: {others}. The gate presents the node's own certificate, \
                  {file}, to it: that opens them all, and no RBAC limits it"
@@ -381,7 +381,7 @@ impl DraftConfiguration {
             self.value(
                 "",
                 "streamingConnectionIdleTimeout",
-                Ok::<_, PathError>(idle.shown()),
+                Ok::<_, NoPath>(idle.shown()),
                 &from,
             );
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 
-use super::paths::{PathError, Paths};
+use super::paths::{NoPath, Paths};
 use super::text::comment;
 use crate::adopt::inspect::{CertificateRole, Inspection};
 use crate::adopt::kubelet::kubeconfig::NodeKubeconfig;
@@ -16,9 +16,9 @@ use crate::tls::pem;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CopyError {
     #[error(transparent)]
-    Rotated(PathError),
+    Rotated(NoPath),
     #[error("{kubeconfig} names {source}")]
-    Named { kubeconfig: String, source: PathError },
+    Named { kubeconfig: String, source: NoPath },
     #[error("{kubeconfig}: {source}")]
     Write {
         kubeconfig: String,

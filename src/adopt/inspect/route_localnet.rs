@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::check::{Check, Compensation, Judgement};
+use super::check::{Check, CheckResult, Compensation};
 use crate::adopt::kubelet::Root;
 use crate::adopt::kubelet::invocation::Invocation;
 
@@ -43,14 +43,14 @@ pub(super) fn check(invocation: &Invocation) -> Check {
     let place = found.as_ref().ok().and_then(Option::as_ref);
     let place = place.map(|routed| routed.file.clone());
     let (value, judgement) = match found {
-        Ok(Some(routed)) => (format!("{}=1", routed.name), Judgement::warn(OPEN)),
-        Ok(None) if runs => ("0".to_owned(), Judgement::PASS),
+        Ok(Some(routed)) => (format!("{}=1", routed.name), CheckResult::warn(OPEN)),
+        Ok(None) if runs => ("0".to_owned(), CheckResult::PASS),
         Ok(None) => {
             let why = "no file sets it; only the running node tells whether kube-proxy does, for node ports \
                        on loopback";
-            ("(not set)".to_owned(), Judgement::warn(why))
+            ("(not set)".to_owned(), CheckResult::warn(why))
         }
-        Err(error) => ("(unknown)".to_owned(), Judgement::warn(error.to_string())),
+        Err(error) => ("(unknown)".to_owned(), CheckResult::warn(error.to_string())),
     };
     Check {
         id: "route-localnet",

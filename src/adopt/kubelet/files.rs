@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::invocation::{Invocation, Source, Word, kubelet_arguments, program};
 use super::rancher::{self, Product};
 use super::root::Root;
-use super::systemd::{Started, UnitError};
+use super::systemd::{UnitError, UnitStart};
 use super::{microk8s, systemd};
 
 /// The systemd units that start a kubelet in distributions.
@@ -96,7 +96,7 @@ pub fn in_files(root: &Root) -> (Vec<Invocation>, Vec<FindError>) {
     (found, errors)
 }
 
-fn of_unit(root: &Root, started: Started) -> Result<Option<Invocation>, FindError> {
+fn of_unit(root: &Root, started: UnitStart) -> Result<Option<Invocation>, FindError> {
     let source = Source::File(started.file.clone());
     let unit = Some(started.unit());
     if let Some(product) = Product::of(&started.words) {

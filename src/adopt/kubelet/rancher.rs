@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::invocation::{Invocation, Source, Word, placed, program};
 use super::root::{Root, broken};
-use super::systemd::Started;
+use super::systemd::UnitStart;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,7 +61,7 @@ pub(super) fn of_process(
     product: Product,
     words: &[Word],
     process: &Path,
-    unit: Option<&Started>,
+    unit: Option<&UnitStart>,
     source: Source,
     root: Root,
 ) -> Option<Invocation> {
