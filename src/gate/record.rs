@@ -1,4 +1,4 @@
-//! What is known of a request, collected on its way, and its one audit event at the end of it.
+//! What the stations find out about a request, and the audit event that is made of it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ impl Record {
         }
     }
 
-    /// Notes what is asked for.
+    /// Notes what the request asks for.
     pub(crate) fn set_checks(&mut self, checks: &Checks) {
         self.facts.verb = Some(checks.verb().as_str());
         self.facts.subresource = checks
@@ -92,7 +92,7 @@ impl Record {
             .map(|subresource| subresource.as_str());
     }
 
-    /// Notes who asks.
+    /// Notes the user that sent the request.
     pub(crate) fn set_identity(&mut self, identity: &Identity) {
         self.facts.identity = Some(identity.clone());
     }
@@ -132,7 +132,7 @@ impl Record {
         }
     }
 
-    /// Writes the event: the answer is decided. In blocking mode this waits until the event is written.
+    /// Writes the event, now that the response is decided. In blocking mode this waits until the event is written.
     pub(crate) async fn answered(mut self, status: StatusCode) {
         let stage = if self.facts.panicked {
             Stage::Panic
@@ -158,7 +158,7 @@ impl Record {
 }
 
 impl Drop for Record {
-    /// The client left before there was an answer: the request still has its event, without a status.
+    /// Writes the event of a request whose client left before there was a response: it has no status.
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.write(&self.facts.event(Stage::ResponseComplete, None, None));
