@@ -239,3 +239,42 @@ impl Facts {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::settings::{self, AuditCommands, AuditMode, AuditSink};
+
+    /// Seen red: with the stage of a panic left at `ResponseComplete`.
+    #[tokio::test]
+    async fn a_panic_has_a_stage_of_its_own_in_the_audit() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.log");
+        let settings = settings::Audit {
+            sink: AuditSink::File(path.clone()),
+            mode: AuditMode::Batch,
+            commands: AuditCommands::Hash,
+        };
+        let (audit, thread) = Audit::start(&settings, 8).unwrap();
+        let peer = "192.0.2.7:40000".parse().unwrap();
+        let request = Request::get("/pods").body(()).unwrap();
+        for panicked in [true, false] {
+            let mut record = Record::begin(&audit, &"worker-1".into(), peer, &request).await;
+            if panicked {
+                record.set_panicked();
+            }
+            record.answered(StatusCode::INTERNAL_SERVER_ERROR).await;
+        }
+        thread.shutdown(Duration::from_secs(10)).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let stages: Vec<String> = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|event| event["stage"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(stages, ["Panic", "ResponseComplete"]);
+    }
+}
