@@ -25,7 +25,6 @@ mod corpus;
 mod deadlines;
 mod early_answers;
 mod expectations;
-mod floors;
 mod forwarding;
 mod framing;
 mod half_ends;
