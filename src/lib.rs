@@ -13,7 +13,7 @@
 //!             7 audit       one event per request, always               audit/
 //! ```
 //!
-//! [`gate`] has the way itself, in one function. What a station yields is a type that the next one demands and only
+//! `gate` has the way itself, in one function. What a station yields is a type that the next one demands and only
 //! that station can make: an [`authn::Identity`], [`attributes::Checks`], an [`authz::Permit`]. A check that is
 //! forgotten does not compile. (What is asked for is read before who asks, since a malformed request must not cost a
 //! review.)
