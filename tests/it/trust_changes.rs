@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fakes::client::{Alpn, Connection};
-use fakes::pki::{Ca, CertificateSpec, KeyKind, Pair};
+use fakes::pki::{Ca, CertificateSpec, Pair};
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, Issuer, KeyIdMethod,
     KeyPair, RevokedCertParams, SerialNumber,
@@ -465,7 +465,7 @@ async fn require_refuses_strangers_in_the_handshake_and_judges_the_others_all_th
 #[tokio::test(flavor = "multi_thread")]
 async fn intermediates_must_be_sent_or_known_and_a_new_ca_may_have_the_old_ones_name() {
     let world = World::start().await;
-    let issuer = PKI.ca.intermediate("issuer", KeyKind::P256).unwrap();
+    let issuer = PKI.ca.intermediate("issuer").unwrap();
     let sent = issuer
         .issue("erin", &CertificateSpec::client("erin").group("admins"))
         .unwrap();

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::pki::NODE_NAME;
 
 /// The audience of a service account token that names none.
-pub const DEFAULT_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
+const DEFAULT_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// A token that may read metrics: `system:serviceaccount:monitoring:metrics`.
 pub const METRICS_TOKEN: &str = "metrics-token";
@@ -31,15 +31,6 @@ pub struct User {
     pub extra: BTreeMap<String, Vec<String>>,
     /// The audiences that the token is for.
     pub audiences: Vec<String>,
-}
-
-/// What is known of a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TokenStatus {
-    /// It stands for this user.
-    Valid(User),
-    /// It is turned down with this `status.error`; an empty one = without any.
-    Rejected(String),
 }
 
 /// Whom a rule is about.
@@ -71,7 +62,7 @@ pub struct Rule {
 /// Tokens and rules.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cluster {
-    pub(super) tokens: BTreeMap<String, TokenStatus>,
+    pub(super) tokens: BTreeMap<String, User>,
     pub(super) rules: Vec<Rule>,
     /// `status.nodeInfo` of each Node.
     pub(super) nodes: BTreeMap<String, Value>,
@@ -267,7 +258,7 @@ impl Cluster {
             )
             .role("node-proxy-reader"),
         ];
-        let tokens = users.map(|(token, user)| (token.to_owned(), TokenStatus::Valid(user)));
+        let tokens = users.map(|(token, user)| (token.to_owned(), user));
         Self {
             tokens: tokens.into(),
             rules,
@@ -278,11 +269,8 @@ impl Cluster {
     /// The `status` of a TokenReview.
     pub(super) fn authenticate(&self, spec: &Value) -> Value {
         let token = spec["token"].as_str().unwrap_or_default();
-        let user = match self.tokens.get(token) {
-            Some(TokenStatus::Valid(user)) => user,
-            Some(TokenStatus::Rejected(error)) if error.is_empty() => return json!({"user": {}}),
-            Some(TokenStatus::Rejected(error)) => return json!({"user": {}, "error": error}),
-            None => return json!({"user": {}, "error": "invalid bearer token"}),
+        let Some(user) = self.tokens.get(token) else {
+            return json!({"user": {}, "error": "invalid bearer token"});
         };
         // A request without audiences is for the API server itself.
         let asked: Vec<&str> = match spec["audiences"].as_array() {
@@ -326,12 +314,9 @@ impl Cluster {
 
     /// Whom a bearer token of a caller stands for.
     pub(super) fn caller(&self, token: &str) -> Option<&User> {
-        match self.tokens.get(token) {
-            Some(TokenStatus::Valid(user)) if user.audiences.iter().any(|one| one == DEFAULT_AUDIENCE) => {
-                Some(user)
-            }
-            _ => None,
-        }
+        let user = self.tokens.get(token)?;
+        let accepted = user.audiences.iter().any(|audience| audience == DEFAULT_AUDIENCE);
+        accepted.then_some(user)
     }
 }
 

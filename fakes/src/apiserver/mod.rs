@@ -28,10 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::pki::{Credential, Pair, Pki, PkiError, kubeconfig};
 use cluster::Cluster;
-pub use cluster::{
-    ADMIN_TOKEN, DEFAULT_AUDIENCE, GATE_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN, Rule, Subject, TokenStatus,
-    User,
-};
+pub use cluster::{ADMIN_TOKEN, GATE_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN, Rule, Subject, User};
 use connection::Front;
 
 /// One of the two questions.
@@ -232,26 +229,12 @@ impl FakeApiServer {
 
     /// This token stands for this user from now on.
     pub fn add_token(&self, token: &str, user: User) {
-        lock(&self.state.cluster)
-            .tokens
-            .insert(token.to_owned(), TokenStatus::Valid(user));
-    }
-
-    /// This token is turned down with this `status.error` from now on; empty = without an error.
-    pub fn reject_token(&self, token: &str, error: &str) {
-        lock(&self.state.cluster)
-            .tokens
-            .insert(token.to_owned(), TokenStatus::Rejected(error.to_owned()));
+        lock(&self.state.cluster).tokens.insert(token.to_owned(), user);
     }
 
     /// This token is unknown from now on.
     pub fn revoke_token(&self, token: &str) {
         lock(&self.state.cluster).tokens.remove(token);
-    }
-
-    /// The rules.
-    pub fn rules(&self) -> Vec<Rule> {
-        lock(&self.state.cluster).rules.clone()
     }
 
     /// Replaces all rules.
@@ -262,13 +245,6 @@ impl FakeApiServer {
     /// Adds a rule.
     pub fn add_rule(&self, rule: Rule) {
         lock(&self.state.cluster).rules.push(rule);
-    }
-
-    /// Takes out every rule about this subject.
-    pub fn remove_rules(&self, subject: &Subject) {
-        lock(&self.state.cluster)
-            .rules
-            .retain(|rule| rule.subject != *subject);
     }
 
     /// There is a Node of this name, and this is its `status.nodeInfo`.

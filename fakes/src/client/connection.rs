@@ -261,11 +261,6 @@ impl BodySender {
         self.0.send(Ok(Frame::data(data.into()))).await.is_ok()
     }
 
-    /// Ends the body with trailers.
-    pub async fn trailers(self, trailers: HeaderMap) -> bool {
-        self.0.send(Ok(Frame::trailers(trailers))).await.is_ok()
-    }
-
     /// Breaks the body off: the connection (HTTP/1.1) or stream (HTTP/2) is reset.
     pub async fn abort(self) {
         // Nobody reads it any more: then it has ended already.

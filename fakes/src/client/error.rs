@@ -4,8 +4,6 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use rustls::AlertDescription;
-
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -32,15 +30,6 @@ pub enum ClientError {
 // === impl ClientError ===
 
 impl ClientError {
-    /// The alert the peer sent, if that was the reason.
-    #[must_use]
-    pub fn alert(&self) -> Option<AlertDescription> {
-        match self {
-            Self::Tls(rustls::Error::AlertReceived(alert)) => Some(*alert),
-            _ => None,
-        }
-    }
-
     pub(super) fn from_io(error: io::Error) -> Self {
         Self::classify(&error).unwrap_or_else(|| Self::Closed(error.to_string()))
     }

@@ -1,29 +1,28 @@
-//! The client of the demo scenes and the tests: HTTP/1.1 and HTTP/2 over TLS, TCP or a unix socket, upgrades, raw bytes.
+//! The client of the demo scenes and the tests: HTTP/1.1 and HTTP/2 over TLS or TCP, upgrades, raw bytes.
 //!
 //! Every operation has a deadline, and every failure says which kind it is, so that a test can tell an alert in the
 //! handshake from a closed connection and both from silence.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::Full;
+use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use self::tls::Secured;
 
-pub use self::connection::{BodySender, ClientBody, Connection, Streaming};
+pub use self::connection::{ClientBody, Connection, Streaming};
 pub use self::error::ClientError;
 pub use self::upgrade::{SpdyStream, UpgradeAnswer};
-pub use self::websocket::{ExecOutcome, WsSession};
+pub use self::websocket::WsSession;
 
 mod connection;
 mod error;
@@ -34,7 +33,7 @@ mod websocket;
 /// Speaks to one address.
 #[derive(Clone)]
 pub struct Client {
-    target: Target,
+    address: SocketAddr,
     tls: Option<Secured>,
     source: Option<IpAddr>,
     deadline: Duration,
@@ -69,8 +68,6 @@ pub enum Alpn {
 /// What a handshake came to.
 #[derive(Clone, Debug)]
 pub struct Handshake {
-    /// The version agreed on.
-    pub version: Option<ProtocolVersion>,
     /// The protocol the server chose by ALPN.
     pub alpn: Option<Vec<u8>>,
     /// The server's leaf certificate (DER).
@@ -81,12 +78,6 @@ pub struct Handshake {
 
 /// A stream of bytes both ways.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-#[derive(Clone)]
-enum Target {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
 
 // === impl Client ===
 
@@ -107,18 +98,7 @@ impl Client {
     #[must_use]
     pub fn plain(address: SocketAddr) -> Self {
         Self {
-            target: Target::Tcp(address),
-            tls: None,
-            source: None,
-            deadline: DEADLINE,
-        }
-    }
-
-    /// A client in plain HTTP over a unix socket.
-    #[must_use]
-    pub fn unix(path: impl Into<PathBuf>) -> Self {
-        Self {
-            target: Target::Unix(path.into()),
+            address,
             tls: None,
             source: None,
             deadline: DEADLINE,
@@ -206,17 +186,16 @@ impl Client {
     ///
     /// No connection, no handshake, or a client without TLS.
     pub async fn handshake(&self) -> Result<Handshake, ClientError> {
-        let (Target::Tcp(address), Some(tls)) = (&self.target, &self.tls) else {
+        let Some(tls) = &self.tls else {
             return Err(ClientError::Setup("there is no handshake without TLS".into()));
         };
         let handshake = async {
-            let tcp = self.tcp(*address).await?;
+            let tcp = self.tcp().await?;
             let stream = TlsConnector::from(tls.config.clone())
                 .connect(tls.name.clone(), tcp)
                 .await?;
             let session = stream.get_ref().1;
             Ok(Handshake {
-                version: session.protocol_version(),
                 alpn: session.alpn_protocol().map(<[u8]>::to_vec),
                 server_certificate: session
                     .peer_certificates()
@@ -259,10 +238,7 @@ impl Client {
     }
 
     async fn dial(&self, tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Box<dyn Duplex>, ClientError> {
-        let tcp = match &self.target {
-            Target::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
-            Target::Tcp(address) => self.tcp(*address).await?,
-        };
+        let tcp = self.tcp().await?;
         match (tls, &self.tls) {
             (Some(config), Some(Secured { name, .. })) => Ok(Box::new(
                 TlsConnector::from(config.clone())
@@ -273,8 +249,8 @@ impl Client {
         }
     }
 
-    async fn tcp(&self, address: SocketAddr) -> Result<TcpStream, ClientError> {
-        let socket = if address.is_ipv4() {
+    async fn tcp(&self) -> Result<TcpStream, ClientError> {
+        let socket = if self.address.is_ipv4() {
             TcpSocket::new_v4()?
         } else {
             TcpSocket::new_v6()?
@@ -282,19 +258,17 @@ impl Client {
         if let Some(source) = self.source {
             socket.bind(SocketAddr::new(source, 0))?;
         }
-        let stream = socket.connect(address).await?;
+        let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
 
     fn authority(&self) -> String {
-        match (&self.target, &self.tls) {
-            (Target::Unix(_), _) => "localhost".to_owned(),
-            (Target::Tcp(address), Some(Secured { name, .. })) => match name.to_str() {
-                name if name.contains(':') => format!("[{name}]:{}", address.port()),
-                name => format!("{name}:{}", address.port()),
-            },
-            (Target::Tcp(address), None) => address.to_string(),
+        let port = self.address.port();
+        match self.tls.as_ref().map(|tls| tls.name.to_str()) {
+            Some(name) if name.contains(':') => format!("[{name}]:{port}"),
+            Some(name) => format!("{name}:{port}"),
+            None => self.address.to_string(),
         }
     }
 
@@ -359,6 +333,3 @@ async fn within<T>(
 }
 
 const DEADLINE: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests;

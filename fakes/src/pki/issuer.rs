@@ -8,24 +8,12 @@ use base64::engine::general_purpose::STANDARD;
 pub use rcgen::ExtendedKeyUsagePurpose as Usage;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SigningKey,
+    SigningKey,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
 use super::PkiError;
-
-/// The kind of a key pair.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KeyKind {
-    /// ECDSA on P-256, the default: fast to make.
-    #[default]
-    P256,
-    /// RSA with 2048 bits, what most clusters have.
-    Rsa2048,
-    /// Ed25519.
-    Ed25519,
-}
 
 /// An attribute of a subject that Kubernetes reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +39,6 @@ pub struct CertificateSpec {
     pub not_after: OffsetDateTime,
     /// Extended key usages; none = no such extension.
     pub usages: Vec<Usage>,
-    /// Kind of the key.
-    pub key: KeyKind,
 }
 
 /// A certificate authority: its certificate and key.
@@ -89,7 +75,6 @@ impl CertificateSpec {
             not_before,
             not_after,
             usages: vec![Usage::ClientAuth],
-            key: KeyKind::P256,
         }
     }
 
@@ -129,21 +114,14 @@ impl CertificateSpec {
         self.usages = usages.to_vec();
         self
     }
-
-    /// Another kind of key than P-256.
-    #[must_use]
-    pub fn key(mut self, key: KeyKind) -> Self {
-        self.key = key;
-        self
-    }
 }
 
 // === impl Ca ===
 
 impl Ca {
     /// A new self-signed CA with this CN.
-    pub fn generate(common_name: &str, key: KeyKind) -> Result<Self, PkiError> {
-        let key = generate_key(key)?;
+    pub fn generate(common_name: &str) -> Result<Self, PkiError> {
+        let key = KeyPair::generate()?;
         let params = ca_params(common_name);
         let certificate = params.self_signed(&key)?.der().clone();
         Ok(Self {
@@ -153,8 +131,8 @@ impl Ca {
     }
 
     /// A new CA below this one; what it issues carries its certificate along.
-    pub fn intermediate(&self, common_name: &str, key: KeyKind) -> Result<Self, PkiError> {
-        let key = generate_key(key)?;
+    pub fn intermediate(&self, common_name: &str) -> Result<Self, PkiError> {
+        let key = KeyPair::generate()?;
         let mut params = ca_params(common_name);
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?.der().clone();
@@ -182,7 +160,7 @@ impl Ca {
 
     /// Signs a new pair; `name` is what its files are called.
     pub fn issue(&self, name: &str, spec: &CertificateSpec) -> Result<Pair, PkiError> {
-        let key = generate_key(spec.key)?;
+        let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(spec.names.clone())?;
         (params.not_before, params.not_after) = (spec.not_before, spec.not_after);
         params.is_ca = IsCa::ExplicitNoCa;
@@ -347,14 +325,6 @@ fn ca_params(common_name: &str) -> CertificateParams {
         KeyUsagePurpose::KeyCertSign,
     ];
     params
-}
-
-fn generate_key(kind: KeyKind) -> Result<KeyPair, PkiError> {
-    Ok(KeyPair::generate_for(match kind {
-        KeyKind::P256 => &PKCS_ECDSA_P256_SHA256,
-        KeyKind::Rsa2048 => &PKCS_RSA_SHA256,
-        KeyKind::Ed25519 => &PKCS_ED25519,
-    })?)
 }
 
 /// An hour back, for clocks that differ, and a year ahead.

@@ -16,11 +16,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
-pub use issuer::{Attribute, Ca, CertificateSpec, KeyKind, Pair, Usage};
+pub use issuer::{Attribute, Ca, CertificateSpec, Pair, Usage};
 
 /// The lab's node.
 pub const NODE_NAME: &str = "worker-1";
@@ -78,8 +78,6 @@ pub enum Credential<'a> {
     },
     /// A bearer token.
     Token(&'a str),
-    /// A bearer token by its file.
-    TokenFile(&'a Path),
 }
 
 /// What can fail here.
@@ -106,9 +104,9 @@ pub enum PkiError {
 impl Pki {
     /// Makes all keys and certificates.
     pub fn generate() -> Result<Self, PkiError> {
-        let ca = Ca::generate("kubernetes", KeyKind::P256)?;
-        let rotated_ca = Ca::generate("kubernetes-rotated", KeyKind::P256)?;
-        let stranger_ca = Ca::generate("kubernetes", KeyKind::P256)?;
+        let ca = Ca::generate("kubernetes")?;
+        let rotated_ca = Ca::generate("kubernetes-rotated")?;
+        let stranger_ca = Ca::generate("kubernetes")?;
         let local = ["127.0.0.1", "::1", "localhost", NODE_NAME];
         let api = [
             "127.0.0.1",
@@ -230,14 +228,6 @@ impl Pair {
             write_file(dir.join(format!("{}.key", self.name)), 0o600, &self.key_pem())?,
         ])
     }
-
-    /// A TLS server that shows this pair and asks nobody for a certificate.
-    pub fn server_config(&self) -> Result<ServerConfig, PkiError> {
-        Ok(ServerConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(self.chain.clone(), self.key.clone_key())?)
-    }
 }
 
 /// A TLS client that trusts these CAs and shows this pair, if any.
@@ -270,7 +260,6 @@ pub fn kubeconfig(server: &str, ca: &Ca, credential: Credential<'_>) -> String {
             json!({"client-certificate": certificate, "client-key": key})
         }
         Credential::Token(token) => json!({"token": token}),
-        Credential::TokenFile(path) => json!({"tokenFile": path}),
     };
     let config = json!({
         "apiVersion": "v1",
@@ -291,7 +280,7 @@ pub fn kubeconfig(server: &str, ca: &Ca, credential: Credential<'_>) -> String {
 /// start, and leaves every IP address out.
 fn kubelet_serving() -> Result<Pair, PkiError> {
     let start = OffsetDateTime::now_utc().unix_timestamp();
-    let ca = Ca::generate(&format!("{NODE_NAME}-ca@{start}"), KeyKind::P256)?;
+    let ca = Ca::generate(&format!("{NODE_NAME}-ca@{start}"))?;
     let mut pair = ca.issue(
         "kubelet-serving",
         &CertificateSpec::server(&format!("{NODE_NAME}@{start}"), &[NODE_NAME]),
