@@ -1,7 +1,7 @@
-//! The client of the demo scenes and the tests: HTTP/1.1 and HTTP/2 over TLS or TCP, upgrades, raw bytes.
+//! A client: HTTP/1.1 and HTTP/2 over TLS or TCP, upgrades, raw bytes.
 //!
-//! Every operation has a deadline, and every failure says which kind it is, so that a test can tell an alert in the
-//! handshake from a closed connection and both from silence.
+//! Every operation has a deadline, and every error has a kind, so that a test can tell an alert in the
+//! handshake, a closed connection and a missing answer apart.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
-use self::tls::Secured;
+use self::tls::TlsSettings;
 
 pub use self::connection::{ClientBody, Connection, Streaming};
 pub use self::error::ClientError;
@@ -30,25 +30,26 @@ mod tls;
 mod upgrade;
 mod websocket;
 
-/// Speaks to one address.
+/// A client of one address.
 #[derive(Clone)]
 pub struct Client {
     address: SocketAddr,
-    tls: Option<Secured>,
+    tls: Option<TlsSettings>,
     source: Option<IpAddr>,
     deadline: Duration,
 }
 
-/// How the client shows itself, and whom it believes.
+/// The client's certificate, and the server certificates that it accepts.
 #[derive(Debug)]
 pub struct ClientTls {
     /// The trust anchors for the server's certificate; `None` accepts any certificate.
     pub roots: Option<Vec<CertificateDer<'static>>>,
-    /// The client certificate's chain and key, shown whatever CA names the server hints at. They need not fit.
+    /// The client certificate's chain and key, sent regardless of the CA names that the server asks for. The
+    /// key may be that of another certificate.
     pub certificate: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-    /// Which HTTP is offered in the handshake and spoken.
+    /// The version of HTTP that is offered in the handshake and used.
     pub alpn: Alpn,
-    /// The name to find in the server's certificate: a DNS name or an IP address.
+    /// The name that the server's certificate must have: a DNS name or an IP address.
     pub server_name: String,
     /// The TLS versions offered.
     pub versions: &'static [&'static rustls::SupportedProtocolVersion],
@@ -57,7 +58,7 @@ pub struct ClientTls {
 /// The protocol offered by ALPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alpn {
-    /// Nothing, as plain tools do; HTTP/1.1 is spoken.
+    /// No protocol is offered; HTTP/1.1 is used.
     Absent,
     /// `http/1.1`.
     H1,
@@ -65,7 +66,7 @@ pub enum Alpn {
     H2,
 }
 
-/// What a handshake came to.
+/// The result of a handshake.
 #[derive(Clone, Debug)]
 pub struct Handshake {
     /// The protocol the server chose by ALPN.
@@ -89,7 +90,7 @@ impl Client {
     /// Roots, certificate, key or server name make no TLS configuration.
     pub fn new(address: SocketAddr, tls: ClientTls) -> Result<Self, ClientError> {
         Ok(Self {
-            tls: Some(Secured::new(tls)?),
+            tls: Some(TlsSettings::new(tls)?),
             ..Self::plain(address)
         })
     }
@@ -105,13 +106,13 @@ impl Client {
         }
     }
 
-    /// The same with this deadline for every operation, instead of 10 s.
+    /// Sets the deadline of every operation, which is 10 s otherwise.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
     }
 
-    /// The same from this source address, such as 127.0.0.2.
+    /// Connects from this source address, such as 127.0.0.2.
     #[must_use]
     pub fn with_source(self, source: IpAddr) -> Self {
         Self {
@@ -154,8 +155,8 @@ impl Client {
         self.call("GET", target, &[], Bytes::new()).await
     }
 
-    /// Sends a request on a connection of its own and gives the answer's body frame by frame. Dropping the body
-    /// closes the connection.
+    /// Sends a request on a connection of its own and yields the answer's body frame by frame. Dropping the
+    /// body closes the connection.
     ///
     /// # Errors
     ///
@@ -169,7 +170,7 @@ impl Client {
         Ok(answer.map(|body| body.owning(connection)))
     }
 
-    /// Opens a connection that is kept.
+    /// Opens a connection for several requests.
     ///
     /// # Errors
     ///
@@ -180,7 +181,7 @@ impl Client {
         Connection::new(io, h2, self.authority(), self.deadline).await
     }
 
-    /// Connects, shakes hands and tells what came of it; nothing is sent.
+    /// Connects and completes the handshake, without a request.
     ///
     /// # Errors
     ///
@@ -207,7 +208,7 @@ impl Client {
         self.within(handshake).await
     }
 
-    /// The bare stream, after the handshake: for what no library would send.
+    /// The stream after the handshake, for bytes that a library does not send.
     ///
     /// # Errors
     ///
@@ -217,11 +218,12 @@ impl Client {
             .await
     }
 
-    /// Writes these bytes and returns whatever comes back until the server closes or the deadline passes.
+    /// Writes these bytes and returns what the server sends until it closes the connection or the deadline
+    /// passes.
     ///
     /// # Errors
     ///
-    /// No connection, no handshake, or the connection broke before anything came back.
+    /// No connection, no handshake, or the connection broke before the server sent anything.
     pub async fn raw(&self, bytes: &[u8]) -> Result<Vec<u8>, ClientError> {
         let mut stream = self.stream().await?;
         let mut answer = Vec::new();
@@ -240,7 +242,7 @@ impl Client {
     async fn dial(&self, tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Box<dyn Duplex>, ClientError> {
         let tcp = self.tcp().await?;
         match (tls, &self.tls) {
-            (Some(config), Some(Secured { name, .. })) => Ok(Box::new(
+            (Some(config), Some(TlsSettings { name, .. })) => Ok(Box::new(
                 TlsConnector::from(config.clone())
                     .connect(name.clone(), tcp)
                     .await?,
@@ -288,7 +290,7 @@ impl fmt::Debug for Client {
 // === impl ClientTls ===
 
 impl Default for ClientTls {
-    /// Believes any certificate, shows none, speaks HTTP/1.1.
+    /// Accepts any server certificate, sends none, uses HTTP/1.1.
     fn default() -> Self {
         Self {
             roots: None,

@@ -69,7 +69,8 @@ impl Answer {
         self
     }
 
-    /// Head and framed body: Go chunks what does not fit its 2048-byte buffer. A HEAD request gets the head alone.
+    /// Head and framed body: Go chunks what does not fit its 2048-byte buffer. A HEAD request gets the head
+    /// alone.
     pub(super) fn encode(&self, method: &str, close: bool) -> (Vec<u8>, Bytes) {
         let bodiless = matches!(self.status, 100..=199 | 204 | 304);
         let framing = match self.body.len() {

@@ -20,7 +20,8 @@ pub(super) struct Peer {
     pub(super) read_only: bool,
     /// The client certificate (DER) that it sent in the handshake.
     pub(super) certificate: Option<Vec<u8>>,
-    /// The kubelet asks for a client certificate: requests with neither a certificate nor the token are answered 401.
+    /// The kubelet asks for a client certificate: requests with neither a certificate nor the token are
+    /// answered 401.
     pub(super) certificate_required: bool,
 }
 
@@ -209,8 +210,8 @@ impl Exchange<'_> {
         Ok(self.next(wire).await)
     }
 
-    /// A container's log. The head is sent at once, without a content type; a followed log sends line by line until the
-    /// client leaves.
+    /// A container's log. The head is sent at once, without a content type; a followed log sends line by line
+    /// until the client leaves.
     async fn log(&self, mut wire: Wire, lines: &[&str], follow: bool) -> io::Result<Next> {
         wire.send(&self.chunked_head(&[])).await?;
         let line = |text: &str| chunk(format!("{text}\n").as_bytes());

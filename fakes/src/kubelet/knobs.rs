@@ -13,9 +13,11 @@ pub struct Knobs {
     pub log_interval: Duration,
     /// Sent in the same write as the 101 of a SPDY upgrade or of a raw WebSocket.
     pub early_stream_bytes: Bytes,
-    /// Accepts `v5.channel.k8s.io` and the port-forward tunnel, as a kubelet does since 1.36 (`ExtendWebSocketsToKubelet`).
+    /// Accepts `v5.channel.k8s.io` and the port-forward tunnel, as a kubelet does since 1.36
+    /// (`ExtendWebSocketsToKubelet`).
     pub extended_websockets: bool,
-    /// Treats a WebSocket as plain bytes, like SPDY: sends the early bytes, then echoes everything without reading frames.
+    /// Treats a WebSocket as plain bytes, like SPDY: sends the early bytes, then echoes everything without
+    /// reading frames.
     pub raw_websockets: bool,
     /// Requests with neither this bearer token nor a client certificate are answered 401.
     pub required_token: Option<String>,
@@ -42,8 +44,8 @@ pub enum Fault {
         /// Bytes of the framed body that are sent.
         after: usize,
     },
-    /// Answers before the request's body is read, then keeps the connection open without reading more than a little of
-    /// the body.
+    /// Answers before the request's body is read, then keeps the connection open without reading more than a
+    /// little of the body.
     Early {
         /// The status, such as 413.
         status: u16,

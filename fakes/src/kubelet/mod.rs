@@ -1,7 +1,7 @@
 //! An open kubelet: it allows anonymous requests (`AlwaysAllow`) and has a read-only port.
 //!
-//! It is an HTTPS server on a real socket. It records the requests it receives ([`FakeKubelet::requests`]), and its
-//! [`Knobs`] make it misbehave while it runs.
+//! It is an HTTPS server on a real socket. It records the requests it receives ([`FakeKubelet::requests`]),
+//! and its [`Knobs`] make it misbehave while it runs.
 
 use std::fmt;
 use std::io;
@@ -42,7 +42,8 @@ mod wire;
 pub struct FakeKubeletOptions {
     /// Chain and key of the TLS port. `None` makes it a plain HTTP port.
     pub certificate: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-    /// The client certificates that the kubelet accepts. `None` makes it an open kubelet, which does not ask for one.
+    /// The client certificates that the kubelet accepts. `None` makes it an open kubelet, which does not ask
+    /// for one.
     pub client_ca: Option<ClientCa>,
     /// Opens a plain read-only port on the same address.
     pub read_only_port: bool,
@@ -158,7 +159,8 @@ impl FakeKubelet {
         change(&mut self.inner.knobs.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Plays this fault for requests whose target starts with this prefix. It takes precedence over earlier faults.
+    /// Plays this fault for requests whose target starts with this prefix. It takes precedence over earlier
+    /// faults.
     pub fn fail(&self, prefix: &str, fault: Fault) {
         self.adjust(|knobs| knobs.faults.insert(0, (prefix.to_owned(), fault)));
     }
@@ -184,7 +186,8 @@ impl FakeKubelet {
         Ok(())
     }
 
-    /// Starts or stops to authenticate clients by certificate, from the next handshake on. Has no effect without TLS.
+    /// Starts or stops to authenticate clients by certificate, from the next handshake on. Has no effect
+    /// without TLS.
     ///
     /// # Errors
     ///
@@ -244,7 +247,8 @@ impl FakeKubelet {
         self.inner.record.open_streams()
     }
 
-    /// How often a client left before its request was read or its answer was complete. Upgraded streams do not count.
+    /// How often a client left before its request was read or its answer was complete. Upgraded streams do
+    /// not count.
     #[must_use]
     pub fn cut_seen(&self) -> u64 {
         self.inner.record.cut_seen()

@@ -1,4 +1,5 @@
-//! What the fake node shows: its pods, its numbers, its logs, its configuration. The pages are the files in `pages/`.
+//! What the fake node shows: its pods, its numbers, its logs, its configuration. The pages are the files in
+//! `pages/`.
 
 use std::sync::LazyLock;
 
@@ -10,13 +11,14 @@ pub(super) struct Pod {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) containers: Vec<String>,
-    /// The environment of the first container, in plain sight of every client that may read `/pods` or run `env`.
+    /// The environment of the first container, in plain sight of every client that may read `/pods` or run
+    /// `env`.
     pub(super) env: Vec<(String, String)>,
     pub(super) log: &'static str,
 }
 
-/// The pods of `/pods`, then one that is found but not listed: the pod that the recordings of a real API server are
-/// about, so that they can be sent as they are.
+/// The pods of `/pods`, then one that is found but not listed: the pod that the recordings of a real API
+/// server are about, so that they can be sent as they are.
 static PODS: LazyLock<Vec<Pod>> =
     LazyLock::new(|| [LISTED, UNLISTED].into_iter().flat_map(pods_of).collect());
 

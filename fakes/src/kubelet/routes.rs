@@ -1,7 +1,7 @@
 //! The endpoints of a kubelet with all its debugging handlers on, and of its read-only port.
 //!
-//! Routing is that of an old kubelet (Go ≤ 1.21): on the decoded path, with a redirect to its clean form. Because of that
-//! a path with dot segments can run a command.
+//! Routing is that of an old kubelet (Go ≤ 1.21): on the decoded path, with a redirect to its clean form.
+//! Because of that a path with dot segments can run a command.
 
 use super::answer::{Answer, PLAIN};
 use super::pages::{self, Pod};
@@ -52,7 +52,8 @@ pub(super) fn reply(head: &Head, body: &[u8], read_only: bool) -> Reply {
     }
 }
 
-/// The redirect of a path to its clean form. Go's `ServeMux` sends it before the kubelet authenticates the client.
+/// The redirect of a path to its clean form. Go's `ServeMux` sends it before the kubelet authenticates the
+/// client.
 pub(super) fn redirect_to_clean(head: &Head) -> Option<Answer> {
     let path = decode(head.path());
     let clean = clean(&path);

@@ -1,4 +1,5 @@
-//! Upgrades: exec, attach and portForward over WebSocket (the Kubernetes channel protocols), and SPDY as plain bytes.
+//! Upgrades: exec, attach and portForward over WebSocket (the Kubernetes channel protocols), and SPDY as
+//! plain bytes.
 
 use std::io;
 use std::time::Duration;
@@ -52,7 +53,8 @@ struct Channels {
 // === impl StreamRequest ===
 
 impl StreamRequest {
-    /// Chooses the protocol, or refuses as a kubelet does. `extended` adds the WebSocket protocols of Kubernetes 1.36.
+    /// Chooses the protocol, or refuses as a kubelet does. `extended` adds the WebSocket protocols of
+    /// Kubernetes 1.36.
     pub(super) fn negotiate(&self, head: &Head, extended: bool) -> Upgrade {
         match head.value("upgrade") {
             Some(upgrade) if upgrade.eq_ignore_ascii_case("websocket") => {
@@ -143,7 +145,8 @@ impl StreamRequest {
             Endpoint::Attach => channels.run(self, Program::Cat).await,
             Endpoint::Exec(command) => channels.run(self, Program::start(self.pod, command)).await,
         };
-        // Most streams end because the client cuts the connection. After a close frame the connection is shut down in order.
+        // Most streams end because the client cuts the connection. After a close frame the connection is shut
+        // down in order.
         if ended.is_ok() {
             let _ = channels.socket.get_mut().shutdown().await;
         }
@@ -315,7 +318,8 @@ impl Channels {
     }
 }
 
-/// Sends the answer and the early bytes in one write, then echoes every byte until the client ends the stream.
+/// Sends the answer and the early bytes in one write, then echoes every byte until the client ends the
+/// stream.
 pub(super) async fn serve_spdy(mut wire: Wire, mut answer: Vec<u8>, early: &[u8]) -> io::Result<()> {
     answer.extend_from_slice(early);
     wire.send(&answer).await?;
@@ -331,11 +335,7 @@ pub(super) async fn serve_spdy(mut wire: Wire, mut answer: Vec<u8>, early: &[u8]
 fn status(code: u8) -> String {
     match code {
         0 => r#"{"metadata":{},"status":"Success"}"#.to_owned(),
-        code => format!(
-            "{{\"metadata\":{{}},\"status\":\"Failure\",\"message\":\"command terminated with non-zero exit code: \
-             exit status {code}\",\"reason\":\"NonZeroExitCode\",\"details\":{{\"causes\":[{{\"reason\":\"ExitCode\",\
-             \"message\":\"{code}\"}}]}}}}"
-        ),
+        code => include_str!("pages/failure.json").trim_end().replace("CODE", &code.to_string()),
     }
 }
 

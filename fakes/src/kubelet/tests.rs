@@ -22,8 +22,8 @@ async fn start(pki: &Pki) -> (FakeKubelet, Client) {
 #[tokio::test]
 async fn a_request_is_recorded_as_it_was_sent() {
     let (kubelet, client) = start(&Pki::generate().unwrap()).await;
-    let sent = b"POST /lab/echo?x=%20 HTTP/1.1\r\nhOst: a\r\nX-Two: 1\r\nx-two:  2 \r\nTransfer-Encoding: chunked\r\n\
-        Connection: close\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    let sent = b"POST /lab/echo?x=%20 HTTP/1.1\r\nhOst: a\r\nX-Two: 1\r\nx-two:  2 \r\n\
+        Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
     let answer = String::from_utf8(client.raw(sent).await.unwrap()).unwrap();
     assert!(
         answer.ends_with("\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"),

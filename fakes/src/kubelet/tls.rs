@@ -12,8 +12,8 @@ use rustls::{RootCertStore, ServerConfig};
 pub struct ClientCa {
     /// The trust anchors. A certificate of another CA fails the handshake.
     pub roots: Vec<CertificateDer<'static>>,
-    /// A client without a certificate fails the handshake. If false, its requests are answered 401, unless they have the
-    /// token.
+    /// A client without a certificate fails the handshake. If false, its requests are answered 401, unless
+    /// they have the token.
     pub mandatory: bool,
 }
 

@@ -1,7 +1,7 @@
 //! HTTP/1.1 by hand: reads request heads as they were sent and bodies piece by piece, and writes bytes.
 //!
-//! A library hides what the tests of a proxy have to see (the order, case and number of the headers, the framing) and
-//! cannot play the faults of the knobs.
+//! A library hides what the tests of a proxy have to see (the order, case and number of the headers, the
+//! framing) and cannot play the faults of the knobs.
 
 use std::io;
 
@@ -109,8 +109,8 @@ impl Wire {
         self.io.flush().await
     }
 
-    /// Returns when the client has closed the connection. Bytes that it sends meanwhile are kept, up to a bound; cancelling
-    /// loses nothing.
+    /// Returns when the client has closed the connection. Bytes that it sends meanwhile are kept, up to a
+    /// bound; cancelling loses nothing.
     pub(super) async fn gone(&mut self) {
         while self.input.len() < MAX_AHEAD {
             if matches!(self.io.read_buf(&mut self.input).await, Ok(0) | Err(_)) {
@@ -241,7 +241,8 @@ impl Head {
             .map(|(_, value)| value)
     }
 
-    /// Whether the request asks to switch protocols. As in the kubelet, `upgrade` anywhere in a Connection header counts.
+    /// Whether the request asks to switch protocols. As in the kubelet, `upgrade` anywhere in a Connection
+    /// header counts.
     pub(super) fn is_upgrade(&self) -> bool {
         self.values("connection")
             .any(|value| value.to_ascii_lowercase().contains("upgrade"))

@@ -1,4 +1,4 @@
-//! Certificate authorities of the lab and what they sign.
+//! Certificate authorities, and certificates that they sign.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,34 +26,34 @@ pub enum Attribute {
     Uid,
 }
 
-/// What to put into a certificate that is not a CA's.
+/// The content of a certificate that is not a CA's.
 #[derive(Clone, Debug)]
 pub struct CertificateSpec {
     /// The subject, in order; an attribute may come more than once.
     pub subject: Vec<(Attribute, String)>,
-    /// Subject alternative names: IP addresses where they parse as such, else DNS names.
+    /// Subject alternative names: IP addresses and DNS names.
     pub names: Vec<String>,
     /// Start of validity.
     pub not_before: OffsetDateTime,
     /// End of validity.
     pub not_after: OffsetDateTime,
-    /// Extended key usages; none = no such extension.
+    /// Extended key usages. If empty, the extension is left out.
     pub usages: Vec<Usage>,
 }
 
 /// A certificate authority: its certificate and key.
 #[derive(Clone)]
 pub struct Ca {
-    /// The CA's certificate, and above it those of the CAs that lead to its root, if it is not one itself.
+    /// The CA's certificate, then those of the CAs above it, up to the root.
     chain: Vec<CertificateDer<'static>>,
     issuer: Arc<Issuer<'static, KeyPair>>,
 }
 
-/// A certificate with its chain and private key, as a file pair holds it.
+/// A certificate with its chain and private key.
 pub struct Pair {
-    /// What the pair's files are called.
+    /// The name of the pair's files.
     pub name: String,
-    /// The certificate, then what leads to its root (without it).
+    /// The certificate, then those of the CAs above it, without the root.
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key.
     pub key: PrivateKeyDer<'static>,
@@ -62,7 +62,7 @@ pub struct Pair {
 // === impl CertificateSpec ===
 
 impl CertificateSpec {
-    /// A client certificate for this user; an empty name leaves the CN out.
+    /// A client certificate for this user. An empty name leaves the CN out.
     pub fn client(user: &str) -> Self {
         let (not_before, not_after) = validity();
         let subject = match user {
@@ -100,7 +100,7 @@ impl CertificateSpec {
         self
     }
 
-    /// Valid from and until these distances from now, which may be negative.
+    /// Sets start and end of validity, relative to now.
     #[must_use]
     pub fn valid(mut self, from: Duration, until: Duration) -> Self {
         let now = OffsetDateTime::now_utc();
@@ -108,7 +108,7 @@ impl CertificateSpec {
         self
     }
 
-    /// Replaces the extended key usages; none = leave the extension out.
+    /// Replaces the extended key usages. If empty, the extension is left out.
     #[must_use]
     pub fn usages(mut self, usages: &[Usage]) -> Self {
         self.usages = usages.to_vec();
@@ -130,7 +130,7 @@ impl Ca {
         })
     }
 
-    /// A new CA below this one; what it issues carries its certificate along.
+    /// A new CA below this one. Its certificate is in the chain of each certificate that it issues.
     pub fn intermediate(&self, common_name: &str) -> Result<Self, PkiError> {
         let key = KeyPair::generate()?;
         let mut params = ca_params(common_name);
@@ -148,7 +148,7 @@ impl Ca {
         &self.chain[0]
     }
 
-    /// The CA's certificate as PEM; join several for a bundle.
+    /// The CA's certificate as PEM. A bundle is several of them, concatenated.
     pub fn certificate_pem(&self) -> String {
         pem("CERTIFICATE", self.certificate())
     }
@@ -158,7 +158,7 @@ impl Ca {
         pem("PRIVATE KEY", self.issuer.key().serialized_der())
     }
 
-    /// Signs a new pair; `name` is what its files are called.
+    /// Signs a new pair. `name` is the name of its files.
     pub fn issue(&self, name: &str, spec: &CertificateSpec) -> Result<Pair, PkiError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(spec.names.clone())?;
@@ -229,8 +229,8 @@ impl fmt::Debug for Pair {
 
 /// Replaces a certificate's subject and signs it anew.
 ///
-/// rcgen keeps one value per attribute type, while a user in several groups has an O for each, and the last
-/// of several CNs is the one that Kubernetes takes.
+/// rcgen keeps one value per attribute type, but a user in several groups has an O for each, and of several
+/// CNs Kubernetes uses the last one.
 fn with_subject(
     certificate: &CertificateDer<'_>,
     subject: &[(Attribute, String)],
@@ -293,7 +293,7 @@ fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The length of what is inside this DER element, which is the last thing in its slice.
+/// The length of the content of this DER element, which ends where the slice ends.
 fn content_length(element: &[u8]) -> usize {
     let header = match element[1] {
         short if short < 0x80 => 2,
@@ -327,7 +327,7 @@ fn ca_params(common_name: &str) -> CertificateParams {
     params
 }
 
-/// An hour back, for clocks that differ, and a year ahead.
+/// From an hour ago, for clocks that differ, for a year.
 fn validity() -> (OffsetDateTime, OffsetDateTime) {
     let now = OffsetDateTime::now_utc();
     (now - Duration::HOUR, now + Duration::days(365))

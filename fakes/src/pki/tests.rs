@@ -1,5 +1,5 @@
-//! What `tests/it` would not notice: a certificate that is bad for another reason than its name says, a key in a log,
-//! and a key written through a link.
+//! What `tests/it` would not notice: a certificate that is bad for another reason than its name says, a key
+//! in a log, and a key written through a link.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

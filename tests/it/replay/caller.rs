@@ -67,7 +67,7 @@ impl Certificates {
             .map(|(name, spec)| (name, PKI.ca.issue(name, &spec).unwrap()))
             .collect();
         pairs.insert("evil-admin", evil.issue("evil-admin", &admin).unwrap());
-        let same_name = PKI.stranger_ca.issue("samename-admin", &admin).unwrap();
+        let same_name = PKI.untrusted_ca.issue("samename-admin", &admin).unwrap();
         pairs.insert("samename-admin", same_name);
         pairs.insert("selfsigned", self_signed("admin"));
         Self(pairs)
