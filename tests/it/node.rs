@@ -18,7 +18,7 @@ use fakes::apiserver::FakeApiServer;
 use fakes::client::{Client, ClientTls};
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions, Fault};
 use fakes::pki::KubeconfigUser;
-use kubelet_gate::node::Namespace;
+use kubelet_gate::host::Namespace;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -335,7 +335,9 @@ pub(super) async fn serve_spdy(mut wire: Wire, mut answer: Vec<u8>, early: &[u8]
 fn status(code: u8) -> String {
     match code {
         0 => r#"{"metadata":{},"status":"Success"}"#.to_owned(),
-        code => include_str!("pages/failure.json").trim_end().replace("CODE", &code.to_string()),
+        code => include_str!("pages/failure.json")
+            .trim_end()
+            .replace("CODE", &code.to_string()),
     }
 }
 
