@@ -212,7 +212,7 @@ async fn somebody_who_plays_the_api_server_is_told_nothing() {
     let names = ["127.0.0.1", "::1", "localhost"];
     let good = CertificateSpec::server("kube-apiserver", &names);
     for (pair, why) in [
-        (PKI.stranger_ca.issue("x", &good).unwrap(), "BadSignature"),
+        (PKI.untrusted_ca.issue("x", &good).unwrap(), "BadSignature"),
         (PKI.rotated_ca.issue("x", &good).unwrap(), "UnknownIssuer"),
         (
             PKI.client(

@@ -17,7 +17,7 @@ use std::time::Duration;
 use fakes::apiserver::FakeApiServer;
 use fakes::client::{Client, ClientTls};
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions, Fault};
-use fakes::pki::Credential;
+use fakes::pki::KubeconfigUser;
 use kubelet_gate::host::Namespace;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -180,7 +180,7 @@ impl Node {
         let api = FakeApiServer::start(&PKI).await.unwrap();
         fs::write(
             folder.join("kubeconfig"),
-            api.kubeconfig(&PKI, Credential::Certificate(&PKI.gate)),
+            api.kubeconfig(&PKI, KubeconfigUser::Certificate(&PKI.gate)),
         )
         .unwrap();
         let healthz = FakeKubelet::start(options(10248, false)).await.unwrap();

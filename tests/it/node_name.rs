@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fakes::apiserver::{
     ADMIN_TOKEN, Behaviour, FakeApiServer, GATE_TOKEN, METRICS_TOKEN, Review, Rule, Subject,
 };
-use fakes::pki::Credential;
+use fakes::pki::KubeconfigUser;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -26,12 +26,12 @@ impl Asked {
         let api = FakeApiServer::start(&PKI).await.unwrap();
         PKI.write(node.directory.path()).unwrap();
         let asked = Self { node, api };
-        asked.as_user(Credential::Certificate(&PKI.gate));
+        asked.as_user(KubeconfigUser::Certificate(&PKI.gate));
         asked
     }
 
     /// Who the gate is to the API server.
-    fn as_user(&self, credential: Credential<'_>) {
+    fn as_user(&self, credential: KubeconfigUser<'_>) {
         let kubeconfig = self.api.kubeconfig(&PKI, credential);
         fs::write(self.node.path("kubeconfig"), kubeconfig).unwrap();
     }
@@ -132,7 +132,7 @@ async fn what_proves_nothing_is_a_warning_and_the_gate_starts() {
     asked
         .node
         .configure(|configuration| configuration["nodeName"] = json!("worker-1"));
-    asked.as_user(Credential::Token(GATE_TOKEN));
+    asked.as_user(KubeconfigUser::Token(GATE_TOKEN));
     says("may not read this Node").await;
     asked.api.down().await.unwrap();
     says("the API server cannot be asked").await;
@@ -166,7 +166,7 @@ async fn the_node_that_is_asked_about_is_the_first_that_is_named() {
     let (_, said) = asked.check(&["--hostname-override=Worker-7"]);
     assert!(said.contains("nodeName worker-7:"), "{said}");
 
-    asked.as_user(Credential::Token(GATE_TOKEN));
+    asked.as_user(KubeconfigUser::Token(GATE_TOKEN));
     let (code_of_check, said) = asked.check(&[]);
     assert_eq!(code_of_check, 64);
     assert!(said.contains("nothing says what this Node is called"), "{said}");
@@ -288,12 +288,12 @@ async fn check_says_when_the_gate_may_not_ask() {
         .configure(|configuration| configuration["nodeName"] = json!("worker-1"));
     for (credential, answers, way_out) in [
         (
-            Credential::Token(METRICS_TOKEN),
+            KubeconfigUser::Token(METRICS_TOKEN),
             "403 Forbidden",
             "bind the gate's user to ClusterRole system:auth-delegator",
         ),
         (
-            Credential::Token("nobody"),
+            KubeconfigUser::Token("nobody"),
             "401 Unauthorized",
             "does not accept the credential of the gate's kubeconfig",
         ),

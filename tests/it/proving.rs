@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use fakes::kubelet::{ClientCa, FakeKubelet, Fault, Seen};
+use fakes::kubelet::{ClientCa, FakeKubelet, Fault, RecordedRequest};
 use kubelet_gate::adopt::prove::{
     self, Answer, Credential, Options, Outcome, PROBES, Port, Ports, ProveError, Report, SideKind, Verified,
 };
@@ -118,7 +118,7 @@ async fn exactly_the_documented_requests_are_sent() {
         read_only(&world).await,
     )))
     .await;
-    let line = |seen: &Seen| (seen.read_only, seen.method.clone(), seen.target.clone());
+    let line = |seen: &RecordedRequest| (seen.read_only, seen.method.clone(), seen.target.clone());
     let seen = world.kubelet.requests();
     let sent: Vec<_> = seen.iter().map(line).collect();
     let documented: Vec<_> = PROBES
