@@ -6,7 +6,8 @@ use kubelet_gate::lab::fake_apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
 use kubelet_gate::lab::fake_kubelet::Fault;
 use serde_json::{Value, json};
 
-use crate::world::{API_SERVER, World, eventually_answers, header};
+use crate::patience::eventually_answers;
+use crate::world::{API_SERVER, World, header};
 
 const LOG: &str = "/containerLogs/default/web/nginx";
 

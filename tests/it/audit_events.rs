@@ -9,7 +9,8 @@ use kubelet_gate::lab::fake_apiserver::{ADMIN_TOKEN, Api, Behaviour, METRICS_TOK
 use kubelet_gate::lab::fake_kubelet::Fault;
 use serde_json::{Value, json};
 
-use crate::world::{PKI, World, eventually, header, request};
+use crate::patience::eventually;
+use crate::world::{PKI, World, header, request};
 
 /// What must be in no line, whatever is asked and however it ends.
 const SECRETS: [&str; 5] = [

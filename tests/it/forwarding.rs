@@ -10,7 +10,8 @@ use kubelet_gate::lab::fake_apiserver::ADMIN_TOKEN;
 use kubelet_gate::lab::fake_kubelet::{ClientCa, Fault, Seen};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::world::{PKI, World, assert_answer, eventually, header, request};
+use crate::patience::eventually;
+use crate::world::{PKI, World, assert_answer, header, request};
 
 /// Bytes in which a lost, doubled or moved piece shows.
 fn pattern(length: usize) -> Bytes {

@@ -8,7 +8,8 @@ use kubelet_gate::lab::client::{ClientError, UpgradeAnswer};
 use kubelet_gate::lab::fake_apiserver::{Api, Behaviour};
 use kubelet_gate::lab::fake_kubelet::Fault;
 
-use crate::world::{API_SERVER, World, assert_answer, eventually, header, request};
+use crate::patience::eventually;
+use crate::world::{API_SERVER, World, assert_answer, header, request};
 
 const LOG: &str = "/containerLogs/default/web/nginx?follow=true";
 const ATTACH: &str = "/exec/default/web/nginx?command=cat&input=1&output=1&error=1";
