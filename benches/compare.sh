@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The gate beside nginx: CPU per request, memory, start. Needs two cores, nginx, and nobody else at work.
+# Compares the gate with nginx: CPU per request, memory, start. It needs two cores, nginx, and an otherwise
+# idle machine.
 #
 #   BENCH_ROUNDS=7           interleaved rounds; the best of each front counts
 #   BENCH_REQUESTS=100000    small requests a round (a tenth of them big, a fiftieth of them handshakes)
@@ -19,5 +20,5 @@ fi
 
 nginx -v
 cargo bench --locked --bench compare --no-run
-# The load and the backend on core 1; the fronts are put on core 0 by the programme itself.
+# Load and backend run on core 1; the program itself puts the fronts on core 0.
 exec taskset -c 1 cargo bench --locked --bench compare

@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kubelet_gate::lab::client::{Client, ClientTls};
-use kubelet_gate::lab::pki::{CertificateSpec, Pair};
+use fakes::client::{Client, ClientTls};
+use fakes::pki::{CertificateSpec, Pair};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use kubelet_gate::firewall::{Backend, Confirmed, Firewall, Plan, PortKind, RunningGate, SealedPort, State};
+use kubelet_gate::seal::{Confirmed, Firewall, Plan, PortKind, RunningGate, SealedPort, State};
+use kubelet_gate::settings::Backend;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::node::{GATEWAY, NODE, Node, on_a_node, on_every_backend, server_at, server_seen_from, shell};

@@ -19,11 +19,11 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use kubelet_gate::lab::client::{Client, ClientTls};
-use kubelet_gate::lab::fake_apiserver::FakeApiServer;
-use kubelet_gate::lab::fake_kubelet::{FakeKubelet, FakeKubeletOptions, Fault};
-use kubelet_gate::lab::pki::Credential;
-use kubelet_gate::node::Namespace;
+use fakes::client::{Client, ClientTls};
+use fakes::apiserver::FakeApiServer;
+use fakes::kubelet::{FakeKubelet, FakeKubeletOptions, Fault};
+use fakes::pki::Credential;
+use kubelet_gate::host::Namespace;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, Once};
 
-use kubelet_gate::node::Namespace;
+use kubelet_gate::host::Namespace;
 
 use super::Node;
 use crate::skipped::skip_test;

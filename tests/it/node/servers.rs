@@ -3,8 +3,8 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use kubelet_gate::lab::client::{Client, ClientTls};
-use kubelet_gate::node::Namespace;
+use fakes::client::{Client, ClientTls};
+use kubelet_gate::host::Namespace;
 
 use crate::patience::{patience, stretched};
 
