@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The gate beside nginx: CPU per request, memory, start. Needs two cores, nginx, and nobody else at work.
+# The gate beside nginx and beside the floor, a bare proxy over the libraries of the gate: CPU per request, memory, start.
+# It needs two cores, nginx, and a machine without other work.
 #
-#   BENCH_ROUNDS=7           interleaved rounds; the best of each front counts
+#   BENCH_ROUNDS=7           interleaved rounds: each front once in every round
 #   BENCH_REQUESTS=100000    small requests a round (a tenth of them big, a fiftieth of them handshakes)
 #   BENCH_ONLY=kubelet-gate  only this front: to profile it
 #   BENCH_OTHER_GATE=FILE    another build of the gate, measured in the same rounds
@@ -19,5 +20,5 @@ fi
 
 nginx -v
 cargo bench --locked --bench compare --no-run
-# The load and the backend on core 1; the fronts are put on core 0 by the programme itself.
+# The load and the backend run on core 1; the programme puts each front on core 0.
 exec taskset -c 1 cargo bench --locked --bench compare
