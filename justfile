@@ -6,6 +6,11 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 default:
     @just --list
 
+# The shortest loop: formatting, lints of library and program, unit tests.
+quick: fmt
+    cargo clippy --locked --lib --bins -- -D warnings
+    cargo test --locked --lib
+
 # What to run before a commit: formatting, lints, documentation, tests.
 check: fmt clippy doc test
 
@@ -26,9 +31,21 @@ doc:
 test *name:
     cargo test --locked {{ name }}
 
-# Exactly what CI runs, stage by stage, each with its seconds.
-ci:
-    bash .ci/run
+# Unit tests whose path contains the name: `just unit authn`.
+unit *name:
+    cargo test --locked --lib -- {{ name }}
+
+# Socket tests whose path contains the name: `just it seal_trial`.
+it *name:
+    cargo test --locked --test it -- {{ name }}
+
+# What CI runs, stage by stage, each with its seconds; with names, these stages alone: `just ci keys width`.
+ci *stage:
+    bash .ci/run {{ stage }}
+
+# Let git run .githooks/pre-commit before each commit (`git config --unset core.hooksPath` ends it).
+hook:
+    git config core.hooksPath .githooks
 
 # Play every attack against an open kubelet and then through the gate, as a table.
 demo:
@@ -42,7 +59,7 @@ lab:
 fuzz seconds="60":
     bash fuzz/run {{ seconds }}
 
-# CPU per request, side by side with nginx, both with mutual TLS on both legs.
+# CPU per request beside nginx and beside the floor, each with mutual TLS on both legs.
 bench:
     bash benches/compare.sh
 

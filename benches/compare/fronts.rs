@@ -73,7 +73,8 @@ impl Bench {
         let (shown, ca) = ("kubelet-serving", "ca.crt");
         let server = format!(
             "listen {backend} ssl; ssl_certificate {shown}.crt; ssl_certificate_key {shown}.key;
-             ssl_client_certificate {ca}; ssl_verify_client on; root .; open_file_cache max=10; access_log off;
+             ssl_client_certificate {ca}; ssl_verify_client on; access_log off;
+             root .; open_file_cache max=10;
              location = {SMALL} {{ default_type application/json; return 200 '{POD_LIST}'; }}"
         );
         let command = nginx(directory.path(), "backend", "", &server)?;
@@ -118,8 +119,10 @@ impl Bench {
              ssl_client_certificate ca.crt; ssl_verify_client on; access_log {access_log};
              location / {{
                  proxy_pass https://kubelet; proxy_http_version 1.1; proxy_set_header Connection '';
-                 proxy_ssl_certificate gate.crt; proxy_ssl_certificate_key gate.key; proxy_ssl_protocols TLSv1.3;
-                 proxy_ssl_verify on; proxy_ssl_trusted_certificate kubelet-serving.crt; proxy_ssl_name worker-1;
+                 proxy_ssl_protocols TLSv1.3;
+                 proxy_ssl_certificate gate.crt; proxy_ssl_certificate_key gate.key;
+                 proxy_ssl_verify on; proxy_ssl_name worker-1;
+                 proxy_ssl_trusted_certificate kubelet-serving.crt;
              }}"
         );
         let file = if logs {
