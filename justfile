@@ -1,4 +1,4 @@
-# Every recipe is a plain command: without `just`, read it here and type it. CI runs .ci/run.
+# Every recipe is a plain command. Without `just`, read it here and type it. CI runs .ci/run.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
@@ -6,40 +6,40 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 default:
     @just --list
 
-# The shortest loop: formatting, lints of library and program, unit tests.
+# Run the shortest loop: formatting, lints of library and program, unit tests.
 quick: fmt
     cargo clippy --locked --lib --bins -- -D warnings
     cargo test --locked --lib
 
-# What to run before a commit: formatting, lints, documentation, tests.
+# Run before a commit: formatting, lints, documentation, tests.
 check: fmt clippy doc test
 
-# Is everything formatted? (`cargo fmt` does it.)
+# Check the formatting (`cargo fmt --all` repairs it).
 fmt:
-    cargo fmt --check
+    cargo fmt --all --check
 
-# Lints, with the lab and without it.
+# Run the lints, with the lab and without it.
 clippy:
     cargo clippy --locked --all-targets -- -D warnings
-    cargo clippy --locked --no-default-features --lib --bins -- -D warnings
+    cargo clippy --locked -p kubelet-gate --no-default-features --lib --bins -- -D warnings
 
-# The API documentation, warnings refused.
+# Build the API documentation; a warning is an error.
 doc:
     RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 
-# Every test; with a name, those whose path contains it: `just test authn`.
+# Run every test, or those whose path contains a name: `just test authn`.
 test *name:
     cargo test --locked {{ name }}
 
-# Unit tests whose path contains the name: `just unit authn`.
+# Run the unit tests whose path contains the name: `just unit authn`.
 unit *name:
     cargo test --locked --lib -- {{ name }}
 
-# Socket tests whose path contains the name: `just it seal_trial`.
+# Run the socket tests whose path contains the name: `just it seal_trial`.
 it *name:
     cargo test --locked --test it -- {{ name }}
 
-# What CI runs, stage by stage, each with its seconds; with names, these stages alone: `just ci keys width`.
+# Run what CI runs, each stage with its seconds; or only the stages that are named: `just ci keys width`.
 ci *stage:
     bash .ci/run {{ stage }}
 
@@ -47,19 +47,19 @@ ci *stage:
 hook:
     git config core.hooksPath .githooks
 
-# Play every attack against an open kubelet and then through the gate, as a table.
+# Play every attack against an open kubelet and then through the gate; print a table.
 demo:
     cargo run --release --locked -- lab --demo
 
-# The lab, left running, with curl lines to paste.
+# Run the lab until Ctrl-C, with curl lines to paste.
 lab:
     cargo run --release --locked -- lab
 
-# Each fuzz target for so many seconds (a nightly toolchain, and `cargo install --locked cargo-fuzz`).
+# Run each fuzz target for some seconds (needs a nightly toolchain, and `cargo install --locked cargo-fuzz`).
 fuzz seconds="60":
     bash fuzz/run {{ seconds }}
 
-# CPU per request beside nginx and beside the floor, each with mutual TLS on both legs.
+# Measure CPU per request beside nginx and a bare proxy, each with mutual TLS on both legs.
 bench:
     bash benches/compare.sh
 
@@ -67,10 +67,10 @@ bench:
 certs:
     cargo run --locked -- certs --dir certs-dev
 
-# Which checks does a request need? `just explain GET /pods -o json`
+# Say which checks a request needs: `just explain GET /pods -o json`
 explain *request:
     cargo run --quiet --locked -- explain {{ request }}
 
-# Advisories, bans, licences and sources of the dependencies (`cargo install --locked cargo-deny`).
+# Check advisories, bans, licences and sources of dependencies (needs `cargo install --locked cargo-deny`).
 deny:
     cargo deny --locked check

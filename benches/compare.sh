@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The gate beside nginx and beside the floor, a bare proxy over the libraries of the gate: CPU per request, memory, start.
-# It needs two cores, nginx, and a machine without other work.
+# Compares the gate with nginx and with the floor, a bare proxy over the same libraries: CPU per request,
+# memory, start. It needs two cores, nginx, and an otherwise idle machine.
 #
 #   BENCH_ROUNDS=7           interleaved rounds: each front once in every round
 #   BENCH_REQUESTS=100000    small requests a round (a tenth of them big, a fiftieth of them handshakes)
@@ -20,5 +20,5 @@ fi
 
 nginx -v
 cargo bench --locked --bench compare --no-run
-# The load and the backend run on core 1; the programme puts each front on core 0.
+# Load and backend run on core 1; the program itself puts the fronts on core 0.
 exec taskset -c 1 cargo bench --locked --bench compare

@@ -18,8 +18,15 @@
 //! forgotten does not compile. (What is asked for is read before who asks, since a malformed request must not cost a
 //! review.)
 
-pub mod gate;
+pub mod cli;
+#[cfg(feature = "lab")]
+pub mod lab;
+pub mod serve;
 
+pub mod adopt;
+pub mod seal;
+
+pub mod gate;
 pub mod listen;
 
 pub mod tls;
@@ -33,23 +40,14 @@ pub mod authz;
 pub mod forward;
 
 pub mod audit;
-mod record;
-mod witness;
 
-pub mod error;
-pub mod metrics;
-
-pub mod admin;
 pub mod apiserver;
 pub mod cache;
-pub mod cli;
-pub mod firewall;
-pub mod init;
-pub mod inspect;
-pub mod node;
-pub mod prove;
+pub mod duration;
+pub mod error;
+pub mod host;
+pub mod metrics;
+pub mod quota;
+pub mod report;
 pub mod settings;
-pub mod start;
-
-#[cfg(feature = "lab")]
-pub mod lab;
+pub mod timestamp;

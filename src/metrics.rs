@@ -129,6 +129,23 @@ struct PortLabels {
     family: &'static str,
 }
 
+/// One of what a gauge counts: the gauge goes up when this is made, and down when it is dropped.
+pub struct Raised(Gauge);
+
+impl Raised {
+    /// Raises `gauge` by one.
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Metrics {
     /// Fresh families, all registered.
     pub fn new() -> Self {

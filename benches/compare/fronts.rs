@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use kubelet_gate::lab::fake_apiserver::FakeApiServer;
-use kubelet_gate::lab::pki::{Credential, Pki};
+use fakes::apiserver::FakeApiServer;
+use fakes::pki::{Credential, Pki};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;

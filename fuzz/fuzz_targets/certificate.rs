@@ -1,4 +1,4 @@
-//! A client's chain: the recorded ones of `tests/it/data`, changed. Whatever is believed, somebody signed it.
+//! A client's chain: a recorded one of `tests/it/data`, changed. If it is accepted, its leaf was signed.
 #![no_main]
 
 use std::collections::{HashMap, HashSet};
@@ -16,7 +16,7 @@ mod mutation;
 struct Recorded {
     trust: Trust,
     chains: Vec<Vec<Vec<u8>>>,
-    /// What is signed of every certificate there is: a change may undo what makes a recorded one bad.
+    /// The signed part of every recorded certificate: a change may undo what makes a recorded one bad.
     signed: HashSet<Vec<u8>>,
 }
 
@@ -70,10 +70,10 @@ fuzz_target!(|data: &[u8]| {
     mutation::mutate(&mut chain[number], plan);
     let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
     if recorded.trust.judge(&chain, now()).is_ok() {
-        let signed = mutation::signed(&chain[0]).expect("what was believed can be read");
+        let signed = mutation::signed(&chain[0]).expect("an accepted certificate can be read");
         assert!(
             recorded.signed.contains(signed),
-            "nobody signed this: {:02x?}",
+            "no CA signed this: {:02x?}",
             &chain[0][..]
         );
     }

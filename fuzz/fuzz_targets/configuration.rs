@@ -1,4 +1,4 @@
-//! The gate's own configuration, as somebody might have written it.
+//! The gate's own configuration, as an operator might have written it.
 #![no_main]
 
 use std::path::Path;

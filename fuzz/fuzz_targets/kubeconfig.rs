@@ -1,4 +1,4 @@
-//! A kubeconfig, as somebody might have written it.
+//! A kubeconfig, as an operator might have written it.
 #![no_main]
 
 use std::path::Path;

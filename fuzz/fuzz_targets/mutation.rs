@@ -1,4 +1,4 @@
-//! Small changes to DER that is given, as the fuzzer chooses them: random bytes hardly ever become a certificate.
+//! Small changes to given DER, as the fuzzer chooses them: random bytes hardly ever become a certificate.
 
 /// Changes `der` by up to eight operations read from `plan`: kind, place (two bytes), value.
 pub fn mutate(der: &mut Vec<u8>, plan: &[u8]) {

@@ -21,7 +21,10 @@ fuzz_target!(|data: &[u8]| {
         !path.split('/').any(|segment| segment == "." || segment == ".."),
         "{path}"
     );
-    assert!(!checks.subresources().is_empty(), "no check, no door");
+    assert!(
+        !checks.subresources().is_empty(),
+        "a request without a check would need no permission"
+    );
     assert_eq!(checks.interactive(), is_interactive(path));
     if checks.interactive() {
         assert_eq!(checks.verb(), Verb::Create, "{path}");

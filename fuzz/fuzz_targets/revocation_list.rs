@@ -1,4 +1,5 @@
-//! A revocation list: bytes, and a good one changed. Where it is taken, whom the good one revokes stays out.
+//! A revocation list: random bytes, or a good list changed. If the list is taken, a certificate that the good
+//! one revokes stays out.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -10,7 +11,8 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
 mod mutation;
 
-/// A CA "fuzzed", a client of it, and a list with the client on it, valid from 2026 to 2126. Their keys are gone.
+/// A CA "fuzzed", a client of it, and a list that revokes the client, valid from 2026 to 2126. Their keys are
+/// gone.
 const CA: &[u8] = include_bytes!("../fixtures/ca.der");
 const REVOKED: &[u8] = include_bytes!("../fixtures/revoked.der");
 const LIST: &[u8] = include_bytes!("../fixtures/list.der");
@@ -58,7 +60,7 @@ fuzz_target!(|data: &[u8]| {
         let is_same = mutation::signed(&list) == mutation::signed(LIST);
         assert!(
             any_signer || is_same || !names_ca,
-            "a list that nobody signed is taken: {list:02x?}"
+            "a list that no CA signed is taken: {list:02x?}"
         );
     }
 });

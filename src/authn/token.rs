@@ -17,8 +17,8 @@ use super::budget::Budget;
 use super::identity::{Credential, Identity, add_authenticated_group};
 use crate::apiserver::{ApiServer, ReviewError, TokenAnswer};
 use crate::cache::{Cache, Outcome, Remembered};
-use crate::listen::Quota;
 use crate::metrics::{CacheKind, Metrics};
+use crate::quota::Quota;
 use crate::settings::{Authentication, Limits};
 
 /// What a WebSocket subprotocol that carries a token starts with; base64url without padding follows.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{FAILED, GOOD, complain};
-use crate::lab::pki::Pki;
+use fakes::pki::Pki;
 
 /// The arguments of `certs`.
 #[derive(Args, Debug)]

@@ -1,19 +1,12 @@
 //! `kubelet-gate check`: everything that `serve` would do before it listens, and what only the API server knows.
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 
 use super::{FAILED, GOOD, USAGE, complain};
-use crate::apiserver::{AccessSpec, ApiServer, ReviewError, UserInfo};
-use crate::forward::Kubelet;
-use crate::metrics::Metrics;
-use crate::node::{self, Confirmed, Shown};
-use crate::settings::{AuditSink, AuthorizationMode, KubeletFlags, Settings};
-use crate::start::{StartError, api_server_and_node_name, unused_proxy};
-use crate::tls::Serving;
+use crate::serve::check::Findings;
+use crate::settings::{KubeletFlags, Settings};
 
 /// The arguments of `check`.
 #[derive(Args, Debug)]
@@ -26,13 +19,6 @@ pub(super) struct Check {
     offline: bool,
     #[command(flatten)]
     flags: KubeletFlags,
-}
-
-/// What was found.
-#[derive(Default)]
-struct Findings {
-    problems: Vec<Box<dyn Error>>,
-    warnings: Vec<String>,
 }
 
 impl Check {
@@ -65,21 +51,10 @@ fn checked(config: &Path, flags: &KubeletFlags, offline: bool) -> Result<(Settin
         complain(&error);
         USAGE
     })?;
-    let mut found = Findings {
-        warnings: settings.warnings.clone(),
-        ..Findings::default()
-    };
-    let api_server = found.in_files(&settings);
-    if !offline && let Some((api_server, node_name)) = api_server {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| {
-                complain(&error);
-                FAILED
-            })?;
-        runtime.block_on(found.asked(&settings, &api_server, &node_name));
-    }
+    let found = Findings::of(&settings, offline).map_err(|error| {
+        complain(&error);
+        FAILED
+    })?;
     for warning in &found.warnings {
         eprintln!("warning: {warning}");
     }
@@ -88,97 +63,4 @@ fn checked(config: &Path, flags: &KubeletFlags, offline: bool) -> Result<(Settin
     }
     let code = if found.problems.is_empty() { GOOD } else { USAGE };
     Ok((settings, code))
-}
-
-impl Findings {
-    /// Every file that would keep the gate from starting, not only the first. Yields the client and the node's name,
-    /// if there is something to ask the API server.
-    fn in_files(&mut self, settings: &Settings) -> Option<(ApiServer, Arc<str>)> {
-        let kubelet = Kubelet::new(
-            settings.upstream.clone(),
-            settings.limits.upstream_connect_timeout,
-            None,
-            Metrics::new().into(),
-        );
-        let (api_server, node_name) = match api_server_and_node_name(settings) {
-            Ok((api_server, node_name)) => (api_server, Ok(node_name)),
-            Err(error) => (None, Err(error)),
-        };
-        let name = node_name.as_ref().ok().cloned();
-        let outcomes: [Result<(), StartError>; 5] = [
-            Serving::load(settings).map(drop).map_err(StartError::from),
-            kubelet.map(drop).map_err(StartError::from),
-            node_name.map(drop),
-            node::may_listen(settings, &node::running_kubelets(Path::new("/proc"))).map_err(StartError::from),
-            audit_directory(settings),
-        ];
-        for problem in outcomes.into_iter().filter_map(Result::err) {
-            self.problems.push(problem.into());
-        }
-        self.warnings.extend(unused_proxy());
-        api_server.zip(name)
-    }
-
-    /// What the API server has to say: whether the Node is this machine, whether the gate may ask for reviews, and
-    /// whether what it shows its kubelet is good for others too. That it cannot be asked is no error, since `serve`
-    /// starts without it.
-    async fn asked(&mut self, settings: &Settings, api_server: &ApiServer, node_name: &str) {
-        match node::confirm(api_server, node_name, settings.limits.review_timeout).await {
-            Ok(Confirmed::Same) => {}
-            Ok(Confirmed::Unproven(why)) => self.warnings.push(why),
-            Ok(Confirmed::Unasked(why)) => {
-                return self.warnings.push(format!(
-                    "the API server cannot be asked, so that neither the node's name, the gate's rights nor the \
-                     credentials of upstream are checked: {why}"
-                ));
-            }
-            Err(error) => self.problems.push(error.into()),
-        }
-        if settings.authentication.webhook {
-            self.may_ask(api_server.review_token("kubelet-gate-check", &[]).await);
-        }
-        if settings.authorization.mode == AuthorizationMode::Webhook {
-            let user = UserInfo {
-                username: "system:anonymous".to_owned(),
-                groups: vec!["system:unauthenticated".to_owned()],
-                ..UserInfo::default()
-            };
-            let question = AccessSpec {
-                user: &user,
-                verb: "get",
-                subresource: "healthz",
-                name: node_name,
-            };
-            self.may_ask(api_server.review_access(question).await);
-        }
-        let credentials = &settings.upstream.credentials;
-        for shown in node::shown_to_kubelet(credentials, api_server, node_name).await {
-            match shown {
-                Shown::Own => {}
-                Shown::Fleet(error) if credentials.allow_fleet => self.warnings.push(error.to_string()),
-                Shown::Fleet(error) => self.problems.push(error.into()),
-                Shown::Unknown(why) => self.warnings.push(why),
-            }
-        }
-    }
-
-    /// A review that is refused to the gate itself would be refused for every request.
-    fn may_ask<T>(&mut self, answer: Result<T, ReviewError>) {
-        match answer {
-            Ok(_) => {}
-            Err(error) if matches!(error.status().map(|status| status.as_u16()), Some(401 | 403)) => {
-                self.problems.push(error.into());
-            }
-            Err(error) => self.warnings.push(error.to_string()),
-        }
-    }
-}
-
-fn audit_directory(settings: &Settings) -> Result<(), StartError> {
-    match &settings.audit.sink {
-        AuditSink::File(path) if !path.parent().is_some_and(Path::is_dir) => {
-            Err(crate::audit::AuditError::NoDirectory { path: path.clone() }.into())
-        }
-        _ => Ok(()),
-    }
 }

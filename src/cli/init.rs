@@ -11,9 +11,10 @@ use time::OffsetDateTime;
 
 use super::which_kubelet::{WhichKubelet, listed};
 use super::{FAILED, FINDINGS, GOOD, check};
-use crate::init::{Draft, Here, NAMES, Naming, Written, draft};
-use crate::inspect::Inspection;
-use crate::node::{self, plain};
+use crate::adopt::init::{Draft, Here, NAMES, Naming, Written, draft};
+use crate::adopt::inspect::Inspection;
+use crate::adopt::kubelet::plain;
+use crate::host;
 
 /// The arguments of `init`.
 #[derive(Args, Debug)]
@@ -66,7 +67,7 @@ impl Init {
         let program =
             std::env::current_exe().map_err(|error| one(format!("this program's file: {error}")))?;
         let addresses = match seen {
-            true => node::addresses().unwrap_or_default(),
+            true => host::addresses().unwrap_or_default(),
             false => Vec::new(),
         };
         let here = Here {

@@ -11,13 +11,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::prove::{ports_of, remarks, token};
-use super::sarif::{self, Finding, Level, Place, Rule};
 use super::which_kubelet::{WhichKubelet, elsewhere, listed};
 use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
-use crate::inspect::{Check, Gate, Inspection, Verdict};
-use crate::node::invocation::Invocation;
-use crate::node::{binds, plain};
-use crate::prove::{self, Report};
+use crate::adopt::inspect::{Check, Gate, Inspection, Verdict};
+use crate::adopt::kubelet::invocation::Invocation;
+use crate::adopt::kubelet::{binds, plain};
+use crate::adopt::prove::{self, Report};
+use crate::report::sarif::{self, Finding, Level, Place, Rule};
 
 /// The arguments of `inspect`.
 #[derive(Args, Debug)]
@@ -295,8 +295,8 @@ fn summary(inspection: &Inspection, report: Option<&Report>) -> String {
     }
 }
 
-fn role(certificate: &crate::inspect::Certificate) -> &'static str {
-    use crate::inspect::Role;
+fn role(certificate: &crate::adopt::inspect::Certificate) -> &'static str {
+    use crate::adopt::inspect::Role;
     match certificate.role {
         Role::Serving => "serves",
         Role::Client => "is",
@@ -437,7 +437,7 @@ fn rule_id(check: &Check) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::prove::{Answer, Outcome, Ports, SideKind};
+    use crate::adopt::prove::{Answer, Outcome, Ports, SideKind};
 
     /// Seen red: with a probe that no check is about left out.
     #[test]

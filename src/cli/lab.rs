@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::serve::{LogFormat, keep_reloading, log_to_stderr, no_core_dumps, until_signalled};
+use super::serve::{LogFormat, log_to_stderr, no_core_dumps};
 use super::{FAILED, GOOD, complain};
-use crate::lab::fake_apiserver::{ADMIN_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN};
 use crate::lab::scenes::{self, Played, Row, Style, table};
 use crate::lab::{self, LabError, LabOptions};
+use crate::serve::run::{keep_reloading, until_signalled};
+use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN};
 
 /// The arguments of `lab`.
 #[derive(Args, Debug)]

@@ -11,7 +11,6 @@ mod inspect;
 mod lab;
 mod prove;
 mod readonly_census;
-mod sarif;
 mod serve;
 mod which_kubelet;
 

@@ -10,16 +10,17 @@ use std::path::{Path, PathBuf};
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 
-use super::sarif::{self, Finding, Level, Place, Rule};
 use super::which_kubelet::{elsewhere, listed};
 use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
-use crate::node::invocation;
-use crate::node::options::Effective;
-use crate::node::{self, plain};
-use crate::prove::{
+use crate::adopt::kubelet::invocation;
+use crate::adopt::kubelet::options::Effective;
+use crate::adopt::kubelet::plain;
+use crate::adopt::prove::{
     self, API_VERSION, Answer, Changes, KIND, Outcome, PROBES, Ports, Probe, ProveError, Report, Severity,
     SideKind,
 };
+use crate::host;
+use crate::report::sarif::{self, Finding, Level, Place, Rule};
 
 /// Nobody has as many addresses.
 const LARGEST_REPORT: u64 = 64 * 1024 * 1024;
@@ -97,7 +98,7 @@ impl Prove {
         let watched = io::stderr().is_terminal();
         if watched {
             let addresses = if self.address.is_empty() {
-                node::addresses().map_or(0, |all| all.len())
+                host::addresses().map_or(0, |all| all.len())
             } else {
                 self.address.len()
             };

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{FAILED, GOOD, Output, USAGE, complain};
-use crate::admin::client::{AdminError, get};
-use crate::listen::CensusReport;
+use crate::serve::CensusReport;
+use crate::serve::admin::client::{AdminError, get};
 use crate::settings::{KubeletFlags, Settings};
 
 /// The gate has the answer at hand.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::node::Root;
-use crate::node::invocation::{self, Invocation};
+use crate::adopt::kubelet::Root;
+use crate::adopt::kubelet::invocation::{self, Invocation};
 
 /// Which kubelet a command is about.
 #[derive(Args, Debug)]

@@ -28,9 +28,9 @@ use tokio_rustls::client::TlsStream;
 use super::pool::Upstream;
 use super::read_ahead::ReadAhead;
 use crate::error::{RequestError, chain};
-use crate::firewall::Mark;
+use crate::host::Mark;
+use crate::host::sockets;
 use crate::metrics::Metrics;
-use crate::node::sockets;
 use crate::settings::{self, UpstreamTrust, UpstreamUrl};
 use crate::tls::{self, UpstreamVerification, pem};
 

@@ -15,7 +15,7 @@ use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
 use super::kubelet::{KubeletIo, SendError};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Raised};
 
 /// The kubelet closes an idle connection after 90 s; well before that it is not used any more.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -38,7 +38,7 @@ type Http1 = Connection<TokioIo<KubeletIo>, Incoming>;
 pub struct Pool(Arc<Shelf>);
 
 struct Shelf {
-    idle: Mutex<Vec<(Instant, Box<Upstream>)>>,
+    idle: Mutex<Vec<(Instant, Box<Upstream>, Raised)>>,
     capacity: usize,
     metrics: Arc<Metrics>,
 }
@@ -139,41 +139,23 @@ impl Pool {
     /// holds no dead socket.
     pub fn sweep(&self) {
         let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = idle.len();
-        idle.retain_mut(|(since, upstream)| {
+        idle.retain_mut(|(since, upstream, _)| {
             upstream.poll(&mut Context::from_waker(Waker::noop()));
             since.elapsed() <= MAX_IDLE && upstream.reusable()
         });
-        let closed = before - idle.len();
-        self.0
-            .metrics
-            .upstream_idle
-            .dec_by(i64::try_from(closed).unwrap_or(i64::MAX));
     }
 
     fn take(&self) -> Option<(Instant, Box<Upstream>)> {
-        let taken = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if taken.is_some() {
-            self.0.metrics.upstream_idle.dec();
-        }
-        taken
+        let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.pop().map(|(since, upstream, _)| (since, upstream))
     }
 
     fn put(&self, upstream: Box<Upstream>) {
         let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < self.0.capacity {
-            idle.push((Instant::now(), upstream));
-            self.0.metrics.upstream_idle.inc();
+            let counted = Raised::new(&self.0.metrics.upstream_idle);
+            idle.push((Instant::now(), upstream, counted));
         }
-    }
-}
-
-impl Drop for Shelf {
-    fn drop(&mut self) {
-        let idle = self.idle.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.metrics
-            .upstream_idle
-            .dec_by(i64::try_from(idle.len()).unwrap_or(i64::MAX));
     }
 }
 

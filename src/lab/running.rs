@@ -12,14 +12,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::directory::Directory;
-use super::fake_apiserver::FakeApiServer;
-use super::fake_kubelet::{FakeKubelet, FakeKubeletOptions};
-use super::pki::{self, Credential, Pki, PkiError};
 use crate::audit::{AuditError, AuditThread};
-use crate::gate::Gate;
-use crate::listen::{self, Stopped};
+use crate::serve::Stopped;
+use crate::serve::start::{StartError, Started, start};
+use crate::serve::{Instance, serve};
 use crate::settings::{KubeletFlags, Settings, SettingsError};
-use crate::start::{StartError, Started, start};
+use fakes::apiserver::FakeApiServer;
+use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
+use fakes::pki::{self, Credential, Pki, PkiError};
 
 /// What the audit writer gets to write out its queue at the end.
 const AUDIT_FLUSH: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ pub struct Lab {
     /// Whom the gate asks.
     pub api_server: FakeApiServer,
     /// The gate.
-    pub gate: Arc<Gate>,
+    pub gate: Arc<Instance>,
     address: SocketAddr,
     tombstone: SocketAddr,
     admin: SocketAddr,
@@ -130,7 +130,11 @@ impl Lab {
         write(CONFIGURATION, configuration(options.port, kubelet.address()))?;
 
         let settings = Settings::load(&directory.path().join(CONFIGURATION), &KubeletFlags::default())?;
-        let Started { gate, sockets, audit } = start(settings, &Handle::current())?;
+        let Started {
+            instance: gate,
+            sockets,
+            audit,
+        } = start(settings, &Handle::current())?;
         let bound = |address: Option<SocketAddr>| {
             address.ok_or_else(|| LabError::Serve(io::Error::other("a socket is missing")))
         };
@@ -139,7 +143,7 @@ impl Lab {
         let admin = bound(sockets.admin_address())?;
         let read_only = bound(kubelet.read_only_address())?;
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(listen::serve(gate.clone(), sockets, stop.clone()));
+        let serving = tokio::spawn(serve(gate.clone(), sockets, stop.clone()));
         Ok(Self {
             pki,
             kubelet,
@@ -287,7 +291,7 @@ mod tests {
         let lab = Lab::start(LabOptions::default()).await.unwrap();
         let directory = lab.directory().to_owned();
         assert!(directory.join(AUDIT_LOG).exists());
-        assert_eq!(lab.gate.node_name(), pki::NODE_NAME);
+        assert_eq!(&*lab.gate.gate.node_name, pki::NODE_NAME);
         lab.stop().await.unwrap();
         assert!(!directory.exists());
     }

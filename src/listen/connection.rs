@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::Request;
@@ -15,75 +14,37 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::io::{Activity, Timeouts, Watched};
+use super::io::{Timeouts, Watched};
+use super::port::TlsPort;
 use super::streams::Streams;
-use super::worker::Worker;
 use crate::authn::Presented;
 use crate::error::chain;
-use crate::gate::Gate;
+use crate::gate::{Activity, Connection, Worker};
+use crate::metrics::{Metrics, Raised};
 use crate::tls;
-
-/// A connection that is through the handshake: what its requests share.
-pub struct Connection {
-    /// The TCP peer.
-    pub peer: SocketAddr,
-    /// What the client showed.
-    pub presented: Presented,
-    /// What its requests are doing.
-    pub activity: Arc<Activity>,
-    /// Some request on it was somebody's.
-    known: AtomicBool,
-    /// Told when a request was nobody's and none before was anybody's.
-    stranger: Notify,
-}
-
-impl Connection {
-    fn new(peer: SocketAddr, presented: Presented, activity: Arc<Activity>) -> Self {
-        Self {
-            peer,
-            presented,
-            activity,
-            known: AtomicBool::new(false),
-            stranger: Notify::new(),
-        }
-    }
-
-    /// A request was somebody's.
-    pub(crate) fn somebody(&self) {
-        self.known.store(true, Relaxed);
-    }
-
-    /// A request was nobody's. An HTTP/2 connection on which nobody was ever known is closed then: opening and
-    /// resetting streams is cheap for a stranger and dear for the gate (CVE-2023-44487).
-    pub(crate) fn nobody(&self) {
-        if !self.known.load(Relaxed) {
-            self.stranger.notify_one();
-        }
-    }
-}
 
 /// What a kubelet answers to a client that speaks plain HTTP on its TLS port.
 const PLAIN_HTTP: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
-/// How long an HTTP/2 client on whose connection nobody is known may take to leave after GOAWAY.
+/// How long an HTTP/2 client that was never authenticated may take to leave after GOAWAY.
 const GOODBYE: Duration = Duration::from_secs(5);
-/// A body that nobody reads yet costs so much memory, in bytes.
+/// What a body may send before the gate reads it, in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Serves one accepted connection to its end.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, gate: Arc<Gate>, worker: Arc<Worker>) {
-    gate.metrics().connections.inc();
-    let outcome = match timeout(gate.limits().handshake_timeout, handshake(stream, &gate)).await {
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, port: Arc<TlsPort>, worker: Arc<Worker>) {
+    let metrics = &port.gate.metrics;
+    let _counted = Raised::new(&metrics.connections);
+    let outcome = match timeout(port.limits.handshake_timeout, handshake(stream, &port)).await {
         Err(_) => {
-            gate.metrics().handshake("timeout", "none", "none");
+            metrics.handshake("timeout", "none", "none");
             Ok(())
         }
         Ok(Err(error)) => {
@@ -91,29 +52,29 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, gate: Arc<Gate>, 
             Ok(())
         }
         Ok(Ok(None)) => Ok(()),
-        Ok(Ok(Some(stream))) => requests(stream, peer, &gate, &worker).await,
+        Ok(Ok(Some(stream))) => requests(stream, peer, &port, &worker).await,
     };
     if let Err(error) = outcome {
-        note_end(&gate, peer, &error);
+        note_end(metrics, peer, &error);
     }
-    gate.metrics().connections.dec();
 }
 
 /// The TLS handshake; `None` if the client spoke something else and was told so.
-async fn handshake(stream: TcpStream, gate: &Gate) -> io::Result<Option<TlsStream<TcpStream>>> {
+async fn handshake(stream: TcpStream, port: &TlsPort) -> io::Result<Option<TlsStream<TcpStream>>> {
+    let metrics = &port.gate.metrics;
     stream.set_nodelay(true)?;
     let mut first = [0u8; 1];
     if stream.peek(&mut first).await? == 0 {
         return Ok(None);
     }
     if first[0] != TLS_HANDSHAKE {
-        gate.metrics().handshake("not_tls", "none", "none");
+        metrics.handshake("not_tls", "none", "none");
         if first[0].is_ascii_uppercase() {
             refuse_plain_http(stream).await?;
         }
         return Ok(None);
     }
-    let config = gate.serving().load().config.clone();
+    let config = port.serving.load().config.clone();
     match TlsAcceptor::from(config).accept(stream).await {
         Ok(stream) => {
             let session = stream.get_ref().1;
@@ -121,11 +82,11 @@ async fn handshake(stream: TcpStream, gate: &Gate) -> io::Result<Option<TlsStrea
             let group = session
                 .negotiated_key_exchange_group()
                 .map_or("none", |group| tls::group_name(group.name()));
-            gate.metrics().handshake("ok", version, group);
+            metrics.handshake("ok", version, group);
             Ok(Some(stream))
         }
         Err(error) => {
-            gate.metrics().handshake("failed", "none", "none");
+            metrics.handshake("failed", "none", "none");
             Err(error)
         }
     }
@@ -146,14 +107,14 @@ async fn refuse_plain_http(mut stream: TcpStream) -> io::Result<()> {
 async fn requests(
     stream: TlsStream<TcpStream>,
     peer: SocketAddr,
-    gate: &Arc<Gate>,
+    port: &Arc<TlsPort>,
     worker: &Arc<Worker>,
 ) -> hyper::Result<()> {
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
     let chain = session.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
     let activity = Arc::new(Activity::new());
-    let limits = gate.limits();
+    let (gate, limits) = (&port.gate, &port.limits);
     let watched = Watched::new(
         stream,
         activity.clone(),
@@ -162,7 +123,7 @@ async fn requests(
         } else {
             Timeouts::http1(limits)
         },
-        gate.metrics_handle(),
+        gate.metrics.clone(),
     );
     let connection = Arc::new(Connection::new(peer, Presented::new(chain, peer.ip()), activity));
     let service = {
@@ -175,31 +136,31 @@ async fn requests(
     let io = TokioIo::new(watched);
     let (drain, cut) = (worker.drain.cancelled(), worker.cut.cancelled());
     if http2 {
-        let streams = Streams::new(limits.write_stall_timeout, gate.metrics_handle());
+        let streams = Streams::new(limits.write_stall_timeout, gate.metrics.clone());
         let mut builder = http2::Builder::new(streams);
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.http2_streams)
             .max_header_list_size(u32::try_from(limits.request_head_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(64 * 1024)
-            // What a client may send before anybody reads it; requests to a kubelet are small.
+            // Requests to a kubelet are small.
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(15));
         let mut serving = pin!(builder.serve_connection(io, service));
-        let is_stranger = tokio::select! {
+        let is_unauthenticated = tokio::select! {
             biased;
             ended = serving.as_mut() => return ended,
             () = drain => false,
             () = connection.activity.idle_for(limits.idle_timeout) => false,
-            () = connection.stranger.notified() => true,
+            () = connection.unauthenticated() => true,
         };
         serving.as_mut().graceful_shutdown();
-        // A stranger that does not go when told to is not waited for.
+        // A client that was never authenticated and does not leave after GOAWAY is cut.
         let overdue = async {
             sleep(GOODBYE).await;
-            if !is_stranger || connection.known.load(Relaxed) {
+            if !is_unauthenticated || connection.is_authenticated() {
                 std::future::pending::<()>().await;
             }
         };
@@ -228,12 +189,12 @@ async fn requests(
     }
 }
 
-/// What the HTTP library refused got its bare answer already; it is counted by kind.
-fn note_end(gate: &Gate, peer: SocketAddr, error: &hyper::Error) {
+/// Counts by kind what the HTTP library refused with a bare answer of its own.
+fn note_end(metrics: &Metrics, peer: SocketAddr, error: &hyper::Error) {
     if error.is_parse_too_large() {
-        gate.metrics().rejected("head_too_large");
+        metrics.rejected("head_too_large");
     } else if error.is_parse() {
-        gate.metrics().rejected("malformed_http");
+        metrics.rejected("malformed_http");
     }
     tracing::debug!(%peer, error = chain(error), "connection ended");
 }

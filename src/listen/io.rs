@@ -7,32 +7,18 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::gate::{Activity, Waiting};
 use crate::metrics::Metrics;
 use crate::settings::Limits;
 
-/// What the requests of a connection are doing; shared by the stream below them and the handler above.
-pub struct Activity {
-    born: Instant,
-    /// Requests whose answer has not ended, and tunnels.
-    in_flight: AtomicU32,
-    /// When the connection became idle, or when the first byte of the head being read came: milliseconds since `born`.
-    since: AtomicU64,
-    /// Bytes of a head have come, and no request yet. Stored beside `since`, read by the same task.
-    in_head: AtomicBool,
-    /// The connection carries no more requests. A tunnel has its own deadline: whoever stops reading for a while, as in a
-    /// pager, is cut by neither the kubelet nor the gate.
-    tunnel: AtomicBool,
-}
-
 /// A stream whose reads and writes end when a deadline passes.
-pub struct Watched<T> {
+pub(super) struct Watched<T> {
     stream: T,
     activity: Arc<Activity>,
     timeouts: Timeouts,
@@ -51,81 +37,20 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// The deadlines of a connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
+pub(super) struct Timeouts {
     /// For a head, from its first byte; `None` on HTTP/2, where bytes may come that belong to no request.
-    pub head: Option<Duration>,
+    head: Option<Duration>,
     /// Between requests.
-    pub idle: Duration,
+    idle: Duration,
     /// For a write without progress.
-    pub stall: Duration,
-}
-
-// === impl Activity ===
-
-impl Activity {
-    /// A connection that has just been accepted.
-    pub fn new() -> Self {
-        Self {
-            born: Instant::now(),
-            in_flight: AtomicU32::new(0),
-            since: AtomicU64::new(0),
-            in_head: AtomicBool::new(false),
-            tunnel: AtomicBool::new(false),
-        }
-    }
-
-    /// A request's head is there.
-    pub fn begin(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
-        self.in_head.store(false, Relaxed);
-    }
-
-    /// The connection is a tunnel from now on.
-    pub fn becomes_a_tunnel(&self) {
-        self.tunnel.store(true, Relaxed);
-    }
-
-    /// An answer has ended.
-    pub fn end(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
-        self.since.store(self.now(), Relaxed);
-    }
-
-    /// Resolves once no request has been in flight for `limit`.
-    pub async fn idle_for(&self, limit: Duration) {
-        loop {
-            let since = self.born + Duration::from_millis(self.since.load(Relaxed));
-            let busy = self.in_flight.load(Relaxed) > 0;
-            if !busy && since.elapsed() >= limit {
-                return;
-            }
-            sleep_until(if busy { Instant::now() } else { since } + limit).await;
-        }
-    }
-
-    fn bytes_came(&self) {
-        if self.in_flight.load(Relaxed) == 0 && !self.in_head.load(Relaxed) {
-            self.in_head.store(true, Relaxed);
-            self.since.store(self.now(), Relaxed);
-        }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self::new()
-    }
+    stall: Duration,
 }
 
 // === impl Timeouts ===
 
 impl Timeouts {
     /// The deadlines of an HTTP/1 connection.
-    pub fn http1(limits: &Limits) -> Self {
+    pub(super) fn http1(limits: &Limits) -> Self {
         let head = Some(limits.request_head_timeout);
         Self {
             head,
@@ -136,7 +61,7 @@ impl Timeouts {
 
     /// Those of an HTTP/2 connection. It is told to go by GOAWAY when idle; the stream's own deadline comes later, for a
     /// client that does not go.
-    pub fn http2(limits: &Limits) -> Self {
+    pub(super) fn http2(limits: &Limits) -> Self {
         let idle = limits.idle_timeout + limits.request_head_timeout;
         Self {
             head: None,
@@ -150,7 +75,7 @@ impl Timeouts {
 
 impl<T> Watched<T> {
     /// Watches `stream`, whose requests report to `activity`.
-    pub fn new(stream: T, activity: Arc<Activity>, timeouts: Timeouts, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(stream: T, activity: Arc<Activity>, timeouts: Timeouts, metrics: Arc<Metrics>) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + timeouts.idle));
         Self {
             stream,
@@ -165,20 +90,19 @@ impl<T> Watched<T> {
 
     /// When the connection must end if nothing happens, and what that is called.
     fn deadline(&self) -> Option<(Instant, &'static str)> {
-        if self.activity.tunnel.load(Relaxed) {
+        if self.activity.is_tunnel() {
             return None;
         }
         if let Some(stalled) = self.stalled {
             return Some((stalled + self.timeouts.stall, "write_stall"));
         }
-        if self.activity.in_flight.load(Relaxed) > 0 {
-            return None;
+        match (self.activity.waiting(), self.timeouts.head) {
+            (Waiting::No, _) => None,
+            (Waiting::ForHead(since), Some(head)) => Some((since + head, "head_timeout")),
+            (Waiting::ForHead(since) | Waiting::ForRequest(since), _) => {
+                Some((since + self.timeouts.idle, "idle"))
+            }
         }
-        let since = self.activity.born + Duration::from_millis(self.activity.since.load(Relaxed));
-        Some(match self.timeouts.head {
-            Some(head) if self.activity.in_head.load(Relaxed) => (since + head, "head_timeout"),
-            _ => (since + self.timeouts.idle, "idle"),
-        })
     }
 
     /// Called when the stream has nothing to give: an error if the deadline has passed, else the timer is set.
@@ -238,7 +162,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
         match Pin::new(&mut this.stream).poll_read(cx, buf) {
             Poll::Ready(outcome) => {
                 if buf.filled().len() > filled && this.timeouts.head.is_some() {
-                    this.activity.bytes_came();
+                    this.activity.note_bytes();
                 }
                 Poll::Ready(outcome)
             }
@@ -282,8 +206,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         if !this.lingering {
             let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
             ready!(this.wrote(cx, shut))?;
-            if this.activity.in_flight.load(Relaxed) > 0 {
-                // A tunnel: its other direction is somebody else's to read.
+            if this.activity.has_requests() {
+                // A tunnel: its own task reads the other direction.
                 return Poll::Ready(Ok(()));
             }
             this.timer.as_mut().reset(Instant::now() + LINGER);

@@ -11,27 +11,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection;
-use super::limits::Share;
+use super::port::TlsPort;
 use crate::forward::Pool;
-use crate::gate::Gate;
+use crate::gate::Worker;
+use crate::quota::Share;
 
-/// What the connections of one worker share.
-pub struct Worker {
-    /// Its connections to the kubelet.
-    pub pool: Pool,
-    /// Its tasks: connections and tunnels.
-    pub tasks: TaskTracker,
-    /// Finish what runs, take nothing new.
-    pub drain: CancellationToken,
-    /// End now.
-    pub cut: CancellationToken,
-}
+/// After a cut, connections have this long to end.
+pub(super) const CUT_GRACE: Duration = Duration::from_secs(2);
 
 /// An accepted connection on its way to a worker.
 pub(super) struct Accepted {
     pub(super) stream: std::net::TcpStream,
     pub(super) peer: SocketAddr,
-    pub(super) share: Share<std::net::IpAddr>,
+    pub(super) place: Share<std::net::IpAddr>,
     pub(super) loaded: Loaded,
 }
 
@@ -59,13 +51,13 @@ pub(super) struct WorkerHandle {
     pub(super) thread: std::thread::JoinHandle<()>,
 }
 
-/// Connections handed to a worker that it has not looked at yet: as many as wait in a socket's queue.
+/// Connections handed to a worker that it has not taken yet: as many as wait in a socket's queue.
 const HANDED_OVER: usize = 1024;
 
-/// Starts a worker's thread. It ends when the acceptor is gone and its connections have ended, or when they are cut.
+/// Starts a worker's thread. It ends when its channel is closed and its connections have ended, or when they are cut.
 pub(super) fn start(
     number: usize,
-    gate: Arc<Gate>,
+    port: Arc<TlsPort>,
     drain: CancellationToken,
     cut: CancellationToken,
 ) -> std::io::Result<WorkerHandle> {
@@ -76,17 +68,17 @@ pub(super) fn start(
         .build()?;
     let thread = std::thread::Builder::new()
         .name(format!("worker-{number}"))
-        .spawn(move || runtime.block_on(run(receive, gate, drain, cut)))?;
+        .spawn(move || runtime.block_on(run(receive, port, drain, cut)))?;
     Ok(WorkerHandle { send, load, thread })
 }
 
 async fn run(
     mut accepted: mpsc::Receiver<Accepted>,
-    gate: Arc<Gate>,
+    port: Arc<TlsPort>,
     drain: CancellationToken,
     cut: CancellationToken,
 ) {
-    let pool = Pool::new(gate.limits().upstream_idle_connections, gate.metrics_handle());
+    let pool = Pool::new(port.limits.upstream_idle_connections, port.gate.metrics.clone());
     let worker = Arc::new(Worker {
         pool,
         tasks: TaskTracker::new(),
@@ -98,7 +90,7 @@ async fn run(
     loop {
         tokio::select! {
             accepted = accepted.recv() => {
-                let Some(Accepted { stream, peer, share, loaded }) = accepted else { break };
+                let Some(Accepted { stream, peer, place, loaded }) = accepted else { break };
                 let stream = match tokio::net::TcpStream::from_std(stream) {
                     Ok(stream) => stream,
                     Err(error) => {
@@ -106,10 +98,10 @@ async fn run(
                         continue;
                     }
                 };
-                let serving = connection::serve(stream, peer, gate.clone(), worker.clone());
+                let serving = connection::serve(stream, peer, port.clone(), worker.clone());
                 worker.tasks.spawn(async move {
                     serving.await;
-                    drop((share, loaded));
+                    drop((place, loaded));
                 });
             }
             _ = sweep.tick() => worker.pool.sweep(),

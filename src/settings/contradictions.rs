@@ -22,8 +22,9 @@ pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings) {
         } else if !authentication.webhook && !authentication.anonymous {
             reading.refuse(
                 ca,
-                "is missing, authentication.webhook.enabled and authentication.anonymous.enabled are false: nobody \
-                 could ever get in; name the PEM bundle of the clients' CAs, or set authentication.webhook.enabled: true",
+                "is missing, authentication.webhook.enabled and authentication.anonymous.enabled are false: \
+                 no client could ever authenticate; name the PEM bundle of the clients' CAs, or set \
+                 authentication.webhook.enabled: true",
             );
         }
     }

@@ -17,10 +17,10 @@ use super::TlsVersion;
 use super::Upstream;
 use super::UpstreamTrust;
 use super::UpstreamUrl;
-use super::duration::format;
 use super::file;
 use super::file::File;
 use super::validate::is_loopback;
+use crate::duration::format;
 
 impl Settings {
     /// These settings as a configuration file, every key written out. Loading it gives equal settings,

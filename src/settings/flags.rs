@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::duration;
 use super::file::File;
+use crate::duration;
 
 /// The port on which a kubelet serves when nobody says otherwise.
 const KUBELET_PORT: u16 = 10250;

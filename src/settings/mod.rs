@@ -8,11 +8,10 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::firewall::Backend;
+use serde::{Deserialize, Serialize};
 
 mod contradictions;
 mod document;
-pub(crate) mod duration;
 mod effective;
 mod error;
 mod file;
@@ -365,3 +364,29 @@ impl Settings {
 
 #[cfg(test)]
 mod tests;
+
+/// Which of the kernel's packet filters carries the seal.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// One table of its own, `inet kubelet_gate`, by `nft`.
+    Nftables,
+    /// Chains of its own in the tables of `iptables-nft` and `ip6tables-nft`.
+    IptablesNft,
+    /// Chains of its own in the tables of `iptables-legacy` and `ip6tables-legacy`.
+    IptablesLegacy,
+}
+
+// === impl Backend ===
+
+impl Backend {
+    /// As in `firewall.backend`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::IptablesNft => "iptables-nft",
+            Self::IptablesLegacy => "iptables-legacy",
+        }
+    }
+}

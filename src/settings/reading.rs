@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::document::quoted;
-use super::duration;
 use super::error::Problem;
 use super::schema;
+use crate::duration;
 
 /// What is known while a file is turned into settings: where each key was written, and what was wrong so far.
 ///

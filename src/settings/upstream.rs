@@ -103,9 +103,9 @@ fn url(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamUrl> 
         reading.refuse(
             KEY,
             format!(
-                "{shown} is the kubelet's read-only port, which knows no caller and serves pods and metrics to anybody: \
-                 to put the gate before it would keep open what is to be closed; write the kubelet's own port, such as \
-                 https://127.0.0.1:10250, and set the kubelet's readOnlyPort to 0"
+                "{shown} is the kubelet's read-only port, which authenticates no caller and serves pods and \
+                 metrics to all: a gate in front of it would keep open what is to be closed; write the kubelet's own \
+                 port, such as https://127.0.0.1:10250, and set the kubelet's readOnlyPort to 0"
             ),
         );
     } else if address.port() == 0 || address.ip().is_unspecified() {

@@ -28,14 +28,14 @@ use super::SettingsError;
 use super::TlsVersion;
 use super::contradictions;
 use super::document::quoted;
-use super::duration;
 use super::file;
 use super::file::File;
 use super::reading::Reading;
 use super::reading::plain;
 use super::schema;
 use super::upstream;
-use crate::firewall::Backend;
+use crate::duration;
+use crate::settings::Backend;
 use crate::tls;
 use crate::tls::TlsError;
 

@@ -2,11 +2,11 @@
 //! explain; if it says too much, strangers learn from it.
 
 use bytes::Bytes;
+use fakes::apiserver::{Api, Behaviour, METRICS_TOKEN};
+use fakes::client::{Alpn, Client};
+use fakes::kubelet::Fault;
+use fakes::pki::{Attribute, Ca, CertificateSpec, KeyKind};
 use http::Response;
-use kubelet_gate::lab::client::{Alpn, Client};
-use kubelet_gate::lab::fake_apiserver::{Api, Behaviour, METRICS_TOKEN};
-use kubelet_gate::lab::fake_kubelet::Fault;
-use kubelet_gate::lab::pki::{Attribute, Ca, CertificateSpec, KeyKind};
 
 use crate::world::{API_SERVER, PKI, World, assert_answer, eventually, eventually_answers, header};
 
@@ -625,7 +625,7 @@ async fn a_refusal_reads_a_small_body_and_gives_up_on_an_endless_one() {
     );
 
     let mut connection = world.client("alice").connect().await.unwrap();
-    let (sender, body) = kubelet_gate::lab::client::ClientBody::channel();
+    let (sender, body) = fakes::client::ClientBody::channel();
     let endless = http::Request::post("/run/default/web/nginx").body(body).unwrap();
     let answer = connection.open(endless).await.unwrap();
     assert_eq!(answer.status(), 403);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use kubelet_gate::lab::fake_apiserver::{Api, Behaviour, GATE_TOKEN, User, certificate_hash, token_hash};
-use kubelet_gate::lab::pki::{CertificateSpec, Pair};
+use fakes::apiserver::{Api, Behaviour, GATE_TOKEN, User, certificate_hash, token_hash};
+use fakes::pki::{CertificateSpec, Pair};
 use serde_json::{Value, json};
 use time::Duration as Span;
 use tokio::task::JoinSet;
@@ -617,9 +617,7 @@ async fn a_plugins_credential_rotates_when_it_is_refused() {
 async fn a_plugin_works_from_the_command_line() {
     let node = Node::new();
     PKI.write(node.directory.path()).unwrap();
-    let api = kubelet_gate::lab::fake_apiserver::FakeApiServer::start(&PKI)
-        .await
-        .unwrap();
+    let api = fakes::apiserver::FakeApiServer::start(&PKI).await.unwrap();
     let mut kubeconfig: Value = serde_json::from_slice(&fs::read(node.path("kubeconfig")).unwrap()).unwrap();
     kubeconfig["clusters"][0]["cluster"]["server"] = json!(api.url());
     node.configure(|configuration| configuration["nodeName"] = json!("worker-1"));

@@ -1,9 +1,9 @@
 //! Whoever closes the ways around a gate that the API server has never got through ends logs, exec and metrics of that
 //! node: the gate remembers whether it did, and must not take anybody else for it.
 
-use kubelet_gate::lab::client::Client;
-use kubelet_gate::lab::fake_apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
-use kubelet_gate::lab::fake_kubelet::Fault;
+use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
+use fakes::client::Client;
+use fakes::kubelet::Fault;
 use serde_json::{Value, json};
 
 use crate::world::{API_SERVER, World, eventually_answers, header};

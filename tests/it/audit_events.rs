@@ -4,9 +4,9 @@
 use std::fs;
 use std::time::Duration;
 
-use kubelet_gate::lab::client::UpgradeAnswer;
-use kubelet_gate::lab::fake_apiserver::{ADMIN_TOKEN, Api, Behaviour, METRICS_TOKEN};
-use kubelet_gate::lab::fake_kubelet::Fault;
+use fakes::apiserver::{ADMIN_TOKEN, Api, Behaviour, METRICS_TOKEN};
+use fakes::client::UpgradeAnswer;
+use fakes::kubelet::Fault;
 use serde_json::{Value, json};
 
 use crate::world::{PKI, World, eventually, header, request};
@@ -349,7 +349,7 @@ async fn many_at_once_have_one_event_each() {
         .adjust(|knobs| knobs.latency = Duration::from_millis(5));
     let mut asking = tokio::task::JoinSet::new();
     for number in 0..40 {
-        let client = world.tls_client(Some(&PKI.bob), kubelet_gate::lab::client::Alpn::H2);
+        let client = world.tls_client(Some(&PKI.bob), fakes::client::Alpn::H2);
         asking.spawn(async move { client.get(&format!("/pods?n={number}")).await.unwrap().status() });
     }
     while let Some(status) = asking.join_next().await {

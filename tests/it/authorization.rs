@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use kubelet_gate::lab::fake_apiserver::{Api, Behaviour, Rule, Subject, User};
-use kubelet_gate::lab::pki::{CertificateSpec, Pair};
+use fakes::apiserver::{Api, Behaviour, Rule, Subject, User};
+use fakes::pki::{CertificateSpec, Pair};
 use serde_json::{Value, json};
 
 use crate::world::{API_SERVER, PKI, World, assert_answer, eventually, eventually_answers};

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use fakes::client::{Alpn, ClientError};
+use fakes::kubelet::Fault;
 use http::Request;
-use kubelet_gate::lab::client::{Alpn, ClientError};
-use kubelet_gate::lab::fake_kubelet::Fault;
 
 use crate::corpus::{bytes, rows};
 use crate::world::{PKI, World, assert_answer, eventually, header, request};

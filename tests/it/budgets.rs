@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use kubelet_gate::lab::fake_apiserver::{Api, METRICS_TOKEN};
+use fakes::apiserver::{Api, METRICS_TOKEN};
 
 use crate::world::{WithToken, World, assert_answer, eventually_answers, header, request};
 

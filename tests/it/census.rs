@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use kubelet_gate::lab::client::Client;
+use fakes::client::Client;
 use serde_json::{Value, json};
 
 use crate::command_line::{code, kubelet_gate, stderr};

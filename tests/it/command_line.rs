@@ -10,8 +10,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use kubelet_gate::lab::client::{Client, ClientTls};
-use kubelet_gate::lab::pki::{CertificateSpec, Pair};
+use fakes::client::{Client, ClientTls};
+use fakes::pki::{CertificateSpec, Pair};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;

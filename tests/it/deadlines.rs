@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fakes::client::{Client, ClientBody, Connection, Duplex};
 use http::Request;
-use kubelet_gate::lab::client::{Client, ClientBody, Connection, Duplex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};

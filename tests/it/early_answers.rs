@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use fakes::client::{Alpn, ClientBody, Connection};
+use fakes::kubelet::Fault;
 use http::Request;
-use kubelet_gate::lab::client::{Alpn, ClientBody, Connection};
-use kubelet_gate::lab::fake_kubelet::Fault;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::world::{PKI, World, assert_answer, eventually};

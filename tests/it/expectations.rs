@@ -1,9 +1,9 @@
 //! "100 Continue" invites a body. Said to somebody who may not send one, it lets strangers fill the node's disk through
 //! `/checkpoint` or keep its readers busy; kept from somebody who may, their upload waits for ever.
 
-use kubelet_gate::lab::client::Client;
-use kubelet_gate::lab::fake_apiserver::{Api, Behaviour};
-use kubelet_gate::lab::fake_kubelet::Fault;
+use fakes::apiserver::{Api, Behaviour};
+use fakes::client::Client;
+use fakes::kubelet::Fault;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::world::{API_SERVER, World, assert_answer};

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use fakes::apiserver::ADMIN_TOKEN;
+use fakes::client::{Alpn, ClientBody};
+use fakes::kubelet::{ClientCa, Fault, Seen};
 use http::{HeaderMap, HeaderValue, Request};
-use kubelet_gate::lab::client::{Alpn, ClientBody};
-use kubelet_gate::lab::fake_apiserver::ADMIN_TOKEN;
-use kubelet_gate::lab::fake_kubelet::{ClientCa, Fault, Seen};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::world::{PKI, World, assert_answer, eventually, header, request};
@@ -704,7 +704,7 @@ async fn a_kubelet_can_be_verified_by_ca_and_name() {
     for (name, status) in [("worker-1", 200), ("worker-2", 502)] {
         let world = World::builder()
             .configure(move |configuration, folder| {
-                let ca = kubelet_gate::lab::pki::Pair {
+                let ca = fakes::pki::Pair {
                     name: "kubelet-ca".to_owned(),
                     chain: PKI.kubelet_serving.chain[1..].to_vec(),
                     key: PKI.kubelet_serving.key.clone_key(),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use kubelet_gate::lab::fake_apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
+use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
 
 use crate::corpus::{bytes, rows};
 use crate::smuggling::assert_well_formed;

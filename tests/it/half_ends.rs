@@ -2,7 +2,7 @@
 //! lost; if the other side is left open, shells and sockets stay behind on the node. The kubelet is played by hand here,
 //! byte for byte.
 
-use kubelet_gate::lab::client::{Client, Duplex};
+use fakes::client::{Client, Duplex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kubelet_gate::lab::client::{Client, Duplex};
+use fakes::client::{Client, Duplex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use kubelet_gate::lab::client::Alpn;
-use kubelet_gate::lab::fake_apiserver::{Behaviour, METRICS_TOKEN};
-use kubelet_gate::lab::fake_kubelet::Fault;
+use fakes::apiserver::{Behaviour, METRICS_TOKEN};
+use fakes::client::Alpn;
+use fakes::kubelet::Fault;
 
 use crate::corpus::{bytes, rows};
 use crate::http2_frames::*;

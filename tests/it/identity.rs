@@ -7,11 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use kubelet_gate::lab::client::{Alpn, Client, ClientTls};
-use kubelet_gate::lab::fake_apiserver::{
-    ADMIN_TOKEN, Api, Behaviour, METRICS_TOKEN, Review, User, token_hash,
-};
-use kubelet_gate::lab::pki::{Attribute, CertificateSpec, Pair};
+use fakes::apiserver::{ADMIN_TOKEN, Api, Behaviour, METRICS_TOKEN, Review, User, token_hash};
+use fakes::client::{Alpn, Client, ClientTls};
+use fakes::pki::{Attribute, CertificateSpec, Pair};
 use serde_json::{Value, json};
 
 use crate::world::{PKI, World, WorldBuilder, assert_answer, eventually};

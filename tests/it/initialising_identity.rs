@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use kubelet_gate::lab::pki::{Attribute, Ca, CertificateSpec, KeyKind, Pair};
+use fakes::pki::{Attribute, Ca, CertificateSpec, KeyKind, Pair};
 use serde_json::Value;
 use time::Duration;
 

@@ -5,10 +5,10 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use kubelet_gate::inspect::{Check, Inspection, Verdict};
-use kubelet_gate::node::Root;
-use kubelet_gate::node::invocation::{self, Invocation};
-use kubelet_gate::prove::{Answer, Outcome, Ports, Report, SideKind};
+use kubelet_gate::adopt::inspect::{Check, Inspection, Verdict};
+use kubelet_gate::adopt::kubelet::Root;
+use kubelet_gate::adopt::kubelet::invocation::{self, Invocation};
+use kubelet_gate::adopt::prove::{Answer, Outcome, Ports, Report, SideKind};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -408,7 +408,7 @@ fn processes_are_understood_however_odd_they_are() {
     assert_eq!(pids, [10, 20, 35, 40]);
     let options: Vec<_> = found
         .iter()
-        .map(|invocation| kubelet_gate::node::options::Effective::of(invocation).unwrap())
+        .map(|invocation| kubelet_gate::adopt::kubelet::options::Effective::of(invocation).unwrap())
         .collect();
     assert!(found[0].notes[0].contains("not UTF-8"), "{:?}", found[0].notes);
     assert_eq!(options[0].number("readOnlyPort"), 0);
@@ -618,7 +618,7 @@ fn microk8s_keeps_its_arguments_in_a_file() {
     let proc = proc(&[(7, b"/snap/microk8s/1/kubelite\0--kubelet-args-file=/args\0")]);
     fs::write(proc.path().join("7/root/args"), "--port=9\n").unwrap();
     let found = invocation::running(proc.path());
-    let options = kubelet_gate::node::options::Effective::of(&found[0]).unwrap();
+    let options = kubelet_gate::adopt::kubelet::options::Effective::of(&found[0]).unwrap();
     assert_eq!(options.number("port"), 9);
 }
 

@@ -1,8 +1,8 @@
 //! Whoever may `get nodes/proxy` (every monitoring stack) runs commands in every pod of an ordinary kubelet, because a
 //! WebSocket handshake is a GET; through the gate it takes `create`, however the request is spelled.
 
-use kubelet_gate::lab::client::{Client, UpgradeAnswer, WsSession};
-use kubelet_gate::lab::fake_apiserver::{PROXY_GET_TOKEN, Rule, Subject};
+use fakes::apiserver::{PROXY_GET_TOKEN, Rule, Subject};
+use fakes::client::{Client, UpgradeAnswer, WsSession};
 
 use crate::world::{WithToken as _, World, assert_answer};
 
@@ -94,7 +94,7 @@ async fn no_spelling_of_the_upgrade_and_no_method_loosens_it() {
             }
         }
         let h2 = world
-            .tls_client(None, kubelet_gate::lab::client::Alpn::H2)
+            .tls_client(None, fakes::client::Alpn::H2)
             .with_token(PROXY_GET_TOKEN);
         assert_eq!(h2.get(path).await.unwrap().status(), 403, "{path}");
     }

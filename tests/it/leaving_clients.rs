@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use kubelet_gate::lab::client::Duplex;
-use kubelet_gate::lab::fake_kubelet::Fault;
+use fakes::client::Duplex;
+use fakes::kubelet::Fault;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::http2_frames::*;

@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use kubelet_gate::lab::client::{ClientError, UpgradeAnswer};
-use kubelet_gate::lab::fake_apiserver::{Api, Behaviour};
-use kubelet_gate::lab::fake_kubelet::Fault;
+use fakes::apiserver::{Api, Behaviour};
+use fakes::client::{ClientError, UpgradeAnswer};
+use fakes::kubelet::Fault;
 
 use crate::world::{API_SERVER, World, assert_answer, eventually, header, request};
 
@@ -142,7 +142,7 @@ async fn checkpoints_run_one_at_a_time() {
 async fn an_http2_connection_of_nobody_is_closed_after_its_first_answer() {
     let world = World::start().await;
     let mut stranger = world
-        .tls_client(None, kubelet_gate::lab::client::Alpn::H2)
+        .tls_client(None, fakes::client::Alpn::H2)
         .connect()
         .await
         .unwrap();

@@ -14,11 +14,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use kubelet_gate::lab::client::{Client, ClientTls};
-use kubelet_gate::lab::fake_apiserver::FakeApiServer;
-use kubelet_gate::lab::fake_kubelet::{FakeKubelet, FakeKubeletOptions, Fault};
-use kubelet_gate::lab::pki::Credential;
-use kubelet_gate::node::Namespace;
+use fakes::apiserver::FakeApiServer;
+use fakes::client::{Client, ClientTls};
+use fakes::kubelet::{FakeKubelet, FakeKubeletOptions, Fault};
+use fakes::pki::Credential;
+use kubelet_gate::host::Namespace;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

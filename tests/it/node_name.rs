@@ -4,10 +4,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use kubelet_gate::lab::fake_apiserver::{
+use fakes::apiserver::{
     ADMIN_TOKEN, Behaviour, FakeApiServer, GATE_TOKEN, METRICS_TOKEN, Review, Rule, Subject,
 };
-use kubelet_gate::lab::pki::Credential;
+use fakes::pki::Credential;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

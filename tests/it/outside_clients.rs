@@ -4,7 +4,7 @@
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use kubelet_gate::lab::fake_apiserver::METRICS_TOKEN;
+use fakes::apiserver::METRICS_TOKEN;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;

@@ -8,11 +8,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use kubelet_gate::lab::fake_kubelet::{ClientCa, FakeKubelet, Fault, Seen};
-use kubelet_gate::node::as_user;
-use kubelet_gate::prove::{
+use fakes::kubelet::{ClientCa, FakeKubelet, Fault, Seen};
+use kubelet_gate::adopt::prove::{
     self, Answer, Credential, Options, Outcome, PROBES, Port, Ports, ProveError, Report, SideKind, Verified,
 };
+use kubelet_gate::host::as_user;
 use serde_json::Value;
 
 use crate::command_line::{code, kubelet_gate, stderr};
@@ -689,8 +689,8 @@ fn row(probe: &prove::Probe) -> String {
     let shown = match (probe.credential, probe.websocket) {
         (Credential::Nobody, false) => "nothing",
         (Credential::Nobody, true) => "nothing, WebSocket",
-        (Credential::ForeignCertificate, _) => "a certificate nobody issued",
-        (Credential::GarbageToken, _) => "a token nobody issued",
+        (Credential::ForeignCertificate, _) => "a self-signed certificate",
+        (Credential::GarbageToken, _) => "a made-up token",
         (Credential::Token, _) => "`--token-file`, WebSocket",
     };
     let reaches: Vec<String> = probe.reaches.iter().map(ToString::to_string).collect();

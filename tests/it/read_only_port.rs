@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use kubelet_gate::lab::client::Client;
+use fakes::client::Client;
 use kubelet_gate::settings::{KubeletFlags, Settings};
 
 use crate::world::{World, assert_answer, eventually_answers, header};

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use kubelet_gate::firewall::{Backend, Confirmed, Firewall, Plan, PortKind, RunningGate, SealedPort, State};
+use kubelet_gate::seal::{Confirmed, Firewall, Plan, PortKind, RunningGate, SealedPort, State};
+use kubelet_gate::settings::Backend;
 
 use crate::node::{GATEWAY, NODE, Node, on_a_node, on_every_backend, shell, who_answers, who_answers_in};
 use crate::world::eventually;

@@ -4,8 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use kubelet_gate::firewall::{Backend, Firewall, Plan, PortKind, SealedPort};
-use kubelet_gate::node::Namespace;
+use kubelet_gate::host::Namespace;
+use kubelet_gate::seal::{Firewall, Plan, PortKind, SealedPort};
+use kubelet_gate::settings::Backend;
 
 use crate::node::{GATEWAY, Node, on_every_backend, shell, who_answers, who_answers_in};
 use crate::world::eventually;

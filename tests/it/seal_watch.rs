@@ -252,7 +252,7 @@ fn a_gate_that_is_not_let_through_does_not_ask_itself() {
         node.seal().await;
         node.kill_gate();
         // Somebody is changing the seal: the gate waits with letting itself through.
-        let state = kubelet_gate::firewall::State::new(&node.file("state"));
+        let state = kubelet_gate::seal::State::new(&node.file("state"));
         let changing = state.lock().unwrap();
         node.start_gate_as(crate::node::gate_uid(), |configuration| {
             configuration["tlsCertFile"] = "kubelet-serving.crt".into();

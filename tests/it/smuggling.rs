@@ -1,8 +1,8 @@
 //! If the gate and the kubelet disagree about where a request ends, whoever may read metrics writes a second request
 //! into its body, and the kubelet runs it: on a connection that the gate vouches for.
 
-use kubelet_gate::lab::fake_apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
-use kubelet_gate::lab::fake_kubelet::Seen;
+use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
+use fakes::kubelet::Seen;
 
 use crate::world::{World, assert_answer};
 

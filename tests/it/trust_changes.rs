@@ -5,8 +5,8 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kubelet_gate::lab::client::{Alpn, Connection};
-use kubelet_gate::lab::pki::{Ca, CertificateSpec, KeyKind, Pair};
+use fakes::client::{Alpn, Connection};
+use fakes::pki::{Ca, CertificateSpec, KeyKind, Pair};
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, Issuer, KeyIdMethod,
     KeyPair, RevokedCertParams, SerialNumber,
@@ -579,9 +579,7 @@ async fn rotate_kubelet(world: &World, pair: &Pair) {
         .kubelet
         .rotate_certificate(pair.chain.clone(), pair.key.clone_key())
         .unwrap();
-    world
-        .kubelet
-        .fail("/healthz", kubelet_gate::lab::fake_kubelet::Fault::Close);
+    world.kubelet.fail("/healthz", fakes::kubelet::Fault::Close);
     while world.kubelet.open_connections() > 0 {
         // Each takes one of the pool's connections along.
         world.client("bob").get("/healthz").await.unwrap();

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kubelet_gate::lab::client::{Client, ClientError, SpdyStream, WsSession};
-use kubelet_gate::lab::fake_apiserver::{ADMIN_TOKEN, Rule, Subject};
-use kubelet_gate::lab::fake_kubelet::Fault;
+use fakes::apiserver::{ADMIN_TOKEN, Rule, Subject};
+use fakes::client::{Client, ClientError, SpdyStream, WsSession};
+use fakes::kubelet::Fault;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

@@ -10,17 +10,17 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fakes::apiserver::FakeApiServer;
+use fakes::client::{Alpn, Client, ClientError, ClientTls};
+use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
+use fakes::pki::{Credential, Pair, Pki};
 use http::{Request, Response};
 use http_body_util::Full;
 use kubelet_gate::audit::AuditThread;
-use kubelet_gate::gate::Gate;
-use kubelet_gate::lab::client::{Alpn, Client, ClientError, ClientTls};
-use kubelet_gate::lab::fake_apiserver::FakeApiServer;
-use kubelet_gate::lab::fake_kubelet::{FakeKubelet, FakeKubeletOptions};
-use kubelet_gate::lab::pki::{Credential, Pair, Pki};
-use kubelet_gate::listen::{self, Stopped};
+use kubelet_gate::serve::Stopped;
+use kubelet_gate::serve::start::{Started, start};
+use kubelet_gate::serve::{Instance, serve};
 use kubelet_gate::settings::{KubeletFlags, Settings};
-use kubelet_gate::start::{Started, start};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -40,7 +40,7 @@ pub(crate) static PKI: LazyLock<Pki> = LazyLock::new(|| Pki::generate().unwrap()
 pub(crate) struct World {
     pub(crate) kubelet: FakeKubelet,
     pub(crate) api: FakeApiServer,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: Arc<Instance>,
     /// The TLS port.
     pub(crate) address: SocketAddr,
     /// The admin port.
@@ -181,7 +181,11 @@ impl WorldBuilder {
         // JSON is YAML.
         fs::write(&file, format!("{configuration:#}\n")).unwrap();
         let settings = Settings::load(&file, &flags).unwrap();
-        let Started { gate, sockets, audit } = start(settings, &Handle::current()).unwrap();
+        let Started {
+            instance: gate,
+            sockets,
+            audit,
+        } = start(settings, &Handle::current()).unwrap();
         let stop = CancellationToken::new();
         World {
             kubelet,
@@ -189,7 +193,7 @@ impl WorldBuilder {
             address: sockets.addresses()[0],
             admin: sockets.admin_address().unwrap(),
             read_only: sockets.tombstone_addresses()[0],
-            serving: Some(tokio::spawn(listen::serve(gate.clone(), sockets, stop.clone()))),
+            serving: Some(tokio::spawn(serve(gate.clone(), sockets, stop.clone()))),
             gate,
             directory,
             audit_thread: Some(audit),

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Configuration, failed, runtime, state, told};
 use crate::cli::{FAILED, GOOD};
-use crate::firewall::{Firewall, RunningGate};
+use crate::seal::{Firewall, RunningGate};
 use crate::settings::Settings;
 
 /// A gate that has just been started writes what it is known by within this time.

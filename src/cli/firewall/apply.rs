@@ -11,9 +11,11 @@ use super::confirm::confirm;
 use super::refusals::{Accepted, Refusals, api_server_seen};
 use super::{BackendName, Configuration, UNITS, failed, planned, runtime, state, told, told_ports};
 use crate::cli::{FAILED, FINDINGS, GOOD, USAGE, complain};
-use crate::firewall::{self, Kind, Plan, RunningGate, attempt_all, connections};
-use crate::node;
-use crate::settings::{Settings, duration};
+use crate::seal::{self, Kind, Plan, RunningGate, attempt_all, connections};
+
+use crate::duration;
+use crate::host;
+use crate::settings::Settings;
 
 /// Shorter than this nobody can look at it, let alone confirm it.
 const SHORTEST: Duration = Duration::from_secs(2);
@@ -83,7 +85,7 @@ impl Apply {
         if let Some(before) = before
             .as_ref()
             .filter(|before| confirmed.as_ref() != Some(*before))
-            && firewall::Firewall::of(before.backend)
+            && seal::Firewall::of(before.backend)
                 .carries(before, Kind::Confirmed)
                 .map_err(failed)?
         {
@@ -180,7 +182,7 @@ impl Apply {
             );
             return Err(FAILED);
         };
-        let addresses = node::addresses().map_err(|error| told(FAILED, &error))?;
+        let addresses = host::addresses().map_err(|error| told(FAILED, &error))?;
         let runtime = runtime()?;
         let mut why = String::new();
         while began.elapsed() + PAUSE < self.confirm_within {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Configuration, UNITS, exemption, failed, state, told, told_ports};
 use crate::cli::{FAILED, GOOD};
-use crate::firewall::{Boot, Confirmed, Firewall, FirewallError, Kind, Plan, State, run_tool};
+use crate::seal::{Boot, Confirmed, Firewall, FirewallError, Kind, Plan, State, run_tool};
 use crate::settings::Settings;
 
 /// The arguments of `firewall confirm`.

@@ -48,8 +48,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use tokio::runtime::Runtime;
 
 use super::{FAILED, USAGE, complain};
-use crate::firewall::{self, Backend, Exemption, FirewallError, Plan, RunningGate, State};
-use crate::node;
+use crate::seal::{self, Exemption, FirewallError, Plan, RunningGate, State};
+use crate::settings::Backend;
+
+use crate::adopt::kubelet;
 use crate::settings::{KubeletFlags, Settings};
 
 /// Where systemd looks for what an administrator installs.
@@ -159,17 +161,14 @@ fn runtime() -> Result<Runtime, u8> {
 }
 
 /// The packet filter to use, and the plan for it.
-fn planned(
-    settings: &Settings,
-    name: Option<BackendName>,
-) -> Result<(firewall::Firewall, Plan), Vec<String>> {
+fn planned(settings: &Settings, name: Option<BackendName>) -> Result<(seal::Firewall, Plan), Vec<String>> {
     let wanted = match name {
         None => settings.firewall.backend,
         Some(name) => Some(name.backend()),
     };
-    let (backend, firewall) = firewall::Firewall::find(wanted)
+    let (backend, firewall) = seal::Firewall::find(wanted)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let listening = node::listening_ports(&node::running_kubelets(Path::new("/proc")));
+    let listening = kubelet::listening_ports(&kubelet::running_kubelets(Path::new("/proc")));
     let plan = Plan::of(settings, &listening, backend).map_err(|error| vec![error.to_string()])?;
     Ok((firewall, plan))
 }
@@ -198,7 +197,7 @@ fn told_ports(plan: &Plan) {
             becomes.push(format!("the gate's own on {}", held.join(", ")));
         }
         becomes.push(match port.kind {
-            firewall::PortKind::Healthz => "closed from outside, open on this node".into(),
+            seal::PortKind::Healthz => "closed from outside, open on this node".into(),
             _ => "everything else refused, on this node too".into(),
         });
         println!(
@@ -216,7 +215,7 @@ impl BackendName {
     fn backend(self) -> Backend {
         match self {
             Self::Nftables => Backend::Nftables,
-            Self::Iptables => Backend::iptables_in_use(),
+            Self::Iptables => seal::iptables_in_use(),
             Self::IptablesNft => Backend::IptablesNft,
             Self::IptablesLegacy => Backend::IptablesLegacy,
         }

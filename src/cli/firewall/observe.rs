@@ -9,10 +9,13 @@ use clap::Args;
 
 use super::{Configuration, runtime, told};
 use crate::cli::{FAILED, GOOD, Output};
-use crate::firewall::observe::{Caller, Observed, observe};
-use crate::firewall::{Backend, Plan, PortKind, RunningGate};
-use crate::node;
-use crate::settings::{Settings, duration};
+use crate::seal::observe::{Caller, Observed, observe};
+use crate::seal::{Plan, PortKind, RunningGate};
+use crate::settings::Backend;
+
+use crate::adopt::kubelet;
+use crate::duration;
+use crate::settings::Settings;
 
 /// The arguments of `firewall observe`.
 #[derive(Args, Debug)]
@@ -30,7 +33,7 @@ pub(super) struct Observe {
 impl Observe {
     pub(super) fn run(&self) -> Result<u8, u8> {
         let settings = self.configuration.load()?;
-        let listening = node::listening_ports(&node::running_kubelets(Path::new("/proc")));
+        let listening = kubelet::listening_ports(&kubelet::running_kubelets(Path::new("/proc")));
         // Which packet filter would carry it makes no difference to the ports.
         let plan =
             Plan::of(&settings, &listening, Backend::Nftables).map_err(|error| told(FAILED, &error))?;

@@ -7,10 +7,10 @@ use procfs::process::{Process, all_processes};
 use serde_json::Value;
 
 use super::{ADMIN, runtime};
-use crate::admin::client::get;
-use crate::firewall::observe::Observed;
-use crate::firewall::{Exemption, Plan, PortKind, RunningGate, foreign};
-use crate::node::sockets;
+use crate::host::sockets;
+use crate::seal::observe::Observed;
+use crate::seal::{Exemption, Plan, PortKind, RunningGate, foreign};
+use crate::serve::admin::client::get;
 use crate::settings::Settings;
 
 /// `nobody` on every distribution, and whom a kernel shows for whoever is not in its user namespace.

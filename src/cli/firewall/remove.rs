@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::{Configuration, UNITS, state, told};
 use crate::cli::{FAILED, GOOD, complain};
-use crate::firewall::{Backend, Firewall, FirewallError, State, run_tool};
+use crate::seal::{Firewall, FirewallError, State, run_tool};
+use crate::settings::Backend;
 
 /// The arguments of `firewall remove`.
 #[derive(Args, Debug)]

@@ -9,10 +9,9 @@ use serde::Serialize;
 
 use super::{Configuration, UNITS, failed, state, told};
 use crate::cli::{FAILED, FINDINGS, GOOD, Output};
-use crate::firewall::{
-    Confirmed, Firewall, Plan, Reached, RunningGate, State, connections, dial_all, reached,
-};
-use crate::node::{self, Wire};
+use crate::host;
+use crate::host::Wire;
+use crate::seal::{Confirmed, Firewall, Plan, Reached, RunningGate, State, connections, dial_all, reached};
 use crate::settings::Settings;
 
 /// A user that nothing of the gate is.
@@ -205,12 +204,12 @@ impl Report {
 
     /// Dials every port from every side that there is.
     fn connections(&mut self, plan: &Plan, gate: &RunningGate, no_namespace: bool) -> Result<(), u8> {
-        let addresses = node::addresses().map_err(|error| told(FAILED, &error))?;
+        let addresses = host::addresses().map_err(|error| told(FAILED, &error))?;
         let to = plan.dialled(&addresses);
         let root = rustix::process::geteuid().is_root();
         self.tried("this user", dial(&to), gate);
         if root {
-            let dialled = node::as_user(SOMEBODY, || dial(&to)).and_then(|dialled| dialled);
+            let dialled = host::as_user(SOMEBODY, || dial(&to)).and_then(|dialled| dialled);
             self.tried("another user", dialled, gate);
         } else {
             self.notes

@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::caller::{Said, Who};
 use super::script::{PODS, UNAUTHORIZED};
 use super::{Line, Play, gives_in, stops};
-use crate::firewall::{Backend, Firewall, Plan, PortKind, SealedPort};
-use crate::lab::client::ClientTls;
+use crate::adopt::prove::{self, Ports, SideKind};
+use crate::host::{Namespace, as_user};
 use crate::lab::{Lab, LabOptions};
-use crate::node::{Namespace, as_user};
-use crate::prove::{self, Ports, SideKind};
+use crate::seal::{Firewall, Plan, PortKind, SealedPort};
+use crate::settings::Backend;
+use fakes::client::ClientTls;
 
 /// A user without any rights, such as a container that escaped as `nobody`.
 const SOMEBODY: u32 = 65534;

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::error::chain;
 use crate::lab::Lab;
-use crate::lab::client::{Client, ClientError, ClientTls, Connection, UpgradeAnswer};
-use crate::lab::pki::Pair;
+use fakes::client::{Client, ClientError, ClientTls, Connection, UpgradeAnswer};
+use fakes::pki::Pair;
 
 /// Somebody with or without credentials.
 #[derive(Clone, Copy)]

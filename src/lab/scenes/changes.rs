@@ -5,8 +5,8 @@ use std::io;
 use super::caller::{Said, Who};
 use super::script::{API_SERVER, PODS, UNAUTHORIZED};
 use super::{Line, Play, gives_in, serves, stops};
-use crate::lab::client::ClientError;
-use crate::lab::fake_apiserver::ADMIN_TOKEN;
+use fakes::apiserver::ADMIN_TOKEN;
+use fakes::client::ClientError;
 
 /// Scene 11: one connection to each door, asked on twice.
 pub(super) async fn removed_ca(play: &mut Play<'_>) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::io;
 
 use super::caller::{Caller, Who};
 use super::{Line, Play, around, changes, gives_in, serves, stops, tricks};
-use crate::lab::fake_apiserver::{METRICS_TOKEN, PROXY_GET_TOKEN};
+use fakes::apiserver::{METRICS_TOKEN, PROXY_GET_TOKEN};
 
 /// A secret in a pod's environment: who sees it has read `/pods`.
 pub(super) const PODS: &str = "STRIPE_API_KEY";

@@ -24,8 +24,8 @@ async fn every_scene_is_as_it_must_be_and_can_be_played_again() {
 #[tokio::test]
 async fn a_gate_that_lets_the_wrong_one_in_is_found() {
     let lab = Lab::start(LabOptions::default()).await.unwrap();
-    let alice = crate::lab::fake_apiserver::Subject::user("alice");
-    let rule = crate::lab::fake_apiserver::Rule::allow(alice, &["get"], &["*"]);
+    let alice = fakes::apiserver::Subject::user("alice");
+    let rule = fakes::apiserver::Rule::allow(alice, &["get"], &["*"]);
     lab.api_server.add_rule(rule);
     let rows = play(&lab).await.unwrap().rows;
     let wrong: Vec<_> = rows.iter().filter(|row| !row.ok()).collect();

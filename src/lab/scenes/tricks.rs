@@ -3,7 +3,7 @@
 use super::caller::Who;
 use super::script::{API_SERVER, PODS, ROOT, UNAUTHORIZED};
 use super::{Line, Play, gives_in, serves, stops};
-use crate::lab::fake_apiserver::METRICS_TOKEN;
+use fakes::apiserver::METRICS_TOKEN;
 
 /// Scene 9.
 pub(super) async fn forged_headers(play: &mut Play<'_>) {

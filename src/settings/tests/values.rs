@@ -334,7 +334,7 @@ fn contradictions_are_refused() {
     for (more, expected) in [
         (
             "authentication: {webhook: {enabled: false}}",
-            "nobody could ever get in",
+            "no client could ever authenticate",
         ),
         (
             "authentication: {x509: {clientCertificates: Require}}",

@@ -8,10 +8,10 @@ mod recording;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fakes::apiserver::Api;
+use fakes::client::{Alpn, Client, Connection, Duplex};
+use fakes::kubelet::{Fault, Seen};
 use futures_util::{SinkExt as _, StreamExt as _};
-use kubelet_gate::lab::client::{Alpn, Client, Connection, Duplex};
-use kubelet_gate::lab::fake_apiserver::Api;
-use kubelet_gate::lab::fake_kubelet::{Fault, Seen};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use fakes::client::{Connection, Duplex};
 use http::{HeaderMap, Request};
 use http_body_util::Full;
-use kubelet_gate::lab::client::{Connection, Duplex};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

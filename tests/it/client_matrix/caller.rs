@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
-use kubelet_gate::lab::client::{
+use fakes::apiserver::{Review, User, token_hash};
+use fakes::client::{
     Alpn, Client, ClientError, ClientTls, Connection, SpdyStream, Streaming, UpgradeAnswer, WsSession,
 };
-use kubelet_gate::lab::fake_apiserver::{Review, User, token_hash};
-use kubelet_gate::lab::pki::{Ca, CertificateSpec, Pair};
+use fakes::pki::{Ca, CertificateSpec, Pair};
+use http::Response;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

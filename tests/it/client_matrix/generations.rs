@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kubelet_gate::lab::client::{Alpn, Client, WsSession};
-use kubelet_gate::lab::fake_kubelet::Fault;
+use fakes::client::{Alpn, Client, WsSession};
+use fakes::kubelet::Fault;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::assert_table;

@@ -8,9 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use fakes::apiserver::{Api, Behaviour, Rule, Subject};
+use fakes::pki::{Ca, CertificateSpec};
 use futures_util::future::join_all;
-use kubelet_gate::lab::fake_apiserver::{Api, Behaviour, Rule, Subject};
-use kubelet_gate::lab::pki::{Ca, CertificateSpec};
 
 use self::caller::{Caller, Kind, Running, rotate_token};
 use crate::world::{PATIENCE, PKI, World, WorldBuilder, eventually_answers, request};

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use kubelet_gate::lab::fake_apiserver::{Api, Behaviour};
+use fakes::apiserver::{Api, Behaviour};
 use serde_json::{Value, json};
 
 use self::caller::{Caller, Certificates, token};

@@ -2,7 +2,7 @@
 //! not understand, the two could be played against each other. The recording has a name and the kubelet's bytes for
 //! each; the requests are written here anew.
 
-use kubelet_gate::lab::client::{Alpn, Client};
+use fakes::client::{Alpn, Client};
 use serde_json::Value;
 
 use super::caller::Wire;

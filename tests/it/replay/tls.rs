@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use kubelet_gate::lab::client::{Alpn, Client, ClientTls};
-use kubelet_gate::lab::fake_apiserver::{Api, Behaviour};
-use kubelet_gate::lab::pki::client_config;
+use fakes::apiserver::{Api, Behaviour};
+use fakes::client::{Alpn, Client, ClientTls};
+use fakes::pki::client_config;
 use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};

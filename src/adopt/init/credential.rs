@@ -1,0 +1,276 @@
+//! What the gate has to show a kubelet that asks its callers who they are, and how to come by it.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::kubeconfig::Client;
+use crate::adopt::inspect::Inspection;
+use crate::adopt::kubelet::options::Effective;
+use crate::tls::{Trust, pem};
+
+/// The files, beside the configuration.
+pub(super) const CERTIFICATE: &str = "kubelet-client.crt";
+pub(super) const KEY: &str = "kubelet-client.key";
+pub(super) const TOKEN: &str = "kubelet-token";
+
+/// Every subresource that a kubelet asks about, so that the gate may pass on whatever it allows.
+const SUBRESOURCES: &str = "nodes/proxy, nodes/metrics, nodes/stats, nodes/log, nodes/checkpoint, nodes/pods, nodes/healthz, \
+                            nodes/configz, nodes/statusz, nodes/flagz";
+
+/// How a kubelet decides about its callers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asks {
+    /// Whoever shows nothing is somebody.
+    anonymous: bool,
+    /// The API server says what each may; otherwise each may everything.
+    reviews: bool,
+    /// It knows certificates, by its clientCAFile.
+    certificates: bool,
+    /// It knows tokens, by the API server.
+    tokens: bool,
+}
+
+impl Asks {
+    pub(super) fn of(options: &Effective) -> Self {
+        Self {
+            anonymous: options.is_on("authentication.anonymous.enabled"),
+            reviews: options.text("authorization.mode") == "Webhook",
+            certificates: !options.text("authentication.x509.clientCAFile").is_empty(),
+            tokens: options.is_on("authentication.webhook.enabled"),
+        }
+    }
+
+    /// It lets everybody do everything.
+    pub(super) fn nothing(self) -> bool {
+        self.anonymous && !self.reviews
+    }
+
+    /// The node's own certificate and key, if this kubelet takes them and they open it: a node's own user may not ask its kubelet
+    /// for anything where the API server is asked.
+    pub(super) fn own<'a>(self, client: &'a Client, inspection: &Inspection) -> Option<(&'a str, &'a str)> {
+        if self.reviews || !self.certificates {
+            return None;
+        }
+        let file = inspection.options.text("authentication.x509.clientCAFile");
+        let bundle = inspection.invocation.root.read(file).ok()?;
+        let bundle = pem::certificates(Path::new(file), bundle.as_bytes()).ok()?;
+        let trust = Trust::new(bundle, 0).ok()?;
+        trust.judge(&client.chain, SystemTime::now()).ok()?;
+        Some((&client.file, client.key.as_deref()?))
+    }
+
+    /// What it does, in half a sentence.
+    pub(super) fn does(self) -> &'static str {
+        match (self.anonymous, self.reviews) {
+            (true, _) => "the kubelet has the API server say what its callers may",
+            (false, true) => {
+                "the kubelet asks its callers who they are and has the API server say what they may"
+            }
+            (false, false) => "the kubelet asks its callers who they are",
+        }
+    }
+
+    /// Its answer to a gate that shows nothing: without a user there is nobody about whom the API server could be asked.
+    pub(super) fn refusal(self) -> &'static str {
+        match self.anonymous {
+            true => "403",
+            false => "401",
+        }
+    }
+
+    /// Whether there is anything that could be shown to it.
+    pub(super) fn can_be_shown(self) -> bool {
+        self.certificates || self.tokens
+    }
+
+    /// The keys of `upstream` that a credential will fill in.
+    pub(super) fn lines(self) -> String {
+        let mut lines = String::new();
+        if self.certificates {
+            lines.push_str(&format!(
+                "  # clientCertificateFile: \"{CERTIFICATE}\"\n  # clientKeyFile: \"{KEY}\"\n"
+            ));
+        }
+        if self.tokens {
+            lines.push_str(&format!("  # tokenFile: \"{TOKEN}\"\n"));
+        }
+        lines
+    }
+
+    /// The files that are to be installed once they are there.
+    pub(super) fn installed(self) -> Vec<&'static str> {
+        let mut files = Vec::new();
+        if self.certificates {
+            files.extend([CERTIFICATE, KEY]);
+        }
+        if self.tokens {
+            files.push(TOKEN);
+        }
+        files
+    }
+
+    /// How to come by a credential, to be read and pasted. `url` is where the kubelet is asked.
+    pub(super) fn section(self, node: &str, url: &str) -> String {
+        if !self.can_be_shown() {
+            return "This kubelet has no clientCAFile, and authentication by token is off: it knows nobody but system:anonymous, and \
+                    no credential will make it answer the gate. Rights for system:anonymous would be everybody's. Its own options \
+                    have to change first.\n"
+                .to_owned();
+        }
+        let both = self.certificates && self.tokens;
+        let mut text = match self.reviews {
+            true => format!(
+                "A credential with rights at the Node {node} alone: stolen, it opens no other kubelet. `check` asks the API server \
+                 whether it is good for other nodes too, and refuses it then.\n"
+            ),
+            false => "This kubelet lets everybody whom it knows do everything, and so does each other kubelet that is set up like it: no \
+                      RBAC limits the credential, and whoever steals it from this node has them all. Where you can, have the kubelets \
+                      ask the API server first (authorization.mode: Webhook).\n"
+                .to_owned(),
+        };
+        text.push_str(
+            "\nkubectl is an administrator's here, and may be run elsewhere: the .csr goes there, the answer comes back into this \
+             folder. On a control-plane node of kubeadm's: `export KUBECONFIG=/etc/kubernetes/admin.conf`.\n",
+        );
+        if self.reviews {
+            text.push_str(&role(node));
+        }
+        if self.certificates {
+            text.push_str(if both { "\n### By certificate\n" } else { "" });
+            text.push_str(&self.certificate(node, url));
+        }
+        if self.tokens {
+            text.push_str(if both {
+                "\n### Or by token, where the cluster signs no such certificates (EKS)\n"
+            } else {
+                ""
+            });
+            text.push_str(&self.token(node, url));
+        }
+        text
+    }
+
+    fn certificate(self, node: &str, url: &str) -> String {
+        let rights = match self.reviews {
+            true => binding(
+                "kubelet-gate",
+                node,
+                &format!(
+                    "{{apiGroup: rbac.authorization.k8s.io, kind: User, name: \"kubelet-gate:{node}\"}}"
+                ),
+            ),
+            false => String::new(),
+        };
+        format!(
+            "\n```sh\n\
+             (umask 077; openssl ecparam -name prime256v1 -genkey -noout -out {KEY})\n\
+             openssl req -new -key {KEY} -subj '/CN=kubelet-gate:{node}' -out kubelet-client.csr\n\
+             kubectl apply -f - <<EOF\n\
+             apiVersion: certificates.k8s.io/v1\n\
+             kind: CertificateSigningRequest\n\
+             metadata: {{name: kubelet-gate-{node}}}\n\
+             spec:\n\
+             \u{20} signerName: kubernetes.io/kube-apiserver-client\n\
+             \u{20} usages: [client auth]\n\
+             \u{20} request: $(base64 kubelet-client.csr | tr -d '\\n')\n\
+             EOF\n\
+             kubectl certificate approve kubelet-gate-{node}\n\
+             sleep 5     # until it is signed\n\
+             kubectl get csr kubelet-gate-{node} -o jsonpath='{{.status.certificate}}' | base64 -d >{CERTIFICATE}\n\
+             {rights}\
+             {}\
+             ```\n\n\
+             The certificate must be of a CA in the kubelet's clientCAFile. It ends after a year, unless the cluster says otherwise: a new \
+             one in its place is taken up without a restart. Before Kubernetes 1.19 sign the .csr by hand, with the key of that CA and \
+             extendedKeyUsage=clientAuth.\n",
+            taken(
+                &format!("curl -sk --cert {CERTIFICATE} --key {KEY} {url}/healthz"),
+                "client(Certificate|Key)File"
+            )
+        )
+    }
+
+    fn token(self, node: &str, url: &str) -> String {
+        let rights = match self.reviews {
+            true => binding(
+                "kubelet-gate-token",
+                node,
+                &format!("{{kind: ServiceAccount, namespace: kube-system, name: kubelet-gate-{node}}}"),
+            ),
+            false => String::new(),
+        };
+        format!(
+            "\n```sh\n\
+             kubectl apply -f - <<'EOF'\n\
+             apiVersion: v1\n\
+             kind: ServiceAccount\n\
+             metadata: {{name: kubelet-gate-{node}, namespace: kube-system}}\n\
+             automountServiceAccountToken: false\n\
+             ---\n\
+             apiVersion: v1\n\
+             kind: Secret\n\
+             type: kubernetes.io/service-account-token\n\
+             metadata:\n\
+             \u{20} name: kubelet-gate-{node}\n\
+             \u{20} namespace: kube-system\n\
+             \u{20} annotations: {{kubernetes.io/service-account.name: kubelet-gate-{node}}}\n\
+             EOF\n\
+             {rights}\
+             sleep 5     # until it has a token\n\
+             (umask 077; kubectl -n kube-system get secret kubelet-gate-{node} -o jsonpath='{{.data.token}}' | base64 -d >{TOKEN})\n\
+             {}\
+             ```\n\n\
+             This token does not end; deleting the Secret ends it. One from `kubectl -n kube-system create token kubelet-gate-{node}` ends \
+             by itself and has to be put into the file anew in time, which the gate takes up without a restart.\n",
+            taken(
+                &format!(
+                    "printf 'header = \"Authorization: Bearer %s\"' \"$(cat {TOKEN})\" | curl -sk -K - {url}/healthz"
+                ),
+                "tokenFile"
+            )
+        )
+    }
+}
+
+/// The rights of one node's gate at its kubelet.
+fn role(node: &str) -> String {
+    format!(
+        "\n```sh\n\
+         kubectl apply -f - <<'EOF'\n\
+         apiVersion: rbac.authorization.k8s.io/v1\n\
+         kind: ClusterRole\n\
+         metadata: {{name: \"kubelet-gate:{node}\"}}\n\
+         rules:\n\
+         - apiGroups: [\"\"]\n\
+         \u{20} resources: [{SUBRESOURCES}]\n\
+         \u{20} resourceNames: [\"{node}\"]\n\
+         \u{20} verbs: [get, create, update, patch, delete]\n\
+         EOF\n\
+         ```\n"
+    )
+}
+
+/// The keys of `upstream` take effect if the kubelet takes what they name.
+fn taken(asked: &str, keys: &str) -> String {
+    format!(
+        "if [ \"$({asked})\" = ok ]; then\n\
+         \u{20} sed -i -E 's/^  # ({keys}: )/  \\1/' kubelet-gate.yaml\n\
+         else\n\
+         \u{20} echo 'not taken by the kubelet: kubelet-gate.yaml stays as it is'\n\
+         fi\n"
+    )
+}
+
+/// `name` is the binding's: that of one credential must not undo another's.
+fn binding(name: &str, node: &str, subject: &str) -> String {
+    format!(
+        "kubectl apply -f - <<'EOF'\n\
+         apiVersion: rbac.authorization.k8s.io/v1\n\
+         kind: ClusterRoleBinding\n\
+         metadata: {{name: \"{name}:{node}\"}}\n\
+         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: \"kubelet-gate:{node}\"}}\n\
+         subjects:\n\
+         - {subject}\n\
+         EOF\n"
+    )
+}

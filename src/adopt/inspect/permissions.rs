@@ -1,0 +1,129 @@
+//! Who may read and change the files that make a kubelet what it is: section 4.1 of the benchmark.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use super::checks::{Check, Gate, Verdict};
+use crate::adopt::kubelet::invocation::Invocation;
+use crate::adopt::kubelet::options::Effective;
+
+/// A file, and its two checks. Their numbers are the same in all versions of the benchmark.
+struct Row {
+    mode: [&'static str; 2],
+    owner: [&'static str; 2],
+    title: &'static str,
+    /// What is read by everybody on purpose.
+    public: bool,
+}
+
+const UNIT: Row = Row {
+    mode: ["unit-mode", "4.1.1"],
+    owner: ["unit-owner", "4.1.2"],
+    title: "the kubelet's systemd unit",
+    public: true,
+};
+const KUBECONFIG: Row = Row {
+    mode: ["kubeconfig-mode", "4.1.5"],
+    owner: ["kubeconfig-owner", "4.1.6"],
+    title: "the kubelet's kubeconfig",
+    public: false,
+};
+const CLIENT_CA: Row = Row {
+    mode: ["client-ca-mode", "4.1.7"],
+    owner: ["client-ca-owner", "4.1.8"],
+    title: "the client CA file",
+    public: true,
+};
+const CONFIG: Row = Row {
+    mode: ["config-mode", "4.1.9"],
+    owner: ["config-owner", "4.1.10"],
+    title: "the kubelet's configuration file",
+    public: false,
+};
+
+/// Mode and owner of the unit, the kubeconfig, the client CA and the configuration file; of each only if there is one.
+pub(super) fn checks(options: &Effective, invocation: &Invocation) -> Vec<Check> {
+    let unit = invocation.unit.as_ref().map_or("", |unit| &unit.file);
+    [
+        (UNIT, unit),
+        (KUBECONFIG, options.text("--kubeconfig")),
+        (CLIENT_CA, options.text("authentication.x509.clientCAFile")),
+        (CONFIG, options.text("--config")),
+    ]
+    .into_iter()
+    .filter(|(_, path)| !path.is_empty())
+    .filter_map(|(row, path)| {
+        // What cannot be read at all is told elsewhere.
+        let about = invocation
+            .root
+            .resolve(Path::new(path))
+            .and_then(std::fs::metadata)
+            .ok()?;
+        Some(row.judge(path, about.mode() & 0o7777, about.uid(), about.gid()))
+    })
+    .flatten()
+    .collect()
+}
+
+impl Row {
+    fn judge(&self, path: &str, mode: u32, owner: u32, group: u32) -> [Check; 2] {
+        let too_open = if self.public { 0o133 } else { 0o177 };
+        let by_mode = if mode & 0o022 != 0 {
+            (Verdict::Fail, format!("{path} may be changed by others"))
+        } else if mode & too_open != 0 {
+            (Verdict::Warn, format!("{path} is more open than it has to be"))
+        } else {
+            (Verdict::Pass, String::new())
+        };
+        let by_owner = match (owner, group) {
+            (0, 0) => (Verdict::Pass, String::new()),
+            _ => (Verdict::Fail, format!("{path} is not root's")),
+        };
+        let check = |[id, number]: [&'static str; 2], value, (verdict, why)| Check {
+            id,
+            old: Some(number),
+            new: Some(number),
+            title: self.title,
+            value,
+            origin: path.to_owned(),
+            file: Some(path.to_owned()),
+            verdict,
+            why,
+            gate: Gate::No,
+        };
+        [
+            check(self.mode, format!("mode {mode:04o}"), by_mode),
+            check(self.owner, format!("owner {owner}:{group}"), by_owner),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_and_owners_are_judged_apart() {
+        use Verdict::{Fail, Pass, Warn};
+        for (row, mode, owner, expected) in [
+            (KUBECONFIG, 0o600, (0, 0), [Pass, Pass]),
+            (KUBECONFIG, 0o644, (0, 0), [Warn, Pass]),
+            (KUBECONFIG, 0o660, (0, 0), [Fail, Pass]),
+            (KUBECONFIG, 0o600, (0, 1), [Pass, Fail]),
+            (CLIENT_CA, 0o644, (1000, 0), [Pass, Fail]),
+            (UNIT, 0o646, (0, 0), [Fail, Pass]),
+            (CONFIG, 0o644, (0, 0), [Warn, Pass]),
+        ] {
+            let [by_mode, by_owner] = row.judge("/f", mode, owner.0, owner.1);
+            assert_eq!(
+                [by_mode.verdict, by_owner.verdict],
+                expected,
+                "{mode:o} {owner:?}"
+            );
+            assert_eq!(
+                (by_mode.new, by_owner.new),
+                (Some(row.mode[1]), Some(row.owner[1]))
+            );
+        }
+    }
+}

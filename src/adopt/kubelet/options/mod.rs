@@ -1,0 +1,547 @@
+//! A kubelet's effective options: what it really runs with, from its flags, its configuration file, its drop-ins and both
+//! sets of defaults, combined as the kubelet combines them.
+
+mod fields;
+#[cfg(test)]
+mod tests;
+
+pub use self::fields::{FIELDS, Field, Kind};
+
+use std::path::{Component, Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::invocation::Invocation;
+use super::root::{Root, broken};
+use crate::duration;
+
+/// Nobody nests drop-ins deeper; the kubelet does not follow links to folders, so they cannot go round.
+const DEPTH: usize = 32;
+
+/// Where a value came from.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "kind", content = "place")]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// Nobody set it on a kubelet without `--config`, which has defaults of its own.
+    LegacyDefault,
+    /// A flag, and where that stands.
+    Flag(String),
+    /// The `--config` file.
+    File(String),
+    /// A file of `--config-dir`.
+    DropIn(String),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::LegacyDefault => f.write_str("default without --config"),
+            Self::Flag(place) => write!(f, "flag, {place}"),
+            Self::File(path) | Self::DropIn(path) => f.write_str(path),
+        }
+    }
+}
+
+/// An option with its value.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Which one.
+    pub field: &'static Field,
+    /// What it is.
+    pub value: Value,
+    /// Who says so.
+    pub origin: Origin,
+}
+
+impl Setting {
+    /// The value for people; an empty one is "".
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match &self.value {
+            Value::String(text) if text.is_empty() => "\"\"".to_owned(),
+            Value::String(text) => text.clone(),
+            Value::Array(values) => {
+                let texts: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
+                if texts.is_empty() {
+                    "(none named)".to_owned()
+                } else {
+                    texts.join(",")
+                }
+            }
+            value => value.to_string(),
+        }
+    }
+
+    /// Whether anybody set it.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        !matches!(self.origin, Origin::Default | Origin::LegacyDefault)
+    }
+}
+
+/// Why the options of a kubelet cannot be told.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{place}: {why}")]
+pub struct OptionsError {
+    /// The file or flag.
+    pub place: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// All of [`FIELDS`], with their values.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    settings: Vec<Setting>,
+    /// The files that were read, in their order.
+    pub files: Vec<String>,
+    /// What a kubelet would trip over, or what may surprise its owner.
+    pub notes: Vec<String>,
+    /// What could not be read, and may say anything.
+    pub unread: Vec<String>,
+}
+
+/// A flag as it was given.
+struct Given<'a> {
+    name: String,
+    value: String,
+    place: &'a str,
+}
+
+impl Effective {
+    /// Combines what `invocation` says: defaults, then the file, then the drop-ins, then the flags.
+    ///
+    /// # Errors
+    /// A file cannot be read or understood, or a flag's value is none: a kubelet would not have started with it.
+    pub fn of(invocation: &Invocation) -> Result<Self, OptionsError> {
+        let (mut notes, mut unread) = (Vec::new(), Vec::new());
+        let flags = parsed(invocation, &mut notes);
+        let last = |name: &str| {
+            let given = flags.iter().rev().find(|given| given.name == name);
+            given
+                .map(|given| given.value.as_str())
+                .filter(|value| !value.is_empty())
+        };
+        let root = &invocation.root;
+        let mut files = Vec::new();
+        let mut layers: Vec<(Value, Layer)> = Vec::new();
+        let config = last("config").map(|path| absolute(&invocation.directory, path));
+        if let Some(path) = &config {
+            layers.push((document(root, path, &mut notes)?, Layer::File(path.clone())));
+            files.push(shown(path));
+        }
+        if last("dynamic-config-dir").is_some() {
+            unread.push(
+                "--dynamic-config-dir: what the API server keeps for this node wins over all that is read here".to_owned(),
+            );
+        }
+        if let Some(folder) = last("config-dir").map(|path| absolute(&invocation.directory, path)) {
+            for path in drop_ins(root, &folder, &mut notes, &mut unread)? {
+                layers.push((document(root, &path, &mut notes)?, Layer::DropIn(path.clone())));
+                files.push(shown(&path));
+            }
+        }
+        let settings: Vec<Setting> = FIELDS
+            .iter()
+            .map(|field| setting(field, config.is_none(), &layers, &flags, &invocation.directory))
+            .collect::<Result<_, _>>()?;
+        let left_out = settings
+            .iter()
+            .filter(|setting| setting.origin == Origin::LegacyDefault);
+        let left_out: Vec<&str> = left_out.map(|setting| setting.field.key).collect();
+        if config.is_none() && !layers.is_empty() && !left_out.is_empty() {
+            notes.push(format!(
+                "--config-dir without --config: what the drop-ins leave out has the defaults of a kubelet without a file, here {}",
+                left_out.join(", ")
+            ));
+        }
+        Ok(Self {
+            settings,
+            files,
+            notes,
+            unread,
+        })
+    }
+
+    /// Every option, in the order of [`FIELDS`].
+    #[must_use]
+    pub fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// The option with this key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Setting> {
+        self.settings.iter().find(|setting| setting.field.key == key)
+    }
+
+    /// Whether this option is on.
+    #[must_use]
+    pub fn is_on(&self, key: &str) -> bool {
+        self.get(key)
+            .is_some_and(|setting| setting.value == Value::Bool(true))
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self, key: &str) -> i64 {
+        self.get(key)
+            .and_then(|setting| setting.value.as_i64())
+            .unwrap_or(0)
+    }
+
+    /// Its text, empty if it has none.
+    #[must_use]
+    pub fn text(&self, key: &str) -> &str {
+        self.get(key)
+            .and_then(|setting| setting.value.as_str())
+            .unwrap_or_default()
+    }
+
+    /// The certificate and key that the kubelet serves: rotated by itself, as configured, or made by itself.
+    #[must_use]
+    pub fn serving_pair(&self) -> (String, String) {
+        let folder = self.text("--cert-dir");
+        let (certificate, key) = (self.text("tlsCertFile"), self.text("tlsPrivateKeyFile"));
+        if self.is_on("serverTLSBootstrap") && self.is_on("featureGates.RotateKubeletServerCertificate") {
+            let both = format!("{folder}/kubelet-server-current.pem");
+            (both.clone(), both)
+        } else if certificate.is_empty() && key.is_empty() {
+            (format!("{folder}/kubelet.crt"), format!("{folder}/kubelet.key"))
+        } else {
+            (certificate.to_owned(), key.to_owned())
+        }
+    }
+}
+
+/// What lies over the defaults.
+enum Layer {
+    File(PathBuf),
+    DropIn(PathBuf),
+}
+
+/// The words as pflag reads them: `--name=value`, `--name value`, `--switch`; `_` may stand for `-`.
+fn parsed<'a>(invocation: &'a Invocation, notes: &mut Vec<String>) -> Vec<Given<'a>> {
+    let mut flags = Vec::new();
+    let mut words = invocation.words.iter().peekable();
+    while let Some(word) = words.next() {
+        let Some(flag) = word.text.strip_prefix("--").filter(|flag| !flag.is_empty()) else {
+            // One-letter flags, such as -v 2, are about logs.
+            let short = word.text.starts_with('-') && word.text != "--";
+            if short && word.text.len() == 2 {
+                words.next_if(|next| !next.text.starts_with('-'));
+            } else if !short {
+                // Mostly what was meant for a switch; the value of a flag that is not known may be a secret.
+                let shown = match word.text.as_str() {
+                    "true" | "false" => &word.text,
+                    _ => "…",
+                };
+                notes.push(format!(
+                    "{}: the word {shown:?} is no flag: a kubelet exits on it",
+                    word.place
+                ));
+            }
+            continue;
+        };
+        let (name, value) = match flag.split_once('=') {
+            Some((name, value)) => (name.replace('_', "-"), value.to_owned()),
+            None => {
+                let name = flag.replace('_', "-");
+                let known = FIELDS.iter().find(|field| field.flag == name);
+                let value = match known {
+                    Some(field) if field.kind == Kind::Bool => None,
+                    Some(_) => words.next(),
+                    // What is not known may be a switch.
+                    None => words.next_if(|next| !next.text.starts_with('-')),
+                };
+                (
+                    name,
+                    value.map_or_else(|| "true".to_owned(), |value| value.text.clone()),
+                )
+            }
+        };
+        flags.push(Given {
+            name,
+            value,
+            place: &word.place,
+        });
+    }
+    flags
+}
+
+/// The value of a flag alone, if it is given and not empty: the last, whatever the kubelet's files say or whether they can be read.
+#[must_use]
+pub fn given(invocation: &Invocation, flag: &str) -> Option<String> {
+    let flags = parsed(invocation, &mut Vec::new());
+    let last = flags.into_iter().rev().find(|given| given.name == flag)?;
+    Some(last.value).filter(|value| !value.is_empty())
+}
+
+/// The flags as they were given, without the values of those that are not known here: these may be secrets.
+pub(crate) fn arguments(invocation: &Invocation) -> Vec<String> {
+    let shown = |given: Given<'_>| match FIELDS.iter().any(|field| field.flag == given.name) {
+        true => format!("--{}={}", given.name, given.value),
+        false => format!("--{}=…", given.name),
+    };
+    parsed(invocation, &mut Vec::new())
+        .into_iter()
+        .map(shown)
+        .collect()
+}
+
+/// Long words cut short: they may be anything.
+fn excerpt(text: &str) -> String {
+    text.chars().take(60).collect()
+}
+
+/// A configuration file as JSON.
+fn document(root: &Root, path: &Path, notes: &mut Vec<String>) -> Result<Value, OptionsError> {
+    let failed = |why: String| OptionsError {
+        place: shown(path),
+        why,
+    };
+    let text = root.read(path).map_err(|error| failed(error.to_string()))?;
+    // JSON may have tabs, which YAML may not.
+    let value: Value = match serde_json::from_str(&text) {
+        Ok(value) => value,
+        Err(_) => {
+            let options = serde_saphyr::options! {
+                duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+            };
+            // A kubelet reads the first document, and leaves what comes after it.
+            let mut bytes = text.as_bytes();
+            let first = serde_saphyr::read_with_options::<_, Value>(&mut bytes, options)
+                .next()
+                .transpose()
+                .map_err(|error| failed(broken(&error)))?;
+            first.unwrap_or(Value::Null)
+        }
+    };
+    if !value.is_object() {
+        return Err(failed("it is no KubeletConfiguration".to_owned()));
+    }
+    if value["kind"] != "KubeletConfiguration" {
+        notes.push(format!(
+            "{}: without kind: KubeletConfiguration a kubelet does not start",
+            path.display()
+        ));
+    }
+    Ok(value)
+}
+
+/// The `*.conf` below a folder in the kubelet's order; links to folders are not followed, not even at the top.
+fn drop_ins(
+    root: &Root,
+    folder: &Path,
+    notes: &mut Vec<String>,
+    unread: &mut Vec<String>,
+) -> Result<Vec<PathBuf>, OptionsError> {
+    fn walk(root: &Root, folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
+        if depth > DEPTH {
+            return Err(std::io::Error::other("folders nested too deep"));
+        }
+        for name in root.list(folder)? {
+            let path = folder.join(&name);
+            if root.is_folder(&path) {
+                walk(root, &path, depth + 1, found)?;
+            } else if name.ends_with(".conf") {
+                found.push(path);
+            }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    if !root.is_folder(folder) {
+        let folder = shown(folder);
+        match root.exists(&folder) {
+            Ok(true) => notes.push(format!(
+                "--config-dir {folder}: no folder, or a link to one, which a kubelet does not follow: no drop-ins"
+            )),
+            Ok(false) => unread.push(format!("--config-dir {folder}: not there: a kubelet does not start")),
+            Err(error) => unread.push(format!("--config-dir {folder}: {error}")),
+        }
+        return Ok(found);
+    }
+    walk(root, folder, 0, &mut found).map_err(|error| OptionsError {
+        place: shown(folder),
+        why: error.to_string(),
+    })?;
+    Ok(found)
+}
+
+fn setting(
+    field: &'static Field,
+    no_config: bool,
+    layers: &[(Value, Layer)],
+    flags: &[Given<'_>],
+    directory: &Path,
+) -> Result<Setting, OptionsError> {
+    let json = |text: &str| serde_json::from_str(text).unwrap_or(Value::Null);
+    let (mut value, mut origin) = match field.legacy {
+        Some(legacy) if no_config => (json(legacy), Origin::LegacyDefault),
+        _ => (json(field.default), Origin::Default),
+    };
+    for (document, layer) in layers.iter().filter(|_| !field.key.starts_with("--")) {
+        let (path, from) = match layer {
+            Layer::File(path) => (path, Origin::File(shown(path))),
+            Layer::DropIn(path) => (path, Origin::DropIn(shown(path))),
+        };
+        let found = found(document, field.key).map_err(|why| OptionsError {
+            place: shown(path),
+            why,
+        })?;
+        match found {
+            None => {}
+            Some(Value::Null) => (value, origin) = (json(field.default), Origin::Default),
+            Some(given) => {
+                let typed = typed(field.kind, given).map_err(|why| OptionsError {
+                    place: shown(path),
+                    why: format!("{}: {why}", field.key),
+                })?;
+                if field.zero_is_unset && is_zero(&typed) {
+                    (value, origin) = (json(field.default), Origin::Default);
+                } else {
+                    (value, origin) = (typed, from.clone());
+                }
+                let starts_at = match layer {
+                    Layer::File(path) => path.parent().unwrap_or(directory),
+                    Layer::DropIn(_) => directory,
+                };
+                value = located(field, value, starts_at);
+            }
+        }
+    }
+    if let Some(gate) = field.key.strip_prefix("featureGates.") {
+        for given in flags.iter().filter(|given| given.name == "feature-gates") {
+            let gates = given
+                .value
+                .split(',')
+                .filter_map(|gate| gate.trim().split_once('='));
+            let gates = gates.map(|(name, set)| (name.trim(), set.trim()));
+            for (_, set) in gates.filter(|(name, _)| *name == gate) {
+                (value, origin) = (flagged(field, given, set)?, Origin::Flag(given.place.to_owned()));
+            }
+        }
+    }
+    let named = |given: &&Given<'_>| !field.flag.is_empty() && given.name == field.flag;
+    for (at, given) in flags.iter().filter(named).enumerate() {
+        let flagged = flagged(field, given, &given.value)?;
+        match (&mut value, flagged) {
+            // The first flag replaces what files say, the others add to it; of what is no list the last counts.
+            (Value::Array(all), Value::Array(more)) if at > 0 => all.extend(more),
+            (value, flagged) => *value = located(field, flagged, directory),
+        }
+        origin = Origin::Flag(given.place.to_owned());
+    }
+    Ok(Setting { field, value, origin })
+}
+
+/// The value at a dotted key; what is null above it was deleted with all below.
+fn found<'a>(document: &'a Value, key: &str) -> Result<Option<&'a Value>, String> {
+    let mut value = document;
+    for (at, name) in key.split('.').enumerate() {
+        value = match value {
+            Value::Null => return Ok(Some(value)),
+            Value::Object(values) => match values.get(name) {
+                Some(value) => value,
+                None => return Ok(None),
+            },
+            _ => {
+                let above: Vec<&str> = key.split('.').take(at).collect();
+                return Err(format!("{}: not what a kubelet can read", above.join(".")));
+            }
+        };
+    }
+    Ok(Some(value))
+}
+
+/// Checks a file's value. A kubelet's YAML is version 1.1, where `yes` and `off` are booleans.
+fn typed(kind: Kind, value: &Value) -> Result<Value, String> {
+    let wrong = |wanted: &str| Err(format!("{} is no {wanted}", excerpt(&value.to_string())));
+    Ok(match (kind, value) {
+        (Kind::Bool, Value::Bool(_)) | (Kind::Text | Kind::Path, Value::String(_)) => value.clone(),
+        (Kind::Bool, Value::String(text)) => match text.to_lowercase().as_str() {
+            "yes" | "on" | "y" => json!(true),
+            "no" | "off" | "n" => json!(false),
+            _ => return wrong("boolean"),
+        },
+        (Kind::Bool, _) => return wrong("boolean"),
+        (Kind::Number, Value::Number(number)) if number.is_i64() => value.clone(),
+        (Kind::Number, _) => return wrong("whole number"),
+        (Kind::Duration, Value::String(text)) if duration::is_duration(text) => value.clone(),
+        (Kind::Duration, _) => return wrong("duration"),
+        (Kind::Texts, Value::Array(values)) if values.iter().all(Value::is_string) => value.clone(),
+        (Kind::Texts, _) => return wrong("list of texts"),
+        (Kind::Text | Kind::Path, _) => return wrong("text"),
+    })
+}
+
+/// Reads a flag's value as pflag does.
+fn flagged(field: &Field, given: &Given<'_>, text: &str) -> Result<Value, OptionsError> {
+    let wrong = |wanted: &str| OptionsError {
+        place: given.place.to_owned(),
+        why: format!("--{}={} is no {wanted}", given.name, excerpt(text)),
+    };
+    Ok(match field.kind {
+        Kind::Bool => match text {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => json!(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => json!(false),
+            _ => return Err(wrong("boolean")),
+        },
+        Kind::Number => json!(text.parse::<i64>().map_err(|_| wrong("whole number"))?),
+        Kind::Duration if duration::is_duration(text) => json!(text),
+        Kind::Duration => return Err(wrong("duration")),
+        Kind::Texts => text.split(',').filter(|text| !text.is_empty()).collect(),
+        Kind::Text | Kind::Path => json!(text),
+    })
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.is_empty() || duration::is_zero(text),
+        Value::Number(number) => number.as_i64() == Some(0),
+        _ => false,
+    }
+}
+
+/// A path made absolute.
+fn located(field: &Field, value: Value, directory: &Path) -> Value {
+    match (&value, field.kind) {
+        (Value::String(path), Kind::Path) if !path.is_empty() => json!(shown(&absolute(directory, path))),
+        _ => value,
+    }
+}
+
+/// An absolute path without `.` and `..`; links are no matter of text.
+fn absolute(directory: &Path, path: &str) -> PathBuf {
+    let mut absolute = PathBuf::from("/");
+    for component in directory.join(path).components() {
+        match component {
+            Component::Normal(name) => absolute.push(name),
+            Component::ParentDir => {
+                absolute.pop();
+            }
+            _ => {}
+        }
+    }
+    absolute
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// As JSON, by key: `{"value": …, "origin": …}`, with the flag that would set it.
+#[must_use]
+pub fn as_json(effective: &Effective) -> Value {
+    let all = effective.settings.iter().map(|setting| {
+        let flag = (!setting.field.flag.is_empty()).then_some(setting.field.flag);
+        let about = json!({"flag": flag, "value": setting.value, "origin": setting.origin});
+        (setting.field.key.to_owned(), about)
+    });
+    Value::Object(all.collect::<Map<String, Value>>())
+}

@@ -1,0 +1,57 @@
+//! Who holds a port of this node, before a token is shown to him.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use crate::host::sockets;
+
+/// The gate's own user, as its unit has it.
+const GATE: &str = "kubelet-gate";
+
+/// Whether everybody who listens on this address is root, the gate, or who runs this program: a local user who has taken the
+/// kubelet's port, while that was away, would be given the token. What cannot be seen, such as a redirect, is root's doing.
+pub(super) fn are_trusted(address: SocketAddr) -> bool {
+    let Ok(sockets) = sockets::tcp() else {
+        return false;
+    };
+    let ours = rustix::process::getuid().as_raw();
+    let gate = user(&fs::read_to_string("/etc/passwd").unwrap_or_default());
+    sockets
+        .iter()
+        .filter(|socket| socket.listens && socket.local.port() == address.port())
+        .filter(|socket| socket.local.ip().is_unspecified() || socket.local.ip() == address.ip())
+        .all(|socket| socket.uid == 0 || socket.uid == ours || Some(socket.uid) == gate)
+}
+
+/// The gate's user id, by the node's list of users.
+fn user(passwd: &str) -> Option<u32> {
+    let mut lines = passwd.lines().map(|line| line.split(':'));
+    lines.find_map(|mut fields| (fields.next()? == GATE).then(|| fields.nth(1)?.parse().ok())?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::host::as_user;
+
+    /// Seen red: with everybody trusted.
+    #[test]
+    fn the_port_of_a_local_user_is_not_trusted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(are_trusted(listener.local_addr().unwrap()));
+        if rustix::process::geteuid().is_root() {
+            let taken = as_user(65530, || TcpListener::bind("127.0.0.1:0"))
+                .unwrap()
+                .unwrap();
+            assert!(!are_trusted(taken.local_addr().unwrap()));
+        }
+        assert_eq!(
+            user("root:x:0:0::/:/bin/sh\nkubelet-gate:x:998:998::/:/bin/false\n"),
+            Some(998)
+        );
+        assert_eq!(user("kubelet-gate-2:x:1:1::/:\nbroken"), None);
+    }
+}

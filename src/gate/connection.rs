@@ -1,0 +1,182 @@
+//! What the requests of one connection share, and what the connections of one worker share.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authn::Presented;
+use crate::forward::Pool;
+
+/// A client's connection after the TLS handshake.
+pub struct Connection {
+    /// The TCP peer.
+    pub(crate) peer: SocketAddr,
+    /// The client's certificate chain, and what it was judged to be.
+    pub(crate) presented: Presented,
+    /// What its requests are doing.
+    pub(crate) activity: Arc<Activity>,
+    /// A request on it was authenticated.
+    authenticated: AtomicBool,
+    /// Notified when a request fails authentication and none before it has passed.
+    unauthenticated: Notify,
+}
+
+/// What the connections of one worker thread share.
+pub struct Worker {
+    /// Its connections to the kubelet.
+    pub(crate) pool: Pool,
+    /// Its tasks: connections and tunnels.
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when running requests should finish and no new ones begin.
+    pub(crate) drain: CancellationToken,
+    /// Cancelled when everything should end now.
+    pub(crate) cut: CancellationToken,
+}
+
+/// What the requests of a connection are doing. The stream below them and the handler above them share it.
+pub(crate) struct Activity {
+    born: Instant,
+    /// Requests whose answer has not ended, and tunnels.
+    in_flight: AtomicU32,
+    /// When the connection became idle, or when the first byte of the head being read came: milliseconds since `born`.
+    since: AtomicU64,
+    /// Bytes of a head have come, and no request yet. Stored beside `since`, read by the same task.
+    in_head: AtomicBool,
+    /// The connection carries no more requests. A tunnel has its own deadline: neither the kubelet nor the gate cuts a
+    /// client that stops reading for a while, as in a pager.
+    tunnel: AtomicBool,
+}
+
+/// What a connection is waiting for, and since when.
+pub(crate) enum Waiting {
+    /// An answer is on its way, or the connection is a tunnel.
+    No,
+    /// The first byte of a request's head has come at this time, and the head is not complete.
+    ForHead(Instant),
+    /// No request has been in flight since this time.
+    ForRequest(Instant),
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(crate) fn new(peer: SocketAddr, presented: Presented, activity: Arc<Activity>) -> Self {
+        Self {
+            peer,
+            presented,
+            activity,
+            authenticated: AtomicBool::new(false),
+            unauthenticated: Notify::new(),
+        }
+    }
+
+    /// Notes that a request was authenticated.
+    pub(crate) fn mark_authenticated(&self) {
+        self.authenticated.store(true, Relaxed);
+    }
+
+    /// Whether any request was authenticated.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.authenticated.load(Relaxed)
+    }
+
+    /// Notes that a request failed authentication. An HTTP/2 connection on which no request has passed is closed then:
+    /// opening and resetting streams is cheap for an attacker and expensive for the gate (CVE-2023-44487).
+    pub(crate) fn note_unauthenticated(&self) {
+        if !self.is_authenticated() {
+            self.unauthenticated.notify_one();
+        }
+    }
+
+    /// Resolves when a request has failed authentication and none before it has passed.
+    pub(crate) async fn unauthenticated(&self) {
+        self.unauthenticated.notified().await;
+    }
+}
+
+// === impl Activity ===
+
+impl Activity {
+    /// The activity of a connection that has just been accepted.
+    pub(crate) fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            in_flight: AtomicU32::new(0),
+            since: AtomicU64::new(0),
+            in_head: AtomicBool::new(false),
+            tunnel: AtomicBool::new(false),
+        }
+    }
+
+    /// Counts a request whose head is complete.
+    pub(crate) fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.in_head.store(false, Relaxed);
+    }
+
+    /// Marks the connection as a tunnel from now on.
+    pub(crate) fn become_tunnel(&self) {
+        self.tunnel.store(true, Relaxed);
+    }
+
+    /// Ends a request that [`Self::begin`] counted.
+    pub(crate) fn end(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        self.since.store(self.now(), Relaxed);
+    }
+
+    /// Resolves once no request has been in flight for `limit`.
+    pub(crate) async fn idle_for(&self, limit: Duration) {
+        loop {
+            let since = self.since();
+            let busy = self.has_requests();
+            if !busy && since.elapsed() >= limit {
+                return;
+            }
+            sleep_until(if busy { Instant::now() } else { since } + limit).await;
+        }
+    }
+
+    /// Notes that bytes came, which begin a head if no request is in flight.
+    pub(crate) fn note_bytes(&self) {
+        if !self.has_requests() && !self.in_head.load(Relaxed) {
+            self.in_head.store(true, Relaxed);
+            self.since.store(self.now(), Relaxed);
+        }
+    }
+
+    /// Whether a request or a tunnel is in flight.
+    pub(crate) fn has_requests(&self) -> bool {
+        self.in_flight.load(Relaxed) > 0
+    }
+
+    /// Whether the connection is a tunnel.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Relaxed)
+    }
+
+    /// What the connection is waiting for.
+    pub(crate) fn waiting(&self) -> Waiting {
+        if self.has_requests() {
+            Waiting::No
+        } else if self.in_head.load(Relaxed) {
+            Waiting::ForHead(self.since())
+        } else {
+            Waiting::ForRequest(self.since())
+        }
+    }
+
+    fn since(&self) -> Instant {
+        self.born + Duration::from_millis(self.since.load(Relaxed))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,295 @@
+//! A request's way: the seven stations, read from top to bottom in `Gate::stations`.
+
+mod connection;
+mod drain;
+mod record;
+mod witness;
+
+pub(crate) use self::connection::{Activity, Waiting};
+pub use self::connection::{Connection, Worker};
+pub(crate) use self::drain::drain;
+pub(crate) use self::witness::{SeenReport, Witness};
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use self::record::Record;
+use crate::attributes::{Checks, Protocol, Subresource, Verb};
+use crate::audit::Audit;
+use crate::authn::Authenticator;
+use crate::authz::{Authorizer, Permit};
+use crate::error::{RequestError, Station};
+use crate::forward::{Body, Forwarded, Kubelet, forward};
+use crate::metrics::{Metrics, Raised, Stage};
+use crate::quota::{Quota, Share};
+
+/// Everything the stations need. One per process, shared by all workers.
+pub struct Gate {
+    pub(crate) node_name: Arc<str>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) kubelet: Kubelet,
+    pub(crate) audit: Audit,
+    pub(crate) witness: Witness,
+    /// Upgraded streams of each user.
+    pub(crate) streams: Arc<Quota<String>>,
+    /// Checkpoints run one at a time: each writes a container's memory to the node's disk.
+    pub(crate) checkpoints: Semaphore,
+    /// `authorization.interactive.requireCreate`.
+    pub(crate) interactive_requires_create: bool,
+    /// `streamingConnectionIdleTimeout`.
+    pub(crate) stream_idle_timeout: Duration,
+}
+
+impl Gate {
+    /// Answers one request. Whatever happens, there is one answer, and one audit event.
+    pub async fn handle(
+        &self,
+        connection: &Arc<Connection>,
+        worker: &Arc<Worker>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let in_flight = InFlight::begin(connection, &self.metrics);
+        let http1 = request.version() < Version::HTTP_2;
+        let upgrade = http1 && may_be_an_upgrade(request.headers());
+        let expects = http1 && request.headers().contains_key(header::EXPECT);
+        let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request).await;
+        let outcome = unwind(self.stations(connection, worker, request, &mut record)).await;
+        let outcome = outcome.unwrap_or_else(|panic| {
+            self.metrics.panics.inc();
+            record.set_panicked();
+            Err(RequestError::internal(format!("panic: {panic}")))
+        });
+        // An intermediary that forwarded the upgrade may treat this connection as a tunnel (CVE-2018-1002105): close it.
+        let mut close = upgrade;
+        let (mut response, tunnel) = match outcome {
+            Ok(Passed {
+                forwarded: Forwarded::Answer(response),
+                ..
+            }) => (response, None),
+            Ok(Passed {
+                forwarded: Forwarded::Upgraded(response, tunnel),
+                slot,
+            }) => (response, Some((tunnel, slot))),
+            Err(error) => {
+                record.set_error(&error);
+                log(connection, &error);
+                // Without 100 Continue the next bytes may be a body or a new request: close the connection.
+                close |= expects;
+                let error = if upgrade {
+                    error.without_retry_after()
+                } else {
+                    error
+                };
+                (error.into_response().map(Body::full), None)
+            }
+        };
+        self.metrics.request(&record.labels(response.status()));
+        let Some((tunnel, slot)) = tunnel else {
+            if close {
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            record.answered(response.status()).await;
+            return response.map(|body| body.until_end(Box::new(in_flight)));
+        };
+        let stream = record.stream_started(response.status()).await;
+        let open = Raised::new(&self.metrics.streams);
+        let (idle, cut) = (self.stream_idle_timeout, worker.cut.clone());
+        connection.activity.become_tunnel();
+        worker.tasks.spawn(async move {
+            let end = tunnel.run(idle, cut).await;
+            stream.ended(end).await;
+            drop((in_flight, slot, open));
+        });
+        response
+    }
+
+    /// The way itself. A station's result is what the next one demands.
+    async fn stations(
+        &self,
+        connection: &Connection,
+        worker: &Worker,
+        request: Request<Incoming>,
+        record: &mut Record,
+    ) -> Result<Passed, RequestError> {
+        let (parts, mut body) = request.into_parts();
+        let expects = parts.headers.contains_key(header::EXPECT);
+        let permit = match self.decide(connection, &parts, record).await {
+            Ok(permit) => permit,
+            Err(error) => {
+                // Reading the body of a client that waits for "100 Continue" would invite it.
+                if !expects {
+                    Box::pin(drain(&mut body)).await;
+                }
+                return Err(error);
+            }
+        };
+        let slot = self.acquire_stream_slot(&permit)?;
+        let _slot = self.acquire_checkpoint_slot(&permit, &parts.method)?;
+
+        let asked = Instant::now();
+        let forwarded = forward(
+            &self.kubelet,
+            &worker.pool,
+            Request::from_parts(parts, body),
+            &permit,
+        )
+        .await?;
+        let answered = Instant::now();
+        self.metrics.took(Stage::Upstream, answered - asked);
+        // A kubelet that answers 401 or 403 lacks the gate's credential: the client was not served.
+        if !matches!(
+            forwarded.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        ) {
+            self.witness.saw(&permit, answered);
+        }
+        Ok(Passed { forwarded, slot })
+    }
+
+    /// Stations 4, 3 and 5: what is asked for, who asks, whether they may.
+    async fn decide(
+        &self,
+        connection: &Connection,
+        parts: &http::request::Parts,
+        record: &mut Record,
+    ) -> Result<Permit, RequestError> {
+        let checks = Checks::of(parts, self.interactive_requires_create)?;
+        record.set_checks(&checks);
+
+        let began = Instant::now();
+        let websocket = checks.upgrade() == Some(Protocol::WebSocket);
+        let identity = self
+            .authenticator
+            .authenticate(&connection.presented, &parts.headers, websocket)
+            .await;
+        let identity = identity.inspect_err(|error| {
+            // A failed review proves nothing about the client.
+            if !error.status.is_server_error() {
+                connection.note_unauthenticated();
+            }
+        })?;
+        connection.mark_authenticated();
+        record.set_identity(&identity);
+        let known = Instant::now();
+        self.metrics.took(Stage::Authn, known - began);
+
+        let permit = self.authorizer.authorize(identity, &checks).await?;
+        record.set_permit(&permit);
+        self.metrics.took(Stage::Authz, known.elapsed());
+        Ok(permit)
+    }
+
+    /// Takes one of the user's stream slots if the request may become a stream.
+    fn acquire_stream_slot(&self, permit: &Permit) -> Result<Option<Share<String>>, RequestError> {
+        let Some(_) = permit.tunnel() else { return Ok(None) };
+        let user = permit.identity().user().username.clone();
+        self.streams.take(user).map(Some).map_err(|_| {
+            RequestError::too_many(
+                Station::Authz,
+                "streams",
+                "too many streams are open for this user\n",
+            )
+        })
+    }
+
+    /// Takes the one checkpoint slot if the request writes a checkpoint.
+    fn acquire_checkpoint_slot(
+        &self,
+        permit: &Permit,
+        method: &Method,
+    ) -> Result<Option<SemaphorePermit<'_>>, RequestError> {
+        if permit.subresource() != Subresource::Checkpoint || Verb::of(method) != Some(Verb::Create) {
+            return Ok(None);
+        }
+        self.checkpoints.try_acquire().map(Some).map_err(|_| {
+            RequestError::too_many(
+                Station::Authz,
+                "checkpoint",
+                "another checkpoint is being written on this node\n",
+            )
+        })
+    }
+}
+
+/// A request that was forwarded, with the stream it may hold.
+struct Passed {
+    forwarded: Forwarded,
+    slot: Option<Share<String>>,
+}
+
+/// A request between its head and the end of its answer.
+struct InFlight {
+    connection: Arc<Connection>,
+    _counted: Raised,
+}
+
+impl InFlight {
+    fn begin(connection: &Arc<Connection>, metrics: &Metrics) -> Self {
+        connection.activity.begin();
+        Self {
+            connection: connection.clone(),
+            _counted: Raised::new(&metrics.requests_in_flight),
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.connection.activity.end();
+    }
+}
+
+/// Whether an intermediary may take this for a request to upgrade. Old API servers read loosely: for them `upgrade` anywhere
+/// in a `Connection` header is one, whatever else is there or not.
+fn may_be_an_upgrade(headers: &HeaderMap) -> bool {
+    let upgrade = b"upgrade";
+    headers.contains_key(header::UPGRADE)
+        || headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().windows(upgrade.len()))
+            .any(|part| part.eq_ignore_ascii_case(upgrade))
+}
+
+/// Polls a future to its end, or to its panic, whose message is returned.
+async fn unwind<F: Future>(future: F) -> Result<F::Output, String> {
+    let mut future = pin!(future);
+    let polled = std::future::poll_fn(|cx| {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => std::task::Poll::Ready(Err(panic)),
+        }
+    });
+    polled.await.map_err(|panic: Box<dyn Any + Send>| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default()
+    })
+}
+
+/// Logs a request's end: faults for the operator, and nothing at `info` or above that a client alone can cause.
+fn log(connection: &Connection, error: &RequestError) {
+    use crate::error::Origin;
+    let (peer, status, station) = (connection.peer, error.status.as_u16(), error.station.as_str());
+    match error.origin {
+        Origin::Client => tracing::debug!(%peer, status, station, "refused: {error}"),
+        // A bound that a client met: it can be met as often as the client likes.
+        Origin::Gate if error.status == StatusCode::TOO_MANY_REQUESTS => {
+            tracing::debug!(%peer, status, station, "refused: {error}");
+        }
+        Origin::ApiServer | Origin::Gate | Origin::Kubelet => {
+            tracing::warn!(%peer, status, station, "not answered: {error}");
+        }
+    }
+}

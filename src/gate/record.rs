@@ -1,0 +1,241 @@
+//! What is known of a request, collected on its way, and its one audit event at the end of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderValue, Request, StatusCode, Uri, header};
+
+use crate::attributes::Checks;
+use crate::audit::{Audit, AuditId, Decision, Event, ObjectRef, Slot, Stage, StreamEnd};
+use crate::authn::Identity;
+use crate::authz::Permit;
+use crate::error::{RequestError, Station};
+use crate::forward;
+use crate::metrics::RequestLabels;
+
+/// A request's record. Its place in the audit queue is reserved before anything is forwarded; if the request is
+/// cancelled, dropping the record writes the event.
+pub(crate) struct Record {
+    /// `None` once the event is written, or if the queue was full.
+    slot: Option<Slot>,
+    facts: Box<Facts>,
+}
+
+/// The record of a stream that is open; it has a second event at its end.
+pub(crate) struct StreamRecord {
+    facts: Box<Facts>,
+}
+
+#[derive(Clone)]
+struct Facts {
+    audit: Audit,
+    id: AuditId,
+    node_name: Arc<str>,
+    peer: SocketAddr,
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    client_audit_id: Option<HeaderValue>,
+    received: SystemTime,
+    verb: Option<&'static str>,
+    subresource: Option<&'static str>,
+    identity: Option<Identity>,
+    decision: Option<Decision>,
+    reason: Option<Arc<str>>,
+    failure: Option<(Station, &'static str, String)>,
+    panicked: bool,
+}
+
+impl Record {
+    /// The record of a request whose head has just been read. In blocking mode this waits for room in the queue.
+    pub(crate) async fn begin<B>(
+        audit: &Audit,
+        node_name: &Arc<str>,
+        peer: SocketAddr,
+        request: &Request<B>,
+    ) -> Self {
+        let slot = if audit.is_blocking() {
+            Some(Box::pin(audit.reserve_blocking()).await)
+        } else {
+            audit.reserve()
+        };
+        let headers = request.headers();
+        let facts = Facts {
+            audit: audit.clone(),
+            id: AuditId::random(),
+            node_name: node_name.clone(),
+            peer,
+            uri: request.uri().clone(),
+            user_agent: headers.get(header::USER_AGENT).cloned(),
+            client_audit_id: headers.get("audit-id").cloned(),
+            received: SystemTime::now(),
+            verb: None,
+            subresource: None,
+            identity: None,
+            decision: None,
+            reason: None,
+            failure: None,
+            panicked: false,
+        };
+        Self {
+            slot,
+            facts: Box::new(facts),
+        }
+    }
+
+    /// Notes what is asked for.
+    pub(crate) fn set_checks(&mut self, checks: &Checks) {
+        self.facts.verb = Some(checks.verb().as_str());
+        self.facts.subresource = checks
+            .subresources()
+            .first()
+            .map(|subresource| subresource.as_str());
+    }
+
+    /// Notes who asks.
+    pub(crate) fn set_identity(&mut self, identity: &Identity) {
+        self.facts.identity = Some(identity.clone());
+    }
+
+    /// Notes that the request is allowed, and why.
+    pub(crate) fn set_permit(&mut self, permit: &Permit) {
+        self.facts.subresource = Some(permit.subresource().as_str());
+        self.facts.decision = Some(Decision::Allow);
+        self.facts.reason = Some(permit.reason().clone());
+    }
+
+    /// Notes where and why the gate ended it.
+    pub(crate) fn set_error(&mut self, error: &RequestError) {
+        if error.status == StatusCode::FORBIDDEN {
+            self.facts.decision = Some(Decision::Forbid);
+        }
+        self.facts.failure = Some((error.station, error.reason, error.inside_text().to_owned()));
+    }
+
+    /// Notes that a station panicked: the event's stage is `Panic`.
+    pub(crate) fn set_panicked(&mut self) {
+        self.facts.panicked = true;
+    }
+
+    /// The labels of the request's metric.
+    pub(crate) fn labels(&self, status: StatusCode) -> RequestLabels {
+        RequestLabels {
+            subresource: self.facts.subresource.unwrap_or("none"),
+            verb: self.facts.verb.unwrap_or("none"),
+            code: status.as_u16(),
+            decision: match (self.facts.decision, &self.facts.failure) {
+                (Some(Decision::Allow), _) => "allow",
+                (Some(Decision::Forbid), _) => "forbid",
+                (None, Some((_, reason, _))) => reason,
+                (None, None) => "none",
+            },
+        }
+    }
+
+    /// Writes the event: the answer is decided. In blocking mode this waits until the event is written.
+    pub(crate) async fn answered(mut self, status: StatusCode) {
+        let stage = if self.facts.panicked {
+            Stage::Panic
+        } else {
+            Stage::ResponseComplete
+        };
+        if let Some(slot) = self.slot.take() {
+            self.facts.write(slot, stage, Some(status), None).await;
+        }
+    }
+
+    /// Writes the first of a stream's two events.
+    pub(crate) async fn stream_started(mut self, status: StatusCode) -> StreamRecord {
+        if let Some(slot) = self.slot.take() {
+            self.facts
+                .write(slot, Stage::ResponseStarted, Some(status), None)
+                .await;
+        }
+        StreamRecord {
+            facts: self.facts.clone(),
+        }
+    }
+}
+
+impl Drop for Record {
+    /// The client left before there was an answer: the request still has its event, without a status.
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            slot.write(&self.facts.event(Stage::ResponseComplete, None, None));
+        }
+    }
+}
+
+impl StreamRecord {
+    /// Writes the second event.
+    pub(crate) async fn ended(self, end: forward::StreamEnd) {
+        let audit = &self.facts.audit;
+        let slot = if audit.is_blocking() {
+            Some(audit.reserve_blocking().await)
+        } else {
+            audit.reserve()
+        };
+        if let Some(slot) = slot {
+            self.facts
+                .write(
+                    slot,
+                    Stage::ResponseComplete,
+                    Some(StatusCode::SWITCHING_PROTOCOLS),
+                    Some(end),
+                )
+                .await;
+        }
+    }
+}
+
+impl Facts {
+    async fn write(
+        &self,
+        slot: Slot,
+        stage: Stage,
+        status: Option<StatusCode>,
+        end: Option<forward::StreamEnd>,
+    ) {
+        let event = self.event(stage, status, end);
+        if !self.audit.is_blocking() {
+            slot.write(&event);
+        } else if let Err(error) = slot.write_and_wait(&event).await {
+            tracing::error!(
+                error = crate::error::chain(&error),
+                "an audit event was not written"
+            );
+        }
+    }
+
+    fn event(&self, stage: Stage, status: Option<StatusCode>, end: Option<forward::StreamEnd>) -> Event<'_> {
+        Event {
+            id: self.id,
+            stage,
+            request_uri: self
+                .uri
+                .path_and_query()
+                .map_or(b"", |target| target.as_str().as_bytes()),
+            verb: self.verb.unwrap_or(""),
+            user: self.identity.as_ref().map(Identity::json),
+            peer: self.peer.ip(),
+            user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),
+            object: self.subresource.map(|subresource| ObjectRef {
+                node: &self.node_name,
+                subresource,
+            }),
+            code: status.map(|status| status.as_u16()),
+            received: self.received,
+            stage_time: SystemTime::now(),
+            decision: self.decision,
+            reason: self.reason.as_deref(),
+            client_audit_id: self.client_audit_id.as_ref().map(HeaderValue::as_bytes),
+            error: self.failure.as_ref().map(|(_, _, detail)| detail.as_str()),
+            station: self.failure.as_ref().map(|(station, _, _)| *station),
+            stream: end.map(|end| StreamEnd {
+                bytes_received: end.received,
+                bytes_sent: end.sent,
+                ended_by: end.by.as_str(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Whether the API server itself has been served. Before that nobody should close the ways around the gate: logs, exec
+//! and metrics of the node would end.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Instant, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use serde::Serialize;
+
+use crate::attributes::Subresource;
+use crate::authn::Credential;
+use crate::authz::Permit;
+use crate::timestamp::timestamp;
+
+/// Remembers who was allowed, and served by the kubelet, what only the API server is allowed.
+pub(crate) struct Witness {
+    /// `firewall.apiServerUsers`.
+    users: Vec<String>,
+    began: Instant,
+    /// The second, counted from `began` and from 1, in which `seen` was written last.
+    noted: AtomicU64,
+    seen: ArcSwapOption<Seen>,
+}
+
+/// The API server, as it was seen.
+#[derive(Clone, Debug)]
+struct Seen {
+    user: String,
+    first: SystemTime,
+    last: SystemTime,
+}
+
+/// As in the answer to `GET /seal`.
+#[derive(Debug, Serialize)]
+pub(crate) struct SeenReport {
+    /// The last user that was taken for the API server.
+    user: String,
+    /// Since when it has been this one.
+    first: String,
+    /// When it was seen last, to a second or so.
+    last: String,
+}
+
+impl Witness {
+    /// `users` is `firewall.apiServerUsers`; empty = every client certificate that may `nodes/proxy`.
+    pub(crate) fn new(users: &[String]) -> Self {
+        Self {
+            users: users.to_vec(),
+            began: Instant::now(),
+            noted: AtomicU64::new(0),
+            seen: ArcSwapOption::empty(),
+        }
+    }
+
+    /// A request was allowed and served, at `now`. Called for each: within a second of the last note it is a load and a comparison.
+    pub(crate) fn saw(&self, permit: &Permit, now: Instant) {
+        let credential = permit.identity().credential();
+        let may_be = if self.users.is_empty() {
+            credential == Credential::Certificate && permit.subresource() == Subresource::Proxy
+        } else {
+            credential != Credential::Anonymous
+        };
+        if !may_be {
+            return;
+        }
+        let second = now.saturating_duration_since(self.began).as_secs() + 1;
+        if self.noted.load(Relaxed) == second {
+            return;
+        }
+        let user = &permit.identity().user().username;
+        if self.users.is_empty() || self.users.contains(user) {
+            self.note(user, second);
+        }
+    }
+
+    #[cold]
+    fn note(&self, user: &str, second: u64) {
+        // Two workers may come here in the same second. Either's note will do.
+        self.noted.store(second, Relaxed);
+        let now = SystemTime::now();
+        let before = self.seen.load();
+        let first = before
+            .as_ref()
+            .filter(|seen| seen.user == user)
+            .map_or(now, |seen| seen.first);
+        self.seen.store(Some(Arc::new(Seen {
+            user: user.to_owned(),
+            first,
+            last: now,
+        })));
+    }
+
+    /// Who was seen, if anybody.
+    pub(crate) fn report(&self) -> Option<SeenReport> {
+        self.seen.load().as_ref().map(|seen| SeenReport {
+            user: seen.user.clone(),
+            first: timestamp(seen.first),
+            last: timestamp(seen.last),
+        })
+    }
+}

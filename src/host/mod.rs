@@ -1,0 +1,18 @@
+//! What this machine's kernel says: sockets, addresses, network namespaces, the host's name.
+
+mod addresses;
+mod mark;
+mod namespace;
+pub mod sockets;
+mod wire;
+
+pub use self::addresses::{WIRE, addresses};
+pub use self::mark::Mark;
+pub use self::namespace::{Namespace, as_user, ip};
+pub use self::wire::Wire;
+
+/// The host's name, trimmed and in lower case; `None` if it cannot be read.
+pub(crate) fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_lowercase())
+}

@@ -1,0 +1,3 @@
+//! Formats of reports that other programs read.
+
+pub(crate) mod sarif;

@@ -1,0 +1,197 @@
+//! What is to be sealed: facts about ports, nothing about any firewall's language.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Mark;
+use crate::settings::{Backend, Settings, UpstreamUrl};
+
+/// What the kubelet's ports are by default, and by custom.
+const READ_ONLY: u16 = 10255;
+const HEALTHZ: u16 = 10248;
+
+/// A seal, as it is printed, tried, confirmed and kept. It names nothing that lives shorter than the node's set-up: who
+/// walks through ([`Exemption`]) is not in it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Plan {
+    /// Who carries it.
+    pub backend: Backend,
+    /// Every port, each once, in ascending order.
+    pub ports: Vec<SealedPort>,
+}
+
+/// A port of the kubelet, closed to all but the gate.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SealedPort {
+    /// The port.
+    pub port: u16,
+    /// What it is to the kubelet.
+    pub kind: PortKind,
+    /// The gate's own port that IPv4 connections are brought to; `None`: they are only refused.
+    pub redirect_ipv4: Option<u16>,
+    /// The same for IPv6.
+    pub redirect_ipv6: Option<u16>,
+    /// Addresses on which the gate itself holds this very port; they are left alone.
+    pub gate_addresses: Vec<IpAddr>,
+}
+
+/// What a port is to the kubelet.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PortKind {
+    /// 10250: TLS, everything.
+    Secure,
+    /// 10255: pods, metrics and specs, for anybody.
+    ReadOnly,
+    /// 10248: `/healthz`. Closed from outside only: local health checks are what it is for.
+    Healthz,
+}
+
+/// Who walks through the seal: sockets that have all of it. Never written into a plan.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Exemption {
+    /// The gate's user id; never 0.
+    pub uid: u32,
+    /// What the gate sets on its sockets (`SO_MARK`).
+    pub mark: Mark,
+    /// The gate's cgroup below the root of cgroup v2, without a leading slash, such as
+    /// `system.slice/kubelet-gate.service`; `None` where there is no cgroup v2.
+    pub cgroup: Option<String>,
+}
+
+/// There is nothing to plan a seal by.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The kubelet has no port.
+    #[error(
+        "upstream.url: {0} is a socket in the file system: who may reach it is for its permissions to say, not for a firewall"
+    )]
+    NoPort(String),
+    /// Sealed, nobody would reach the gate.
+    #[error(
+        "listen: {listen} is neither a port of the gate's own on every address, to which the kubelet's port {port} could \
+         be redirected, nor that very port on an address of this node: write listen: [\"0.0.0.0:19443\"], or \"[::]:19443\" \
+         for IPv6 as well"
+    )]
+    Unreachable {
+        /// As configured.
+        listen: String,
+        /// The kubelet's port.
+        port: u16,
+    },
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// What these settings need: the port behind the gate, every other port that a kubelet listens on (`listening`), 10255
+    /// whether or not it is open today, and 10248.
+    ///
+    /// # Errors
+    /// The kubelet has no port, or nobody would reach the gate.
+    pub fn of(settings: &Settings, listening: &[u16], backend: Backend) -> Result<Self, PlanError> {
+        let secure = match &settings.upstream.url {
+            UpstreamUrl::Http(address) | UpstreamUrl::Https(address) => address.port(),
+            UpstreamUrl::Unix(path) => return Err(PlanError::NoPort(path.display().to_string())),
+        };
+        let read_only: BTreeSet<u16> = listening
+            .iter()
+            .copied()
+            .chain([READ_ONLY])
+            .filter(|port| *port != secure && *port != HEALTHZ)
+            .collect();
+        let tombstone = &settings.read_only_port.listen;
+        let sealed = SealedPort::of(secure, PortKind::Secure, &settings.listen);
+        if sealed.redirect_ipv4.or(sealed.redirect_ipv6).is_none() && sealed.gate_addresses.is_empty() {
+            let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
+            return Err(PlanError::Unreachable {
+                listen: listen.join(", "),
+                port: secure,
+            });
+        }
+        let mut ports = vec![sealed];
+        ports.extend(
+            read_only
+                .into_iter()
+                .map(|port| SealedPort::of(port, PortKind::ReadOnly, tombstone)),
+        );
+        if secure != HEALTHZ {
+            ports.push(SealedPort::of(HEALTHZ, PortKind::Healthz, &[]));
+        }
+        ports.sort_by_key(|port| port.port);
+        Ok(Self { backend, ports })
+    }
+
+    /// What to dial to see whether somebody gets around the gate: each port on each address. Where the gate itself holds the
+    /// port no rule stands before whoever takes its place.
+    #[must_use]
+    pub fn dialled(&self, addresses: &[IpAddr]) -> Vec<SocketAddr> {
+        let ports = self.ports.iter().filter(|port| port.kind != PortKind::Healthz);
+        ports
+            .flat_map(|port| {
+                addresses
+                    .iter()
+                    .map(|address| SocketAddr::new(*address, port.port))
+            })
+            .collect()
+    }
+
+    /// One of everything, to try a packet filter with.
+    pub(super) fn sample(backend: Backend) -> Self {
+        let listen = [
+            SocketAddr::from(([0_u16; 8], 19443)),
+            SocketAddr::from(([127, 0, 0, 2], 10250)),
+        ];
+        let ports = vec![
+            SealedPort::of(HEALTHZ, PortKind::Healthz, &[]),
+            SealedPort::of(10250, PortKind::Secure, &listen),
+            SealedPort::of(READ_ONLY, PortKind::ReadOnly, &listen),
+        ];
+        Self { backend, ports }
+    }
+}
+
+// === impl SealedPort ===
+
+impl SealedPort {
+    /// `listen` is where the gate, or the tombstone, takes what is meant for this port.
+    fn of(port: u16, kind: PortKind, listen: &[SocketAddr]) -> Self {
+        let everywhere = |ipv6: bool| {
+            let takes = |address: &&SocketAddr| {
+                let wildcard = address.ip().is_unspecified() && address.port() != port;
+                // A socket on [::] takes IPv4 as well.
+                wildcard && (address.is_ipv6() || !ipv6)
+            };
+            listen.iter().find(takes).map(SocketAddr::port)
+        };
+        let held = listen
+            .iter()
+            .filter(|address| address.port() == port && !address.ip().is_unspecified());
+        Self {
+            port,
+            kind,
+            redirect_ipv4: everywhere(false),
+            redirect_ipv6: everywhere(true),
+            gate_addresses: held.map(|address| address.ip().to_canonical()).collect(),
+        }
+    }
+}
+
+// === impl PortKind ===
+
+impl PortKind {
+    /// For people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Secure => "kubelet",
+            Self::ReadOnly => "read-only port",
+            Self::Healthz => "healthz",
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! One running gate, with the parts around it that only its ports and its watch need.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use arc_swap::ArcSwap;
+
+use super::tombstone::Census;
+use crate::apiserver::ApiServer;
+use crate::error::chain;
+use crate::forward::Probe;
+use crate::gate::Gate;
+use crate::metrics::Metrics;
+use crate::seal::{Exemption, Seal};
+use crate::settings::Settings;
+use crate::tls::Serving;
+
+/// A gate with its settings, its files in force, and what is known about it.
+pub struct Instance {
+    pub(crate) settings: Settings,
+    pub(crate) gate: Arc<Gate>,
+    /// The serving pair and the client CAs in force.
+    pub(crate) serving: Arc<ArcSwap<Serving>>,
+    /// The client for reviews, if the settings need one.
+    pub(crate) api_server: Option<ApiServer>,
+    /// By what the seal knows the gate's own connections to the kubelet; `None` if it cannot know them.
+    pub(crate) exemption: Option<Exemption>,
+    /// The seal, as the watch found it last.
+    pub(crate) seal: ArcSwap<Seal>,
+    pub(crate) probe: Probe,
+    /// The callers of the read-only port.
+    pub(crate) census: Census,
+}
+
+impl Instance {
+    /// Reads every file again that may have changed. A bad file is counted and logged, and the last good one stays in force.
+    pub fn reload(&self) {
+        self.note_reload("serving", Serving::reload(&self.serving, &self.settings));
+        self.note_reload("upstream", self.gate.kubelet.reload());
+        if let Some(api_server) = &self.api_server {
+            self.note_reload("kubeconfig", api_server.reload());
+        }
+        self.publish_expiry();
+    }
+
+    /// The gate's metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.gate.metrics
+    }
+
+    /// Whether the kubelet can be connected to, by a look that is at most a second old; else why not.
+    pub(crate) async fn kubelet_is_reachable(&self) -> Result<(), Arc<str>> {
+        self.probe.of(&self.gate.kubelet).await
+    }
+
+    fn note_reload<E: std::error::Error + 'static>(&self, what: &'static str, outcome: Result<bool, E>) {
+        match outcome {
+            Ok(false) => {}
+            Ok(true) => {
+                self.metrics().reloaded(what, true);
+                tracing::info!(what, "files changed and are in force");
+            }
+            Err(error) => {
+                self.metrics().reloaded(what, false);
+                let error = chain(&error);
+                tracing::warn!(
+                    what,
+                    error,
+                    "changed files cannot be used; the last good ones stay in force"
+                );
+            }
+        }
+    }
+
+    /// Publishes when the serving pair and the revocation lists end.
+    pub(crate) fn publish_expiry(&self) {
+        let serving = self.serving.load();
+        if let Some(expires) = serving.expires {
+            self.metrics().certificate_expires("serving", expires);
+        }
+        let lists = serving.trust.as_ref().and_then(|trust| trust.lists_expire());
+        if let Some(life) = lists.and_then(|expire| expire.duration_since(UNIX_EPOCH).ok()) {
+            let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
+            self.metrics().certificate_expires("revocation_lists", seconds);
+        }
+    }
+}

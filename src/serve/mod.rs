@@ -1,0 +1,83 @@
+//! A gate that runs until it is told to stop: how it starts, its ports, its reloads, and the watch over the seal.
+
+pub mod admin;
+pub(crate) mod check;
+mod instance;
+pub(crate) mod node;
+pub(crate) mod run;
+mod side_port;
+mod sockets;
+pub mod start;
+mod tombstone;
+mod watch;
+
+pub use self::instance::Instance;
+pub use self::node::NodeError;
+pub use self::sockets::{BindError, Sockets};
+pub(crate) use self::tombstone::CensusReport;
+
+use std::io;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::listen::{TlsPort, Workers};
+
+/// How a gate ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Stopped {
+    /// Connections and streams that were still open at `limits.shutdownTimeout` and were cut.
+    pub cut: usize,
+}
+
+/// Serves every port until `stop` is cancelled. Then it accepts nothing new, lets running requests finish within
+/// `limits.shutdownTimeout`, and cuts the rest. Runs on the control runtime; connections live on the workers' own threads.
+///
+/// # Errors
+/// A worker's thread cannot be started.
+pub async fn serve(
+    instance: Arc<Instance>,
+    sockets: Sockets,
+    stop: CancellationToken,
+) -> io::Result<Stopped> {
+    let port = Arc::new(TlsPort {
+        gate: instance.gate.clone(),
+        serving: instance.serving.clone(),
+        limits: instance.settings.limits.clone(),
+    });
+    let workers = Arc::new(Workers::start(instance.settings.workers, &port)?);
+    let tasks = TaskTracker::new();
+    let secure = tombstone::secure_port(&instance.settings.upstream.url, &sockets.addresses());
+    for listener in sockets.tls {
+        let accepting = workers.clone().accept(listener);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(accepting));
+    }
+    for listener in sockets.tombstone {
+        tasks.spawn(tombstone::serve(listener, instance.clone(), secure, stop.clone()));
+    }
+    // The admin port answers while connections drain, so that the drain can be watched.
+    let admin_stop = CancellationToken::new();
+    let admin = TaskTracker::new();
+    if let Some(listener) = sockets.admin {
+        admin.spawn(admin::serve(
+            listener,
+            instance.clone(),
+            stop.clone(),
+            admin_stop.clone(),
+        ));
+    }
+
+    stop.cancelled().await;
+    tasks.close();
+    tasks.wait().await;
+    // The acceptors have ended, so this is the last owner.
+    let cut = match Arc::into_inner(workers) {
+        Some(workers) => workers.stop().await,
+        None => 0,
+    };
+    admin_stop.cancel();
+    admin.close();
+    admin.wait().await;
+    Ok(Stopped { cut })
+}

@@ -1,0 +1,15 @@
+//! The Node this gate serves: its name, whether it is this machine, which ports its kubelet keeps for itself, and whether the
+//! credential shown to the kubelet is valid for this node only.
+
+mod error;
+mod fleet;
+mod machine;
+mod name;
+mod ports;
+
+pub use self::error::NodeError;
+pub(crate) use self::fleet::{Shown, shown_to_kubelet};
+
+pub(crate) use self::machine::{SameMachine, confirm};
+pub(crate) use self::name::name;
+pub(crate) use self::ports::may_listen;

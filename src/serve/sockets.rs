@@ -1,0 +1,116 @@
+//! The sockets of a gate, bound before anything else is started.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::TcpListener;
+
+use crate::settings::Settings;
+
+/// Waiting connections per socket; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 1024;
+/// Bytes on their way to a client.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// Every socket the gate listens on. Port 0 is allowed everywhere: what was bound is to be asked for.
+pub struct Sockets {
+    /// `listen`.
+    pub tls: Vec<TcpListener>,
+    /// `readOnlyPort.listen`.
+    pub tombstone: Vec<TcpListener>,
+    /// `admin.listen`.
+    pub admin: Option<TcpListener>,
+}
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: cannot listen on {address}: {source}")]
+pub struct BindError {
+    /// Where the configuration names it.
+    pub key: &'static str,
+    /// The address.
+    pub address: SocketAddr,
+    /// Why not.
+    pub source: io::Error,
+}
+
+impl Sockets {
+    /// Binds every address of the settings. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// One of them cannot be bound; none is kept then.
+    pub fn bind(settings: &Settings) -> Result<Self, BindError> {
+        let all = |key, addresses: &[SocketAddr]| {
+            addresses
+                .iter()
+                .map(|address| bind(key, *address))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self {
+            tls: all("listen", &settings.listen)?,
+            tombstone: all("readOnlyPort.listen", &settings.read_only_port.listen)?,
+            admin: settings
+                .admin_listen
+                .map(|address| bind("admin.listen", address))
+                .transpose()?,
+        })
+    }
+
+    /// Where the TLS port was bound.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        local(&self.tls)
+    }
+
+    /// Where the tombstone was bound.
+    pub fn tombstone_addresses(&self) -> Vec<SocketAddr> {
+        local(&self.tombstone)
+    }
+
+    /// Where the admin port was bound.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok())
+    }
+}
+
+fn local(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect()
+}
+
+/// Addresses as they stand in a log line: `192.0.2.10:10250, [::1]:10250`, or `none`.
+pub(super) fn listed(addresses: &[SocketAddr]) -> String {
+    if addresses.is_empty() {
+        return "none".into();
+    }
+    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    texts.join(", ")
+}
+
+fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        // A restart must not wait for the last process' connections in TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        // Inherited by what is accepted. Left to itself the kernel grows the buffer to megabytes and wakes a writer only
+        // once a third of it is free: a slow but steady reader would look like one that has stopped.
+        socket.set_send_buffer_size(SEND_BUFFER)?;
+        // A client whose host is gone says nothing for ever: a followed log would keep its place and the kubelet's.
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(Duration::from_secs(30))
+                .with_interval(Duration::from_secs(15))
+                .with_retries(4),
+        )?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    listen().map_err(|source| BindError { key, address, source })
+}

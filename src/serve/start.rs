@@ -1,0 +1,202 @@
+//! From settings to a gate that can serve: every file read, every part made, every socket bound, or one clear error.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::instance::Instance;
+use super::node::{self, NodeError};
+use super::sockets::{BindError, Sockets};
+use super::tombstone::Census;
+use crate::adopt::kubelet::running_kubelets;
+use crate::apiserver::{
+    ApiServer, ApiServerError, ClientLimits, Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY,
+};
+use crate::audit::{Audit, AuditError, AuditThread};
+use crate::authn::{Authenticator, TokenReviewer};
+use crate::authz::{AccessReviewer, Authorizer, Policy};
+use crate::forward::{Kubelet, KubeletError, Probe};
+use crate::gate::{Gate, Witness};
+use crate::host::host_name;
+use crate::metrics::Metrics;
+use crate::quota::Quota;
+use crate::seal::Exemption;
+use crate::settings::{AuthorizationMode, Settings};
+use crate::tls::{Serving, ServingError};
+
+/// A gate that only needs to be served.
+pub struct Started {
+    /// The gate.
+    pub instance: Arc<Instance>,
+    /// Its sockets, bound.
+    pub sockets: Sockets,
+    /// The thread that writes its audit events; to be shut down after serving.
+    pub audit: AuditThread,
+}
+
+/// A gate cannot start; always something that the operator can put right.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The API server client's files.
+    #[error(transparent)]
+    ApiServer(#[from] ApiServerError),
+    /// The audit sink.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// A socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The kubeconfig.
+    #[error(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
+    /// The files of `upstream:`.
+    #[error(transparent)]
+    Kubelet(#[from] KubeletError),
+    /// Neither a kubeconfig nor a service account.
+    #[error(
+        "authorization.mode is Webhook or authentication.webhook is enabled, but there is neither a kubeconfig nor an \
+         in-cluster service account to ask the API server with; set kubeconfig"
+    )]
+    NoApiServer,
+    /// The node's name, or its ports.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The operating system gives no random numbers.
+    #[error("the operating system gives no random numbers")]
+    NoRandomness(#[from] aws_lc_rs::error::Unspecified),
+    /// The serving pair or the client CA.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
+}
+
+/// Makes a gate of `settings` and binds its sockets. Reviews will run on `control`, the runtime this is called on.
+///
+/// # Errors
+/// Something cannot be used. Nothing stays bound or running.
+pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError> {
+    node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
+    let sockets = Sockets::bind(&settings)?;
+    let (instance, audit) = assemble(settings, control)?;
+    Ok(Started {
+        instance: Arc::new(instance),
+        sockets,
+        audit,
+    })
+}
+
+/// Reads every file and makes every part.
+fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThread), StartError> {
+    let metrics = Arc::new(Metrics::new());
+    let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings)?));
+    let exemption = Exemption::of_this_process(settings.firewall.mark)?;
+    let kubelet = Kubelet::new(
+        settings.upstream.clone(),
+        settings.limits.upstream_connect_timeout,
+        exemption.as_ref().map(|exemption| exemption.mark),
+        metrics.clone(),
+    )?;
+    let (api_server, node_name) = api_server_and_node_name(&settings)?;
+    let tokens = match &api_server {
+        Some(api_server) if settings.authentication.webhook => Some(TokenReviewer::new(
+            api_server.clone(),
+            &settings.authentication,
+            &settings.limits,
+            control.clone(),
+            metrics.clone(),
+        )?),
+        _ => None,
+    };
+    let reviewer = match (settings.authorization.mode, &api_server) {
+        (AuthorizationMode::Webhook, Some(api_server)) => Some(AccessReviewer::new(
+            api_server.clone(),
+            node_name.clone(),
+            &settings.authorization,
+            settings.limits.cache_entries,
+            control.clone(),
+            metrics.clone(),
+        )),
+        (AuthorizationMode::Webhook, None) => return Err(StartError::NoApiServer),
+        (AuthorizationMode::AlwaysAllow, _) => None,
+    };
+    let (audit, audit_thread) = Audit::start(&settings.audit, settings.limits.audit_queue)?;
+    let gate = Gate {
+        authenticator: Authenticator::new(
+            serving.clone(),
+            tokens,
+            settings.authentication.anonymous,
+            &settings.limits,
+            metrics.clone(),
+        ),
+        authorizer: Authorizer::new(Policy::new(&settings.authorization), reviewer),
+        streams: Quota::new(usize::MAX, settings.limits.streams_per_identity),
+        checkpoints: Semaphore::new(1),
+        witness: Witness::new(&settings.firewall.api_server_users),
+        interactive_requires_create: settings.authorization.interactive.require_create,
+        stream_idle_timeout: settings.streaming_connection_idle_timeout,
+        audit,
+        kubelet,
+        metrics,
+        node_name,
+    };
+    let instance = Instance {
+        gate: Arc::new(gate),
+        probe: Probe::default(),
+        census: Census::new(),
+        seal: ArcSwap::default(),
+        serving,
+        api_server,
+        exemption,
+        settings,
+    };
+    instance.publish_expiry();
+    Ok((instance, audit_thread))
+}
+
+/// What to say of a proxy in the environment, which client-go would use.
+pub(crate) fn unused_proxy() -> Option<String> {
+    let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let name = ["HTTPS_PROXY", "https_proxy"].into_iter().find(set)?;
+    Some(format!(
+        "{name} is in the environment and is not used: the API server is asked directly"
+    ))
+}
+
+/// The client for reviews, if any setting needs one, and the name of the Node that they are about.
+pub(crate) fn api_server_and_node_name(
+    settings: &Settings,
+) -> Result<(Option<ApiServer>, Arc<str>), StartError> {
+    let reviewed = settings.authorization.mode == AuthorizationMode::Webhook;
+    if !reviewed && !settings.authentication.webhook {
+        // The name then only stands in audit events.
+        let name = node::name(settings, None).unwrap_or_else(|_| host_name().unwrap_or_default());
+        return Ok((None, name.into()));
+    }
+    let kubeconfig = match &settings.kubeconfig {
+        Some(path) => Kubeconfig::load(path)?,
+        None => {
+            let variable = |name| std::env::var(name).ok();
+            let (host, port) = (
+                variable("KUBERNETES_SERVICE_HOST"),
+                variable("KUBERNETES_SERVICE_PORT"),
+            );
+            if host.is_none() {
+                return Err(StartError::NoApiServer);
+            }
+            Kubeconfig::in_cluster(
+                host.as_deref(),
+                port.as_deref(),
+                Path::new(SERVICE_ACCOUNT_DIRECTORY),
+            )?
+        }
+    };
+    let common_name = kubeconfig.client_certificate_common_name()?;
+    let name = node::name(settings, common_name.as_deref())?;
+    let limits = ClientLimits {
+        timeout: settings.limits.review_timeout,
+        concurrent: settings.limits.concurrent_reviews,
+    };
+    Ok((Some(ApiServer::new(kubeconfig, limits)?), name.into()))
+}
