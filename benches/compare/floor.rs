@@ -1,11 +1,11 @@
 //! The floor: a reverse proxy over the libraries of the gate, with its two TLS legs, and nothing else.
 //!
-//! It demands a client certificate, and sends each request over a kept connection to the backend. It does not authorize,
-//! audit or count, has no limits and no timeouts, and passes every header on as it came. What it costs is what a gate
-//! of these libraries costs before it does anything of its own.
+//! It demands a client certificate, and sends each request over a kept connection to the backend. It does not
+//! authorize, audit or count, has no limits and no timeouts, and passes every header on as it came. What it
+//! costs is what a gate of these libraries costs before it does anything of its own.
 //!
-//! The comparison starts its own executable once more with `floor` as first argument: as a process of its own the
-//! floor is pinned and billed as every other front is.
+//! The comparison starts its own executable once more with `floor` as first argument: as a process of its own
+//! the floor is pinned and billed as every other front is.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -53,7 +53,8 @@ struct Answer {
     floor: Arc<Floor>,
 }
 
-/// Serves until the process is ended. The arguments are the address, the backend's, and the directory of the keys.
+/// Serves until the process is ended. The arguments are the address, the backend's, and
+/// the directory of the keys.
 pub(crate) async fn serve(arguments: &[String]) -> Result<()> {
     let [address, backend, directory] = arguments else {
         bail!("expected floor ADDRESS BACKEND DIRECTORY, found {arguments:?}");

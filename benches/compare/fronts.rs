@@ -1,4 +1,5 @@
-//! The fronts that are compared, each a process of its own, and what they share: the keys, the backend, the API server.
+//! The fronts that are compared, each a process of its own, and what they share: the keys, the
+//! backend, the API server.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
@@ -278,7 +279,8 @@ impl Running {
         Ok([vec![own], children].concat())
     }
 
-    /// CPU time of all its threads, in µs: what the scheduler counted, to the nanosecond, in place of ticks of 10 ms.
+    /// CPU time of all its threads, in µs: what the scheduler counted, to the nanosecond, in
+    /// place of ticks of 10 ms.
     fn cpu(&self) -> Result<f64> {
         let mut nanoseconds = 0;
         for process in self.processes()? {

@@ -46,7 +46,8 @@ impl Connection {
         }
     }
 
-    /// The same request again and again. Its answers are all as long as the first, so nothing more has to be parsed.
+    /// The same request again and again. Its answers are all as long as the first, so
+    /// nothing more has to be parsed.
     async fn repeat(&mut self, path: &str, count: usize) -> Result<()> {
         let mut answer = vec![0; self.exchange(path).await?];
         let request = request(path);
@@ -88,7 +89,8 @@ impl Load {
 /// What an API server sends, more or less.
 fn request(path: &str) -> String {
     format!(
-        "GET {path} HTTP/1.1\r\nHost: worker-1:10250\r\nUser-Agent: kube-apiserver\r\nAccept: application/json\r\n\
+        "GET {path} HTTP/1.1\r\nHost: worker-1:10250\r\nUser-Agent: kube-apiserver\r\nAccept: \
+         application/json\r\n\
          Accept-Encoding: gzip\r\n\r\n"
     )
 }

@@ -1,7 +1,8 @@
-//! The gate beside nginx, as the same reverse proxy: mutual TLS on both legs, keep-alive on both legs, logs on.
+//! The gate beside nginx, as the same reverse proxy: mutual TLS on both legs,
+//! keep-alive on both legs, logs on.
 //!
-//! Prints the CPU that each front spends per request, its memory and its start, for the same load against the same
-//! backend. Run it by `benches/compare.sh`, which says what the environment variables below are for.
+//! Prints the CPU that each front spends per request, its memory and its start, for the same load against the
+//! same backend. Run it by `benches/compare.sh`, which says what the environment variables below are for.
 
 mod floor;
 mod fronts;
@@ -72,7 +73,8 @@ async fn compare() -> Result<()> {
         ("100 KiB answer (keep-alive)", BIG, requests / 10),
     ] {
         let mut costs = vec![Vec::new(); fronts.len()];
-        // One round to fill caches and pools, and then all fronts in turn, so that a slow spell hits them all.
+        // One round to fill caches and pools, and then all fronts in turn, so that a
+        // slow spell hits them all.
         for round in 0..=rounds {
             for (index, front) in running.iter().enumerate() {
                 let cost = front.cost_of(requests, loads[index].run(path, requests)).await?;
@@ -111,7 +113,8 @@ fn number(variable: &str, default: usize) -> Result<usize> {
     }
 }
 
-/// Prints the cost of each front, `costs[front][round]`, and what the gates cost divided by the floor and by nginx.
+/// Prints the cost of each front, `costs[front][round]`, and what the gates cost divided
+/// by the floor and by nginx.
 fn print_table(what: &str, fronts: &[Front], costs: &[Vec<f64>]) {
     println!("{what}; CPU of the front, µs per request");
     let named = |name| fronts.iter().position(|front| front.name == name);
@@ -120,7 +123,8 @@ fn print_table(what: &str, fronts: &[Front], costs: &[Vec<f64>]) {
     }
     for (gate, front) in fronts.iter().enumerate().filter(|(_, front)| front.is_gate) {
         for other in [FLOOR, NGINX].into_iter().filter_map(named) {
-            // Both ran in the same rounds, so a slow spell is in both: the quotient of a round is steadier than either.
+            // Both ran in the same rounds, so a slow spell is in both: the quotient of a round
+            // is steadier than either.
             let ratios = costs[gate]
                 .iter()
                 .zip(&costs[other])
@@ -128,7 +132,8 @@ fn print_table(what: &str, fronts: &[Front], costs: &[Vec<f64>]) {
             let [lowest, median, highest] = spread(&ratios.collect::<Vec<_>>());
             let ratio = spread(&costs[gate])[0] / spread(&costs[other])[0];
             println!(
-                "{} / {}: best by best {ratio:.2}; round by round median {median:.2}, {lowest:.2} to {highest:.2}",
+                "{} / {}: best by best {ratio:.2}; round by round median {median:.2}, {lowest:.2} to \
+                 {highest:.2}",
                 front.name, fronts[other].name
             );
         }
