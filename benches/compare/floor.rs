@@ -36,6 +36,7 @@ const READ_AT_ONCE: usize = 64 * 1024;
 struct Floor {
     backend: SocketAddr,
     connector: TlsConnector,
+    #[expect(clippy::vec_box, reason = "each request moves one in and out")]
     idle: Mutex<Vec<Box<Upstream>>>,
 }
 
