@@ -30,7 +30,7 @@ use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-/// rustls reads 4 KiB at a time; below it, a large answer is read by four records.
+/// rustls reads 4 KiB at a time. A buffer below it reads four TLS records of a large answer at once.
 const READ_AT_ONCE: usize = 64 * 1024;
 
 struct Floor {
@@ -54,8 +54,8 @@ struct Answer {
     floor: Arc<Floor>,
 }
 
-/// Serves until the process is ended. The arguments are the address, the backend's, and
-/// the directory of the keys.
+/// Serves until the process is ended. `arguments` are the floor's address, the backend's address, and the
+/// directory of certificates and keys.
 pub(crate) async fn serve(arguments: &[String]) -> Result<()> {
     let [address, backend, directory] = arguments else {
         bail!("expected floor ADDRESS BACKEND DIRECTORY, found {arguments:?}");
