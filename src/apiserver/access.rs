@@ -13,7 +13,8 @@ use rustls::pki_types::ServerName;
 
 use super::authorities::{Authorities, AuthoritiesError};
 use super::exec::{IssuedCredential, Plugin};
-use super::kubeconfig::{Kubeconfig, KubeconfigError, ServerUrl};
+use super::keys::KubeconfigError;
+use super::kubeconfig::{Kubeconfig, ServerUrl};
 use super::material::{ClientCertificate, Material};
 use crate::tls::pem::{self, PemError};
 

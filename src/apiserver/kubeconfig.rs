@@ -8,15 +8,14 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use rustls::pki_types::ServerName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::document::{Document, NamedEntry};
 use super::exec::{self, CLUSTER_EXTENSION, Plugin};
+use super::keys::{Keys, KubeconfigError};
 use super::material::{ClientCertificate, Material, beside, given, read_file};
-use crate::tls::pem::{self, PemError};
+use crate::tls::pem;
 
 /// Where the kubelet puts a pod's service-account token and the cluster's CA bundle.
 pub const SERVICE_ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -54,41 +53,6 @@ pub(super) struct ServerUrl {
     pub(super) authority: String,
     /// What stands before `/apis/…`, without a slash at its end; empty for most.
     pub(super) prefix: String,
-}
-
-/// Why a kubeconfig cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KubeconfigError {
-    /// The file, or one that it names, cannot be read.
-    #[error("{}: cannot be read: {source}", file.display())]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Not YAML, or a value of the wrong type. The parser's own words may quote the file, tokens included, so
-    /// only the place is told.
-    #[error("{}: not a kubeconfig: broken YAML or a value of the wrong type near {place}", file.display())]
-    Syntax {
-        /// The file.
-        file: PathBuf,
-        /// Line and column, if the parser knows.
-        place: String,
-    },
-    /// A key is missing, wrong, or asks for what the gate does not do.
-    #[error("{}: {key}: {problem}", file.display())]
-    Key {
-        /// The file (or the environment, in a cluster).
-        file: PathBuf,
-        /// Path of the key.
-        key: String,
-        /// What is wrong, and the way out.
-        problem: String,
-    },
-    /// The client certificate does not parse.
-    #[error(transparent)]
-    Pem(#[from] PemError),
 }
 
 // === impl Kubeconfig ===
@@ -226,15 +190,12 @@ impl Kubeconfig {
             file: path,
             prefix: format!("users[{user_name}].user"),
         };
-        cluster
-            .refuse_unsupported()
-            .map_err(|(key, problem)| cluster_keys.error(key, &problem))?;
-        user.refuse_unsupported()
-            .map_err(|(key, problem)| user_keys.error(key, &problem))?;
+        cluster.refuse_unsupported(&cluster_keys)?;
+        user.refuse_unsupported(&user_keys)?;
 
         let url = given(cluster.server)
             .ok_or_else(|| cluster_keys.error("server", "not set; give https://HOST:PORT"))?;
-        let server = ServerUrl::parse(&url).map_err(|problem| cluster_keys.error("server", problem))?;
+        let server = ServerUrl::parse(&url, &cluster_keys)?;
         let tls_server_name = given(cluster.tls_server_name);
         let server_name = match tls_server_name.clone() {
             Some(name) => ServerName::try_from(name).map_err(|_| {
@@ -290,9 +251,7 @@ impl Kubeconfig {
                         .filter(|extension| extension.name == CLUSTER_EXTENSION)
                         .find_map(|extension| extension.extension),
                 };
-                let plugin = Plugin::new(exec, path, user_keys.path("exec"), told)
-                    .map_err(|(key, problem)| user_keys.error(key, &problem))?;
-                Some(Arc::new(plugin))
+                Some(Arc::new(Plugin::new(exec, &user_keys, told)?))
             }
         };
         let fixed = client_certificate.is_some() || token.is_some();
@@ -315,17 +274,24 @@ impl Kubeconfig {
 // === impl ServerUrl ===
 
 impl ServerUrl {
-    fn parse(url: &str) -> Result<Self, &'static str> {
-        let uri: http::Uri = url.parse().map_err(|_| "not a URL; give https://HOST:PORT")?;
+    fn parse(url: &str, keys: &Keys<'_>) -> Result<Self, KubeconfigError> {
+        let refuse = |problem| keys.error("server", problem);
+        let uri: http::Uri = url
+            .parse()
+            .map_err(|_| refuse("not a URL; give https://HOST:PORT"))?;
         if uri.scheme() != Some(&http::uri::Scheme::HTTPS) {
-            return Err("not https://; reviews carry credentials and are never sent in the clear");
+            return Err(refuse(
+                "not https://; reviews carry credentials and are never sent in the clear",
+            ));
         }
-        let authority = uri.authority().ok_or("no host; give https://HOST:PORT")?;
+        let authority = uri
+            .authority()
+            .ok_or_else(|| refuse("no host; give https://HOST:PORT"))?;
         if authority.as_str().contains('@') {
-            return Err("names a user; put credentials under users");
+            return Err(refuse("names a user; put credentials under users"));
         }
         if uri.query().is_some() {
-            return Err("has a query; give https://HOST:PORT");
+            return Err(refuse("has a query; give https://HOST:PORT"));
         }
         let host = authority.host();
         let host = host
@@ -333,13 +299,13 @@ impl ServerUrl {
             .and_then(|host| host.strip_suffix(']'))
             .unwrap_or(host);
         if host.is_empty() {
-            return Err("no host; give https://HOST:PORT");
+            return Err(refuse("no host; give https://HOST:PORT"));
         }
         // `HOST:` and `HOST:99999` have a colon but no port that parses.
         let port = match authority.port_u16() {
             Some(port) => port,
             None if authority.as_str().len() == authority.host().len() => 443,
-            None => return Err("its port is not a number from 1 to 65535"),
+            None => return Err(refuse("its port is not a number from 1 to 65535")),
         };
         Ok(Self {
             host: host.to_owned(),
@@ -372,46 +338,5 @@ fn pick<T: Default>(
     match found.next() {
         Some(_) => Err(refuse(format!("has {name:?} twice; remove one"))),
         None => Ok(entry.content.unwrap_or_default()),
-    }
-}
-
-/// Messages about the keys of one cluster or user.
-struct Keys<'a> {
-    file: &'a Path,
-    prefix: String,
-}
-
-impl Keys<'_> {
-    fn error(&self, key: &str, problem: &str) -> KubeconfigError {
-        KubeconfigError::Key {
-            file: self.file.to_owned(),
-            key: format!("{}.{key}", self.prefix),
-            problem: problem.to_owned(),
-        }
-    }
-
-    fn path(&self, key: &str) -> PathBuf {
-        format!("{}: {}.{key}", self.file.display(), self.prefix).into()
-    }
-
-    /// `KEY-data` wins over `KEY`, as in client-go.
-    fn material(
-        &self,
-        key: &str,
-        data: Option<String>,
-        file: Option<String>,
-    ) -> Result<Option<Material>, KubeconfigError> {
-        if let Some(data) = given(data) {
-            let key = format!("{key}-data");
-            let compact: String = data.split_ascii_whitespace().collect();
-            let bytes = BASE64_STANDARD
-                .decode(compact)
-                .map_err(|_| self.error(&key, "not base64"))?;
-            return Ok(Some(Material::Inline {
-                origin: self.path(&key),
-                bytes,
-            }));
-        }
-        Ok(given(file).map(|file| Material::File(beside(self.file, &file))))
     }
 }

@@ -24,6 +24,7 @@ mod credentials;
 mod document;
 mod exec;
 mod failure;
+mod keys;
 mod kubeconfig;
 mod log_text;
 mod material;
@@ -37,7 +38,8 @@ pub use authorities::AuthoritiesError;
 pub use client::{ApiServer, ClientLimits};
 pub use exec::PluginError;
 pub use failure::{Api, Cause, ReviewError};
-pub use kubeconfig::{Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY};
+pub use keys::KubeconfigError;
+pub use kubeconfig::{Kubeconfig, SERVICE_ACCOUNT_DIRECTORY};
 #[cfg(test)]
 pub(crate) use reviews::access_review;
 pub use reviews::{AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer, UserInfo};
