@@ -141,16 +141,10 @@ pub fn owner(inode: u64) -> Option<Owner> {
     if inode == 0 {
         return None;
     }
-    let holds = |process: &Process| {
-        process.fd().is_ok_and(|mut descriptors| {
-            // One that was closed meanwhile is an error.
-            descriptors.any(|fd| fd.is_ok_and(|fd| matches!(fd.target, FDTarget::Socket(of) if of == inode)))
-        })
-    };
     let mut processes: Vec<Process> = all_processes().ok()?.flatten().collect();
     // Newest first: a client that exits soon has mostly started a moment ago.
     processes.sort_unstable_by_key(|process| std::cmp::Reverse(process.pid));
-    let process = processes.into_iter().find(holds)?;
+    let process = processes.into_iter().find(|process| holds(process, inode))?;
     let command = process.stat().map(|stat| stat.comm).unwrap_or_default();
     Some(Owner {
         pid: process.pid,
@@ -159,6 +153,13 @@ pub fn owner(inode: u64) -> Option<Owner> {
             .map(|c| if c.is_control() { '?' } else { c })
             .collect(),
         uid: process.uid().ok()?,
+    })
+}
+
+fn holds(process: &Process, inode: u64) -> bool {
+    process.fd().is_ok_and(|mut descriptors| {
+        // One that was closed meanwhile is an error.
+        descriptors.any(|fd| fd.is_ok_and(|fd| matches!(fd.target, FDTarget::Socket(of) if of == inode)))
     })
 }
 
@@ -183,17 +184,27 @@ impl std::fmt::Display for Listener {
 
 /// The listeners on this address, or on every address of its port.
 pub fn listeners(address: SocketAddr) -> Vec<Listener> {
+    listening(address)
+        .map(|socket| owner(socket.inode).map_or(Listener::User(socket.uid), Listener::Process))
+        .collect()
+}
+
+/// Whether this process listens on this address, or on every address of its port. [`owner`] does not tell: a child
+/// that a process has just forked holds its sockets too.
+pub(crate) fn listens(pid: i32, address: SocketAddr) -> bool {
+    let Ok(process) = Process::new(pid) else {
+        return false;
+    };
+    listening(address).any(|socket| holds(&process, socket.inode))
+}
+
+fn listening(address: SocketAddr) -> impl Iterator<Item = TcpSocket> {
     let address = canonical(address);
-    let takes = |socket: &TcpSocket| {
+    let takes = move |socket: &TcpSocket| {
         let (ip, here) = (socket.local.ip(), socket.local.port() == address.port());
         socket.listens && here && (ip == address.ip() || ip.is_unspecified())
     };
-    tcp()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(takes)
-        .map(|socket| owner(socket.inode).map_or(Listener::User(socket.uid), Listener::Process))
-        .collect()
+    tcp().unwrap_or_default().into_iter().filter(takes)
 }
 
 #[cfg(test)]
