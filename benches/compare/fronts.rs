@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fakes::apiserver::FakeApiServer;
-use fakes::pki::{Credential, Pki};
+use fakes::pki::{KubeconfigUser, Pki};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -63,7 +63,7 @@ impl Bench {
         let api_server = FakeApiServer::start(&pki).await?;
         fs::write(
             directory.path().join("kubeconfig"),
-            api_server.kubeconfig(&pki, Credential::Certificate(&pki.gate)),
+            api_server.kubeconfig(&pki, KubeconfigUser::Certificate(&pki.gate)),
         )?;
         let mut client = pki.client_config(Some(&pki.apiserver_client))?;
         client.resumption = Resumption::disabled();
