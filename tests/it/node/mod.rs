@@ -19,8 +19,8 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use fakes::client::{Client, ClientTls};
 use fakes::apiserver::FakeApiServer;
+use fakes::client::{Client, ClientTls};
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions, Fault};
 use fakes::pki::Credential;
 use kubelet_gate::host::Namespace;
