@@ -11,7 +11,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::corpus::rows;
-use crate::program::{assert_says, code, json_of, kubelet_gate, kubelet_gate_beside, stderr, stdout};
+use crate::program::{assert_says, code, json_of, kubelet_gate, kubelet_gate_beside, output, stderr, stdout};
 use crate::schemas::{assert_valid, sarif_schema, schema};
 use crate::trees::{files, tree, write};
 
@@ -267,15 +267,16 @@ fn what_can_be_read_is_shown_beside_what_cannot() {
     assert_says(&stderr(&output), &[option]);
 }
 
-#[test]
-fn a_kubelet_that_runs_is_found_and_chosen() {
+#[tokio::test]
+async fn a_kubelet_that_runs_is_found_and_chosen() {
     let one = ["--port=1 --address=127.0.0.1"];
     let two = [one[0], "--port=2 --address=127.0.0.1"];
-    let beside = |kubelets: &[&str], arguments: &[&str]| {
+    let beside = async |kubelets: &[&str], arguments: &[&str]| {
         let mut gate = kubelet_gate_beside(kubelets)?;
-        Some(gate.args(arguments).output().unwrap())
+        gate.args(arguments);
+        Some(output(gate).await)
     };
-    let Some(seen) = beside(&two, &["inspect", "-o", "json"]) else {
+    let Some(seen) = beside(&two, &["inspect", "-o", "json"]).await else {
         return;
     };
     let seen = json_of(&seen);
@@ -287,20 +288,26 @@ fn a_kubelet_that_runs_is_found_and_chosen() {
     assert_eq!(ids, [2, 3]);
     // Which of them to probe must be said. Seen red: with the usual ports probed, which no process has, both were called closed.
     for (command, option) in [(&["inspect", "--prove"][..], "--pid"), (&["prove"], "--port")] {
-        let several = beside(&two, command).unwrap();
+        let several = beside(&two, command).await.unwrap();
         assert_eq!(code(&several), 64);
         assert_says(&stderr(&several), &[option]);
     }
-    let chosen = json_of(&beside(&two, &["inspect", "--pid", "3", "-o", "json"]).unwrap());
+    let chosen = json_of(
+        &beside(&two, &["inspect", "--pid", "3", "-o", "json"])
+            .await
+            .unwrap(),
+    );
     assert_valid(&schema("inspection.json"), &chosen);
     assert_eq!(chosen["kubelets"].as_array().unwrap().len(), 1);
     assert_eq!(chosen["kubelets"][0]["options"]["port"]["value"], 2);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let init = beside(&two, &["init", "--out", out.to_str().unwrap()]).unwrap();
+    let init = beside(&two, &["init", "--out", out.to_str().unwrap()])
+        .await
+        .unwrap();
     assert_eq!((code(&init), out.exists()), (1, false));
     assert_says(&stderr(&init), &[" kubelets ("]);
-    let none = beside(&one, &["inspect", "--pid", "3"]).unwrap();
+    let none = beside(&one, &["inspect", "--pid", "3"]).await.unwrap();
     assert_eq!(code(&none), 1);
     assert_says(&stderr(&none), &["--root"]);
 }
