@@ -315,14 +315,14 @@ fn whoever_takes_the_gates_port_when_it_is_gone_is_not_taken_for_it() {
                 .find(|line| line.contains(&format!("192.0.2.10:{port}")));
             assert!(
                 line.is_some_and(
-                    |line| line.contains("somebody in the gate's place") && line.contains("BYPASS")
+                    |line| line.contains("not the gate, on its port") && line.contains("BYPASS")
                 ),
                 "{said}"
             );
         }
         assert!(!said.contains("the gate  "), "{said}");
         let said = node.firewall_ends(0, "status");
-        assert!(said.contains("nobody  "), "refused, which is sealed: {said}");
+        assert!(said.contains("nothing  "), "refused, which is sealed: {said}");
         node.stop().await;
     });
 }
@@ -348,14 +348,13 @@ fn a_kubelet_on_the_gates_own_address_is_found() {
         };
         firewall.load(Some(&plan), None, None).unwrap();
         let confirmed = Confirmed {
-            fingerprint: firewall.fingerprint().unwrap().unwrap(),
+            fingerprint: firewall.rules().unwrap().fingerprint().unwrap(),
             tool: firewall.version().unwrap(),
             plan: plan.clone(),
         };
         let state = State::new(&node.file("state"));
         std::fs::create_dir(state.directory()).unwrap();
-        let boot = firewall.boot(&plan, state.directory());
-        state.keep_confirmed(&confirmed, &boot).unwrap();
+        state.keep_confirmed(Some(&confirmed)).unwrap();
         let gate = RunningGate {
             pid: std::process::id(),
             uid: rustix::process::getuid().as_raw(),
@@ -376,7 +375,7 @@ fn a_kubelet_on_the_gates_own_address_is_found() {
         assert!(reached(&node, 2).contains(" the gate "), "{}", reached(&node, 2));
         drop(listening);
         std::fs::remove_file(node.file("run/exemption.json")).unwrap();
-        assert!(reached(&node, 0).contains(" nobody "), "{}", reached(&node, 0));
+        assert!(reached(&node, 0).contains(" nothing "), "{}", reached(&node, 0));
         node.move_kubelet("0.0.0.0:10250").await;
         assert_eq!(who_answers_in(&node.neighbour, "192.0.2.10:10250"), "kubelet");
         assert!(

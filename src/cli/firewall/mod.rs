@@ -1,42 +1,12 @@
 //! `kubelet-gate firewall`: the seal around the gate, one file per subcommand.
 
-/// Takes the place of std's, which panics where the reader has gone (`confirm | head -1`): what is done is done, and is
-/// to be finished.
-macro_rules! println {
-    ($($words:tt)*) => {
-        $crate::cli::firewall::printed(std::io::Write::write_fmt(
-            &mut std::io::stdout().lock(),
-            format_args!("{}\n", format_args!($($words)*)),
-        ))
-    };
-}
-
-/// The same, without the end of the line.
-macro_rules! print {
-    ($($words:tt)*) => {
-        $crate::cli::firewall::printed(std::io::Write::write_fmt(
-            &mut std::io::stdout().lock(),
-            format_args!($($words)*),
-        ))
-    };
-}
-
-/// The same to standard error. If that is gone, too, the exit code has to do.
-macro_rules! eprintln {
-    ($($words:tt)*) => {
-        drop(std::io::Write::write_fmt(
-            &mut std::io::stderr().lock(),
-            format_args!("{}\n", format_args!($($words)*)),
-        ))
-    };
-}
-
 mod admit;
 mod apply;
 mod confirm;
+mod error;
 mod observe;
+mod output;
 mod print;
-mod refusals;
 mod remove;
 mod status;
 
@@ -47,16 +17,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use tokio::runtime::Runtime;
 
-use super::{FAILED, USAGE, complain};
-use crate::seal::{self, Exemption, FirewallError, Plan, RunningGate, State};
-use crate::settings::Backend;
-
+use self::error::CommandError;
+use self::output::say;
 use crate::adopt::kubelet;
-use crate::settings::{KubeletFlags, Settings};
+use crate::seal::{self, Plan, PortKind, State};
+use crate::settings::{Backend, KubeletFlags, Settings};
 
-/// Where systemd looks for what an administrator installs.
-const UNITS: &str = "/etc/systemd/system";
-/// The gate has every answer at hand.
+/// The gate answers at once.
 const ADMIN: Duration = Duration::from_secs(5);
 
 /// The arguments of `firewall`.
@@ -74,7 +41,7 @@ enum Command {
     Apply(apply::Apply),
     /// Make the running trial the seal that holds, also after a reboot
     Confirm(confirm::Confirm),
-    /// Count and name who calls the kubelet's ports, without changing anything
+    /// Count and name the callers of the kubelet's ports, without changing anything
     Observe(observe::Observe),
     /// Print the rules that apply would load
     Print(print::Print),
@@ -97,7 +64,7 @@ struct Configuration {
 enum BackendName {
     /// nft
     Nftables,
-    /// Whichever of the two iptables this node uses
+    /// The one of the two iptables that this node uses
     Iptables,
     /// iptables-nft
     IptablesNft,
@@ -116,14 +83,16 @@ impl Firewall {
             Command::Remove(remove) => remove.run(),
             Command::Status(status) => status.run(),
         };
-        outcome.unwrap_or_else(|code| code)
+        outcome.unwrap_or_else(|error| {
+            error.tell();
+            error.code()
+        })
     }
 }
 
 impl Configuration {
-    /// The settings; what is wrong with them is told.
-    fn load(&self) -> Result<Settings, u8> {
-        Settings::load(&self.file, &KubeletFlags::default()).map_err(|error| told(USAGE, &error))
+    fn load(&self) -> Result<Settings, CommandError> {
+        Ok(Settings::load(&self.file, &KubeletFlags::default())?)
     }
 
     /// A command line about this configuration, to be pasted.
@@ -133,58 +102,27 @@ impl Configuration {
     }
 }
 
-/// Says what went wrong, and yields the exit code.
-fn told(code: u8, error: &dyn std::error::Error) -> u8 {
-    complain(error);
-    code
-}
-
-/// Says so if it cannot be printed, but for a reader that has gone.
-fn printed(outcome: io::Result<()>) {
-    if let Err(error) = outcome
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        complain(&error);
-    }
-}
-
-/// The exit code of what the packet filter does not do.
-fn failed(error: FirewallError) -> u8 {
-    told(FAILED, &error)
-}
-
-fn runtime() -> Result<Runtime, u8> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| told(FAILED, &error))
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// The packet filter to use, and the plan for it.
-fn planned(settings: &Settings, name: Option<BackendName>) -> Result<(seal::Firewall, Plan), Vec<String>> {
+fn planned(settings: &Settings, name: Option<BackendName>) -> Result<(seal::Firewall, Plan), CommandError> {
     let wanted = match name {
         None => settings.firewall.backend,
         Some(name) => Some(name.backend()),
     };
-    let (backend, firewall) = seal::Firewall::find(wanted)
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let (backend, firewall) = seal::Firewall::find(wanted).map_err(CommandError::NoFirewall)?;
     let listening = kubelet::listening_ports(&kubelet::running_kubelets(Path::new("/proc")));
-    let plan = Plan::of(settings, &listening, backend).map_err(|error| vec![error.to_string()])?;
-    Ok((firewall, plan))
-}
-
-/// What the running gate is let through by.
-fn exemption(settings: &Settings) -> Result<Option<Exemption>, u8> {
-    let gate = RunningGate::read(&settings.firewall.run_directory).map_err(|error| told(FAILED, &error))?;
-    Ok(gate.and_then(|gate| gate.exemption))
+    Ok((firewall, Plan::of(settings, &listening, backend)?))
 }
 
 fn state(settings: &Settings) -> State {
     State::new(&settings.firewall.state_directory)
 }
 
-/// One line for each port: what becomes of it.
-fn told_ports(plan: &Plan) {
+/// Says what happens to each port, a line each.
+fn say_ports(plan: &Plan) {
     for port in &plan.ports {
         let to =
             |family: &str, to: Option<u16>| to.map(|to| format!("{family} brought to the gate's port {to}"));
@@ -197,15 +135,15 @@ fn told_ports(plan: &Plan) {
             becomes.push(format!("the gate's own on {}", held.join(", ")));
         }
         becomes.push(match port.kind {
-            seal::PortKind::Healthz => "closed from outside, open on this node".into(),
+            PortKind::Healthz => "closed from outside, open on this node".into(),
             _ => "everything else refused, on this node too".into(),
         });
-        println!(
+        say(format_args!(
             "  {:>5} {:15} {}",
             port.port,
             port.kind.name(),
             becomes.join("; ")
-        );
+        ));
     }
 }
 

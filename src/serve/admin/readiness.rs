@@ -82,7 +82,7 @@ impl Readiness {
         }
         match &*self.instance.seal.load_full() {
             Seal::Sealed => Ok(()),
-            Seal::Unwatched => Err("nobody has looked at it yet".into()),
+            Seal::Unwatched => Err("it has not been looked at yet".into()),
             Seal::Absent => Err("none is in force: kubelet-gate firewall apply".into()),
             Seal::Trial => Err("it is on trial: kubelet-gate firewall confirm".into()),
             Seal::Open(why) | Seal::Unknown(why) => Err(why.clone()),
