@@ -46,6 +46,7 @@ mod proving;
 mod read_only_port;
 mod replay;
 mod seal_around;
+mod seal_crash;
 mod seal_interrupted;
 mod seal_neighbours;
 mod seal_refusals;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::configuration::{Configuration, runtime, state};
 use super::error::CommandError;
 use super::output::say;
-use super::{Configuration, runtime, state};
 use crate::cli::GOOD;
 use crate::seal::{RunningGate, Standing};
 use crate::settings::Settings;

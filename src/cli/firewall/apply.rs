@@ -9,10 +9,11 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::configuration::{Configuration, runtime, state};
 use super::confirm::confirm;
 use super::error::{CommandError, Unverified};
 use super::output::{complain_of, say};
-use super::{ADMIN, BackendName, Configuration, planned, runtime, say_ports, state};
+use super::plan::{BackendName, planned, say_ports};
 use crate::cli::{GOOD, complain};
 use crate::duration;
 use crate::host;
@@ -25,6 +26,8 @@ use crate::settings::Settings;
 const SHORTEST: Duration = Duration::from_secs(2);
 /// A longer one is no trial.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// The gate answers at once.
+const ADMIN: Duration = Duration::from_secs(5);
 /// Between two looks whether the seal is verified.
 const PAUSE: Duration = Duration::from_millis(500);
 

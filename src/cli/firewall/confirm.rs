@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::configuration::{Configuration, state};
 use super::error::CommandError;
 use super::output::{complain_of, say};
-use super::{Configuration, say_ports, state};
+use super::plan::say_ports;
 use crate::cli::{GOOD, complain};
 use crate::seal::trial::{self, TrialError};
 use crate::seal::{Case, Plan, Standing, Unit};

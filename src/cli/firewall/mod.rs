@@ -2,29 +2,17 @@
 
 mod admit;
 mod apply;
+mod configuration;
 mod confirm;
 mod error;
 mod observe;
 mod output;
+mod plan;
 mod print;
 mod remove;
 mod status;
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use clap::{Args, Subcommand, ValueEnum};
-use tokio::runtime::Runtime;
-
-use self::error::CommandError;
-use self::output::say;
-use crate::adopt::kubelet;
-use crate::seal::{self, Plan, PortKind, State};
-use crate::settings::{Backend, KubeletFlags, Settings};
-
-/// The gate answers at once.
-const ADMIN: Duration = Duration::from_secs(5);
+use clap::{Args, Subcommand};
 
 /// The arguments of `firewall`.
 #[derive(Args, Debug)]
@@ -51,27 +39,6 @@ enum Command {
     Status(status::Status),
 }
 
-/// The file that every subcommand is about.
-#[derive(Args, Debug)]
-struct Configuration {
-    /// The configuration file of the gate
-    #[arg(long = "config", value_name = "FILE")]
-    file: PathBuf,
-}
-
-/// `--backend`, over `firewall.backend`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum BackendName {
-    /// nft
-    Nftables,
-    /// The one of the two iptables that this node uses
-    Iptables,
-    /// iptables-nft
-    IptablesNft,
-    /// iptables-legacy
-    IptablesLegacy,
-}
-
 impl Firewall {
     pub(super) fn run(&self) -> u8 {
         let outcome = match &self.command {
@@ -87,75 +54,5 @@ impl Firewall {
             error.tell();
             error.code()
         })
-    }
-}
-
-impl Configuration {
-    fn load(&self) -> Result<Settings, CommandError> {
-        Ok(Settings::load(&self.file, &KubeletFlags::default())?)
-    }
-
-    /// A command line about this configuration, to be pasted.
-    fn command(&self, rest: &str) -> String {
-        let file = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
-        format!("kubelet-gate firewall {rest} --config {}", file.display())
-    }
-}
-
-fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
-}
-
-/// The packet filter to use, and the plan for it.
-fn planned(settings: &Settings, name: Option<BackendName>) -> Result<(seal::Firewall, Plan), CommandError> {
-    let wanted = match name {
-        None => settings.firewall.backend,
-        Some(name) => Some(name.backend()),
-    };
-    let (backend, firewall) = seal::Firewall::find(wanted).map_err(CommandError::NoFirewall)?;
-    let listening = kubelet::listening_ports(&kubelet::running_kubelets(Path::new("/proc")));
-    Ok((firewall, Plan::of(settings, &listening, backend)?))
-}
-
-fn state(settings: &Settings) -> State {
-    State::new(&settings.firewall.state_directory)
-}
-
-/// Says what happens to each port, a line each.
-fn say_ports(plan: &Plan) {
-    for port in &plan.ports {
-        let to =
-            |family: &str, to: Option<u16>| to.map(|to| format!("{family} brought to the gate's port {to}"));
-        let mut becomes: Vec<String> = [to("IPv4", port.redirect_ipv4), to("IPv6", port.redirect_ipv6)]
-            .into_iter()
-            .flatten()
-            .collect();
-        if !port.gate_addresses.is_empty() {
-            let held: Vec<String> = port.gate_addresses.iter().map(ToString::to_string).collect();
-            becomes.push(format!("the gate's own on {}", held.join(", ")));
-        }
-        becomes.push(match port.kind {
-            PortKind::Healthz => "closed from outside, open on this node".into(),
-            _ => "everything else refused, on this node too".into(),
-        });
-        say(format_args!(
-            "  {:>5} {:15} {}",
-            port.port,
-            port.kind.name(),
-            becomes.join("; ")
-        ));
-    }
-}
-
-// === impl BackendName ===
-
-impl BackendName {
-    fn backend(self) -> Backend {
-        match self {
-            Self::Nftables => Backend::Nftables,
-            Self::Iptables => seal::iptables_in_use(),
-            Self::IptablesNft => Backend::IptablesNft,
-            Self::IptablesLegacy => Backend::IptablesLegacy,
-        }
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::configuration::{Configuration, runtime};
 use super::error::CommandError;
 use super::output::{complain_of, say, say_json};
-use super::{Configuration, runtime};
 use crate::adopt::kubelet;
 use crate::cli::{GOOD, Output};
 use crate::duration;

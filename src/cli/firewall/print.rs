@@ -2,8 +2,10 @@
 
 use clap::Args;
 
+use super::configuration::Configuration;
 use super::error::CommandError;
-use super::{BackendName, Configuration, output, planned};
+use super::output;
+use super::plan::{BackendName, planned};
 use crate::cli::GOOD;
 
 /// The arguments of `firewall print`.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::configuration::{Configuration, state};
 use super::error::CommandError;
 use super::output::say;
-use super::{Configuration, state};
 use crate::cli::{FAILED, GOOD, complain};
 use crate::seal::Unit;
 use crate::seal::trial::{self, TrialError};

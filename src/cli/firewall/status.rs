@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Configuration;
+use super::configuration::Configuration;
 use super::error::CommandError;
 use super::output::{say, say_json};
 use crate::cli::{FINDINGS, GOOD, Output};
