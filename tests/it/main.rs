@@ -56,6 +56,7 @@ mod proving_nodes;
 mod read_only_port;
 mod replay;
 mod seal_around;
+mod seal_crash;
 mod seal_interrupted;
 mod seal_neighbours;
 mod seal_refusals;
