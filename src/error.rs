@@ -1,8 +1,8 @@
 //! A request that the gate answers itself: what the client is told, and what the operator is told.
 //!
-//! The two texts are separate fields on purpose. `outside` is what a stranger may read; `inside` goes to the log and the
-//! audit line and may name files, addresses and causes. This module is the only place where an error becomes a
-//! response.
+//! The two texts are separate fields on purpose. Any client may read `outside`. `inside` goes to the log and
+//! the audit line, and may name files, addresses and causes. This module is the only place where an error
+//! becomes a response.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,38 +11,38 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
-/// Whose doing it is that the request did not reach the kubelet, or that its answer is not passed on.
+/// The side that caused a request to end at the gate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErrorOrigin {
-    /// The API server could not be asked.
+    /// The API server did not answer a review.
     ApiServer,
-    /// The client asked for something it may not have, or asked badly.
+    /// The client is not allowed what it asked for, or its request is malformed.
     Client,
-    /// The gate itself: a bound was reached, or a bug.
+    /// The gate itself: a limit was reached, or there is a bug.
     Gate,
-    /// The kubelet was not there, or answered what must not be passed on.
+    /// The kubelet could not be reached, or gave an answer that must not be passed on.
     Kubelet,
 }
 
-/// The station a request ended at; the words are the names of the folders.
+/// The station at which a request ended, named as its folder is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Station {
-    /// 4: what is asked for.
+    /// 4: the checks that a request needs.
     Attributes,
-    /// 3: who asks.
+    /// 3: the user who makes it.
     Authn,
-    /// 5: whether they may.
+    /// 5: whether the user is allowed it.
     Authz,
-    /// 6: passing it on.
+    /// 6: the exchange with the kubelet.
     Forward,
 }
 
-/// A request that ends at the gate.
+/// Why a request ends at the gate.
 #[derive(Clone, Debug)]
 pub struct RequestError {
-    /// Whose doing it is.
+    /// The side that caused it.
     pub origin: ErrorOrigin,
-    /// Where it ended.
+    /// The station at which it ended.
     pub station: Station,
     /// The status the client gets.
     pub status: StatusCode,
@@ -57,7 +57,7 @@ pub struct RequestError {
 }
 
 impl RequestError {
-    /// 400: the request line or a header cannot be taken in one meaning; `rule` says which rule it breaks.
+    /// 400: the request line or a header has no single meaning; `rule` is the rule that it breaks.
     pub fn bad_request(reason: &'static str, rule: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Client,
@@ -91,8 +91,8 @@ impl RequestError {
         )
     }
 
-    /// 501: a transfer coding other than `chunked`, as the kubelet answers it. Where the body ends is anybody's guess,
-    /// so the connection ends too.
+    /// 501: a transfer coding other than `chunked`, as the kubelet answers it. The end of such a body is
+    /// unknown, so the connection ends too.
     pub fn unsupported_transfer_coding() -> Self {
         Self::new(
             ErrorOrigin::Client,
@@ -103,7 +103,7 @@ impl RequestError {
         )
     }
 
-    /// 401, the kubelet's bytes: nobody known is asking. `inside` says why each credential failed.
+    /// 401, in the kubelet's bytes: no credential of the request is valid. `inside` says why each one failed.
     pub fn unauthorized(reason: &'static str, inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Client,
@@ -115,7 +115,7 @@ impl RequestError {
         .inside(inside)
     }
 
-    /// 403 with the kubelet's sentence: somebody known asks for what they may not have.
+    /// 403, in the kubelet's words: the user is known and not allowed this.
     pub fn forbidden(
         reason: &'static str,
         outside: impl Into<Cow<'static, str>>,
@@ -131,8 +131,8 @@ impl RequestError {
         .inside(inside)
     }
 
-    /// 503: the review that would have decided could not be made. The kubelet says 401 or 500 here; the gate fails
-    /// closed alike but tells the client that trying again makes sense.
+    /// 503: the review that the decision needs failed. The kubelet answers 401 or 500 here. The gate refuses
+    /// as well, and tells the client that a retry may succeed.
     pub fn review_failed(
         station: Station,
         review: &'static str,
@@ -151,7 +151,7 @@ impl RequestError {
         .retry_after(retry_jitter())
     }
 
-    /// 400: the client's own body broke off on its way to the kubelet.
+    /// 400: the client's body ended early or was malformed.
     pub fn broken_body(inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Client,
@@ -163,7 +163,8 @@ impl RequestError {
         .inside(inside)
     }
 
-    /// 502: the kubelet is not there, is not the one that was pinned, or answered what must not be passed on.
+    /// 502: the kubelet cannot be reached, shows another key than the pinned one, or gave an answer that must
+    /// not be passed on.
     pub fn bad_gateway(
         reason: &'static str,
         outside: &'static str,
@@ -179,7 +180,7 @@ impl RequestError {
         .inside(inside)
     }
 
-    /// 429: a bound of the gate is reached.
+    /// 429: a limit of the gate is reached.
     pub fn too_many(station: Station, reason: &'static str, outside: &'static str) -> Self {
         Self::new(
             ErrorOrigin::Gate,
@@ -191,7 +192,7 @@ impl RequestError {
         .retry_after(1)
     }
 
-    /// 500: the gate itself failed; the client learns nothing else.
+    /// 500: the gate itself failed. The client is told nothing more.
     pub fn internal(inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Gate,
@@ -203,7 +204,7 @@ impl RequestError {
         .inside(inside)
     }
 
-    /// Without a `Retry-After`: a client that upgrades does not understand one.
+    /// Leaves `Retry-After` out: a client that asks for an upgrade does not understand it.
     #[must_use]
     pub fn without_retry_after(mut self) -> Self {
         self.retry_after = None;
@@ -219,7 +220,7 @@ impl RequestError {
         }
     }
 
-    /// The one place where an error becomes a response: plain text, as the kubelet answers.
+    /// Makes the response, in plain text as the kubelet's are.
     pub fn into_response(self) -> Response<Bytes> {
         let body = match self.outside {
             Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
@@ -296,10 +297,10 @@ impl Station {
     }
 }
 
-/// 5 to 15 seconds, so that the clients of an outage do not all come back at once.
+/// 5 to 15 seconds, at random: after an outage the clients do not all retry at once.
 fn retry_jitter() -> u32 {
     let mut byte = [0u8; 1];
-    // Without randomness every client gets the middle: worse spreading, nothing else.
+    // Without randomness every client gets 10 seconds: only the spread is lost.
     match aws_lc_rs::rand::fill(&mut byte) {
         Ok(()) => 5 + u32::from(byte[0]) % 11,
         Err(_) => 10,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use http::Method;
 
-/// A subresource of `nodes` that a review asks about.
+/// A subresource of `nodes`, as a review names it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Subresource {
     /// `/checkpoint`.
@@ -20,7 +20,7 @@ pub enum Subresource {
     Metrics,
     /// `/pods` and `/runningpods`.
     Pods,
-    /// Everything else, and what the finer ones fall back to.
+    /// Every other path, and the fallback of some of the finer subresources.
     Proxy,
     /// `/stats`.
     Stats,
@@ -31,7 +31,7 @@ pub enum Subresource {
 /// The verb of a review.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Verb {
-    /// POST, and everything interactive.
+    /// POST, and every interactive path.
     Create,
     /// DELETE.
     Delete,
@@ -43,10 +43,10 @@ pub enum Verb {
     Update,
 }
 
-/// The subresources to ask about for the decoded `path`, in the kubelet's order.
+/// The subresources to review for the decoded `path`, in the kubelet's order.
 ///
-/// `pods`, `healthz` and `configz` fall back to `proxy`; `/stats`, `/metrics`, `/logs`, `/checkpoint`, `/statusz` and
-/// `/flagz` do not.
+/// `pods`, `healthz` and `configz` fall back to `proxy`; `/stats`, `/metrics`, `/logs`, `/checkpoint`,
+/// `/statusz` and `/flagz` do not.
 pub(super) fn subresources(path: &str) -> &'static [Subresource] {
     use Subresource::{Checkpoint, Configz, Healthz, Log, Metrics, Pods, Proxy, Stats, Statusz};
     const TABLE: [(&str, &[Subresource]); 10] = [

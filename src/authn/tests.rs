@@ -1,4 +1,4 @@
-//! How tokens are read off a request's head.
+//! How tokens are read from a request's head.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

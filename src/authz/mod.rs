@@ -1,5 +1,5 @@
-//! Station 5: whether they may. One SubjectAccessReview per check, in order, remembered; the outcome is a [`Permit`],
-//! without which nothing can be forwarded.
+//! Station 5: authorization by one cached SubjectAccessReview per check, in order. The result is a
+//! [`Permit`], without which nothing can be forwarded.
 
 mod permit;
 mod policy;
@@ -17,7 +17,7 @@ use crate::error::{RequestError, Station};
 
 use self::review::AccessVerdict;
 
-/// Decides about every request.
+/// Authorizes requests.
 pub struct Authorizer {
     policy: Policy,
     /// `None` with `authorization.mode: AlwaysAllow`.
@@ -25,17 +25,17 @@ pub struct Authorizer {
 }
 
 impl Authorizer {
-    /// An authorizer that asks `reviewer`, or allows whatever `policy` does not refuse.
+    /// An authorizer that asks `reviewer`; without one it allows all that `policy` does not refuse.
     pub fn new(policy: Policy, reviewer: Option<AccessReviewer>) -> Self {
         Self { policy, reviewer }
     }
 
-    /// Whether `identity` may do what `checks` says.
+    /// Whether `identity` is allowed one of `checks`.
     ///
-    /// The first Allow wins; a Deny is final; a review that fails stops the rest.
+    /// The first Allow wins, a Deny is final, and a failed review ends the decision.
     ///
     /// # Errors
-    /// 403 with the kubelet's sentence, or 503 if a review was not answered.
+    /// 403 in the kubelet's words, or 503 if a review failed.
     pub async fn authorize(&self, identity: Identity, checks: &Checks) -> Result<Permit, RequestError> {
         if let Err(refusal) = self.policy.judge(&identity, checks) {
             return Err(forbidden(&identity, checks, refusal.reason, refusal.detail));
@@ -79,7 +79,7 @@ impl Authorizer {
     }
 }
 
-/// The kubelet's 403, byte for byte, but for control characters in the name, which the kubelet echoes raw.
+/// The kubelet's 403, byte for byte, except for control characters in the name: the kubelet writes them raw.
 fn forbidden(identity: &Identity, checks: &Checks, reason: &'static str, inside: String) -> RequestError {
     let name = identity
         .user()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::attributes::{Checks, Protocol, Subresource};
 use crate::authn::Identity;
 
-/// A request that is allowed: `forward` takes nothing else, and only this station makes one.
+/// Proof that a request is allowed. `forward` demands one, and only this station can make it.
 #[derive(Debug)]
 pub struct Permit {
     identity: Identity,
@@ -29,7 +29,7 @@ impl Permit {
         }
     }
 
-    /// Who may.
+    /// The user who is allowed.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }

@@ -1,4 +1,4 @@
-//! The gate's own rules, which need no review and can only refuse.
+//! The gate's own rules. They need no review and can only refuse.
 
 use crate::attributes::{Checks, is_subpath};
 use crate::authn::Identity;

@@ -1,9 +1,10 @@
-//! Leaves that webpki refuses to judge though the kubelet accepts them, if a CA of the bundle signed them itself: X.509
-//! v1, which `openssl x509 -req` makes when it is given no extensions, and CA:TRUE, which `openssl req -x509 -CA` makes.
+//! Judges leaves that the kubelet accepts and webpki does not, if a CA of the bundle signed them itself:
+//! X.509 v1, which `openssl x509 -req` makes without extensions, and CA:TRUE, which `openssl req -x509 -CA`
+//! makes.
 //!
-//! Such a leaf has no names that a constraint could be about, or is refused where there are constraints. Its signature is
-//! verified by the algorithms that are good enough for other leaves ([`super::signature`]). Longer paths are webpki's
-//! alone.
+//! If the CA has name constraints, such a leaf is refused unless it has no alternative names. Its signature
+//! is verified with the algorithms that other leaves may use ([`super::signature`]). Longer paths are left to
+//! webpki.
 
 use std::time::SystemTime;
 
@@ -22,8 +23,8 @@ pub(super) struct Leaf<'a> {
     pub(super) facts: &'a CertificateFacts,
 }
 
-/// Judges a leaf by the one signature on it; the checks that need no issuer have been made. Yields how long the verdict
-/// holds, or `unissued` if no CA in `anchors` issued the leaf.
+/// Judges a leaf by the one signature on it; the checks that need no issuer have been made. Yields how long
+/// the verdict holds, or `unissued` if no CA in `anchors` issued the leaf.
 pub(super) fn judge(
     anchors: &[(CertificateDer<'static>, CertificateFacts)],
     lists: &[RevocationList],

@@ -71,7 +71,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ),
         (
             with_exec(&format!("{V1}, command: aws, interactiveMode: Always")),
-            format!("{user}exec.interactiveMode: Always: nobody can be asked here"),
+            format!("{user}exec.interactiveMode: Always: there is no terminal here"),
         ),
         (
             with_exec(&format!("{V1}, command: aws, interactiveMode: Perhaps")),
