@@ -230,10 +230,10 @@ impl Trust {
 
         // webpki may find several paths. If one is refused here, it goes on to the next.
         let refused = Cell::new(None);
-        let believed = Cell::new(None);
+        let accepted = Cell::new(None);
         let check = |path: &VerifiedPath<'_>| match self.check_path(path, intermediates, parsed, facts, now) {
             Ok(valid_until) => {
-                believed.set(Some(valid_until));
+                accepted.set(Some(valid_until));
                 Ok(())
             }
             Err(refusal) => {
@@ -250,7 +250,7 @@ impl Trust {
             None,
             Some(&check),
         );
-        match (verified, believed.take(), refused.take()) {
+        match (verified, accepted.take(), refused.take()) {
             (Ok(_), Some(valid_until), _) => Ok(valid_until),
             (Ok(_), None, _) => Err(Refusal::TooComplex),
             (Err(_), _, Some(refused)) => Err(refused),
