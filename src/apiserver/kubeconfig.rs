@@ -16,7 +16,7 @@ use super::material::{ClientCertificate, Material, beside, given, read_file};
 use crate::tls::pem;
 
 /// Where the kubelet puts a pod's service-account token and the cluster's CA bundle.
-pub const SERVICE_ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+pub(crate) const SERVICE_ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// How to reach the API server, and the credentials for it: from the current context of a kubeconfig, or from
 /// the in-cluster convention.

@@ -38,14 +38,13 @@ mod reviews;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 
-pub use access::ApiServerError;
+pub(crate) use access::ApiServerError;
 pub(crate) use authorities::Authorities;
-pub use authorities::AuthoritiesError;
-pub use client::{ApiServer, ClientLimits};
-pub use exec::PluginError;
-pub use failure::{Api, Cause, ReviewError};
+pub(crate) use client::{ApiServer, ClientLimits};
+pub(crate) use failure::ReviewError;
 pub use keys::KubeconfigError;
-pub use kubeconfig::{Kubeconfig, SERVICE_ACCOUNT_DIRECTORY};
+pub use kubeconfig::Kubeconfig;
+pub(crate) use kubeconfig::SERVICE_ACCOUNT_DIRECTORY;
 #[cfg(test)]
 pub(crate) use reviews::access_review;
-pub use reviews::{AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer, UserInfo};
+pub(crate) use reviews::{AccessAnswer, AccessSpec, NodeInfo, TokenAnswer, UserInfo};

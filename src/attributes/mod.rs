@@ -15,7 +15,7 @@ pub use self::interactive::is_interactive;
 pub(crate) use self::kubelet::is_subpath;
 pub use self::kubelet::{Subresource, Verb};
 pub use self::path::{PathError, RequestPath};
-pub use self::upgrade::Protocol;
+pub(crate) use self::upgrade::Protocol;
 
 use http::request::Parts;
 

@@ -20,7 +20,7 @@ use crate::timestamp::timestamp;
 
 /// What happened to one request; borrows from it.
 #[derive(Clone, Copy, Debug)]
-pub struct Event<'a> {
+pub(crate) struct Event<'a> {
     /// The same on both lines of a stream.
     pub id: AuditId,
     /// The stage that the request has reached.
@@ -60,11 +60,11 @@ pub struct Event<'a> {
 
 /// A random version 4 UUID.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub struct AuditId([u8; 36]);
+pub(crate) struct AuditId([u8; 36]);
 
 /// The stages that the gate writes; it writes no `RequestReceived`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum EventStage {
+pub(crate) enum EventStage {
     /// A stream's answer has begun; its end is still to come.
     ResponseStarted,
     /// The request is complete.
@@ -79,7 +79,7 @@ pub struct UserJson(Box<str>);
 
 /// `objectRef`: always this node's Node.
 #[derive(Clone, Copy, Debug)]
-pub struct ObjectRef<'a> {
+pub(crate) struct ObjectRef<'a> {
     /// The Node's name.
     pub node: &'a str,
     /// `proxy`, `metrics`, `pods` …
@@ -88,7 +88,7 @@ pub struct ObjectRef<'a> {
 
 /// `authorization.k8s.io/decision`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// `allow`
     Allow,
     /// `forbid`
@@ -97,7 +97,7 @@ pub enum Decision {
 
 /// How an upgraded stream ended.
 #[derive(Clone, Copy, Debug)]
-pub struct StreamEnd<'a> {
+pub(crate) struct StreamEnd<'a> {
     /// Bytes from the client.
     pub bytes_received: u64,
     /// Bytes to the client.
@@ -214,7 +214,7 @@ impl AuditId {
     ///
     /// It is the SipHash of a counter under two random keys of this thread: unique, unpredictable from other
     /// ids, infallible, and ten times faster than the random generator.
-    pub fn random() -> Self {
+    pub(crate) fn random() -> Self {
         thread_local! {
             static IDS: (RandomState, RandomState, Cell<u64>) = (RandomState::new(), RandomState::new(), Cell::new(0));
         }
@@ -239,11 +239,6 @@ impl AuditId {
             at += 2;
         }
         Self(text)
-    }
-
-    /// Its text: 36 lower-case ASCII characters, fit for an `Audit-ID` header.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
     }
 }
 

@@ -19,8 +19,9 @@ mod event;
 mod redaction;
 mod writer;
 
-pub use event::{AuditId, Decision, Event, EventStage, ObjectRef, StreamEnd, UserJson};
-pub use writer::{Audit, AuditError, AuditThread, Slot};
+pub(crate) use event::{AuditId, Decision, Event, EventStage, ObjectRef, StreamEnd, UserJson};
+pub(crate) use writer::{Audit, Slot};
+pub use writer::{AuditError, AuditThread};
 
 #[cfg(test)]
 mod tests;

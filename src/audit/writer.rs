@@ -21,11 +21,11 @@ use crate::settings::{self, AuditMode, AuditSink};
 
 /// The queue that events are put into. Clones share one queue.
 #[derive(Clone)]
-pub struct Audit(Option<Arc<AuditQueue>>);
+pub(crate) struct Audit(Option<Arc<AuditQueue>>);
 
 /// Room for one event in the queue. An unused slot gives the room back when it is dropped.
 #[must_use = "a slot is reserved in order to be written with"]
-pub struct Slot(Option<Arc<AuditQueue>>);
+pub(crate) struct Slot(Option<Arc<AuditQueue>>);
 
 /// The thread that writes. When this is dropped, the thread writes what is in the queue and ends.
 pub struct AuditThread(Option<(Arc<AuditQueue>, mpsc::Receiver<()>)>);
@@ -124,7 +124,7 @@ struct Sink {
 impl Audit {
     /// Opens the sink and starts the thread. `queue` is how many events may be reserved or wait to be
     /// written.
-    pub fn start(settings: &settings::Audit, queue: usize) -> Result<(Self, AuditThread), AuditError> {
+    pub(crate) fn start(settings: &settings::Audit, queue: usize) -> Result<(Self, AuditThread), AuditError> {
         let sink = match &settings.sink {
             AuditSink::Off => return Ok((Self(None), AuditThread(None))),
             AuditSink::Stdout => {
@@ -173,7 +173,7 @@ impl Audit {
     }
 
     /// Room for one event, for `batch`. `None` if there is none: the event is counted as dropped.
-    pub fn reserve(&self) -> Option<Slot> {
+    pub(crate) fn reserve(&self) -> Option<Slot> {
         let Some(shared) = &self.0 else {
             return Some(Slot(None));
         };
@@ -190,7 +190,7 @@ impl Audit {
     }
 
     /// Room for one event as soon as there is some, for `blocking`. Dropping the future reserves nothing.
-    pub async fn reserve_blocking(&self) -> Slot {
+    pub(crate) async fn reserve_blocking(&self) -> Slot {
         let Some(shared) = &self.0 else {
             return Slot(None);
         };
@@ -203,14 +203,14 @@ impl Audit {
     }
 
     /// Whether requests wait for their events: with `audit.mode: blocking`, and a sink other than off.
-    pub fn is_blocking(&self) -> bool {
+    pub(crate) fn is_blocking(&self) -> bool {
         self.0
             .as_ref()
             .is_some_and(|shared| shared.mode == AuditMode::Blocking)
     }
 
     /// Has the file opened again before more is written, after logrotate has renamed it.
-    pub fn reopen(&self) {
+    pub(crate) fn reopen(&self) {
         if let Some(shared) = &self.0 {
             shared.state().reopen = true;
             shared.changed.notify_one();
@@ -218,22 +218,22 @@ impl Audit {
     }
 
     /// How many events were written.
-    pub fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.written.load(Relaxed))
     }
 
     /// How many events were dropped, because the queue was full or the writer had ended.
-    pub fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.dropped.load(Relaxed))
     }
 
     /// How many attempts to write or to open the file failed.
-    pub fn errors(&self) -> u64 {
+    pub(crate) fn errors(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.errors.load(Relaxed))
     }
 
     /// How many events are reserved or wait to be written.
-    pub fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         self.0.as_ref().map_or(0, |shared| {
             shared.queue.saturating_sub(shared.room.available_permits())
         })
@@ -244,7 +244,7 @@ impl Audit {
 
 impl Slot {
     /// Puts the event in the queue. It never waits for the file and never fails, so a `Drop` may use it.
-    pub fn write(mut self, event: &Event<'_>) {
+    pub(crate) fn write(mut self, event: &Event<'_>) {
         if let Some(shared) = self.0.take() {
             shared.append(event, None);
         }
@@ -254,7 +254,7 @@ impl Slot {
     /// not synced to the disk.
     ///
     /// The future borrows nothing. Dropping it does not lose the event.
-    pub fn write_and_wait(
+    pub(crate) fn write_and_wait(
         mut self,
         event: &Event<'_>,
     ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {

@@ -12,9 +12,10 @@ mod token;
 
 pub(crate) use self::certificate::user_of_certificate;
 pub(crate) use self::identity::add_authenticated_group;
-pub use self::identity::{CredentialKind, Identity};
-pub use self::presented::Presented;
-pub use self::token::{TokenReviewer, WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
+pub(crate) use self::identity::{CredentialKind, Identity};
+pub(crate) use self::presented::Presented;
+pub(crate) use self::token::TokenReviewer;
+pub use self::token::{SubprotocolError, WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -5,9 +5,9 @@ mod permit;
 mod policy;
 mod review;
 
-pub use self::permit::Permit;
-pub use self::policy::Policy;
-pub use self::review::AccessReviewer;
+pub(crate) use self::permit::Permit;
+pub(crate) use self::policy::Policy;
+pub(crate) use self::review::AccessReviewer;
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::error::{RequestError, Station};
 use self::review::AccessVerdict;
 
 /// Authorizes requests.
-pub struct Authorizer {
+pub(crate) struct Authorizer {
     policy: Policy,
     /// `None` with `authorization.mode: AlwaysAllow`.
     reviewer: Option<AccessReviewer>,
@@ -26,7 +26,7 @@ pub struct Authorizer {
 
 impl Authorizer {
     /// An authorizer that asks `reviewer`; without one it allows all that `policy` does not refuse.
-    pub fn new(policy: Policy, reviewer: Option<AccessReviewer>) -> Self {
+    pub(crate) fn new(policy: Policy, reviewer: Option<AccessReviewer>) -> Self {
         Self { policy, reviewer }
     }
 
@@ -36,7 +36,7 @@ impl Authorizer {
     ///
     /// # Errors
     /// 403 in the kubelet's words, or 503 if a review failed.
-    pub async fn authorize(&self, identity: Identity, checks: &Checks) -> Result<Permit, RequestError> {
+    pub(crate) async fn authorize(&self, identity: Identity, checks: &Checks) -> Result<Permit, RequestError> {
         if let Err(refusal) = self.policy.judge(&identity, checks) {
             return Err(forbidden(&identity, checks, refusal.reason, refusal.detail));
         }

@@ -7,7 +7,7 @@ use crate::authn::Identity;
 
 /// Proof that a request is allowed. `forward` demands one, and only this station can make it.
 #[derive(Debug)]
-pub struct Permit {
+pub(crate) struct Permit {
     identity: Identity,
     subresource: Subresource,
     reason: Arc<str>,
@@ -30,22 +30,22 @@ impl Permit {
     }
 
     /// The user who is allowed.
-    pub fn identity(&self) -> &Identity {
+    pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
 
     /// The check that allowed it.
-    pub fn subresource(&self) -> Subresource {
+    pub(crate) fn subresource(&self) -> Subresource {
         self.subresource
     }
 
     /// The API server's reason, for the audit event.
-    pub fn reason(&self) -> &Arc<str> {
+    pub(crate) fn reason(&self) -> &Arc<str> {
         &self.reason
     }
 
     /// The protocol that may be tunnelled, if this request may become a tunnel.
-    pub fn tunnel(&self) -> Option<Protocol> {
+    pub(crate) fn tunnel(&self) -> Option<Protocol> {
         self.tunnel
     }
 }

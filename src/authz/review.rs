@@ -17,7 +17,7 @@ use crate::settings::Authorization;
 const FAILURE_LIFE: Duration = Duration::from_secs(1);
 
 /// Has the API server review whether a user is allowed something, and remembers the answers.
-pub struct AccessReviewer {
+pub(crate) struct AccessReviewer {
     api_server: ApiServer,
     node_name: Arc<str>,
     lives: Lifetimes,
@@ -59,7 +59,7 @@ pub(super) enum AccessVerdict {
 
 impl AccessReviewer {
     /// A reviewer for the node `node_name` that remembers up to `entries` answers. Reviews run on `control`.
-    pub fn new(
+    pub(crate) fn new(
         api_server: ApiServer,
         node_name: Arc<str>,
         settings: &Authorization,

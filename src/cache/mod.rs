@@ -29,14 +29,14 @@ use tokio::time::Instant;
 const RENEWED_IN_LAST: u32 = 5;
 
 /// Answers by question. `K` is the whole question, `V` the outcome of its review, errors included.
-pub struct Cache<K, V> {
+pub(crate) struct Cache<K, V> {
     shared: Arc<CacheInner<K, V>>,
     control: Handle,
 }
 
 /// The outcome of a review, and how long it may be kept from now on; with `Duration::ZERO` it is not kept.
 #[derive(Clone, Debug)]
-pub enum ReviewOutcome<V> {
+pub(crate) enum ReviewOutcome<V> {
     /// Yes. While the answer is in use it is renewed before it expires.
     Granted(V, Duration),
     /// No.
@@ -47,7 +47,7 @@ pub enum ReviewOutcome<V> {
 
 /// An answer from the cache.
 #[derive(Clone, Debug)]
-pub struct Remembered<V> {
+pub(crate) struct Remembered<V> {
     /// The answer.
     pub value: V,
     /// When it should be renewed; until then it can be used without a look at the cache.
@@ -69,22 +69,14 @@ struct StoredAnswer<V> {
 /// Where the callers that wait for a flight receive its outcome.
 type Landing<V> = watch::Receiver<Option<Remembered<V>>>;
 
-struct Flights<K, V> {
-    /// The flights that a caller may still join.
-    open: HashMap<K, Landing<V>>,
-    /// Reviews that are running, including those begun before the last `clear`.
-    running: usize,
-    /// Goes up with each `clear`. A flight of an older epoch answers only the callers that wait for it
-    /// already.
-    epoch: u64,
-}
+/// The reviews that are running.
+type Flights<K, V> = HashMap<K, Landing<V>>;
 
 /// A review that is running. However it ends (answered, panicked, dropped with its runtime), its `Drop`
 /// delivers the outcome.
 struct Flight<K: Hash + Eq + Clone, V: Clone> {
     shared: Arc<CacheInner<K, V>>,
     key: K,
-    epoch: u64,
     outcome: Option<ReviewOutcome<V>>,
     sender: watch::Sender<Option<Remembered<V>>>,
 }
@@ -100,15 +92,10 @@ where
     ///
     /// Callers get `lost` when a review ends without an outcome, because it panicked or the control runtime
     /// is gone. It must be an error or a refusal.
-    pub fn new(entries: usize, control: Handle, lost: V) -> Self {
-        let flights = Flights {
-            open: HashMap::new(),
-            running: 0,
-            epoch: 0,
-        };
+    pub(crate) fn new(entries: usize, control: Handle, lost: V) -> Self {
         let shared = CacheInner {
             answers: quick_cache::sync::Cache::new(entries),
-            flights: Mutex::new(flights),
+            flights: Mutex::new(Flights::new()),
             lost,
         };
         Self {
@@ -118,7 +105,7 @@ where
     }
 
     /// The answer to `key`, if there is one that has not expired. Allocates only what cloning `V` allocates.
-    pub fn get<Q>(&self, key: &Q) -> Option<Remembered<V>>
+    pub(crate) fn get<Q>(&self, key: &Q) -> Option<Remembered<V>>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
@@ -129,7 +116,7 @@ where
     ///
     /// `review` is called only if no review of `key` is running. It must have its own deadline: nothing here
     /// ends it. Dropping the returned future leaves the review running.
-    pub async fn get_or_review<F>(&self, key: K, review: impl FnOnce() -> F) -> Remembered<V>
+    pub(crate) async fn get_or_review<F>(&self, key: K, review: impl FnOnce() -> F) -> Remembered<V>
     where
         F: Future<Output = ReviewOutcome<V>> + Send + 'static,
     {
@@ -139,7 +126,7 @@ where
             if let Some(remembered) = self.get(&key) {
                 return remembered;
             }
-            match flights.open.get(&key) {
+            match flights.get(&key) {
                 Some(landing) => (landing.clone(), None),
                 None => {
                     let flight = self.shared.take_off(&mut flights, key);
@@ -162,13 +149,13 @@ where
     }
 
     /// Begins a review of `key` in the background, unless one is running. Its answer replaces the cached one.
-    pub fn renew<F>(&self, key: K, review: impl FnOnce() -> F)
+    pub(crate) fn renew<F>(&self, key: K, review: impl FnOnce() -> F)
     where
         F: Future<Output = ReviewOutcome<V>> + Send + 'static,
     {
         let flight = {
             let mut flights = self.shared.flights();
-            if flights.open.contains_key(&key) {
+            if flights.contains_key(&key) {
                 return;
             }
             self.shared.take_off(&mut flights, key)
@@ -177,28 +164,16 @@ where
         self.control.spawn(async move { flight.land(review.await) });
     }
 
-    /// Forgets every answer. The outcomes of running reviews go to the callers that wait for them and are not
-    /// kept; later callers start new reviews.
-    pub fn clear(&self) {
-        let mut flights = self.shared.flights();
-        flights.epoch += 1;
-        flights.open.clear();
-        self.shared.answers.clear();
-    }
-
     /// How many answers are held, including expired ones that have not been looked up since.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.shared.answers.len()
     }
 
-    /// Whether no answer is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// How many reviews are running.
-    pub fn in_flight(&self) -> usize {
-        self.shared.flights().running
+    #[cfg(test)]
+    pub(crate) fn in_flight(&self) -> usize {
+        self.shared.flights().len()
     }
 }
 
@@ -227,12 +202,10 @@ impl<K: Hash + Eq + Clone, V: Clone> CacheInner<K, V> {
 
     fn take_off(self: &Arc<Self>, flights: &mut Flights<K, V>, key: K) -> Flight<K, V> {
         let (sender, landing) = watch::channel(None);
-        flights.open.insert(key.clone(), landing);
-        flights.running += 1;
+        flights.insert(key.clone(), landing);
         Flight {
             shared: Arc::clone(self),
             key,
-            epoch: flights.epoch,
             outcome: None,
             sender,
         }
@@ -278,7 +251,7 @@ impl<K: Hash + Eq + Clone, V: Clone> CacheInner<K, V> {
 
 impl<V> Remembered<V> {
     /// Whether it should be renewed.
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.fresh_until <= Instant::now()
     }
 }
@@ -294,20 +267,12 @@ impl<K: Hash + Eq + Clone, V: Clone> Flight<K, V> {
 impl<K: Hash + Eq + Clone, V: Clone> Drop for Flight<K, V> {
     fn drop(&mut self) {
         let mut flights = self.shared.flights();
-        flights.running -= 1;
-        let current = flights.epoch == self.epoch;
-        if current {
-            flights.open.remove(&self.key);
-        }
+        flights.remove(&self.key);
         // Without an outcome the sender closes; the waiters then take `lost`.
         let Some(outcome) = self.outcome.take() else {
             return;
         };
-        let kept = if current {
-            self.shared.keep(&self.key, &outcome)
-        } else {
-            None
-        };
+        let kept = self.shared.keep(&self.key, &outcome);
         drop(flights);
         let (ReviewOutcome::Granted(value, _)
         | ReviewOutcome::Refused(value, _)

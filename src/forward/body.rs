@@ -11,14 +11,14 @@ use hyper::body::Incoming;
 use super::pool::PooledConnection;
 
 /// An answer's body. A guard attached by [`Body::until_end`] is kept until the body has ended or is dropped.
-pub struct Body {
+pub(crate) struct Body {
     kind: BodySource,
     guard: Option<Guard>,
 }
 
 /// What a body had when it was last polled for a frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum NextFrame {
+pub(crate) enum NextFrame {
     /// A frame, or the end. The body is not polled again before the client has taken it.
     Ready,
     /// Nothing: the kubelet has sent no more yet.
@@ -31,7 +31,7 @@ thread_local! {
 }
 
 /// A value that is kept as long as an answer.
-pub type Guard = Box<dyn Send + Sync>;
+pub(super) type Guard = Box<dyn Send + Sync>;
 
 enum BodySource {
     Full(Bytes),
@@ -44,12 +44,12 @@ enum BodySource {
 
 impl Body {
     /// No body.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self::full(Bytes::new())
     }
 
     /// A body that is complete.
-    pub fn full(bytes: Bytes) -> Self {
+    pub(crate) fn full(bytes: Bytes) -> Self {
         Self {
             kind: BodySource::Full(bytes),
             guard: None,
@@ -72,7 +72,7 @@ impl Body {
     /// hyper owns the body while it sends it over HTTP/2, and does not poll it while the client's window is
     /// closed. The result tells a client that never opens its window from a kubelet that sends nothing. It
     /// travels in a thread-local value, because only hyper stands between a stream's task and the body.
-    pub fn observe_frames<T>(poll: impl FnOnce() -> T) -> (T, Option<NextFrame>) {
+    pub(crate) fn observe_frames<T>(poll: impl FnOnce() -> T) -> (T, Option<NextFrame>) {
         ASKED.set(None);
         let polled = poll();
         (polled, ASKED.take())
@@ -80,7 +80,7 @@ impl Body {
 
     /// Keeps `guard` until the body has ended or is dropped.
     #[must_use]
-    pub fn until_end(mut self, guard: Guard) -> Self {
+    pub(crate) fn until_end(mut self, guard: Guard) -> Self {
         self.guard = Some(guard);
         self
     }

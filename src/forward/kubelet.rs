@@ -31,7 +31,7 @@ use crate::settings::{self, UpstreamTrust, UpstreamUrl};
 use crate::tls::{self, UpstreamVerification, pem};
 
 /// The kubelet behind the gate.
-pub struct Kubelet {
+pub(crate) struct Kubelet {
     settings: settings::Upstream,
     connect_timeout: Duration,
     access: ArcSwap<KubeletAccess>,
@@ -102,7 +102,7 @@ impl Kubelet {
     ///
     /// # Errors
     /// A file is missing or unusable.
-    pub fn new(
+    pub(crate) fn new(
         settings: settings::Upstream,
         connect_timeout: Duration,
         mark: Option<Mark>,
@@ -126,7 +126,7 @@ impl Kubelet {
     ///
     /// # Errors
     /// A file is missing or unusable.
-    pub fn reload(&self) -> Result<bool, KubeletError> {
+    pub(crate) fn reload(&self) -> Result<bool, KubeletError> {
         let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.access.load();
         let access = KubeletAccess::read(&self.settings, current.generation + 1)?;
@@ -137,22 +137,17 @@ impl Kubelet {
         Ok(changed)
     }
 
-    /// The files that [`Self::reload`] reads.
-    pub fn files(settings: &settings::Upstream) -> Vec<PathBuf> {
-        sources(settings).into_iter().map(|(_, path)| path).collect()
-    }
-
     /// Whether a connection can be made now, for `/readyz`.
     ///
     /// # Errors
     /// What [`forward`](super::forward) would answer.
-    pub async fn probe(&self) -> Result<(), RequestError> {
+    pub(crate) async fn probe(&self) -> Result<(), RequestError> {
         self.connect().await.map(drop)
     }
 
     /// Sets whether the seal may redirect the gate's own connections back to it. If so, each new connection
     /// is checked before it is used.
-    pub fn may_be_led_back(&self, led_back: bool) {
+    pub(crate) fn may_be_led_back(&self, led_back: bool) {
         self.led_back.store(led_back, Ordering::Relaxed);
     }
 

@@ -13,11 +13,11 @@ mod probe;
 mod read_ahead;
 mod tunnel;
 
-pub use self::body::{Body, Guard, NextFrame};
-pub use self::kubelet::{Kubelet, KubeletError};
-pub use self::pool::Pool;
+pub(crate) use self::body::{Body, NextFrame};
+pub(crate) use self::kubelet::{Kubelet, KubeletError};
+pub(crate) use self::pool::Pool;
 pub(crate) use self::probe::KubeletProbe;
-pub use self::tunnel::{EndedBy, TunnelEnd};
+pub(crate) use self::tunnel::TunnelEnd;
 
 use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
@@ -31,7 +31,7 @@ use crate::error::RequestError;
 
 /// The kubelet's answer: a head whose body is still to come, or a head after which the connection is a
 /// tunnel.
-pub enum Forwarded {
+pub(crate) enum Forwarded {
     /// An ordinary answer.
     Answer(Response<Body>),
     /// A 101, and the tunnel to run once the client has received it.
@@ -41,7 +41,7 @@ pub enum Forwarded {
 impl Forwarded {
     /// The kubelet's status.
     #[must_use]
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Answer(response) | Self::Upgraded(response, _) => response.status(),
         }
@@ -58,7 +58,7 @@ impl Forwarded {
 /// # Errors
 /// 502 if the kubelet cannot be reached, is not the pinned one, or answers an upgrade with a status below 400
 /// other than 101. 400 if the client's body ends early before the kubelet has answered.
-pub async fn forward(
+pub(crate) async fn forward(
     kubelet: &Kubelet,
     pool: &Pool,
     mut request: Request<Incoming>,

@@ -42,7 +42,7 @@ pub(super) struct SendError {
 
 /// A worker's idle connections to the kubelet.
 #[derive(Clone)]
-pub struct Pool(Arc<Shelf>);
+pub(crate) struct Pool(Arc<Shelf>);
 
 struct Shelf {
     idle: Mutex<Vec<(Instant, Box<KubeletConnection>, Raised)>>,
@@ -113,7 +113,7 @@ impl KubeletConnection {
 
 impl Pool {
     /// A pool that keeps up to `capacity` idle connections.
-    pub fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Shelf {
             idle: Mutex::default(),
             capacity,
@@ -145,7 +145,7 @@ impl Pool {
 
     /// Closes connections that were idle for too long or that the kubelet has closed. Called periodically, so
     /// that an idle gate keeps no dead sockets.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain_mut(|(since, connection, _)| {
             connection.poll(&mut Context::from_waker(Waker::noop()));

@@ -21,7 +21,7 @@ const HANDOVER: Duration = Duration::from_secs(10);
 const BUFFER: usize = 16 * 1024;
 
 /// The two ends of an upgraded request. No byte is copied before the kubelet's 101 has arrived.
-pub struct Tunnel {
+pub(crate) struct Tunnel {
     client: OnUpgrade,
     kubelet: KubeletIo,
     /// The bytes that followed the kubelet's 101.
@@ -30,7 +30,7 @@ pub struct Tunnel {
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TunnelEnd {
+pub(crate) struct TunnelEnd {
     /// Bytes from the client to the kubelet.
     pub received: u64,
     /// Bytes from the kubelet to the client.
@@ -41,7 +41,7 @@ pub struct TunnelEnd {
 
 /// The cause of a stream's end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum EndedBy {
+pub(crate) enum EndedBy {
     /// The client closed or went away.
     Client,
     /// The gate is stopping.
@@ -54,7 +54,7 @@ pub enum EndedBy {
 
 impl EndedBy {
     /// The word in audit lines.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Gate => "gate",
@@ -75,7 +75,7 @@ impl Tunnel {
 
     /// Copies until one side ends, no byte has passed for `idle` (zero means no limit), or `stop` is
     /// cancelled. After one direction has ended, the other has a second to finish; then both are closed.
-    pub async fn run(self, idle: Duration, stop: CancellationToken) -> TunnelEnd {
+    pub(crate) async fn run(self, idle: Duration, stop: CancellationToken) -> TunnelEnd {
         let Self {
             client,
             mut kubelet,

@@ -80,7 +80,7 @@ pub enum TlsError {
 }
 
 /// A certificate chain, leaf first, with the leaf's key.
-pub fn certified_key(
+pub(crate) fn certified_key(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<CertifiedKey>, TlsError> {
@@ -99,7 +99,7 @@ pub fn certified_key(
 }
 
 /// [`certified_key`] from PEM. An error names both files, which may be the same.
-pub fn certified_key_from_pem(
+pub(super) fn certified_key_from_pem(
     certificate: (&Path, &[u8]),
     key: (&Path, &[u8]),
 ) -> Result<Arc<CertifiedKey>, TlsError> {
@@ -118,7 +118,7 @@ pub fn certified_key_from_pem(
 /// Sessions are never resumed: a ticket would let a client certificate outlive its expiry and a change of the
 /// CA bundle, and would save little. For the same reason there is no early data. Keys are never logged,
 /// whatever `SSLKEYLOGFILE` says.
-pub fn server_config(
+pub(super) fn server_config(
     pair: Arc<CertifiedKey>,
     trust: Option<&Trust>,
     client_certificates: ClientCertificates,

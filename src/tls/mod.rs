@@ -24,13 +24,12 @@ mod tests;
 mod trust;
 
 pub(crate) use bounds::MAX_CERTIFICATES;
-pub use config::{TlsError, certified_key, certified_key_from_pem, server_config};
-pub use pem::PemError;
-pub use pin::{UpstreamVerification, is_pin_mismatch, upstream_config};
-pub use possession::PossessionVerifier;
+pub(crate) use config::{TlsError, certified_key};
+pub(crate) use pem::PemError;
+pub(crate) use pin::{UpstreamVerification, is_pin_mismatch, upstream_config};
 pub use refusal::{Judged, Malformed, Refusal};
 pub use revocation::RevocationError;
-pub use serving::{Serving, ServingError};
+pub(crate) use serving::{Serving, ServingError};
 pub(crate) use subject::Subject;
-pub use suites::{group_name, parse_cipher_suites, suite_name, version_name};
+pub(crate) use suites::{group_name, parse_cipher_suites, version_name};
 pub use trust::{Trust, TrustError};

@@ -19,7 +19,7 @@ use super::possession::{prove_tls12, public_key};
 
 /// How the kubelet proves itself.
 #[derive(Clone, Debug)]
-pub enum UpstreamVerification {
+pub(crate) enum UpstreamVerification {
     /// By the key of the first of these certificates alone; names and dates are not checked.
     Pinned(Vec<CertificateDer<'static>>),
     /// By a chain to one of these CAs, for the name that is connected to.
@@ -44,7 +44,7 @@ struct PinnedKey {
 
 /// The configuration for connections to the kubelet: HTTP/1.1 without ALPN, since upgrades need it anyway, no
 /// resumption, and `client` as the certificate if the kubelet asks for one.
-pub fn upstream_config(
+pub(crate) fn upstream_config(
     trust: &UpstreamVerification,
     client: Option<Arc<CertifiedKey>>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
@@ -79,7 +79,7 @@ pub fn upstream_config(
 
 /// Whether a handshake with the kubelet failed because of the pin. If so, its certificate file may have
 /// changed and should be read again.
-pub fn is_pin_mismatch(error: &io::Error) -> bool {
+pub(crate) fn is_pin_mismatch(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
     match error {
         Some(Error::InvalidCertificate(CertificateError::Other(other))) => other.0.is::<PinMismatch>(),

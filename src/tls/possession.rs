@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Asks for a certificate, accepts any or none, and checks possession of its key.
 #[derive(Debug)]
-pub struct PossessionVerifier {
+pub(super) struct PossessionVerifier {
     hints: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -29,7 +29,7 @@ pub struct PossessionVerifier {
 
 impl PossessionVerifier {
     /// `hints` are the names of the CAs whose certificates clients may use.
-    pub fn new(hints: Vec<DistinguishedName>, algorithms: WebPkiSupportedAlgorithms) -> Self {
+    pub(super) fn new(hints: Vec<DistinguishedName>, algorithms: WebPkiSupportedAlgorithms) -> Self {
         Self { hints, algorithms }
     }
 }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::server::{Act, Server, Signed, client, eventually, kubeconfig_text};
 use crate::apiserver::credentials::Credentials;
-use crate::apiserver::{ApiServer, Cause, Kubeconfig, ReviewError};
+use crate::apiserver::failure::Cause;
+use crate::apiserver::{ApiServer, Kubeconfig, ReviewError};
 
 const V1: &str = "client.authentication.k8s.io/v1";
 const DEADLINE: Duration = Duration::from_secs(20);

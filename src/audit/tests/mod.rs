@@ -39,7 +39,7 @@ fn event() -> Event<'static> {
     }
 }
 
-fn settings(path: &Path, mode: AuditMode) -> settings::Audit {
+fn file_settings(path: &Path, mode: AuditMode) -> settings::Audit {
     settings::Audit {
         sink: AuditSink::File(path.to_owned()),
         mode,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::{PATIENCE, event, eventually, settings};
+use super::{PATIENCE, event, eventually, file_settings};
 use crate::audit::{Audit, Event, Slot};
 use crate::cache::{Cache, ReviewOutcome};
 use crate::settings::AuditMode;
@@ -35,7 +35,7 @@ impl Drop for HeldSlot {
 async fn one_outcome_and_one_event_each() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
-    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Batch), 100).unwrap();
+    let (audit, thread) = Audit::start(&file_settings(&path, AuditMode::Batch), 100).unwrap();
     let cache = Arc::new(Cache::<&str, Result<bool, &str>>::new(
         16,
         tokio::runtime::Handle::current(),
@@ -55,10 +55,7 @@ async fn one_outcome_and_one_event_each() {
                     reviews.fetch_add(1, Ordering::SeqCst);
                     async move {
                         dead.notified().await;
-                        ReviewOutcome::Failed(
-                            Err("connection timed out"),
-                            Duration::from_secs(1),
-                        )
+                        ReviewOutcome::Failed(Err("connection timed out"), Duration::from_secs(1))
                     }
                 };
                 let outcome = cache.get_or_review("may jane", review).await.value;

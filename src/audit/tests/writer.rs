@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{PATIENCE, event, eventually, settings, verbs};
+use super::{PATIENCE, event, eventually, file_settings, verbs};
 use crate::audit::{Audit, AuditError, Event};
 use crate::settings::{self, AuditCommands, AuditMode, AuditSink};
 
@@ -14,7 +14,7 @@ use crate::settings::{self, AuditCommands, AuditMode, AuditSink};
 fn lines_reach_the_file_in_order_and_are_counted() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
-    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Batch), 64).unwrap();
+    let (audit, thread) = Audit::start(&file_settings(&path, AuditMode::Batch), 64).unwrap();
     let expected: Vec<_> = (0..64).map(|number| number.to_string()).collect();
     for verb in &expected {
         audit.reserve().unwrap().write(&Event { verb, ..event() });
@@ -30,7 +30,7 @@ fn lines_reach_the_file_in_order_and_are_counted() {
 fn events_beyond_the_queue_are_dropped_and_counted() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
-    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Batch), 2).unwrap();
+    let (audit, thread) = Audit::start(&file_settings(&path, AuditMode::Batch), 2).unwrap();
     let (first, second) = (audit.reserve().unwrap(), audit.reserve().unwrap());
     assert!(audit.reserve().is_none());
     assert_eq!((audit.dropped(), audit.pending()), (1, 2));
@@ -47,7 +47,7 @@ fn events_beyond_the_queue_are_dropped_and_counted() {
 async fn blocking_waits_for_room_and_for_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
-    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Blocking), 1).unwrap();
+    let (audit, thread) = Audit::start(&file_settings(&path, AuditMode::Blocking), 1).unwrap();
     assert!(audit.is_blocking());
     let slot = audit.reserve_blocking().await;
     let mut second = Box::pin(audit.reserve_blocking());
@@ -91,7 +91,7 @@ fn futures_poll<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
 async fn blocking_does_not_linger() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
-    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Blocking), 4).unwrap();
+    let (audit, thread) = Audit::start(&file_settings(&path, AuditMode::Blocking), 4).unwrap();
     let start = Instant::now();
     for _ in 0..100 {
         audit
@@ -111,7 +111,7 @@ fn a_full_disk_delays_events_and_loses_none() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
     symlink("/dev/full", &path).unwrap();
-    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Batch), 4).unwrap();
+    let (audit, thread) = Audit::start(&file_settings(&path, AuditMode::Batch), 4).unwrap();
     for verb in ["a", "b"] {
         audit.reserve().unwrap().write(&Event { verb, ..event() });
     }
@@ -134,7 +134,7 @@ fn a_shutdown_gives_up_at_its_deadline() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
     symlink("/dev/full", &path).unwrap();
-    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Batch), 4).unwrap();
+    let (audit, thread) = Audit::start(&file_settings(&path, AuditMode::Batch), 4).unwrap();
     for _ in 0..3 {
         audit.reserve().unwrap().write(&event());
     }
@@ -152,7 +152,7 @@ fn a_renamed_file_is_left_on_reopen() {
         directory.path().join("audit.log"),
         directory.path().join("audit.log.1"),
     );
-    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Batch), 4).unwrap();
+    let (audit, thread) = Audit::start(&file_settings(&path, AuditMode::Batch), 4).unwrap();
     audit.reserve().unwrap().write(&Event {
         verb: "old",
         ..event()
@@ -176,7 +176,7 @@ fn a_line_that_was_cut_off_does_not_spoil_the_next() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
     fs::write(&path, "{\"kind\":\"Ev").unwrap();
-    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Batch), 4).unwrap();
+    let (audit, thread) = Audit::start(&file_settings(&path, AuditMode::Batch), 4).unwrap();
     audit.reserve().unwrap().write(&event());
     thread.shutdown(PATIENCE).unwrap();
     let text = fs::read_to_string(&path).unwrap();
@@ -189,7 +189,7 @@ fn a_line_that_was_cut_off_does_not_spoil_the_next() {
 fn a_missing_directory_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("not/there/audit.log");
-    let error = Audit::start(&settings(&path, AuditMode::Batch), 4)
+    let error = Audit::start(&file_settings(&path, AuditMode::Batch), 4)
         .err()
         .unwrap()
         .to_string();
@@ -197,7 +197,7 @@ fn a_missing_directory_is_named() {
         error.contains(path.to_str().unwrap()) && error.contains("create it"),
         "{error}"
     );
-    let error = Audit::start(&settings(directory.path(), AuditMode::Batch), 4)
+    let error = Audit::start(&file_settings(directory.path(), AuditMode::Batch), 4)
         .err()
         .unwrap();
     assert!(matches!(error, AuditError::Open { .. }), "{error}");
@@ -207,7 +207,7 @@ fn a_missing_directory_is_named() {
 fn a_thread_that_is_dropped_still_writes_what_it_has() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
-    let (audit, thread) = Audit::start(&settings(&path, AuditMode::Batch), 4).unwrap();
+    let (audit, thread) = Audit::start(&file_settings(&path, AuditMode::Batch), 4).unwrap();
     audit.reserve().unwrap().write(&event());
     drop(thread);
     eventually(|| audit.written() == 1);

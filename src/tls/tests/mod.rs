@@ -20,6 +20,7 @@ use rustls::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::config::{certified_key_from_pem, server_config};
 use super::*;
 use crate::settings::{ClientCertificates, TlsVersion};
 
