@@ -58,7 +58,7 @@ pub struct RequestError {
 
 impl RequestError {
     /// 400: the request line or a header has no single meaning; `rule` is the rule that it breaks.
-    pub fn bad_request(reason: &'static str, rule: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn bad_request(reason: &'static str, rule: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Attributes,
@@ -69,7 +69,7 @@ impl RequestError {
     }
 
     /// 405: a method outside GET, HEAD, POST, PUT, PATCH, DELETE.
-    pub fn method_not_allowed() -> Self {
+    pub(crate) fn method_not_allowed() -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Attributes,
@@ -81,7 +81,7 @@ impl RequestError {
     }
 
     /// 417: an `Expect` other than `100-continue`, as the kubelet answers it.
-    pub fn expectation_failed() -> Self {
+    pub(crate) fn expectation_failed() -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Attributes,
@@ -93,7 +93,7 @@ impl RequestError {
 
     /// 501: a transfer coding other than `chunked`, as the kubelet answers it. The end of such a body is
     /// unknown, so the connection ends too.
-    pub fn unsupported_transfer_coding() -> Self {
+    pub(crate) fn unsupported_transfer_coding() -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Attributes,
@@ -104,7 +104,7 @@ impl RequestError {
     }
 
     /// 401, in the kubelet's bytes: no credential of the request is valid. `inside` says why each one failed.
-    pub fn unauthorized(reason: &'static str, inside: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn unauthorized(reason: &'static str, inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Authn,
@@ -116,7 +116,7 @@ impl RequestError {
     }
 
     /// 403, in the kubelet's words: the user is known and not allowed this.
-    pub fn forbidden(
+    pub(crate) fn forbidden(
         reason: &'static str,
         outside: impl Into<Cow<'static, str>>,
         inside: impl Into<Cow<'static, str>>,
@@ -133,7 +133,7 @@ impl RequestError {
 
     /// 503: the review that the decision needs failed. The kubelet answers 401 or 500 here. The gate refuses
     /// as well, and tells the client that a retry may succeed.
-    pub fn review_failed(
+    pub(crate) fn review_failed(
         station: Station,
         review: &'static str,
         inside: impl Into<Cow<'static, str>>,
@@ -152,7 +152,7 @@ impl RequestError {
     }
 
     /// 400: the client's body ended early or was malformed.
-    pub fn broken_body(inside: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn broken_body(inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Forward,
@@ -165,7 +165,7 @@ impl RequestError {
 
     /// 502: the kubelet cannot be reached, shows another key than the pinned one, or gave an answer that must
     /// not be passed on.
-    pub fn bad_gateway(
+    pub(crate) fn bad_gateway(
         reason: &'static str,
         outside: &'static str,
         inside: impl Into<Cow<'static, str>>,
@@ -181,7 +181,7 @@ impl RequestError {
     }
 
     /// 429: a limit of the gate is reached.
-    pub fn too_many(station: Station, reason: &'static str, outside: &'static str) -> Self {
+    pub(crate) fn too_many(station: Station, reason: &'static str, outside: &'static str) -> Self {
         Self::new(
             ErrorOrigin::Gate,
             station,
@@ -193,7 +193,7 @@ impl RequestError {
     }
 
     /// 500: the gate itself failed. The client is told nothing more.
-    pub fn internal(inside: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn internal(inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Gate,
             Station::Forward,
@@ -206,13 +206,13 @@ impl RequestError {
 
     /// Leaves `Retry-After` out: a client that asks for an upgrade does not understand it.
     #[must_use]
-    pub fn without_retry_after(mut self) -> Self {
+    pub(crate) fn without_retry_after(mut self) -> Self {
         self.retry_after = None;
         self
     }
 
     /// What the operator is told; never sent to the client.
-    pub fn inside_text(&self) -> &str {
+    pub(crate) fn inside_text(&self) -> &str {
         if self.inside.is_empty() {
             self.outside.trim_end()
         } else {
@@ -221,7 +221,7 @@ impl RequestError {
     }
 
     /// Makes the response, in plain text as the kubelet's are.
-    pub fn into_response(self) -> Response<Bytes> {
+    pub(crate) fn into_response(self) -> Response<Bytes> {
         let body = match self.outside {
             Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
             Cow::Owned(text) => Bytes::from(text),
@@ -287,7 +287,7 @@ impl std::error::Error for RequestError {}
 
 impl Station {
     /// The station's word in logs and audit lines.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Attributes => "attributes",
             Self::Authn => "authn",

@@ -30,7 +30,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Limits on the calls to the API server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ClientLimits {
+pub(crate) struct ClientLimits {
     /// `limits.reviewTimeout`: the time for one review, including the wait for a slot, dialling and retries.
     pub timeout: Duration,
     /// `limits.concurrentReviews`: the most concurrent calls, and the most idle connections.
@@ -53,7 +53,7 @@ struct ApiCall<'a> {
 /// for others as well must run it in a task of its own. A review needs a tokio runtime with I/O and time.
 /// Connections stay on that runtime, so use a client from one runtime only.
 #[derive(Clone)]
-pub struct ApiServer(Arc<ApiServerInner>);
+pub(crate) struct ApiServer(Arc<ApiServerInner>);
 
 struct ApiServerInner {
     credentials: Arc<Credentials>,
@@ -67,7 +67,7 @@ struct ApiServerInner {
 
 impl ApiServer {
     /// Reads and validates the files that `source` names. It does not connect, and runs no exec plugin.
-    pub fn new(source: Kubeconfig, limits: ClientLimits) -> Result<Self, ApiServerError> {
+    pub(crate) fn new(source: Kubeconfig, limits: ClientLimits) -> Result<Self, ApiServerError> {
         Self::with_plugin_deadline(PLUGIN_DEADLINE, source, limits)
     }
 
@@ -87,18 +87,22 @@ impl ApiServer {
     }
 
     /// Reviews a token. With no `audiences` the API server takes its own, as for the kubelet.
-    pub async fn review_token(&self, token: &str, audiences: &[String]) -> Result<TokenAnswer, ReviewError> {
+    pub(crate) async fn review_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<TokenAnswer, ReviewError> {
         self.noted(self.ask_token(token, audiences).await)
     }
 
     /// Reviews whether a user is allowed something.
-    pub async fn review_access(&self, spec: AccessSpec<'_>) -> Result<AccessAnswer, ReviewError> {
+    pub(crate) async fn review_access(&self, spec: AccessSpec<'_>) -> Result<AccessAnswer, ReviewError> {
         self.noted(self.ask_access(spec).await)
     }
 
     /// Why the last review failed; `None` if it was answered or there was none.
     #[must_use]
-    pub fn last_failure(&self) -> Option<String> {
+    pub(crate) fn last_failure(&self) -> Option<String> {
         self.0
             .last_failure
             .lock()
@@ -114,7 +118,7 @@ impl ApiServer {
 
     /// Reads which machine the Node of this name is. This is no review: its failure is not kept as
     /// [`Self::last_failure`].
-    pub async fn node(&self, name: &str, within: Duration) -> Result<NodeInfo, ReviewError> {
+    pub(crate) async fn node(&self, name: &str, within: Duration) -> Result<NodeInfo, ReviewError> {
         let question = ApiCall {
             api: Api::Node,
             target: format!("{}{name}", Api::Node.path()),
@@ -153,7 +157,7 @@ impl ApiServer {
 
     /// Reads the kubeconfig and the credential files again, and closes connections that were made with older
     /// ones. `true` if they have changed. On an error the last good ones stay in use.
-    pub fn reload(&self) -> Result<bool, ApiServerError> {
+    pub(crate) fn reload(&self) -> Result<bool, ApiServerError> {
         let changed = self.0.credentials.reload()?;
         if changed {
             self.0.pool.keep_only(&self.0.credentials.endpoint());

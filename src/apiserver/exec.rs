@@ -97,7 +97,7 @@ pub(super) struct IssuedCredential {
 /// Why an exec plugin gave no credential.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {command}: {problem}", origin.display())]
-pub struct PluginError {
+pub(crate) struct PluginError {
     origin: PathBuf,
     command: String,
     problem: String,

@@ -14,7 +14,7 @@ use super::reviews::AnswerError;
 
 /// The kind of call that was made.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Api {
+pub(crate) enum Api {
     /// `authentication.k8s.io/v1` TokenReview.
     TokenReview,
     /// `authorization.k8s.io/v1` SubjectAccessReview.
@@ -26,7 +26,7 @@ pub enum Api {
 /// A call without an answer. Nothing may be allowed because of it.
 #[derive(Debug, thiserror::Error)]
 #[error("{api} failed: {cause}")]
-pub struct ReviewError {
+pub(crate) struct ReviewError {
     /// The kind of call.
     pub api: Api,
     /// Why there is no answer.
@@ -35,7 +35,7 @@ pub struct ReviewError {
 
 /// Why a review has no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// There is no TCP connection.
     #[error("cannot connect to {address}: {source}")]
     Connect {
@@ -104,7 +104,7 @@ impl fmt::Display for Api {
 impl Api {
     /// The name of the call in logs.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::TokenReview => "TokenReview",
             Self::SubjectAccessReview => "SubjectAccessReview",
@@ -127,7 +127,7 @@ impl Api {
 impl ReviewError {
     /// The HTTP status with which the API server refused or failed, if there is one.
     #[must_use]
-    pub const fn status(&self) -> Option<StatusCode> {
+    pub(crate) const fn status(&self) -> Option<StatusCode> {
         match &self.cause {
             Cause::Status { code, .. } => Some(*code),
             _ => None,

@@ -57,7 +57,7 @@ pub(super) struct ServerUrl {
 
 impl Kubeconfig {
     /// Reads the current context of the kubeconfig at `path`.
-    pub fn load(path: &Path) -> Result<Self, KubeconfigError> {
+    pub(crate) fn load(path: &Path) -> Result<Self, KubeconfigError> {
         let read_error = |source| KubeconfigError::Read {
             file: path.to_owned(),
             source,
@@ -73,7 +73,7 @@ impl Kubeconfig {
     /// The convention for pods. `host` and `port` are the values of `KUBERNETES_SERVICE_HOST` and
     /// `KUBERNETES_SERVICE_PORT`. `directory` holds `token` and `ca.crt`; in a pod it is
     /// [`SERVICE_ACCOUNT_DIRECTORY`].
-    pub fn in_cluster(
+    pub(crate) fn in_cluster(
         host: Option<&str>,
         port: Option<&str>,
         directory: &Path,
@@ -126,7 +126,7 @@ impl Kubeconfig {
 
     /// The last common name of the client certificate, as in Go: `system:node:NAME` in a node's kubeconfig.
     /// `None` without a certificate or a common name.
-    pub fn client_certificate_common_name(&self) -> Result<Option<String>, KubeconfigError> {
+    pub(crate) fn client_certificate_common_name(&self) -> Result<Option<String>, KubeconfigError> {
         let Some(ClientCertificate { chain, .. }) = &self.client_certificate else {
             return Ok(None);
         };

@@ -8,7 +8,7 @@ use super::log_text::log_text;
 
 /// A user: `UserInfo` of `authentication.k8s.io/v1`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
-pub struct UserInfo {
+pub(crate) struct UserInfo {
     /// Name.
     #[serde(
         default,
@@ -41,7 +41,7 @@ pub struct UserInfo {
 
 /// The question of a SubjectAccessReview: is this user allowed this verb on this subresource of this node?
 #[derive(Clone, Copy, Debug)]
-pub struct AccessSpec<'a> {
+pub(crate) struct AccessSpec<'a> {
     /// The user.
     pub user: &'a UserInfo,
     /// The verb. An empty one is left out, and only a wildcard matches it.
@@ -54,7 +54,7 @@ pub struct AccessSpec<'a> {
 
 /// The answer to a TokenReview.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum TokenAnswer {
+pub(crate) enum TokenAnswer {
     /// The token is valid.
     Authenticated {
         /// The token's user. The name is never empty.
@@ -72,7 +72,7 @@ pub enum TokenAnswer {
 
 /// The answer to a SubjectAccessReview.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct AccessAnswer {
+pub(crate) struct AccessAnswer {
     /// It is allowed.
     pub allowed: bool,
     /// It is denied, whatever other authorizers say. Neither allowed nor denied is "no opinion", which does
@@ -85,7 +85,7 @@ pub struct AccessAnswer {
 /// What the kubelet of a Node reports about its machine. Fields that it does not report are empty.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
-pub struct NodeInfo {
+pub(crate) struct NodeInfo {
     /// `bootID` of the kernel; it changes with each boot.
     #[serde(rename = "bootID", deserialize_with = "null_is_default")]
     pub boot_id: String,
@@ -99,7 +99,7 @@ pub struct NodeInfo {
 
 /// Why an answer cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
+pub(crate) enum AnswerError {
     /// It is not JSON, or not of this shape.
     #[error("{0}")]
     Json(#[from] serde_json::Error),

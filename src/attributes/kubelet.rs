@@ -89,7 +89,7 @@ impl Subresource {
     ];
 
     /// The name in a SubjectAccessReview.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Checkpoint => "checkpoint",
             Self::Configz => "configz",
@@ -111,7 +111,7 @@ impl Verb {
     /// The verb of a method; `None` for a method that the gate does not pass on.
     ///
     /// HEAD is `get`, as Kubernetes documents it; the kubelet's code asks with an empty verb.
-    pub fn of(method: &Method) -> Option<Self> {
+    pub(crate) fn of(method: &Method) -> Option<Self> {
         match *method {
             Method::GET | Method::HEAD => Some(Self::Get),
             Method::POST => Some(Self::Create),
@@ -123,7 +123,7 @@ impl Verb {
     }
 
     /// The name in a SubjectAccessReview.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Create => "create",
             Self::Delete => "delete",

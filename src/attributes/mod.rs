@@ -14,11 +14,11 @@ mod upgrade;
 pub use self::interactive::is_interactive;
 pub(crate) use self::kubelet::is_subpath;
 pub use self::kubelet::{Subresource, Verb};
-pub use self::path::{PathError, RequestPath};
-pub(crate) use self::upgrade::Protocol;
+pub use self::upgrade::Protocol;
 
 use http::request::Parts;
 
+use self::path::RequestPath;
 use crate::error::RequestError;
 
 /// What must be allowed before a request may pass: one SubjectAccessReview per subresource, of which the

@@ -14,7 +14,7 @@ use crate::hex;
 
 /// A path with exactly one meaning, as it was sent and as it decodes.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct RequestPath {
+pub(crate) struct RequestPath {
     sent: PathAndQuery,
     /// `None` if decoding changes nothing, which is the common case.
     decoded: Option<String>,
@@ -22,7 +22,7 @@ pub struct RequestPath {
 
 /// Why a request target is refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum PathError {
+pub(crate) enum PathError {
     /// `GET http://host/path`.
     #[error("the request target must be a path: absolute-form is refused")]
     AbsoluteForm,
@@ -73,7 +73,7 @@ impl RequestPath {
     }
 
     /// The path of a path and query; an ambiguous one is refused.
-    pub fn of(sent: PathAndQuery) -> Result<Self, PathError> {
+    pub(crate) fn of(sent: PathAndQuery) -> Result<Self, PathError> {
         let raw = sent.path();
         if !raw.starts_with('/') {
             return Err(PathError::NotAPath);
@@ -88,7 +88,7 @@ impl RequestPath {
     }
 
     /// The decoded path, which is authorized.
-    pub fn decoded(&self) -> &str {
+    pub(crate) fn decoded(&self) -> &str {
         self.decoded.as_deref().unwrap_or_else(|| self.sent.path())
     }
 }

@@ -4,6 +4,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Version};
 use proptest::prelude::*;
 
+use super::path::PathError;
 use super::*;
 
 fn parts(method: &str, target: &str, headers: &[(&'static str, &str)]) -> Parts {

@@ -43,7 +43,7 @@ impl Protocol {
     }
 
     /// The protocol of an `Upgrade` header's value.
-    pub fn of(value: &[u8]) -> Option<Self> {
+    pub(crate) fn of(value: &[u8]) -> Option<Self> {
         if value.eq_ignore_ascii_case(b"websocket") {
             Some(Self::WebSocket)
         } else if value.eq_ignore_ascii_case(b"SPDY/3.1") {
@@ -54,7 +54,7 @@ impl Protocol {
     }
 
     /// The value of an `Upgrade` header.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Spdy => "SPDY/3.1",
             Self::WebSocket => "websocket",

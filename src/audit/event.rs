@@ -75,7 +75,7 @@ pub(crate) enum EventStage {
 
 /// `user`, serialised once per identity and copied into each of its events.
 #[derive(Clone, Eq, PartialEq)]
-pub struct UserJson(Box<str>);
+pub(crate) struct UserJson(Box<str>);
 
 /// `objectRef`: always this node's Node.
 #[derive(Clone, Copy, Debug)]
@@ -258,7 +258,12 @@ impl fmt::Debug for AuditId {
 
 impl UserJson {
     /// `user` with these fields. Empty ones are left out, as Kubernetes does.
-    pub fn new(username: &str, uid: &str, groups: &[String], extra: &BTreeMap<String, Vec<String>>) -> Self {
+    pub(crate) fn new(
+        username: &str,
+        uid: &str,
+        groups: &[String],
+        extra: &BTreeMap<String, Vec<String>>,
+    ) -> Self {
         #[derive(Serialize)]
         struct UserFields<'a> {
             #[serde(skip_serializing_if = "str::is_empty")]

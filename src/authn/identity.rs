@@ -11,7 +11,7 @@ use crate::audit::UserJson;
 
 /// The user who makes a request. Cheap to clone; two are equal if all fields of the user are.
 #[derive(Clone, Debug)]
-pub struct Identity(Arc<IdentityData>);
+pub(crate) struct Identity(Arc<IdentityData>);
 
 #[derive(Debug)]
 struct IdentityData {
@@ -26,7 +26,7 @@ struct IdentityData {
 
 /// The credential that proved an identity.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum CredentialKind {
+pub(crate) enum CredentialKind {
     /// None; anonymous requests are allowed.
     Anonymous,
     /// A client certificate.
@@ -68,22 +68,22 @@ impl Identity {
     }
 
     /// User name, uid, groups and extra, as a review sends them.
-    pub fn user(&self) -> &UserInfo {
+    pub(crate) fn user(&self) -> &UserInfo {
         &self.0.user
     }
 
     /// [`Self::user`] as audit events show it.
-    pub fn json(&self) -> &UserJson {
+    pub(crate) fn json(&self) -> &UserJson {
         &self.0.json
     }
 
     /// The credential that proved it.
-    pub fn credential(&self) -> CredentialKind {
+    pub(crate) fn credential(&self) -> CredentialKind {
         self.0.credential
     }
 
     /// When the certificate (or one of its issuers) or the token expires, if that is known.
-    pub fn valid_until(&self) -> Option<SystemTime> {
+    pub(crate) fn valid_until(&self) -> Option<SystemTime> {
         self.0.valid_until
     }
 }

@@ -32,7 +32,7 @@ use crate::settings::Limits;
 use crate::tls::Serving;
 
 /// Turns what a connection and a request present into an [`Identity`].
-pub struct Authenticator {
+pub(crate) struct Authenticator {
     serving: Arc<ArcSwap<Serving>>,
     tokens: Option<TokenReviewer>,
     anonymous: Option<Identity>,
@@ -43,7 +43,7 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// `tokens` is `None` while `authentication.webhook.enabled` is false: tokens are then ignored.
-    pub fn new(
+    pub(crate) fn new(
         serving: Arc<ArcSwap<Serving>>,
         tokens: Option<TokenReviewer>,
         anonymous: bool,
@@ -65,7 +65,7 @@ impl Authenticator {
     /// # Errors
     /// 401 if no credential is valid, 503 if the TokenReview of a token failed, 429 if a credential was not
     /// checked because too many of this address failed.
-    pub async fn authenticate(
+    pub(crate) async fn authenticate(
         &self,
         presented: &Presented,
         headers: &HeaderMap,

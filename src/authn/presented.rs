@@ -24,7 +24,7 @@ const REFUSAL_LIFE: Duration = Duration::from_secs(1);
 /// and the time until which it holds. Two comparisons per request show whether it still holds, so that expiry
 /// and a change of the CA bundle take effect on open connections; then the chain is judged again. TLS
 /// resumption is off, so nothing here outlives the connection.
-pub struct Presented {
+pub(crate) struct Presented {
     peer: IpAddr,
     chain: Vec<CertificateDer<'static>>,
     judgement: Mutex<Option<Judgement>>,
@@ -45,7 +45,7 @@ struct RememberedToken {
 
 impl Presented {
     /// The chain that a client sent: leaf first, empty if it sent none.
-    pub fn new(chain: Vec<CertificateDer<'static>>, peer: IpAddr) -> Self {
+    pub(crate) fn new(chain: Vec<CertificateDer<'static>>, peer: IpAddr) -> Self {
         Self {
             peer: peer.to_canonical(),
             chain,
@@ -60,7 +60,7 @@ impl Presented {
     }
 
     /// Whether the client sent a certificate.
-    pub fn has_certificate(&self) -> bool {
+    pub(crate) fn has_certificate(&self) -> bool {
         !self.chain.is_empty()
     }
 

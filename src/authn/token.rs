@@ -31,7 +31,7 @@ const FAILURE_LIFE: Duration = Duration::from_secs(1);
 const REJECTED_LIFE: Duration = Duration::from_secs(10);
 
 /// Has the API server review tokens, and remembers the answers.
-pub struct TokenReviewer {
+pub(crate) struct TokenReviewer {
     api_server: ApiServer,
     audiences: Arc<[String]>,
     /// `authentication.webhook.cacheTTL`.
@@ -84,7 +84,7 @@ impl TokenReviewer {
     ///
     /// # Errors
     /// The operating system provides no randomness.
-    pub fn new(
+    pub(crate) fn new(
         api_server: ApiServer,
         settings: &Authentication,
         limits: &Limits,

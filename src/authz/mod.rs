@@ -36,7 +36,11 @@ impl Authorizer {
     ///
     /// # Errors
     /// 403 in the kubelet's words, or 503 if a review failed.
-    pub(crate) async fn authorize(&self, identity: Identity, checks: &Checks) -> Result<Permit, RequestError> {
+    pub(crate) async fn authorize(
+        &self,
+        identity: Identity,
+        checks: &Checks,
+    ) -> Result<Permit, RequestError> {
         if let Err(refusal) = self.policy.judge(&identity, checks) {
             return Err(forbidden(&identity, checks, refusal.reason, refusal.detail));
         }

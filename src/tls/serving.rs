@@ -23,7 +23,7 @@ use crate::settings::Settings;
 
 /// The listener's side of TLS. The CA hints of the handshake, the CAs and the revocation lists are one value:
 /// no connection sees one without the others.
-pub struct Serving {
+pub(crate) struct Serving {
     /// The configuration of new handshakes.
     pub config: Arc<ServerConfig>,
     /// The trust that client certificates are judged by; `None` without `authentication.x509.clientCAFile`.
@@ -92,13 +92,8 @@ impl Serving {
     ///
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
-    pub fn load(settings: &Settings) -> Result<Self, ServingError> {
+    pub(crate) fn load(settings: &Settings) -> Result<Self, ServingError> {
         Self::build(settings, read(sources(settings))?, 0, Lists::Good)
-    }
-
-    /// The files that [`Self::load`] reads.
-    pub fn files(settings: &Settings) -> Vec<PathBuf> {
-        sources(settings).into_iter().map(|(_, path)| path).collect()
     }
 
     /// Reads the files again, and publishes them if one has changed and all are good: `Ok(true)`. On an error
@@ -110,7 +105,7 @@ impl Serving {
     ///
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
-    pub fn reload(published: &ArcSwap<Self>, settings: &Settings) -> Result<bool, ServingError> {
+    pub(crate) fn reload(published: &ArcSwap<Self>, settings: &Settings) -> Result<bool, ServingError> {
         let current = published.load();
         let generation = current.generation + 1;
         let mut sources = sources(settings);

@@ -120,23 +120,23 @@ impl Trust {
 
     /// The subject of every CA, once each. The request for a client certificate carries them, and clients
     /// choose their certificate by them.
-    pub fn hints(&self) -> &[DistinguishedName] {
+    pub(crate) fn hints(&self) -> &[DistinguishedName] {
         &self.hints
     }
 
     /// When the first of the revocation lists expires. From then on certificates of its issuer are refused,
     /// unless there is a newer list.
-    pub fn lists_expire(&self) -> Option<SystemTime> {
+    pub(crate) fn lists_expire(&self) -> Option<SystemTime> {
         self.revocation.iter().map(RevocationList::next_update).min()
     }
 
     /// The number of this bundle.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
     /// The certificates of the bundle.
-    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+    pub(crate) fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.bundle
     }
 

@@ -7,9 +7,7 @@ use super::server::{ALLOWED, Act, Authority, JANE, Server, client, eventually};
 use crate::apiserver::client::ClientLimits;
 use crate::apiserver::failure::Cause;
 use crate::apiserver::reviews::AnswerError;
-use crate::apiserver::{
-    AccessAnswer, AccessSpec, ApiServer, Kubeconfig, ReviewError, TokenAnswer, UserInfo,
-};
+use crate::apiserver::{AccessAnswer, AccessSpec, ApiServer, Kubeconfig, ReviewError, TokenAnswer, UserInfo};
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 

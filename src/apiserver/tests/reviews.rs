@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
-use crate::apiserver::log_text::log_text;
 use crate::apiserver::TokenAnswer;
+use crate::apiserver::log_text::log_text;
 use crate::apiserver::reviews::{AnswerError, access_answer, token_answer};
 
 fn token(status: &str) -> Result<TokenAnswer, AnswerError> {
