@@ -75,19 +75,6 @@ pub(crate) fn is_subpath(path: &str, base: &str) -> bool {
 }
 
 impl Subresource {
-    /// Every subresource.
-    pub const ALL: [Self; 9] = [
-        Self::Checkpoint,
-        Self::Configz,
-        Self::Healthz,
-        Self::Log,
-        Self::Metrics,
-        Self::Pods,
-        Self::Proxy,
-        Self::Stats,
-        Self::Statusz,
-    ];
-
     /// The name in a SubjectAccessReview.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -105,9 +92,6 @@ impl Subresource {
 }
 
 impl Verb {
-    /// Every verb.
-    pub const ALL: [Self; 5] = [Self::Create, Self::Delete, Self::Get, Self::Patch, Self::Update];
-
     /// The verb of a method; `None` for a method that the gate does not pass on.
     ///
     /// HEAD is `get`, as Kubernetes documents it; the kubelet's code asks with an empty verb.

@@ -307,6 +307,13 @@ fn is_readable_constraint(base: &encoding::Element<'_>) -> bool {
     }
 }
 
+/// One certificate of a chain, parsed.
+pub(super) struct ChainCertificate<'a> {
+    pub(super) der: &'a CertificateDer<'a>,
+    pub(super) parsed: X509Certificate<'a>,
+    pub(super) facts: CertificateFacts,
+}
+
 /// The facts about a certificate that the verification of a chain needs and webpki does not check.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CertificateFacts {
@@ -330,6 +337,19 @@ pub(super) struct CertificateFacts {
     pub(super) has_odd_names: bool,
     /// It has name constraints.
     pub(super) constrains_names: bool,
+}
+
+// === impl ChainCertificate ===
+
+impl<'a> ChainCertificate<'a> {
+    pub(super) fn read(der: &'a CertificateDer<'a>) -> Result<Self, Malformed> {
+        let parsed = parse(der)?;
+        Ok(Self {
+            der,
+            facts: CertificateFacts::of(&parsed),
+            parsed,
+        })
+    }
 }
 
 // === impl CertificateFacts ===

@@ -11,24 +11,17 @@ use std::time::SystemTime;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::X509Certificate;
 
-use super::certificate::{self, CertificateFacts};
+use super::certificate::{self, CertificateFacts, ChainCertificate};
 use super::refusal::Refusal;
 use super::revocation::{self, RevocationList};
 use super::signature::is_signed_by;
-
-/// A leaf, parsed.
-pub(super) struct Leaf<'a> {
-    pub(super) der: &'a CertificateDer<'a>,
-    pub(super) parsed: &'a X509Certificate<'a>,
-    pub(super) facts: &'a CertificateFacts,
-}
 
 /// Judges a leaf by the one signature on it; the checks that need no issuer have been made. Yields how long
 /// the verdict holds, or `unissued` if no CA in `anchors` issued the leaf.
 pub(super) fn judge(
     anchors: &[(CertificateDer<'static>, CertificateFacts)],
     lists: &[RevocationList],
-    leaf: &Leaf<'_>,
+    leaf: &ChainCertificate<'_>,
     now: SystemTime,
     unissued: Refusal,
 ) -> Result<SystemTime, Refusal> {
@@ -55,10 +48,10 @@ fn judge_issued_by(
     anchor: &X509Certificate<'_>,
     anchor_facts: &CertificateFacts,
     lists: &[RevocationList],
-    leaf: &Leaf<'_>,
+    leaf: &ChainCertificate<'_>,
     now: SystemTime,
 ) -> Result<SystemTime, Refusal> {
-    let facts = leaf.facts;
+    let facts = &leaf.facts;
     if !is_signed_by(leaf.der, anchor.public_key().raw) {
         return Err(Refusal::BadSignature);
     }
@@ -72,5 +65,5 @@ fn judge_issued_by(
         return Err(Refusal::NameConstraints);
     }
     let until = facts.not_after().min(anchor_facts.not_after());
-    revocation::check_path(lists, &[leaf.parsed, anchor], until, now)
+    revocation::check_path(lists, &[&leaf.parsed, anchor], until, now)
 }

@@ -18,10 +18,10 @@ use webpki::{
     EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, VerifiedPath,
     anchor_from_trusted_cert,
 };
-use x509_parser::prelude::{X509Certificate, X509Version};
+use x509_parser::prelude::X509Version;
 
 use super::bounds::{MAX_BYTES, MAX_CERTIFICATES};
-use super::certificate::{self, CertificateFacts};
+use super::certificate::{self, CertificateFacts, ChainCertificate};
 use super::direct;
 use super::refusal::{Judged, Malformed, Refusal, unknown_issuer};
 use super::revocation::{self, RevocationError, RevocationList};
@@ -150,77 +150,61 @@ impl Trust {
                 bytes,
             });
         }
-        let parsed = chain
+        let malformed = |number, reason| Refusal::Malformed { number, reason };
+        let chain = chain
             .iter()
             .enumerate()
-            .map(|(at, der)| {
-                certificate::parse(der).map_err(|reason| Refusal::Malformed {
-                    number: at + 1,
-                    reason,
-                })
-            })
+            .map(|(at, der)| ChainCertificate::read(der).map_err(|reason| malformed(at + 1, reason)))
             .collect::<Result<Vec<_>, _>>()?;
-        let (Some((der, intermediates)), Some(leaf)) = (chain.split_first(), parsed.first()) else {
-            return Err(Refusal::Malformed {
-                number: 1,
-                reason: Malformed("missing"),
-            });
-        };
-        let facts = parsed.iter().map(CertificateFacts::of).collect::<Vec<_>>();
-        let valid_until = self.judge_parsed(der, intermediates, &parsed, &facts, now)?;
+        let (leaf, intermediates) = chain
+            .split_first()
+            .ok_or_else(|| malformed(1, Malformed("missing")))?;
+        let valid_until = self.judge_parsed(leaf, intermediates, now)?;
         Ok(Judged {
             valid_until,
-            subject: Subject::of(der, leaf),
+            subject: Subject::of(leaf.der, &leaf.parsed),
         })
     }
 
     /// Judges a chain that has been parsed; yields how long the verdict holds.
     fn judge_parsed(
         &self,
-        der: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        parsed: &[X509Certificate<'_>],
-        facts: &[CertificateFacts],
+        leaf: &ChainCertificate<'_>,
+        intermediates: &[ChainCertificate<'_>],
         now: SystemTime,
     ) -> Result<SystemTime, Refusal> {
-        let leaf = &parsed[0];
-        check_leaf(&facts[0], now)?;
+        check_leaf(&leaf.facts, now)?;
         // A leaf that is in the bundle itself needs no issuer, as in Go.
-        if self.bundle.iter().any(|pinned| pinned.as_ref() == der.as_ref()) {
-            return revocation::check_path(&self.revocation, &[leaf], facts[0].not_after(), now);
+        if self.bundle.contains(leaf.der) {
+            let until = leaf.facts.not_after();
+            return revocation::check_path(&self.revocation, &[&leaf.parsed], until, now);
         }
         // Leaves that webpki does not accept.
-        let unissued = match leaf.version {
-            X509Version::V1 if self.legacy_v1 => unknown_issuer(leaf),
+        let unissued = match leaf.parsed.version {
+            X509Version::V1 if self.legacy_v1 => unknown_issuer(&leaf.parsed),
             X509Version::V1 => return Err(Refusal::Version1),
             X509Version::V2 => return Err(Refusal::Version2),
-            _ if facts[0].is_ca => Refusal::CaAsClient,
-            _ => return self.build_path(der, intermediates, parsed, facts, now),
+            _ if leaf.facts.is_ca => Refusal::CaAsClient,
+            _ => return self.build_path(leaf, intermediates, now),
         };
-        let leaf = direct::Leaf {
-            der,
-            parsed: leaf,
-            facts: &facts[0],
-        };
-        direct::judge(&self.known, &self.revocation, &leaf, now, unissued)
+        direct::judge(&self.known, &self.revocation, leaf, now, unissued)
     }
 
     fn build_path(
         &self,
-        der: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        parsed: &[X509Certificate<'_>],
-        facts: &[CertificateFacts],
+        leaf: &ChainCertificate<'_>,
+        intermediates: &[ChainCertificate<'_>],
         now: SystemTime,
     ) -> Result<SystemTime, Refusal> {
-        let leaf = &parsed[0];
+        let parsed = &leaf.parsed;
         let since_epoch = now.duration_since(UNIX_EPOCH).map_err(|_| Refusal::NotYetValid)?;
-        let end_entity = EndEntityCert::try_from(der).map_err(|error| Refusal::from_webpki(error, leaf))?;
+        let end_entity =
+            EndEntityCert::try_from(leaf.der).map_err(|error| Refusal::from_webpki(error, parsed))?;
         // Two parsers read the leaf: webpki to verify it, x509-parser to find the user. They must agree.
-        if end_entity.subject_public_key_info().as_ref() != leaf.public_key().raw
-            || !leaf.subject().as_raw().ends_with(end_entity.subject())
-            || !leaf.issuer().as_raw().ends_with(end_entity.issuer())
-            || end_entity.serial() != leaf.raw_serial()
+        if end_entity.subject_public_key_info().as_ref() != parsed.public_key().raw
+            || !parsed.subject().as_raw().ends_with(end_entity.subject())
+            || !parsed.issuer().as_raw().ends_with(end_entity.issuer())
+            || end_entity.serial() != parsed.raw_serial()
         {
             return Err(Refusal::Malformed {
                 number: 1,
@@ -231,7 +215,7 @@ impl Trust {
         // webpki may find several paths. If one is refused here, it goes on to the next.
         let refused = Cell::new(None);
         let accepted = Cell::new(None);
-        let check = |path: &VerifiedPath<'_>| match self.check_path(path, intermediates, parsed, facts, now) {
+        let check = |path: &VerifiedPath<'_>| match self.check_path(path, leaf, intermediates, now) {
             Ok(valid_until) => {
                 accepted.set(Some(valid_until));
                 Ok(())
@@ -241,10 +225,14 @@ impl Trust {
                 Err(webpki::Error::UnknownIssuer)
             }
         };
+        let ders: Vec<_> = intermediates
+            .iter()
+            .map(|issuer| CertificateDer::from(issuer.der.as_ref()))
+            .collect();
         let verified = end_entity.verify_for_usage(
             &ALGORITHMS,
             &self.anchors,
-            intermediates,
+            &ders,
             UnixTime::since_unix_epoch(since_epoch),
             ForClients,
             None,
@@ -254,7 +242,7 @@ impl Trust {
             (Ok(_), Some(valid_until), _) => Ok(valid_until),
             (Ok(_), None, _) => Err(Refusal::TooComplex),
             (Err(_), _, Some(refused)) => Err(refused),
-            (Err(error), _, None) => Err(Refusal::from_webpki(error, leaf)),
+            (Err(error), _, None) => Err(Refusal::from_webpki(error, parsed)),
         }
     }
 
@@ -262,24 +250,27 @@ impl Trust {
     fn check_path(
         &self,
         path: &VerifiedPath<'_>,
-        intermediates: &[CertificateDer<'_>],
-        parsed: &[X509Certificate<'_>],
-        facts: &[CertificateFacts],
+        leaf: &ChainCertificate<'_>,
+        intermediates: &[ChainCertificate<'_>],
         now: SystemTime,
     ) -> Result<SystemTime, Refusal> {
-        let mut certificates = vec![&parsed[0]];
-        let mut valid_until = facts[0].not_after();
-        let mut requires_policy = facts[0].requires_policy;
-        let (mut constrained, mut has_odd_names) = (false, facts[0].has_odd_names);
+        let mut certificates = vec![&leaf.parsed];
+        let mut valid_until = leaf.facts.not_after();
+        let mut requires_policy = leaf.facts.requires_policy;
+        let (mut constrained, mut has_odd_names) = (false, leaf.facts.has_odd_names);
         let mut below = 0_u32;
         for certificate in path.intermediate_certificates() {
-            let at = intermediates
-                .iter()
-                .position(|der| der.as_ref() == certificate.der().as_ref());
-            let Some((at, issuer)) = at.and_then(|at| Some((at + 1, facts.get(at + 1)?))) else {
+            let der = certificate.der();
+            let issuer = intermediates.iter().find(|issuer| **issuer.der == *der);
+            let Some(ChainCertificate {
+                parsed,
+                facts: issuer,
+                ..
+            }) = issuer
+            else {
                 return Err(Refusal::TooComplex);
             };
-            certificates.push(&parsed[at]);
+            certificates.push(parsed);
             if !issuer.may_issue {
                 return Err(Refusal::BadIssuer {
                     reason: "its key usage lacks keyCertSign",

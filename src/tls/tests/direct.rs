@@ -26,13 +26,6 @@ fn version1(authority: &Authority) -> Leaf {
     authority.issue(|_| ()).into_version1(authority)
 }
 
-fn ca_leaf(authority: &Authority) -> Leaf {
-    authority.issue(|params| {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.subject_alt_names = Vec::new();
-    })
-}
-
 /// Seen red with `legacy_v1` ignored: nothing is refused.
 #[test]
 fn a_v1_leaf_is_accepted_if_allowed_and_the_refusal_names_the_key() {

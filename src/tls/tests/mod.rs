@@ -225,6 +225,14 @@ fn gate(authority: &Authority, trust: Option<&Trust>, mode: ClientCertificates) 
     server_config(serving(authority).pair(), trust, mode, TlsVersion::Tls12, &[]).unwrap()
 }
 
+/// A leaf with CA:TRUE.
+fn ca_leaf(authority: &Authority) -> Leaf {
+    authority.issue(|params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.subject_alt_names = Vec::new();
+    })
+}
+
 /// Presents `leaf` to a gate that trusts `authority`, over both versions, and judges the chain that arrives.
 async fn shown_and_judged(authority: &Authority, leaf: &Leaf) -> Result<Judged, Refusal> {
     let trust = authority.trust();

@@ -67,13 +67,6 @@ fn judge(trust: &Trust, chain: &[&CertificateDer<'static>]) -> Result<Judged, Re
     trust.judge(&chain, SystemTime::now())
 }
 
-fn ca_leaf(authority: &Authority) -> Leaf {
-    authority.issue(|params| {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.subject_alt_names = Vec::new();
-    })
-}
-
 /// Seen red without the check for each of the four kinds in turn: that kind is accepted.
 #[test]
 fn a_revoked_leaf_is_refused_whichever_way_it_is_judged() {
