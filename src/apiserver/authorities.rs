@@ -77,15 +77,18 @@ impl Authorities {
         let second = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let valid = self.anchors.iter().filter(|dated| dated.valid.contains(&second));
         let roots: RootCertStore = valid.map(|dated| dated.anchor.clone()).collect();
-        verify_server_cert_signed_by_trust_anchor(leaf, &roots, intermediates, now, self.algorithms.all).map_err(
-            |error| match (error, self.anchors.len() - roots.len()) {
-                (Error::InvalidCertificate(CertificateError::UnknownIssuer), outdated @ 1..) => Error::General(format!(
-                    "its CA is unknown, or one of the {outdated} in {} that have expired or are not valid yet",
-                    self.file.display()
-                )),
-                (error, _) => error,
-            },
-        )
+        let algorithms = self.algorithms.all;
+        let verified =
+            verify_server_cert_signed_by_trust_anchor(leaf, &roots, intermediates, now, algorithms);
+        verified.map_err(|error| match (error, self.anchors.len() - roots.len()) {
+            (Error::InvalidCertificate(CertificateError::UnknownIssuer), outdated @ 1..) => {
+                let file = self.file.display();
+                Error::General(format!(
+                    "its CA is unknown, or one of the {outdated} in {file} that have expired or are not valid yet"
+                ))
+            }
+            (error, _) => error,
+        })
     }
 }
 

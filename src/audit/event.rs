@@ -216,7 +216,8 @@ impl AuditId {
     /// ids, infallible, and ten times faster than the random generator.
     pub(crate) fn random() -> Self {
         thread_local! {
-            static IDS: (RandomState, RandomState, Cell<u64>) = (RandomState::new(), RandomState::new(), Cell::new(0));
+            static IDS: (RandomState, RandomState, Cell<u64>) =
+                (RandomState::new(), RandomState::new(), Cell::new(0));
         }
         IDS.with(|(high, low, counter)| {
             let number = counter.get();

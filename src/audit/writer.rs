@@ -44,7 +44,10 @@ pub enum AuditError {
         path: PathBuf,
     },
     /// The file does not open.
-    #[error("audit.path {}: cannot be opened for appending; check its owner and mode, and those of its directory", path.display())]
+    #[error(
+        "audit.path {}: cannot be opened for appending; check its owner and mode, and those of its directory",
+        path.display()
+    )]
     Open {
         /// The file.
         path: PathBuf,

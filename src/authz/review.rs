@@ -181,7 +181,11 @@ mod tests {
             groups in vec("[ab]{1,2}", 0..3),
             extra in btree_map("[ab]", vec("[ab]", 0..3), 0..2),
             verb in prop::sample::select(vec![Verb::Get, Verb::Create, Verb::Update]),
-            subresource in prop::sample::select(vec![Subresource::Pods, Subresource::Proxy, Subresource::Metrics]),
+            subresource in prop::sample::select(vec![
+                Subresource::Pods,
+                Subresource::Proxy,
+                Subresource::Metrics,
+            ]),
         ) -> AccessQuestion {
             let user = UserInfo { username, uid, groups, extra };
             AccessQuestion { identity: Identity::of(user, None), verb, subresource, interactive: false }

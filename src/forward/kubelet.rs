@@ -255,7 +255,8 @@ impl Kubelet {
                 // The gate may serve the kubelet's own certificate, so the pin alone does not show the loop.
                 // It would forward each request to itself again and again.
                 return Err(io::Error::other(
-                    "the seal brings the gate's connections back to the gate, since it does not let them through (yet)",
+                    "the seal brings the gate's connections back to the gate, since it does not let them \
+                     through (yet)",
                 ));
             }
         }
@@ -277,7 +278,8 @@ impl Kubelet {
             let listeners = sockets::listeners(address);
             let named: Vec<String> = listeners.iter().map(ToString::to_string).collect();
             tracing::error!(
-                "{address} shows another key than upstream.certificateFile: nothing is sent there. It is held by {}",
+                "{address} shows another key than upstream.certificateFile: nothing is sent there. It is \
+                 held by {}",
                 if named.is_empty() {
                     "no process that is visible here".to_owned()
                 } else {
@@ -300,8 +302,8 @@ impl Kubelet {
                 "pin_mismatch",
                 "the kubelet's certificate is not the pinned one\n",
                 format!(
-                    "{at} shows another key than upstream.certificateFile: the kubelet's certificate was replaced, or \
-                     something else listens there"
+                    "{at} shows another key than upstream.certificateFile: the kubelet's certificate was \
+                     replaced, or something else listens there"
                 ),
             );
         }

@@ -115,7 +115,8 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
                 let (mut sender, receiver) = tokio::io::duplex(128 * 1024);
-                let sent: Vec<u8> = (0..writes.iter().sum::<usize>()).map(|index| (index >> 3) as u8).collect();
+                let length = writes.iter().sum::<usize>();
+                let sent: Vec<u8> = (0..length).map(|index| (index >> 3) as u8).collect();
                 let expected = sent.clone();
                 let writer = async move {
                     let mut rest = &sent[..];

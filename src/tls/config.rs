@@ -67,8 +67,8 @@ pub enum TlsError {
     },
     /// Client certificates are required, but no CA is given to verify them.
     #[error(
-        "authentication.x509.clientCertificates: Require without authentication.x509.clientCAFile: no client could connect; \
-         name the CA bundle, or use Request"
+        "authentication.x509.clientCertificates: Require without authentication.x509.clientCAFile: no \
+         client could connect; name the CA bundle, or use Request"
     )]
     RequireWithoutTrust,
     /// No CA certificate can serve as a root.

@@ -16,15 +16,18 @@ pub enum PemError {
         file: PathBuf,
     },
     /// It has no revocation list.
-    #[error("{}: neither a PEM block X509 CRL in it nor a revocation list in DER: name a file with one", file.display())]
+    #[error(
+        "{}: neither a PEM block X509 CRL in it nor a revocation list in DER: name a file with one",
+        file.display()
+    )]
     NoRevocationList {
         /// The file.
         file: PathBuf,
     },
     /// It has no private key.
     #[error(
-        "{}: no PEM block PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY in it: name a PEM file with an unencrypted \
-         private key",
+        "{}: no PEM block PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY in it: name a PEM file with an \
+         unencrypted private key",
         file.display()
     )]
     NoKey {

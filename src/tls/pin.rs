@@ -32,7 +32,8 @@ pub(crate) enum UpstreamVerification {
 /// The kubelet presented another key than the pinned one.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the kubelet's serving key is not the one in upstream.certificateFile: name the certificate that it serves"
+    "the kubelet's serving key is not the one in upstream.certificateFile: name the certificate that it \
+     serves"
 )]
 struct PinMismatch;
 

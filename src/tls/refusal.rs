@@ -23,8 +23,8 @@ pub struct Judged {
 pub enum Refusal {
     /// It has more certificates or bytes than are read.
     #[error(
-        "the client sent a chain of {certificates} certificates and {bytes} bytes, at most {MAX_CERTIFICATES} and \
-         {MAX_BYTES} are looked at: send the leaf and its intermediates only"
+        "the client sent a chain of {certificates} certificates and {bytes} bytes, at most \
+         {MAX_CERTIFICATES} and {MAX_BYTES} are looked at: send the leaf and its intermediates only"
     )]
     TooLong {
         /// How many.
@@ -45,7 +45,8 @@ pub enum Refusal {
     Expired,
     /// A certificate of the chain is not valid yet.
     #[error(
-        "a certificate of the client's chain is not valid yet: check the clocks of this node and of the issuer"
+        "a certificate of the client's chain is not valid yet: check the clocks of this node and of the \
+         issuer"
     )]
     NotYetValid,
     /// The CA has expired.
@@ -58,8 +59,8 @@ pub enum Refusal {
     AnchorNotYetValid,
     /// The CA was not allowed to issue this.
     #[error(
-        "the CA that issued the client's certificate may not ({reason}): put a CA with CA:TRUE and keyCertSign into \
-         clientCAFile"
+        "the CA that issued the client's certificate may not ({reason}): put a CA with CA:TRUE and \
+         keyCertSign into clientCAFile"
     )]
     BadAnchor {
         /// What forbids it.
@@ -67,8 +68,8 @@ pub enum Refusal {
     },
     /// No CA in the bundle issued it.
     #[error(
-        "no CA in clientCAFile issued the client's certificate (issuer {issuer}): add its CA there, or let the client \
-         send the intermediate certificates"
+        "no CA in clientCAFile issued the client's certificate (issuer {issuer}): add its CA there, or let \
+         the client send the intermediate certificates"
     )]
     UnknownIssuer {
         /// The leaf's issuer, escaped and shortened.
@@ -76,26 +77,26 @@ pub enum Refusal {
     },
     /// A certificate was issued for another use than clients.
     #[error(
-        "a certificate of the client's chain is not for clients: issue it with extended key usage clientAuth, or \
-         without any"
+        "a certificate of the client's chain is not for clients: issue it with extended key usage \
+         clientAuth, or without any"
     )]
     BadUsage,
     /// A signature is wrong.
     #[error(
-        "a signature in the client's chain is wrong, or by an RSA key of less than 2048 bits: have the certificate \
-         issued anew"
+        "a signature in the client's chain is wrong, or by an RSA key of less than 2048 bits: have the \
+         certificate issued anew"
     )]
     BadSignature,
     /// A key or signature algorithm is too weak or unknown.
     #[error(
-        "a key or signature algorithm in the client's chain is too weak or unknown: use ECDSA, Ed25519 or RSA of \
-         2048 to 8192 bits, with SHA-256 or better"
+        "a key or signature algorithm in the client's chain is too weak or unknown: use ECDSA, Ed25519 or \
+         RSA of 2048 to 8192 bits, with SHA-256 or better"
     )]
     UnsupportedAlgorithm,
     /// An intermediate certificate is not allowed to issue.
     #[error(
-        "a certificate of the client's chain was issued by one that may not ({reason}): issue it by a CA with CA:TRUE, \
-         keyCertSign and a sufficient path length"
+        "a certificate of the client's chain was issued by one that may not ({reason}): issue it by a CA \
+         with CA:TRUE, keyCertSign and a sufficient path length"
     )]
     BadIssuer {
         /// What forbids it.
@@ -114,14 +115,14 @@ pub enum Refusal {
     Version1,
     /// The leaf is X.509 v2.
     #[error(
-        "the client's certificate is X.509 v2, which is not verified here: issue it as v3 (openssl x509 -req with \
-         -extfile)"
+        "the client's certificate is X.509 v2, which is not verified here: issue it as v3 (openssl x509 \
+         -req with -extfile)"
     )]
     Version2,
     /// The leaf is a CA certificate, and no CA in the bundle issued it itself.
     #[error(
-        "the client's certificate is a CA certificate that no CA in clientCAFile issued itself: issue it with \
-         CA:FALSE, or put it into clientCAFile"
+        "the client's certificate is a CA certificate that no CA in clientCAFile issued itself: issue it \
+         with CA:FALSE, or put it into clientCAFile"
     )]
     CaAsClient,
     /// A certificate of the path is on a revocation list.
@@ -129,7 +130,8 @@ pub enum Refusal {
     Revoked,
     /// The newest list that could revoke a certificate is past its next update.
     #[error(
-        "the revocation list of {issuer} has expired, so newer revocations are unknown: put a new one into crlFiles"
+        "the revocation list of {issuer} has expired, so newer revocations are unknown: put a new one into \
+         crlFiles"
     )]
     RevocationListExpired {
         /// The list's issuer.
@@ -138,8 +140,8 @@ pub enum Refusal {
     /// The list that could revoke a certificate is missing: the lists of this issuer cover other
     /// certificates, or no known CA signed them.
     #[error(
-        "the list of {issuer} that would revoke a certificate of the client's chain is not in crlFiles, only another part \
-         or one that its issuer has not signed: put it there"
+        "the list of {issuer} that would revoke a certificate of the client's chain is not in crlFiles, \
+         only another part or one that its issuer has not signed: put it there"
     )]
     RevocationUnknown {
         /// The list's issuer.

@@ -43,8 +43,8 @@ pub(super) struct RevocationList {
 pub enum RevocationError {
     /// It is malformed, or of a kind that is not supported.
     #[error(
-        "not a usable revocation list ({reason}): give complete lists of version 2 with a next update, as PEM or DER \
-         (openssl ca -gencrl with crl_extensions)"
+        "not a usable revocation list ({reason}): give complete lists of version 2 with a next update, as \
+         PEM or DER (openssl ca -gencrl with crl_extensions)"
     )]
     Unusable {
         /// Why not.
@@ -52,8 +52,8 @@ pub enum RevocationError {
     },
     /// No CA that may sign it has signed it.
     #[error(
-        "the list of {issuer} is not signed by the CA of that name in clientCAFile: give that CA's own list, or the \
-         CA whose list it is"
+        "the list of {issuer} is not signed by the CA of that name in clientCAFile: give that CA's own \
+         list, or the CA whose list it is"
     )]
     NotSigned {
         /// Its issuer.
@@ -61,8 +61,8 @@ pub enum RevocationError {
     },
     /// It would never be used.
     #[error(
-        "the list of {issuer} is signed by a CA of clientCAFile that spells its name differently: issue it with the \
-         CA's own subject"
+        "the list of {issuer} is signed by a CA of clientCAFile that spells its name differently: issue it \
+         with the CA's own subject"
     )]
     Misnamed {
         /// Its issuer.
@@ -127,7 +127,8 @@ impl RevocationList {
             if named {
                 tracing::warn!(
                     issuer,
-                    "a revocation list is not signed by the CA of its name: every certificate of that CA is refused"
+                    "a revocation list is not signed by the CA of its name: every certificate of that CA is \
+                     refused"
                 );
             } else {
                 tracing::info!(
@@ -142,7 +143,8 @@ impl RevocationList {
             let issuer = escaped(list.issuer());
             tracing::warn!(
                 issuer,
-                "a revocation list has expired: without a newer one every certificate of its issuer is refused"
+                "a revocation list has expired: without a newer one every certificate of its issuer is \
+                 refused"
             );
         }
         Ok(Self {
