@@ -75,7 +75,7 @@ const LACKING: [&str; 16] = [
 /// caller warns about: node images ship lists with `TLS_RSA_WITH_…` in them, and must not fail on that. TLS
 /// 1.3 suites are always offered, as in Go, but their names are kept: a list of nothing else switches TLS 1.2
 /// off, whereas an empty one means every suite.
-pub fn parse_cipher_suites(names: &[String]) -> Result<(Vec<String>, Vec<String>), TlsError> {
+pub(crate) fn parse_cipher_suites(names: &[String]) -> Result<(Vec<String>, Vec<String>), TlsError> {
     let mut kept = Vec::new();
     let mut dropped = Vec::new();
     for name in names {
@@ -104,7 +104,7 @@ pub fn parse_cipher_suites(names: &[String]) -> Result<(Vec<String>, Vec<String>
 }
 
 /// The kubelet's name of a negotiated version, as a metric label.
-pub fn version_name(version: ProtocolVersion) -> &'static str {
+pub(crate) fn version_name(version: ProtocolVersion) -> &'static str {
     match version {
         ProtocolVersion::TLSv1_2 => "VersionTLS12",
         ProtocolVersion::TLSv1_3 => "VersionTLS13",
@@ -113,7 +113,7 @@ pub fn version_name(version: ProtocolVersion) -> &'static str {
 }
 
 /// A key exchange group, for a metric: the names of TLS' registry.
-pub fn group_name(group: NamedGroup) -> &'static str {
+pub(crate) fn group_name(group: NamedGroup) -> &'static str {
     match group {
         NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
         NamedGroup::X25519 => "x25519",
@@ -125,7 +125,7 @@ pub fn group_name(group: NamedGroup) -> &'static str {
 }
 
 /// The kubelet's name of a negotiated suite, as a metric label.
-pub fn suite_name(suite: CipherSuite) -> &'static str {
+pub(super) fn suite_name(suite: CipherSuite) -> &'static str {
     SUPPORTED
         .iter()
         .find(|(_, supported)| *supported == suite)
