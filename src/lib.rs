@@ -47,6 +47,7 @@ pub mod duration;
 pub mod error;
 pub mod host;
 pub mod metrics;
+pub mod named;
 pub mod quota;
 pub mod report;
 pub mod settings;

@@ -60,7 +60,7 @@ impl Findings {
         };
         let name = node_name.as_ref().ok().cloned();
         let outcomes: [Result<(), StartError>; 5] = [
-            Serving::load(settings).map(drop).map_err(StartError::from),
+            Serving::load(&settings.tls).map(drop).map_err(StartError::from),
             kubelet.map(drop).map_err(StartError::from),
             node_name.map(drop),
             node::may_listen(settings, &running_kubelets(Path::new("/proc"))).map_err(StartError::from),

@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 
 use super::AuthorizationMode;
-use super::ClientCertificates;
 use super::Settings;
 use super::UpstreamUrl;
 use super::reading::Reading;
+use crate::tls::ClientCertificates;
 
 /// Notes every contradiction and warning.
 pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings) {
-    let authentication = &settings.authentication;
+    let (authentication, tls) = (&settings.authentication, &settings.tls);
     let ca = "authentication.x509.clientCAFile";
-    if authentication.client_ca_file.is_none() {
-        if authentication.client_certificates == ClientCertificates::Require {
+    if tls.client_ca_file.is_none() {
+        if tls.client_certificates == ClientCertificates::Require {
             reading.refuse(
                 ca,
                 "is missing, though authentication.x509.clientCertificates is Require; name the PEM bundle of the \
@@ -28,16 +28,14 @@ pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings) {
             );
         }
     }
-    if authentication.client_ca_file.is_none() && !authentication.crl_files.is_empty() {
+    if tls.client_ca_file.is_none() && !tls.crl_files.is_empty() {
         reading.refuse(
             "authentication.x509.crlFiles",
             "is given without authentication.x509.clientCAFile, so that nobody is asked for a certificate; name the \
              PEM bundle of the clients' CAs, or write []",
         );
     }
-    if authentication.legacy_v1_certificates
-        && authentication.client_certificates == ClientCertificates::Require
-    {
+    if tls.legacy_v1_certificates && tls.client_certificates == ClientCertificates::Require {
         reading.warn(
             "authentication.x509.legacyV1Certificates",
             "has no effect while authentication.x509.clientCertificates is Require: the handshake refuses X.509 v1; \

@@ -9,11 +9,9 @@ use super::AuditCommands;
 use super::AuditMode;
 use super::AuditSink;
 use super::AuthorizationMode;
-use super::ClientCertificates;
 use super::Enforcement;
 use super::Limits;
 use super::Settings;
-use super::TlsVersion;
 use super::Upstream;
 use super::UpstreamTrust;
 use super::UpstreamUrl;
@@ -21,6 +19,8 @@ use super::file;
 use super::file::File;
 use super::validate::is_loopback;
 use crate::duration::format;
+use crate::named::Named;
+use crate::tls::suite_name;
 
 impl Settings {
     /// These settings as a configuration file, every key written out. Loading it gives equal settings,
@@ -37,6 +37,7 @@ impl Settings {
     fn to_file(&self) -> File {
         let authentication = &self.authentication;
         let authorization = &self.authorization;
+        let suites = self.tls.cipher_suites.iter().map(|suite| suite_name(*suite));
         File {
             node_name: self.node_name.clone().unwrap_or_default(),
             node_name_from_host: self.node_name_from_host,
@@ -45,23 +46,17 @@ impl Settings {
             upstream: upstream(&self.upstream),
             tls_cert_file: path(&self.tls.cert_file),
             tls_private_key_file: path(&self.tls.private_key_file),
-            tls_min_version: match self.tls.min_version {
-                TlsVersion::Tls12 => "VersionTLS12".to_owned(),
-                TlsVersion::Tls13 => "VersionTLS13".to_owned(),
-            },
-            tls_cipher_suites: self.tls.cipher_suites.clone(),
+            tls_min_version: self.tls.min_version.name().to_owned(),
+            tls_cipher_suites: suites.map(str::to_owned).collect(),
             authentication: file::Authentication {
                 anonymous: file::Anonymous {
                     enabled: authentication.anonymous,
                 },
                 x509: file::X509 {
-                    client_ca_file: optional(authentication.client_ca_file.as_ref()),
-                    client_certificates: match authentication.client_certificates {
-                        ClientCertificates::Request => "Request".to_owned(),
-                        ClientCertificates::Require => "Require".to_owned(),
-                    },
-                    crl_files: authentication.crl_files.iter().map(|file| path(file)).collect(),
-                    legacy_v1_certificates: authentication.legacy_v1_certificates,
+                    client_ca_file: optional(self.tls.client_ca_file.as_ref()),
+                    client_certificates: self.tls.client_certificates.name().to_owned(),
+                    crl_files: self.tls.crl_files.iter().map(|file| path(file)).collect(),
+                    legacy_v1_certificates: self.tls.legacy_v1_certificates,
                 },
                 webhook: file::AuthenticationWebhook {
                     enabled: authentication.webhook,

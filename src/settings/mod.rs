@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tls::ServingOptions;
+
 mod contradictions;
 mod document;
 mod effective;
 mod error;
 mod file;
 mod flags;
+mod nearest;
 mod reading;
 mod schema;
 mod upstream;
@@ -38,9 +41,9 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// `upstream`: the kubelet behind the gate.
     pub upstream: Upstream,
-    /// `tlsCertFile` … `tlsCipherSuites`: what clients are shown.
-    pub tls: ServingTls,
-    /// `authentication`: who may be somebody.
+    /// `tlsCertFile` … `tlsCipherSuites` and `authentication.x509`: the listener's TLS.
+    pub tls: ServingOptions,
+    /// `authentication`, without `x509`.
     pub authentication: Authentication,
     /// `authorization`: who may do what.
     pub authorization: Authorization,
@@ -111,56 +114,17 @@ pub struct UpstreamCredentials {
     pub allow_fleet: bool,
 }
 
-/// What the gate's own listener shows its clients.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ServingTls {
-    /// `tlsCertFile`: PEM chain, leaf first.
-    pub cert_file: PathBuf,
-    /// `tlsPrivateKeyFile`: PEM key.
-    pub private_key_file: PathBuf,
-    /// `tlsMinVersion`.
-    pub min_version: TlsVersion,
-    /// `tlsCipherSuites`: Go names of the TLS 1.2 suites to offer, only those rustls has; empty = all of them.
-    pub cipher_suites: Vec<String>,
-}
-
-/// A TLS version, ordered.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum TlsVersion {
-    /// `VersionTLS12` (also what the kubelet's `VersionTLS10` and `VersionTLS11` become, with a warning).
-    Tls12,
-    /// `VersionTLS13`.
-    Tls13,
-}
-
 /// `authentication`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Authentication {
     /// `authentication.anonymous.enabled`.
     pub anonymous: bool,
-    /// `authentication.x509.clientCAFile`; `None` = no certificate is asked for.
-    pub client_ca_file: Option<PathBuf>,
-    /// `authentication.x509.clientCertificates`.
-    pub client_certificates: ClientCertificates,
-    /// `authentication.x509.crlFiles`: what the CAs have revoked; only with `client_ca_file`.
-    pub crl_files: Vec<PathBuf>,
-    /// `authentication.x509.legacyV1Certificates`: X.509 v1 leaves may be somebody.
-    pub legacy_v1_certificates: bool,
     /// `authentication.webhook.enabled`: bearer tokens by TokenReview.
     pub webhook: bool,
     /// `authentication.webhook.cacheTTL`.
     pub webhook_cache_ttl: Duration,
     /// `authentication.webhook.audiences`: sent with a TokenReview, one of them must come back; empty = the API server's.
     pub audiences: Vec<String>,
-}
-
-/// `authentication.x509.clientCertificates`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ClientCertificates {
-    /// Ask for a certificate and judge it after the handshake, as the kubelet does.
-    Request,
-    /// A handshake without a certificate of a known CA fails.
-    Require,
 }
 
 /// `authorization`.

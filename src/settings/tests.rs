@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::tls::{TlsVersion, suite_name};
 
 mod agreement;
 mod flags;
@@ -54,6 +55,11 @@ fn error(text: &str) -> String {
         .err()
         .unwrap_or_else(|| panic!("accepted:\n{text}"))
         .to_string()
+}
+
+fn suites(settings: &Settings) -> Vec<&'static str> {
+    let suites = settings.tls.cipher_suites.iter();
+    suites.map(|suite| suite_name(*suite)).collect()
 }
 
 /// `LEAST` and more.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::CipherSuite;
 use serde_json::Value;
 
 use super::Audit;
@@ -15,29 +16,26 @@ use super::AuditSink;
 use super::Authentication;
 use super::Authorization;
 use super::AuthorizationMode;
-use super::ClientCertificates;
 use super::Enforcement;
 use super::Firewall;
 use super::Interactive;
 use super::KubeletFlags;
 use super::Limits;
 use super::ReadOnlyPort;
-use super::ServingTls;
 use super::Settings;
 use super::SettingsError;
-use super::TlsVersion;
 use super::contradictions;
 use super::document::quoted;
 use super::file;
 use super::file::File;
+use super::nearest::nearest;
 use super::reading::Reading;
 use super::reading::plain;
 use super::schema;
 use super::upstream;
 use crate::duration;
 use crate::settings::Backend;
-use crate::tls;
-use crate::tls::TlsError;
+use crate::tls::{self, ClientCertificates, ServingOptions, SuiteName, TlsVersion};
 
 /// How long anything may be remembered, at most.
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -288,7 +286,7 @@ fn node_name(reading: &mut Reading<'_>, text: &str) -> Option<String> {
     Some(name)
 }
 
-fn serving_tls(reading: &mut Reading<'_>, file: &File) -> ServingTls {
+fn serving_tls(reading: &mut Reading<'_>, file: &File) -> ServingOptions {
     const OLD: &str = "TLS 1.0 and 1.1 are not offered here; the least version is VersionTLS12";
     let key = "tlsMinVersion";
     let min_version = match file.tls_min_version.as_str() {
@@ -312,7 +310,8 @@ fn serving_tls(reading: &mut Reading<'_>, file: &File) -> ServingTls {
             "the suites of TLS 1.3 cannot be chosen, and nothing older is offered",
         );
     }
-    ServingTls {
+    let x509 = &file.authentication.x509;
+    ServingOptions {
         cert_file: reading.required_path(
             "tlsCertFile",
             &file.tls_cert_file,
@@ -325,55 +324,61 @@ fn serving_tls(reading: &mut Reading<'_>, file: &File) -> ServingTls {
         ),
         min_version,
         cipher_suites: cipher_suites(reading, &file.tls_cipher_suites),
-    }
-}
-
-/// The suites that there are here. Node images name others too, and must not fail on those.
-fn cipher_suites(reading: &mut Reading<'_>, names: &[String]) -> Vec<String> {
-    let key = "tlsCipherSuites";
-    match tls::parse_cipher_suites(names) {
-        Ok((kept, dropped)) => {
-            if !dropped.is_empty() {
-                let text = format!("not implemented here and so not offered: {}", dropped.join(", "));
-                reading.warn(key, &text);
-            }
-            kept
-        }
-        Err(TlsError::UnknownCipherSuite { name, nearest }) => {
-            reading.refuse(
-                key,
-                format!("{} is not known; the nearest is {nearest}", quoted(&name)),
-            );
-            Vec::new()
-        }
-        Err(TlsError::NoCipherSuite { names }) => {
-            reading.refuse(
-                key,
-                format!("none of {names} is implemented here; add an ECDHE suite with GCM or CHACHA20, or write []"),
-            );
-            Vec::new()
-        }
-        Err(error) => {
-            reading.refuse(key, error.to_string());
-            Vec::new()
-        }
-    }
-}
-
-fn authentication(reading: &mut Reading<'_>, file: file::Authentication) -> Authentication {
-    Authentication {
-        anonymous: file.anonymous.enabled,
-        client_ca_file: reading.path("authentication.x509.clientCAFile", &file.x509.client_ca_file),
+        client_ca_file: reading.path("authentication.x509.clientCAFile", &x509.client_ca_file),
         client_certificates: reading.choice(
             "authentication.x509.clientCertificates",
-            &file.x509.client_certificates,
+            &x509.client_certificates,
             [
                 ("Request", ClientCertificates::Request),
                 ("Require", ClientCertificates::Require),
             ],
         ),
-        crl_files: crl_files(reading, &file.x509.crl_files),
-        legacy_v1_certificates: file.x509.legacy_v1_certificates,
+        crl_files: crl_files(reading, &x509.crl_files),
+        legacy_v1_certificates: x509.legacy_v1_certificates,
+    }
+}
+
+/// The suites that can be offered. Node images name others too, and must not fail on those.
+fn cipher_suites(reading: &mut Reading<'_>, names: &[String]) -> Vec<CipherSuite> {
+    let key = "tlsCipherSuites";
+    let (mut offered, mut lacking, mut unknown) = (Vec::new(), Vec::new(), false);
+    for (index, name) in names.iter().enumerate() {
+        match tls::cipher_suite(name) {
+            SuiteName::Offered(suite) => offered.push(suite),
+            SuiteName::Lacking => lacking.push(name.as_str()),
+            SuiteName::Unknown => {
+                unknown = true;
+                let meant = match nearest(name, tls::suite_names()) {
+                    Some(suite) => format!("the nearest is {suite}"),
+                    None => format!("write some of {}", tls::suite_names().collect::<Vec<_>>().join(", ")),
+                };
+                reading.refuse(
+                    &format!("{key}[{index}]"),
+                    format!("{} is not known; {meant}", quoted(name)),
+                );
+            }
+        }
+    }
+    let lacking = lacking.join(", ");
+    if offered.is_empty() && !lacking.is_empty() && !unknown {
+        reading.refuse(
+            key,
+            format!(
+                "none of {lacking} is implemented here; add an ECDHE suite with GCM or CHACHA20, or write []"
+            ),
+        );
+    } else if !lacking.is_empty() {
+        reading.warn(
+            key,
+            &format!("not implemented here and so not offered: {lacking}"),
+        );
+    }
+    offered
+}
+
+fn authentication(reading: &mut Reading<'_>, file: file::Authentication) -> Authentication {
+    Authentication {
+        anonymous: file.anonymous.enabled,
         webhook: file.webhook.enabled,
         webhook_cache_ttl: reading.duration(
             "authentication.webhook.cacheTTL",

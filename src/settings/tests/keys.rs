@@ -142,7 +142,7 @@ fn blocks_of_a_kubelet_configuration_can_be_pasted() {
     ));
     assert_eq!(settings.authentication.webhook_cache_ttl, Duration::from_secs(90));
     assert_eq!(
-        settings.authentication.client_ca_file.as_deref(),
+        settings.tls.client_ca_file.as_deref(),
         Some(Path::new("/etc/kubernetes/pki/ca.crt"))
     );
     assert_eq!(
