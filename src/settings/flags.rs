@@ -1,15 +1,13 @@
 //! The kubelet's flags, spelled and read as the kubelet reads them, for the keys they win over.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::file::File;
 use crate::duration;
 
-/// The port on which a kubelet serves when nobody says otherwise.
+/// The port of a kubelet that is given no other.
 const KUBELET_PORT: u16 = 10250;
 
 /// Flags that a kubelet has too. Each wins over its key in the configuration file; without it the file decides, never

@@ -1,8 +1,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
@@ -17,6 +16,7 @@ mod flags;
 mod keys;
 mod texts;
 mod values;
+mod yaml;
 
 const EXAMPLE: &str = include_str!("../../config/kubelet-gate.yaml");
 const DOCS: &str = include_str!("../../docs/configuration.md");
@@ -48,6 +48,13 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
 
 fn good(text: &str) -> Settings {
     parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+fn without_warnings(settings: Settings) -> Settings {
+    Settings {
+        warnings: Vec::new(),
+        ..settings
+    }
 }
 
 fn error(text: &str) -> String {

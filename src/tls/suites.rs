@@ -117,10 +117,7 @@ mod tests {
     #[test]
     fn names_are_the_kubelets() {
         assert_eq!(version_name(ProtocolVersion::TLSv1_3), "VersionTLS13");
-        assert_eq!(
-            suite_name(TLS13_AES_128_GCM_SHA256),
-            "TLS_AES_128_GCM_SHA256"
-        );
+        assert_eq!(suite_name(TLS13_AES_128_GCM_SHA256), "TLS_AES_128_GCM_SHA256");
         let old = cipher_suite("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305");
         let suite = TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256;
         assert_eq!(old, SuiteName::Offered(suite));
