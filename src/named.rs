@@ -1,7 +1,7 @@
 //! A setting that is one of a few words, such as `Request` or `Require`.
 
-/// An enum whose values are written as words. The table is the only place where these words stand: what is read,
-/// printed, and listed in an error comes from it.
+/// An enum whose values are written as words. The table is the only place where these words stand: what is
+/// read, printed, and listed in an error comes from it.
 pub trait Named: Copy + PartialEq + 'static {
     /// Every value with its word, in the order in which a message lists them.
     const NAMES: &'static [(&'static str, Self)];

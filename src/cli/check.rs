@@ -1,4 +1,5 @@
-//! `kubelet-gate check`: everything that `serve` would do before it listens, and what only the API server knows.
+//! `kubelet-gate check`: everything that `serve` would do before it listens, and what only the API server
+//! knows.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -36,8 +37,8 @@ impl Check {
         }
     }
 
-    /// The verdict is the last line of standard output. With `--print` it is on standard error, so that the settings
-    /// alone can be written to a file.
+    /// The verdict is the last line of standard output. With `--print` it is on standard error, so that the
+    /// settings alone can be written to a file.
     fn tell(&self) -> Result<u8, Box<dyn std::error::Error>> {
         let found = Findings::of(&self.config, &self.flags, self.offline)?;
         say(&found);

@@ -1,5 +1,5 @@
-//! What keeps a gate of this configuration from serving, without serving: everything that `serve` would meet before it
-//! listens, and what only the API server knows.
+//! What keeps a gate of this configuration from serving, without serving: everything that `serve` would meet
+//! before it listens, and what only the API server knows.
 
 use std::io;
 use std::path::Path;
@@ -57,8 +57,8 @@ impl Findings {
         Ok(found)
     }
 
-    /// Every file that would keep the gate from starting, not only the first. Yields the client and the node's name,
-    /// if there is something to ask the API server.
+    /// Every file that would keep the gate from starting, not only the first. Yields the client and the
+    /// node's name, if there is something to ask the API server.
     fn look_at_files(&mut self, settings: &Settings, places: &Places) -> Option<(ApiServer, Arc<str>)> {
         let kubelet = Kubelet::new(
             settings.upstream.clone(),
@@ -85,17 +85,17 @@ impl Findings {
         api_server.zip(name)
     }
 
-    /// What the API server has to say: whether the Node is this machine, whether the gate may ask for reviews, and
-    /// whether what it shows its kubelet is good for others too. That it cannot be asked is no error, since `serve`
-    /// starts without it.
+    /// What the API server has to say: whether the Node is this machine, whether the gate may ask for
+    /// reviews, and whether what it shows its kubelet is good for others too. That it cannot be asked is no
+    /// error, since `serve` starts without it.
     async fn ask(&mut self, settings: &Settings, places: &Places, api_server: &ApiServer, node_name: &str) {
         match node::confirm(api_server, node_name, settings.limits.review_timeout).await {
             Ok(SameMachine::Yes) => {}
             Ok(SameMachine::Unproven(why)) => self.warnings.push(why),
             Ok(SameMachine::Unasked(why)) => {
                 return self.warnings.push(format!(
-                    "the API server cannot be asked, so that neither the node's name, the gate's rights nor the \
-                     credentials of upstream are checked: {why}"
+                    "the API server cannot be asked, so that neither the node's name, the gate's rights nor \
+                     the credentials of upstream are checked: {why}"
                 ));
             }
             Err(error) => self.refuse(places, "nodeName", &error),
@@ -141,7 +141,8 @@ impl Findings {
         }
     }
 
-    /// Notes a problem with the place of the key that it is about, and with that key unless the problem names it.
+    /// Notes a problem with the place of the key that it is about, and with that key unless the problem names
+    /// it.
     fn refuse(&mut self, places: &Places, key: &str, problem: &dyn std::error::Error) {
         let (place, text) = (places.of(key), chain(problem));
         self.problems.push(if text.starts_with(key) {

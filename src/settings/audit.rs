@@ -81,8 +81,8 @@ impl Audit {
             reading.refuse(
                 key,
                 format!(
-                    "{} is under {SERVED_BY_KUBELET}, which the kubelet serves to every user who may get nodes/log; \
-                     write a path elsewhere, such as /var/lib/kubelet-gate/audit/audit.log",
+                    "{} is under {SERVED_BY_KUBELET}, which the kubelet serves to every user who may get \
+                     nodes/log; write a path elsewhere, such as /var/lib/kubelet-gate/audit/audit.log",
                     quoted(&file.path)
                 ),
             );

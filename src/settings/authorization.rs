@@ -101,7 +101,8 @@ impl Authorization {
     }
 }
 
-/// Prefixes are compared with the decoded path, whole segments at a time: one that never matches would be no refusal.
+/// Prefixes are compared with the decoded path, whole segments at a time: one that never matches would be no
+/// refusal.
 fn deny_paths(reading: &mut Reading<'_>, prefixes: Vec<String>) -> Vec<String> {
     for (index, prefix) in prefixes.iter().enumerate() {
         let inner = prefix

@@ -16,8 +16,8 @@ pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings, in_cluster: b
         if tls.client_certificates == ClientCertificates::Require {
             reading.refuse(
                 ca,
-                "is missing, though authentication.x509.clientCertificates is Require; name the PEM bundle of the \
-                 clients' CAs, or write Request",
+                "is missing, though authentication.x509.clientCertificates is Require; name the PEM bundle \
+                 of the clients' CAs, or write Request",
             );
         } else if !authentication.webhook && !authentication.anonymous {
             reading.refuse(
@@ -31,26 +31,27 @@ pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings, in_cluster: b
     if tls.client_ca_file.is_none() && !tls.crl_files.is_empty() {
         reading.refuse(
             "authentication.x509.crlFiles",
-            "is given without authentication.x509.clientCAFile, so that no client is asked for a certificate; name \
-             the PEM bundle of the clients' CAs, or write []",
+            "is given without authentication.x509.clientCAFile, so that no client is asked for a \
+             certificate; name the PEM bundle of the clients' CAs, or write []",
         );
     }
     if tls.legacy_v1_certificates && tls.client_certificates == ClientCertificates::Require {
         reading.warn(
             "authentication.x509.legacyV1Certificates",
-            "has no effect while authentication.x509.clientCertificates is Require: the handshake refuses X.509 v1; \
-             write Request",
+            "has no effect while authentication.x509.clientCertificates is Require: the handshake refuses \
+             X.509 v1; write Request",
         );
     }
     match (settings.authorization.mode, authentication.anonymous) {
         (AuthorizationMode::AlwaysAllow, true) => reading.warn(
             "authorization.mode",
-            "EVERY CLIENT THAT REACHES THE PORT MAY RUN COMMANDS IN EVERY POD OF THIS NODE: the mode is AlwaysAllow and \
-             authentication.anonymous.enabled is true; write Webhook",
+            "EVERY CLIENT THAT REACHES THE PORT MAY RUN COMMANDS IN EVERY POD OF THIS NODE: the mode is \
+             AlwaysAllow and authentication.anonymous.enabled is true; write Webhook",
         ),
         (AuthorizationMode::AlwaysAllow, false) => reading.warn(
             "authorization.mode",
-            "EVERY AUTHENTICATED USER MAY RUN COMMANDS IN EVERY POD OF THIS NODE: the mode is AlwaysAllow; write Webhook",
+            "EVERY AUTHENTICATED USER MAY RUN COMMANDS IN EVERY POD OF THIS NODE: the mode is AlwaysAllow; \
+             write Webhook",
         ),
         (AuthorizationMode::Webhook, true) => reading.warn(
             "authentication.anonymous.enabled",
@@ -68,8 +69,9 @@ pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings, in_cluster: b
     if reviewed && settings.kubeconfig.is_none() && !in_cluster {
         reading.refuse(
             "kubeconfig",
-            "is missing, KUBERNETES_SERVICE_HOST is not in the environment, and authentication.webhook.enabled or \
-             authorization.mode: Webhook needs the API server; name a kubeconfig such as /etc/kubernetes/kubelet.conf",
+            "is missing, KUBERNETES_SERVICE_HOST is not in the environment, and \
+             authentication.webhook.enabled or authorization.mode: Webhook needs the API server; name a \
+             kubeconfig such as /etc/kubernetes/kubelet.conf",
         );
     }
     overlaps(reading, settings);

@@ -1,7 +1,7 @@
 //! A configuration file as a tree in which every key and value still knows its line.
 //!
-//! The tree exists for the error messages: a derived `Deserialize` alone knows neither the whole path of a key it
-//! stumbled over nor the keys that it might have been.
+//! The tree exists for the error messages: a derived `Deserialize` alone knows neither the whole path of a
+//! key it stumbled over nor the keys that it might have been.
 
 use std::fmt;
 
@@ -11,7 +11,8 @@ use serde_json::{Number, Value};
 use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::{DuplicateKeyPolicy, Error, MessageFormatter, Spanned, UserMessageFormatter};
 
-/// Values in a document, with what its aliases repeat. A real configuration has some 150; the rest is for lists.
+/// Values in a document, with what its aliases repeat. A real configuration has some 150; the rest is for
+/// lists.
 const MOST_VALUES: usize = 20_000;
 
 /// Levels of a document. A real configuration has seven.
@@ -76,8 +77,8 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-/// The YAML library speaks to programmers, of its own types and functions, so what an operator may meet is said anew.
-/// Only keys are read as text at once: an error about a text is about a key.
+/// The YAML library speaks to programmers, of its own types and functions, so what an operator may meet is
+/// said anew. Only keys are read as text at once: an error about a text is about a key.
 fn why(error: &Error, text: &str) -> String {
     match error {
         Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => why(error, text),
@@ -188,8 +189,8 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// `text` as it may stand in a message: control characters escaped, since the file's author chose it, and cut after
-/// 200 characters.
+/// `text` as it may stand in a message: control characters escaped, since the file's author chose it, and cut
+/// after 200 characters.
 pub(super) fn printable(text: &str) -> String {
     let mut printable = String::new();
     for c in text.chars().take(200) {

@@ -8,8 +8,8 @@ use crate::duration::format;
 use crate::named::Named;
 
 impl Settings {
-    /// These settings as a configuration file, every key written out. Loading it gives equal settings,
-    /// except that a time to live of zero, which only a flag can give, is written `1ns`: a file's `0s` would be the
+    /// These settings as a configuration file, every key written out. Loading it gives equal settings, except
+    /// that a time to live of zero, which only a flag can give, is written `1ns`: a file's `0s` would be the
     /// default.
     ///
     /// # Errors

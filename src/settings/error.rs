@@ -8,12 +8,16 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file could not be read at all.
-    #[error("{}: the configuration cannot be read: {}; name a readable file with --config", path.display(), unreadable(source))]
+    #[error(
+        "{}: the configuration cannot be read: {}; name a readable file with --config",
+        path.display(),
+        unreadable(error)
+    )]
     Read {
         /// The configuration file.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        error: io::Error,
     },
     /// Everything that is wrong with it, in the order in which it was found, at least one.
     #[error("{}", Listed(.0))]
@@ -32,12 +36,12 @@ pub struct Problem {
 struct Listed<'a>(&'a [Problem]);
 
 /// Why a file cannot be read, without the system's numbers where there are plain words.
-fn unreadable(source: &io::Error) -> String {
-    match source.kind() {
+fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
         io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
-        _ => source.to_string(),
+        _ => error.to_string(),
     }
 }
 

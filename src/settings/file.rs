@@ -1,8 +1,9 @@
-//! The configuration file as it is written: `kind: KubeletGateConfiguration`, text and numbers, nothing judged yet.
+//! The configuration file as it is written: `kind: KubeletGateConfiguration`, text and numbers, nothing
+//! judged yet.
 //!
-//! Each section names its keys once, with type and default. [`File::default`] is therefore also the schema: the keys
-//! that it serializes to are the known keys, and their values show the type (see [`super::schema`]). Text that is empty
-//! means "not set", as in a `KubeletConfiguration`.
+//! Each section names its keys once, with type and default. [`File::default`] is therefore also the schema:
+//! the keys that it serializes to are the known keys, and their values show the type (see [`super::schema`]).
+//! Text that is empty means "not set", as in a `KubeletConfiguration`.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,10 @@ pub(super) const KIND: &str = "KubeletGateConfiguration";
 
 /// Declares sections of the file: `name { key: type = default, … }`.
 macro_rules! sections {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $key:ident: $type:ty = $default:expr,)* })*) => {$(
+    ($(
+        $(#[$doc:meta])*
+        $name:ident { $($(#[$attribute:meta])* $key:ident: $type:ty = $default:expr,)* }
+    )*) => {$(
         $(#[$doc])*
         #[derive(Debug, Deserialize, Serialize)]
         #[serde(default, deny_unknown_fields, rename_all = "camelCase")]

@@ -24,10 +24,11 @@ pub struct Firewall {
     pub managed: bool,
     /// `firewall.backend`; `None` means the first that the node can do, nftables before the others.
     pub backend: Option<Backend>,
-    /// `firewall.mark`: the bits of the packet mark that are the gate's; `None` means bits that nothing else uses.
+    /// `firewall.mark`: the bits of the packet mark that are the gate's; `None` means bits that nothing else
+    /// uses.
     pub mark: Option<u32>,
-    /// `firewall.apiServerUsers`: users that count as the API server; empty means every client certificate that
-    /// may `nodes/proxy`.
+    /// `firewall.apiServerUsers`: users that count as the API server; empty means every client certificate
+    /// that may `nodes/proxy`.
     pub api_server_users: Vec<String>,
     /// `firewall.stateDirectory`: the confirmed plan.
     pub state_directory: PathBuf,
@@ -66,8 +67,8 @@ impl Firewall {
                     reading.refuse(
                         "firewall.mark",
                         format!(
-                            "{} is neither auto nor a mask of at least {FEWEST_BITS} bits of the packet mark that \
-                             nothing else on the node uses, such as 0x0000107f",
+                            "{} is neither auto nor a mask of at least {FEWEST_BITS} bits of the packet mark \
+                             that nothing else on the node uses, such as 0x0000107f",
                             quoted(text)
                         ),
                     );

@@ -10,8 +10,8 @@ use crate::duration;
 /// The port of a kubelet that is given no other.
 const KUBELET_PORT: u16 = 10250;
 
-/// Flags that a kubelet has too. Each wins over its key in the configuration file; without it the file decides, never
-/// the default that the kubelet's own flag has.
+/// Flags that a kubelet has too. Each wins over its key in the configuration file; without it the file
+/// decides, never the default that the kubelet's own flag has.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Flags of the kubelet, which win over the file")]
 pub struct KubeletFlags {
@@ -180,8 +180,8 @@ impl KubeletFlags {
         given.0
     }
 
-    /// The addresses to listen on, given those of the file: `--address` replaces their addresses and `--port` their
-    /// ports; what neither says is as in a kubelet, all addresses and port 10250.
+    /// The addresses to listen on, given those of the file: `--address` replaces their addresses and `--port`
+    /// their ports; what neither says is as in a kubelet, all addresses and port 10250.
     pub(super) fn listen(&self, file: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let with = |socket: SocketAddr| {
             SocketAddr::new(
@@ -204,7 +204,8 @@ impl KubeletFlags {
         }
     }
 
-    /// Where `--read-only-port` puts the tombstone, given the addresses listened on; `None` if it was not given.
+    /// Where `--read-only-port` puts the tombstone, given the addresses listened on; `None` if it was not
+    /// given.
     pub(super) fn read_only_listen(&self, listen: &[SocketAddr]) -> Option<Vec<SocketAddr>> {
         let port = self.read_only_port?;
         let mut tombstone = Vec::new();

@@ -1,10 +1,11 @@
 //! The validated settings of a gate: what `file` reads as YAML and `flags` overrides, checked and typed.
 //!
-//! No code behind this module sees a raw string from the configuration: an address is a `SocketAddr`, a duration a
-//! `Duration`, a mode an enum. Keys that `KubeletConfiguration` has keep its name, place and meaning.
+//! No code behind this module sees a raw string from the configuration: an address is a `SocketAddr`, a
+//! duration a `Duration`, a mode an enum. Keys that `KubeletConfiguration` has keep its name, place and
+//! meaning.
 //!
-//! A section of the file is one file here: its type, how it is read, and how it is written back. `validate` puts them
-//! together, and `contradictions` judges them against each other.
+//! A section of the file is one file here: its type, how it is read, and how it is written back. `validate`
+//! puts them together, and `contradictions` judges them against each other.
 
 mod audit;
 mod authentication;

@@ -3,7 +3,8 @@
 /// The least similarity of a word that is suggested: about one letter in three may differ.
 pub(super) const SIMILAR: f64 = 0.65;
 
-/// What is compared of a word. No key and no suite is longer, and the cost grows with the square of the length.
+/// What is compared of a word. No key and no suite is longer, and the cost grows with the square of the
+/// length.
 const LONGEST: usize = 64;
 
 /// Of `known`, the word most like `written`, unless even that one is too different to have been meant.
@@ -13,8 +14,8 @@ pub(super) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -
     (score >= SIMILAR).then_some(word)
 }
 
-/// From 0, nothing in common, to 1, the same apart from case and from `_` and `-`: `client_ca_file` is meant to be
-/// `clientCAFile`.
+/// From 0, nothing in common, to 1, the same apart from case and from `_` and `-`: `client_ca_file` is meant
+/// to be `clientCAFile`.
 pub(super) fn similarity(written: &str, known: &str) -> f64 {
     strsim::normalized_damerau_levenshtein(&letters(written), &letters(known))
 }

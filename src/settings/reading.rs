@@ -1,4 +1,5 @@
-//! The small judgements that a configuration is made of: one written value becomes one typed value, or a problem.
+//! The small judgements that a configuration is made of: one written value becomes one typed value, or a
+//! problem.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

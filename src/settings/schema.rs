@@ -1,6 +1,7 @@
 //! Which keys there are and what type each has, and what to say about a key or value that does not fit.
 //!
-//! The schema is [`File::default`] serialized: a key is known if the structs have it, so the two cannot disagree.
+//! The schema is [`File::default`] serialized: a key is known if the structs have it, so the two cannot
+//! disagree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -166,7 +167,7 @@ impl Walk<'_> {
         let without_effect = without_effect::keys();
         for entry in entries {
             let key = join(parent, &entry.key);
-            let Some(known) = schema.get(&entry.key).or(at(&without_effect, &key)) else {
+            let Some(known) = schema.get(&entry.key).or_else(|| at(&without_effect, &key)) else {
                 let text = self.unknown(parent, &entry.key);
                 self.note(entry.line, &key, text);
                 continue;
@@ -250,7 +251,8 @@ impl Walk<'_> {
                     .collect::<Vec<_>>()
                     .join(", ");
                 format!(
-                    "unknown key here; the nearest known keys are {several}: use one of them or remove this one"
+                    "unknown key here; the nearest known keys are {several}: use one of them or remove \
+                     this one"
                 )
             }
         }

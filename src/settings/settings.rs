@@ -57,6 +57,7 @@ pub struct ReadOnlyPort {
     pub listen: Vec<SocketAddr>,
     /// `readOnlyPort.answer`: the status, 410, 404 or 403.
     pub answer: u16,
-    /// `readOnlyPort.healthz`: `/healthz` from loopback is answered by whether the kubelet can be connected to.
+    /// `readOnlyPort.healthz`: `/healthz` from loopback is answered by whether the kubelet can be connected
+    /// to.
     pub healthz: bool,
 }

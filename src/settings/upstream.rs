@@ -166,8 +166,8 @@ fn url(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamUrl> 
         reading.refuse(
             KEY,
             format!(
-                "{shown} is not made of scheme, IP address and port alone; write {scheme}://127.0.0.1:10250 (an address \
-                 rather than a name, so that no resolver decides where requests go)"
+                "{shown} is not made of scheme, IP address and port alone; write {scheme}://127.0.0.1:10250 \
+                 (an address rather than a name, so that no resolver decides where requests go)"
             ),
         );
         return None;
@@ -178,8 +178,8 @@ fn url(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamUrl> 
             KEY,
             format!(
                 "{shown} is the kubelet's read-only port, which authenticates no caller and serves pods and \
-                 metrics to all: a gate in front of it would keep open what is to be closed; write the kubelet's own \
-                 port, such as https://127.0.0.1:10250, and set the kubelet's readOnlyPort to 0"
+                 metrics to all: a gate in front of it would keep open what is to be closed; write the \
+                 kubelet's own port, such as https://127.0.0.1:10250, and set the kubelet's readOnlyPort to 0"
             ),
         );
     } else if address.port() == 0 || address.ip().is_unspecified() {
@@ -199,8 +199,9 @@ fn url(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamUrl> 
         reading.refuse(
             KEY,
             format!(
-                "{shown} is not a loopback address: a kubelet reachable there can be reached around the gate; bind the \
-                 kubelet to 127.0.0.1 and write https://127.0.0.1:{}, or set upstream.allowRemote: true",
+                "{shown} is not a loopback address: a kubelet reachable there can be reached around the \
+                 gate; bind the kubelet to 127.0.0.1 and write https://127.0.0.1:{}, or set \
+                 upstream.allowRemote: true",
                 address.port()
             ),
         );
@@ -214,8 +215,8 @@ fn url(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamUrl> 
 }
 
 fn trust(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamTrust> {
-    const WAYS: &str = "name the kubelet's serving certificate in upstream.certificateFile, or a CA in upstream.caFile \
-                        and the certificate's name in upstream.serverName";
+    const WAYS: &str = "name the kubelet's serving certificate in upstream.certificateFile, or a CA in \
+                        upstream.caFile and the certificate's name in upstream.serverName";
     let pin = reading.path("upstream.certificateFile", &file.certificate_file);
     let ca = reading.path("upstream.caFile", &file.ca_file);
     let name = Some(file.server_name.as_str()).filter(|name| !name.is_empty());

@@ -1,4 +1,5 @@
-//! From the file as written to [`Settings`]: every value judged by itself, then the values against each other.
+//! From the file as written to [`Settings`]: every value judged by itself, then the values against each
+//! other.
 
 use std::collections::BTreeMap;
 use std::fs::File as OpenFile;
@@ -35,8 +36,8 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// [`SettingsError::Read`] when the file cannot be read, [`SettingsError::Invalid`] with everything that is wrong
-    /// with what it says.
+    /// [`SettingsError::Read`] when the file cannot be read, [`SettingsError::Invalid`] with everything that
+    /// is wrong with what it says.
     pub fn load(path: &Path, flags: &KubeletFlags) -> Result<Self, SettingsError> {
         Self::load_with_places(path, flags).map(|(settings, _)| settings)
     }
@@ -67,9 +68,9 @@ fn text(path: &Path) -> Result<String, SettingsError> {
     let mut bytes = Vec::new();
     OpenFile::open(path)
         .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|source| SettingsError::Read {
+        .map_err(|error| SettingsError::Read {
             path: path.to_owned(),
-            source,
+            error,
         })?;
     if bytes.len() as u64 > MOST_BYTES {
         return Err(invalid(
@@ -87,7 +88,8 @@ fn text(path: &Path) -> Result<String, SettingsError> {
     })
 }
 
-/// Reads, overrides and judges; `path` names the file in messages and its folder is what relative paths start from.
+/// Reads, overrides and judges; `path` names the file in messages and its folder is what relative paths start
+/// from.
 pub(super) fn settings(
     text: &str,
     path: &Path,
@@ -95,9 +97,9 @@ pub(super) fn settings(
     in_cluster: bool,
 ) -> Result<(Settings, Places), SettingsError> {
     let folder = std::path::absolute(path)
-        .map_err(|source| SettingsError::Read {
+        .map_err(|error| SettingsError::Read {
             path: path.to_owned(),
-            source,
+            error,
         })?
         .parent()
         .map(Path::to_owned)
@@ -135,8 +137,8 @@ pub(super) fn settings(
     }
 }
 
-/// A kubelet takes `0s` in its file for "not set", and kubeadm writes it for every duration: pasted blocks keep that
-/// meaning. A flag's 0 is kept, as in the kubelet: nothing is remembered.
+/// A kubelet takes `0s` in its file for "not set", and kubeadm writes it for every duration: pasted blocks
+/// keep that meaning. A flag's 0 is kept, as in the kubelet: nothing is remembered.
 fn zero_is_unset(file: &mut File, by_flag: &BTreeMap<&str, &str>) {
     let default = File::default();
     let (webhook, authorization) = (default.authentication.webhook, default.authorization);
@@ -184,8 +186,8 @@ fn header(reading: &mut Reading<'_>, file: &File) {
             reading.refuse(
                 key,
                 format!(
-                    "{} is the kubelet's own configuration; write {expected} into a file of the gate's own, into \
-                     which the kubelet's authentication and authorization blocks may be pasted",
+                    "{} is the kubelet's own configuration; write {expected} into a file of the gate's own, \
+                     into which the kubelet's authentication and authorization blocks may be pasted",
                     quoted(value)
                 ),
             );
@@ -266,8 +268,8 @@ fn node_name(reading: &mut Reading<'_>, text: &str) -> Option<String> {
         reading.refuse(
             "nodeName",
             format!(
-                "{} cannot be the name of a Node; write what `kubectl get nodes` shows: letters, digits, - and ., at \
-                 most 253",
+                "{} cannot be the name of a Node; write what `kubectl get nodes` shows: letters, digits, - \
+                 and ., at most 253",
                 quoted(text)
             ),
         );
@@ -284,8 +286,8 @@ fn admin(reading: &mut Reading<'_>, text: &str) -> Option<SocketAddr> {
         reading.refuse(
             "admin.listen",
             format!(
-                "{} is not a loopback address, and this port authenticates no client; write 127.0.0.1:19250, or \"\" for \
-                 none",
+                "{} is not a loopback address, and this port authenticates no client; write 127.0.0.1:19250, \
+                 or \"\" for none",
                 quoted(text)
             ),
         );

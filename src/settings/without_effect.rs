@@ -1,6 +1,6 @@
-//! Keys of features that are not built yet. Earlier versions took each at one value and printed it as if it were in
-//! force. A file that has that value is read, with a warning; any other value is refused, since to ignore it would
-//! break a promise. See `docs/decisions/011-keys-without-effect.md`.
+//! Keys of features that are not built yet. Earlier versions took each at one value and printed it as if it
+//! were in force. A file that has that value is read, with a warning; any other value is refused, since to
+//! ignore it would break a promise. See `docs/decisions/011-keys-without-effect.md`.
 
 use std::time::Duration;
 

@@ -18,7 +18,8 @@ pub(super) fn optional(file: Option<&PathBuf>) -> String {
     file.map(|file| path(file)).unwrap_or_default()
 }
 
-/// The time that something is remembered. Nothing of it would be read as the default, and so is written `1ns`.
+/// The time that something is remembered. Nothing of it would be read as the default, and so is written
+/// `1ns`.
 pub(super) fn lasting(duration: Duration) -> String {
     format(duration.max(Duration::from_nanos(1)))
 }

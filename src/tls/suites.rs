@@ -1,5 +1,5 @@
-//! TLS versions, cipher suites and key exchange groups by the names that the kubelet's flags and configuration use,
-//! which are Go's.
+//! TLS versions, cipher suites and key exchange groups by the names that the kubelet's flags and
+//! configuration use, which are Go's.
 
 use rustls::CipherSuite::{self, *};
 use rustls::{NamedGroup, ProtocolVersion};
@@ -48,7 +48,8 @@ const LACKING: [&str; 16] = [
 pub enum SuiteName {
     /// A suite that can be offered.
     Offered(CipherSuite),
-    /// One that Go has and rustls lacks. Node images ship lists with `TLS_RSA_WITH_…` in them: no reason to fail.
+    /// One that Go has and rustls lacks. Node images ship lists with `TLS_RSA_WITH_…` in them: no reason to
+    /// fail.
     Lacking,
     /// None that Go knows.
     Unknown,

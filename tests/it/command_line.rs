@@ -1,5 +1,5 @@
-//! If `check` passes what `serve` refuses, or an exit code is wrong, a rollout script on a thousand nodes goes on where
-//! it should have stopped.
+//! If `check` passes what `serve` refuses, or an exit code is wrong, a rollout script on a thousand nodes
+//! goes on where it should have stopped.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -282,7 +282,11 @@ fn check_prints_what_would_be_in_force_if_asked_and_that_loads_again() {
     let node = Node::new();
     let checked = node.check(&["--print"]);
     assert_eq!(code(&checked), 0, "{}", stderr(&checked));
-    assert!(stderr(&checked).ends_with("ok, 1 warning\n"), "{}", stderr(&checked));
+    assert!(
+        stderr(&checked).ends_with("ok, 1 warning\n"),
+        "{}",
+        stderr(&checked)
+    );
     let again = node.path("again.yaml");
     fs::write(&again, stdout(&checked)).unwrap();
     let checked_again = run(&["check", "--print", "--config", &again]);
@@ -404,7 +408,8 @@ fn flags_spelled_as_the_kubelets_win_over_the_file() {
     assert_eq!(flags["tlsMinVersion"], "VersionTLS13");
 }
 
-/// Seen red with `may_listen` taking no kubelet in sight for a proof: the process then serves on the kubelet's port.
+/// Seen red with `may_listen` taking no kubelet in sight for a proof: the process then serves on the
+/// kubelet's port.
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_leaves_the_kubelets_ports_alone() {
     let _alone = KUBELETS.lock().await;

@@ -38,8 +38,8 @@ fn a_key_that_several_sections_have_is_sent_to_all_of_them() {
 fn a_key_like_no_other_gets_the_list_and_no_advice() {
     assert_eq!(
         error(&least_and("audit: {zzzzzz: 1}")),
-        "/etc/gate/gate.yaml:7: audit.zzzzzz: unknown key; the keys of this place are commands, mode, path: use one of \
-         them or remove this one"
+        "/etc/gate/gate.yaml:7: audit.zzzzzz: unknown key; the keys of this place are commands, mode, path: \
+         use one of them or remove this one"
     );
     let said = error(&least_and("frobnicate: 1"));
     assert!(
@@ -216,7 +216,8 @@ fn a_promise_that_is_not_kept_is_refused_and_never_ignored() {
     }
     assert_eq!(
         error(&least_and("sandbox: Required")),
-        "/etc/gate/gate.yaml:7: sandbox: \"Required\" is not possible in this version: there is no sandbox; remove the key"
+        "/etc/gate/gate.yaml:7: sandbox: \"Required\" is not possible in this version: there is no sandbox; \
+         remove the key"
     );
     assert!(error(&least_and("streams: 3")).contains(":7: streams: 3 is not a mapping"));
     assert!(error(&least_and("sandbox: 3")).contains(":7: sandbox: 3 is not possible in this version"));
@@ -227,9 +228,10 @@ fn a_promise_that_is_not_kept_is_refused_and_never_ignored() {
 #[test]
 fn blocks_of_a_kubelet_configuration_can_be_pasted() {
     let settings = good(&least_and(
-        "authentication:\n  anonymous:\n    enabled: false\n  webhook:\n    cacheTTL: 1m30s\n    enabled: true\n  x509:\n    \
-         clientCAFile: /etc/kubernetes/pki/ca.crt\nauthorization:\n  mode: Webhook\n  webhook:\n    cacheAuthorizedTTL: \
-         5m0s\n    cacheUnauthorizedTTL: 0s\nstreamingConnectionIdleTimeout: 1h0m0s",
+        "authentication:\n  anonymous:\n    enabled: false\n  webhook:\n    cacheTTL: 1m30s\n    enabled: \
+         true\n  x509:\n    clientCAFile: /etc/kubernetes/pki/ca.crt\nauthorization:\n  mode: Webhook\n  \
+         webhook:\n    cacheAuthorizedTTL: 5m0s\n    cacheUnauthorizedTTL: \
+         0s\nstreamingConnectionIdleTimeout: 1h0m0s",
     ));
     assert_eq!(settings.authentication.webhook_cache_ttl, Duration::from_secs(90));
     assert_eq!(
@@ -247,7 +249,8 @@ fn blocks_of_a_kubelet_configuration_can_be_pasted() {
 fn zero_in_the_file_is_not_set_as_kubeadm_writes_it() {
     let zeroes = good(&least_and(
         "authentication: {webhook: {cacheTTL: 0s}}\nauthorization: {webhook: {cacheAuthorizedTTL: 0s, \
-         cacheUnauthorizedTTL: 0s}, interactive: {cacheAuthorizedTTL: '0'}}\nstreamingConnectionIdleTimeout: 0s",
+         cacheUnauthorizedTTL: 0s}, interactive: {cacheAuthorizedTTL: '0'}}\nstreamingConnectionIdleTimeout: \
+         0s",
     ));
     assert_eq!(zeroes, good(LEAST));
     assert_eq!(

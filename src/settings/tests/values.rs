@@ -107,7 +107,7 @@ fn values_out_of_bounds_are_refused() {
         ),
         (
             "firewall: {backend: ipset}",
-            r#"firewall.backend: "ipset" is not known; write one of auto, nftables, iptables-nft, iptables-legacy"#,
+            "\"ipset\" is not known; write one of auto, nftables, iptables-nft, iptables-legacy",
         ),
         (
             "readOnlyPort: {answer: 200}",
@@ -440,7 +440,8 @@ fn a_file_that_is_not_there_is_named() {
         .to_string();
     assert!(
         said.ends_with(
-            "none.yaml: the configuration cannot be read: there is no such file; name a readable file with --config"
+            "none.yaml: the configuration cannot be read: there is no such file; name a readable file with \
+             --config"
         ),
         "{said}"
     );

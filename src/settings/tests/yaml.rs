@@ -1,5 +1,5 @@
-//! Files that are no configuration. What is wrong is said in plain words, with the line where there is one, and without
-//! a word of the library that reads YAML.
+//! Files that are no configuration. What is wrong is said in plain words, with the line where there is one,
+//! and without a word of the library that reads YAML.
 
 use super::*;
 
