@@ -223,7 +223,8 @@ async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
         let (code, said) = asked.check(&[]);
         assert_eq!(code, 64, "{said}");
         let found = format!(
-            "error: {key}: {} is a credential of \"{user}\"",
+            "error: {}:1: {key}: {} is a credential of \"{user}\"",
+            asked.installation.config(),
             asked.installation.path(file)
         );
         assert!(said.starts_with(&found), "{said}");
@@ -310,8 +311,12 @@ async fn check_says_when_the_gate_may_not_ask() {
         asked.as_user(credential);
         let (code, said) = asked.check(&[]);
         assert_eq!(code, 64, "{said}");
-        for review in ["TokenReview", "SubjectAccessReview"] {
-            let error = format!("error: {review} failed: the API server answered {answers}");
+        for (key, review) in [
+            ("authentication.webhook.enabled", "TokenReview"),
+            ("authorization.mode", "SubjectAccessReview"),
+        ] {
+            let config = asked.installation.config();
+            let error = format!("error: {config}: {key}: {review} failed: the API server answered {answers}");
             assert!(said.contains(&error), "{said}");
         }
         assert!(said.contains(way_out), "{said}");
