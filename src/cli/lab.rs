@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::serve::{LogFormat, log_to_stderr, no_core_dumps};
 use super::{FAILED, GOOD, complain};
-use crate::lab::scenes::{self, Played, Row, Style, table};
+use crate::lab::scenes::{self, DemoResult, Row, Style, table};
 use crate::lab::{self, LabError, LabOptions};
 use crate::serve::run::{keep_reloading, until_signalled};
 use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN};
@@ -75,7 +75,7 @@ async fn demo(options: LabOptions, stop: CancellationToken) -> Result<bool, LabE
         eprintln!("interrupted");
         return Ok(false);
     };
-    let Played { rows, skipped } = played.map_err(LabError::Serve)?;
+    let DemoResult { rows, skipped } = played.map_err(LabError::Serve)?;
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let style = if colour { Style::Colour } else { Style::Plain };
     print(&table(&rows, style));
@@ -83,7 +83,7 @@ async fn demo(options: LabOptions, stop: CancellationToken) -> Result<bool, LabE
         println!("{skipped}");
     }
     stopped?;
-    Ok(rows.iter().all(Row::ok))
+    Ok(rows.iter().all(Row::is_as_expected))
 }
 
 /// Says how to try it, and waits for a signal.

@@ -30,7 +30,7 @@ pub(crate) fn kubelet_gate() -> Command {
     command
 }
 
-fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run(arguments: &[&str]) -> Output {
     kubelet_gate().args(arguments).output().unwrap()
 }
 
@@ -127,8 +127,12 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) async fn start(node: &Node) -> Self {
+        Self::with_configuration(&node.config()).await
+    }
+
+    pub(crate) async fn with_configuration(file: &str) -> Self {
         let mut process = kubelet_gate()
-            .args(["serve", "--log-format", "json", "--config", &node.config()])
+            .args(["serve", "--log-format", "json", "--config", file])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

@@ -37,6 +37,7 @@ mod initialising_files;
 mod initialising_identity;
 mod inspecting;
 mod interactive;
+mod lab;
 mod leaving_clients;
 mod limits;
 mod next_steps;
