@@ -1,4 +1,5 @@
-//! A running lab: an open kubelet, an API server, and a gate in front of the kubelet, started as `serve` starts it.
+//! A running lab: an open kubelet, an API server, and a gate in front of the kubelet, started as `serve`
+//! starts it.
 
 use std::fmt;
 use std::io;
