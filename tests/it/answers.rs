@@ -8,7 +8,8 @@ use fakes::kubelet::Fault;
 use fakes::pki::{Attribute, Ca, CertificateSpec};
 use http::Response;
 
-use crate::world::{API_SERVER, PKI, World, assert_answer, eventually, eventually_answers, header};
+use crate::patience::{eventually, eventually_answers};
+use crate::world::{API_SERVER, PKI, World, assert_answer, header};
 
 /// An HTTP/1.1 answer as bytes, with the date, which changes, taken out.
 async fn raw(client: &Client, request: &str) -> String {

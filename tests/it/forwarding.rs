@@ -10,7 +10,8 @@ use fakes::kubelet::{ClientCa, Fault, RecordedRequest};
 use http::{HeaderMap, HeaderValue, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::world::{PKI, World, assert_answer, eventually, header, request};
+use crate::patience::eventually;
+use crate::world::{PKI, World, assert_answer, header, request};
 
 /// Bytes in which a lost, doubled or moved piece shows.
 fn pattern(length: usize) -> Bytes {

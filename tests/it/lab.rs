@@ -4,7 +4,7 @@ use kubelet_gate::lab::{Lab, LabOptions};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::command_line::{Serving, code, run, stderr};
+use crate::program::{Serving, code, run, stderr};
 
 /// Seen red: without the Node in the API server, `check` and `serve` warned; with the lab's own gate on the ports of the
 /// configuration, `serve` could not bind them.

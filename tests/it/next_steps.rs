@@ -8,8 +8,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::command_line::{code, kubelet_gate, stderr};
 use crate::initialising::{flags, made};
+use crate::program::{code, kubelet_gate, stderr};
 use crate::world::PKI;
 
 /// The commands of a NEXT.md, block by block.

@@ -15,10 +15,11 @@ use kubelet_gate::adopt::prove::{
 use kubelet_gate::host::as_user;
 use serde_json::Value;
 
-use crate::command_line::{code, kubelet_gate, stderr};
 use crate::inspecting::{assert_valid, sarif_schema, schema};
 use crate::node::{Node, on_a_node, options, shell};
-use crate::world::{PKI, World, eventually};
+use crate::patience::eventually;
+use crate::program::{code, kubelet_gate, stderr};
+use crate::world::{PKI, World};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -423,7 +424,7 @@ fn a_report_is_kept_whole_and_compared_with_care() {
 /// looked at, where there are none.
 #[test]
 fn a_token_is_not_shown_to_whoever_has_taken_the_port() {
-    on_a_node("prove with a token", async |node: Node| {
+    on_a_node(async |node: Node| {
         let runtime = tokio::runtime::Handle::current();
         let taken = as_user(1000, || {
             runtime.block_on(FakeKubelet::start(options(20250, true)))
@@ -462,7 +463,7 @@ fn a_token_is_not_shown_to_whoever_has_taken_the_port() {
 /// An operator whose terminal is gone leaves nothing behind. Seen red: without SIGHUP, the wire stayed.
 #[test]
 fn whatever_ends_it_its_network_is_taken_away() {
-    on_a_node("prove interrupted", async |node: Node| {
+    on_a_node(async |node: Node| {
         let links = shell("ip -o link | cut -d: -f2");
         for signal in ["HUP", "TERM", "INT", "QUIT"] {
             let mut command = kubelet_gate();
@@ -543,7 +544,7 @@ fn json(output: &Output) -> Value {
 
 #[test]
 fn what_got_through_before_the_seal_does_not_afterwards() {
-    on_a_node("prove before and after", async |mut node: Node| {
+    on_a_node(async |mut node: Node| {
         let links = shell("ip -o link | cut -d: -f2");
         let everywhere = Options {
             interval: Duration::ZERO,
@@ -580,9 +581,9 @@ fn what_got_through_before_the_seal_does_not_afterwards() {
             (64, true)
         );
         node.start_gate().await;
-        node.api_server_comes().await;
-        node.firewall_ends(0, "apply --confirm-within 60s --close-health-checkers");
-        node.firewall_ends(0, "confirm");
+        node.api_server_calls_gate().await;
+        node.firewall_exits(0, "apply --confirm-within 60s --close-health-checkers");
+        node.firewall_exits(0, "confirm");
         let report = proven(everywhere).await;
         let open: Vec<_> = report.exposures().collect();
         assert!(open.is_empty(), "{open:#?}");

@@ -22,7 +22,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::world::{PKI, World, WorldBuilder, assert_answer, eventually, eventually_answers};
+use crate::patience::{eventually, eventually_answers};
+use crate::world::{PKI, World, WorldBuilder, assert_answer};
 
 async fn status(connection: &mut Connection) -> u16 {
     connection.get("/healthz").await.unwrap().status().as_u16()
