@@ -32,7 +32,7 @@ async fn check_and_serve_accept_the_labs_configuration_beside_the_lab() {
     assert_eq!(serving.said, [] as [Value; 0]);
     serving.signal(Signal::TERM);
     assert_eq!(serving.exit().await.code(), Some(0));
-    let levels = serving.goes_on().into_iter().map(|event| event["level"].clone());
+    let levels = serving.later().into_iter().map(|event| event["level"].clone());
     assert!(levels.clone().all(|level| level == "INFO"), "{levels:?}");
     lab.stop().await.unwrap();
 }
