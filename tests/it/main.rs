@@ -45,6 +45,7 @@ mod inspecting_probed;
 mod inspecting_starts;
 mod inspecting_verdicts;
 mod interactive;
+mod lab;
 mod leaving_clients;
 mod limits;
 mod next_steps;
