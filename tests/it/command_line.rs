@@ -1,5 +1,5 @@
-//! If `check` passes what `serve` refuses, or an exit code is wrong, a rollout script on a thousand nodes goes on where
-//! it should have stopped.
+//! If `check` passes what `serve` refuses, or an exit code is wrong, a rollout script on a thousand nodes
+//! goes on where it should have stopped.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -158,7 +158,8 @@ fn flags_spelled_as_the_kubelets_win_over_the_file() {
     assert_eq!(flags["tlsMinVersion"], "VersionTLS13");
 }
 
-/// Seen red: with `may_listen` taking a machine without a kubelet process for a proof, the gate served on the kubelet's port.
+/// Seen red: with `may_listen` taking a machine without a kubelet process for a proof, the gate served on the
+/// kubelet's port.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_leaves_the_kubelets_ports_alone() {
     let installation = Installation::new();
