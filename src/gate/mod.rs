@@ -6,7 +6,7 @@ mod record;
 mod witness;
 
 pub(crate) use self::connection::{Activity, Waiting};
-pub use self::connection::{Connection, Worker};
+pub(crate) use self::connection::{Connection, Worker};
 pub(crate) use self::drain::drain;
 pub(crate) use self::witness::{SeenReport, Witness};
 
@@ -31,7 +31,7 @@ use crate::metrics::{Metrics, Raised, Stage};
 use crate::quota::{Quota, Share};
 
 /// Everything the stations need. One per process, shared by all workers.
-pub struct Gate {
+pub(crate) struct Gate {
     pub(crate) node_name: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) authenticator: Authenticator,
@@ -51,7 +51,7 @@ pub struct Gate {
 
 impl Gate {
     /// Answers one request with exactly one response and one audit event, also if a station fails or panics.
-    pub async fn handle(
+    pub(crate) async fn handle(
         &self,
         connection: &Arc<Connection>,
         worker: &Arc<Worker>,
@@ -280,15 +280,15 @@ async fn unwind<F: Future>(future: F) -> Result<F::Output, String> {
 
 /// Logs a request's end: faults for the operator, and nothing at `info` or above that a client alone can cause.
 fn log(connection: &Connection, error: &RequestError) {
-    use crate::error::Origin;
+    use crate::error::ErrorOrigin;
     let (peer, status, station) = (connection.peer, error.status.as_u16(), error.station.as_str());
     match error.origin {
-        Origin::Client => tracing::debug!(%peer, status, station, "refused: {error}"),
+        ErrorOrigin::Client => tracing::debug!(%peer, status, station, "refused: {error}"),
         // The client can reach a bound as often as it likes.
-        Origin::Gate if error.status == StatusCode::TOO_MANY_REQUESTS => {
+        ErrorOrigin::Gate if error.status == StatusCode::TOO_MANY_REQUESTS => {
             tracing::debug!(%peer, status, station, "refused: {error}");
         }
-        Origin::ApiServer | Origin::Gate | Origin::Kubelet => {
+        ErrorOrigin::ApiServer | ErrorOrigin::Gate | ErrorOrigin::Kubelet => {
             tracing::warn!(%peer, status, station, "not answered: {error}");
         }
     }

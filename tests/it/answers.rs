@@ -5,7 +5,7 @@ use bytes::Bytes;
 use fakes::apiserver::{Api, Behaviour, METRICS_TOKEN};
 use fakes::client::{Alpn, Client};
 use fakes::kubelet::Fault;
-use fakes::pki::{Attribute, Ca, CertificateSpec, KeyKind};
+use fakes::pki::{Attribute, Ca, CertificateSpec};
 use http::Response;
 
 use crate::patience::{eventually, eventually_answers};
@@ -441,7 +441,7 @@ async fn another_key_than_the_pinned_one_is_502() {
     assert_eq!(bob.status("/healthz").await, 200);
     world.kubelet.clear();
 
-    let ca = Ca::generate("squatter", KeyKind::P256).unwrap();
+    let ca = Ca::generate("squatter").unwrap();
     let squatter = ca
         .issue(
             "kubelet-serving",

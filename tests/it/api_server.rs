@@ -213,7 +213,7 @@ async fn a_server_that_impersonates_the_api_server_receives_nothing() {
     let names = ["127.0.0.1", "::1", "localhost"];
     let good = CertificateSpec::server("kube-apiserver", &names);
     for (pair, why) in [
-        (PKI.stranger_ca.issue("x", &good).unwrap(), "BadSignature"),
+        (PKI.untrusted_ca.issue("x", &good).unwrap(), "BadSignature"),
         (PKI.rotated_ca.issue("x", &good).unwrap(), "UnknownIssuer"),
         (
             PKI.client(

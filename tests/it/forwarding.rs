@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fakes::apiserver::ADMIN_TOKEN;
 use fakes::client::{Alpn, ClientBody};
-use fakes::kubelet::{ClientCa, Fault, Seen};
+use fakes::kubelet::{ClientCa, Fault, RecordedRequest};
 use http::{HeaderMap, HeaderValue, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -20,7 +20,7 @@ fn pattern(length: usize) -> Bytes {
         .collect()
 }
 
-fn names(seen: &Seen) -> Vec<&str> {
+fn names(seen: &RecordedRequest) -> Vec<&str> {
     seen.headers.iter().map(|(name, _)| name.as_str()).collect()
 }
 

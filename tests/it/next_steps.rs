@@ -351,7 +351,7 @@ fn the_credential_is_one_that_this_kubelet_accepts() {
         flags(node, "--authorization-mode=AlwaysAllow");
         fs::write(
             node.join("etc/kubernetes/pki/ca.crt"),
-            PKI.stranger_ca.certificate_pem(),
+            PKI.untrusted_ca.certificate_pem(),
         )
         .unwrap();
     });

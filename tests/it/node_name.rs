@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fakes::apiserver::{
     ADMIN_TOKEN, Behaviour, FakeApiServer, GATE_TOKEN, METRICS_TOKEN, Review, Rule, Subject,
 };
-use fakes::pki::Credential;
+use fakes::pki::KubeconfigUser;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -30,12 +30,12 @@ impl Asked {
         let api = FakeApiServer::start(&PKI).await.unwrap();
         PKI.write(installation.directory.path()).unwrap();
         let asked = Self { installation, api };
-        asked.as_user(Credential::Certificate(&PKI.gate));
+        asked.as_user(KubeconfigUser::Certificate(&PKI.gate));
         asked
     }
 
     /// Sets the gate's credential for the API server.
-    fn as_user(&self, credential: Credential<'_>) {
+    fn as_user(&self, credential: KubeconfigUser<'_>) {
         let kubeconfig = self.api.kubeconfig(&PKI, credential);
         fs::write(self.installation.path("kubeconfig"), kubeconfig).unwrap();
     }
@@ -136,7 +136,7 @@ async fn an_unproven_node_is_a_warning_and_the_gate_starts() {
     asked
         .installation
         .configure(|configuration| configuration["nodeName"] = json!("worker-1"));
-    asked.as_user(Credential::Token(GATE_TOKEN));
+    asked.as_user(KubeconfigUser::Token(GATE_TOKEN));
     says("may not read this Node").await;
     asked.api.down().await.unwrap();
     says("the API server cannot be asked").await;
@@ -175,7 +175,7 @@ async fn the_first_source_that_names_the_node_counts() {
     let (_, said) = asked.check(&["--hostname-override=Worker-7"]);
     assert_says(&said, &["nodeName worker-7:"]);
 
-    asked.as_user(Credential::Token(GATE_TOKEN));
+    asked.as_user(KubeconfigUser::Token(GATE_TOKEN));
     // On a machine without other processes.
     let check = async |kubelets: &[&str], variable: &str| {
         let mut gate = kubelet_gate_beside(kubelets)?;
@@ -303,12 +303,12 @@ async fn check_reports_that_the_gate_may_not_ask() {
         .configure(|configuration| configuration["nodeName"] = json!("worker-1"));
     for (credential, answers, way_out) in [
         (
-            Credential::Token(METRICS_TOKEN),
+            KubeconfigUser::Token(METRICS_TOKEN),
             "403 Forbidden",
             "bind the gate's user to ClusterRole system:auth-delegator",
         ),
         (
-            Credential::Token("unknown"),
+            KubeconfigUser::Token("unknown"),
             "401 Unauthorized",
             "does not accept the credential of the gate's kubeconfig",
         ),

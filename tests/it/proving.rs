@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
-use fakes::kubelet::{ClientCa, Fault, Seen};
+use fakes::kubelet::{ClientCa, Fault, RecordedRequest};
 use kubelet_gate::adopt::prove::{
     self, Answer, Credential, Options, Outcome, PROBES, Port, Ports, Report, SideKind, Verified,
 };
@@ -125,7 +125,7 @@ async fn an_open_kubelet_is_open_to_every_probe_and_the_gate_to_none() {
 async fn exactly_the_documented_requests_are_sent() {
     let (world, open) = world().await;
     let report = proven(on_loopback(open)).await;
-    let line = |seen: &Seen| (seen.read_only, seen.method.clone(), seen.target.clone());
+    let line = |seen: &RecordedRequest| (seen.read_only, seen.method.clone(), seen.target.clone());
     let documented = |probe: &prove::Probe| {
         let read_only = probe.port == Port::ReadOnly;
         (read_only, probe.method.to_owned(), probe.path.to_owned())

@@ -133,8 +133,8 @@ fn row(probe: &prove::Probe) -> String {
     let shown = match (probe.credential, probe.websocket) {
         (Credential::Nobody, false) => "nothing",
         (Credential::Nobody, true) => "nothing, WebSocket",
-        (Credential::ForeignCertificate, _) => "a certificate nobody issued",
-        (Credential::GarbageToken, _) => "a token nobody issued",
+        (Credential::ForeignCertificate, _) => "a self-signed certificate",
+        (Credential::GarbageToken, _) => "a made-up token",
         (Credential::Token, _) => "`--token-file`, WebSocket",
     };
     let reaches: Vec<String> = probe.reaches.iter().map(ToString::to_string).collect();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
-use fakes::kubelet::Seen;
+use fakes::kubelet::RecordedRequest;
 
 use crate::patience::stretched;
 use crate::world::{World, assert_answer};
@@ -126,7 +126,7 @@ const CORPUS: [(&str, Fate, &str); 21] = [
 ];
 
 /// A request has at most one framing, and that is the gate's own.
-pub(crate) fn assert_well_formed(name: &str, seen: &Seen) {
+pub(crate) fn assert_well_formed(name: &str, seen: &RecordedRequest) {
     assert_eq!(seen.version, "HTTP/1.1", "{name}");
     let framings = seen
         .headers

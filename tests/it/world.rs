@@ -14,7 +14,7 @@ use bytes::Bytes;
 use fakes::apiserver::FakeApiServer;
 use fakes::client::{Alpn, Client, ClientError, ClientTls, Connection};
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
-use fakes::pki::{Credential, Pair, Pki};
+use fakes::pki::{KubeconfigUser, Pair, Pki};
 use http::{Request, Response};
 use http_body_util::Full;
 use kubelet_gate::audit::AuditThread;
@@ -171,7 +171,7 @@ impl WorldBuilder {
         let api = FakeApiServer::start(&PKI).await.unwrap();
         write_private(
             &folder.join("kubeconfig"),
-            &api.kubeconfig(&PKI, Credential::Certificate(&PKI.gate)),
+            &api.kubeconfig(&PKI, KubeconfigUser::Certificate(&PKI.gate)),
         );
 
         let mut configuration = configuration(upstream, kubelet.address(), &folder);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fakes::apiserver::Api;
 use fakes::client::{Alpn, Client, Connection, Duplex};
-use fakes::kubelet::{Fault, Seen};
+use fakes::kubelet::{Fault, RecordedRequest};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -503,7 +503,7 @@ fn ends(world: &World) -> Vec<String> {
     events.iter().filter_map(ended_by).collect()
 }
 
-fn values<'a>(seen: &'a Seen, name: &str) -> Vec<&'a str> {
+fn values<'a>(seen: &'a RecordedRequest, name: &str) -> Vec<&'a str> {
     let named = seen
         .headers
         .iter()

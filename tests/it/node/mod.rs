@@ -23,7 +23,7 @@ use std::process::{Child, Command, Stdio};
 use fakes::apiserver::FakeApiServer;
 use fakes::client::{Client, ClientTls};
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions, Fault};
-use fakes::pki::Credential;
+use fakes::pki::KubeconfigUser;
 use kubelet_gate::host::Namespace;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -63,7 +63,7 @@ impl Node {
         let folder = directory.path();
         PKI.write(folder).unwrap();
         let api = FakeApiServer::start(&PKI).await.unwrap();
-        let kubeconfig = api.kubeconfig(&PKI, Credential::Certificate(&PKI.gate));
+        let kubeconfig = api.kubeconfig(&PKI, KubeconfigUser::Certificate(&PKI.gate));
         fs::write(folder.join("kubeconfig"), kubeconfig).unwrap();
         let healthz = FakeKubelet::start(options(10248, false)).await.unwrap();
         // Kubelets have served no profiles there for years.
