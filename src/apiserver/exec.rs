@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -22,8 +22,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::failure::log_text;
-use super::kubeconfig::{ClientCertificate, Material, beside, given};
+use super::keys::{Keys, KubeconfigError};
+use super::log_text::log_text;
+use super::material::{ClientCertificate, Material, beside, given};
 
 const VERSIONS: [&str; 2] = [
     "client.authentication.k8s.io/v1",
@@ -43,7 +44,7 @@ const LONGEST_LEAD: Duration = Duration::from_secs(60);
 /// `users[].user.exec` as written.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Exec {
+pub(super) struct ExecSection {
     api_version: Option<String>,
     command: Option<String>,
     args: Option<Vec<String>>,
@@ -71,12 +72,12 @@ pub(super) struct Plugin {
     args: Vec<String>,
     env: Vec<(String, String)>,
     install_hint: String,
-    cluster: Option<Cluster>,
+    cluster: Option<ClusterInfo>,
 }
 
 /// What the plugin is told of the cluster, if it asks for it.
 #[derive(Clone, PartialEq)]
-pub(super) struct Cluster {
+pub(super) struct ClusterInfo {
     pub(super) server: String,
     pub(super) tls_server_name: Option<String>,
     /// The cluster's extension of the plugin's.
@@ -84,7 +85,7 @@ pub(super) struct Cluster {
 }
 
 /// What a plugin issued.
-pub(super) struct Issued {
+pub(super) struct IssuedCredential {
     pub(super) token: Option<Material>,
     pub(super) client_certificate: Option<ClientCertificate>,
     /// `None`: good until it is refused.
@@ -103,19 +104,17 @@ pub struct PluginError {
 }
 
 /// A run of the plugin; however it ends, nothing of its process group is left.
-struct Run(Child);
+struct PluginRun(Child);
 
 // === impl Plugin ===
 
 impl Plugin {
-    /// Judges `exec`, whose place in the file is `origin`, as client-go does; an error is a key and what is wrong
-    /// with it.
+    /// Judges `exec`, a section of the user whose keys are `keys`, as client-go does.
     pub(super) fn new(
-        exec: Exec,
-        kubeconfig: &Path,
-        origin: PathBuf,
-        cluster: Cluster,
-    ) -> Result<Self, (&'static str, String)> {
+        exec: ExecSection,
+        keys: &Keys<'_>,
+        cluster: ClusterInfo,
+    ) -> Result<Self, KubeconfigError> {
         let version = given(exec.api_version);
         let Some(api_version) = VERSIONS
             .into_iter()
@@ -123,10 +122,10 @@ impl Plugin {
         else {
             let [v1, v1beta1] = VERSIONS;
             let written = version.map_or_else(|| "not set".to_owned(), |version| log_text(&version, ""));
-            return Err(("exec.apiVersion", format!("{written}; write {v1} or {v1beta1}")));
+            return Err(keys.error("exec.apiVersion", &format!("{written}; write {v1} or {v1beta1}")));
         };
         let Some(command) = given(exec.command) else {
-            return Err(("exec.command", "not set; name the plugin".to_owned()));
+            return Err(keys.error("exec.command", "not set; name the plugin"));
         };
         match given(exec.interactive_mode).as_deref() {
             Some("Never" | "IfAvailable") => {}
@@ -134,16 +133,16 @@ impl Plugin {
             None if api_version == VERSIONS[1] => {}
             None => {
                 let problem = format!("not set, but {api_version} needs it; write Never or IfAvailable");
-                return Err(("exec.interactiveMode", problem));
+                return Err(keys.error("exec.interactiveMode", &problem));
             }
             Some("Always") => {
                 let problem =
                     "Always: nobody can be asked here; use a plugin that needs no terminal, and write Never";
-                return Err(("exec.interactiveMode", problem.to_owned()));
+                return Err(keys.error("exec.interactiveMode", problem));
             }
             Some(other) => {
                 let problem = format!("{}: unknown; write Never or IfAvailable", log_text(other, ""));
-                return Err(("exec.interactiveMode", problem));
+                return Err(keys.error("exec.interactiveMode", &problem));
             }
         }
         let env: Vec<_> = exec
@@ -157,13 +156,13 @@ impl Plugin {
             .any(|(name, _)| name.is_empty() || name.contains(['=', '\0']))
         {
             let problem = "has an entry without a usable name; give each a name and a value";
-            return Err(("exec.env", problem.to_owned()));
+            return Err(keys.error("exec.env", problem));
         }
         Ok(Self {
-            origin,
+            origin: keys.path("exec"),
             api_version,
             command: if command.contains('/') {
-                beside(kubeconfig, &command)
+                beside(keys.file, &command)
             } else {
                 command.into()
             },
@@ -175,7 +174,11 @@ impl Plugin {
     }
 
     /// Runs it once. `authorities` is the cluster's CA bundle.
-    pub(super) async fn run(&self, authorities: &[u8], deadline: Duration) -> Result<Issued, PluginError> {
+    pub(super) async fn run(
+        &self,
+        authorities: &[u8],
+        deadline: Duration,
+    ) -> Result<IssuedCredential, PluginError> {
         let mut command = Command::new(&self.command);
         command
             .args(&self.args)
@@ -187,7 +190,7 @@ impl Plugin {
             .process_group(0)
             .kill_on_drop(true);
         let child = command.spawn().map_err(|error| self.not_started(&error))?;
-        let (status, output, complaint) = timeout(deadline, Run(child).finish())
+        let (status, output, complaint) = timeout(deadline, PluginRun(child).finish())
             .await
             .map_err(|_| self.error(format!("no credential within {deadline:?}; it was killed")))?
             .map_err(|error| self.error(error.to_string()))?;
@@ -252,9 +255,9 @@ impl Plugin {
     }
 
     /// The answer, held to what client-go holds it to.
-    fn read(&self, output: &[u8]) -> Result<Issued, PluginError> {
+    fn read(&self, output: &[u8]) -> Result<IssuedCredential, PluginError> {
         // The parser's own words may quote the answer: only the place is told.
-        let answer: Answer = serde_json::from_slice(output).map_err(|error| {
+        let answer: ExecCredential = serde_json::from_slice(output).map_err(|error| {
             let (line, column) = (error.line(), error.column());
             self.error(format!(
                 "what it printed is not an ExecCredential, near line {line}, column {column}"
@@ -305,7 +308,7 @@ impl Plugin {
             Some(Ok(life)) => Some(now + (life - (life / 10).min(LONGEST_LEAD))),
             Some(Err(_)) => return Err(self.error("the credential that it gave has expired already".into())),
         };
-        Ok(Issued {
+        Ok(IssuedCredential {
             token,
             client_certificate,
             expires,
@@ -321,17 +324,17 @@ impl fmt::Debug for Plugin {
     }
 }
 
-impl fmt::Debug for Issued {
+impl fmt::Debug for IssuedCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issued")
+        f.debug_struct("IssuedCredential")
             .field("expires", &self.expires)
             .finish_non_exhaustive()
     }
 }
 
-// === impl Issued ===
+// === impl IssuedCredential ===
 
-impl Issued {
+impl IssuedCredential {
     pub(super) fn has_expired(&self) -> bool {
         self.expires.is_some_and(|at| at <= SystemTime::now())
     }
@@ -353,26 +356,26 @@ impl Issued {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct ExecCredential {
     #[serde(default)]
     kind: String,
     #[serde(default)]
     api_version: String,
-    status: Option<Status>,
+    status: Option<ExecCredentialStatus>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Status {
+struct ExecCredentialStatus {
     token: Option<String>,
     client_certificate_data: Option<String>,
     client_key_data: Option<String>,
     expiration_timestamp: Option<String>,
 }
 
-// === impl Run ===
+// === impl PluginRun ===
 
-impl Run {
+impl PluginRun {
     /// Everything it prints, its complaints cut short.
     async fn finish(mut self) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
         let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
@@ -391,7 +394,7 @@ impl Run {
     }
 }
 
-impl Drop for Run {
+impl Drop for PluginRun {
     fn drop(&mut self) {
         // Not waited for yet, so the number is still its own.
         let group = self.0.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));

@@ -21,19 +21,25 @@ mod authorities;
 mod client;
 mod connection;
 mod credentials;
+mod document;
 mod exec;
 mod failure;
+mod keys;
 mod kubeconfig;
+mod log_text;
+mod material;
 mod reviews;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 
 pub use access::ApiServerError;
 pub(crate) use authorities::Authorities;
+pub use authorities::AuthoritiesError;
 pub use client::{ApiServer, ClientLimits};
 pub use exec::PluginError;
 pub use failure::{Api, Cause, ReviewError};
-pub use kubeconfig::{Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY};
+pub use keys::KubeconfigError;
+pub use kubeconfig::{Kubeconfig, SERVICE_ACCOUNT_DIRECTORY};
 #[cfg(test)]
 pub(crate) use reviews::access_review;
 pub use reviews::{AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer, UserInfo};

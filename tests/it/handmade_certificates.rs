@@ -9,7 +9,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 
-use crate::world::{World, WorldBuilder};
+use crate::skipped::skip;
+use crate::world::{Status as _, World, WorldBuilder};
 
 /// A CA; alice by `x509 -req` (v1), bob by `req -x509 -CA` (CA:TRUE), carol with extensions, dora with a short key; and a
 /// list with carol on it.
@@ -70,13 +71,13 @@ fn pair(folder: &Path, name: &str) -> Pair {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_openssl_makes_without_being_told_is_somebody() {
     if Command::new("openssl").arg("version").output().is_err() {
-        return println!("skipped: openssl cannot be run");
+        return skip("openssl cannot be run");
     }
     for legacy_v1 in [false, true] {
         let world = lab(legacy_v1).start().await;
         let status = async |name| {
             let client = world.client_with(&pair(&world.file(""), name));
-            client.get("/healthz").await.unwrap().status().as_u16()
+            client.status("/healthz").await
         };
         assert_eq!(status("alice").await, if legacy_v1 { 200 } else { 401 });
         assert_eq!((status("bob").await, status("carol").await), (200, 200));
@@ -101,7 +102,7 @@ async fn what_openssl_makes_without_being_told_is_somebody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_rsa_key_of_1024_bits_proves_nothing() {
     if Command::new("openssl").arg("version").output().is_err() {
-        return println!("skipped: openssl cannot be run");
+        return skip("openssl cannot be run");
     }
     let world = lab(false).start().await;
     for version in ["-tls1_2", "-tls1_3"] {

@@ -7,6 +7,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod node;
+mod patience;
+mod program;
+mod schemas;
+mod skipped;
+mod trees;
 mod world;
 
 mod admin_port;
@@ -36,6 +41,9 @@ mod initialising;
 mod initialising_files;
 mod initialising_identity;
 mod inspecting;
+mod inspecting_probed;
+mod inspecting_starts;
+mod inspecting_verdicts;
 mod interactive;
 mod leaving_clients;
 mod limits;
@@ -43,8 +51,11 @@ mod next_steps;
 mod node_name;
 mod outside_clients;
 mod proving;
+mod proving_command;
+mod proving_nodes;
 mod read_only_port;
 mod replay;
+mod seal_agreement;
 mod seal_around;
 mod seal_crash;
 mod seal_interrupted;

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::command_line::{code, kubelet_gate, stderr};
 use crate::initialising::{flags, made};
+use crate::program::{code, kubelet_gate, stderr};
 use crate::world::PKI;
 
 /// The commands of a NEXT.md, block by block.
@@ -348,7 +348,7 @@ fn the_way_to_a_credential_is_one_that_this_kubelet_takes() {
         flags(node, "--authorization-mode=AlwaysAllow");
         fs::write(
             node.join("etc/kubernetes/pki/ca.crt"),
-            PKI.stranger_ca.certificate_pem(),
+            PKI.untrusted_ca.certificate_pem(),
         )
         .unwrap();
     });
@@ -365,7 +365,7 @@ fn the_key_of_the_nodes_certificate_is_where_the_kubeconfig_says() {
     let k3s = tempfile::tempdir().unwrap();
     crate::node::shell(&format!(
         "cp -a {}/. {}",
-        crate::inspecting::tree("k3s").display(),
+        crate::trees::tree("k3s").display(),
         k3s.path().display()
     ));
     let config = k3s.path().join("etc/rancher/k3s/config.yaml");

@@ -43,10 +43,11 @@ impl Drop for Disk {
     }
 }
 
-/// Seen red: with the boot files written before the plan that is confirmed, and with files that are not replaced in one step.
+/// Seen red: with the boot files written before the plan that is confirmed, and with files that are not
+/// replaced in one step.
 #[test]
 fn a_disk_that_is_full_at_any_write_leaves_a_seal_that_every_command_knows() {
-    on_every_backend("full disk", async |node: Node| {
+    on_every_backend(async |node: Node| {
         let disk = Disk::mount(&node.file("state"));
         let crash = Crash::start(node).await;
         disk.leave(0);
@@ -67,7 +68,7 @@ fn a_disk_that_is_full_at_any_write_leaves_a_seal_that_every_command_knows() {
                 crash.prepare(before);
                 disk.leave(free);
                 configure(&crash.node, verb);
-                let output = crash.node.firewall_command(Crash::words(verb)).output().unwrap();
+                let output = crash.node.firewall(Crash::words(verb)).output().unwrap();
                 let said = String::from_utf8_lossy(&output.stderr);
                 let context = format!("{before:?}, {verb:?} with room for {free}: {said}");
                 if output.status.success() {
@@ -93,10 +94,11 @@ fn a_disk_that_is_full_at_any_write_leaves_a_seal_that_every_command_knows() {
     });
 }
 
-/// Seen red: with a unit that cannot be written ending the confirmation, and without a second confirm that mends it.
+/// Seen red: with a unit that cannot be written ending the confirmation, and without a second confirm that
+/// mends it.
 #[test]
 fn a_unit_that_cannot_be_written_is_written_by_another_confirm() {
-    on_every_backend("no unit", async |node: Node| {
+    on_every_backend(async |node: Node| {
         let crash = Crash::start(node).await;
         crash.prepare(Before::TrialOfBOverA);
         let old = fs::read_to_string(crash.unit().path()).unwrap();
@@ -106,7 +108,7 @@ fn a_unit_that_cannot_be_written_is_written_by_another_confirm() {
         assert!(said.contains("would not be loaded at the next boot"), "{said}");
         let (case, ports) = crash.agrees("no unit").await;
         assert_eq!((case, ports), (Some(Case::InForce), Ports::PlanB));
-        let status = crash.node.firewall_ends(0, "status --no-namespace");
+        let status = crash.node.firewall_exits(0, "status --no-namespace");
         assert!(
             status.contains("does not load the confirmed plan at boot"),
             "{status}"
@@ -126,7 +128,7 @@ fn a_unit_that_cannot_be_written_is_written_by_another_confirm() {
             let said = crash.exits(0, Verb::Confirm);
             assert!(said.starts_with("already confirmed, and in force"), "{said}");
         }
-        let status = crash.node.firewall_ends(0, "status --no-namespace");
+        let status = crash.node.firewall_exits(0, "status --no-namespace");
         assert!(!status.contains("at boot"), "{status}");
         crash.boots();
         assert_eq!(
@@ -141,7 +143,7 @@ fn a_unit_that_cannot_be_written_is_written_by_another_confirm() {
 /// Seen red: with the confirmed plan forgotten before the unit.
 #[test]
 fn a_file_that_cannot_be_deleted_leaves_a_seal_that_every_command_knows() {
-    on_every_backend("undeletable files", async |node: Node| {
+    on_every_backend(async |node: Node| {
         let crash = Crash::start(node).await;
         let confirmed = |crash: &Crash| {
             let files = fs::read_dir(crash.node.file("state")).unwrap();
@@ -183,11 +185,12 @@ fn a_file_that_cannot_be_deleted_leaves_a_seal_that_every_command_knows() {
     });
 }
 
-/// Runs the command where `file` is a mount point, of its own mount namespace: it can be neither deleted nor replaced.
+/// Runs the command where `file` is a mount point, of its own mount namespace: it can be neither deleted nor
+/// replaced.
 fn beside_a_mount(crash: &Crash, file: &str, verb: Verb) -> Option<i32> {
     configure(&crash.node, verb);
     let file = crash.node.file(file).display().to_string();
-    let firewall = crash.node.firewall_command(Crash::words(verb));
+    let firewall = crash.node.firewall(Crash::words(verb));
     let mut command = Command::new("unshare");
     command.args([
         "-m",

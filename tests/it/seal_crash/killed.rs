@@ -1,5 +1,5 @@
-//! The command itself is killed, by stand-ins for the programs that it runs: after each transaction of the kernel, of which
-//! iptables has many in one step, and after each call of systemd.
+//! The command itself is killed, by stand-ins for the programs that it runs: after each transaction of the
+//! kernel, of which iptables has many in one step, and after each call of systemd.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ use kubelet_gate::seal::Case;
 
 use super::{Before, Crash, Ports, Verb, configure};
 use crate::node::{Node, on_a_node, on_every_backend};
-use crate::world::eventually_answers;
+use crate::patience::eventually_answers;
 
 const WALKS: [(Before, Verb); 6] = [
     (Before::Nothing, Verb::ApplyB),
@@ -24,11 +24,11 @@ const WALKS: [(Before, Verb); 6] = [
 /// More transactions than any verb has.
 const MANY: usize = 100;
 
-/// Seen red: with the confirmed rules of iptables written before the trial's ports are made to last, a kill in between left
-/// a node that was open in part once the trial ended, and could not be confirmed any more.
+/// Seen red: with the confirmed rules of iptables written before the trial's ports are made to last, a kill
+/// in between left a node that was open in part once the trial ended, and could not be confirmed any more.
 #[test]
 fn a_kill_after_any_transaction_leaves_a_seal_that_every_command_knows() {
-    on_every_backend("kill after each transaction", async |node: Node| {
+    on_every_backend(async |node: Node| {
         let crash = Crash::start(node).await;
         let tools = Tools::write(&crash.node.file("killing"));
         let mut kills = 0;
@@ -36,7 +36,7 @@ fn a_kill_after_any_transaction_leaves_a_seal_that_every_command_knows() {
             for transaction in 1..MANY {
                 crash.prepare(before);
                 configure(&crash.node, verb);
-                let mut command = crash.node.firewall_command(Crash::words(verb));
+                let mut command = crash.node.firewall(Crash::words(verb));
                 let ended = tools.kill_after(transaction, &mut command);
                 let context = format!("{before:?}, {verb:?} killed after transaction {transaction}");
                 if ended.success() {
@@ -64,7 +64,7 @@ fn a_kill_after_any_transaction_leaves_a_seal_that_every_command_knows() {
 /// A seal that was removed in part is a seal that was changed.
 #[test]
 fn a_removal_that_is_killed_is_undone_by_a_gate_that_manages_the_seal() {
-    on_every_backend("remove killed, managed", async |mut node: Node| {
+    on_every_backend(async |mut node: Node| {
         // iptables-legacy wants a lock that is root's: there the gate can only tell.
         if node.backend == "iptables-legacy" {
             return node.stop().await;
@@ -74,7 +74,7 @@ fn a_removal_that_is_killed_is_undone_by_a_gate_that_manages_the_seal() {
         let tools = Tools::write(&crash.node.file("killing"));
         crash.prepare(Before::SealedByA);
         configure(&crash.node, Verb::Remove);
-        let mut command = crash.node.firewall_command("remove");
+        let mut command = crash.node.firewall("remove");
         let ended = tools.kill_after(1, &mut command);
         assert_eq!(ended.signal(), Some(9), "{ended}");
         eventually_answers("put back", async || {
@@ -93,7 +93,7 @@ fn a_removal_that_is_killed_is_undone_by_a_gate_that_manages_the_seal() {
 /// systemd's own directory is used, in a mount namespace of the command's own.
 #[test]
 fn a_kill_beside_systemd_leaves_a_unit_that_confirm_mends() {
-    on_a_node("kill after systemctl", async |node: Node| {
+    on_a_node(async |node: Node| {
         let crash = Crash::start(node).await;
         let tools = Tools::write(&crash.node.file("killing"));
         let units = crash.node.file("units");
@@ -104,7 +104,8 @@ fn a_kill_beside_systemd_leaves_a_unit_that_confirm_mends() {
         );
         let beside_systemd = |words: &str| {
             let script = format!(
-                "mount --bind {} /etc/systemd/system; mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/system\n\
+                "mount --bind {} /etc/systemd/system; mount -t tmpfs tmpfs /run; mkdir -p \
+                 /run/systemd/system\n\
                  exec \"$@\"",
                 units.display()
             );
@@ -178,7 +179,8 @@ impl Tools {
             path: format!("{}:{}", directory.display(), std::env::var("PATH").unwrap()),
             directory: directory.to_owned(),
         };
-        // What reads, how many transactions the input is, the part of the input that is the first `$n` of them, and the program.
+        // What reads, how many transactions the input is, the part of the input that is the first `$n` of
+        // them, and the program.
         let restore = (
             "--test|--version",
             "$(grep -c ^COMMIT in)",

@@ -1,6 +1,6 @@
-//! A crash after any step of `firewall apply`, `confirm` and `remove`, and a write that fails at any. If the kernel's rules
-//! and the files on the disk then described two different seals, the node would be open, or closed to its gate, and no
-//! command would say so.
+//! A crash after any step of `firewall apply`, `confirm` and `remove`, and a write that fails at any. If the
+//! kernel's rules and the files on the disk then described two different seals, the node would be open, or
+//! closed to its gate, and no command would say so.
 
 mod failed_writes;
 mod killed;
@@ -15,8 +15,8 @@ use kubelet_gate::seal::{Case, Firewall, Plan, RunningGate, Standing, State, Uni
 use kubelet_gate::settings::{Backend, KubeletFlags, Settings};
 use serde_json::{Value, json};
 
-use crate::node::{Node, who_answers, who_answers_in};
-use crate::world::eventually_answers;
+use crate::node::{Node, server_at, server_seen_from};
+use crate::patience::eventually_answers;
 
 /// Long enough for a crash, its check and what follows.
 const WINDOW: Duration = Duration::from_secs(120);
@@ -167,7 +167,8 @@ impl Crash {
     fn words(verb: Verb) -> &'static str {
         match verb {
             Verb::ApplyA | Verb::ApplyB => {
-                "apply --confirm-within 2m --accept-foreign-rules --accept-unseen-api-server --close-health-checkers"
+                "apply --confirm-within 2m --accept-foreign-rules --accept-unseen-api-server \
+                 --close-health-checkers"
             }
             Verb::Confirm => "confirm",
             Verb::Remove => "remove",
@@ -178,7 +179,7 @@ impl Crash {
     #[track_caller]
     fn exits(&self, code: i32, verb: Verb) -> String {
         configure(&self.node, verb);
-        self.node.firewall_ends(code, Self::words(verb))
+        self.node.firewall_exits(code, Self::words(verb))
     }
 
     /// The command must succeed and bring the ports there, and everything must agree on it.
@@ -200,18 +201,21 @@ impl Crash {
         let mut secure = Vec::new();
         let mut read_only = Vec::new();
         for address in ["127.0.0.1", "[::1]"] {
-            secure.push(who_answers(&format!("{address}:10250")).await);
-            read_only.push(who_answers(&format!("{address}:10255")).await);
+            secure.push(server_at(&format!("{address}:10250")).await);
+            read_only.push(server_at(&format!("{address}:10255")).await);
         }
         for address in crate::node::NODE {
-            secure.push(who_answers_in(&self.node.neighbour, &format!("{address}:10250")));
+            secure.push(server_seen_from(
+                &self.node.neighbour,
+                &format!("{address}:10250"),
+            ));
         }
         let all = |answers: &[&'static str]| answers.iter().all(|answer| *answer == answers[0]);
         match (secure[0], read_only[0]) {
             _ if !all(&secure) || !all(&read_only) => Ports::Mixed(format!("{secure:?}, {read_only:?}")),
             ("kubelet", "kubelet") => Ports::Open,
             ("gate", "gate") => Ports::PlanA,
-            ("gate", "nobody") => Ports::PlanB,
+            ("gate", "none") => Ports::PlanB,
             _ => Ports::Mixed(format!("{secure:?}, {read_only:?}")),
         }
     }
@@ -245,7 +249,7 @@ impl Crash {
         let sealed = case == Some(Case::InForce);
         let said = self
             .node
-            .firewall_ends(if sealed { 0 } else { 2 }, "status --no-namespace");
+            .firewall_exits(if sealed { 0 } else { 2 }, "status --no-namespace");
         let problem = case.as_ref().and_then(Case::problem);
         // Seconds go by between the two.
         let timed = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
@@ -274,7 +278,7 @@ impl Crash {
         Firewall::of(self.plan_a.backend).remove().unwrap();
         let unit = std::fs::read_to_string(self.unit().path()).unwrap_or_default();
         for command in unit.lines().filter_map(|line| line.strip_prefix("ExecStart=")) {
-            crate::node::shell(command);
+            self.node.shell(command);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Each verb is stopped after each of its steps. What a step did is in the kernel and on the disk; the rest is gone, as
-//! after a crash.
+//! Each verb is stopped after each of its steps. What a step did is in the kernel and on the disk; the rest
+//! is gone, as after a crash.
 
 use kubelet_gate::seal::Case;
 
@@ -23,7 +23,7 @@ const WALKS: [(Before, Verb); 10] = [
 /// Seen red: with the unit written after the confirmed plan, and the confirmed plan deleted before the unit.
 #[test]
 fn a_crash_after_any_step_leaves_a_seal_that_every_command_knows() {
-    on_every_backend("crash after each step", async |node: Node| {
+    on_every_backend(async |node: Node| {
         let crash = Crash::start(node).await;
         let mut crashes = 0;
         for (before, verb) in WALKS {
