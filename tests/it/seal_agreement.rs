@@ -1,5 +1,6 @@
-//! Two processes about one seal. If they judged it by different rules, an operator would read "NOT SEALED" where the gate is
-//! content; if they took each other's trial for their own, a plan would be confirmed that was never verified.
+//! Two processes about one seal. If they judged it by different rules, an operator would read "NOT SEALED"
+//! where the gate is content; if one took another's trial for its own, a plan would be
+//! confirmed that was never verified.
 
 use std::fs;
 use std::process::Stdio;
@@ -11,7 +12,7 @@ use crate::node::{Node, on_every_backend, server_at};
 use crate::patience::{eventually, eventually_answers};
 use crate::world::API_SERVER;
 
-/// Seen red: with the gate's note of the new listing kept in its memory, `status` could not compare the rules.
+/// Seen red: with the gate's note of the new listing not looked at.
 #[test]
 fn rules_that_the_gate_loaded_again_are_the_confirmed_ones_to_every_command() {
     on_every_backend(async |mut node: Node| {
