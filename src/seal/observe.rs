@@ -1,8 +1,9 @@
-//! The callers of the kubelet's ports, seen without changing anything: no rule is loaded, no connection tracked.
+//! The callers of the kubelet's ports, seen without changing anything: no rule is loaded, no connection
+//! tracked.
 //!
-//! A packet socket gets a copy of every packet; a filter in the kernel lets through the first packet of each connection to
-//! the ports in question, and nothing else. A caller on this node is named at once, by the socket that is still waiting
-//! for its answer.
+//! A packet socket gets a copy of every packet; a filter in the kernel lets through the first packet of each
+//! connection to the ports in question, and nothing else. A caller on this node is named at once, by the
+//! socket that is still waiting for its answer.
 
 use std::collections::HashMap;
 use std::fs;
@@ -263,8 +264,8 @@ enum To {
     Drop,
 }
 
-/// Classic BPF: what came in for this node (on lo each packet is seen leaving as well), TCP, first fragment, SYN without
-/// ACK, to one of the ports.
+/// Classic BPF: what came in for this node (on lo each packet is seen leaving as well), TCP, first fragment,
+/// SYN without ACK, to one of the ports.
 fn filter(ports: impl Iterator<Item = u16> + Clone) -> Vec<SockFilter> {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;

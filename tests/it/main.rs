@@ -56,6 +56,7 @@ mod proving_command;
 mod proving_nodes;
 mod read_only_port;
 mod replay;
+mod seal_agreement;
 mod seal_around;
 mod seal_crash;
 mod seal_interrupted;
