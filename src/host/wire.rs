@@ -16,7 +16,7 @@ const CONTROL: Duration = Duration::from_millis(3500);
 /// An address of the node that is not reached over a wire.
 #[derive(Debug, thiserror::Error)]
 #[error("not reached from a network namespace ({0}): the node's firewall or routing is in the way")]
-pub struct Unreached(io::Error);
+pub struct Unreached(#[source] io::Error);
 
 /// A network namespace with a wire to this one, and everything reached over it. Both go when it is dropped.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! A request without its event is one that nobody can investigate; an event with a token or a command in it is a leak
-//! into every system that logs are shipped to.
+//! A request without an event cannot be investigated. An event with a token or a command in it leaks that
+//! into every system that receives the log.
 
 use std::fs;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use fakes::kubelet::Fault;
 use serde_json::{Value, json};
 
 use crate::patience::eventually;
-use crate::world::{PKI, World, header, request};
+use crate::world::{PKI, Status as _, World, header, request};
 
-/// What must be in no line, whatever is asked and however it ends.
+/// What no line may have, whatever is requested and however it ends.
 const SECRETS: [&str; 5] = [
     ADMIN_TOKEN,
     METRICS_TOKEN,
@@ -84,7 +84,7 @@ async fn each_kind_of_request_has_exactly_one_event() {
         };
     }
 
-    assert_eq!(bob.get("/pods?limit=1").await.unwrap().status(), 200);
+    assert_eq!(bob.status("/pods?limit=1").await, 200);
     then!(200, "allow", "bob", "pods");
     assert_eq!(expected[0]["requestURI"], "/pods?limit=1");
     assert_eq!(expected[0]["verb"], "get");
@@ -101,11 +101,11 @@ async fn each_kind_of_request_has_exactly_one_event() {
         .unwrap();
     assert!(reason.contains("node-admin"), "{reason}");
 
-    assert_eq!(alice.get("/metrics").await.unwrap().status(), 403);
+    assert_eq!(alice.status("/metrics").await, 403);
     then!(403, "forbid", "alice", "metrics");
     assert_eq!(annotation(&expected[1], "kubelet-gate.dev/station"), "authz");
 
-    assert_eq!(world.stranger().get("/pods").await.unwrap().status(), 401);
+    assert_eq!(world.stranger().status("/pods").await, 401);
     then!(401, Value::Null, Value::Null, "pods");
     assert_eq!(annotation(&expected[2], "kubelet-gate.dev/station"), "authn");
 
@@ -121,7 +121,7 @@ async fn each_kind_of_request_has_exactly_one_event() {
     assert_eq!(answer.status(), 200);
     then!(200, "allow", "admin", "stats");
 
-    assert_eq!(bob.get("/pods/%2e%2e/metrics").await.unwrap().status(), 400);
+    assert_eq!(bob.status("/pods/%2e%2e/metrics").await, 400);
     then!(400, Value::Null, Value::Null, Value::Null);
     assert_eq!(annotation(&expected[5], "kubelet-gate.dev/station"), "attributes");
 
@@ -130,12 +130,12 @@ async fn each_kind_of_request_has_exactly_one_event() {
     then!(405, Value::Null, Value::Null, Value::Null);
 
     world.kubelet.fail("/healthz", Fault::Close);
-    assert_eq!(bob.get("/healthz").await.unwrap().status(), 502);
+    assert_eq!(bob.status("/healthz").await, 502);
     then!(502, "allow", "bob", "healthz");
     assert_eq!(annotation(&expected[7], "kubelet-gate.dev/station"), "forward");
 
     world.api.behave(Api::Access, Behaviour::Fail(500));
-    assert_eq!(bob.get("/configz").await.unwrap().status(), 503);
+    assert_eq!(bob.status("/configz").await, 503);
     then!(503, Value::Null, "bob", "configz");
     world.api.heal();
 
@@ -149,9 +149,9 @@ async fn each_kind_of_request_has_exactly_one_event() {
     let uri = expected[9]["requestURI"].as_str().unwrap();
     assert!(uri.starts_with("/run/default/web/nginx?cmd="), "{uri}");
 
-    // A kubelet's own error is the kubelet's answer to an allowed request.
+    // An error of the kubelet is its answer to an allowed request.
     world.kubelet.fail("/metrics", Fault::status(500));
-    assert_eq!(bob.get("/metrics").await.unwrap().status(), 500);
+    assert_eq!(bob.status("/metrics").await, 500);
     then!(500, "allow", "bob", "metrics");
 
     let mut ids: Vec<&str> = expected
@@ -252,7 +252,7 @@ async fn a_stream_has_two_events_with_one_id_and_its_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_in_a_websocket_protocol_is_not_written_down() {
+async fn a_token_in_a_websocket_protocol_is_not_logged() {
     let world = World::start().await;
     // ADMIN_TOKEN, as kubectl's browser clients send it.
     let protocol = "base64url.bearer.authorization.k8s.io.YWRtaW4tdG9rZW4";
@@ -298,7 +298,7 @@ async fn commands_are_hashed_omitted_or_shown_as_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clients_audit_id_is_recorded_and_never_adopted() {
+async fn a_clients_audit_id_is_recorded_and_not_adopted() {
     let world = World::start().await;
     let id = "00000000-0000-4000-8000-000000000000";
     let answer = world
@@ -334,16 +334,16 @@ async fn in_blocking_mode_the_event_is_in_the_file_before_the_answer() {
             .collect()
             .await
             .unwrap();
-        // No waiting here: that is the point.
+        // Read without waiting.
         assert_eq!(world.audit().len(), count);
     }
-    assert_eq!(world.client("alice").get("/pods").await.unwrap().status(), 403);
+    assert_eq!(world.client("alice").status("/pods").await, 403);
     assert_eq!(world.audit().len(), 51);
     world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_at_once_have_one_event_each() {
+async fn concurrent_requests_have_one_event_each() {
     let world = World::start().await;
     world
         .kubelet
@@ -351,7 +351,7 @@ async fn many_at_once_have_one_event_each() {
     let mut asking = tokio::task::JoinSet::new();
     for number in 0..40 {
         let client = world.tls_client(Some(&PKI.bob), fakes::client::Alpn::H2);
-        asking.spawn(async move { client.get(&format!("/pods?n={number}")).await.unwrap().status() });
+        asking.spawn(async move { client.status(&format!("/pods?n={number}")).await });
     }
     while let Some(status) = asking.join_next().await {
         assert_eq!(status.unwrap(), 200);

@@ -1,5 +1,5 @@
-//! If a decision is shared between two questions that differ, or outlives what it was made for, somebody does what they
-//! may not; if it is not shared at all, every scrape of every node is a review at the API server.
+//! If two different questions shared a decision, or a decision outlived its time, a user could do what is not
+//! permitted. If nothing were shared, every scrape of every node would be a review at the API server.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use fakes::pki::{CertificateSpec, Pair};
 use serde_json::{Value, json};
 
 use crate::patience::{eventually, eventually_answers};
-use crate::world::{API_SERVER, PKI, World, assert_answer};
+use crate::world::{API_SERVER, PKI, Status as _, World, assert_answer};
 
 const EXEC: &str = "/exec/default/web/nginx?command=id&output=1";
 const RUN: &str = "/run/default/web/nginx?cmd=id";
@@ -45,7 +45,7 @@ async fn checks_are_asked_in_the_kubelets_order_until_one_allows() {
         ("/", &["get/proxy"]),
     ] {
         world.api.clear_reviews();
-        assert_eq!(alice.get(path).await.unwrap().status(), 403, "{path}");
+        assert_eq!(alice.status(path).await, 403, "{path}");
         assert_eq!(world.api.checks(), checks, "{path}");
     }
     world.assert_nothing_forwarded();
@@ -53,7 +53,7 @@ async fn checks_are_asked_in_the_kubelets_order_until_one_allows() {
     for (subresource, checks) in [("pods", &["get/pods"][..]), ("proxy", &["get/pods", "get/proxy"])] {
         world.api.set_rules(vec![alice_may(&["get"], &[subresource])]);
         world.api.clear_reviews();
-        assert_eq!(alice.get("/pods").await.unwrap().status(), 200);
+        assert_eq!(alice.status("/pods").await, 200);
         assert_eq!(world.api.checks(), checks);
     }
     world.stop().await;
@@ -74,48 +74,35 @@ async fn a_deny_is_final() {
     world.stop().await;
 }
 
-/// An error on the first check must not be mended by an allow on the second, nor contradictions read favourably.
+/// After an error on the first check an allow on the second must not count, nor may a contradiction be read
+/// as an allow.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_check_stops_the_rest() {
     let world = World::start().await;
     world.api.behave_next(Api::Access, [Behaviour::Fail(403)]);
-    assert_eq!(world.client("bob").get("/pods").await.unwrap().status(), 503);
+    assert_eq!(world.client("bob").status("/pods").await, 503);
     assert_eq!(world.api.checks(), ["get/pods"]);
 
     let contradiction = json!({"allowed": true, "denied": true});
     world.api.behave(Api::Access, Behaviour::status(contradiction));
-    assert_eq!(world.client("bob").get("/metrics").await.unwrap().status(), 503);
+    assert_eq!(world.client("bob").status("/metrics").await, 503);
     // An evaluation error beside a decision changes nothing.
     let partial = json!({"allowed": true, "evaluationError": "one of the roles is gone"});
     world.api.behave(Api::Access, Behaviour::status(partial));
-    assert_eq!(
-        world.client("bob").get("/stats/summary").await.unwrap().status(),
-        200
-    );
+    assert_eq!(world.client("bob").status("/stats/summary").await, 200);
     world.assert_nothing_forwarded_but("/stats/summary");
     world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_second_request_asks_nothing() {
+async fn a_second_request_causes_no_review() {
     let world = World::start().await;
     for (name, status) in [("bob", 200), ("alice", 403)] {
         world.api.clear_reviews();
         for _ in 0..3 {
-            assert_eq!(world.client(name).get("/metrics").await.unwrap().status(), status);
-            assert_eq!(
-                world.h2_client(name).get("/metrics?a=b").await.unwrap().status(),
-                status
-            );
-            assert_eq!(
-                world
-                    .client(name)
-                    .get("/metrics/cadvisor")
-                    .await
-                    .unwrap()
-                    .status(),
-                status
-            );
+            assert_eq!(world.client(name).status("/metrics").await, status);
+            assert_eq!(world.h2_client(name).status("/metrics?a=b").await, status);
+            assert_eq!(world.client(name).status("/metrics/cadvisor").await, status);
         }
         assert_eq!(world.api.checks(), ["get/metrics"], "{name}");
     }
@@ -134,7 +121,7 @@ async fn the_second_request_asks_nothing() {
     world.stop().await;
 }
 
-/// Fifty scrapers after a restart are one review, not fifty; and its failure is one failure, not fifty retries.
+/// Fifty scrapers after a restart cause one review, and its failure causes no retry of each.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_requests_share_one_review_and_its_outcome() {
     let world = World::builder().set("workers", 2).start().await;
@@ -148,7 +135,7 @@ async fn concurrent_requests_share_one_review_and_its_outcome() {
         let mut requests = tokio::task::JoinSet::new();
         for _ in 0..50 {
             let bob = world.client("bob");
-            requests.spawn(async move { bob.get(path).await.unwrap().status() });
+            requests.spawn(async move { bob.status(path).await });
         }
         for outcome in requests.join_all().await {
             assert_eq!(outcome, status);
@@ -158,7 +145,7 @@ async fn concurrent_requests_share_one_review_and_its_outcome() {
     world.stop().await;
 }
 
-/// A client that leaves must not take away the answer that others wait for.
+/// A client that leaves must not cancel the review that others wait for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_does_not_cancel_the_review() {
     let world = World::start().await;
@@ -185,8 +172,8 @@ async fn a_client_that_leaves_does_not_cancel_the_review() {
     world.stop().await;
 }
 
-/// Everything a review is asked with is part of the key: name, uid, groups with their order, credential, verb and
-/// subresource. Seen red with `hash` and equality of `Identity` reduced to the user name.
+/// All that a review contains is part of the key: name, uid, groups in their order, extra, verb and
+/// subresource. Seen red: with `hash` and equality of `Identity` reduced to the user name.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_two_questions_share_an_answer() {
     let world = World::start().await;
@@ -200,15 +187,12 @@ async fn no_two_questions_share_an_answer() {
     let expected = [200, 403, 200, 200, 200];
     for _ in 0..2 {
         for (user, status) in users.iter().zip(expected) {
-            assert_eq!(
-                world.client_with(user).get("/metrics").await.unwrap().status(),
-                status
-            );
+            assert_eq!(world.client_with(user).status("/metrics").await, status);
         }
     }
     assert_eq!(world.api.count(Api::Access), 5);
 
-    // Tokens of one user name, with other uids, groups and extra.
+    // Tokens of one user name, with different uids, groups and extra.
     world.api.clear_reviews();
     let named = |uid: &str, groups: &[&str], key: &str| User {
         uid: uid.to_owned(),
@@ -220,12 +204,12 @@ async fn no_two_questions_share_an_answer() {
         ("t2", named("2", &["admins"], "k"), 200),
         ("t3", named("1", &["x"], "k"), 403),
         ("t4", named("1", &["admins"], "l"), 200),
-        // The very same user by another token is the same question.
+        // The same user with another token is the same question.
         ("t5", named("1", &["admins"], "k"), 200),
     ] {
         world.api.add_token(token, user);
         assert_eq!(
-            world.token_client(token).get("/metrics").await.unwrap().status(),
+            world.token_client(token).status("/metrics").await,
             status,
             "{token}"
         );
@@ -258,14 +242,14 @@ async fn no_two_questions_share_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_allow_for_a_command_lives_shorter() {
+async fn an_allow_for_a_command_is_remembered_for_a_shorter_time() {
     let world = World::builder()
         .set("authorization.interactive.cacheAuthorizedTTL", "300ms")
         .start()
         .await;
     let bob = world.client("bob");
     let run = async || bob.call("POST", RUN, &[], "").await.unwrap().status();
-    // The long-lived answer to the same check on a path that is not interactive is no use here.
+    // The long-lived answer to the same check on a path that runs no commands does not count here.
     assert_eq!(
         bob.call("POST", "/containerLogs/x", &[], "")
             .await
@@ -282,7 +266,7 @@ async fn an_allow_for_a_command_lives_shorter() {
         run().await == 403
     })
     .await;
-    // The other one stands for its five minutes.
+    // The other answer holds for its five minutes.
     assert_eq!(
         bob.call("POST", "/containerLogs/x", &[], "")
             .await
@@ -293,31 +277,31 @@ async fn an_allow_for_a_command_lives_shorter() {
     world.stop().await;
 }
 
-/// A scraper must not meet the API server's bad seconds, and one of its bad hours must not leave the node open.
+/// A scraper must not notice a short failure of the API server, and a long one must not leave the node open.
 ///
-/// Seen red: with no answer ever due, a request waits for the second review; with a failed renewal put in the place of the
-/// standing allow, that ends too early.
+/// Seen red: with no renewal, a request waits for the second review; with a failed renewal stored over the
+/// allow, the allow ends too early.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standing_allow_is_renewed_beside_the_request_and_ends_in_its_time() {
+async fn a_remembered_allow_is_renewed_in_the_background_and_ends_in_time() {
     let life = Duration::from_secs(5);
     let world = World::builder()
         .set("authorization.webhook.cacheAuthorizedTTL", "5s")
-        .set("limits.reviewTimeout", "100ms")
+        .set("limits.reviewTimeout", "1s")
         .start()
         .await;
     let bob = world.client("bob");
-    let scrape = async || bob.get("/metrics").await.unwrap().status().as_u16();
+    let scrape = async || bob.status("/metrics").await;
 
     let began = Instant::now();
     assert_eq!(scrape().await, 200);
     world.api.behave(Api::Access, Behaviour::Hang);
-    eventually_answers("it is asked for again while it stands", async || {
+    eventually_answers("a renewal is asked for while the allow holds", async || {
         assert_eq!(scrape().await, 200);
         world.api.count(Api::Access) > 1
     })
     .await;
-    eventually_answers("it ends", async || scrape().await == 503).await;
-    // An answer may end up to a tenth early.
+    eventually_answers("the allow ends", async || scrape().await == 503).await;
+    // An answer may end a tenth of its time early.
     assert!(began.elapsed() >= life - life / 10, "{:?}", began.elapsed());
     world.kubelet.clear();
     assert_eq!(scrape().await, 503);
@@ -328,7 +312,7 @@ async fn a_standing_allow_is_renewed_beside_the_request_and_ends_in_its_time() {
     world.stop().await;
 }
 
-/// A role that was just granted works after the refusal's short life.
+/// A role that was just granted works once the refusal is forgotten.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_remembered_for_its_own_time() {
     let world = World::builder()
@@ -336,18 +320,18 @@ async fn a_refusal_is_remembered_for_its_own_time() {
         .start()
         .await;
     let alice = world.client("alice");
-    assert_eq!(alice.get("/metrics").await.unwrap().status(), 403);
+    assert_eq!(alice.status("/metrics").await, 403);
     world.api.add_rule(alice_may(&["get"], &["metrics"]));
     eventually_answers("the role that was granted works", async || {
-        alice.get("/metrics").await.unwrap().status() == 200
+        alice.status("/metrics").await == 200
     })
     .await;
-    assert_eq!(alice.get("/metrics").await.unwrap().status(), 200);
+    assert_eq!(alice.status("/metrics").await, 200);
     assert_eq!(world.api.count(Api::Access), 2);
     world.stop().await;
 }
 
-/// Where policy wants commands through the API server only, not even a cluster admin runs them directly (T39).
+/// Where only the API server may run commands, not even a cluster admin runs them directly (T39).
 #[tokio::test(flavor = "multi_thread")]
 async fn allowed_users_narrow_the_interactive_paths_and_nothing_else() {
     let world = World::builder()
@@ -359,13 +343,13 @@ async fn allowed_users_narrow_the_interactive_paths_and_nothing_else() {
     assert_answer(&bob.call("POST", RUN, &[], "").await.unwrap(), 403, sentence);
     let websocket = bob.websocket(EXEC, &["v5.channel.k8s.io"], &[]).await.unwrap();
     assert_answer(&websocket.refused().unwrap(), 403, sentence);
-    assert_eq!(world.api.reviews(), [], "no review can change that");
+    assert_eq!(world.api.reviews(), [], "no review can permit it");
     world.assert_nothing_forwarded();
 
-    assert_eq!(bob.get("/pods").await.unwrap().status(), 200);
+    assert_eq!(bob.status("/pods").await, 200);
     let api_server = world.client(API_SERVER);
     assert_eq!(api_server.call("POST", RUN, &[], "").await.unwrap().status(), 200);
-    // On the list is not allowed yet.
+    // A user on the list still needs permission.
     world.api.set_rules(vec![]);
     let other = world
         .client(API_SERVER)
@@ -377,7 +361,7 @@ async fn allowed_users_narrow_the_interactive_paths_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn denied_paths_are_refused_for_everybody() {
+async fn denied_paths_are_refused_for_every_user() {
     let world = World::builder()
         .set(
             "authorization.paths.deny",
@@ -414,9 +398,9 @@ async fn denied_paths_are_refused_for_everybody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn always_allow_still_asks_who_it_is() {
+async fn always_allow_still_authenticates() {
     let world = World::builder().always_allow().start().await;
-    assert_eq!(world.client("alice").get("/pods").await.unwrap().status(), 200);
+    assert_eq!(world.client("alice").status("/pods").await, 200);
     assert_eq!(
         world
             .client("alice")
@@ -427,19 +411,16 @@ async fn always_allow_still_asks_who_it_is() {
         200
     );
     assert_answer(&world.stranger().get("/pods").await.unwrap(), 401, "Unauthorized");
-    assert_eq!(world.client("expired").get("/pods").await.unwrap().status(), 401);
-    assert_eq!(
-        world.client("alice").get("/pods/../exec").await.unwrap().status(),
-        400
-    );
+    assert_eq!(world.client("expired").status("/pods").await, 401);
+    assert_eq!(world.client("alice").status("/pods/../exec").await, 400);
     assert_eq!(world.api.reviews(), []);
     assert_eq!(world.kubelet.request_count(), 2);
     world.stop().await;
 }
 
-/// A gate that asks about another Node asks another question: RBAC with resourceNames would answer it wrongly (T38).
+/// RBAC with resourceNames would answer a review about another Node wrongly (T38).
 #[tokio::test(flavor = "multi_thread")]
-async fn the_node_in_the_question_is_this_node_in_lower_case() {
+async fn a_review_names_this_node_in_lower_case() {
     let world = World::builder().set("nodeName", "Edge-7.Example").start().await;
     world.client("alice").get("/metrics").await.unwrap();
     assert_eq!(
@@ -449,7 +430,7 @@ async fn the_node_in_the_question_is_this_node_in_lower_case() {
     world.stop().await;
 }
 
-/// Withdrawn from one Node is withdrawn there only.
+/// A rule for one Node counts for that Node alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_for_another_node_allows_nothing() {
     let world = World::start().await;
@@ -458,8 +439,8 @@ async fn a_rule_for_another_node_allows_nothing() {
         alice_may(&["get"], &["stats"]).on_node("worker-1"),
     ]);
     let alice = world.client("alice");
-    assert_eq!(alice.get("/pods").await.unwrap().status(), 403);
-    assert_eq!(alice.get("/stats/summary").await.unwrap().status(), 200);
+    assert_eq!(alice.status("/pods").await, 403);
+    assert_eq!(alice.status("/stats/summary").await, 200);
     let names: Vec<Value> = world
         .api
         .access_specs()

@@ -1,4 +1,4 @@
-//! Tables of odd messages, kept beside the tests as text: one row a line, fields between tabs, bytes as `\xHH`.
+//! Tables beside the tests, as text: one row a line, fields between tabs, bytes as `\xHH`.
 
 /// The rows of a table, without its comments.
 pub(crate) fn rows(table: &str) -> impl Iterator<Item = Vec<&str>> {
@@ -6,6 +6,11 @@ pub(crate) fn rows(table: &str) -> impl Iterator<Item = Vec<&str>> {
         .lines()
         .filter(|line| !line.starts_with('#') && !line.is_empty())
         .map(|line| line.split('\t').collect())
+}
+
+/// A field's text, for which `-` stands if there is none.
+pub(crate) fn text(field: &str) -> &str {
+    if field == "-" { "" } else { field }
 }
 
 /// A field's bytes.

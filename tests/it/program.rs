@@ -31,8 +31,9 @@ fn own(mut command: Command) -> Command {
     command
 }
 
-/// The same in a process namespace, where no process of this machine is seen, but kubelets with these flags. Their process ids are 2, 3
-/// and so on. `None`, and the test counts as skipped, where the machine allows no process namespace.
+/// The same in a process namespace, where no process of this machine is seen, but kubelets with these flags.
+/// Their process ids are 2, 3 and so on. `None`, and the test counts as skipped, where the machine allows no
+/// process namespace.
 pub(crate) fn kubelet_gate_beside(kubelets: &[&str]) -> Option<Command> {
     let unshare = |more: &[&str]| {
         let mut command = Command::new("unshare");
@@ -50,13 +51,13 @@ pub(crate) fn kubelet_gate_beside(kubelets: &[&str]) -> Option<Command> {
         skip("no process namespace can be made: unshare fails");
         return None;
     };
-    // A shell by the name of a kubelet, with the flags of one.
+    // A shell by the name of a kubelet, with the flags of one, that stops itself.
     let kubelet = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubelet");
     let _ = std::os::unix::fs::symlink("/bin/sh", &kubelet);
     let kubelet = kubelet.display();
     let mut script = String::new();
     for flags in kubelets {
-        script += &format!("'{kubelet}' -c 'sleep 600; :' {flags} &\n");
+        script += &format!("'{kubelet}' -c 'kill -STOP $$' {flags} &\n");
     }
     for index in 0..kubelets.len() {
         script += &format!(
@@ -185,14 +186,12 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) async fn start(installation: &Installation) -> Self {
+        Self::with_configuration(&installation.config()).await
+    }
+
+    pub(crate) async fn with_configuration(file: &str) -> Self {
         let mut process = kubelet_gate()
-            .args([
-                "serve",
-                "--log-format",
-                "json",
-                "--config",
-                &installation.config(),
-            ])
+            .args(["serve", "--log-format", "json", "--config", file])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

@@ -1,8 +1,9 @@
-//! The ways around the gate. If one of them stays open, a process on the node or beside it has everything that the gate should guard.
+//! The ways around the gate. If one of them stays open, a process on the node or beside it has everything
+//! that the gate should guard.
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use kubelet_gate::seal::{Confirmed, Firewall, Plan, PortKind, RunningGate, SealedPort, State};
 use kubelet_gate::settings::Backend;
@@ -68,12 +69,13 @@ fn without_the_seal_every_way_leads_to_the_kubelet_and_with_it_to_the_gate() {
     });
 }
 
-/// As Calico wires pods: routes to each, and no address on the node's side. Seen red: with `redirect` in prerouting, which takes the
-/// incoming interface's address, the pod's connections were dropped.
+/// As Calico wires pods: routes to each, and no address on the node's side. Seen red: with `redirect` in
+/// prerouting, which takes the incoming interface's address, the pod's connections were dropped.
 #[test]
 fn a_pod_behind_an_interface_without_an_address_is_redirected_to_the_gate() {
     on_every_backend(async |mut node: Node| {
-        // Without proxy_delay=0, which Calico sets as well, the kernel answers for another host after up to 0.8 s.
+        // Without proxy_delay=0, which Calico sets as well, the kernel answers for another host after up to
+        // 0.8 s.
         node.shell(
             "ip addr flush dev pod0; ip -6 addr add fe80::1/64 dev pod0 nodad
             echo 1 > /proc/sys/net/ipv4/conf/pod0/proxy_arp; echo 0 > /proc/sys/net/ipv4/neigh/pod0/proxy_delay
@@ -115,6 +117,8 @@ fn neither_root_nor_a_process_that_knows_uid_and_mark_gets_through() {
         let said = node.firewall_exits(0, "status");
         assert_eq!(said.contains("by its uid and mark alone"), !cgroup, "{said}");
         let v4 = "127.0.0.1";
+        // All at the same time: a dropped packet is waited for.
+        let mut dialled = Vec::new();
         for (process, uid, mark, reaches) in [
             ("root with the mark", 0, mark, false),
             ("the gate's user without a mark", uid, 0, false),
@@ -123,8 +127,8 @@ fn neither_root_nor_a_process_that_knows_uid_and_mark_gets_through() {
             ("CAP_NET_RAW and CAP_SETUID with uid and mark", uid, mark, !cgroup),
         ] {
             for address in [v4, "::1", "192.0.2.10"] {
-                let reached = reaches_kubelet(&node, None, address, uid, mark);
-                assert_eq!(reached, reaches, "{}: {process} to {address}", node.backend);
+                let dialling = dial(&node, None, address, uid, mark);
+                dialled.push((format!("{process} to {address}"), dialling, reaches));
             }
         }
         if let Some(cgroup) = &node.cgroup {
@@ -133,17 +137,21 @@ fn neither_root_nor_a_process_that_knows_uid_and_mark_gets_through() {
                 ("root with the mark", 0, mark, false),
                 ("the gate's user with a wrong mark", uid, mark ^ 1, false),
             ] {
-                let reached = reaches_kubelet(&node, Some(cgroup), v4, uid, mark);
-                assert_eq!(reached, reaches, "{}: in the cgroup, {process}", node.backend);
+                let dialling = dial(&node, Some(cgroup), v4, uid, mark);
+                dialled.push((format!("in the cgroup, {process}"), dialling, reaches));
             }
+        }
+        for (process, dialling, reaches) in dialled {
+            let reached = printed(dialling) == "kubelet";
+            assert_eq!(reached, reaches, "{}: {process}", node.backend);
         }
         node.stop().await;
     });
 }
 
-/// Whether the kubelet takes a connection of this user, with this mark, that was made with `CAP_NET_RAW` and `CAP_SETUID` alone. It speaks
-/// TLS and asks for pods to find out.
-fn reaches_kubelet(node: &Node, cgroup: Option<&Path>, address: &str, uid: u32, mark: u64) -> bool {
+/// Dials as this user, with this mark, and with no more than `CAP_NET_RAW` and `CAP_SETUID`. Prints which
+/// server takes the connection: it asks for pods to find out.
+fn dial(node: &Node, cgroup: Option<&Path>, address: &str, uid: u32, mark: u64) -> Child {
     let family = if address.contains(':') {
         "AF_INET6"
     } else {
@@ -167,18 +175,29 @@ fn reaches_kubelet(node: &Node, cgroup: Option<&Path>, address: &str, uid: u32, 
         "--inh-caps=-all,+net_raw,+setuid,+setgid",
         "--bounding-set=-all,+net_raw,+setuid,+setgid",
     ]);
-    python(command.arg("python3"), &script) == "kubelet"
+    python(command.arg("python3"), &script)
 }
 
-/// What this script prints, without the end of the line.
-fn python(python: &mut Command, script: &str) -> String {
-    let output = python.args(["-c", script]).output().unwrap();
+/// Starts this script.
+fn python(python: &mut Command, script: &str) -> Child {
+    let python = python.args(["-c", script]);
+    python
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// What a script prints, without the end of the line.
+fn printed(script: Child) -> String {
+    let output = script.wait_with_output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// Seen red: without the raw chain's second rule the neighbour reached the gate, where loopback must not lead either.
+/// Seen red: without the raw chain's second rule the neighbour reached the gate, where loopback must not lead
+/// either.
 #[test]
 fn a_neighbour_does_not_reach_loopback_even_if_the_node_routes_it() {
     on_every_backend(async |mut node: Node| {
@@ -240,7 +259,7 @@ while time.time() < until:
     if len(got) >= 60 and got[6] == 6 and got[40:44] == struct.pack('!HH', 10255, port) and got[53] & 0x12 == 0x12: answered = True; break
 print(answered)
 ";
-    python(&mut Command::new("python3"), script) == "True"
+    printed(python(&mut Command::new("python3"), script)) == "True"
 }
 
 /// Seen red: with the gate recognised by its port alone, `status` said "sealed", and "the gate".
@@ -268,17 +287,18 @@ fn a_process_that_takes_the_port_of_a_gate_that_is_gone_is_not_taken_for_it() {
         for port in [10250, 10255] {
             let address = format!("192.0.2.10:{port}");
             let line = said.lines().find(|line| line.contains(&address));
-            assert_says(line.unwrap_or(&said), &["somebody in the gate's place", "BYPASS"]);
+            assert_says(line.unwrap_or(&said), &["not the gate, on its port", "BYPASS"]);
         }
         assert!(!said.contains("the gate  "), "{said}");
-        // Without it connections are refused, which is sealed.
-        assert_says(&node.firewall_exits(0, "status"), &["nobody  "]);
+        // Without the squatter connections are refused, which is sealed.
+        assert_says(&node.firewall_exits(0, "status"), &["nothing  "]);
         node.stop().await;
     });
 }
 
-/// This test plays the gate: a real one takes no address that the kubelet may want while it sees any kubelet process whose addresses it
-/// does not know. Seen red: with the gate's own addresses left out, `status` said "sealed".
+/// This test plays the gate: a real one takes no address that the kubelet may want while it sees any kubelet
+/// process whose addresses it does not know. Seen red: with the gate's own addresses left out, `status` said
+/// "sealed".
 #[test]
 fn a_kubelet_on_the_gates_own_address_is_found() {
     on_a_node(async |mut node: Node| {
@@ -298,14 +318,13 @@ fn a_kubelet_on_the_gates_own_address_is_found() {
         };
         firewall.load(Some(&plan), None, None).unwrap();
         let confirmed = Confirmed {
-            fingerprint: firewall.fingerprint().unwrap().unwrap(),
+            fingerprint: firewall.rules().unwrap().fingerprint().unwrap(),
             tool: firewall.version().unwrap(),
             plan: plan.clone(),
         };
         let state = State::new(&node.file("state"));
         std::fs::create_dir(state.directory()).unwrap();
-        let boot = firewall.boot(&plan, state.directory());
-        state.keep_confirmed(&confirmed, &boot).unwrap();
+        state.keep_confirmed(Some(&confirmed)).unwrap();
         let gate = RunningGate {
             pid: std::process::id(),
             uid: rustix::process::getuid().as_raw(),
@@ -326,7 +345,7 @@ fn a_kubelet_on_the_gates_own_address_is_found() {
         assert_reached(&node, 2, " the gate ");
         drop(listening);
         std::fs::remove_file(node.file("run/exemption.json")).unwrap();
-        assert_reached(&node, 0, " nobody ");
+        assert_reached(&node, 0, " nothing ");
         node.move_kubelet("0.0.0.0:10250").await;
         let server = server_seen_from(&node.neighbour, "192.0.2.10:10250");
         assert_eq!(server, "kubelet");
@@ -335,9 +354,9 @@ fn a_kubelet_on_the_gates_own_address_is_found() {
     });
 }
 
-/// `status` makes a wire to a network of its own, and dials from there. Seen red: with one address for every wire, "nobody" and "ok" from
-/// another network while the wire of a killed run, or of another run, was there; without the control connection the same where no
-/// packet comes over the wire.
+/// `status` makes a wire to a network of its own, and dials from there. Seen red: with one address for every
+/// wire, "nobody" and "ok" from another network while the wire of a killed run, or of another run, was there;
+/// without the control connection the same where no packet comes over the wire.
 #[test]
 fn a_leftover_wire_or_a_rule_that_drops_on_the_wire_is_not_taken_for_a_seal() {
     on_a_node(async |mut node: Node| {

@@ -23,6 +23,7 @@ use self::wire::Wire;
 use crate::client::Duplex;
 
 pub use self::knobs::{Fault, Knobs};
+pub use self::pages::node_info;
 pub use self::record::RecordedRequest;
 pub use self::tls::ClientCa;
 
@@ -313,6 +314,7 @@ async fn accept(
         }
     };
     stop.run_until_cancelled(accepting).await;
+    crate::stop_listening(&listener);
 }
 
 async fn accept_unix(inner: Arc<Inner>, listener: UnixListener, tasks: TaskTracker, stop: CancellationToken) {
