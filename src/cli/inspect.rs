@@ -10,9 +10,10 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::output::ReportFormat;
 use super::prove::{ports_of, remarks, token};
 use super::which_kubelet::{WhichKubelet, elsewhere, listed};
-use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
+use super::{FAILED, FINDINGS, GOOD, USAGE, complain};
 use crate::adopt::inspect::{Check, Gate, Inspection, Verdict};
 use crate::adopt::kubelet::invocation::Invocation;
 use crate::adopt::kubelet::{binds, plain};

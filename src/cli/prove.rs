@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 
+use super::output::ReportFormat;
 use super::which_kubelet::{elsewhere, listed};
-use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
+use super::{FAILED, FINDINGS, GOOD, USAGE, complain};
 use crate::adopt::kubelet::invocation;
 use crate::adopt::kubelet::options::Effective;
 use crate::adopt::kubelet::plain;
