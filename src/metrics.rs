@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All families. Handles on the way of a request are held resolved; the rest is looked up by label.
+/// All families. Families that every request touches are held with their labels resolved; the rest is looked up by label.
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
@@ -44,7 +44,7 @@ pub struct Metrics {
     /// Handshakes with a kubelet that showed another key than the pinned one, also after the pin was read again.
     pub pin_mismatches: Counter,
     bypass_sealed: Family<PortLabels, Gauge>,
-    /// Seconds in which a way around the gate was open, or nobody could say that it was not.
+    /// Seconds in which a way around the gate was open, or could not be excluded.
     pub seal_open_seconds: Counter<f64, AtomicU64>,
     /// Connections to the kubelet, open now, that did not come through the gate.
     pub ungated_connections: Gauge,
@@ -167,7 +167,7 @@ impl Metrics {
                 .map(|stage| durations.get_or_create_owned(&StageLabels { stage })),
             authentication_failures: families.add(
                 "authentication_failures",
-                "Requests that nobody known made, by the first reason found",
+                "Requests that failed authentication, by the first reason found",
             ),
             cache: ["access", "token"].map(|kind| {
                 ["hit", "miss"].map(|result| cache.get_or_create_owned(&CacheLabels { cache: kind, result }))
@@ -207,11 +207,11 @@ impl Metrics {
             ),
             bypass_sealed: families.add(
                 "bypass_sealed",
-                "1 if nobody gets to this port of the kubelet around the gate, tried just now; 0 if somebody may",
+                "1 if this port of the kubelet cannot be reached around the gate, by the last try; 0 if it can or may be",
             ),
             seal_open_seconds: families.add(
                 "seal_open_seconds",
-                "Seconds in which a way around the gate was open, or nobody could say that it was not",
+                "Seconds in which a way around the gate was open, or could not be excluded",
             ),
             ungated_connections: families.add(
                 "ungated_connections",

@@ -1,4 +1,4 @@
-//! How much of something there may be in total and for one key: connections of an address, streams of a user.
+//! Bounds in total and per key: connections of an address, streams of a user.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(
             (held.total, held.each.len()),
             (0, 0),
-            "nothing is kept of what is gone"
+            "no key stays once its shares are dropped"
         );
     }
 }

@@ -50,7 +50,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Answers one request. Whatever happens, there is one answer, and one audit event.
+    /// Answers one request with exactly one response and one audit event, also if a station fails or panics.
     pub async fn handle(
         &self,
         connection: &Arc<Connection>,
@@ -114,7 +114,7 @@ impl Gate {
         response
     }
 
-    /// The way itself. A station's result is what the next one demands.
+    /// The way itself. Each station returns the value that the next one needs.
     async fn stations(
         &self,
         connection: &Connection,
@@ -127,7 +127,7 @@ impl Gate {
         let permit = match self.decide(connection, &parts, record).await {
             Ok(permit) => permit,
             Err(error) => {
-                // Reading the body of a client that waits for "100 Continue" would invite it.
+                // Reading the body makes hyper send "100 Continue": a refused client must not be told to send it.
                 if !expects {
                     Box::pin(drain(&mut body)).await;
                 }
@@ -157,7 +157,7 @@ impl Gate {
         Ok(Passed { forwarded, slot })
     }
 
-    /// Stations 4, 3 and 5: what is asked for, who asks, whether they may.
+    /// Stations 4, 3 and 5: what the request asks for, which user sends it, and whether that user may do it.
     async fn decide(
         &self,
         connection: &Connection,
@@ -222,7 +222,7 @@ impl Gate {
     }
 }
 
-/// A request that was forwarded, with the stream it may hold.
+/// A request that was forwarded, with the stream slot it may hold.
 struct Passed {
     forwarded: Forwarded,
     slot: Option<Share<String>>,
@@ -262,7 +262,7 @@ fn may_be_an_upgrade(headers: &HeaderMap) -> bool {
             .any(|part| part.eq_ignore_ascii_case(upgrade))
 }
 
-/// Polls a future to its end, or to its panic, whose message is returned.
+/// Polls a future to its end. If it panics, the error is the panic's message.
 async fn unwind<F: Future>(future: F) -> Result<F::Output, String> {
     let mut future = pin!(future);
     let polled = std::future::poll_fn(|cx| {
@@ -284,7 +284,7 @@ fn log(connection: &Connection, error: &RequestError) {
     let (peer, status, station) = (connection.peer, error.status.as_u16(), error.station.as_str());
     match error.origin {
         Origin::Client => tracing::debug!(%peer, status, station, "refused: {error}"),
-        // A bound that a client met: it can be met as often as the client likes.
+        // The client can reach a bound as often as it likes.
         Origin::Gate if error.status == StatusCode::TOO_MANY_REQUESTS => {
             tracing::debug!(%peer, status, station, "refused: {error}");
         }

@@ -1,4 +1,4 @@
-//! What is known of a request, collected on its way, and its one audit event at the end of it.
+//! What the stations find out about a request, and the audit event that is made of it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ impl Record {
         }
     }
 
-    /// Notes what is asked for.
+    /// Notes what the request asks for.
     pub(crate) fn set_checks(&mut self, checks: &Checks) {
         self.facts.verb = Some(checks.verb().as_str());
         self.facts.subresource = checks
@@ -92,7 +92,7 @@ impl Record {
             .map(|subresource| subresource.as_str());
     }
 
-    /// Notes who asks.
+    /// Notes the user that sent the request.
     pub(crate) fn set_identity(&mut self, identity: &Identity) {
         self.facts.identity = Some(identity.clone());
     }
@@ -132,7 +132,7 @@ impl Record {
         }
     }
 
-    /// Writes the event: the answer is decided. In blocking mode this waits until the event is written.
+    /// Writes the event, now that the response is decided. In blocking mode this waits until the event is written.
     pub(crate) async fn answered(mut self, status: StatusCode) {
         let stage = if self.facts.panicked {
             Stage::Panic
@@ -158,7 +158,7 @@ impl Record {
 }
 
 impl Drop for Record {
-    /// The client left before there was an answer: the request still has its event, without a status.
+    /// Writes the event of a request whose client left before there was a response: it has no status.
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.write(&self.facts.event(Stage::ResponseComplete, None, None));
@@ -237,5 +237,44 @@ impl Facts {
                 ended_by: end.by.as_str(),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::settings::{self, AuditCommands, AuditMode, AuditSink};
+
+    /// Seen red: with the stage of a panic left at `ResponseComplete`.
+    #[tokio::test]
+    async fn a_panic_has_a_stage_of_its_own_in_the_audit() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.log");
+        let settings = settings::Audit {
+            sink: AuditSink::File(path.clone()),
+            mode: AuditMode::Batch,
+            commands: AuditCommands::Hash,
+        };
+        let (audit, thread) = Audit::start(&settings, 8).unwrap();
+        let peer = "192.0.2.7:40000".parse().unwrap();
+        let request = Request::get("/pods").body(()).unwrap();
+        for panicked in [true, false] {
+            let mut record = Record::begin(&audit, &"worker-1".into(), peer, &request).await;
+            if panicked {
+                record.set_panicked();
+            }
+            record.answered(StatusCode::INTERNAL_SERVER_ERROR).await;
+        }
+        thread.shutdown(Duration::from_secs(10)).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let stages: Vec<String> = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|event| event["stage"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(stages, ["Panic", "ResponseComplete"]);
     }
 }

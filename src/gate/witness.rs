@@ -1,5 +1,5 @@
-//! Whether the API server itself has been served. Before that nobody should close the ways around the gate: logs, exec
-//! and metrics of the node would end.
+//! Whether the API server has been served through the gate. Until then the ways around the gate should stay open: if the API
+//! server cannot use the gate, sealing the node ends its logs, exec and metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -14,7 +14,7 @@ use crate::authn::Credential;
 use crate::authz::Permit;
 use crate::timestamp::timestamp;
 
-/// Remembers who was allowed, and served by the kubelet, what only the API server is allowed.
+/// Remembers the last user that was allowed what only the API server is allowed, and was served by the kubelet.
 pub(crate) struct Witness {
     /// `firewall.apiServerUsers`.
     users: Vec<String>,
@@ -24,7 +24,7 @@ pub(crate) struct Witness {
     seen: ArcSwapOption<Seen>,
 }
 
-/// The API server, as it was seen.
+/// The API server, as it was last seen.
 #[derive(Clone, Debug)]
 struct Seen {
     user: String,
@@ -32,12 +32,12 @@ struct Seen {
     last: SystemTime,
 }
 
-/// As in the answer to `GET /seal`.
+/// The API server's part in the answer to `GET /seal`.
 #[derive(Debug, Serialize)]
 pub(crate) struct SeenReport {
     /// The last user that was taken for the API server.
     user: String,
-    /// Since when it has been this one.
+    /// When this user was first seen.
     first: String,
     /// When it was seen last, to a second or so.
     last: String,
@@ -54,7 +54,8 @@ impl Witness {
         }
     }
 
-    /// A request was allowed and served, at `now`. Called for each: within a second of the last note it is a load and a comparison.
+    /// Notes that a request was allowed and served at `now`. It is called for each request: within a second of the last note it
+    /// costs a load and a comparison.
     pub(crate) fn saw(&self, permit: &Permit, now: Instant) {
         let credential = permit.identity().credential();
         let may_be = if self.users.is_empty() {
@@ -77,7 +78,7 @@ impl Witness {
 
     #[cold]
     fn note(&self, user: &str, second: u64) {
-        // Two workers may come here in the same second. Either's note will do.
+        // Two workers may come here in the same second. Either note is good enough.
         self.noted.store(second, Relaxed);
         let now = SystemTime::now();
         let before = self.seen.load();
@@ -92,7 +93,7 @@ impl Witness {
         })));
     }
 
-    /// Who was seen, if anybody.
+    /// The API server as it was last seen; `None` if it was not seen since the gate started.
     pub(crate) fn report(&self) -> Option<SeenReport> {
         self.seen.load().as_ref().map(|seen| SeenReport {
             user: seen.user.clone(),

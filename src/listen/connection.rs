@@ -59,7 +59,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, port: Arc<TlsPort
     }
 }
 
-/// The TLS handshake; `None` if the client spoke something else and was told so.
+/// The TLS handshake; `None` if the client did not speak TLS.
 async fn handshake(stream: TcpStream, port: &TlsPort) -> io::Result<Option<TlsStream<TcpStream>>> {
     let metrics = &port.gate.metrics;
     stream.set_nodelay(true)?;
@@ -92,8 +92,8 @@ async fn handshake(stream: TcpStream, port: &TlsPort) -> io::Result<Option<TlsSt
     }
 }
 
-/// The kubelet's short answer. What the client has still to say is read for a moment, since closing over unread bytes
-/// would take the answer away again.
+/// Sends the kubelet's short answer, then reads for a moment what the client still sends: closing a socket with unread bytes
+/// resets the connection, and a reset discards an answer that the client has not read.
 async fn refuse_plain_http(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(PLAIN_HTTP).await?;
     stream.shutdown().await?;

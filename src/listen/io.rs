@@ -1,8 +1,8 @@
 //! One wrapper around a client's stream that owns every deadline of the connection.
 //!
-//! hyper has one timer for the wait between requests and for the head of a request; the gate needs them apart, and one
-//! for a client that stops reading. The wrapper looks at the clock when the stream has nothing to give, and keeps one
-//! timer that is moved only when it must fire earlier: a request that arrives whole costs no timer at all.
+//! hyper has one timer for both the wait between requests and the head of a request. The gate needs two, and a third for a
+//! client that stops reading. The wrapper looks at the clock when a read or write has to wait, and keeps one timer that is
+//! moved only when it must fire earlier: a request that arrives whole costs no timer.
 
 use std::io;
 use std::pin::Pin;
@@ -24,15 +24,14 @@ pub(super) struct Watched<T> {
     timeouts: Timeouts,
     metrics: Arc<Metrics>,
     timer: Pin<Box<Sleep>>,
-    /// Since when the peer has taken no byte.
+    /// Since when the client has read no byte.
     stalled: Option<Instant>,
-    /// The end has been said, and what the client still says is read and forgotten.
+    /// The gate has ended its direction, and discards what the client still sends.
     lingering: bool,
 }
 
-/// After the gate has said its last word, a client that is in the middle of its own is listened to for so long, as Go's
-/// server does: closing over unread bytes resets the connection, and a reset takes away an answer that has not been
-/// read yet.
+/// After the gate has ended its direction it reads for this long what the client still sends, as Go's server does: closing a
+/// socket with unread bytes resets the connection, and a reset discards an answer that the client has not read.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// The deadlines of a connection.
@@ -59,8 +58,8 @@ impl Timeouts {
         }
     }
 
-    /// Those of an HTTP/2 connection. It is told to go by GOAWAY when idle; the stream's own deadline comes later, for a
-    /// client that does not go.
+    /// The deadlines of an HTTP/2 connection. An idle one gets GOAWAY first; the deadline here comes later, for a client that
+    /// does not close.
     pub(super) fn http2(limits: &Limits) -> Self {
         let idle = limits.idle_timeout + limits.request_head_timeout;
         Self {
@@ -88,7 +87,7 @@ impl<T> Watched<T> {
         }
     }
 
-    /// When the connection must end if nothing happens, and what that is called.
+    /// When the connection must end if nothing happens, and the name of that deadline.
     fn deadline(&self) -> Option<(Instant, &'static str)> {
         if self.activity.is_tunnel() {
             return None;
@@ -105,7 +104,7 @@ impl<T> Watched<T> {
         }
     }
 
-    /// Called when the stream has nothing to give: an error if the deadline has passed, else the timer is set.
+    /// Sets the timer while a read or write has to wait; an error if the deadline has passed.
     fn wait(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while let Some((deadline, kind)) = self.deadline() {
             if Instant::now() >= deadline {
@@ -114,7 +113,7 @@ impl<T> Watched<T> {
                 }
                 return Err(io::Error::new(io::ErrorKind::TimedOut, kind));
             }
-            // Moved only to fire earlier: it looks again when it fires.
+            // Moved only to fire earlier: the deadline is computed again when it fires.
             if self.timer.is_elapsed() || self.timer.deadline() > deadline {
                 self.timer.as_mut().reset(deadline);
             }
@@ -126,7 +125,7 @@ impl<T> Watched<T> {
         Ok(())
     }
 
-    /// Reads what the client still says, until it has closed, or long enough.
+    /// Discards what the client sends until it closes, or until [`LINGER`] has passed.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()>
     where
         T: AsyncRead + Unpin,

@@ -6,6 +6,8 @@ mod io;
 mod port;
 mod streams;
 mod worker;
+mod workers;
 
 pub(crate) use self::accept::Acceptor;
-pub(crate) use self::port::{TlsPort, Workers};
+pub(crate) use self::port::TlsPort;
+pub(crate) use self::workers::Workers;

@@ -1,19 +1,10 @@
-//! The TLS port: how many connections it takes, and which worker gets the next one.
+//! What the connections of the TLS port need.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
-use super::accept::Acceptor;
-use super::worker::{self, Accepted, CUT_GRACE, Loaded, WorkerHandle};
 use crate::gate::Gate;
-use crate::quota::{Exhausted, Quota};
 use crate::settings::Limits;
 use crate::tls::Serving;
 
@@ -23,99 +14,4 @@ pub(crate) struct TlsPort {
     /// For handshakes: the serving pair and the client CAs in force.
     pub(crate) serving: Arc<ArcSwap<Serving>>,
     pub(crate) limits: Limits,
-}
-
-/// The worker threads, and the places for their connections.
-pub(crate) struct Workers {
-    port: Arc<TlsPort>,
-    places: Arc<Quota<IpAddr>>,
-    handles: Vec<WorkerHandle>,
-    drain: CancellationToken,
-    cut: CancellationToken,
-}
-
-// === impl Workers ===
-
-impl Workers {
-    /// Starts `count` worker threads.
-    ///
-    /// # Errors
-    /// A thread or its runtime cannot be made.
-    pub(crate) fn start(count: usize, port: &Arc<TlsPort>) -> io::Result<Self> {
-        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
-        let handles = (0..count)
-            .map(|number| worker::start(number, port.clone(), drain.clone(), cut.clone()))
-            .collect::<io::Result<_>>()?;
-        let limits = &port.limits;
-        Ok(Self {
-            places: Quota::new(limits.connections, limits.connections_per_address),
-            port: port.clone(),
-            handles,
-            drain,
-            cut,
-        })
-    }
-
-    /// Accepts connections and hands them to the workers, until it is dropped.
-    pub(crate) async fn accept(self: Arc<Self>, listener: TcpListener) {
-        let mut acceptor = Acceptor::new(listener, "tls", self.port.gate.metrics.clone());
-        loop {
-            let (stream, peer) = acceptor.accept().await;
-            self.hand_over(stream, peer);
-        }
-    }
-
-    fn hand_over(&self, stream: TcpStream, peer: SocketAddr) {
-        let rejected = |reason| self.port.gate.metrics.rejected(reason);
-        let place = match self.places.take(peer.ip().to_canonical()) {
-            Ok(place) => place,
-            Err(Exhausted::Each) => return rejected("connections_per_address"),
-            Err(Exhausted::Total) => return rejected("connections"),
-        };
-        // The channel of a worker that has ended is closed. Its load would stay the least.
-        let alive = self.handles.iter().filter(|worker| !worker.send.is_closed());
-        let Some(worker) = alive.min_by_key(|worker| worker.load.load(Relaxed)) else {
-            return rejected("no_worker");
-        };
-        let stream = match stream.into_std() {
-            Ok(stream) => stream,
-            Err(error) => {
-                return tracing::warn!(%peer, %error, "an accepted connection cannot be handed over");
-            }
-        };
-        let accepted = Accepted {
-            stream,
-            peer,
-            place,
-            loaded: Loaded::new(&worker.load),
-        };
-        if worker.send.try_send(accepted).is_err() {
-            rejected("worker_busy");
-        }
-    }
-
-    /// Lets the connections finish within `limits.shutdownTimeout`, then cuts them. Yields how many were cut.
-    pub(crate) async fn stop(self) -> usize {
-        self.drain.cancel();
-        let loads: Vec<_> = self.handles.iter().map(|worker| worker.load.clone()).collect();
-        // With the handles the channels close, and the workers end with their last connection.
-        let threads: Vec<_> = self.handles.into_iter().map(|worker| worker.thread).collect();
-        let mut joined = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                // The panic of a worker has been reported already.
-                let _ = thread.join();
-            }
-        });
-        if timeout(self.port.limits.shutdown_timeout, &mut joined)
-            .await
-            .is_ok()
-        {
-            return 0;
-        }
-        let open = loads.iter().map(|load| load.load(Relaxed)).sum::<usize>();
-        let streams = usize::try_from(self.port.gate.metrics.streams.get()).unwrap_or(0);
-        self.cut.cancel();
-        let _ = timeout(CUT_GRACE, joined).await;
-        open + streams
-    }
 }

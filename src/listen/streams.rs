@@ -1,4 +1,4 @@
-//! The streams of an HTTP/2 connection, and the end of one whose client takes nothing of its answer.
+//! The streams of an HTTP/2 connection. A stream ends when its client does not read the answer.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,10 +12,9 @@ use crate::metrics::Metrics;
 
 /// Runs each stream as a task, as hyper asks for it.
 ///
-/// On HTTP/1 the write-stall deadline belongs to the connection ([`super::io`]). On HTTP/2 a client can keep the
-/// connection going and never open the window of one stream, and with it hold a connection to the kubelet; or all of
-/// them, by the connection's window. The others on the connection may be well: an API server has the logs of many users
-/// on one. So the stream alone is ended, by a reset.
+/// On HTTP/1 the write-stall deadline belongs to the connection ([`super::io`]). On HTTP/2 a client can keep the connection
+/// busy and never open the window of one stream, which then holds a connection to the kubelet. The other streams must go on:
+/// an API server has the logs of many users on one connection. So the gate resets that stream alone.
 #[derive(Clone)]
 pub(super) struct Streams {
     stall: Duration,
@@ -23,7 +22,7 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Streams that end when a frame of the answer has not been taken for `stall`.
+    /// Streams that end when the client has not read a frame of the answer for `stall`.
     pub(super) fn new(stall: Duration, metrics: Arc<Metrics>) -> Self {
         Self { stall, metrics }
     }
@@ -43,7 +42,7 @@ where
     }
 }
 
-/// Polls a stream to its end; false if what its body gave was not taken for `stall`.
+/// Polls a stream to its end; false if the client did not read a frame of its body for `stall`.
 async fn taken(stream: impl Future<Output = ()>, stall: Duration) -> bool {
     let mut stream = pin!(stream);
     let mut deadline = pin!(None::<Sleep>);

@@ -1,4 +1,4 @@
-//! Accepting on the ports beside the main one, which few ask: the admin port and the tombstone.
+//! Accepting on the ports beside the TLS port that get few requests: the admin port and the tombstone.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::listen::Acceptor;
 
-/// Connections at once; more wait in the socket's queue.
+/// Connections at the same time; more wait in the socket's queue.
 const CONNECTIONS: usize = 64;
 
 /// Serves each connection by a task of its own, until `stop` is cancelled.

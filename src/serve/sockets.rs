@@ -11,10 +11,10 @@ use crate::settings::Settings;
 
 /// Waiting connections per socket; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
-/// Bytes on their way to a client.
+/// Send buffer of a client's socket, in bytes.
 const SEND_BUFFER: usize = 256 * 1024;
 
-/// Every socket the gate listens on. Port 0 is allowed everywhere: what was bound is to be asked for.
+/// Every socket the gate listens on. Port 0 is allowed everywhere; the methods below give the ports that were bound.
 pub struct Sockets {
     /// `listen`.
     pub tls: Vec<TcpListener>,
@@ -40,7 +40,7 @@ impl Sockets {
     /// Binds every address of the settings. Must be called on a tokio runtime.
     ///
     /// # Errors
-    /// One of them cannot be bound; none is kept then.
+    /// One of them cannot be bound. None stays bound then.
     pub fn bind(settings: &Settings) -> Result<Self, BindError> {
         let all = |key, addresses: &[SocketAddr]| {
             addresses
@@ -98,10 +98,10 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError
         socket.set_nonblocking(true)?;
         // A restart must not wait for the last process' connections in TIME_WAIT.
         socket.set_reuse_address(true)?;
-        // Inherited by what is accepted. Left to itself the kernel grows the buffer to megabytes and wakes a writer only
-        // once a third of it is free: a slow but steady reader would look like one that has stopped.
+        // Accepted sockets inherit it. Otherwise the kernel grows the buffer to megabytes and wakes a writer only when a third
+        // of it is free: a slow but steady reader would look like one that has stopped.
         socket.set_send_buffer_size(SEND_BUFFER)?;
-        // A client whose host is gone says nothing for ever: a followed log would keep its place and the kubelet's.
+        // A client whose host is gone never closes. Without keep-alive a followed log would hold its place, and the kubelet's.
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
                 .with_time(Duration::from_secs(30))

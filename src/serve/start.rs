@@ -1,4 +1,4 @@
-//! From settings to a gate that can serve: every file read, every part made, every socket bound, or one clear error.
+//! From settings to a gate that can serve: reads every file, makes every part and binds every socket, or fails with one error.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,17 +27,17 @@ use crate::seal::Exemption;
 use crate::settings::{AuthorizationMode, Settings};
 use crate::tls::{Serving, ServingError};
 
-/// A gate that only needs to be served.
+/// A gate that is ready to be served.
 pub struct Started {
     /// The gate.
     pub instance: Arc<Instance>,
-    /// Its sockets, bound.
+    /// Its bound sockets.
     pub sockets: Sockets,
     /// The thread that writes its audit events; to be shut down after serving.
     pub audit: AuditThread,
 }
 
-/// A gate cannot start; always something that the operator can put right.
+/// Why a gate cannot start. The operator can correct each of these.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The API server client's files.
@@ -155,12 +155,12 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
     Ok((instance, audit_thread))
 }
 
-/// What to say of a proxy in the environment, which client-go would use.
+/// A warning if the environment names a proxy: client-go would use it, the gate does not.
 pub(crate) fn unused_proxy() -> Option<String> {
     let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let name = ["HTTPS_PROXY", "https_proxy"].into_iter().find(set)?;
     Some(format!(
-        "{name} is in the environment and is not used: the API server is asked directly"
+        "{name} is in the environment and is not used: the gate connects to the API server directly"
     ))
 }
 
@@ -170,7 +170,7 @@ pub(crate) fn api_server_and_node_name(
 ) -> Result<(Option<ApiServer>, Arc<str>), StartError> {
     let reviewed = settings.authorization.mode == AuthorizationMode::Webhook;
     if !reviewed && !settings.authentication.webhook {
-        // The name then only stands in audit events.
+        // Only audit events name the Node then.
         let name = node::name(settings, None).unwrap_or_else(|_| host_name().unwrap_or_default());
         return Ok((None, name.into()));
     }

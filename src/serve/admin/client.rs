@@ -1,4 +1,4 @@
-//! Asking the admin port of a gate that runs, as this tool's other commands do.
+//! A client of a running gate's admin port, for the other commands.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use tokio::time::timeout;
 /// Longest answer that is read.
 const LONGEST: usize = 16 * 1024 * 1024;
 
-/// Why the admin port did not say what it was asked.
+/// Why the admin port gave no answer that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// Nobody listens there.
+    /// The port cannot be connected to.
     #[error(
         "the gate's admin port {address} cannot be reached (admin.listen): does the gate run with this configuration?"
     )]
@@ -38,7 +38,7 @@ pub enum AdminError {
         /// The deadline.
         within: Duration,
     },
-    /// What listens there speaks no HTTP, or says too much.
+    /// The answer is not HTTP, or is too long.
     #[error("http://{address}{path}: the answer cannot be read; is the port another program's?")]
     Broken {
         /// `admin.listen`.
@@ -49,7 +49,7 @@ pub enum AdminError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It is not a gate, or an older one.
+    /// The answer's status is not 200: the process there is not a gate, or a gate of another version.
     #[error(
         "http://{address}{path} answers {status}: is the gate of another version, or the port another program's?"
     )]
@@ -108,7 +108,7 @@ async fn ask(address: SocketAddr, path: &'static str) -> Result<Bytes, AdminErro
                 source,
             })
     };
-    // The connection's own end is told to the request as well.
+    // When the connection ends, the request ends with its error.
     let (mut answering, mut connection) = (std::pin::pin!(answering), std::pin::pin!(connection));
     tokio::select! {
         answer = &mut answering => answer,
@@ -128,7 +128,7 @@ fn broken(
     }
 }
 
-/// Who listens everywhere is asked on loopback.
+/// The address to dial: loopback for a gate that listens on every address.
 fn dialled(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

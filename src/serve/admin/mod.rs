@@ -30,13 +30,13 @@ use crate::seal::Seal;
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SealReport {
-    /// Who has been taken for the API server; `None`: nobody since the gate started.
+    /// The user that was taken for the API server; `None` if there was none since the gate started.
     api_server: Option<SeenReport>,
-    /// As the watch found it last.
+    /// The state that the watch found last.
     seal: Seal,
 }
 
-/// Answers until `stop` is cancelled; from the moment `stopping` is, `/readyz` fails.
+/// Answers until `stop` is cancelled. `/readyz` fails as soon as `stopping` is cancelled.
 pub(crate) async fn serve(
     listener: TcpListener,
     instance: Arc<Instance>,

@@ -20,7 +20,7 @@ impl Readiness {
         Self { instance, stopping }
     }
 
-    /// Whether all is well, and what to say about it; every part by name if `verbose`.
+    /// Whether the gate is ready, and the answer's text; `verbose` lists every part.
     pub(super) async fn report(&self, verbose: bool) -> (bool, String) {
         let parts = [
             ("listener", self.listener()),
@@ -39,7 +39,8 @@ impl Readiness {
                 Err(why) => writeln!(report, "[-] {part}: {why}"),
             };
         }
-        // Said, but no reason to be taken out of service: every node would be, at once, and cached answers still stand.
+        // Shown only. If a failing API server made the gate unready, every node would be unready at once, although cached
+        // answers are still valid.
         if verbose && let Some(api_server) = &self.instance.api_server {
             let _ = match api_server.last_failure() {
                 None => writeln!(report, "[+] api-server ok"),
@@ -82,7 +83,7 @@ impl Readiness {
         }
         match &*self.instance.seal.load_full() {
             Seal::Sealed => Ok(()),
-            Seal::Unwatched => Err("nobody has looked at it yet".into()),
+            Seal::Unwatched => Err("it has not been looked at yet".into()),
             Seal::Absent => Err("none is in force: kubelet-gate firewall apply".into()),
             Seal::Trial => Err("it is on trial: kubelet-gate firewall confirm".into()),
             Seal::Open(why) | Seal::Unknown(why) => Err(why.clone()),

@@ -15,7 +15,7 @@ pub enum NodeError {
     /// The Node of this name is another machine.
     #[error(
         "the Node {name} is another machine: its {kind} is {theirs}, this machine's is {ours}; a gate that asks about \
-         another Node lets in whoever may reach that one: set nodeName to this machine's Node, see kubectl get nodes"
+         another Node admits the users of that one: set nodeName to this machine's Node, see kubectl get nodes"
     )]
     AnotherMachine {
         /// The name that was found.

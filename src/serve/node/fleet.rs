@@ -1,7 +1,7 @@
-//! Whether what the gate shows its kubelet is good for this node's kubelet alone.
+//! Whether the credential that the gate shows its kubelet is valid for this node only.
 //!
-//! A gate that held a credential for every kubelet of the cluster would, taken over, be worse than no gate. Who is behind
-//! the credential is found as a kubelet finds it, and the API server is asked whether that user may reach another Node.
+//! An attacker who takes over a gate that holds a credential for every kubelet of the cluster has the whole cluster. The
+//! credential's user is determined as a kubelet does it, and the API server is asked whether that user may reach another Node.
 
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,9 @@ use crate::tls::pem;
 /// A credential that other nodes' kubelets accept too.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{key}: {} is a credential of {user}, who may get nodes/proxy of every other node as well: whoever takes this gate over \
-     could use it against the whole fleet; give one that may nodes/proxy of this Node alone, or set upstream.allowFleetCredential: true", file.display()
+    "{key}: {} is a credential of {user}, who may get nodes/proxy of every other node as well: an attacker who takes over this gate \
+     could use it against the whole fleet; use a credential that may nodes/proxy of this Node alone, or set \
+     upstream.allowFleetCredential: true", file.display()
 )]
 pub(crate) struct FleetCredential {
     key: &'static str,
@@ -22,14 +23,14 @@ pub(crate) struct FleetCredential {
     user: String,
 }
 
-/// What became of one credential.
+/// What was found out about one credential.
 #[derive(Debug)]
 pub(crate) enum Shown {
-    /// It is good for others too.
+    /// Other nodes' kubelets accept it too.
     Fleet(FleetCredential),
-    /// It is this node's own, or nobody's.
+    /// It is valid for this node only, or belongs to no user.
     Own,
-    /// Nobody could say: why.
+    /// It could not be found out: why.
     Unknown(String),
 }
 
@@ -69,7 +70,7 @@ async fn judge(
         Ok(None) => return Shown::Own,
         Err(why) => return unknown(why),
     };
-    // A Node that may or may not exist: what is asked for is a rule that is not about this one.
+    // The name of a Node that need not exist: a rule that allows it is not limited to this Node.
     let other = format!("not-{node_name}");
     let question = AccessSpec {
         user: &user,
@@ -88,7 +89,7 @@ async fn judge(
     }
 }
 
-/// Who a kubelet takes the holder of this certificate for.
+/// The user that a kubelet finds in this certificate.
 fn certificate_user(file: &Path) -> Result<Option<UserInfo>, String> {
     let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
     let chain = pem::certificates(file, &bytes).map_err(|error| error.to_string())?;
@@ -96,7 +97,7 @@ fn certificate_user(file: &Path) -> Result<Option<UserInfo>, String> {
     user_of(leaf).map_err(str::to_owned)
 }
 
-/// Who a kubelet takes the holder of this token for.
+/// The user that a kubelet finds for this token.
 async fn token_user(file: &Path, api_server: &ApiServer) -> Result<Option<UserInfo>, String> {
     let token = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
     match api_server.review_token(token.trim(), &[]).await {

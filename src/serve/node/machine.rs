@@ -1,7 +1,7 @@
-//! Whether the Node whose name the gate goes by is the machine that it runs on.
+//! Whether the Node of the gate's node name is the machine that the gate runs on.
 //!
-//! A gate with a wrong name asks about somebody else's Node: it lets in who may reach that one, and keeps out who may
-//! reach this one. The kubelet writes into its Node which machine it runs on; that is compared with this one.
+//! A gate with a wrong name asks the API server about another Node: it admits the users of that Node and refuses the users of
+//! this one. The kubelet writes its machine's ids into its Node, and these are compared with this machine's.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use http::StatusCode;
 use super::error::NodeError;
 use crate::apiserver::{ApiServer, NodeInfo};
 
-/// What the API server says of the Node, short of its being another machine.
+/// What the API server says about the Node, unless that is another machine.
 #[derive(Debug)]
 pub(crate) enum SameMachine {
-    /// One of the ids agrees.
+    /// One of the ids is equal.
     Yes,
-    /// It was asked, and nothing follows from the answer: why.
+    /// The API server answered, and the answer proves nothing: why.
     Unproven(String),
-    /// It could not be asked: why.
+    /// The API server could not be asked: why.
     Unasked(String),
 }
 
-/// The ids of a machine, in one spelling; `None` where there is none.
+/// The ids of a machine, in one spelling; `None` where it has none.
 #[derive(Debug, Default)]
 struct Ids {
     boot: Option<String>,
@@ -57,12 +57,12 @@ pub(crate) async fn confirm(
 }
 
 impl Ids {
-    /// Those that can be read; the firmware's by root alone.
+    /// The ids that can be read. The firmware's can be read by root alone.
     fn of_this_machine(root: &Path) -> Self {
         let read = |file: &str| id(&std::fs::read_to_string(root.join(file)).ok()?);
         Self {
             boot: read("proc/sys/kernel/random/boot_id"),
-            // Where cAdvisor looks, whose word the kubelet takes.
+            // The kubelet takes it from cAdvisor, which looks in these places.
             machine: read("etc/machine-id").or_else(|| read("var/lib/dbus/machine-id")),
             system: read("sys/class/dmi/id/product_uuid"),
         }
@@ -80,7 +80,7 @@ impl Ids {
             return Ok(SameMachine::Yes);
         }
         match both.next() {
-            // Before its kubelet has started, a machine's Node still has the id of the boot before.
+            // Until its kubelet has started, a machine's Node has the id of the previous boot.
             None | Some(("bootID", ..)) => Ok(SameMachine::Unproven(format!(
                 "nodeName {name}: neither machineID nor systemUUID of the Node can be compared with this machine's"
             ))),
@@ -94,7 +94,7 @@ impl Ids {
     }
 }
 
-/// 32 hexadecimal digits, as all three kinds are: hyphens or not, in either case. Placeholders are none.
+/// Reads an id: all three kinds are 32 hexadecimal digits, with or without hyphens, in either case. `None` for placeholders.
 fn id(text: &str) -> Option<String> {
     let digits: String = text.trim().to_lowercase().replace('-', "");
     let sound = digits.len() == 32

@@ -12,13 +12,13 @@ use crate::settings::Settings;
 /// does.
 ///
 /// # Errors
-/// None of them says.
+/// None of them gives a name.
 pub(crate) fn name(settings: &Settings, certificate_common_name: Option<&str>) -> Result<String, NodeError> {
     let variable = std::env::var("NODE_NAME").ok();
     first_name(settings, certificate_common_name, Path::new("/proc"), variable)
 }
 
-/// The first that says anything; a kubelet, too, takes an empty `--hostname-override` for none.
+/// The first source that is not empty. A kubelet, too, ignores an empty `--hostname-override`.
 fn first_name(
     settings: &Settings,
     certificate_common_name: Option<&str>,
@@ -85,9 +85,9 @@ mod tests {
             named("", node, "Worker-C", "Worker-D", true).unwrap(),
             "worker-b.example"
         );
-        for nobodys in ["system:node:", "system:nodes:x", "kubelet-gate", ""] {
+        for other in ["system:node:", "system:nodes:x", "kubelet-gate", ""] {
             assert_eq!(
-                named("", nobodys, " Worker-C\n", "Worker-D", true).unwrap(),
+                named("", other, " Worker-C\n", "Worker-D", true).unwrap(),
                 "worker-c"
             );
         }

@@ -6,10 +6,10 @@ use super::error::NodeError;
 use crate::adopt::kubelet::{PORT, READ_ONLY_PORT, RunningKubelet};
 use crate::settings::{Settings, UpstreamUrl};
 
-/// Whether the gate may bind what `settings` says: never what a kubelet binds or may come to bind.
+/// Checks that the gate may bind the addresses in `settings`: never what a kubelet binds or may come to bind.
 ///
-/// A port that is a kubelet's by custom, by the upstream's address or by what a running kubelet binds is taken only if
-/// every running kubelet is known not to want that very address, and at least one is running to know it of.
+/// A port is a kubelet's if it is a default port, the upstream's port, or bound by a running kubelet. The gate binds such a
+/// port only if at least one kubelet runs, and every running kubelet is known not to bind that address.
 ///
 /// # Errors
 /// The address is the kubelet's, or nothing proves that it is not.

@@ -1,6 +1,6 @@
-//! Who still asks the read-only port: those to move to the authenticated port before it can be sealed.
+//! The callers of the read-only port, which must move to the authenticated port before the read-only port can be sealed.
 //!
-//! Anybody may ask, and under any name, so everything is bounded: the entries, and what is kept of each.
+//! Any process may call the port under any user agent, so the number of entries and the size of each are bounded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::timestamp::timestamp;
 
-/// Callers remembered; then the one that was seen the longest ago is forgotten.
+/// Callers remembered. Beyond that the one that was not seen for the longest time is dropped.
 const ENTRIES: usize = 4096;
 /// Bytes kept of a path, and of a user agent.
 const KEPT: usize = 256;
@@ -54,7 +54,7 @@ pub(crate) struct CensusReport {
     pub(crate) since: String,
     /// Callers that are no longer listed because too many came after them.
     pub(crate) forgotten: u64,
-    /// Who asks most comes first.
+    /// The most frequent caller comes first.
     pub(crate) callers: Vec<CallerReport>,
 }
 
@@ -94,7 +94,7 @@ impl Census {
         self.book().saw(caller, SystemTime::now());
     }
 
-    /// Everybody who is remembered.
+    /// Every caller that is remembered.
     pub(crate) fn report(&self) -> CensusReport {
         let book = self.book();
         let mut entries: Vec<_> = book.entries.iter().collect();
@@ -116,7 +116,7 @@ impl Census {
         }
     }
 
-    /// Whoever panicked with the book in hand left it whole enough to count on.
+    /// A panic while the lock was held leaves counts that are good enough.
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,7 +152,7 @@ impl Book {
 }
 
 impl CensusReport {
-    /// The same with nothing in it that a terminal would obey, whoever wrote it.
+    /// The same report without control characters: the answer may come from another process than a gate.
     pub(crate) fn made_printable(mut self) -> Self {
         let clean = |text: &mut String| *text = printable(text.as_bytes());
         clean(&mut self.since);
@@ -167,7 +167,7 @@ impl CensusReport {
     }
 }
 
-/// What a terminal shows and does not obey: printable ASCII, everything else as `\x1b`; cut to [`KEPT`] bytes.
+/// Text that cannot control a terminal: printable ASCII as it is, every other byte as `\x1b`, cut to [`KEPT`] bytes.
 fn printable(bytes: &[u8]) -> String {
     let mut text = String::new();
     for &byte in bytes {
@@ -193,7 +193,7 @@ mod tests {
 
     use super::*;
 
-    const SOMEBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+    const CALLER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
     fn paths(census: &Census) -> Vec<String> {
         let mut paths: Vec<_> = census
@@ -211,12 +211,12 @@ mod tests {
     fn who_was_not_seen_for_longest_is_forgotten_and_that_is_counted() {
         let census = Census::new();
         for number in 0..ENTRIES {
-            census.saw(SOMEBODY, &format!("/{number}"), b"");
+            census.saw(CALLER, &format!("/{number}"), b"");
         }
-        census.saw(SOMEBODY, "/0", b"");
+        census.saw(CALLER, "/0", b"");
         assert_eq!(census.report().forgotten, 0);
         for new in ["/new", "/newer"] {
-            census.saw(SOMEBODY, new, b"");
+            census.saw(CALLER, new, b"");
         }
         let report = census.report();
         assert_eq!((report.callers.len(), report.forgotten), (ENTRIES, 2));
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn an_ipv4_caller_of_a_dual_stack_socket_is_the_same_caller() {
         let census = Census::new();
-        census.saw(SOMEBODY, "/pods", b"a");
+        census.saw(CALLER, "/pods", b"a");
         census.saw(Ipv4Addr::new(192, 0, 2, 7).to_ipv6_mapped().into(), "/pods", b"a");
         let report = census.report();
         assert_eq!(report.callers.len(), 1);

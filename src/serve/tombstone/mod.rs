@@ -30,7 +30,7 @@ use crate::gate::drain;
 use crate::listen::Acceptor;
 use crate::settings::UpstreamUrl;
 
-/// Nobody has business here for longer.
+/// How long a connection may last: one request and its answer.
 const LIFE: Duration = Duration::from_secs(10);
 
 /// Answers until `stop` is cancelled, and names `secure`, the port of [`secure_port`].
@@ -51,7 +51,7 @@ pub(super) async fn serve(
 }
 
 async fn converse(stream: TcpStream, instance: &Instance, secure: u16) -> hyper::Result<()> {
-    // Without a peer there is nobody to answer.
+    // The client has left.
     let Ok(peer) = stream.peer_addr() else {
         return Ok(());
     };
@@ -77,8 +77,8 @@ async fn answer(
         .get(USER_AGENT)
         .map_or(&b""[..], HeaderValue::as_bytes);
     instance.census.saw(peer.ip(), request.uri().path(), agent);
-    // A body left unread would be answered by a reset, and the sentence lost. Whoever waits for "100 Continue" is not
-    // invited to send one.
+    // Closing a socket with unread bytes resets the connection, and the client loses the answer: read the body. A client that
+    // waits for "100 Continue" has sent none.
     if !request.headers().contains_key(EXPECT) {
         drain(request.body_mut()).await;
     }
@@ -87,7 +87,7 @@ async fn answer(
     if port.healthz && is_local_health_check(peer, &request) {
         return match instance.kubelet_is_reachable().await {
             Ok(()) => text(StatusCode::OK, "ok".into()),
-            // The reason is in /readyz and is nobody else's business.
+            // The reason is for the operator, in /readyz.
             Err(_) => text(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the kubelet cannot be reached\n".into(),
@@ -106,7 +106,7 @@ async fn answer(
     )
 }
 
-/// What a node's own health checkers ask. Nobody else learns anything here, not even whether the kubelet lives.
+/// Whether this is a health check by a process on this node. Other callers do not learn whether the kubelet lives.
 fn is_local_health_check<B>(peer: SocketAddr, request: &Request<B>) -> bool {
     peer.ip().to_canonical().is_loopback()
         && matches!(*request.method(), Method::GET | Method::HEAD)

@@ -1,20 +1,20 @@
-//! Where on the kubelet's secure port a path of the read-only port is answered, and to whom.
+//! Where the kubelet's secure port answers a path of the read-only port, and which permission that takes.
 
 use http::{Method, Request};
 
 use crate::attributes::Checks;
 
-/// Longest path that is repeated to whoever asked for it.
+/// Longest path that is repeated in the answer, in bytes.
 const REPEATED: usize = 200;
 
 /// A path that kubelets answer on the secure port.
 struct Endpoint {
     path: &'static str,
-    /// Which paths it is.
+    /// Which paths it covers.
     extent: Extent,
-    /// The methods it takes; the one to recommend first. Where a kubelet takes any, GET is all that anybody needs.
+    /// The methods it takes; the one to recommend comes first. Where a kubelet takes any method, GET is enough.
     methods: &'static [Method],
-    /// What newer kubelets have in its place, if they have done away with it.
+    /// What replaces it in newer kubelets, if they no longer have it.
     instead: Option<&'static str>,
 }
 
@@ -24,12 +24,12 @@ enum Extent {
     Exact,
     /// Also with a slash at its end.
     Slash,
-    /// Whatever is below it.
+    /// Every path below it.
     Below,
 }
 
-/// What the kubelet's read-only port served, what it said of itself that it has only on the secure port, and what old
-/// kubelets served on both.
+/// What the kubelet's read-only port serves, what it names as served on the secure port only, and what old kubelets served on
+/// both.
 const ENDPOINTS: [Endpoint; 35] = {
     use Extent::{Below, Exact, Slash};
     const GET: &[Method] = &[Method::GET];
@@ -93,8 +93,8 @@ const ENDPOINTS: [Endpoint; 35] = {
     ]
 };
 
-/// One sentence for whoever asked the read-only port: ASCII, of bounded length, and with nothing of the request in it
-/// but a harmless path. `port` is the kubelet's secure port.
+/// One sentence for a caller of the read-only port. It is ASCII, of bounded length, and repeats nothing of the request but a
+/// path of harmless characters. `port` is the kubelet's secure port.
 pub(super) fn sentence(method: &Method, target: &str, port: u16, require_create: bool) -> String {
     const CLOSED: &str = "The kubelet's read-only port is closed on this node: ";
     const BY: &str = "with a client certificate or a bearer token";
@@ -115,7 +115,7 @@ pub(super) fn sentence(method: &Method, target: &str, port: u16, require_create:
                 "newer kubelets have no {path} any more: {}",
                 ask(instead)?
             )),
-            // These are answered with a redirect, which would only cost the caller another round.
+            // The kubelet answers these with a redirect. Naming its target saves the caller a request.
             (None, "/runningpods" | "/logs" | "/debug/pprof") => ask(&(path + "/")),
             (None, path) => ask(path),
         }
@@ -162,7 +162,7 @@ impl Endpoint {
         }
     }
 
-    /// The caller's own method, if a kubelet would take it here.
+    /// The caller's method if a kubelet takes it here, else the recommended one.
     fn method<'a>(&'a self, asked: &'a Method) -> &'a Method {
         self.methods
             .iter()
