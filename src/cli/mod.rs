@@ -103,10 +103,10 @@ impl Command {
             Self::Init(init) => Ok(of_code(init.run())),
             Self::Inspect(inspect) => Ok(of_code(inspect.run())),
             #[cfg(feature = "lab")]
-            Self::Lab(lab) => Ok(of_code(lab.run())),
+            Self::Lab(lab) => lab.run(terminal),
             Self::Prove(prove) => Ok(of_code(prove.run())),
             Self::ReadonlyCensus(census) => census.run(terminal),
-            Self::Serve(serve) => Ok(of_code(serve.run())),
+            Self::Serve(serve) => serve.run(),
         }
     }
 }

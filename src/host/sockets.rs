@@ -1,7 +1,7 @@
 //! TCP sockets of the node, and whose they are, as `/proc` tells.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use procfs::FromReadSI as _;
 use procfs::net::{TcpNetEntries, TcpState};
@@ -179,13 +179,25 @@ impl std::fmt::Display for Listener {
     }
 }
 
-/// Those who listen on this very address, or on every address of its port.
+/// The listeners on this very address, or on every address of its port.
 pub fn listeners(address: SocketAddr) -> Vec<Listener> {
-    let address = canonical(address);
-    let takes = |socket: &TcpSocket| {
-        let (ip, here) = (socket.local.ip(), socket.local.port() == address.port());
-        socket.listens && here && (ip == address.ip() || ip.is_unspecified())
-    };
+    let wanted = canonical(address).ip();
+    on_port(address.port(), |ip| ip == wanted || ip.is_unspecified())
+}
+
+/// The listeners that keep another socket from being bound to this address.
+pub fn in_the_way(address: SocketAddr) -> Vec<Listener> {
+    let wanted = canonical(address).ip();
+    // [::] takes IPv4 as well; 0.0.0.0 takes no IPv6.
+    let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    on_port(address.port(), |ip| {
+        ip == wanted || covers(ip, wanted) || covers(wanted, ip)
+    })
+}
+
+fn on_port(port: u16, takes: impl Fn(IpAddr) -> bool) -> Vec<Listener> {
+    let takes =
+        |socket: &TcpSocket| socket.listens && socket.local.port() == port && takes(socket.local.ip());
     tcp()
         .unwrap_or_default()
         .into_iter()
@@ -272,5 +284,29 @@ mod tests {
         let owner = owner(socket.inode).unwrap();
         assert_eq!(owner.pid, i32::try_from(std::process::id()).unwrap());
         assert!(super::owner(0).is_none());
+    }
+
+    #[test]
+    fn an_address_is_taken_by_the_listeners_that_cover_it() {
+        for (held, wanted, taken) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("127.0.0.1", "0.0.0.0", true),
+            ("127.0.0.1", "[::]", true),
+            ("0.0.0.0", "127.0.0.1", true),
+            ("[::]", "127.0.0.1", true),
+            ("0.0.0.0", "[::1]", false),
+            ("[::1]", "0.0.0.0", false),
+        ] {
+            let listener = TcpListener::bind(format!("{held}:0")).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let wanted: SocketAddr = format!("{wanted}:{port}").parse().unwrap();
+            let here = i32::try_from(std::process::id()).unwrap();
+            let found = in_the_way(wanted).into_iter().any(|listener| match listener {
+                Listener::Process(owner) => owner.pid == here,
+                Listener::User(_) => false,
+            });
+            assert_eq!(found, taken, "{wanted} while {held} is held");
+        }
     }
 }

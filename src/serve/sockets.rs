@@ -7,6 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 
+use crate::host::sockets;
 use crate::settings::Settings;
 
 /// Waiting connections per socket; the kernel caps it at `net.core.somaxconn`.
@@ -24,9 +25,9 @@ pub struct Sockets {
     pub admin: Option<TcpListener>,
 }
 
-/// An address cannot be listened on.
+/// The gate cannot listen on an address.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}: cannot listen on {address}: {source}")]
+#[error("{key}: cannot listen on {address}: {source}{holders}")]
 pub struct BindError {
     /// Where the configuration names it.
     pub key: &'static str,
@@ -34,6 +35,8 @@ pub struct BindError {
     pub address: SocketAddr,
     /// Why not.
     pub source: io::Error,
+    /// Which processes have the address, if it is taken; otherwise empty.
+    holders: String,
 }
 
 impl Sockets {
@@ -112,5 +115,23 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
     };
-    listen().map_err(|source| BindError { key, address, source })
+    listen().map_err(|source| BindError {
+        key,
+        address,
+        holders: match source.kind() {
+            io::ErrorKind::AddrInUse => holders(address),
+            _ => String::new(),
+        },
+        source,
+    })
+}
+
+/// Names the processes that keep this address from being bound.
+fn holders(address: SocketAddr) -> String {
+    let listeners = sockets::in_the_way(address);
+    if listeners.is_empty() {
+        return "; which process has it cannot be seen".to_owned();
+    }
+    let listeners: Vec<String> = listeners.iter().map(ToString::to_string).collect();
+    format!("; it is taken by {}", listeners.join(" and "))
 }

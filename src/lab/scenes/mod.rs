@@ -4,15 +4,12 @@ mod around;
 mod caller;
 mod changes;
 mod script;
-mod table;
 mod tricks;
 
 use std::io;
 
 use self::caller::{Caller, Said, Who};
 use super::Lab;
-
-pub use self::table::{Style, table};
 
 /// The demonstration, played.
 #[derive(Clone, Debug)]
