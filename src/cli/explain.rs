@@ -68,10 +68,9 @@ impl Explain {
                         reason: error.reason,
                         why,
                     }),
-                    Output::Table => {
-                        let text = format!("{refused}: {why}");
-                        terminal.out.labelled(BAD, "refused    ", &text);
-                    }
+                    Output::Table => terminal
+                        .out
+                        .labelled(BAD, "refused", &format!("{refused}: {why}")),
                 }
                 Ok(Exit::Failed)
             }

@@ -12,12 +12,11 @@ mod inspect;
 #[cfg(feature = "lab")]
 mod lab;
 mod output;
+mod progress;
 mod prove;
 mod readonly_census;
 mod serve;
-#[expect(dead_code, reason = "the commands come to use it one by one")]
 mod table;
-#[expect(dead_code, reason = "the commands come to use it one by one")]
 mod terminal;
 mod which_kubelet;
 mod wrap;
@@ -100,11 +99,11 @@ impl Command {
             Self::Check(check) => Ok(of_code(check.run())),
             Self::Explain(explain) => explain.run(terminal),
             Self::Firewall(firewall) => Ok(of_code(firewall.run())),
-            Self::Init(init) => Ok(of_code(init.run())),
-            Self::Inspect(inspect) => Ok(of_code(inspect.run())),
+            Self::Init(init) => init.run(terminal),
+            Self::Inspect(inspect) => inspect.run(terminal),
             #[cfg(feature = "lab")]
             Self::Lab(lab) => lab.run(terminal),
-            Self::Prove(prove) => Ok(of_code(prove.run())),
+            Self::Prove(prove) => prove.run(terminal),
             Self::ReadonlyCensus(census) => census.run(terminal),
             Self::Serve(serve) => serve.run(),
         }

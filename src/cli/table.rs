@@ -59,10 +59,6 @@ impl<const N: usize> Table<N> {
         &mut self.rows[place]
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// The lines of the table, with escape sequences for its styles.
     pub(super) fn lines(&self, width: Option<usize>) -> Vec<String> {
         let widths = self.widths(width);
@@ -81,10 +77,13 @@ impl<const N: usize> Table<N> {
             side_by_side(&mut lines, &row.cells, &widths);
             let room = width.map(|width| width.saturating_sub(indent));
             for (heading, cell) in self.headings.iter().zip(&row.cells).skip(widths.len()) {
-                if !cell.text.is_empty() {
-                    let text = format!("{}: {}", heading.to_lowercase(), cell.text);
-                    below(&mut lines, indent, &text, room);
-                }
+                let heading = heading.to_lowercase();
+                let text = match (heading.as_str(), cell.text.as_str()) {
+                    (_, "") => continue,
+                    ("", text) => text.to_owned(),
+                    (heading, text) => format!("{heading}: {text}"),
+                };
+                below(&mut lines, indent, &text, room);
             }
             for text in &row.below {
                 below(&mut lines, indent, text, room);

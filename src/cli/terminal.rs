@@ -40,6 +40,9 @@ const USUAL_WIDTH: usize = 80;
 /// On a narrower terminal lines are this long all the same, and the terminal breaks them.
 const LEAST_WIDTH: usize = 40;
 
+/// How far the other lines of a message are indented.
+const INDENT: usize = 2;
+
 /// Where a command writes.
 pub(super) struct Terminal {
     /// Standard output: results.
@@ -102,9 +105,9 @@ impl Stream {
         self.terminal
     }
 
-    /// The columns of the terminal; `None` if this is no terminal, and lines may be of any length.
-    pub(super) fn width(&self) -> Option<usize> {
-        self.width
+    /// Whether [`Stream::overwrite`] can be used.
+    pub(super) fn overwrites(&self) -> bool {
+        self.terminal && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
     }
 
     /// What `write!` and `writeln!` call: the text as it is. For styled lines that are short, and for documents.
@@ -123,12 +126,29 @@ impl Stream {
 
     /// A paragraph whose first line begins with `before`, and whose other lines are indented as far.
     pub(super) fn hanging(&mut self, before: &str, text: &str) {
-        self.styled_hanging(Style::new(), before, text);
+        let indent = before.width();
+        let room = self.width.map(|width| width.saturating_sub(indent));
+        for (place, line) in wrap(&plain(text), room).iter().enumerate() {
+            match place {
+                0 => writeln!(self, "{before}{line}"),
+                _ => writeln!(self, "{:indent$}{line}", ""),
+            }
+        }
     }
 
-    /// A message and what kind it is, such as `warning:`.
+    /// A message that begins with what kind it is, such as `warning:`.
     pub(super) fn labelled(&mut self, style: Style, label: &str, text: &str) {
-        self.styled_hanging(style, &format!("{label} "), text);
+        let room = self.width.map(|width| width.saturating_sub(INDENT));
+        let text = format!("{label} {text}");
+        // Some errors are several lines; no other control character has a meaning.
+        let lines = text.lines().flat_map(|line| wrap(&plain(line), room));
+        for (place, line) in lines.enumerate() {
+            match line.strip_prefix(label) {
+                Some(rest) if place == 0 => writeln!(self, "{style}{label}{style:#}{rest}"),
+                _ if place == 0 => writeln!(self, "{line}"),
+                _ => writeln!(self, "{:INDENT$}{line}", ""),
+            }
+        }
     }
 
     /// An error with its causes.
@@ -165,17 +185,13 @@ impl Stream {
         }
     }
 
-    fn styled_hanging(&mut self, style: Style, before: &str, text: &str) {
-        let indent = before.width();
-        let room = self.width.map(|width| width.saturating_sub(indent));
-        // Some errors are several lines; no other control character has a meaning.
-        let lines = text.lines().flat_map(|line| wrap(&plain(line), room));
-        for (place, line) in lines.enumerate() {
-            match place {
-                0 => writeln!(self, "{style}{before}{style:#}{line}"),
-                _ => writeln!(self, "{:indent$}{line}", ""),
-            }
-        }
+    /// Writes over the line that the cursor is on, and leaves the cursor at its beginning: whatever is written next
+    /// takes its place. Without escape sequences, since a terminal without colours would not get them.
+    pub(super) fn overwrite(&mut self, text: &str) {
+        // In its last column a terminal would begin another line.
+        let room = self.width.unwrap_or(USUAL_WIDTH) - 1;
+        let text: String = plain(text).chars().take(room).collect();
+        write!(self, "\r{text:room$}\r");
     }
 
     fn keep(&mut self, written: io::Result<()>) {
