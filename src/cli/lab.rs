@@ -258,9 +258,9 @@ To paste into another terminal:
 
   # What attack tools get: around the gate, which only a seal prevents (exit 2),
   # and through the gate (exit 0).
-  kubelet-gate prove --address 127.0.0.1 --from loopback \\
+  kubelet-gate prove --address 127.0.0.1 \\
     --port {open_port} --read-only-port {read_only_port} --healthz-port 1
-  kubelet-gate prove --address 127.0.0.1 --from loopback \\
+  kubelet-gate prove --address 127.0.0.1 \\
     --port {gate_port} --read-only-port {tombstone_port} --healthz-port 1
 
   # What the gate reports.
