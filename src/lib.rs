@@ -13,34 +13,30 @@
 //!             7 audit       one event per request, always               audit/
 //! ```
 //!
-//! [`gate`] has the way itself, in one function. What a station yields is a type that the next one demands and only
+//! `gate` has the way itself, in one function. What a station yields is a type that the next one demands and only
 //! that station can make: an [`authn::Identity`], [`attributes::Checks`], an [`authz::Permit`]. A check that is
 //! forgotten does not compile. (What is asked for is read before who asks, since a malformed request must not cost a
 //! review.)
 
+// What runs the gate, shows it, prepares nodes for it, and closes the ways around it.
+pub mod adopt;
 pub mod cli;
 #[cfg(feature = "lab")]
 pub mod lab;
+pub mod seal;
 pub mod serve;
 
-pub mod adopt;
-pub mod seal;
-
-pub mod gate;
-pub mod listen;
-
+// The way of a request.
+pub mod attributes;
+pub mod audit;
+pub mod authn;
+pub mod authz;
+pub mod forward;
+mod gate;
+mod listen;
 pub mod tls;
 
-pub mod authn;
-
-pub mod attributes;
-
-pub mod authz;
-
-pub mod forward;
-
-pub mod audit;
-
+// What all of them stand on.
 pub mod apiserver;
 pub mod cache;
 pub mod duration;

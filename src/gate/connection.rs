@@ -14,7 +14,7 @@ use crate::authn::Presented;
 use crate::forward::Pool;
 
 /// A client's connection after the TLS handshake.
-pub struct Connection {
+pub(crate) struct Connection {
     /// The TCP peer.
     pub(crate) peer: SocketAddr,
     /// The client's certificate chain, and what it was judged to be.
@@ -28,7 +28,7 @@ pub struct Connection {
 }
 
 /// What the connections of one worker thread share.
-pub struct Worker {
+pub(crate) struct Worker {
     /// Its connections to the kubelet.
     pub(crate) pool: Pool,
     /// Its tasks: connections and tunnels.

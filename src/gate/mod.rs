@@ -6,7 +6,7 @@ mod record;
 mod witness;
 
 pub(crate) use self::connection::{Activity, Waiting};
-pub use self::connection::{Connection, Worker};
+pub(crate) use self::connection::{Connection, Worker};
 pub(crate) use self::drain::drain;
 pub(crate) use self::witness::{SeenReport, Witness};
 
@@ -31,7 +31,7 @@ use crate::metrics::{Metrics, Raised, Stage};
 use crate::quota::{Quota, Share};
 
 /// Everything the stations need. One per process, shared by all workers.
-pub struct Gate {
+pub(crate) struct Gate {
     pub(crate) node_name: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) authenticator: Authenticator,
@@ -51,7 +51,7 @@ pub struct Gate {
 
 impl Gate {
     /// Answers one request with exactly one response and one audit event, also if a station fails or panics.
-    pub async fn handle(
+    pub(crate) async fn handle(
         &self,
         connection: &Arc<Connection>,
         worker: &Arc<Worker>,
