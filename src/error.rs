@@ -13,7 +13,7 @@ use http::{HeaderValue, Response, StatusCode};
 
 /// Whose doing it is that the request did not reach the kubelet, or that its answer is not passed on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Origin {
+pub enum ErrorOrigin {
     /// The API server could not be asked.
     ApiServer,
     /// The client asked for something it may not have, or asked badly.
@@ -41,7 +41,7 @@ pub enum Station {
 #[derive(Clone, Debug)]
 pub struct RequestError {
     /// Whose doing it is.
-    pub origin: Origin,
+    pub origin: ErrorOrigin,
     /// Where it ended.
     pub station: Station,
     /// The status the client gets.
@@ -60,7 +60,7 @@ impl RequestError {
     /// 400: the request line or a header cannot be taken in one meaning; `rule` says which rule it breaks.
     pub fn bad_request(reason: &'static str, rule: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
-            Origin::Client,
+            ErrorOrigin::Client,
             Station::Attributes,
             StatusCode::BAD_REQUEST,
             reason,
@@ -71,7 +71,7 @@ impl RequestError {
     /// 405: a method outside GET, HEAD, POST, PUT, PATCH, DELETE.
     pub fn method_not_allowed() -> Self {
         Self::new(
-            Origin::Client,
+            ErrorOrigin::Client,
             Station::Attributes,
             StatusCode::METHOD_NOT_ALLOWED,
             "method",
@@ -83,7 +83,7 @@ impl RequestError {
     /// 417: an `Expect` other than `100-continue`, as the kubelet answers it.
     pub fn expectation_failed() -> Self {
         Self::new(
-            Origin::Client,
+            ErrorOrigin::Client,
             Station::Attributes,
             StatusCode::EXPECTATION_FAILED,
             "expectation",
@@ -95,7 +95,7 @@ impl RequestError {
     /// so the connection ends too.
     pub fn unsupported_transfer_coding() -> Self {
         Self::new(
-            Origin::Client,
+            ErrorOrigin::Client,
             Station::Attributes,
             StatusCode::NOT_IMPLEMENTED,
             "transfer_coding",
@@ -106,7 +106,7 @@ impl RequestError {
     /// 401, the kubelet's bytes: nobody known is asking. `inside` says why each credential failed.
     pub fn unauthorized(reason: &'static str, inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
-            Origin::Client,
+            ErrorOrigin::Client,
             Station::Authn,
             StatusCode::UNAUTHORIZED,
             reason,
@@ -122,7 +122,7 @@ impl RequestError {
         inside: impl Into<Cow<'static, str>>,
     ) -> Self {
         Self::new(
-            Origin::Client,
+            ErrorOrigin::Client,
             Station::Authz,
             StatusCode::FORBIDDEN,
             reason,
@@ -141,7 +141,7 @@ impl RequestError {
         let outside =
             format!("{review} failed: the API server cannot be asked whether this request is allowed\n");
         Self::new(
-            Origin::ApiServer,
+            ErrorOrigin::ApiServer,
             station,
             StatusCode::SERVICE_UNAVAILABLE,
             "review_failed",
@@ -154,7 +154,7 @@ impl RequestError {
     /// 400: the client's own body broke off on its way to the kubelet.
     pub fn broken_body(inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
-            Origin::Client,
+            ErrorOrigin::Client,
             Station::Forward,
             StatusCode::BAD_REQUEST,
             "broken_body",
@@ -170,7 +170,7 @@ impl RequestError {
         inside: impl Into<Cow<'static, str>>,
     ) -> Self {
         Self::new(
-            Origin::Kubelet,
+            ErrorOrigin::Kubelet,
             Station::Forward,
             StatusCode::BAD_GATEWAY,
             reason,
@@ -182,7 +182,7 @@ impl RequestError {
     /// 429: a bound of the gate is reached.
     pub fn too_many(station: Station, reason: &'static str, outside: &'static str) -> Self {
         Self::new(
-            Origin::Gate,
+            ErrorOrigin::Gate,
             station,
             StatusCode::TOO_MANY_REQUESTS,
             reason,
@@ -194,7 +194,7 @@ impl RequestError {
     /// 500: the gate itself failed; the client learns nothing else.
     pub fn internal(inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
-            Origin::Gate,
+            ErrorOrigin::Gate,
             Station::Forward,
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
@@ -248,7 +248,7 @@ impl RequestError {
     }
 
     fn new(
-        origin: Origin,
+        origin: ErrorOrigin,
         station: Station,
         status: StatusCode,
         reason: &'static str,

@@ -11,21 +11,23 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::ServerName;
 
-use super::authorities::Authorities;
-use super::exec::{Issued, Plugin};
-use super::kubeconfig::{ClientCertificate, Kubeconfig, KubeconfigError, Material, Server};
+use super::authorities::{Authorities, AuthoritiesError};
+use super::context::KubeconfigError;
+use super::exec::{IssuedCredential, Plugin};
+use super::kubeconfig::{Kubeconfig, ServerUrl};
+use super::material::{ClientCertificate, Material};
 use crate::tls::pem::{self, PemError};
 
 /// All that one request needs, of one reading of the files.
 #[derive(Clone)]
-pub(super) struct Access {
-    pub(super) endpoint: Arc<Endpoint>,
+pub(super) struct ApiServerAccess {
+    pub(super) endpoint: Arc<ApiServerEndpoint>,
     /// `Authorization`, if there is a token; marked sensitive.
     pub(super) authorization: Option<HeaderValue>,
     /// The exec plugin, if the kubeconfig names one.
     pub(super) plugin: Option<Arc<Plugin>>,
     /// What it issued; `None` if it has not been run yet.
-    pub(super) issued: Option<Arc<Issued>>,
+    pub(super) issued: Option<Arc<IssuedCredential>>,
     /// The CA bundle as read, which the plugin may be told.
     pub(super) authorities: Vec<u8>,
 }
@@ -33,8 +35,8 @@ pub(super) struct Access {
 /// What a connection is made from. A connection belongs to its endpoint: as soon as another one is published,
 /// it is not used any more. A new token alone does not make a new endpoint, since every request carries it
 /// afresh.
-pub(super) struct Endpoint {
-    pub(super) server: Server,
+pub(super) struct ApiServerEndpoint {
+    pub(super) server: ServerUrl,
     pub(super) server_name: ServerName<'static>,
     pub(super) tls: Arc<ClientConfig>,
     fingerprint: [u8; 32],
@@ -57,12 +59,9 @@ pub enum ApiServerError {
     /// A certificate or key does not parse.
     #[error(transparent)]
     Pem(#[from] PemError),
-    /// None of the certificates can be a trust anchor.
-    #[error("{}: none of its certificates can be used as a CA", file.display())]
-    NoAuthority {
-        /// The bundle.
-        file: PathBuf,
-    },
+    /// The CA bundle cannot be used.
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
     /// Certificate and key do not belong together, or the key is of a kind that cannot be used.
     #[error("{} with {}: {source}", certificate.display(), key.display())]
     Pair {
@@ -86,21 +85,25 @@ pub enum ApiServerError {
     },
 }
 
-// === impl Access ===
+// === impl ApiServerAccess ===
 
-impl Access {
+impl ApiServerAccess {
     /// Reads and validates. The endpoint in use is kept if nothing about it has changed.
     pub(super) fn read(
         source: &Kubeconfig,
-        issued: Option<Arc<Issued>>,
-        in_use: Option<&Arc<Endpoint>>,
+        issued: Option<Arc<IssuedCredential>>,
+        in_use: Option<&Arc<ApiServerEndpoint>>,
     ) -> Result<Self, ApiServerError> {
         let authorities = read(&source.authority)?;
         Self::of(source, authorities, issued, in_use)
     }
 
     /// The same with what a plugin issued, and no file looked at: those may just be half written.
-    pub(super) fn with(&self, source: &Kubeconfig, issued: Arc<Issued>) -> Result<Self, ApiServerError> {
+    pub(super) fn with(
+        &self,
+        source: &Kubeconfig,
+        issued: Arc<IssuedCredential>,
+    ) -> Result<Self, ApiServerError> {
         Self::of(
             source,
             self.authorities.clone(),
@@ -112,8 +115,8 @@ impl Access {
     fn of(
         source: &Kubeconfig,
         authorities: Vec<u8>,
-        issued: Option<Arc<Issued>>,
-        in_use: Option<&Arc<Endpoint>>,
+        issued: Option<Arc<IssuedCredential>>,
+        in_use: Option<&Arc<ApiServerEndpoint>>,
     ) -> Result<Self, ApiServerError> {
         let plugins = issued.as_deref();
         let token = plugins.and_then(|issued| issued.token.as_ref());
@@ -128,7 +131,7 @@ impl Access {
         let fingerprint = fingerprint(source, &authorities, pair.as_ref());
         let endpoint = match in_use {
             Some(endpoint) if endpoint.fingerprint == fingerprint => Arc::clone(endpoint),
-            _ => Arc::new(Endpoint {
+            _ => Arc::new(ApiServerEndpoint {
                 server: source.server.clone(),
                 server_name: source.server_name.clone(),
                 tls: tls(source, &authorities, pair)?,
@@ -163,7 +166,7 @@ fn authorization(token: &Material) -> Result<HeaderValue, ApiServerError> {
 }
 
 /// Certificates and key as bytes of PEM.
-struct Pair {
+struct PemPair {
     certificate: ClientCertificate,
     chain: Vec<u8>,
     key: Vec<u8>,
@@ -171,13 +174,13 @@ struct Pair {
 
 /// `kubelet-client-current.pem` holds both and is switched by a symlink: it is read once, or the two halves
 /// could be of different certificates.
-fn read_pair(certificate: &ClientCertificate) -> Result<Pair, ApiServerError> {
+fn read_pair(certificate: &ClientCertificate) -> Result<PemPair, ApiServerError> {
     let chain = read(&certificate.chain)?;
     let key = match (&certificate.chain, &certificate.key) {
         (Material::File(chain_file), Material::File(key_file)) if chain_file == key_file => chain.clone(),
         (_, key) => read(key)?,
     };
-    Ok(Pair {
+    Ok(PemPair {
         certificate: certificate.clone(),
         chain,
         key,
@@ -194,7 +197,7 @@ fn read(material: &Material) -> Result<Vec<u8>, ApiServerError> {
 fn tls(
     source: &Kubeconfig,
     authorities: &[u8],
-    pair: Option<Pair>,
+    pair: Option<PemPair>,
 ) -> Result<Arc<ClientConfig>, ApiServerError> {
     let authorities = Authorities::new(source.authority.origin(), authorities)?;
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -204,7 +207,7 @@ fn tls(
         .with_custom_certificate_verifier(Arc::new(authorities));
     let mut config = match pair {
         None => builder.with_no_client_auth(),
-        Some(Pair {
+        Some(PemPair {
             certificate:
                 ClientCertificate {
                     chain: chain_file,
@@ -232,8 +235,8 @@ fn tls(
 }
 
 /// Tells one endpoint from another without keeping a second copy of the key.
-fn fingerprint(source: &Kubeconfig, authorities: &[u8], pair: Option<&Pair>) -> [u8; 32] {
-    let Server {
+fn fingerprint(source: &Kubeconfig, authorities: &[u8], pair: Option<&PemPair>) -> [u8; 32] {
+    let ServerUrl {
         host,
         port,
         authority,

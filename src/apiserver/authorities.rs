@@ -12,34 +12,49 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 use tracing::warn;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::access::ApiServerError;
-use crate::tls::pem;
+use crate::tls::pem::{self, PemError};
 
 /// A CA bundle, of which at any time only those certificates count that are valid then. webpki does not look at
 /// an anchor's dates; Go does, and does not believe an API server whose CA has expired.
 #[derive(Debug)]
 pub(crate) struct Authorities {
     file: PathBuf,
-    anchors: Vec<Dated>,
+    anchors: Vec<DatedAnchor>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 #[derive(Debug)]
-struct Dated {
+struct DatedAnchor {
     anchor: TrustAnchor<'static>,
     /// Seconds since 1970, both inclusive.
     valid: std::ops::RangeInclusive<i64>,
 }
 
+/// Why a CA bundle cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthoritiesError {
+    /// It is not PEM.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// None of its certificates can be a trust anchor.
+    #[error("{}: none of its certificates can be used as a CA", file.display())]
+    NoAuthority {
+        /// The bundle.
+        file: PathBuf,
+    },
+}
+
+// === impl Authorities ===
+
 impl Authorities {
     /// Takes the PEM of `file`. As in Go, a certificate that does not parse can vouch for nobody, and the others
     /// still can.
-    pub(crate) fn new(file: &Path, bytes: &[u8]) -> Result<Self, ApiServerError> {
+    pub(crate) fn new(file: &Path, bytes: &[u8]) -> Result<Self, AuthoritiesError> {
         let bundle = pem::certificates(file, bytes)?;
-        let anchors: Vec<_> = bundle.iter().filter_map(Dated::new).collect();
+        let anchors: Vec<_> = bundle.iter().filter_map(DatedAnchor::new).collect();
         let ignored = bundle.len() - anchors.len();
         if anchors.is_empty() {
-            return Err(ApiServerError::NoAuthority {
+            return Err(AuthoritiesError::NoAuthority {
                 file: file.to_owned(),
             });
         }
@@ -75,7 +90,7 @@ impl Authorities {
     }
 }
 
-impl Dated {
+impl DatedAnchor {
     fn new(der: &CertificateDer<'static>) -> Option<Self> {
         let anchor = webpki::anchor_from_trusted_cert(der).ok()?.to_owned();
         let (_, certificate) = X509Certificate::from_der(der).ok()?;

@@ -11,11 +11,12 @@ use http_body_util::Full;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::access::{Access, ApiServerError};
-use super::connection::{Answer, Connection, Pool};
+use super::access::{ApiServerAccess, ApiServerError};
+use super::connection::{ApiServerAnswer, ApiServerConnection, ApiServerPool};
 use super::credentials::{Credentials, PLUGIN_DEADLINE};
-use super::failure::{Api, Cause, ReviewError, log_text};
+use super::failure::{Api, Cause, ReviewError};
 use super::kubeconfig::Kubeconfig;
+use super::log_text::log_text;
 use super::reviews::{self, AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer};
 
 /// The kubelet's webhook back-off (contract §1.7): 0.5, 0.75, 1.13 and 1.69 s, each up to a fifth longer.
@@ -37,7 +38,7 @@ pub struct ClientLimits {
 }
 
 /// One thing to ask.
-struct Question<'a> {
+struct ApiCall<'a> {
     api: Api,
     target: String,
     /// `None`: it is read, not posted.
@@ -52,11 +53,11 @@ struct Question<'a> {
 /// the answer for others too runs it in a task of its own. A review needs a tokio runtime with I/O and time,
 /// and its connections stay on that runtime: use one client from one runtime.
 #[derive(Clone)]
-pub struct ApiServer(Arc<Shared>);
+pub struct ApiServer(Arc<ApiServerInner>);
 
-struct Shared {
+struct ApiServerInner {
     credentials: Arc<Credentials>,
-    pool: Pool,
+    pool: ApiServerPool,
     slots: Semaphore,
     limits: ClientLimits,
     last_failure: Mutex<Option<String>>,
@@ -76,9 +77,9 @@ impl ApiServer {
         limits: ClientLimits,
     ) -> Result<Self, ApiServerError> {
         let concurrent = limits.concurrent.clamp(1, Semaphore::MAX_PERMITS);
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(ApiServerInner {
             credentials: Arc::new(Credentials::new(source, plugin_deadline)?),
-            pool: Pool::new(concurrent),
+            pool: ApiServerPool::new(concurrent),
             slots: Semaphore::new(concurrent),
             limits,
             last_failure: Mutex::new(None),
@@ -113,7 +114,7 @@ impl ApiServer {
 
     /// Which machine the Node of this name is. No review, so its failure is not the [`Self::last_failure`].
     pub async fn node(&self, name: &str, within: Duration) -> Result<NodeInfo, ReviewError> {
-        let question = Question {
+        let question = ApiCall {
             api: Api::Node,
             target: format!("{}{name}", Api::Node.path()),
             body: None,
@@ -123,20 +124,20 @@ impl ApiServer {
     }
 
     async fn ask_token(&self, token: &str, audiences: &[String]) -> Result<TokenAnswer, ReviewError> {
-        let question = Question::post(Api::TokenReview, reviews::token_review(token, audiences), token)?;
+        let question = ApiCall::post(Api::TokenReview, reviews::token_review(token, audiences), token)?;
         let read = |answer: &[u8]| reviews::token_answer(answer, token);
         self.ask(&question, self.0.limits.timeout, read).await
     }
 
     async fn ask_access(&self, spec: AccessSpec<'_>) -> Result<AccessAnswer, ReviewError> {
-        let question = Question::post(Api::SubjectAccessReview, reviews::access_review(spec), "")?;
+        let question = ApiCall::post(Api::SubjectAccessReview, reviews::access_review(spec), "")?;
         self.ask(&question, self.0.limits.timeout, reviews::access_answer)
             .await
     }
 
     async fn ask<T>(
         &self,
-        question: &Question<'_>,
+        question: &ApiCall<'_>,
         within: Duration,
         read: impl FnOnce(&[u8]) -> Result<T, AnswerError>,
     ) -> Result<T, ReviewError> {
@@ -168,9 +169,9 @@ impl fmt::Debug for ApiServer {
     }
 }
 
-// === impl Question ===
+// === impl ApiCall ===
 
-impl<'a> Question<'a> {
+impl<'a> ApiCall<'a> {
     fn post(api: Api, body: serde_json::Result<Vec<u8>>, secret: &'a str) -> Result<Self, ReviewError> {
         match body {
             Ok(body) => Ok(Self {
@@ -186,7 +187,7 @@ impl<'a> Question<'a> {
         }
     }
 
-    fn request(&self, access: &Access) -> Result<Request<Full<Bytes>>, Cause> {
+    fn request(&self, access: &ApiServerAccess) -> Result<Request<Full<Bytes>>, Cause> {
         let server = &access.endpoint.server;
         let request = Request::builder()
             .uri(format!("{}{}", server.prefix, self.target))
@@ -210,11 +211,11 @@ impl<'a> Question<'a> {
     }
 }
 
-// === impl Shared ===
+// === impl ApiServerInner ===
 
-impl Shared {
+impl ApiServerInner {
     /// Asks until it is answered, fails for good, or time runs out.
-    async fn call(&self, question: &Question<'_>, within: Duration) -> Result<Bytes, Cause> {
+    async fn call(&self, question: &ApiCall<'_>, within: Duration) -> Result<Bytes, Cause> {
         let deadline = Instant::now() + within;
         let mut pause = FIRST_PAUSE;
         let mut attempt = 1;
@@ -245,7 +246,7 @@ impl Shared {
 
     /// One attempt; two calls if an exec plugin can replace a credential that was refused. The slot is given back
     /// between attempts.
-    async fn attempt(&self, question: &Question<'_>) -> Result<Bytes, Cause> {
+    async fn attempt(&self, question: &ApiCall<'_>) -> Result<Bytes, Cause> {
         let _slot = self
             .slots
             .acquire()
@@ -258,7 +259,7 @@ impl Shared {
         {
             answer = self.exchange(&renewed, question).await?;
         }
-        let Answer {
+        let ApiServerAnswer {
             status,
             retry_after,
             body,
@@ -278,7 +279,11 @@ impl Shared {
     }
 
     /// One call, on a connection that was kept or a new one.
-    async fn exchange(&self, access: &Access, question: &Question<'_>) -> Result<Answer, Cause> {
+    async fn exchange(
+        &self,
+        access: &ApiServerAccess,
+        question: &ApiCall<'_>,
+    ) -> Result<ApiServerAnswer, Cause> {
         if let Some(mut connection) = self.pool.take(&access.endpoint).await {
             match connection.exchange(question.request(access)?).await {
                 Ok(answer) => {
@@ -291,14 +296,14 @@ impl Shared {
                 Err(cause) => return Err(cause),
             }
         }
-        let mut connection = Connection::open(Arc::clone(&access.endpoint)).await?;
+        let mut connection = ApiServerConnection::open(Arc::clone(&access.endpoint)).await?;
         let answer = connection.exchange(question.request(access)?).await?;
         self.keep(connection);
         Ok(answer)
     }
 
     /// Keeps a connection for the next request, unless it was made with what has been replaced meanwhile.
-    fn keep(&self, connection: Connection) {
+    fn keep(&self, connection: ApiServerConnection) {
         self.pool.put(connection);
         self.pool.keep_only(&self.credentials.endpoint());
     }

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::access::Endpoint;
+use super::access::ApiServerEndpoint;
 use super::failure::Cause;
 
 /// No TokenReview or SubjectAccessReview comes near it.
@@ -35,8 +35,8 @@ const MAX_IDLE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection, and what it was made from.
-pub(super) struct Connection {
-    endpoint: Arc<Endpoint>,
+pub(super) struct ApiServerConnection {
+    endpoint: Arc<ApiServerEndpoint>,
     sender: http1::SendRequest<Full<Bytes>>,
     /// Moves the bytes; `None` once the connection is closed.
     driver: Option<http1::Connection<TokioIo<TlsStream<TcpStream>>, Full<Bytes>>>,
@@ -58,23 +58,23 @@ async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 }
 
 /// An answer, read to its end.
-pub(super) struct Answer {
+pub(super) struct ApiServerAnswer {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
     pub(super) body: Bytes,
 }
 
 /// Connections that wait for a request, the last used on top.
-pub(super) struct Pool {
-    idle: Mutex<Vec<Connection>>,
+pub(super) struct ApiServerPool {
+    idle: Mutex<Vec<ApiServerConnection>>,
     capacity: usize,
 }
 
-// === impl Connection ===
+// === impl ApiServerConnection ===
 
-impl Connection {
+impl ApiServerConnection {
     /// Dials and shakes hands. Bounded by the caller's deadline.
-    pub(super) async fn open(endpoint: Arc<Endpoint>) -> Result<Self, Cause> {
+    pub(super) async fn open(endpoint: Arc<ApiServerEndpoint>) -> Result<Self, Cause> {
         let address = || endpoint.server.authority.clone();
         let connect_error = |source| Cause::Connect {
             address: address(),
@@ -106,7 +106,7 @@ impl Connection {
     }
 
     /// Sends a request and reads the answer. If it fails or is given up, the connection must be dropped.
-    pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, Cause> {
+    pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<ApiServerAnswer, Cause> {
         let Self { sender, driver, .. } = self;
         let answer = async {
             sender.ready().await.map_err(Cause::Exchange)?;
@@ -120,7 +120,7 @@ impl Connection {
                 .await
                 .map_err(body_error)?
                 .to_bytes();
-            Ok(Answer {
+            Ok(ApiServerAnswer {
                 status: head.status,
                 retry_after: retry_after(&head.headers),
                 body,
@@ -136,7 +136,7 @@ impl Connection {
         answer
     }
 
-    fn leads_to(&self, endpoint: &Arc<Endpoint>) -> bool {
+    fn leads_to(&self, endpoint: &Arc<ApiServerEndpoint>) -> bool {
         Arc::ptr_eq(&self.endpoint, endpoint)
     }
 
@@ -183,9 +183,9 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-// === impl Pool ===
+// === impl ApiServerPool ===
 
-impl Pool {
+impl ApiServerPool {
     pub(super) const fn new(capacity: usize) -> Self {
         Self {
             idle: Mutex::new(Vec::new()),
@@ -194,7 +194,7 @@ impl Pool {
     }
 
     /// A connection to this very endpoint that is still open. Those to an older one are closed here.
-    pub(super) async fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Connection> {
+    pub(super) async fn take(&self, endpoint: &Arc<ApiServerEndpoint>) -> Option<ApiServerConnection> {
         loop {
             let mut connection = self.pop(endpoint)?;
             if connection.is_open().await {
@@ -204,7 +204,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn put(&self, connection: Connection) {
+    pub(super) fn put(&self, connection: ApiServerConnection) {
         let mut idle = self.lock();
         if connection.driver.is_some() && idle.len() < self.capacity {
             idle.push(connection);
@@ -217,17 +217,17 @@ impl Pool {
     }
 
     /// Closes all that wait but those to this endpoint.
-    pub(super) fn keep_only(&self, endpoint: &Arc<Endpoint>) {
+    pub(super) fn keep_only(&self, endpoint: &Arc<ApiServerEndpoint>) {
         self.lock().retain(|connection| connection.leads_to(endpoint));
     }
 
-    fn pop(&self, endpoint: &Arc<Endpoint>) -> Option<Connection> {
+    fn pop(&self, endpoint: &Arc<ApiServerEndpoint>) -> Option<ApiServerConnection> {
         let mut idle = self.lock();
         idle.retain(|connection| connection.leads_to(endpoint) && connection.last_used.elapsed() < MAX_IDLE);
         idle.pop()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<ApiServerConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,8 +17,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::OwnedMutexGuard;
 use tracing::{info, warn};
 
-use super::access::{Access, ApiServerError, Endpoint};
-use super::exec::{Issued, Plugin, PluginError};
+use super::access::{ApiServerAccess, ApiServerEndpoint, ApiServerError};
+use super::exec::{IssuedCredential, Plugin, PluginError};
 use super::failure::Cause;
 use super::kubeconfig::Kubeconfig;
 
@@ -31,16 +31,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The credentials in use, and where they come from.
 pub(super) struct Credentials {
-    current: ArcSwap<Access>,
+    current: ArcSwap<ApiServerAccess>,
     /// The last good kubeconfig; held while anything is read and published.
     source: Mutex<Kubeconfig>,
     /// Held while the plugin runs.
-    turn: Arc<tokio::sync::Mutex<Turn>>,
+    turn: Arc<tokio::sync::Mutex<LastPluginRun>>,
     plugin_deadline: Duration,
 }
 
 /// What became of the plugin's last run.
-struct Turn {
+struct LastPluginRun {
     failure: Option<Arc<PluginError>>,
     /// No further run before, unless what it issued has simply expired.
     not_before: Instant,
@@ -52,17 +52,17 @@ struct Turn {
 impl Credentials {
     /// Reads everything once; unlike later, an error here is final. A plugin is not run yet.
     pub(super) fn new(source: Kubeconfig, plugin_deadline: Duration) -> Result<Self, ApiServerError> {
-        let access = Access::read(&source, None, None)?;
+        let access = ApiServerAccess::read(&source, None, None)?;
         Ok(Self {
             current: ArcSwap::from_pointee(access),
             source: Mutex::new(source),
-            turn: Arc::new(tokio::sync::Mutex::new(Turn::new())),
+            turn: Arc::new(tokio::sync::Mutex::new(LastPluginRun::new())),
             plugin_deadline,
         })
     }
 
     /// What to use for a request now.
-    pub(super) async fn current(self: &Arc<Self>) -> Result<Arc<Access>, Cause> {
+    pub(super) async fn current(self: &Arc<Self>) -> Result<Arc<ApiServerAccess>, Cause> {
         let access = self.current.load_full();
         match (&access.plugin, &access.issued) {
             (None, _) => Ok(access),
@@ -83,13 +83,20 @@ impl Credentials {
     /// What to use instead of credentials that the API server has just refused, if anything else is to be had.
     ///
     /// client-go runs the plugin at this point too, and leaves it to the next request to use what it issues.
-    pub(super) async fn after_refusal(self: &Arc<Self>, refused: &Arc<Access>) -> Option<Arc<Access>> {
+    pub(super) async fn after_refusal(
+        self: &Arc<Self>,
+        refused: &Arc<ApiServerAccess>,
+    ) -> Option<Arc<ApiServerAccess>> {
         refused.plugin.as_ref()?;
         self.renewed(refused, true).await.ok()
     }
 
     /// Credentials that are not these.
-    async fn renewed(self: &Arc<Self>, old: &Arc<Access>, refused: bool) -> Result<Arc<Access>, Cause> {
+    async fn renewed(
+        self: &Arc<Self>,
+        old: &Arc<ApiServerAccess>,
+        refused: bool,
+    ) -> Result<Arc<ApiServerAccess>, Cause> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let access = self.current.load_full();
         let usable =
@@ -116,9 +123,9 @@ impl Credentials {
 
     async fn run_plugin(
         self: Arc<Self>,
-        mut turn: OwnedMutexGuard<Turn>,
+        mut turn: OwnedMutexGuard<LastPluginRun>,
         refused: bool,
-    ) -> Result<Arc<Access>, Cause> {
+    ) -> Result<Arc<ApiServerAccess>, Cause> {
         loop {
             let access = self.current.load_full();
             let Some(plugin) = &access.plugin else {
@@ -138,7 +145,7 @@ impl Credentials {
                         turn.pause();
                         turn.failure = None;
                     } else {
-                        *turn = Turn::new();
+                        *turn = LastPluginRun::new();
                     }
                     return Ok(access);
                 }
@@ -154,7 +161,11 @@ impl Credentials {
     }
 
     /// Puts into force what a plugin issued, if it holds; `None` if it is no longer this plugin's turn.
-    fn publish(&self, plugin: &Plugin, issued: Issued) -> Result<Option<Arc<Access>>, ApiServerError> {
+    fn publish(
+        &self,
+        plugin: &Plugin,
+        issued: IssuedCredential,
+    ) -> Result<Option<Arc<ApiServerAccess>>, ApiServerError> {
         let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         if source.plugin.as_deref() != Some(plugin) {
             return Ok(None);
@@ -172,7 +183,7 @@ impl Credentials {
         // What one plugin issued is not shown on behalf of another.
         let same = source.plugin == published.plugin;
         let issued = published.issued.clone().filter(|_| same);
-        let access = Access::read(&source, issued, Some(&published.endpoint))?;
+        let access = ApiServerAccess::read(&source, issued, Some(&published.endpoint))?;
         *last_good = source;
         let changed = !same
             || !Arc::ptr_eq(&access.endpoint, &published.endpoint)
@@ -186,20 +197,20 @@ impl Credentials {
     /// Makes it time to renew what the plugin issued.
     #[cfg(test)]
     pub(super) fn make_due(&self) {
-        let mut access = Access::clone(&self.current.load());
+        let mut access = ApiServerAccess::clone(&self.current.load());
         access.issued = access.issued.map(|issued| Arc::new(issued.due_now()));
         self.current.store(Arc::new(access));
     }
 
     /// Where connections lead now.
-    pub(super) fn endpoint(&self) -> Arc<Endpoint> {
+    pub(super) fn endpoint(&self) -> Arc<ApiServerEndpoint> {
         Arc::clone(&self.current.load().endpoint)
     }
 }
 
-// === impl Turn ===
+// === impl LastPluginRun ===
 
-impl Turn {
+impl LastPluginRun {
     fn new() -> Self {
         Self {
             failure: None,

@@ -22,8 +22,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::failure::log_text;
-use super::kubeconfig::{ClientCertificate, Material, beside, given};
+use super::log_text::log_text;
+use super::material::{ClientCertificate, Material, beside, given};
 
 const VERSIONS: [&str; 2] = [
     "client.authentication.k8s.io/v1",
@@ -43,7 +43,7 @@ const LONGEST_LEAD: Duration = Duration::from_secs(60);
 /// `users[].user.exec` as written.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Exec {
+pub(super) struct ExecSection {
     api_version: Option<String>,
     command: Option<String>,
     args: Option<Vec<String>>,
@@ -71,12 +71,12 @@ pub(super) struct Plugin {
     args: Vec<String>,
     env: Vec<(String, String)>,
     install_hint: String,
-    cluster: Option<Cluster>,
+    cluster: Option<ClusterInfo>,
 }
 
 /// What the plugin is told of the cluster, if it asks for it.
 #[derive(Clone, PartialEq)]
-pub(super) struct Cluster {
+pub(super) struct ClusterInfo {
     pub(super) server: String,
     pub(super) tls_server_name: Option<String>,
     /// The cluster's extension of the plugin's.
@@ -84,7 +84,7 @@ pub(super) struct Cluster {
 }
 
 /// What a plugin issued.
-pub(super) struct Issued {
+pub(super) struct IssuedCredential {
     pub(super) token: Option<Material>,
     pub(super) client_certificate: Option<ClientCertificate>,
     /// `None`: good until it is refused.
@@ -103,7 +103,7 @@ pub struct PluginError {
 }
 
 /// A run of the plugin; however it ends, nothing of its process group is left.
-struct Run(Child);
+struct PluginRun(Child);
 
 // === impl Plugin ===
 
@@ -111,10 +111,10 @@ impl Plugin {
     /// Judges `exec`, whose place in the file is `origin`, as client-go does; an error is a key and what is wrong
     /// with it.
     pub(super) fn new(
-        exec: Exec,
+        exec: ExecSection,
         kubeconfig: &Path,
         origin: PathBuf,
-        cluster: Cluster,
+        cluster: ClusterInfo,
     ) -> Result<Self, (&'static str, String)> {
         let version = given(exec.api_version);
         let Some(api_version) = VERSIONS
@@ -175,7 +175,11 @@ impl Plugin {
     }
 
     /// Runs it once. `authorities` is the cluster's CA bundle.
-    pub(super) async fn run(&self, authorities: &[u8], deadline: Duration) -> Result<Issued, PluginError> {
+    pub(super) async fn run(
+        &self,
+        authorities: &[u8],
+        deadline: Duration,
+    ) -> Result<IssuedCredential, PluginError> {
         let mut command = Command::new(&self.command);
         command
             .args(&self.args)
@@ -187,7 +191,7 @@ impl Plugin {
             .process_group(0)
             .kill_on_drop(true);
         let child = command.spawn().map_err(|error| self.not_started(&error))?;
-        let (status, output, complaint) = timeout(deadline, Run(child).finish())
+        let (status, output, complaint) = timeout(deadline, PluginRun(child).finish())
             .await
             .map_err(|_| self.error(format!("no credential within {deadline:?}; it was killed")))?
             .map_err(|error| self.error(error.to_string()))?;
@@ -252,9 +256,9 @@ impl Plugin {
     }
 
     /// The answer, held to what client-go holds it to.
-    fn read(&self, output: &[u8]) -> Result<Issued, PluginError> {
+    fn read(&self, output: &[u8]) -> Result<IssuedCredential, PluginError> {
         // The parser's own words may quote the answer: only the place is told.
-        let answer: Answer = serde_json::from_slice(output).map_err(|error| {
+        let answer: ExecCredential = serde_json::from_slice(output).map_err(|error| {
             let (line, column) = (error.line(), error.column());
             self.error(format!(
                 "what it printed is not an ExecCredential, near line {line}, column {column}"
@@ -305,7 +309,7 @@ impl Plugin {
             Some(Ok(life)) => Some(now + (life - (life / 10).min(LONGEST_LEAD))),
             Some(Err(_)) => return Err(self.error("the credential that it gave has expired already".into())),
         };
-        Ok(Issued {
+        Ok(IssuedCredential {
             token,
             client_certificate,
             expires,
@@ -321,17 +325,17 @@ impl fmt::Debug for Plugin {
     }
 }
 
-impl fmt::Debug for Issued {
+impl fmt::Debug for IssuedCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issued")
+        f.debug_struct("IssuedCredential")
             .field("expires", &self.expires)
             .finish_non_exhaustive()
     }
 }
 
-// === impl Issued ===
+// === impl IssuedCredential ===
 
-impl Issued {
+impl IssuedCredential {
     pub(super) fn has_expired(&self) -> bool {
         self.expires.is_some_and(|at| at <= SystemTime::now())
     }
@@ -353,26 +357,26 @@ impl Issued {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct ExecCredential {
     #[serde(default)]
     kind: String,
     #[serde(default)]
     api_version: String,
-    status: Option<Status>,
+    status: Option<ExecCredentialStatus>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Status {
+struct ExecCredentialStatus {
     token: Option<String>,
     client_certificate_data: Option<String>,
     client_key_data: Option<String>,
     expiration_timestamp: Option<String>,
 }
 
-// === impl Run ===
+// === impl PluginRun ===
 
-impl Run {
+impl PluginRun {
     /// Everything it prints, its complaints cut short.
     async fn finish(mut self) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
         let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
@@ -391,7 +395,7 @@ impl Run {
     }
 }
 
-impl Drop for Run {
+impl Drop for PluginRun {
     fn drop(&mut self) {
         // Not waited for yet, so the number is still its own.
         let group = self.0.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));

@@ -12,9 +12,6 @@ use http::StatusCode;
 use super::exec::PluginError;
 use super::reviews::AnswerError;
 
-/// Longest text of the API server's that is repeated.
-const MAX_TEXT_CHARS: usize = 400;
-
 /// Which question was asked.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Api {
@@ -223,28 +220,4 @@ const fn way_out(code: StatusCode) -> &'static str {
         StatusCode::FORBIDDEN => "; bind the gate's user to ClusterRole system:auth-delegator",
         _ => "",
     }
-}
-
-/// Text of the API server's, fit for a log line: control characters escaped, not too long, and without
-/// `secret`.
-pub(super) fn log_text(text: &str, secret: &str) -> String {
-    let text = if secret.is_empty() {
-        text.to_owned()
-    } else {
-        text.replace(secret, "[token]")
-    };
-    let mut shown: String = text.chars().take(MAX_TEXT_CHARS).flat_map(escape).collect();
-    if text.chars().nth(MAX_TEXT_CHARS).is_some() {
-        shown.push('…');
-    }
-    shown
-}
-
-fn escape(c: char) -> impl Iterator<Item = char> {
-    let (escaped, plain) = if c.is_control() {
-        (Some(c.escape_default()), None)
-    } else {
-        (None, Some(c))
-    };
-    escaped.into_iter().flatten().chain(plain)
 }

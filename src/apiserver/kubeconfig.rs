@@ -4,27 +4,21 @@
 //! The environment's `HTTPS_PROXY` and `NO_PROXY` are not consulted: the reviews go straight to the API
 //! server.
 
-use std::fmt;
-use std::io::Read as _;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use rustls::pki_types::ServerName;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::exec::{self, CLUSTER_EXTENSION, Exec, Plugin};
-use crate::tls::pem::{self, PemError};
+use super::context::{CurrentContext, KubeconfigError};
+use super::document::{ClusterSection, UserSection};
+use super::exec::{self, CLUSTER_EXTENSION, Plugin};
+use super::material::{ClientCertificate, Material, beside, given, read_file};
+use crate::tls::pem;
 
 /// Where the kubelet puts a pod's service-account token and the cluster's CA bundle.
 pub const SERVICE_ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-
-/// No kubeconfig, certificate, key or token is anywhere near this; what is larger is a wrong path.
-const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// How to reach the API server and what to show it: the current context of a kubeconfig, or the in-cluster
 /// convention.
@@ -32,8 +26,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Files that it names are not read here, but by the client, which reads them again when they change.
 #[derive(Clone, Debug)]
 pub struct Kubeconfig {
-    origin: Origin,
-    pub(super) server: Server,
+    origin: KubeconfigOrigin,
+    pub(super) server: ServerUrl,
     pub(super) server_name: ServerName<'static>,
     pub(super) authority: Material,
     pub(super) client_certificate: Option<ClientCertificate>,
@@ -44,14 +38,14 @@ pub struct Kubeconfig {
 
 /// Where a [`Kubeconfig`] came from, so that it can be read again.
 #[derive(Clone, Debug)]
-enum Origin {
+enum KubeconfigOrigin {
     File(PathBuf),
     InCluster,
 }
 
 /// `server`, taken apart.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Server {
+pub(super) struct ServerUrl {
     /// Host name or address to dial, an IPv6 address without brackets.
     pub(super) host: String,
     pub(super) port: u16,
@@ -59,59 +53,6 @@ pub(super) struct Server {
     pub(super) authority: String,
     /// What stands before `/apis/…`, without a slash at its end; empty for most.
     pub(super) prefix: String,
-}
-
-/// A client certificate and its key, of which each may be a file or inline data.
-#[derive(Clone, Debug)]
-pub(super) struct ClientCertificate {
-    pub(super) chain: Material,
-    pub(super) key: Material,
-}
-
-/// Bytes that stand in the kubeconfig or in a file of their own.
-#[derive(Clone)]
-pub(super) enum Material {
-    /// From the kubeconfig itself; `origin` names file and key.
-    Inline {
-        origin: PathBuf,
-        bytes: Vec<u8>,
-    },
-    File(PathBuf),
-}
-
-/// Why a kubeconfig cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KubeconfigError {
-    /// The file, or one that it names, cannot be read.
-    #[error("{}: cannot be read: {source}", file.display())]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Not YAML, or a value of the wrong type. The parser's own words may quote the file, tokens included, so
-    /// only the place is told.
-    #[error("{}: not a kubeconfig: broken YAML or a value of the wrong type near {place}", file.display())]
-    Syntax {
-        /// The file.
-        file: PathBuf,
-        /// Line and column, if the parser knows.
-        place: String,
-    },
-    /// A key is missing, wrong, or asks for what the gate does not do.
-    #[error("{}: {key}: {problem}", file.display())]
-    Key {
-        /// The file (or the environment, in a cluster).
-        file: PathBuf,
-        /// Path of the key.
-        key: String,
-        /// What is wrong, and the way out.
-        problem: String,
-    },
-    /// The client certificate does not parse.
-    #[error(transparent)]
-    Pem(#[from] PemError),
 }
 
 // === impl Kubeconfig ===
@@ -123,7 +64,7 @@ impl Kubeconfig {
             file: path.to_owned(),
             source,
         };
-        let bytes = read(path).map_err(read_error)?;
+        let bytes = read_file(path).map_err(read_error)?;
         let text = String::from_utf8(bytes).map_err(|_| KubeconfigError::Syntax {
             file: path.to_owned(),
             place: "a byte that is not UTF-8".into(),
@@ -160,14 +101,14 @@ impl Kubeconfig {
         } else {
             host.to_owned()
         };
-        let server = Server {
+        let server = ServerUrl {
             host: host.to_owned(),
             port: port_number,
             authority: format!("{bracketed}:{port_number}"),
             prefix: String::new(),
         };
         Ok(Self {
-            origin: Origin::InCluster,
+            origin: KubeconfigOrigin::InCluster,
             server,
             server_name,
             authority: Material::File(directory.join("ca.crt")),
@@ -180,8 +121,8 @@ impl Kubeconfig {
     /// The same source as it reads now.
     pub(super) fn reread(&self) -> Result<Self, KubeconfigError> {
         match &self.origin {
-            Origin::File(path) => Self::load(path),
-            Origin::InCluster => Ok(self.clone()),
+            KubeconfigOrigin::File(path) => Self::load(path),
+            KubeconfigOrigin::InCluster => Ok(self.clone()),
         }
     }
 
@@ -217,44 +158,21 @@ impl Kubeconfig {
     /// # Errors
     /// The text is not a kubeconfig, or not a usable one.
     pub fn parse(path: &Path, text: &str) -> Result<Self, KubeconfigError> {
-        let document: Document = serde_saphyr::from_str(text).map_err(|error| KubeconfigError::Syntax {
-            file: path.to_owned(),
-            place: error.location().map_or_else(
-                || "an unknown line".to_owned(),
-                |location| format!("line {}, column {}", location.line(), location.column()),
-            ),
-        })?;
-        let refuse = |key: &str, problem: &str| KubeconfigError::Key {
-            file: path.to_owned(),
-            key: key.to_owned(),
-            problem: problem.to_owned(),
-        };
-
-        let current = given(document.current_context)
-            .ok_or_else(|| refuse("current-context", "not set; name the context to use"))?;
-        let context = pick(path, "contexts", document.contexts, &current)?;
-        let context_key = format!("contexts[{current}].context");
-        let cluster_name = given(context.cluster)
-            .ok_or_else(|| refuse(&format!("{context_key}.cluster"), "not set; name one of clusters"))?;
-        let user_name = given(context.user)
-            .ok_or_else(|| refuse(&format!("{context_key}.user"), "not set; name one of users"))?;
-        let cluster = pick(path, "clusters", document.clusters, &cluster_name)?;
-        let user = pick(path, "users", document.users, &user_name)?;
-
-        let cluster_keys = Keys {
-            file: path,
-            prefix: format!("clusters[{cluster_name}].cluster"),
-        };
-        let user_keys = Keys {
-            file: path,
-            prefix: format!("users[{user_name}].user"),
-        };
-        cluster.refuse_unsupported(&cluster_keys)?;
-        user.refuse_unsupported(&user_keys)?;
+        let CurrentContext {
+            cluster,
+            cluster_keys,
+            user,
+            user_keys,
+        } = CurrentContext::<ClusterSection, UserSection>::parse(path, text)?;
+        cluster
+            .refuse_unsupported()
+            .map_err(|(key, problem)| cluster_keys.error(key, &problem))?;
+        user.refuse_unsupported()
+            .map_err(|(key, problem)| user_keys.error(key, &problem))?;
 
         let url = given(cluster.server)
             .ok_or_else(|| cluster_keys.error("server", "not set; give https://HOST:PORT"))?;
-        let server = Server::parse(&url).map_err(|problem| cluster_keys.error("server", problem))?;
+        let server = ServerUrl::parse(&url).map_err(|problem| cluster_keys.error("server", problem))?;
         let tls_server_name = given(cluster.tls_server_name);
         let server_name = match tls_server_name.clone() {
             Some(name) => ServerName::try_from(name).map_err(|_| {
@@ -303,7 +221,7 @@ impl Kubeconfig {
             None => None,
             Some(exec) => {
                 let extension = cluster.extensions.unwrap_or_default().into_iter();
-                let told = exec::Cluster {
+                let told = exec::ClusterInfo {
                     server: url,
                     tls_server_name,
                     config: extension
@@ -318,10 +236,10 @@ impl Kubeconfig {
         let fixed = client_certificate.is_some() || token.is_some();
         if !fixed && plugin.is_none() {
             let problem = "no credential; give client-certificate and client-key, tokenFile, token or exec";
-            return Err(refuse(&user_keys.prefix, problem));
+            return Err(user_keys.refuse(problem));
         }
         Ok(Self {
-            origin: Origin::File(path.to_owned()),
+            origin: KubeconfigOrigin::File(path.to_owned()),
             server,
             server_name,
             authority,
@@ -332,9 +250,9 @@ impl Kubeconfig {
     }
 }
 
-// === impl Server ===
+// === impl ServerUrl ===
 
-impl Server {
+impl ServerUrl {
     fn parse(url: &str) -> Result<Self, &'static str> {
         let uri: http::Uri = url.parse().map_err(|_| "not a URL; give https://HOST:PORT")?;
         if uri.scheme() != Some(&http::uri::Scheme::HTTPS) {
@@ -367,237 +285,5 @@ impl Server {
             authority: authority.as_str().to_owned(),
             prefix: uri.path().trim_end_matches('/').to_owned(),
         })
-    }
-}
-
-// === impl Material ===
-
-impl Material {
-    /// The file, or for inline data the kubeconfig and the key, for messages.
-    pub(super) fn origin(&self) -> &Path {
-        match self {
-            Self::Inline { origin, .. } => origin,
-            Self::File(path) => path,
-        }
-    }
-
-    pub(super) fn read(&self) -> std::io::Result<Vec<u8>> {
-        match self {
-            Self::Inline { bytes, .. } => Ok(bytes.clone()),
-            Self::File(path) => read(path),
-        }
-    }
-}
-
-/// Inline material may be a key or a token: its bytes are not shown.
-impl fmt::Debug for Material {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.origin().display())
-    }
-}
-
-/// Reads a whole file, if it is one and no larger than any credential.
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    // Opening a FIFO would wait for its writer.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(std::io::Error::other("larger than 1 MiB"));
-    }
-    Ok(bytes)
-}
-
-/// A relative path in a kubeconfig is relative to the kubeconfig.
-pub(super) fn beside(kubeconfig: &Path, path: &str) -> PathBuf {
-    kubeconfig.parent().unwrap_or_else(|| Path::new("")).join(path)
-}
-
-/// client-go does not tell an empty value from an absent one.
-pub(super) fn given(value: Option<String>) -> Option<String> {
-    value.filter(|value| !value.is_empty())
-}
-
-/// The entry of a list that bears a name; client-go refuses a list that has it twice.
-fn pick<T: Default>(
-    file: &Path,
-    list: &str,
-    entries: Option<Vec<Entry<T>>>,
-    name: &str,
-) -> Result<T, KubeconfigError> {
-    let mut found = entries
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|entry| entry.name == name);
-    let refuse = |problem: String| KubeconfigError::Key {
-        file: file.to_owned(),
-        key: list.to_owned(),
-        problem,
-    };
-    let entry = found
-        .next()
-        .ok_or_else(|| refuse(format!("nothing in it is named {name:?}")))?;
-    match found.next() {
-        Some(_) => Err(refuse(format!("has {name:?} twice; remove one"))),
-        None => Ok(entry.content.unwrap_or_default()),
-    }
-}
-
-/// Messages about the keys of one cluster or user.
-struct Keys<'a> {
-    file: &'a Path,
-    prefix: String,
-}
-
-impl Keys<'_> {
-    fn error(&self, key: &str, problem: &str) -> KubeconfigError {
-        KubeconfigError::Key {
-            file: self.file.to_owned(),
-            key: format!("{}.{key}", self.prefix),
-            problem: problem.to_owned(),
-        }
-    }
-
-    fn path(&self, key: &str) -> PathBuf {
-        format!("{}: {}.{key}", self.file.display(), self.prefix).into()
-    }
-
-    /// `KEY-data` wins over `KEY`, as in client-go.
-    fn material(
-        &self,
-        key: &str,
-        data: Option<String>,
-        file: Option<String>,
-    ) -> Result<Option<Material>, KubeconfigError> {
-        if let Some(data) = given(data) {
-            let key = format!("{key}-data");
-            let compact: String = data.split_ascii_whitespace().collect();
-            let bytes = BASE64_STANDARD
-                .decode(compact)
-                .map_err(|_| self.error(&key, "not base64"))?;
-            return Ok(Some(Material::Inline {
-                origin: self.path(&key),
-                bytes,
-            }));
-        }
-        Ok(given(file).map(|file| Material::File(beside(self.file, &file))))
-    }
-}
-
-// === the file as written ===
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Document {
-    current_context: Option<String>,
-    clusters: Option<Vec<Entry<Cluster>>>,
-    contexts: Option<Vec<Entry<Context>>>,
-    users: Option<Vec<Entry<User>>>,
-}
-
-/// An entry of any of the three lists: a name, and beside it a key named for what it holds.
-#[derive(Deserialize)]
-struct Entry<T> {
-    name: String,
-    #[serde(rename = "cluster", alias = "context", alias = "user")]
-    content: Option<T>,
-}
-
-#[derive(Default, Deserialize)]
-struct Context {
-    cluster: Option<String>,
-    user: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Cluster {
-    server: Option<String>,
-    tls_server_name: Option<String>,
-    insecure_skip_tls_verify: Option<bool>,
-    certificate_authority: Option<String>,
-    certificate_authority_data: Option<String>,
-    proxy_url: Option<String>,
-    extensions: Option<Vec<Extension>>,
-}
-
-#[derive(Deserialize)]
-struct Extension {
-    #[serde(default)]
-    name: String,
-    extension: Option<serde_json::Value>,
-}
-
-impl Cluster {
-    fn refuse_unsupported(&self, keys: &Keys<'_>) -> Result<(), KubeconfigError> {
-        if self.insecure_skip_tls_verify == Some(true) {
-            let problem = "true lets anybody play the API server and allow everything; \
-                           remove it and give certificate-authority";
-            return Err(keys.error("insecure-skip-tls-verify", problem));
-        }
-        if self.proxy_url.as_deref().is_some_and(|url| !url.is_empty()) {
-            let problem = "proxies are not supported; remove it and give a server in direct reach";
-            return Err(keys.error("proxy-url", problem));
-        }
-        Ok(())
-    }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct User {
-    client_certificate: Option<String>,
-    client_certificate_data: Option<String>,
-    client_key: Option<String>,
-    client_key_data: Option<String>,
-    token: Option<String>,
-    #[serde(rename = "tokenFile")]
-    token_file: Option<String>,
-    username: Option<String>,
-    password: Option<String>,
-    #[serde(rename = "as")]
-    as_user: Option<String>,
-    as_uid: Option<String>,
-    as_groups: Option<IgnoredAny>,
-    as_user_extra: Option<IgnoredAny>,
-    auth_provider: Option<IgnoredAny>,
-    exec: Option<Exec>,
-}
-
-impl User {
-    fn refuse_unsupported(&self, keys: &Keys<'_>) -> Result<(), KubeconfigError> {
-        const OTHERS: &str = "client-certificate and client-key, tokenFile, token or exec";
-        let written = |value: &Option<String>| value.as_deref().is_some_and(|value| !value.is_empty());
-        for (key, present) in [
-            ("username", written(&self.username)),
-            ("password", written(&self.password)),
-        ] {
-            if present {
-                let problem = format!("API servers no longer accept basic authentication; use {OTHERS}");
-                return Err(keys.error(key, &problem));
-            }
-        }
-        let impersonation = [
-            ("as", written(&self.as_user)),
-            ("as-uid", written(&self.as_uid)),
-            ("as-groups", self.as_groups.is_some()),
-            ("as-user-extra", self.as_user_extra.is_some()),
-        ];
-        for (key, present) in impersonation {
-            if present {
-                return Err(keys.error(
-                    key,
-                    "impersonation is not supported; use a credential of the user's own",
-                ));
-            }
-        }
-        if self.auth_provider.is_some() {
-            return Err(keys.error("auth-provider", &format!("removed from Kubernetes; use {OTHERS}")));
-        }
-        Ok(())
     }
 }

@@ -20,20 +20,28 @@ mod access;
 mod authorities;
 mod client;
 mod connection;
+mod context;
 mod credentials;
+mod document;
 mod exec;
 mod failure;
 mod kubeconfig;
+mod log_text;
+mod material;
 mod reviews;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 
 pub use access::ApiServerError;
 pub(crate) use authorities::Authorities;
+pub use authorities::AuthoritiesError;
 pub use client::{ApiServer, ClientLimits};
+pub(crate) use context::CurrentContext;
+pub use context::KubeconfigError;
 pub use exec::PluginError;
 pub use failure::{Api, Cause, ReviewError};
-pub use kubeconfig::{Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY};
+pub use kubeconfig::{Kubeconfig, SERVICE_ACCOUNT_DIRECTORY};
+pub(crate) use material::{Material, beside};
 #[cfg(test)]
 pub(crate) use reviews::access_review;
 pub use reviews::{AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer, UserInfo};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::failure::log_text;
+use super::log_text::log_text;
 
 /// A user as the API server knows him: `UserInfo` of `authentication.k8s.io/v1`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
@@ -300,7 +300,7 @@ pub(super) fn access_answer(body: &[u8]) -> Result<AccessAnswer, AnswerError> {
 /// Reads `status.nodeInfo` of a Node.
 pub(super) fn node_info(body: &[u8]) -> Result<NodeInfo, AnswerError> {
     #[derive(Deserialize)]
-    struct Node {
+    struct NodeObject {
         #[serde(default)]
         kind: String,
         #[serde(default, deserialize_with = "null_is_default")]
@@ -311,7 +311,7 @@ pub(super) fn node_info(body: &[u8]) -> Result<NodeInfo, AnswerError> {
         #[serde(default, rename = "nodeInfo", deserialize_with = "null_is_default")]
         node_info: NodeInfo,
     }
-    let Node { kind, status } = serde_json::from_slice(body)?;
+    let NodeObject { kind, status } = serde_json::from_slice(body)?;
     expect_kind("Node", kind)?;
     Ok(status.node_info)
 }
@@ -330,10 +330,10 @@ fn expect_kind(expected: &'static str, found: String) -> Result<(), AnswerError>
 /// `message` of a `Status` object, if the body is one.
 pub(super) fn status_message(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Status {
+    struct StatusObject {
         message: String,
     }
-    serde_json::from_slice::<Status>(body)
+    serde_json::from_slice::<StatusObject>(body)
         .ok()
         .map(|status| status.message)
 }

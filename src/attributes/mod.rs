@@ -13,7 +13,7 @@ mod upgrade;
 pub use self::interactive::is_interactive;
 pub(crate) use self::kubelet::is_subpath;
 pub use self::kubelet::{Subresource, Verb};
-pub use self::path::{Path, PathError};
+pub use self::path::{PathError, RequestPath};
 pub use self::upgrade::Protocol;
 
 use http::request::Parts;
@@ -27,7 +27,7 @@ pub struct Checks {
     verb: Verb,
     subresources: &'static [Subresource],
     interactive: bool,
-    path: Path,
+    path: RequestPath,
     upgrade: Option<Protocol>,
 }
 
@@ -37,7 +37,7 @@ impl Checks {
     pub fn of(parts: &Parts, require_create: bool) -> Result<Self, RequestError> {
         let verb = Verb::of(&parts.method).ok_or_else(RequestError::method_not_allowed)?;
         head::judge(parts)?;
-        let path = Path::of_target(&parts.uri, parts.version, &parts.headers)?;
+        let path = RequestPath::of_target(&parts.uri, parts.version, &parts.headers)?;
         let upgrade = Protocol::wanted_by(parts)?;
         let interactive = is_interactive(path.decoded());
         let verb = if interactive && require_create {

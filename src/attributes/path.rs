@@ -13,7 +13,7 @@ use crate::error::RequestError;
 
 /// A path with exactly one meaning: as it was sent, and decoded once.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Path {
+pub struct RequestPath {
     sent: PathAndQuery,
     /// `None` when decoding changes nothing, which is nearly always.
     decoded: Option<String>,
@@ -54,7 +54,7 @@ pub enum PathError {
     Nul,
 }
 
-impl Path {
+impl RequestPath {
     /// The path of a request target.
     pub(super) fn of_target(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Self, PathError> {
         if version < Version::HTTP_2 {

@@ -140,7 +140,7 @@ fn authority_and_host_must_agree_over_http2() {
     let of = |host| {
         let uri = "https://node:10250/pods".parse().unwrap();
         let headers = HeaderMap::from_iter([(http::header::HOST, http::HeaderValue::from_static(host))]);
-        Path::of_target(&uri, Version::HTTP_2, &headers).map(|path| path.decoded().to_owned())
+        RequestPath::of_target(&uri, Version::HTTP_2, &headers).map(|path| path.decoded().to_owned())
     };
     assert_eq!(of("NODE:10250").as_deref(), Ok("/pods"));
     assert_eq!(of("other:10250"), Err(PathError::Authority));
@@ -216,7 +216,7 @@ proptest! {
     fn what_passes_has_one_reading(target in "/([a-z.%/\\\\25efEF;~ ]|%2e|%2f|%2F|%5c|%00|%25){0,24}(\\?[a-z=%/.]{0,8})?") {
         let Ok(sent) = target.parse::<PathAndQuery>() else { return Ok(()) };
         let raw = sent.path().to_owned();
-        let Ok(path) = Path::of(sent) else { return Ok(()) };
+        let Ok(path) = RequestPath::of(sent) else { return Ok(()) };
         let decoded: Vec<&str> = path.decoded().split('/').collect();
         prop_assert_eq!(decoded.len(), raw.split('/').count());
         for (index, segment) in decoded.iter().enumerate() {

@@ -23,7 +23,7 @@ pub struct Event<'a> {
     /// The same on both lines of a stream.
     pub id: AuditId,
     /// How far the request has come.
-    pub stage: Stage,
+    pub stage: EventStage,
     /// Path and query as received; commands and credentials in it are hidden as it is written.
     pub request_uri: &'a [u8],
     /// The verb it was authorized by (`get`, `create` …), empty where a kubelet has none.
@@ -62,7 +62,7 @@ pub struct AuditId([u8; 36]);
 
 /// The stages of an event that a gate has; it writes no `RequestReceived`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Stage {
+pub enum EventStage {
     /// The head of a stream's answer is out, and its end is to come.
     ResponseStarted,
     /// It is over.
@@ -262,7 +262,7 @@ impl UserJson {
     /// `user` with these fields, empty ones left out as Kubernetes leaves them out.
     pub fn new(username: &str, uid: &str, groups: &[String], extra: &BTreeMap<String, Vec<String>>) -> Self {
         #[derive(Serialize)]
-        struct UserInfo<'a> {
+        struct UserFields<'a> {
             #[serde(skip_serializing_if = "str::is_empty")]
             username: &'a str,
             #[serde(skip_serializing_if = "str::is_empty")]
@@ -273,7 +273,7 @@ impl UserJson {
             extra: &'a BTreeMap<String, Vec<String>>,
         }
         // Strings and maps of strings always serialise.
-        let json = serde_json::to_string(&UserInfo {
+        let json = serde_json::to_string(&UserFields {
             username,
             uid,
             groups,
@@ -289,9 +289,9 @@ impl fmt::Debug for UserJson {
     }
 }
 
-// === impl Stage ===
+// === impl EventStage ===
 
-impl Stage {
+impl EventStage {
     fn as_str(self) -> &'static str {
         match self {
             Self::ResponseStarted => "ResponseStarted",

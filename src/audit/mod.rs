@@ -19,7 +19,7 @@ mod event;
 mod redaction;
 mod writer;
 
-pub use event::{AuditId, Decision, Event, ObjectRef, Stage, StreamEnd, UserJson};
+pub use event::{AuditId, Decision, Event, EventStage, ObjectRef, StreamEnd, UserJson};
 pub use writer::{Audit, AuditError, AuditThread, Slot};
 
 #[cfg(test)]

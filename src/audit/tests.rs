@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn event() -> Event<'static> {
     Event {
         id: AuditId::random(),
-        stage: Stage::ResponseComplete,
+        stage: EventStage::ResponseComplete,
         request_uri: b"/pods",
         verb: "get",
         user: None,
@@ -561,12 +561,12 @@ async fn off_takes_everything_and_keeps_nothing() {
 // Both together.
 
 /// What a gate holds from the reservation on: however a request ends, its event is written.
-struct Record {
+struct HeldSlot {
     slot: Option<Slot>,
     code: Option<u16>,
 }
 
-impl Drop for Record {
+impl Drop for HeldSlot {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.write(&Event {
@@ -594,7 +594,7 @@ async fn one_outcome_and_one_event_each() {
             let (audit, cache) = (audit.clone(), Arc::clone(&cache));
             let (reviews, dead) = (Arc::clone(&reviews), Arc::clone(&dead));
             tokio::spawn(async move {
-                let mut record = Record {
+                let mut record = HeldSlot {
                     slot: Some(audit.reserve().unwrap()),
                     code: None,
                 };
@@ -602,7 +602,10 @@ async fn one_outcome_and_one_event_each() {
                     reviews.fetch_add(1, Ordering::SeqCst);
                     async move {
                         dead.notified().await;
-                        crate::cache::Outcome::Failed(Err("connection timed out"), Duration::from_secs(1))
+                        crate::cache::ReviewOutcome::Failed(
+                            Err("connection timed out"),
+                            Duration::from_secs(1),
+                        )
                     }
                 };
                 let outcome = cache.get_or_review("may jane", review).await.value;

@@ -21,14 +21,14 @@ use crate::settings::{self, AuditMode, AuditSink};
 
 /// Where stations put their events. Clones share one queue.
 #[derive(Clone)]
-pub struct Audit(Option<Arc<Shared>>);
+pub struct Audit(Option<Arc<AuditQueue>>);
 
 /// Room for one event in the queue. Dropped unused, it gives the room back.
 #[must_use = "a slot is reserved in order to be written with"]
-pub struct Slot(Option<Arc<Shared>>);
+pub struct Slot(Option<Arc<AuditQueue>>);
 
 /// The thread that writes; dropped, it writes what there is and ends.
-pub struct AuditThread(Option<(Arc<Shared>, mpsc::Receiver<()>)>);
+pub struct AuditThread(Option<(Arc<AuditQueue>, mpsc::Receiver<()>)>);
 
 /// Why events cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -71,13 +71,13 @@ pub enum AuditError {
     },
 }
 
-struct Shared {
+struct AuditQueue {
     mode: AuditMode,
     redaction: Redaction,
     /// One permit for each event that may still be put in the queue.
     room: Semaphore,
     queue: usize,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
     /// Of lines in memory: events differ in size, so their number alone does not bound them.
     bytes: AtomicUsize,
@@ -87,7 +87,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     batch: Batch,
     clock: Clock,
     /// Events ever appended.
@@ -144,7 +144,7 @@ impl Audit {
             },
         };
         let queue = queue.clamp(1, Semaphore::MAX_PERMITS);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(AuditQueue {
             mode: settings.mode,
             redaction: Redaction::new(settings.commands).map_err(|_| AuditError::Key)?,
             room: Semaphore::new(queue),
@@ -308,10 +308,10 @@ impl Drop for AuditThread {
     }
 }
 
-// === impl Shared ===
+// === impl AuditQueue ===
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl AuditQueue {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         // Serialising does not panic; if it did, one broken line would be better than no more lines.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -323,7 +323,7 @@ impl Shared {
             self.room.add_permits(1);
             return;
         }
-        let State { batch, clock, .. } = &mut *state;
+        let QueueState { batch, clock, .. } = &mut *state;
         let before = batch.lines.len();
         event.write(&mut batch.lines, clock, &self.redaction);
         batch.events += 1;
@@ -378,7 +378,8 @@ impl Shared {
                 std::mem::swap(&mut state.batch, batch);
                 return true;
             } else if state.batch.events > 0 {
-                let linger = |state: &mut State| !state.urgent && !state.reopen && state.closing.is_none();
+                let linger =
+                    |state: &mut QueueState| !state.urgent && !state.reopen && state.closing.is_none();
                 let lingering = self.changed.wait_timeout_while(state, LINGER, linger);
                 (state, _) = lingering.unwrap_or_else(PoisonError::into_inner);
                 lingered = true;
@@ -416,7 +417,7 @@ impl Shared {
             if left.is_zero() {
                 return false;
             }
-            let unchanged = |state: &mut State| !state.reopen && state.closing == closing;
+            let unchanged = |state: &mut QueueState| !state.reopen && state.closing == closing;
             let pausing = self.changed.wait_timeout_while(state, pause.min(left), unchanged);
             let (mut state, _) = pausing.unwrap_or_else(PoisonError::into_inner);
             let reopen = std::mem::take(&mut state.reopen);

@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::AttributeTypeAndValue;
 
-use super::identity::{Credential, Identity, add_authenticated_group};
+use super::identity::{CredentialKind, Identity, add_authenticated_group};
 use crate::apiserver::UserInfo;
 use crate::tls::{Judged, Refusal};
 
@@ -14,9 +14,9 @@ use crate::tls::{Judged, Refusal};
 #[derive(Clone, Debug)]
 pub(super) enum CertificateVerdict {
     /// A user.
-    Somebody(Identity),
+    Authenticated(Identity),
     /// A good certificate without a common name: no opinion, so the next credential decides.
-    Nobody,
+    NoUser,
     /// Not judged: too many certificates from this address were refused just now.
     Exhausted,
     /// Not to be believed.
@@ -40,10 +40,10 @@ impl CertificateVerdict {
             Err(refusal) => Self::refused(refusal.reason(), refusal.to_string()),
             Ok(judged) => match user_of(leaf) {
                 Err(detail) => Self::refused("malformed", detail.into()),
-                Ok(None) => Self::Nobody,
-                Ok(Some(user)) => Self::Somebody(Identity::new(
+                Ok(None) => Self::NoUser,
+                Ok(Some(user)) => Self::Authenticated(Identity::new(
                     user,
-                    Credential::Certificate,
+                    CredentialKind::Certificate,
                     Some(judged.valid_until),
                 )),
             },

@@ -10,22 +10,22 @@ use crate::audit::UserJson;
 
 /// Who asks, as authentication found it. Cheap to clone; equal when the whole user is.
 #[derive(Clone, Debug)]
-pub struct Identity(Arc<Person>);
+pub struct Identity(Arc<IdentityData>);
 
 #[derive(Debug)]
-struct Person {
+struct IdentityData {
     user: UserInfo,
     /// Hash of `user`, computed once: reviews are looked up by it on every request.
     hash: u64,
     /// `user` as JSON, written once: it is in every audit event.
     json: UserJson,
-    credential: Credential,
+    credential: CredentialKind,
     valid_until: Option<SystemTime>,
 }
 
 /// What proved the identity.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Credential {
+pub enum CredentialKind {
     /// Nothing; anonymous requests are allowed.
     Anonymous,
     /// A client certificate.
@@ -36,11 +36,11 @@ pub enum Credential {
 
 impl Identity {
     /// Only authentication makes one. `valid_until` is when the credential itself ends.
-    pub(super) fn new(user: UserInfo, credential: Credential, valid_until: Option<SystemTime>) -> Self {
+    pub(super) fn new(user: UserInfo, credential: CredentialKind, valid_until: Option<SystemTime>) -> Self {
         static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let hash = HASHER.hash_one(&user);
         let json = UserJson::new(&user.username, &user.uid, &user.groups, &user.extra);
-        Self(Arc::new(Person {
+        Self(Arc::new(IdentityData {
             user,
             hash,
             json,
@@ -52,7 +52,7 @@ impl Identity {
     /// For tests of the stations behind this one.
     #[cfg(test)]
     pub(crate) fn of(user: UserInfo, valid_until: Option<SystemTime>) -> Self {
-        Self::new(user, Credential::Token, valid_until)
+        Self::new(user, CredentialKind::Token, valid_until)
     }
 
     /// `system:anonymous`, which is in no group but `system:unauthenticated`.
@@ -63,7 +63,7 @@ impl Identity {
             groups: vec!["system:unauthenticated".into()],
             extra: BTreeMap::new(),
         };
-        Self::new(user, Credential::Anonymous, None)
+        Self::new(user, CredentialKind::Anonymous, None)
     }
 
     /// User name, uid, groups and extra, as a review is told them.
@@ -77,7 +77,7 @@ impl Identity {
     }
 
     /// What proved it.
-    pub fn credential(&self) -> Credential {
+    pub fn credential(&self) -> CredentialKind {
         self.0.credential
     }
 

@@ -12,7 +12,7 @@ mod token;
 
 pub(crate) use self::certificate::user_of;
 pub(crate) use self::identity::add_authenticated_group;
-pub use self::identity::{Credential, Identity};
+pub use self::identity::{CredentialKind, Identity};
 pub use self::presented::Presented;
 pub use self::token::{TokenReviewer, WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
 
@@ -24,7 +24,7 @@ use http::HeaderMap;
 
 use self::budget::Budget;
 use self::certificate::CertificateVerdict;
-use self::token::Verdict;
+use self::token::TokenVerdict;
 use crate::error::{RequestError, Station};
 use crate::metrics::Metrics;
 use crate::settings::Limits;
@@ -68,13 +68,13 @@ impl Authenticator {
         headers: &HeaderMap,
         websocket: bool,
     ) -> Result<Identity, RequestError> {
-        let mut failures = Failures::default();
+        let mut failures = CredentialFailures::default();
         if presented.has_certificate()
             && let Some(trust) = &self.serving.load().trust
         {
             match presented.judge(trust, SystemTime::now(), &self.certificates) {
-                CertificateVerdict::Somebody(identity) => return Ok(identity),
-                CertificateVerdict::Nobody => {}
+                CertificateVerdict::Authenticated(identity) => return Ok(identity),
+                CertificateVerdict::NoUser => {}
                 CertificateVerdict::Exhausted => failures.exhausted("certificates"),
                 CertificateVerdict::Refused { reason, detail } => failures.refused(reason, &detail),
             }
@@ -88,7 +88,7 @@ impl Authenticator {
                     // Boxed, as everything rare on the way is: it keeps the future of every request small.
                     let answer = Box::pin(tokens.review(token, presented.peer())).await;
                     match answer.value {
-                        Verdict::Somebody(identity) => {
+                        TokenVerdict::Authenticated(identity) => {
                             presented.remember(header, &identity, answer.fresh_until);
                             return Ok(identity);
                         }
@@ -100,7 +100,7 @@ impl Authenticator {
                 match websocket_protocol(headers) {
                     Ok(None) => {}
                     Ok(Some(token)) => match tokens.review(&token, presented.peer()).await.value {
-                        Verdict::Somebody(identity) => return Ok(identity),
+                        TokenVerdict::Authenticated(identity) => return Ok(identity),
                         verdict => failures.token(verdict),
                     },
                     Err(detail) => failures.refused("malformed_token", detail),
@@ -122,14 +122,14 @@ impl Authenticator {
 
 /// What went wrong with the credentials that were presented.
 #[derive(Default)]
-struct Failures {
+struct CredentialFailures {
     reason: Option<&'static str>,
     details: String,
     review_failed: bool,
     exhausted: bool,
 }
 
-impl Failures {
+impl CredentialFailures {
     fn refused(&mut self, reason: &'static str, detail: &str) {
         self.reason.get_or_insert(reason);
         if !self.details.is_empty() {
@@ -138,12 +138,12 @@ impl Failures {
         self.details.push_str(detail);
     }
 
-    fn token(&mut self, verdict: Verdict) {
+    fn token(&mut self, verdict: TokenVerdict) {
         match verdict {
-            Verdict::Somebody(_) => {}
-            Verdict::Exhausted => self.exhausted("tokens"),
-            Verdict::Rejected(detail) => self.refused("invalid_token", &detail),
-            Verdict::Failed(detail) => {
+            TokenVerdict::Authenticated(_) => {}
+            TokenVerdict::Exhausted => self.exhausted("tokens"),
+            TokenVerdict::Rejected(detail) => self.refused("invalid_token", &detail),
+            TokenVerdict::Failed(detail) => {
                 self.review_failed = true;
                 self.refused("review_failed", &detail);
             }

@@ -26,7 +26,7 @@ pub struct Presented {
     peer: IpAddr,
     chain: Vec<CertificateDer<'static>>,
     judgement: Mutex<Option<Judgement>>,
-    token: Mutex<Option<Remembered>>,
+    token: Mutex<Option<RememberedToken>>,
 }
 
 struct Judgement {
@@ -35,7 +35,7 @@ struct Judgement {
     verdict: CertificateVerdict,
 }
 
-struct Remembered {
+struct RememberedToken {
     authorization: HeaderValue,
     identity: Identity,
     until: Instant,
@@ -66,7 +66,7 @@ impl Presented {
     /// `budget` by the number of certificates that had to be looked at.
     pub(super) fn judge(&self, trust: &Trust, now: SystemTime, budget: &Budget) -> CertificateVerdict {
         let Some(leaf) = self.chain.first() else {
-            return CertificateVerdict::Nobody;
+            return CertificateVerdict::NoUser;
         };
         let mut judgement = self.judgement.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = judgement.as_ref()
@@ -113,7 +113,7 @@ impl Presented {
     pub(super) fn remember(&self, authorization: &HeaderValue, identity: &Identity, until: Instant) {
         let mut authorization = authorization.clone();
         authorization.set_sensitive(true);
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(Remembered {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(RememberedToken {
             authorization,
             identity: identity.clone(),
             until,

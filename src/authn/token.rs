@@ -14,9 +14,9 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use super::identity::{Credential, Identity, add_authenticated_group};
+use super::identity::{CredentialKind, Identity, add_authenticated_group};
 use crate::apiserver::{ApiServer, ReviewError, TokenAnswer};
-use crate::cache::{Cache, Outcome, Remembered};
+use crate::cache::{Cache, Remembered, ReviewOutcome};
 use crate::metrics::{CacheKind, Metrics};
 use crate::quota::Quota;
 use crate::settings::{Authentication, Limits};
@@ -38,7 +38,7 @@ pub struct TokenReviewer {
     ttl: Duration,
     /// Tokens are remembered under a keyed hash, never as text: a dump of the cache is worth nothing.
     key: hmac::Key,
-    cache: Cache<[u8; 32], Verdict>,
+    cache: Cache<[u8; 32], TokenVerdict>,
     /// Reviews under way, by who made the gate ask: a stranger with ever new tokens must not take the places of
     /// everybody's SubjectAccessReviews.
     asking: Arc<Quota<IpAddr>>,
@@ -49,7 +49,7 @@ pub struct TokenReviewer {
 
 /// The API server's word on a token.
 #[derive(Clone, Debug)]
-pub(super) enum Verdict {
+pub(super) enum TokenVerdict {
     /// Not asked, or not answered.
     Failed(Arc<str>),
     /// Nobody.
@@ -57,7 +57,7 @@ pub(super) enum Verdict {
     /// Nobody asked: too many tokens from this address were rejected just now.
     Exhausted,
     /// A user.
-    Somebody(Identity),
+    Authenticated(Identity),
 }
 
 impl TokenReviewer {
@@ -82,7 +82,7 @@ impl TokenReviewer {
             cache: Cache::new(
                 limits.cache_entries,
                 control,
-                Verdict::Failed(Arc::from("the review was lost")),
+                TokenVerdict::Failed(Arc::from("the review was lost")),
             ),
             asking: Quota::new(
                 (limits.concurrent_reviews / 2).max(1),
@@ -94,7 +94,7 @@ impl TokenReviewer {
     }
 
     /// Who `token` is, as far as `peer` may make the gate ask.
-    pub(super) async fn review(&self, token: &str, peer: IpAddr) -> Remembered<Verdict> {
+    pub(super) async fn review(&self, token: &str, peer: IpAddr) -> Remembered<TokenVerdict> {
         let mut key = [0u8; 32];
         key.copy_from_slice(hmac::sign(&self.key, token.as_bytes()).as_ref());
         if let Some(known) = self.cache.get(&key) {
@@ -106,7 +106,7 @@ impl TokenReviewer {
         }
         if !self.budget.allows(peer) {
             return Remembered {
-                value: Verdict::Exhausted,
+                value: TokenVerdict::Exhausted,
                 fresh_until: Instant::now(),
             };
         }
@@ -115,20 +115,24 @@ impl TokenReviewer {
     }
 
     /// The review itself, free of the request that wants it.
-    fn ask(&self, token: &str, peer: IpAddr) -> impl Future<Output = Outcome<Verdict>> + Send + use<> {
+    fn ask(
+        &self,
+        token: &str,
+        peer: IpAddr,
+    ) -> impl Future<Output = ReviewOutcome<TokenVerdict>> + Send + use<> {
         let share = self.asking.take(peer);
         let (api_server, audiences, ttl) = (self.api_server.clone(), self.audiences.clone(), self.ttl);
         let (metrics, budget, token) = (self.metrics.clone(), self.budget.clone(), token.to_owned());
         async move {
             // Held to the review's end, which does not end when the client leaves.
             let Ok(_share) = share else {
-                let verdict = Verdict::Failed("too many token reviews are under way".into());
-                return Outcome::Failed(verdict, Duration::ZERO);
+                let verdict = TokenVerdict::Failed("too many token reviews are under way".into());
+                return ReviewOutcome::Failed(verdict, Duration::ZERO);
             };
             let answer = api_server.review_token(&token, &audiences).await;
             metrics.review("tokenreviews", &answer);
             let outcome = judge(answer, &token, &audiences, ttl);
-            if let Outcome::Refused(..) = outcome {
+            if let ReviewOutcome::Refused(..) = outcome {
                 budget.charge(peer, 1);
             }
             outcome
@@ -142,13 +146,13 @@ fn judge(
     token: &str,
     audiences: &[String],
     ttl: Duration,
-) -> Outcome<Verdict> {
+) -> ReviewOutcome<TokenVerdict> {
     match answer {
-        Err(error) => Outcome::Failed(Verdict::Failed(error.to_string().into()), FAILURE_LIFE),
+        Err(error) => ReviewOutcome::Failed(TokenVerdict::Failed(error.to_string().into()), FAILURE_LIFE),
         Ok(TokenAnswer::Rejected { error }) => {
             let detail = error.unwrap_or_else(|| "invalid bearer token".into());
-            Outcome::Refused(
-                Verdict::Rejected(format!("token: {detail}").into()),
+            ReviewOutcome::Refused(
+                TokenVerdict::Rejected(format!("token: {detail}").into()),
                 REJECTED_LIFE,
             )
         }
@@ -156,7 +160,7 @@ fn judge(
             audiences: granted, ..
         }) if !audience_granted(audiences, &granted) => {
             let detail = format!("token: it is for other audiences than {}", audiences.join(", "));
-            Outcome::Refused(Verdict::Rejected(detail.into()), REJECTED_LIFE)
+            ReviewOutcome::Refused(TokenVerdict::Rejected(detail.into()), REJECTED_LIFE)
         }
         Ok(TokenAnswer::Authenticated { mut user, .. }) => {
             add_authenticated_group(&mut user);
@@ -167,8 +171,8 @@ fn judge(
                 // The API server has just said it is good; its clock decides, but nothing is remembered.
                 Some(Err(_)) => Duration::ZERO,
             };
-            let identity = Identity::new(user, Credential::Token, expires);
-            Outcome::Granted(Verdict::Somebody(identity), life)
+            let identity = Identity::new(user, CredentialKind::Token, expires);
+            ReviewOutcome::Granted(TokenVerdict::Authenticated(identity), life)
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::attributes::Checks;
 use crate::authn::Identity;
 use crate::error::{RequestError, Station};
 
-use self::review::Decision;
+use self::review::AccessVerdict;
 
 /// Decides about every request.
 pub struct Authorizer {
@@ -53,12 +53,14 @@ impl Authorizer {
                 .review(&identity, checks.verb(), subresource, checks.interactive())
                 .await
             {
-                Decision::Allow(reason) => return Ok(Permit::new(identity, checks, subresource, reason)),
-                Decision::Deny(reason) => {
+                AccessVerdict::Allow(reason) => {
+                    return Ok(Permit::new(identity, checks, subresource, reason));
+                }
+                AccessVerdict::Deny(reason) => {
                     return Err(forbidden(&identity, checks, "denied", reason.to_string()));
                 }
-                Decision::NoOpinion => {}
-                Decision::Failed(detail) => {
+                AccessVerdict::NoOpinion => {}
+                AccessVerdict::Failed(detail) => {
                     let station = Station::Authz;
                     return Err(RequestError::review_failed(
                         station,

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::apiserver::{AccessAnswer, AccessSpec, ApiServer, ReviewError};
 use crate::attributes::{Subresource, Verb};
 use crate::authn::Identity;
-use crate::cache::{Cache, Outcome};
+use crate::cache::{Cache, ReviewOutcome};
 use crate::metrics::{CacheKind, Metrics};
 use crate::settings::Authorization;
 
@@ -20,14 +20,14 @@ const FAILURE_LIFE: Duration = Duration::from_secs(1);
 pub struct AccessReviewer {
     api_server: ApiServer,
     node_name: Arc<str>,
-    lives: Lives,
-    cache: Cache<Question, Decision>,
+    lives: Lifetimes,
+    cache: Cache<AccessQuestion, AccessVerdict>,
     metrics: Arc<Metrics>,
 }
 
 /// How long each kind of answer may be remembered.
 #[derive(Clone, Copy)]
-struct Lives {
+struct Lifetimes {
     allowed: Duration,
     not_allowed: Duration,
     interactive: Duration,
@@ -36,7 +36,7 @@ struct Lives {
 /// Everything a review is asked with (the node's name is the same for all): two requests share an answer exactly if the
 /// API server would be asked the same.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct Question {
+struct AccessQuestion {
     identity: Identity,
     verb: Verb,
     subresource: Subresource,
@@ -46,7 +46,7 @@ struct Question {
 
 /// The API server's word on one check.
 #[derive(Clone, Debug)]
-pub(super) enum Decision {
+pub(super) enum AccessVerdict {
     /// Allowed, for this reason.
     Allow(Arc<str>),
     /// Explicitly denied: final.
@@ -67,7 +67,7 @@ impl AccessReviewer {
         control: Handle,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let lives = Lives {
+        let lives = Lifetimes {
             allowed: settings.cache_authorized_ttl,
             not_allowed: settings.cache_unauthorized_ttl,
             interactive: settings
@@ -75,7 +75,7 @@ impl AccessReviewer {
                 .cache_authorized_ttl
                 .min(settings.cache_authorized_ttl),
         };
-        let lost = Decision::Failed(Arc::from("the review was lost"));
+        let lost = AccessVerdict::Failed(Arc::from("the review was lost"));
         Self {
             api_server,
             node_name,
@@ -92,8 +92,8 @@ impl AccessReviewer {
         verb: Verb,
         subresource: Subresource,
         interactive: bool,
-    ) -> Decision {
-        let question = Question {
+    ) -> AccessVerdict {
+        let question = AccessQuestion {
             identity: identity.clone(),
             verb,
             subresource,
@@ -116,7 +116,10 @@ impl AccessReviewer {
     }
 
     /// The review itself, free of the request that wants it.
-    fn ask(&self, question: Question) -> impl Future<Output = Outcome<Decision>> + Send + use<> {
+    fn ask(
+        &self,
+        question: AccessQuestion,
+    ) -> impl Future<Output = ReviewOutcome<AccessVerdict>> + Send + use<> {
         let (api_server, node_name, lives) = (self.api_server.clone(), self.node_name.clone(), self.lives);
         let metrics = self.metrics.clone();
         async move {
@@ -134,11 +137,15 @@ impl AccessReviewer {
 }
 
 /// What an answer means, and how long it may be remembered: never beyond the credential it was asked for.
-fn decide(answer: Result<AccessAnswer, ReviewError>, question: &Question, lives: Lives) -> Outcome<Decision> {
+fn decide(
+    answer: Result<AccessAnswer, ReviewError>,
+    question: &AccessQuestion,
+    lives: Lifetimes,
+) -> ReviewOutcome<AccessVerdict> {
     match answer {
-        Err(error) => Outcome::Failed(Decision::Failed(error.to_string().into()), FAILURE_LIFE),
+        Err(error) => ReviewOutcome::Failed(AccessVerdict::Failed(error.to_string().into()), FAILURE_LIFE),
         Ok(answer) if answer.denied => {
-            Outcome::Refused(Decision::Deny(answer.reason.into()), lives.not_allowed)
+            ReviewOutcome::Refused(AccessVerdict::Deny(answer.reason.into()), lives.not_allowed)
         }
         Ok(answer) if answer.allowed => {
             let life = if question.interactive {
@@ -149,9 +156,9 @@ fn decide(answer: Result<AccessAnswer, ReviewError>, question: &Question, lives:
             let left = question.identity.valid_until().map_or(life, |until| {
                 until.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO)
             });
-            Outcome::Granted(Decision::Allow(answer.reason.into()), life.min(left))
+            ReviewOutcome::Granted(AccessVerdict::Allow(answer.reason.into()), life.min(left))
         }
-        Ok(_) => Outcome::Refused(Decision::NoOpinion, lives.not_allowed),
+        Ok(_) => ReviewOutcome::Refused(AccessVerdict::NoOpinion, lives.not_allowed),
     }
 }
 
@@ -175,13 +182,13 @@ mod tests {
             extra in btree_map("[ab]", vec("[ab]", 0..3), 0..2),
             verb in prop::sample::select(vec![Verb::Get, Verb::Create, Verb::Update]),
             subresource in prop::sample::select(vec![Subresource::Pods, Subresource::Proxy, Subresource::Metrics]),
-        ) -> Question {
+        ) -> AccessQuestion {
             let user = UserInfo { username, uid, groups, extra };
-            Question { identity: Identity::of(user, None), verb, subresource, interactive: false }
+            AccessQuestion { identity: Identity::of(user, None), verb, subresource, interactive: false }
         }
     }
 
-    fn asked(question: &Question) -> Vec<u8> {
+    fn asked(question: &AccessQuestion) -> Vec<u8> {
         access_review(AccessSpec {
             user: question.identity.user(),
             verb: question.verb.as_str(),
@@ -192,7 +199,7 @@ mod tests {
     }
 
     proptest! {
-        /// Seen red with `groups` left out of the comparison of users, and with `subresource` left out of `Question`'s.
+        /// Seen red with `groups` left out of the comparison of users, and with `subresource` left out of `AccessQuestion`'s.
         #[test]
         fn two_requests_share_an_answer_exactly_if_they_ask_the_same(
             a in question(),
@@ -220,7 +227,7 @@ mod tests {
     #[test]
     fn no_answer_outlives_the_credential_it_was_given_for() {
         let minute = Duration::from_secs(60);
-        let lives = Lives {
+        let lives = Lifetimes {
             allowed: 5 * minute,
             not_allowed: minute,
             interactive: minute / 6,
@@ -232,14 +239,16 @@ mod tests {
                 reason: String::new(),
             })
         };
-        let question = |until: Option<SystemTime>| Question {
+        let question = |until: Option<SystemTime>| AccessQuestion {
             identity: Identity::of(UserInfo::default(), until),
             verb: Verb::Get,
             subresource: Subresource::Metrics,
             interactive: false,
         };
         let life = |outcome| match outcome {
-            Outcome::Granted(_, life) | Outcome::Refused(_, life) | Outcome::Failed(_, life) => life,
+            ReviewOutcome::Granted(_, life)
+            | ReviewOutcome::Refused(_, life)
+            | ReviewOutcome::Failed(_, life) => life,
         };
         let now = SystemTime::now();
         let granted = |until| life(decide(answer(true, false), &question(until), lives));
@@ -250,7 +259,7 @@ mod tests {
         assert_eq!(granted(Some(now - minute)), Duration::ZERO);
         assert_eq!(life(decide(answer(false, false), &question(None), lives)), minute);
         assert_eq!(life(decide(answer(false, true), &question(None), lives)), minute);
-        let interactive = Question {
+        let interactive = AccessQuestion {
             interactive: true,
             ..question(None)
         };

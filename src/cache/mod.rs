@@ -27,13 +27,13 @@ const RENEWED_IN_LAST: u32 = 5;
 
 /// Answers by question: `K` is the whole question, `V` what a review came to, error or not.
 pub struct Cache<K, V> {
-    shared: Arc<Shared<K, V>>,
+    shared: Arc<CacheInner<K, V>>,
     control: Handle,
 }
 
 /// What a review came to, and how long that may be remembered from now on; `Duration::ZERO` is not kept at all.
 #[derive(Clone, Debug)]
-pub enum Outcome<V> {
+pub enum ReviewOutcome<V> {
     /// A yes: while it is in use it is asked for again ahead of its end.
     Granted(V, Duration),
     /// A no.
@@ -51,14 +51,14 @@ pub struct Remembered<V> {
     pub fresh_until: Instant,
 }
 
-struct Shared<K, V> {
-    answers: quick_cache::sync::Cache<K, Answer<V>>,
+struct CacheInner<K, V> {
+    answers: quick_cache::sync::Cache<K, StoredAnswer<V>>,
     flights: Mutex<Flights<K, V>>,
     lost: V,
 }
 
 #[derive(Clone)]
-struct Answer<V> {
+struct StoredAnswer<V> {
     remembered: Remembered<V>,
     expires: Instant,
 }
@@ -77,10 +77,10 @@ struct Flights<K, V> {
 
 /// A review on its way. However it ends (answered, panicked, dropped with its runtime), its `Drop` lands it.
 struct Flight<K: Hash + Eq + Clone, V: Clone> {
-    shared: Arc<Shared<K, V>>,
+    shared: Arc<CacheInner<K, V>>,
     key: K,
     epoch: u64,
-    outcome: Option<Outcome<V>>,
+    outcome: Option<ReviewOutcome<V>>,
     sender: watch::Sender<Option<Remembered<V>>>,
 }
 
@@ -101,7 +101,7 @@ where
             running: 0,
             epoch: 0,
         };
-        let shared = Shared {
+        let shared = CacheInner {
             answers: quick_cache::sync::Cache::new(entries),
             flights: Mutex::new(flights),
             lost,
@@ -126,7 +126,7 @@ where
     /// Dropping the returned future leaves the review running.
     pub async fn get_or_review<F>(&self, key: K, review: impl FnOnce() -> F) -> Remembered<V>
     where
-        F: Future<Output = Outcome<V>> + Send + 'static,
+        F: Future<Output = ReviewOutcome<V>> + Send + 'static,
     {
         let (mut landing, flight) = {
             let mut flights = self.shared.flights();
@@ -160,7 +160,7 @@ where
     /// Nobody waits for it.
     pub fn renew<F>(&self, key: K, review: impl FnOnce() -> F)
     where
-        F: Future<Output = Outcome<V>> + Send + 'static,
+        F: Future<Output = ReviewOutcome<V>> + Send + 'static,
     {
         let flight = {
             let mut flights = self.shared.flights();
@@ -198,16 +198,16 @@ where
     }
 }
 
-// === impl Shared ===
+// === impl CacheInner ===
 
-impl<K, V> Shared<K, V> {
+impl<K, V> CacheInner<K, V> {
     fn flights(&self) -> MutexGuard<'_, Flights<K, V>> {
         // Nothing panics between two changes that belong together, so a poisoned lock holds no half-made state.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K: Hash + Eq + Clone, V: Clone> Shared<K, V> {
+impl<K: Hash + Eq + Clone, V: Clone> CacheInner<K, V> {
     fn get_at<Q>(&self, key: &Q, now: Instant) -> Option<Remembered<V>>
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -235,13 +235,14 @@ impl<K: Hash + Eq + Clone, V: Clone> Shared<K, V> {
     }
 
     /// Remembers what a review came to, as far as it may be.
-    fn keep(&self, key: &K, outcome: &Outcome<V>) -> Option<Remembered<V>> {
+    fn keep(&self, key: &K, outcome: &ReviewOutcome<V>) -> Option<Remembered<V>> {
         let now = Instant::now();
-        let (Outcome::Granted(value, life) | Outcome::Refused(value, life) | Outcome::Failed(value, life)) =
-            outcome;
+        let (ReviewOutcome::Granted(value, life)
+        | ReviewOutcome::Refused(value, life)
+        | ReviewOutcome::Failed(value, life)) = outcome;
         let standing = match outcome {
-            Outcome::Failed(..) => self.answers.get(key).filter(|answer| now < answer.expires),
-            Outcome::Granted(..) | Outcome::Refused(..) => None,
+            ReviewOutcome::Failed(..) => self.answers.get(key).filter(|answer| now < answer.expires),
+            ReviewOutcome::Granted(..) | ReviewOutcome::Refused(..) => None,
         };
         let answer = match (standing, expiry(*life)) {
             (Some(mut standing), _) => {
@@ -254,13 +255,13 @@ impl<K: Hash + Eq + Clone, V: Clone> Shared<K, V> {
             }
             (None, Some(expires)) => {
                 let renew_ahead = match outcome {
-                    Outcome::Granted(..) => (expires - now) / RENEWED_IN_LAST,
-                    Outcome::Refused(..) | Outcome::Failed(..) => Duration::ZERO,
+                    ReviewOutcome::Granted(..) => (expires - now) / RENEWED_IN_LAST,
+                    ReviewOutcome::Refused(..) | ReviewOutcome::Failed(..) => Duration::ZERO,
                 };
                 let fresh_until = expires - renew_ahead;
                 let value = value.clone();
                 let remembered = Remembered { value, fresh_until };
-                Answer { remembered, expires }
+                StoredAnswer { remembered, expires }
             }
         };
         let remembered = answer.remembered.clone();
@@ -281,7 +282,7 @@ impl<V> Remembered<V> {
 // === impl Flight ===
 
 impl<K: Hash + Eq + Clone, V: Clone> Flight<K, V> {
-    fn land(mut self, outcome: Outcome<V>) {
+    fn land(mut self, outcome: ReviewOutcome<V>) {
         self.outcome = Some(outcome);
     }
 }
@@ -304,7 +305,9 @@ impl<K: Hash + Eq + Clone, V: Clone> Drop for Flight<K, V> {
             None
         };
         drop(flights);
-        let (Outcome::Granted(value, _) | Outcome::Refused(value, _) | Outcome::Failed(value, _)) = outcome;
+        let (ReviewOutcome::Granted(value, _)
+        | ReviewOutcome::Refused(value, _)
+        | ReviewOutcome::Failed(value, _)) = outcome;
         let fresh_until = kept.map_or_else(Instant::now, |kept| kept.fresh_until);
         self.sender.send_replace(Some(Remembered { value, fresh_until }));
     }

@@ -40,7 +40,10 @@ struct Held {
 }
 
 impl Held {
-    fn review(&self, outcome: Outcome<Answered>) -> impl Future<Output = Outcome<Answered>> + Send + 'static {
+    fn review(
+        &self,
+        outcome: ReviewOutcome<Answered>,
+    ) -> impl Future<Output = ReviewOutcome<Answered>> + Send + 'static {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let release = Arc::clone(&self.release);
         async move {
@@ -60,7 +63,7 @@ async fn an_answer_lives_at_most_its_life_and_at_least_nine_tenths_of_it() {
     let before = Instant::now();
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), || async { Outcome::Granted(Ok(1), MINUTE) })
+            .get_or_review("a".to_owned(), || async { ReviewOutcome::Granted(Ok(1), MINUTE) })
             .await
             .value,
         Ok(1)
@@ -80,7 +83,7 @@ async fn a_remembered_answer_costs_no_review() {
     let cache = cache();
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), || async { Outcome::Granted(Ok(1), MINUTE) })
+            .get_or_review("a".to_owned(), || async { ReviewOutcome::Granted(Ok(1), MINUTE) })
             .await
             .value,
         Ok(1)
@@ -100,10 +103,9 @@ async fn an_answer_without_life_is_not_kept() {
     for life in [Duration::ZERO, Duration::MAX] {
         assert_eq!(
             cache
-                .get_or_review(
-                    "a".to_owned(),
-                    move || async move { Outcome::Granted(Ok(1), life) }
-                )
+                .get_or_review("a".to_owned(), move || async move {
+                    ReviewOutcome::Granted(Ok(1), life)
+                })
                 .await
                 .value,
             Ok(1)
@@ -140,7 +142,7 @@ async fn a_hundred_waiters_share_one_failed_review() {
             asked.fetch_add(1, Ordering::SeqCst);
             cache
                 .get_or_review("a".to_owned(), || {
-                    held.review(Outcome::Failed(Err("connection refused"), Duration::ZERO))
+                    held.review(ReviewOutcome::Failed(Err("connection refused"), Duration::ZERO))
                 })
                 .await
                 .value
@@ -166,7 +168,9 @@ async fn the_leader_may_leave() {
         let (cache, held) = (Arc::clone(&cache), held.clone());
         tokio::spawn(async move {
             cache
-                .get_or_review("a".to_owned(), || held.review(Outcome::Granted(Ok(1), MINUTE)))
+                .get_or_review("a".to_owned(), || {
+                    held.review(ReviewOutcome::Granted(Ok(1), MINUTE))
+                })
                 .await
                 .value
         })
@@ -188,7 +192,9 @@ async fn an_answer_nobody_waits_for_is_kept() {
         let (cache, held) = (Arc::clone(&cache), held.clone());
         tokio::spawn(async move {
             cache
-                .get_or_review("a".to_owned(), || held.review(Outcome::Granted(Ok(1), MINUTE)))
+                .get_or_review("a".to_owned(), || {
+                    held.review(ReviewOutcome::Granted(Ok(1), MINUTE))
+                })
                 .await
                 .value
         })
@@ -223,7 +229,7 @@ async fn a_panicking_review_hangs_nobody() {
     assert_eq!((cache.in_flight(), cache.len()), (0, 0));
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), || async { Outcome::Granted(Ok(2), MINUTE) })
+            .get_or_review("a".to_owned(), || async { ReviewOutcome::Granted(Ok(2), MINUTE) })
             .await
             .value,
         Ok(2)
@@ -235,7 +241,8 @@ async fn a_panic_before_the_review_leaves_no_flight_behind() {
     let cache = Arc::new(cache());
     let caller = {
         let cache = Arc::clone(&cache);
-        let review = || -> std::future::Ready<Outcome<Answered>> { panic!("a review panics on purpose") };
+        let review =
+            || -> std::future::Ready<ReviewOutcome<Answered>> { panic!("a review panics on purpose") };
         tokio::spawn(async move { cache.get_or_review("a".to_owned(), review).await.value })
     };
     assert!(caller.await.unwrap_err().is_panic());
@@ -250,7 +257,7 @@ async fn a_control_runtime_that_is_gone_hangs_nobody() {
         .unwrap();
     let cache = Cache::<String, Answered>::new(64, control.handle().clone(), Err("lost"));
     control.shutdown_background();
-    let asked = cache.get_or_review("a".to_owned(), || async { Outcome::Granted(Ok(1), MINUTE) });
+    let asked = cache.get_or_review("a".to_owned(), || async { ReviewOutcome::Granted(Ok(1), MINUTE) });
     assert_eq!(
         tokio::time::timeout(PATIENCE, asked).await.unwrap().value,
         Err("lost")
@@ -266,7 +273,7 @@ async fn a_clear_keeps_the_answers_of_running_reviews_out() {
         tokio::spawn(async move {
             cache
                 .get_or_review("a".to_owned(), || {
-                    held.review(Outcome::Granted(Ok(answer), MINUTE))
+                    held.review(ReviewOutcome::Granted(Ok(answer), MINUTE))
                 })
                 .await
                 .value
@@ -274,7 +281,7 @@ async fn a_clear_keeps_the_answers_of_running_reviews_out() {
     };
     assert_eq!(
         cache
-            .get_or_review("b".to_owned(), || async { Outcome::Granted(Ok(0), MINUTE) })
+            .get_or_review("b".to_owned(), || async { ReviewOutcome::Granted(Ok(0), MINUTE) })
             .await
             .value,
         Ok(0)
@@ -312,7 +319,7 @@ async fn the_number_of_answers_is_bounded() {
     for number in 0..10_000 {
         let outcome = cache
             .get_or_review(number.to_string(), || async move {
-                Outcome::Granted(Ok(number), MINUTE)
+                ReviewOutcome::Granted(Ok(number), MINUTE)
             })
             .await
             .value;
@@ -332,7 +339,7 @@ fn age(cache: &Cache<String, Answered>, left: Duration) {
 }
 
 async fn granted(cache: &Cache<String, Answered>) {
-    let review = || async { Outcome::Granted(Ok(1), MINUTE) };
+    let review = || async { ReviewOutcome::Granted(Ok(1), MINUTE) };
     assert_eq!(cache.get_or_review("a".to_owned(), review).await.value, Ok(1));
 }
 
@@ -347,7 +354,7 @@ async fn a_granted_answer_is_due_in_the_last_fifth_of_its_life_and_a_refusal_nev
     age(&cache, MINUTE / 10);
     assert!(cache.get("a").unwrap().is_due());
 
-    let review = || async { Outcome::Refused(Ok(2), MINUTE) };
+    let review = || async { ReviewOutcome::Refused(Ok(2), MINUTE) };
     cache.get_or_review("b".to_owned(), review).await;
     let refused = cache.shared.answers.get("b").unwrap();
     assert_eq!(refused.remembered.fresh_until, refused.expires);
@@ -359,7 +366,9 @@ async fn renewing_is_done_once_and_nobody_waits_for_it() {
     granted(&cache).await;
     age(&cache, MINUTE / 10);
     for _ in 0..10 {
-        cache.renew("a".to_owned(), || review.review(Outcome::Granted(Ok(2), MINUTE)));
+        cache.renew("a".to_owned(), || {
+            review.review(ReviewOutcome::Granted(Ok(2), MINUTE))
+        });
         assert_eq!(
             remembered(&cache, "a"),
             Some(Ok(1)),
@@ -382,13 +391,13 @@ async fn a_failed_renewal_neither_ends_nor_extends_an_answer() {
     age(&cache, MINUTE / 10);
     let expires = cache.shared.answers.get("a").unwrap().expires;
     for _ in 0..3 {
-        let failure = Outcome::Failed(Err("API server down"), Duration::from_millis(1));
+        let failure = ReviewOutcome::Failed(Err("API server down"), Duration::from_millis(1));
         cache.renew("a".to_owned(), || async { failure });
         eventually(|| cache.in_flight() == 0).await;
         assert_eq!(remembered(&cache, "a"), Some(Ok(1)));
         assert_eq!(cache.shared.answers.get("a").unwrap().expires, expires);
     }
-    let failure = Outcome::Failed(Err("API server down"), Duration::from_secs(1));
+    let failure = ReviewOutcome::Failed(Err("API server down"), Duration::from_secs(1));
     cache.renew("a".to_owned(), || async { failure });
     eventually(|| cache.in_flight() == 0).await;
     assert!(!cache.get("a").unwrap().is_due(), "it is not asked again at once");
@@ -400,7 +409,7 @@ async fn a_refusal_takes_the_place_of_what_was_granted_even_if_it_may_not_be_kep
     for life in [MINUTE, Duration::ZERO] {
         let cache = cache();
         granted(&cache).await;
-        let refusal = Outcome::Refused(Ok(0), life);
+        let refusal = ReviewOutcome::Refused(Ok(0), life);
         cache.renew("a".to_owned(), || async { refusal });
         eventually(|| cache.in_flight() == 0).await;
         let kept = if life.is_zero() { None } else { Some(Ok(0)) };

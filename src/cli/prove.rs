@@ -12,8 +12,8 @@ use super::progress::Progress;
 use super::table::{Cell, Table};
 use super::terminal::{BAD, DOUBTFUL, GOOD, Stream, Terminal};
 use super::which_kubelet::{elsewhere, listed};
-use crate::adopt::kubelet::invocation;
 use crate::adopt::kubelet::options::Effective;
+use crate::adopt::kubelet::running;
 use crate::adopt::prove::{
     self, Exposure, PROBES, Ports, ProbeReport, ProbeToken, ProveError, ReportChanges, ReportFile, Severity,
     SideKind,
@@ -116,7 +116,7 @@ impl Prove {
         if self.port.is_some() && self.read_only_port.is_some() && self.healthz_port.is_some() {
             return Ok((named(Ports::default()), None));
         }
-        let running = invocation::running(Path::new("/proc"));
+        let running = running(Path::new("/proc"));
         let name = "name the ports with --port, --read-only-port and --healthz-port";
         match running.as_slice() {
             [] => {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::adopt::kubelet::Root;
-use crate::adopt::kubelet::invocation::{self, Invocation};
+use crate::adopt::kubelet::invocation::Invocation;
+use crate::adopt::kubelet::{Root, in_files, running};
 
 /// The kubelet that a command is about.
 #[derive(Args, Debug)]
@@ -58,9 +58,10 @@ impl WhichKubelet {
                     )],
                 );
             }
-            return invocation::in_files(&root);
+            let (found, errors) = in_files(&root);
+            return (found, errors.iter().map(ToString::to_string).collect());
         }
-        let running = invocation::running(Path::new("/proc"));
+        let running = running(Path::new("/proc"));
         let chosen: Vec<Invocation> = running
             .into_iter()
             .filter(|invocation| self.pid.is_none_or(|pid| invocation.pid() == Some(pid)))

@@ -3,29 +3,25 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use http::Uri;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Request, Uri};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-use super::pool::Upstream;
+use super::io::KubeletIo;
+use super::pool::KubeletConnection;
 use super::read_ahead::ReadAhead;
 use crate::error::{RequestError, chain};
 use crate::host::Mark;
@@ -38,7 +34,7 @@ use crate::tls::{self, UpstreamVerification, pem};
 pub struct Kubelet {
     settings: settings::Upstream,
     connect_timeout: Duration,
-    access: ArcSwap<Access>,
+    access: ArcSwap<KubeletAccess>,
     /// Held while the files are read again, by whichever thread does.
     reloading: Mutex<()>,
     /// What lets the gate's own connections through the seal (`SO_MARK`).
@@ -51,7 +47,7 @@ pub struct Kubelet {
 }
 
 /// What a connection to the kubelet is made with, read from the files of `upstream:` and published as one value.
-struct Access {
+struct KubeletAccess {
     /// Connections made under an older generation are not reused.
     generation: u64,
     /// `None` for `http://` and `unix://`.
@@ -99,20 +95,6 @@ const READ_AT_ONCE: usize = 64 * 1024;
 /// How often the log names who listens in the kubelet's place.
 const NAMED_AGAIN: Duration = Duration::from_secs(10);
 
-/// A request that was not answered.
-pub(super) struct SendError {
-    pub(super) error: hyper::Error,
-    /// The request, if not a byte of it was written.
-    pub(super) unsent: Option<Box<Request<Incoming>>>,
-}
-
-/// A connection to the kubelet.
-pub(super) enum KubeletIo {
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
-    Unix(UnixStream),
-}
-
 // === impl Kubelet ===
 
 impl Kubelet {
@@ -126,7 +108,7 @@ impl Kubelet {
         mark: Option<Mark>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KubeletError> {
-        let access = ArcSwap::from_pointee(Access::read(&settings, 0)?);
+        let access = ArcSwap::from_pointee(KubeletAccess::read(&settings, 0)?);
         Ok(Self {
             settings,
             connect_timeout,
@@ -146,7 +128,7 @@ impl Kubelet {
     pub fn reload(&self) -> Result<bool, KubeletError> {
         let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.access.load();
-        let access = Access::read(&self.settings, current.generation + 1)?;
+        let access = KubeletAccess::read(&self.settings, current.generation + 1)?;
         let changed = access.files != current.files;
         if changed {
             self.access.store(Arc::new(access));
@@ -205,7 +187,7 @@ impl Kubelet {
 
     /// A new connection. If the kubelet shows another key than the pinned one, the pin is read again, once: the kubelet
     /// may just have rotated its certificate.
-    pub(super) async fn connect(&self) -> Result<Box<Upstream>, RequestError> {
+    pub(super) async fn connect(&self) -> Result<Box<KubeletConnection>, RequestError> {
         let access = self.access.load_full();
         match self.connect_with(&access).await {
             Err(error) if tls::is_pin_mismatch(&error) => {
@@ -225,7 +207,7 @@ impl Kubelet {
         }
     }
 
-    async fn connect_with(&self, access: &Access) -> io::Result<Box<Upstream>> {
+    async fn connect_with(&self, access: &KubeletAccess) -> io::Result<Box<KubeletConnection>> {
         let dialled = timeout(self.connect_timeout, async {
             let io = match &self.settings.url {
                 UpstreamUrl::Unix(path) => KubeletIo::Unix(UnixStream::connect(path).await?),
@@ -249,7 +231,11 @@ impl Kubelet {
         let (sender, connection) = dialled
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(Box::new(Upstream::new(sender, connection, access.generation)))
+        Ok(Box::new(KubeletConnection::new(
+            sender,
+            connection,
+            access.generation,
+        )))
     }
 
     async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
@@ -325,9 +311,9 @@ impl Kubelet {
     }
 }
 
-// === impl Access ===
+// === impl KubeletAccess ===
 
-impl Access {
+impl KubeletAccess {
     fn read(settings: &settings::Upstream, generation: u64) -> Result<Self, KubeletError> {
         let mut files = Vec::new();
         for (key, path) in sources(settings) {
@@ -418,49 +404,4 @@ fn bearer(token: &[u8]) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-// === impl KubeletIo ===
-
-/// Passes a call on to whichever stream it is.
-macro_rules! each {
-    ($self:ident, $io:ident => $call:expr) => {
-        match $self.get_mut() {
-            KubeletIo::Tcp($io) => $call,
-            KubeletIo::Tls($io) => $call,
-            KubeletIo::Unix($io) => $call,
-        }
-    };
-}
-
-impl AsyncRead for KubeletIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for KubeletIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, io => Pin::new(io).poll_write(cx, buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        each!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_shutdown(cx))
-    }
 }

@@ -5,25 +5,25 @@
 
 mod body;
 mod headers;
+mod io;
 mod kubelet;
 mod pool;
 mod probe;
 mod read_ahead;
 mod tunnel;
 
-pub use self::body::{Asked, Body, Guard};
+pub use self::body::{Body, Guard, NextFrame};
 pub use self::kubelet::{Kubelet, KubeletError};
 pub use self::pool::Pool;
-pub(crate) use self::probe::Probe;
-pub use self::tunnel::{EndedBy, StreamEnd};
+pub(crate) use self::probe::KubeletProbe;
+pub use self::tunnel::{EndedBy, TunnelEnd};
 
 use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use self::kubelet::SendError;
-use self::pool::{PooledConnection, Upstream};
+use self::pool::{KubeletConnection, PooledConnection, SendError};
 use self::tunnel::Tunnel;
 use crate::authz::Permit;
 use crate::error::RequestError;
@@ -76,7 +76,7 @@ pub async fn forward(
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
 
-    let (mut upstream, mut response) = send(kubelet, pool, Request::from_parts(parts, body)).await?;
+    let (mut connection, mut response) = send(kubelet, pool, Request::from_parts(parts, body)).await?;
 
     let Some((protocol, on_upgrade)) = tunnel.zip(on_upgrade) else {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -84,7 +84,7 @@ pub async fn forward(
         }
         headers::for_client(response.headers_mut(), None);
         return Ok(Forwarded::Answer(
-            response.map(|incoming| Body::kubelet(incoming, upstream)),
+            response.map(|incoming| Body::kubelet(incoming, connection)),
         ));
     };
     let status = response.status();
@@ -98,7 +98,7 @@ pub async fn forward(
             return Err(bad_answer("101 to another protocol than was asked for"));
         }
         headers::for_client(response.headers_mut(), Some(protocol));
-        let Some((io, early)) = upstream.into_io().await else {
+        let Some((io, early)) = connection.into_io().await else {
             return Err(bad_answer("101 and closed"));
         };
         let tunnel = Tunnel::new(on_upgrade, io, early);
@@ -111,10 +111,10 @@ pub async fn forward(
         // Redirects of container streams were an SSRF (CVE-2020-8559), and a 200 is no upgrade: neither is relayed.
         return Err(bad_answer(format!("{status} to an upgrade")));
     }
-    upstream.never_reuse();
+    connection.never_reuse();
     headers::for_client(response.headers_mut(), None);
     Ok(Forwarded::Answer(
-        response.map(|incoming| Body::kubelet(incoming, upstream)),
+        response.map(|incoming| Body::kubelet(incoming, connection)),
     ))
 }
 
@@ -124,11 +124,11 @@ async fn send(
     pool: &Pool,
     mut request: Request<Incoming>,
 ) -> Result<(PooledConnection, Response<Incoming>), RequestError> {
-    while let Some(mut upstream) = pool.check_out(kubelet.generation()) {
-        match upstream.send(request).await {
+    while let Some(mut connection) = pool.check_out(kubelet.generation()) {
+        match connection.send(request).await {
             Ok(response) => {
                 kubelet.metrics().upstream_connection_reused();
-                return Ok((pool.guard(upstream), response));
+                return Ok((pool.guard(connection), response));
             }
             Err(SendError {
                 unsent: Some(unsent), ..
@@ -140,13 +140,13 @@ async fn send(
         }
     }
     // Boxed: it is rare, and a request's future would else be moved about with room for a handshake in it.
-    let mut upstream: Box<Upstream> = Box::pin(kubelet.connect()).await?;
+    let mut connection: Box<KubeletConnection> = Box::pin(kubelet.connect()).await?;
     kubelet.metrics().upstream_connection("new");
-    let response = upstream
+    let response = connection
         .send(request)
         .await
         .map_err(|failed| no_answer(&failed.error))?;
-    Ok((pool.guard(upstream), response))
+    Ok((pool.guard(connection), response))
 }
 
 fn no_answer(error: &hyper::Error) -> RequestError {

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
-use super::kubelet::{KubeletIo, SendError};
+use super::io::KubeletIo;
 use crate::metrics::{Metrics, Raised};
 
 /// The kubelet closes an idle connection after 90 s; well before that it is not used any more.
@@ -22,9 +22,9 @@ const MAX_IDLE: Duration = Duration::from_secs(60);
 
 /// One HTTP/1.1 connection to the kubelet, with nobody behind it: it moves only while it is polled. Dropping it closes
 /// the socket.
-pub(super) struct Upstream {
+pub(super) struct KubeletConnection {
     sender: SendRequest<Incoming>,
-    connection: Option<Http1>,
+    driver: Option<Http1>,
     /// The connection's future has ended and must not be polled again.
     ended: bool,
     /// What it was made under: an older one is not reused.
@@ -33,29 +33,36 @@ pub(super) struct Upstream {
 
 type Http1 = Connection<TokioIo<KubeletIo>, Incoming>;
 
+/// A request that was not answered.
+pub(super) struct SendError {
+    pub(super) error: hyper::Error,
+    /// The request, if not a byte of it was written.
+    pub(super) unsent: Option<Box<Request<Incoming>>>,
+}
+
 /// A worker's idle connections to the kubelet.
 #[derive(Clone)]
 pub struct Pool(Arc<Shelf>);
 
 struct Shelf {
-    idle: Mutex<Vec<(Instant, Box<Upstream>, Raised)>>,
+    idle: Mutex<Vec<(Instant, Box<KubeletConnection>, Raised)>>,
     capacity: usize,
     metrics: Arc<Metrics>,
 }
 
 /// A connection in use, which goes back to its pool if it turns out reusable, and is closed otherwise.
 pub(super) struct PooledConnection {
-    upstream: Box<Upstream>,
+    connection: Box<KubeletConnection>,
     pool: Option<Pool>,
 }
 
-// === impl Upstream ===
+// === impl KubeletConnection ===
 
-impl Upstream {
-    pub(super) fn new(sender: SendRequest<Incoming>, connection: Http1, generation: u64) -> Self {
+impl KubeletConnection {
+    pub(super) fn new(sender: SendRequest<Incoming>, driver: Http1, generation: u64) -> Self {
         Self {
             sender,
-            connection: Some(connection),
+            driver: Some(driver),
             ended: false,
             generation,
         }
@@ -72,7 +79,7 @@ impl Upstream {
             let answer = response.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             if answer.is_pending() && self.ended {
                 // The kubelet closed before it read the request. It lies in the connection, and comes back with its end.
-                self.connection = None;
+                self.driver = None;
                 return response.as_mut().poll(cx);
             }
             answer
@@ -87,9 +94,9 @@ impl Upstream {
     /// Moves the connection on: reads what the kubelet sent, writes what the client sent.
     fn poll(&mut self, cx: &mut Context<'_>) {
         if !self.ended
-            && let Some(connection) = &mut self.connection
+            && let Some(driver) = &mut self.driver
         {
-            self.ended = connection.poll_without_shutdown(cx).is_ready();
+            self.ended = driver.poll_without_shutdown(cx).is_ready();
         }
     }
 
@@ -114,23 +121,23 @@ impl Pool {
     }
 
     /// The connection used last, if one is still good and was made under `generation`.
-    pub(super) fn check_out(&self, generation: u64) -> Option<Box<Upstream>> {
+    pub(super) fn check_out(&self, generation: u64) -> Option<Box<KubeletConnection>> {
         loop {
-            let (since, mut upstream) = self.take()?;
-            if upstream.generation != generation || since.elapsed() > MAX_IDLE {
+            let (since, mut connection) = self.take()?;
+            if connection.generation != generation || since.elapsed() > MAX_IDLE {
                 continue;
             }
             // One poll tells whether the kubelet has closed it meanwhile.
-            upstream.poll(&mut Context::from_waker(Waker::noop()));
-            if upstream.reusable() {
-                return Some(upstream);
+            connection.poll(&mut Context::from_waker(Waker::noop()));
+            if connection.reusable() {
+                return Some(connection);
             }
         }
     }
 
-    pub(super) fn guard(&self, upstream: Box<Upstream>) -> PooledConnection {
+    pub(super) fn guard(&self, connection: Box<KubeletConnection>) -> PooledConnection {
         PooledConnection {
-            upstream,
+            connection,
             pool: Some(self.clone()),
         }
     }
@@ -139,22 +146,22 @@ impl Pool {
     /// holds no dead socket.
     pub fn sweep(&self) {
         let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain_mut(|(since, upstream, _)| {
-            upstream.poll(&mut Context::from_waker(Waker::noop()));
-            since.elapsed() <= MAX_IDLE && upstream.reusable()
+        idle.retain_mut(|(since, connection, _)| {
+            connection.poll(&mut Context::from_waker(Waker::noop()));
+            since.elapsed() <= MAX_IDLE && connection.reusable()
         });
     }
 
-    fn take(&self) -> Option<(Instant, Box<Upstream>)> {
+    fn take(&self) -> Option<(Instant, Box<KubeletConnection>)> {
         let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.pop().map(|(since, upstream, _)| (since, upstream))
+        idle.pop().map(|(since, connection, _)| (since, connection))
     }
 
-    fn put(&self, upstream: Box<Upstream>) {
+    fn put(&self, connection: Box<KubeletConnection>) {
         let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < self.0.capacity {
             let counted = Raised::new(&self.0.metrics.upstream_idle);
-            idle.push((Instant::now(), upstream, counted));
+            idle.push((Instant::now(), connection, counted));
         }
     }
 }
@@ -164,16 +171,16 @@ impl Pool {
 impl PooledConnection {
     /// Moves the connection on.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
-        self.upstream.poll(cx);
+        self.connection.poll(cx);
     }
 
     /// Goes to the pool if request and answer have ended, else stays.
     pub(super) fn settle(self) -> Option<Self> {
-        if !self.upstream.reusable() {
+        if !self.connection.reusable() {
             return Some(self);
         }
         if let Some(pool) = self.pool {
-            pool.put(self.upstream);
+            pool.put(self.connection);
         }
         None
     }
@@ -185,11 +192,11 @@ impl PooledConnection {
 
     /// After a 101: the raw connection, and the bytes that came right behind the head. `None` if it failed meanwhile.
     pub(super) async fn into_io(self) -> Option<(KubeletIo, Bytes)> {
-        let mut connection = self.upstream.connection?;
-        if !self.upstream.ended {
-            poll_fn(|cx| connection.poll_without_shutdown(cx)).await.ok()?;
+        let mut driver = self.connection.driver?;
+        if !self.connection.ended {
+            poll_fn(|cx| driver.poll_without_shutdown(cx)).await.ok()?;
         }
-        let parts = connection.into_parts();
+        let parts = driver.into_parts();
         Some((parts.io.into_inner(), parts.read_buf))
     }
 }

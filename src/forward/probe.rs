@@ -6,33 +6,33 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::Kubelet;
+use super::kubelet::Kubelet;
 
 /// An answer is reused for this long, so that whoever asks for the gate's health cannot flood the kubelet.
 const LIFE: Duration = Duration::from_secs(1);
 
 /// The last answer, shared by all who ask.
 #[derive(Default)]
-pub(crate) struct Probe {
-    known: Mutex<Option<Known>>,
+pub(crate) struct KubeletProbe {
+    known: Mutex<Option<ProbedState>>,
 }
 
-struct Known {
+struct ProbedState {
     at: Instant,
     state: Result<(), Arc<str>>,
 }
 
-impl Probe {
+impl KubeletProbe {
     /// Whether `kubelet` can be connected to and is the right one; else why not.
     pub(crate) async fn of(&self, kubelet: &Kubelet) -> Result<(), Arc<str>> {
         let mut known = self.known.lock().await;
-        if let Some(Known { at, state }) = known.as_ref()
+        if let Some(ProbedState { at, state }) = known.as_ref()
             && at.elapsed() < LIFE
         {
             return state.clone();
         }
         let state = kubelet.probe().await.map_err(|error| error.to_string().into());
-        *known = Some(Known {
+        *known = Some(ProbedState {
             at: Instant::now(),
             state: state.clone(),
         });

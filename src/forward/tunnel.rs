@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::kubelet::KubeletIo;
+use super::io::KubeletIo;
 
 /// What one direction may still deliver after the other has ended.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub struct Tunnel {
 
 /// How a stream went.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct StreamEnd {
+pub struct TunnelEnd {
     /// Bytes from the client to the kubelet.
     pub received: u64,
     /// Bytes from the kubelet to the client.
@@ -75,14 +75,14 @@ impl Tunnel {
 
     /// Copies until one side ends, `idle` (zero = never) passes without a byte, or `stop` is cancelled. When one
     /// direction ends, the other may flush for a second; then both are closed.
-    pub async fn run(self, idle: Duration, stop: CancellationToken) -> StreamEnd {
+    pub async fn run(self, idle: Duration, stop: CancellationToken) -> TunnelEnd {
         let Self {
             client,
             mut kubelet,
             early,
         } = self;
         let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
-        let end = |by| StreamEnd {
+        let end = |by| TunnelEnd {
             received: received.load(Ordering::Relaxed),
             sent: sent.load(Ordering::Relaxed),
             by,
@@ -101,11 +101,11 @@ impl Tunnel {
             tokio::select! {
                 ended = &mut up => {
                     let _ = timeout(FLUSH, &mut down).await;
-                    if matches!(ended, Err(Side::Writer)) { EndedBy::Kubelet } else { EndedBy::Client }
+                    if matches!(ended, Err(FailedSide::Writer)) { EndedBy::Kubelet } else { EndedBy::Client }
                 }
                 ended = &mut down => {
                     let _ = timeout(FLUSH, &mut up).await;
-                    if matches!(ended, Err(Side::Writer)) { EndedBy::Client } else { EndedBy::Kubelet }
+                    if matches!(ended, Err(FailedSide::Writer)) { EndedBy::Client } else { EndedBy::Kubelet }
                 }
                 () = quiet => EndedBy::Idle,
                 () = stop.cancelled() => EndedBy::Gate,
@@ -121,13 +121,13 @@ impl Tunnel {
 }
 
 /// Which side of a copy failed.
-enum Side {
+enum FailedSide {
     Reader,
     Writer,
 }
 
 /// Copies until the reader's end, then passes the end on.
-async fn copy<R, W>(reader: &mut R, writer: &mut W, early: Bytes, count: &AtomicU64) -> Result<(), Side>
+async fn copy<R, W>(reader: &mut R, writer: &mut W, early: Bytes, count: &AtomicU64) -> Result<(), FailedSide>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -137,16 +137,18 @@ where
         writer.flush().await
     }
     if !early.is_empty() {
-        pass(writer, &early).await.map_err(|_| Side::Writer)?;
+        pass(writer, &early).await.map_err(|_| FailedSide::Writer)?;
         count.fetch_add(early.len() as u64, Ordering::Relaxed);
     }
     let mut buffer = vec![0; BUFFER];
     loop {
-        let read = reader.read(&mut buffer).await.map_err(|_| Side::Reader)?;
+        let read = reader.read(&mut buffer).await.map_err(|_| FailedSide::Reader)?;
         if read == 0 {
-            return writer.shutdown().await.map_err(|_| Side::Writer);
+            return writer.shutdown().await.map_err(|_| FailedSide::Writer);
         }
-        pass(writer, &buffer[..read]).await.map_err(|_| Side::Writer)?;
+        pass(writer, &buffer[..read])
+            .await
+            .map_err(|_| FailedSide::Writer)?;
         count.fetch_add(read as u64, Ordering::Relaxed);
     }
 }

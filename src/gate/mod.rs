@@ -280,15 +280,15 @@ async fn unwind<F: Future>(future: F) -> Result<F::Output, String> {
 
 /// Logs a request's end: faults for the operator, and nothing at `info` or above that a client alone can cause.
 fn log(connection: &Connection, error: &RequestError) {
-    use crate::error::Origin;
+    use crate::error::ErrorOrigin;
     let (peer, status, station) = (connection.peer, error.status.as_u16(), error.station.as_str());
     match error.origin {
-        Origin::Client => tracing::debug!(%peer, status, station, "refused: {error}"),
+        ErrorOrigin::Client => tracing::debug!(%peer, status, station, "refused: {error}"),
         // The client can reach a bound as often as it likes.
-        Origin::Gate if error.status == StatusCode::TOO_MANY_REQUESTS => {
+        ErrorOrigin::Gate if error.status == StatusCode::TOO_MANY_REQUESTS => {
             tracing::debug!(%peer, status, station, "refused: {error}");
         }
-        Origin::ApiServer | Origin::Gate | Origin::Kubelet => {
+        ErrorOrigin::ApiServer | ErrorOrigin::Gate | ErrorOrigin::Kubelet => {
             tracing::warn!(%peer, status, station, "not answered: {error}");
         }
     }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 
 use crate::attributes::Checks;
-use crate::audit::{Audit, AuditId, Decision, Event, ObjectRef, Slot, Stage, StreamEnd};
+use crate::audit::{Audit, AuditId, Decision, Event, EventStage, ObjectRef, Slot, StreamEnd};
 use crate::authn::Identity;
 use crate::authz::Permit;
 use crate::error::{RequestError, Station};
@@ -135,9 +135,9 @@ impl Record {
     /// Writes the event, now that the response is decided. In blocking mode this waits until the event is written.
     pub(crate) async fn answered(mut self, status: StatusCode) {
         let stage = if self.facts.panicked {
-            Stage::Panic
+            EventStage::Panic
         } else {
-            Stage::ResponseComplete
+            EventStage::ResponseComplete
         };
         if let Some(slot) = self.slot.take() {
             self.facts.write(slot, stage, Some(status), None).await;
@@ -148,7 +148,7 @@ impl Record {
     pub(crate) async fn stream_started(mut self, status: StatusCode) -> StreamRecord {
         if let Some(slot) = self.slot.take() {
             self.facts
-                .write(slot, Stage::ResponseStarted, Some(status), None)
+                .write(slot, EventStage::ResponseStarted, Some(status), None)
                 .await;
         }
         StreamRecord {
@@ -161,14 +161,14 @@ impl Drop for Record {
     /// Writes the event of a request whose client left before there was a response: it has no status.
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            slot.write(&self.facts.event(Stage::ResponseComplete, None, None));
+            slot.write(&self.facts.event(EventStage::ResponseComplete, None, None));
         }
     }
 }
 
 impl StreamRecord {
     /// Writes the second event.
-    pub(crate) async fn ended(self, end: forward::StreamEnd) {
+    pub(crate) async fn ended(self, end: forward::TunnelEnd) {
         let audit = &self.facts.audit;
         let slot = if audit.is_blocking() {
             Some(audit.reserve_blocking().await)
@@ -179,7 +179,7 @@ impl StreamRecord {
             self.facts
                 .write(
                     slot,
-                    Stage::ResponseComplete,
+                    EventStage::ResponseComplete,
                     Some(StatusCode::SWITCHING_PROTOCOLS),
                     Some(end),
                 )
@@ -192,9 +192,9 @@ impl Facts {
     async fn write(
         &self,
         slot: Slot,
-        stage: Stage,
+        stage: EventStage,
         status: Option<StatusCode>,
-        end: Option<forward::StreamEnd>,
+        end: Option<forward::TunnelEnd>,
     ) {
         let event = self.event(stage, status, end);
         if !self.audit.is_blocking() {
@@ -207,7 +207,12 @@ impl Facts {
         }
     }
 
-    fn event(&self, stage: Stage, status: Option<StatusCode>, end: Option<forward::StreamEnd>) -> Event<'_> {
+    fn event(
+        &self,
+        stage: EventStage,
+        status: Option<StatusCode>,
+        end: Option<forward::TunnelEnd>,
+    ) -> Event<'_> {
         Event {
             id: self.id,
             stage,

@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use serde::Serialize;
 
 use crate::attributes::Subresource;
-use crate::authn::Credential;
+use crate::authn::CredentialKind;
 use crate::authz::Permit;
 use crate::timestamp::timestamp;
 
@@ -59,9 +59,9 @@ impl Witness {
     pub(crate) fn saw(&self, permit: &Permit, now: Instant) {
         let credential = permit.identity().credential();
         let may_be = if self.users.is_empty() {
-            credential == Credential::Certificate && permit.subresource() == Subresource::Proxy
+            credential == CredentialKind::Certificate && permit.subresource() == Subresource::Proxy
         } else {
-            credential != Credential::Anonymous
+            credential != CredentialKind::Anonymous
         };
         if !may_be {
             return;

@@ -7,14 +7,14 @@ use std::net::IpAddr;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 
-/// Where kube-proxy in its IPVS mode and kube-router keep the address of every Service of the cluster: thousands, of which none
-/// is the node's.
+/// Where kube-proxy in its IPVS mode and kube-router keep the address of every Service of the cluster:
+/// thousands, of which none is the node's.
 const SERVICES: [&str; 2] = ["kube-ipvs0", "kube-dummy-if"];
 /// What our own wires to namespaces are called.
 pub const WIRE: &str = "kgp";
 
-/// Every address of an interface but link-local ones of IPv6, which need an interface's name to be dialled, those of Services, and
-/// those of wires that probing makes; loopback included.
+/// Every address of an interface but link-local ones of IPv6, which need an interface's name to be dialled,
+/// those of Services, and those of wires that probing makes; loopback included.
 ///
 /// # Errors
 /// The kernel does not tell.

@@ -1,4 +1,5 @@
-//! Being somewhere else or somebody else for a moment, on a thread of its own: in a network namespace, or as another user.
+//! Being somewhere else or somebody else for a moment, on a thread of its own: in a network namespace, or as
+//! another user.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -46,7 +47,8 @@ impl Namespace {
         ip(&[&["-n", self.name.as_str()][..], arguments].concat())
     }
 
-    /// Runs `work` on a thread of its own in here. Sockets that it makes stay in here, whoever they are given to.
+    /// Runs `work` on a thread of its own in here. Sockets that it makes stay in here, whoever they are given
+    /// to.
     ///
     /// # Errors
     /// The namespace cannot be entered.
@@ -76,8 +78,8 @@ impl Drop for Namespace {
     }
 }
 
-/// Runs `work` on a thread of its own that belongs to this user and has no privileges. The rest of the process stays what
-/// it is: to Linux, users are a matter of threads.
+/// Runs `work` on a thread of its own that belongs to this user and has no privileges. The rest of the
+/// process stays what it is: to Linux, users are a matter of threads.
 ///
 /// # Errors
 /// This is not root.

@@ -16,7 +16,8 @@ pub struct TcpSocket {
     pub remote: SocketAddr,
     /// Whether it listens.
     pub listens: bool,
-    /// Whether bytes can still flow, if only in one direction: a half-closed connection carries a log to its end.
+    /// Whether bytes can still flow, if only in one direction: a half-closed connection carries a log to its
+    /// end.
     pub flows: bool,
     /// Who made it; 0 too for a connection that nobody has accepted yet, or that has ended.
     pub uid: u32,
@@ -45,8 +46,8 @@ pub struct Taker {
 }
 
 impl TcpSocket {
-    /// The user who accepted this connection; until somebody does, the one who listens there, among all `sockets`. `None` if
-    /// that cannot be told.
+    /// The user who accepted this connection; until somebody does, the one who listens there, among all
+    /// `sockets`. `None` if that cannot be told.
     pub fn holder(&self, sockets: &[Self]) -> Option<u32> {
         if self.inode != 0 {
             return Some(self.uid);
@@ -117,8 +118,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Who took the connections whose other end, on this node, is `ours`. One, as a rule, but the same end may be used towards
-/// several at once. Empty if the one who took it is not in this network namespace, or has gone.
+/// Who took the connections whose other end, on this node, is `ours`. One, as a rule, but the same end may be
+/// used towards several at once. Empty if the one who took it is not in this network namespace, or has gone.
 ///
 /// The kernel lists a connection as soon as it is made, whether or not it was accepted.
 ///
@@ -134,8 +135,8 @@ pub fn taken_by(ours: SocketAddr) -> io::Result<Vec<Taker>> {
     Ok(sockets.iter().filter(takes).map(taker).collect())
 }
 
-/// The process that holds the socket of this inode, as far as this process may see it (`CAP_SYS_PTRACE` for those of
-/// other users). Reads every process' descriptors: not for every request.
+/// The process that holds the socket of this inode, as far as this process may see it (`CAP_SYS_PTRACE` for
+/// those of other users). Reads every process' descriptors: not for every request.
 pub fn owner(inode: u64) -> Option<Owner> {
     if inode == 0 {
         return None;
@@ -166,7 +167,8 @@ pub fn owner(inode: u64) -> Option<Owner> {
 pub enum Listener {
     /// A process.
     Process(Owner),
-    /// A user whose process cannot be seen: this process lacks `CAP_SYS_PTRACE`, or it is in a container of its own.
+    /// A user whose process cannot be seen: this process lacks `CAP_SYS_PTRACE`, or it is in a container of
+    /// its own.
     User(u32),
 }
 

@@ -12,6 +12,11 @@ use super::{Namespace, WIRE, ip};
 /// As for a first packet that is lost, twice.
 const CONTROL: Duration = Duration::from_millis(3500);
 
+/// An address of the node that is not reached over a wire.
+#[derive(Debug, thiserror::Error)]
+#[error("not reached from a network namespace ({0}): the node's firewall or routing is in the way")]
+pub struct Unreached(io::Error);
+
 /// A network namespace with a wire to this one, and everything reached over it. Both go when it is dropped.
 #[derive(Debug)]
 pub struct Wire {
@@ -50,7 +55,8 @@ impl Wire {
         namespace.ip(&["link", "set", "eth0", "up"])?;
         namespace.ip(&["route", "add", "default", "via", &at(1)])?;
         if own.iter().any(IpAddr::is_ipv6) {
-            // A network that is unique by chance. Where there can be none, its addresses are not reached, which is told then.
+            // A network that is unique by chance. Where there can be none, its addresses are not reached,
+            // which is told then.
             let prefix = format!("fd6b:{:x}:{:x}", pid >> 16, pid & 0xffff);
             let wired = ip(&["addr", "add", &format!("{prefix}::1/64"), "dev", &here, "nodad"])
                 .and_then(|()| {
@@ -64,20 +70,18 @@ impl Wire {
         Ok(Self { namespace })
     }
 
-    /// Whether packets from there reach this address of the node at all, and its answers come back: without that, silence shows
-    /// nothing.
+    /// Whether packets from there reach this address of the node at all, and its answers come back: without
+    /// that, silence shows nothing.
     ///
     /// # Errors
     /// A port that is open to everybody is not reached: why.
-    pub fn reaches(&self, address: IpAddr) -> Result<(), String> {
+    pub fn reaches(&self, address: IpAddr) -> Result<(), Unreached> {
         let dialled = TcpListener::bind((address, 0)).and_then(|listener| {
             let to = listener.local_addr()?;
             self.run(|| TcpStream::connect_timeout(&to, CONTROL))?
         });
         match dialled {
-            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => Err(format!(
-                "not reached over a wire of its own ({error}): the node's firewall or routing keeps it from showing anything"
-            )),
+            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => Err(Unreached(error)),
             _ => Ok(()),
         }
     }
@@ -106,14 +110,15 @@ impl Wire {
     }
 }
 
-/// What namespaces made here are called, up to the process id. That is one of a process namespace, which is a part of it.
+/// What namespaces made here are called, up to the process id. That is one of a process namespace, which is a
+/// part of it.
 fn namespaces() -> String {
     let processes = fs::metadata("/proc/self/ns/pid").map_or(0, |about| about.ino());
     format!("kgwire-{processes}")
 }
 
-/// A network of four addresses in the range for benchmarks that no address or route of this node is in. The search begins at
-/// another one in each process: two that look at the same time do not see each other's.
+/// A network of four addresses in the range for benchmarks that no address or route of this node is in. The
+/// search begins at another one in each process: two that look at the same time do not see each other's.
 fn free_network(own: &[IpAddr], routes: &str, pid: u32) -> Option<Ipv4Addr> {
     let number = |hex: Option<&str>| u32::from_str_radix(hex?, 16).ok().map(u32::swap_bytes);
     let taken: Vec<(u32, u32)> = routes

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
-use crate::forward::{Asked, Body};
+use crate::forward::{Body, NextFrame};
 use crate::metrics::Metrics;
 
 /// Runs each stream as a task, as hyper asks for it.
@@ -47,13 +47,13 @@ async fn taken(stream: impl Future<Output = ()>, stall: Duration) -> bool {
     let mut stream = pin!(stream);
     let mut deadline = pin!(None::<Sleep>);
     std::future::poll_fn(|cx| {
-        let (ended, asked) = Body::asked_during(|| stream.as_mut().poll(cx));
+        let (ended, asked) = Body::observe_frames(|| stream.as_mut().poll(cx));
         if ended.is_ready() {
             return Poll::Ready(true);
         }
         match asked {
-            Some(Asked::Gave) => deadline.set(Some(sleep(stall))),
-            Some(Asked::Waits) => deadline.set(None),
+            Some(NextFrame::Ready) => deadline.set(Some(sleep(stall))),
+            Some(NextFrame::Pending) => deadline.set(None),
             None => {}
         }
         match deadline.as_mut().as_pin_mut() {

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use super::tombstone::Census;
 use crate::apiserver::ApiServer;
 use crate::error::chain;
-use crate::forward::Probe;
+use crate::forward::KubeletProbe;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::seal::{Exemption, Seal};
@@ -27,7 +27,7 @@ pub struct Instance {
     pub(crate) exemption: Option<Exemption>,
     /// The seal, as the watch found it last.
     pub(crate) seal: ArcSwap<Seal>,
-    pub(crate) probe: Probe,
+    pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,
 }

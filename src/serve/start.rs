@@ -18,7 +18,7 @@ use crate::apiserver::{
 use crate::audit::{Audit, AuditError, AuditThread};
 use crate::authn::{Authenticator, TokenReviewer};
 use crate::authz::{AccessReviewer, Authorizer, Policy};
-use crate::forward::{Kubelet, KubeletError, Probe};
+use crate::forward::{Kubelet, KubeletError, KubeletProbe};
 use crate::gate::{Gate, Witness};
 use crate::host::host_name;
 use crate::metrics::Metrics;
@@ -143,7 +143,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
     };
     let instance = Instance {
         gate: Arc::new(gate),
-        probe: Probe::default(),
+        probe: KubeletProbe::default(),
         census: Census::new(),
         seal: ArcSwap::default(),
         serving,

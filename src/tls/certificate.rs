@@ -303,7 +303,7 @@ fn is_readable_constraint(base: &encoding::Element<'_>) -> bool {
 
 /// What the verification of a chain wants to know about one of its certificates and webpki does not look at.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Facts {
+pub(super) struct CertificateFacts {
     not_before: i64,
     not_after: i64,
     /// A v3 certificate with CA:TRUE, or an older one, whose key usage, if any, has keyCertSign.
@@ -326,9 +326,9 @@ pub(super) struct Facts {
     pub(super) constrains_names: bool,
 }
 
-// === impl Facts ===
+// === impl CertificateFacts ===
 
-impl Facts {
+impl CertificateFacts {
     pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
         let mut facts = Self {
             not_before: certificate.validity().not_before.timestamp(),

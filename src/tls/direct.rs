@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::X509Certificate;
 
-use super::certificate::{self, Facts};
+use super::certificate::{self, CertificateFacts};
 use super::refusal::Refusal;
 use super::signature::is_signed_by;
 use super::trust::{Judged, Trust};
@@ -21,7 +21,7 @@ impl Trust {
         &self,
         der: &CertificateDer<'_>,
         leaf: &X509Certificate<'_>,
-        facts: &Facts,
+        facts: &CertificateFacts,
         now: SystemTime,
         unissued: Refusal,
     ) -> Result<Judged, Refusal> {
@@ -48,9 +48,9 @@ impl Trust {
         &self,
         der: &CertificateDer<'_>,
         leaf: &X509Certificate<'_>,
-        facts: &Facts,
+        facts: &CertificateFacts,
         anchor: &X509Certificate<'_>,
-        anchor_facts: &Facts,
+        anchor_facts: &CertificateFacts,
         now: SystemTime,
     ) -> Result<SystemTime, Refusal> {
         if !is_signed_by(der, anchor.public_key().raw) {

@@ -20,7 +20,7 @@ use webpki::{
 };
 use x509_parser::prelude::{X509Certificate, X509Version};
 
-use super::certificate::{self, Facts};
+use super::certificate::{self, CertificateFacts};
 use super::refusal::{Refusal, unknown_issuer};
 use super::revocation::{self, RevocationError, RevocationList};
 use super::signature::ALGORITHMS;
@@ -37,7 +37,7 @@ pub struct Trust {
     /// renewal counts.
     anchors: Vec<TrustAnchor<'static>>,
     /// The certificate of the anchor at the same place, and its facts.
-    pub(super) known: Vec<(CertificateDer<'static>, Facts)>,
+    pub(super) known: Vec<(CertificateDer<'static>, CertificateFacts)>,
     legacy_v1: bool,
     revocation: Vec<RevocationList>,
     hints: Vec<DistinguishedName>,
@@ -94,7 +94,7 @@ impl Trust {
             }
             // One that webpki cannot use as an anchor still counts as a pinned leaf.
             if let Ok(anchor) = anchor_from_trusted_cert(der) {
-                usable.push(((der.clone(), Facts::of(&parsed)), anchor.to_owned()));
+                usable.push(((der.clone(), CertificateFacts::of(&parsed)), anchor.to_owned()));
             }
         }
         usable.sort_by_key(|((_, facts), _)| std::cmp::Reverse(facts.not_after()));
@@ -175,7 +175,7 @@ impl Trust {
                 reason: "missing",
             });
         };
-        let facts = parsed.iter().map(Facts::of).collect::<Vec<_>>();
+        let facts = parsed.iter().map(CertificateFacts::of).collect::<Vec<_>>();
         self.check_leaf(&facts[0], now)?;
         // A leaf that is itself in the bundle needs no issuer, as in Go.
         if self.bundle.iter().any(|pinned| pinned.as_ref() == der.as_ref()) {
@@ -194,7 +194,7 @@ impl Trust {
     }
 
     /// What needs no issuer; a pinned leaf is held to it as well.
-    fn check_leaf(&self, leaf: &Facts, now: SystemTime) -> Result<(), Refusal> {
+    fn check_leaf(&self, leaf: &CertificateFacts, now: SystemTime) -> Result<(), Refusal> {
         if leaf.unhandled_critical {
             return Err(Refusal::Unsupported {
                 reason: "a critical extension".to_owned(),
@@ -217,7 +217,7 @@ impl Trust {
         der: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         parsed: &[X509Certificate<'_>],
-        facts: &[Facts],
+        facts: &[CertificateFacts],
         now: SystemTime,
     ) -> Result<Judged, Refusal> {
         let leaf = &parsed[0];
@@ -273,7 +273,7 @@ impl Trust {
         path: &VerifiedPath<'_>,
         intermediates: &[CertificateDer<'_>],
         parsed: &[X509Certificate<'_>],
-        facts: &[Facts],
+        facts: &[CertificateFacts],
         now: SystemTime,
     ) -> Result<SystemTime, Refusal> {
         let mut certificates = vec![&parsed[0]];

@@ -76,7 +76,11 @@ fn nothing_is_written_through_a_link_or_by_half() {
     let before = fs::read_to_string(out.join("NEXT.md")).unwrap();
     let output = init(&tree("k3s"), &out, &["--force"]);
     assert_eq!(code(&output), 1);
-    assert!(stderr(&output).contains("in the way"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("has the name of a file"),
+        "{}",
+        stderr(&output)
+    );
     assert_eq!(fs::read_to_string(out.join("NEXT.md")).unwrap(), before);
 }
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use kubelet_gate::adopt::inspect::{Check, Inspection, Verdict};
-use kubelet_gate::adopt::kubelet::Root;
-use kubelet_gate::adopt::kubelet::invocation::{self, Invocation};
-use kubelet_gate::adopt::prove::{Answer, Outcome, Ports, Report, SideKind};
+use kubelet_gate::adopt::kubelet::invocation::Invocation;
+use kubelet_gate::adopt::kubelet::{Root, in_files, running};
+use kubelet_gate::adopt::prove::{Ports, ProbeAnswer, ProbeOutcome, ProbeReport, SideKind};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -37,7 +37,7 @@ fn inspected(name: &str) -> Inspection {
 
 /// The only kubelet that the files of a node start.
 fn only(folder: &Path) -> Inspection {
-    let (mut found, errors) = invocation::in_files(&Root::new(folder));
+    let (mut found, errors) = in_files(&Root::new(folder));
     assert_eq!(
         (found.len(), errors.len()),
         (1, 0),
@@ -247,7 +247,7 @@ fn a_kubelet_of_flags_alone_is_open_where_nothing_says_so() {
     );
     let expired = said
         .lines()
-        .find(|line| line.contains("certificate towards the API server"))
+        .find(|line| line.contains("client certificate should be valid"))
         .unwrap();
     assert!(
         expired.contains("FAIL") && expired.contains("2020-01-01"),
@@ -403,7 +403,7 @@ fn processes_are_understood_however_odd_they_are() {
         "kind: KubeletConfiguration\nport: 7\n",
     )
     .unwrap();
-    let found = invocation::running(proc.path());
+    let found = running(proc.path());
     let pids: Vec<i32> = found.iter().filter_map(Invocation::pid).collect();
     assert_eq!(pids, [10, 20, 35, 40]);
     let options: Vec<_> = found
@@ -506,7 +506,7 @@ fn k3s_is_read_wherever_it_is_told() {
     assert!(!stdout(&output).contains("s3cret"), "{}", stdout(&output));
     // A server without an agent has no kubelet.
     let folder = files(&[(at, &unit("/usr/local/bin/k3s server --disable-agent"))]);
-    assert!(invocation::in_files(&Root::new(folder.path())).0.is_empty());
+    assert!(in_files(&Root::new(folder.path())).0.is_empty());
     let folder = files(&[(at, &plain)]);
     assert_eq!(verdicts(folder.path()).0, [Pass; 3]);
 
@@ -514,7 +514,7 @@ fn k3s_is_read_wherever_it_is_told() {
     let proc = proc(&[(7, b"/usr/local/bin/k3s server\0\0\0\0")]);
     let process = proc.path().join("7");
     let found = |index: usize| {
-        let found = invocation::running(proc.path());
+        let found = running(proc.path());
         Inspection::of(found[index].clone(), OffsetDateTime::now_utc()).unwrap()
     };
     assert!(
@@ -546,7 +546,7 @@ fn what_starts_a_kubelet_is_looked_through_only_if_it_is_known() {
     let of = |command: &str| {
         let unit = format!("[Service]\nExecStart={command}\n");
         let folder = files(&[("etc/systemd/system/kubelet.service", &unit)]);
-        let (found, errors) = invocation::in_files(&Root::new(folder.path()));
+        let (found, errors) = in_files(&Root::new(folder.path()));
         match found.first() {
             Some(found) => found
                 .words
@@ -554,7 +554,11 @@ fn what_starts_a_kubelet_is_looked_through_only_if_it_is_known() {
                 .map(|word| word.text.clone())
                 .collect::<Vec<_>>()
                 .join(" "),
-            None => errors.join(" "),
+            None => errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" "),
         }
     };
     for known in [
@@ -571,7 +575,7 @@ fn what_starts_a_kubelet_is_looked_through_only_if_it_is_known() {
         "/usr/bin/docker run --name kubelet -v /var/lib/kubelet:/var/lib/kubelet image kubelet --config=/k",
     ] {
         assert!(
-            of(unknown).contains("starts no kubelet that can be understood"),
+            of(unknown).contains("not known to start a kubelet"),
             "{unknown}: {}",
             of(unknown)
         );
@@ -617,7 +621,7 @@ fn microk8s_keeps_its_arguments_in_a_file() {
     assert_eq!(options.text("authorization.mode"), "AlwaysAllow");
     let proc = proc(&[(7, b"/snap/microk8s/1/kubelite\0--kubelet-args-file=/args\0")]);
     fs::write(proc.path().join("7/root/args"), "--port=9\n").unwrap();
-    let found = invocation::running(proc.path());
+    let found = running(proc.path());
     let options = kubelet_gate::adopt::kubelet::options::Effective::of(&found[0]).unwrap();
     assert_eq!(options.number("port"), 9);
 }
@@ -754,7 +758,7 @@ fn every_option_is_judged() {
         let invocation = Invocation::given(&flags, Root::new("/nowhere"));
         let found = Inspection::of(invocation, OffsetDateTime::now_utc()).unwrap();
         let said = check(&found, "healthz-bind-address").with_gate(None);
-        assert_eq!(said.starts_with("can: "), can, "{said}");
+        assert_eq!(said.starts_with("can compensate: "), can, "{said}");
     }
 }
 
@@ -954,16 +958,16 @@ fn what_can_be_read_is_shown_beside_what_cannot() {
 }
 
 /// A report in which each probe was tried from both sides, a gate answered, and those named got through.
-fn report(through: &[&str]) -> Report {
-    let outcome = |probe: &str, side| Outcome {
+fn report(through: &[&str]) -> ProbeReport {
+    let outcome = |probe: &str, side| ProbeOutcome {
         probe: probe.to_owned(),
         side,
         address: "127.0.0.1:10250".parse().unwrap(),
-        answer: Answer::Status(if probe == "double-slash" { 400 } else { 401 }),
+        answer: ProbeAnswer::Status(if probe == "double-slash" { 400 } else { 401 }),
         through: through.contains(&probe),
     };
     let tried = ["pods", "double-slash", "foreign-certificate", "read-only-pods"];
-    Report {
+    ProbeReport {
         api_version: String::new(),
         kind: String::new(),
         version: String::new(),
@@ -1002,7 +1006,7 @@ fn what_a_probe_gets_through_is_open_whatever_is_written() {
 #[test]
 fn only_what_a_probe_has_seen_closed_is_called_compensated() {
     let found = inspected("flags-only");
-    let said = |id: &str, report: Option<&Report>| check(&found, id).with_gate(report);
+    let said = |id: &str, report: Option<&ProbeReport>| check(&found, id).with_gate(report);
     let closed = report(&[]);
     assert_eq!(
         said("read-only-port", Some(&closed)),
@@ -1025,7 +1029,7 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
         .find(|check| check.id == "streaming-idle-timeout")
         .unwrap();
     idle.verdict = Verdict::Fail;
-    assert!(idle.with_gate(Some(&closed)).starts_with("partly: "));
+    assert!(idle.with_gate(Some(&closed)).starts_with("compensates in part: "));
     // A kubelet that refuses strangers by itself, and has no gate: nothing of it is the gate's doing.
     let mut alone = report(&[]);
     for outcome in alone
@@ -1033,14 +1037,14 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
         .iter_mut()
         .filter(|outcome| outcome.probe == "double-slash")
     {
-        outcome.answer = Answer::Status(307);
+        outcome.answer = ProbeAnswer::Status(307);
     }
-    assert!(said("anonymous-auth", Some(&alone)).ends_with("no gate that answered"));
+    assert!(said("anonymous-auth", Some(&alone)).ends_with("no gate answered"));
     assert!(!check(&found, "anonymous-auth").is_compensated(Some(&alone)));
-    assert!(said("read-only-port", Some(&alone)).ends_with("no gate that answered"));
+    assert!(said("read-only-port", Some(&alone)).ends_with("no gate answered"));
     // An answer that never came shows nothing.
     let mut waiting = report(&[]);
-    waiting.results[0].answer = Answer::Unknown("no answer".to_owned());
+    waiting.results[0].answer = ProbeAnswer::Unknown("no answer".to_owned());
     assert!(said("anonymous-auth", Some(&waiting)).ends_with("not probed"));
     // From one side alone nothing is shown.
     let mut half = report(&[]);

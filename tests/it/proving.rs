@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use fakes::kubelet::{ClientCa, FakeKubelet, Fault, Seen};
 use kubelet_gate::adopt::prove::{
-    self, Answer, Credential, Options, Outcome, PROBES, Port, Ports, ProveError, Report, SideKind, Verified,
+    self, Options, PROBES, Port, Ports, ProbeAnswer, ProbeCredential, ProbeOutcome, ProbeReport, ProbeToken,
+    ProveError, SideKind, Verified,
 };
 use kubelet_gate::host::as_user;
 use serde_json::Value;
@@ -31,7 +32,7 @@ fn ports(secure: SocketAddr, read_only: SocketAddr) -> Ports {
     }
 }
 
-async fn proven(options: Options) -> Report {
+async fn proven(options: Options) -> ProbeReport {
     tokio::task::spawn_blocking(move || prove::prove(&options, &mut |_| {}))
         .await
         .unwrap()
@@ -43,13 +44,13 @@ fn on_loopback(ports: Ports) -> Options {
         ports,
         addresses: vec![LOCALHOST],
         sides: vec![SideKind::Loopback],
-        token: Some("proxy-get-token".to_owned()),
+        token: Some(ProbeToken::new("proxy-get-token").unwrap()),
         interval: Duration::ZERO,
         ..Options::default()
     }
 }
 
-fn through(report: &Report) -> BTreeSet<&str> {
+fn through(report: &ProbeReport) -> BTreeSet<&str> {
     report.exposures().map(|outcome| outcome.probe.as_str()).collect()
 }
 
@@ -96,9 +97,9 @@ async fn an_open_kubelet_is_open_to_every_probe_and_the_gate_to_none() {
     let gated = ports(world.address, world.read_only);
     let report = proven(on_loopback(gated)).await;
     assert_eq!(through(&report), BTreeSet::new(), "{report:#?}");
-    let answers: BTreeSet<&Answer> = report.results.iter().map(|outcome| &outcome.answer).collect();
-    let expected = [400, 401, 403, 410].map(Answer::Status);
-    assert_eq!(answers, expected.iter().chain([&Answer::Refused]).collect());
+    let answers: BTreeSet<&ProbeAnswer> = report.results.iter().map(|outcome| &outcome.answer).collect();
+    let expected = [400, 401, 403, 410].map(ProbeAnswer::Status);
+    assert_eq!(answers, expected.iter().chain([&ProbeAnswer::Refused]).collect());
     world.assert_nothing_forwarded();
     assert!(
         through(&proven(on_loopback(open)).await).contains("pods"),
@@ -139,7 +140,7 @@ async fn exactly_the_documented_requests_are_sent() {
         assert_eq!(seen.upgrade, probe.websocket, "{}", probe.id);
         let shown = seen.header("authorization");
         let expected = match probe.credential {
-            Credential::GarbageToken | Credential::Token => shown.is_some(),
+            ProbeCredential::GarbageToken | ProbeCredential::Token => shown.is_some(),
             _ => shown.is_none(),
         };
         assert!(expected, "{}: {shown:?}", probe.id);
@@ -183,18 +184,18 @@ async fn a_kubelet_that_verifies_by_itself_is_not_called_open() {
     let mut options = on_loopback(ports(world.kubelet.address(), world.read_only));
     let report = proven(options.clone()).await;
     assert_eq!(through(&report), BTreeSet::new());
-    let status = |outcome: &Outcome| match outcome.answer {
-        Answer::Status(status) => Some(status),
+    let status = |outcome: &ProbeOutcome| match outcome.answer {
+        ProbeAnswer::Status(status) => Some(status),
         _ => None,
     };
     // To the foreign certificate it is an alert.
     let answers: BTreeSet<u16> = report.results.iter().filter_map(status).collect();
     assert_eq!(answers, BTreeSet::from([301, 401, 404, 410]));
     // As seen from the node's address as well.
-    let from_both = |report: &Report| {
+    let from_both = |report: &ProbeReport| {
         let mut both = report.clone();
         for outcome in &report.results {
-            both.results.push(Outcome {
+            both.results.push(ProbeOutcome {
                 side: SideKind::NodeAddress,
                 ..outcome.clone()
             });
@@ -245,7 +246,7 @@ async fn what_says_nothing_proves_nothing() {
     assert_eq!(dialled, 3, "and then it is given up");
     let secure = report.results.iter().filter(|outcome| outcome.address == address);
     for outcome in secure {
-        assert!(matches!(outcome.answer, Answer::Unknown(_)), "{outcome:?}");
+        assert!(matches!(outcome.answer, ProbeAnswer::Unknown(_)), "{outcome:?}");
     }
 }
 
@@ -260,7 +261,7 @@ fn a_port_that_nobody_has_is_told_from_one_that_a_gate_has() {
     let said = String::from_utf8(output.stdout.clone()).unwrap();
     assert_eq!(code(&output), 1, "{said}");
     assert!(
-        said.contains("nobody takes connections on port 1") && !said.contains("nothing got through:"),
+        said.contains("nothing listens on port 1") && !said.contains("nothing got through:"),
         "{said}"
     );
 }
@@ -278,8 +279,9 @@ async fn what_may_have_been_open_is_not_called_closed() {
     };
     let mut started = None;
     let report = tokio::task::spawn_blocking(move || {
-        prove::prove(&options, &mut |step| {
-            if step.ends_with("::1") {
+        prove::prove(&options, &mut |progress| {
+            assert!(progress.done < progress.total);
+            if progress.address == Ipv6Addr::LOCALHOST && started.is_none() {
                 started = Some(std::net::TcpListener::bind(address).unwrap());
             }
         })
@@ -287,7 +289,7 @@ async fn what_may_have_been_open_is_not_called_closed() {
     let report = report.await.unwrap().unwrap();
     let mut late = report.results.iter().filter(|outcome| outcome.address == address);
     assert!(
-        late.all(|outcome| matches!(outcome.answer, Answer::Unknown(_))),
+        late.all(|outcome| matches!(outcome.answer, ProbeAnswer::Unknown(_))),
         "{:#?}",
         report.results
     );
@@ -304,16 +306,16 @@ async fn what_may_have_been_open_is_not_called_closed() {
     let nobody = "127.0.0.1:1".parse().unwrap();
     let report = proven(on_loopback(ports(nobody, address))).await;
     answered.join().unwrap();
-    let gone: Vec<&Outcome> = report
+    let gone: Vec<&ProbeOutcome> = report
         .results
         .iter()
         .filter(|outcome| outcome.address == address)
         .collect();
-    assert_eq!(gone[0].answer, Answer::Status(404));
+    assert_eq!(gone[0].answer, ProbeAnswer::Status(404));
     assert!(
         gone[1..]
             .iter()
-            .all(|outcome| matches!(outcome.answer, Answer::Unknown(_))),
+            .all(|outcome| matches!(outcome.answer, ProbeAnswer::Unknown(_))),
         "{gone:#?}"
     );
 
@@ -347,7 +349,7 @@ async fn a_refused_handshake_is_told_from_one_that_fails() {
         "{report:#?}"
     );
     let odd = proven(on_loopback(ports(world.read_only, world.read_only))).await;
-    let secure: Vec<&Outcome> = odd
+    let secure: Vec<&ProbeOutcome> = odd
         .results
         .iter()
         .filter(|outcome| outcome.probe == "pods" || outcome.probe == "exec")
@@ -355,7 +357,7 @@ async fn a_refused_handshake_is_told_from_one_that_fails() {
     assert!(
         secure
             .iter()
-            .all(|outcome| matches!(outcome.answer, Answer::Unknown(_))),
+            .all(|outcome| matches!(outcome.answer, ProbeAnswer::Unknown(_))),
         "{secure:#?}"
     );
     world.stop().await;
@@ -434,7 +436,7 @@ fn a_token_is_not_shown_to_whoever_has_taken_the_port() {
                 secure: 20250,
                 ..Ports::default()
             },
-            token: Some("secret".to_owned()),
+            token: Some(ProbeToken::new("secret").unwrap()),
             interval: Duration::ZERO,
             ..Options::default()
         })
@@ -453,7 +455,7 @@ fn a_token_is_not_shown_to_whoever_has_taken_the_port() {
             .results
             .iter()
             .filter(|outcome| outcome.probe == "token-exec-websocket");
-        assert!(withheld.all(|outcome| matches!(outcome.answer, Answer::Unknown(_))));
+        assert!(withheld.all(|outcome| matches!(outcome.answer, ProbeAnswer::Unknown(_))));
         drop(taken);
         node.stop().await;
     });
@@ -576,7 +578,7 @@ fn what_got_through_before_the_seal_does_not_afterwards() {
         assert_valid(&schema("probe-report.json"), &saved);
         let again = prove_on(&node, "--save before.json");
         assert_eq!(
-            (code(&again), stderr(&again).contains("there already")),
+            (code(&again), stderr(&again).contains("already there")),
             (64, true)
         );
         node.start_gate().await;
@@ -653,7 +655,7 @@ async fn the_table_names_what_got_through() {
         .iter()
         .filter(|probe| probe.port != Port::Healthz && !CLOSED_ANYWAY.contains(&probe.id))
     {
-        if probe.credential != Credential::Token {
+        if probe.credential != ProbeCredential::Token {
             let line = said
                 .lines()
                 .find(|line| line.split_whitespace().next() == Some(probe.id));
@@ -687,11 +689,11 @@ fn row(probe: &prove::Probe) -> String {
         Port::Healthz => "10248",
     };
     let shown = match (probe.credential, probe.websocket) {
-        (Credential::Nobody, false) => "nothing",
-        (Credential::Nobody, true) => "nothing, WebSocket",
-        (Credential::ForeignCertificate, _) => "a self-signed certificate",
-        (Credential::GarbageToken, _) => "a made-up token",
-        (Credential::Token, _) => "`--token-file`, WebSocket",
+        (ProbeCredential::None, false) => "nothing",
+        (ProbeCredential::None, true) => "nothing, WebSocket",
+        (ProbeCredential::ForeignCertificate, _) => "a self-signed certificate",
+        (ProbeCredential::GarbageToken, _) => "a made-up token",
+        (ProbeCredential::Token, _) => "`--token-file`, WebSocket",
     };
     let reaches: Vec<String> = probe.reaches.iter().map(ToString::to_string).collect();
     format!(

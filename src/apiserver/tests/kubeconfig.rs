@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
 
 use super::server::{Authority, kubeconfig_text};
-use crate::apiserver::kubeconfig::Material;
+use crate::apiserver::material::Material;
 use crate::apiserver::{Kubeconfig, KubeconfigError};
 
 const URL: &str = "https://192.0.2.1:6443";

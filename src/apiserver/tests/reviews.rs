@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use crate::apiserver::failure::log_text;
+use crate::apiserver::log_text::log_text;
 use crate::apiserver::reviews::{access_answer, token_answer};
 use crate::apiserver::{AnswerError, TokenAnswer};
 

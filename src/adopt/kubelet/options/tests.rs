@@ -328,7 +328,8 @@ fn what_is_above_an_option_must_be_an_object() {
     assert!(effective(&["--config=/c"], &[("c", &config)]).is_ok());
 }
 
-/// A kubelet splits each `--tls-cipher-suites` at commas, and adds up. Seen red: with the last alone, the weak one was not seen.
+/// A kubelet splits each `--tls-cipher-suites` at commas, and adds up. Seen red: with the last alone, the
+/// weak one was not seen.
 #[test]
 fn a_list_that_is_given_twice_is_one() {
     let words = ["--tls-cipher-suites=A,B", "--tls-cipher-suites=C"];

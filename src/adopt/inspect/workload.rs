@@ -1,0 +1,39 @@
+//! Judgements on how the kubelet treats pods and the node.
+
+use super::check::Judgement;
+use crate::adopt::kubelet::options::{Effective, Setting};
+
+pub(super) fn protect_kernel_defaults(setting: &Setting, _: &Effective) -> Judgement {
+    if setting.is_on() {
+        return Judgement::PASS;
+    }
+    Judgement::warn("the kubelet changes kernel settings that differ from the ones it needs")
+}
+
+pub(super) fn iptables_util_chains(setting: &Setting, _: &Effective) -> Judgement {
+    if setting.is_on() {
+        return Judgement::PASS;
+    }
+    Judgement::fail("chains that kube-proxy relies on may be missing")
+}
+
+pub(super) fn event_qps(setting: &Setting, _: &Effective) -> Judgement {
+    match setting.number() {
+        rate @ 1..5 => Judgement::warn(format!("events beyond {rate} a second are lost")),
+        _ => Judgement::PASS,
+    }
+}
+
+pub(super) fn pod_pids_limit(setting: &Setting, _: &Effective) -> Judgement {
+    match setting.number() {
+        ..=0 => Judgement::warn("one pod can use up the node's process IDs"),
+        _ => Judgement::PASS,
+    }
+}
+
+pub(super) fn seccomp_default(setting: &Setting, _: &Effective) -> Judgement {
+    if setting.is_on() {
+        return Judgement::PASS;
+    }
+    Judgement::warn("containers without a seccomp profile of their own run unconfined")
+}
