@@ -28,8 +28,8 @@ pub(super) struct Init {
     /// The folder to write to; it is made if need be
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// With --root: write the paths that the node uses, not those that lead to the files from here; they cannot be
-    /// checked here
+    /// With --root: write the paths that the node uses, not those that lead to the files from here; they
+    /// cannot be checked here
     #[arg(long, requires = "root")]
     node_paths: bool,
     /// Overwrite existing files

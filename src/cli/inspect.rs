@@ -31,7 +31,8 @@ Exit codes:
 pub(super) struct Inspect {
     #[command(flatten)]
     kubelet: WhichKubelet,
-    /// Probe the kubelet's ports too, as `prove` does: a finding is called compensated only if probes find it closed
+    /// Probe the kubelet's ports too, as `prove` does: a finding is called compensated only if probes find it
+    /// closed
     #[arg(long, conflicts_with_all = ["root", "kubelet_config", "kubelet_arg"])]
     prove: bool,
     /// With --prove: an address of this node to probe; may be repeated. Default: all of them
@@ -162,8 +163,8 @@ impl Inspect {
     }
 }
 
-/// The exit code. A finding counts even if not everything could be read, and a probe that gets through is a finding,
-/// whether or not a check is about it.
+/// The exit code. A finding counts even if not everything could be read, and a probe that gets through is a
+/// finding, whether or not a check is about it.
 fn outcome(found: bool, report: Option<&ProbeReport>, unread: bool) -> Result<Exit, CliError> {
     let through = report.is_some_and(|report| report.exposures().next().is_some());
     if found || through {

@@ -7,8 +7,8 @@ use super::terminal::Stream;
 /// Between two lines on a terminal that cannot write over one.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// One line that is written over, and cleared at the end. A terminal that cannot do that gets a line every ten
-/// seconds, and a pipe or a file gets nothing.
+/// One line that is written over, and cleared at the end. A terminal that cannot do that gets a line every
+/// ten seconds, and a pipe or a file gets nothing.
 pub(super) struct Progress<'a> {
     stream: &'a mut Stream,
     shown: Option<Instant>,

@@ -225,8 +225,8 @@ fn print(report: &ProbeReport, before: Option<&ProbeReport>, out: &mut Stream) {
     if !open.is_empty() {
         let through = format!("{} of {tried} probes got through", open.len());
         let next = format!(
-            "at {at}. `kubelet-gate firewall status` tells whether this node is sealed, and docs/prove.md describes \
-             every probe."
+            "at {at}. `kubelet-gate firewall status` tells whether this node is sealed, and docs/prove.md \
+             describes every probe."
         );
         out.labelled(BAD, &through, &next);
     } else if report.faults().is_empty() {

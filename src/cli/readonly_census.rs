@@ -55,7 +55,8 @@ impl ReadonlyCensus {
     }
 }
 
-/// Any local process may hold the port while the gate is down, so the answer is made printable here once more.
+/// Any local process may hold the port while the gate is down, so the answer is made printable here once
+/// more.
 async fn ask(admin: SocketAddr) -> Result<CensusReport, AdminError> {
     get::<CensusReport>(admin, "/readonly-census", DEADLINE)
         .await

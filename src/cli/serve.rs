@@ -15,7 +15,8 @@ use crate::settings::{KubeletFlags, Settings};
 /// The arguments of `serve`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Exit codes: 0 stopped by a signal, 1 failed at run time, 64 wrong command line or configuration"
+    after_help = "\
+Exit codes: 0 stopped by a signal, 1 failed at run time, 64 wrong command line or configuration"
 )]
 pub(super) struct Serve {
     /// The configuration file
@@ -23,7 +24,8 @@ pub(super) struct Serve {
     config: PathBuf,
     /// The format of the log on standard error
     ///
-    /// The environment variable KUBELET_GATE_LOG sets what is logged, for example "debug". The default is "info".
+    /// The environment variable KUBELET_GATE_LOG sets what is logged, for example "debug". The default is
+    /// "info".
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: LogFormat,
     #[command(flatten)]
@@ -45,7 +47,8 @@ impl Serve {
         log_to_stderr(self.log_format);
         no_core_dumps();
         gather_entropy();
-        // The control runtime: accepting, reviews, the admin port, reloads. Workers have runtimes of their own.
+        // The control runtime: accepting, reviews, the admin port, reloads. Workers have runtimes of their
+        // own.
         let runtime = runtime()?;
         let served = run(&runtime, settings);
         // A worker that does not end must not keep the process: systemd would have to kill it.
@@ -86,8 +89,8 @@ pub(super) fn no_core_dumps() {
     }
 }
 
-/// The first random number of a process costs aws-lc some 45 ms of CPU. Asked for here, on another core if there is
-/// one, it is ready before the first client's handshake needs it.
+/// The first random number of a process costs aws-lc some 45 ms of CPU. Asked for here, on another core if
+/// there is one, it is ready before the first client's handshake needs it.
 fn gather_entropy() {
     let gather = || {
         let mut byte = [0u8; 1];

@@ -13,8 +13,8 @@ const COMFORTABLE: usize = 12;
 /// How far a text below its row is indented, unless the table says otherwise.
 const INDENT: usize = 4;
 
-/// Rows under headings. Where a terminal is too narrow for all columns, texts are wrapped between words; where that
-/// is not enough, the last columns go below their rows, each with its heading.
+/// Rows under headings. Where a terminal is too narrow for all columns, texts are wrapped between words;
+/// where that is not enough, the last columns go below their rows, each with its heading.
 pub(super) struct Table<const N: usize> {
     headings: [&'static str; N],
     /// The column that texts below a row are aligned with.
@@ -75,7 +75,6 @@ impl<const N: usize> Table<N> {
         }
         for row in &self.rows {
             side_by_side(&mut lines, &row.cells, &widths);
-            let room = width.map(|width| width.saturating_sub(indent));
             for (heading, cell) in self.headings.iter().zip(&row.cells).skip(widths.len()) {
                 let heading = heading.to_lowercase();
                 let text = match (heading.as_str(), cell.text.as_str()) {
@@ -83,10 +82,10 @@ impl<const N: usize> Table<N> {
                     ("", text) => text.to_owned(),
                     (heading, text) => format!("{heading}: {text}"),
                 };
-                below(&mut lines, indent, &text, room);
+                below(&mut lines, indent, &text, width);
             }
             for text in &row.below {
-                below(&mut lines, indent, text, room);
+                below(&mut lines, indent, text, width);
             }
         }
         lines
@@ -179,8 +178,11 @@ fn side_by_side(lines: &mut Vec<String>, cells: &[Cell], widths: &[usize]) {
     }
 }
 
-fn below(lines: &mut Vec<String>, indent: usize, text: &str, room: Option<usize>) {
-    let pieces = wrap(text, room);
+/// A text below a row. A word that is too long for its place moves the text to the left.
+fn below(lines: &mut Vec<String>, indent: usize, text: &str, width: Option<usize>) {
+    let longest = text.split(' ').map(|word| word.width()).max().unwrap_or(0);
+    let indent = width.map_or(indent, |width| indent.min(width.saturating_sub(longest)));
+    let pieces = wrap(text, width.map(|width| width - indent));
     lines.extend(pieces.into_iter().map(|piece| format!("{:indent$}{piece}", "")));
 }
 
@@ -253,13 +255,26 @@ mod tests {
         assert_eq!(bare(table.lines(Some(30))), expected);
     }
 
+    #[test]
+    fn a_long_word_below_its_row_moves_to_the_left() {
+        let mut table = table(&[["1", "192.0.2.10", ""]]).aligned_with(1);
+        table.rows[0].below("the file /a/path/that/is/really/rather/long");
+        let lines = bare(table.lines(Some(40)));
+        assert_eq!(
+            lines[2..],
+            ["    the file", "    /a/path/that/is/really/rather/long"],
+            "{lines:#?}"
+        );
+    }
+
     proptest! {
         #[test]
         fn no_line_is_longer_than_the_terminal_unless_a_word_is(
             rows in prop::collection::vec(prop::array::uniform3("([a-z]{1,12} ){0,9}"), 0..5),
             width in 40_usize..130,
         ) {
-            let rows: Vec<[&str; 3]> = rows.iter().map(|row| row.each_ref().map(|cell| cell.trim())).collect();
+            let rows: Vec<[&str; 3]> =
+                rows.iter().map(|row| row.each_ref().map(|cell| cell.trim())).collect();
             let lines = bare(table(&rows).lines(Some(width)));
             prop_assert!(lines.iter().all(|line| line.width() <= width), "{lines:#?}");
             prop_assert!(lines.iter().all(|line| !line.ends_with(' ')), "{lines:#?}");

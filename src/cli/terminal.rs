@@ -1,12 +1,13 @@
-//! Everything a command writes: width, colours, wrapping, JSON and errors, by the same rules for every command.
+//! Everything a command writes: width, colours, wrapping, JSON and errors, by the same rules for every
+//! command.
 //!
 //! - On a terminal, text is wrapped between words at the terminal's width. Text for a pipe or a file is not
 //!   wrapped: one message is one line there, and one row of a table too.
-//! - Colours are for terminals only, and not with `NO_COLOR` (unless it is empty) or `TERM=dumb`. No meaning is in
-//!   the colour alone.
+//! - Colours are for terminals only, and not with `NO_COLOR` (unless it is empty) or `TERM=dumb`. No meaning is
+//!   in the colour alone.
 //! - Control characters, which may come from the node's files or the network, are escaped.
-//! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on, and says at its
-//!   end that output was lost.
+//! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on, and says at
+//!   its end that output was lost.
 
 use std::error::Error;
 use std::fmt;
@@ -80,7 +81,8 @@ impl Terminal {
     }
 }
 
-/// Standard output or standard error. Writing to it does not fail: the first error is kept for [`Terminal::finish`].
+/// Standard output or standard error. Writing to it does not fail: the first error is kept for
+/// [`Terminal::finish`].
 pub(super) struct Stream {
     sink: Box<dyn Write + Send>,
     terminal: bool,
@@ -110,7 +112,8 @@ impl Stream {
         self.terminal && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
     }
 
-    /// What `write!` and `writeln!` call: the text as it is. For styled lines that are short, and for documents.
+    /// What `write!` and `writeln!` call: the text as it is. For styled lines that are short, and for
+    /// documents.
     pub(super) fn write_fmt(&mut self, text: fmt::Arguments<'_>) {
         // After an error a part of the text is missing: the rest would be taken for the whole.
         if self.lost.is_none() {
@@ -185,8 +188,9 @@ impl Stream {
         }
     }
 
-    /// Writes over the line that the cursor is on, and leaves the cursor at its beginning: whatever is written next
-    /// takes its place. Without escape sequences, since a terminal without colours would not get them.
+    /// Writes over the line that the cursor is on, and leaves the cursor at its beginning: whatever is
+    /// written next takes its place. Without escape sequences, since a terminal without colours would not get
+    /// them.
     pub(super) fn overwrite(&mut self, text: &str) {
         // In its last column a terminal would begin another line.
         let room = self.width.unwrap_or(USUAL_WIDTH) - 1;

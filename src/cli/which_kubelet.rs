@@ -72,9 +72,9 @@ impl WhichKubelet {
                 .pid
                 .map_or_else(String::new, |pid| format!(" with process id {pid}"));
             errors.push(format!(
-                "no running kubelet{which} is seen in /proc: run this as root in the node's process namespace, or name \
-                 the node's file system with --root, or the kubelet's configuration with --kubelet-config and \
-                 --kubelet-arg"
+                "no running kubelet{which} is seen in /proc: run this as root in the node's process namespace, \
+                 or name the node's file system with --root, or the kubelet's configuration with \
+                 --kubelet-config and --kubelet-arg"
             ));
         }
         (chosen, errors)
@@ -93,8 +93,8 @@ pub(super) fn listed(invocations: &[Invocation]) -> String {
 /// What to do about a kubelet in another network namespace.
 pub(super) fn elsewhere(invocation: &Invocation) -> String {
     format!(
-        "the kubelet ({}) is in another network namespace, whose ports cannot be seen from here: run this with \
-         nsenter -t {} -n",
+        "the kubelet ({}) is in another network namespace, whose ports cannot be seen from here: run this \
+         with nsenter -t {} -n",
         invocation.source,
         invocation.pid().unwrap_or_default()
     )

@@ -2,8 +2,8 @@
 
 use unicode_width::UnicodeWidthStr as _;
 
-/// Breaks a text between words into lines of at most `width` columns. No word is broken: one that is longer has a
-/// line of its own. Without a width the text stays as it is.
+/// Breaks a text between words into lines of at most `width` columns. No word is broken: one that is longer
+/// has a line of its own. Without a width the text stays as it is.
 pub(super) fn wrap(text: &str, width: Option<usize>) -> Vec<String> {
     let Some(width) = width.filter(|width| text.width() > *width) else {
         return vec![text.to_owned()];

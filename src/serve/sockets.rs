@@ -15,7 +15,8 @@ const BACKLOG: i32 = 1024;
 /// Send buffer of a client's socket, in bytes.
 const SEND_BUFFER: usize = 256 * 1024;
 
-/// Every socket the gate listens on. Port 0 is allowed everywhere; the methods below give the ports that were bound.
+/// Every socket the gate listens on. Port 0 is allowed everywhere; the methods below give the ports that were
+/// bound.
 pub struct Sockets {
     /// `listen`.
     pub tls: Vec<TcpListener>,
@@ -101,10 +102,11 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError
         socket.set_nonblocking(true)?;
         // A restart must not wait for the last process' connections in TIME_WAIT.
         socket.set_reuse_address(true)?;
-        // Accepted sockets inherit it. Otherwise the kernel grows the buffer to megabytes and wakes a writer only when a third
-        // of it is free: a slow but steady reader would look like one that has stopped.
+        // Accepted sockets inherit it. Otherwise the kernel grows the buffer to megabytes and wakes a writer
+        // only when a third of it is free: a slow but steady reader would look like one that has stopped.
         socket.set_send_buffer_size(SEND_BUFFER)?;
-        // A client whose host is gone never closes. Without keep-alive a followed log would hold its place, and the kubelet's.
+        // A client whose host is gone never closes. Without keep-alive a followed log would hold its place,
+        // and the kubelet's.
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
                 .with_time(Duration::from_secs(30))

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -368,6 +368,20 @@ async fn serve_leaves_the_kubelets_ports_alone() {
     let served = node.serve(&[]).await;
     assert_eq!(code(&served), 64);
     assert!(stderr(&served).contains("readOnlyPort.listen"));
+}
+
+/// "Address already in use" alone sends an operator looking for the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_address_names_the_process_that_has_it() {
+    let node = Node::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    node.configure(|configuration| configuration["listen"] = json!([address]));
+    let served = node.serve(&[]).await;
+    assert_eq!(code(&served), 1);
+    let said = stderr(&served);
+    let holder = format!("it is taken by process {} (", std::process::id());
+    assert!(said.contains(&address.to_string()) && said.contains(&holder), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
