@@ -99,8 +99,8 @@ impl Inspect {
         let out = &mut terminal.out;
         match self.output {
             ReportFormat::Table => self.print(&inspections, report, out),
-            ReportFormat::Json => out.json(&as_json(&inspections, &errors, report, now)),
-            ReportFormat::Sarif => out.json(&as_sarif(&inspections, &errors, report)),
+            ReportFormat::Json => out.json_report(&as_json(&inspections, &errors, report, now)),
+            ReportFormat::Sarif => out.json_report(&as_sarif(&inspections, &errors, report)),
         }
         let least = match self.fail_on {
             FailOn::Warn => Verdict::Warn,

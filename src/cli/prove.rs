@@ -89,8 +89,8 @@ impl Prove {
         let stored = kept.as_mut().map(|kept| kept.write(&report)).transpose();
         match self.output {
             ReportFormat::Table => print(&report, before.as_ref(), &mut terminal.out),
-            ReportFormat::Json => terminal.out.json(&as_json(&report, before.as_ref())?),
-            ReportFormat::Sarif => terminal.out.json(&as_sarif(&report)),
+            ReportFormat::Json => terminal.out.json_report(&as_json(&report, before.as_ref())?),
+            ReportFormat::Sarif => terminal.out.json_report(&as_sarif(&report)),
         }
         stored.map_err(|error| CliError::failed(format!("--save: {error}")))?;
         if report.exposures().next().is_some() {

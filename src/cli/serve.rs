@@ -14,10 +14,8 @@ use crate::settings::{KubeletFlags, Settings};
 
 /// The arguments of `serve`.
 #[derive(Args, Debug)]
-#[command(
-    after_help = "\
-Exit codes: 0 stopped by a signal, 1 failed at run time, 64 wrong command line or configuration"
-)]
+#[command(after_help = "\
+Exit codes: 0 stopped by a signal, 1 failed at run time, 64 wrong command line or configuration")]
 pub(super) struct Serve {
     /// The configuration file
     #[arg(long, value_name = "FILE")]

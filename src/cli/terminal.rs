@@ -142,10 +142,7 @@ impl Stream {
     /// A message that begins with what kind it is, such as `warning:`.
     pub(super) fn labelled(&mut self, style: Style, label: &str, text: &str) {
         let room = self.width.map(|width| width.saturating_sub(INDENT));
-        let text = format!("{label} {text}");
-        // Some errors are several lines; no other control character has a meaning.
-        let lines = text.lines().flat_map(|line| wrap(&plain(line), room));
-        for (place, line) in lines.enumerate() {
+        for (place, line) in wrap(&plain(&format!("{label} {text}")), room).iter().enumerate() {
             match line.strip_prefix(label) {
                 Some(rest) if place == 0 => writeln!(self, "{style}{label}{style:#}{rest}"),
                 _ if place == 0 => writeln!(self, "{line}"),
@@ -154,9 +151,14 @@ impl Stream {
         }
     }
 
-    /// An error with its causes.
+    /// An error with its causes. One of several lines, such as a packet filter's, stays so, indented.
     pub(super) fn error(&mut self, error: &dyn Error) {
-        self.labelled(BAD, "error:", &chain(error));
+        let text = chain(error);
+        let mut lines = text.lines();
+        self.labelled(BAD, "error:", lines.next().unwrap_or_default());
+        for line in lines {
+            self.hanging("  ", line);
+        }
     }
 
     /// Something that is probably a mistake, and is no error.
@@ -176,9 +178,18 @@ impl Stream {
         }
     }
 
-    /// A JSON document: indented for people, on one line for programs.
+    /// A short JSON document: indented for people, on one line for programs.
     pub(super) fn json(&mut self, value: &impl Serialize) {
-        let text = match self.terminal {
+        self.document(value, self.terminal);
+    }
+
+    /// A long JSON document, such as a report that is kept: indented for programs too, to be compared line by line.
+    pub(super) fn json_report(&mut self, value: &impl Serialize) {
+        self.document(value, true);
+    }
+
+    fn document(&mut self, value: &impl Serialize, indented: bool) {
+        let text = match indented {
             true => serde_json::to_string_pretty(value),
             false => serde_json::to_string(value),
         };

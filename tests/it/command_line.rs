@@ -381,7 +381,10 @@ async fn a_taken_address_names_the_process_that_has_it() {
     assert_eq!(code(&served), 1);
     let said = stderr(&served);
     let holder = format!("it is taken by process {} (", std::process::id());
-    assert!(said.contains(&address.to_string()) && said.contains(&holder), "{said}");
+    assert!(
+        said.contains(&address.to_string()) && said.contains(&holder),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

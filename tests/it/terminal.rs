@@ -90,7 +90,10 @@ fn no_line_is_wider_than_the_terminal_and_no_word_is_broken() {
             let shown = bare(&on_terminal(columns, gate(arguments)));
             for line in shown.lines() {
                 let width = line.chars().count();
-                assert!(width <= columns.into(), "{arguments:?}: {width} of {columns}: {line}");
+                assert!(
+                    width <= columns.into(),
+                    "{arguments:?}: {width} of {columns}: {line}"
+                );
             }
             let shown = words(&shown);
             // A table that goes below its rows has no headings there.
