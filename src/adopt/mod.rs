@@ -1,4 +1,4 @@
-//! Adopting a node: its kubelet looked at, prepared for, and probed.
+//! Adopting a node: its kubelet inspected, prepared for, and probed.
 
 pub(crate) mod init;
 pub mod inspect;

@@ -14,8 +14,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::tls::pem::{self, PemError};
 
-/// A CA bundle, of which at any time only those certificates count that are valid then. webpki does not look at
-/// an anchor's dates; Go does, and does not believe an API server whose CA has expired.
+/// A CA bundle, of which at any time only those certificates count that are valid then. webpki does not look
+/// at an anchor's dates; Go does, and does not believe an API server whose CA has expired.
 #[derive(Debug)]
 pub(crate) struct Authorities {
     file: PathBuf,
@@ -47,8 +47,8 @@ pub enum AuthoritiesError {
 // === impl Authorities ===
 
 impl Authorities {
-    /// Takes the PEM of `file`. As in Go, a certificate that does not parse can vouch for nobody, and the others
-    /// still can.
+    /// Takes the PEM of `file`. As in Go, a certificate that does not parse can vouch for nobody, and the
+    /// others still can.
     pub(crate) fn new(file: &Path, bytes: &[u8]) -> Result<Self, AuthoritiesError> {
         let bundle = pem::certificates(file, bytes)?;
         let anchors: Vec<_> = bundle.iter().filter_map(DatedAnchor::new).collect();

@@ -244,8 +244,8 @@ impl ApiServerInner {
         }
     }
 
-    /// One attempt; two calls if an exec plugin can replace a credential that was refused. The slot is given back
-    /// between attempts.
+    /// One attempt; two calls if an exec plugin can replace a credential that was refused. The slot is given
+    /// back between attempts.
     async fn attempt(&self, question: &ApiCall<'_>) -> Result<Bytes, Cause> {
         let _slot = self
             .slots

@@ -43,8 +43,8 @@ pub(super) struct ApiServerConnection {
     last_used: Instant,
 }
 
-/// The first of these that answers. One that says nothing must not use up the time that the others need: a name may have
-/// the addresses of several API servers, of which one is down.
+/// The first of these that answers. One that says nothing must not use up the time that the others need: a
+/// name may have the addresses of several API servers, of which one is down.
 async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let Some((last, others)) = addresses.split_last() else {
         return Err(io::Error::other("the name has no address"));

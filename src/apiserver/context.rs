@@ -10,8 +10,8 @@ use super::document::{Document, NamedEntry};
 use super::material::{Material, beside, given};
 use crate::tls::pem::PemError;
 
-/// The cluster and the user of the current context. `C` and `U` are what is read of them: the keys that the gate uses,
-/// or everything as it is written.
+/// The cluster and the user of the current context. `C` and `U` are what is read of them: the keys that the
+/// gate uses, or everything as it is written.
 pub(crate) struct CurrentContext<C, U> {
     pub(crate) cluster: C,
     pub(crate) cluster_keys: SectionKeys,

@@ -2,13 +2,13 @@
 //!
 //! A node's client certificate, a pod's token and the cluster's CA bundle all change under a running process.
 //! client-go re-reads certificate files on handshakes and closes connections on a change, and tokens about
-//! every minute; here all of it, the kubeconfig included, is looked at by content whenever [`Credentials::reload`]
-//! is called, which the gate does every ten seconds. What is read is validated as a whole before it is published
-//! as one value; if it does not hold, the last good one stays.
+//! every minute; here all of it, the kubeconfig included, is looked at by content whenever
+//! [`Credentials::reload`] is called, which the gate does every ten seconds. What is read is validated as a
+//! whole before it is published as one value; if it does not hold, the last good one stays.
 //!
-//! Where an exec plugin issues the credential it is one more source. It is run when it is first needed, a little
-//! before what it issued expires, and when the API server refuses that; once for all who wait, in a task of its
-//! own, and after a failure not again at once.
+//! Where an exec plugin issues the credential it is one more source. It is run when it is first needed, a
+//! little before what it issued expires, and when the API server refuses that; once for all who wait, in a
+//! task of its own, and after a failure not again at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -80,7 +80,8 @@ impl Credentials {
         }
     }
 
-    /// What to use instead of credentials that the API server has just refused, if anything else is to be had.
+    /// What to use instead of credentials that the API server has just refused, if anything else is to be
+    /// had.
     ///
     /// client-go runs the plugin at this point too, and leaves it to the next request to use what it issues.
     pub(super) async fn after_refusal(

@@ -1,5 +1,5 @@
-//! exec credential plugins (`client.authentication.k8s.io/v1` and `v1beta1`): a command that the kubeconfig names
-//! and that prints the credential.
+//! exec credential plugins (`client.authentication.k8s.io/v1` and `v1beta1`): a command that the kubeconfig
+//! names and that prints the credential.
 //!
 //! As in client-go, but never interactive: there is nobody to ask on a node. When a plugin is run is
 //! `credentials.rs`' business; this is one run.
@@ -37,7 +37,8 @@ const MAX_OUTPUT_BYTES: u64 = 1 << 20;
 /// Of what the plugin says on standard error, so much is kept; the rest is read and dropped.
 const MAX_STDERR_BYTES: u64 = 4096;
 
-/// The next credential is asked for when a tenth of the life of this one is left, but no more than this before its end.
+/// The next credential is asked for when a tenth of the life of this one is left, but no more than this
+/// before its end.
 const LONGEST_LEAD: Duration = Duration::from_secs(60);
 
 /// `users[].user.exec` as written.
@@ -108,8 +109,8 @@ struct PluginRun(Child);
 // === impl Plugin ===
 
 impl Plugin {
-    /// Judges `exec`, whose place in the file is `origin`, as client-go does; an error is a key and what is wrong
-    /// with it.
+    /// Judges `exec`, whose place in the file is `origin`, as client-go does; an error is a key and what is
+    /// wrong with it.
     pub(super) fn new(
         exec: ExecSection,
         kubeconfig: &Path,
@@ -237,8 +238,8 @@ impl Plugin {
         info.to_string().into()
     }
 
-    /// What it said on standard error, in one line and without what it was given as secrets or may itself have
-    /// let slip.
+    /// What it said on standard error, in one line and without what it was given as secrets or may itself
+    /// have let slip.
     fn complaint(&self, stderr: &[u8]) -> String {
         let mut text = String::from_utf8_lossy(stderr).into_owned();
         for (name, value) in self.env.iter().filter(|(_, value)| !value.is_empty()) {

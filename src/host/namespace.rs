@@ -1,5 +1,4 @@
-//! Being somewhere else or somebody else for a moment, on a thread of its own: in a network namespace, or as
-//! another user.
+//! Work on a thread of its own that is in another network namespace, or belongs to another user.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -12,7 +11,7 @@ use rustix::thread::{
     LinkNameSpaceType, move_into_link_name_space, set_thread_gid, set_thread_groups, set_thread_res_uid,
 };
 
-/// A network namespace of its own, with `lo` up; gone when dropped.
+/// A new network namespace with `lo` up. It is removed when dropped.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -25,7 +24,7 @@ impl Namespace {
     /// This is not root, or `ip` is missing.
     pub fn new(name: &str) -> io::Result<Self> {
         let namespace = Self {
-            // Whatever a killed process left behind has another one.
+            // The process id tells it from one that a killed process left behind.
             name: format!("{name}-{}", std::process::id()),
         };
         ip(&["netns", "add", &namespace.name])?;
@@ -39,7 +38,7 @@ impl Namespace {
         &self.name
     }
 
-    /// `ip`, in here.
+    /// Runs `ip` in this namespace.
     ///
     /// # Errors
     /// It fails.
@@ -47,8 +46,8 @@ impl Namespace {
         ip(&[&["-n", self.name.as_str()][..], arguments].concat())
     }
 
-    /// Runs `work` on a thread of its own in here. Sockets that it makes stay in here, whoever they are given
-    /// to.
+    /// Runs `work` on a thread of its own in this namespace. Sockets that it makes stay in the namespace,
+    /// also when other threads use them.
     ///
     /// # Errors
     /// The namespace cannot be entered.
@@ -91,7 +90,7 @@ pub fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> io::Result
         set_thread_groups(&[])?;
         set_thread_gid(Gid::from_raw(uid))?;
         let uid = Uid::from_raw(uid);
-        // From root to somebody: the kernel takes the capabilities away.
+        // A change from root to another user drops the capabilities.
         Ok(set_thread_res_uid(uid, uid, uid)?)
     };
     elsewhere(become_user, work)
@@ -109,7 +108,7 @@ fn elsewhere<T: Send>(
     })
 }
 
-/// `ip`, in this thread's network namespace.
+/// Runs `ip` in this thread's network namespace.
 ///
 /// # Errors
 /// It is missing, or fails.

@@ -1,4 +1,4 @@
-//! TCP sockets of the node, and whose they are, as `/proc` tells.
+//! TCP sockets of the node and their owners, from `/proc`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +19,7 @@ pub struct TcpSocket {
     /// Whether bytes can still flow, if only in one direction: a half-closed connection carries a log to its
     /// end.
     pub flows: bool,
-    /// Who made it; 0 too for a connection that nobody has accepted yet, or that has ended.
+    /// The user who made it; 0 too for a connection that is not accepted yet, or has ended.
     pub uid: u32,
     /// Its inode, by which [`owner`] knows it; 0 as for `uid`.
     pub inode: u64,
@@ -36,18 +36,18 @@ pub struct Owner {
     pub uid: u32,
 }
 
-/// Who took a connection.
+/// The listener that took a connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Taker {
-    /// Where.
+    /// Its address.
     pub address: SocketAddr,
-    /// The user; `None` if that cannot be told.
+    /// Its user; `None` if that is not known.
     pub uid: Option<u32>,
 }
 
 impl TcpSocket {
-    /// The user who accepted this connection; until somebody does, the one who listens there, among all
-    /// `sockets`. `None` if that cannot be told.
+    /// The user whose process accepted this connection, or before that the user of its listener among all
+    /// `sockets`. `None` if that is not certain.
     pub fn holder(&self, sockets: &[Self]) -> Option<u32> {
         if self.inode != 0 {
             return Some(self.uid);
@@ -148,7 +148,7 @@ pub fn owner(inode: u64) -> Option<Owner> {
         })
     };
     let mut processes: Vec<Process> = all_processes().ok()?.flatten().collect();
-    // Whoever dials and is gone in a moment was born a moment ago.
+    // Newest first: a client that exits soon has mostly started a moment ago.
     processes.sort_unstable_by_key(|process| std::cmp::Reverse(process.pid));
     let process = processes.into_iter().find(holds)?;
     let command = process.stat().map(|stat| stat.comm).unwrap_or_default();
@@ -162,7 +162,7 @@ pub fn owner(inode: u64) -> Option<Owner> {
     })
 }
 
-/// Who would take a connection to this address, as far as it can be seen.
+/// A listener that would take a connection, as far as `/proc` shows it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Listener {
     /// A process.
@@ -181,7 +181,7 @@ impl std::fmt::Display for Listener {
     }
 }
 
-/// The listeners on this very address, or on every address of its port.
+/// The listeners on this address, or on every address of its port.
 pub fn listeners(address: SocketAddr) -> Vec<Listener> {
     let wanted = canonical(address).ip();
     on_port(address.port(), |ip| ip == wanted || ip.is_unspecified())
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_takes_a_connection_is_found_before_it_is_accepted() {
+    fn the_listener_that_takes_a_connection_is_found_before_it_accepts_it() {
         for listen in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
             let listener = TcpListener::bind(listen).unwrap();
             let port = listener.local_addr().unwrap().port();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn until_a_connection_is_accepted_it_is_that_of_whoever_listens() {
+    fn until_a_connection_is_accepted_it_belongs_to_the_listener() {
         let socket = |local: &str, listens, uid, inode| TcpSocket {
             local: local.parse().unwrap(),
             remote: "192.0.2.20:40000".parse().unwrap(),

@@ -1,4 +1,4 @@
-//! A wire to a network of its own, to come from there to this node as a neighbour or a pod does.
+//! A network namespace with a wire to this node, to dial the node as a neighbour or a pod does.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Namespace, WIRE, ip};
+use super::addresses::WIRE;
+use super::namespace::{Namespace, ip};
 
 /// As for a first packet that is lost, twice.
 const CONTROL: Duration = Duration::from_millis(3500);
@@ -56,7 +57,7 @@ impl Wire {
         namespace.ip(&["route", "add", "default", "via", &at(1)])?;
         if own.iter().any(IpAddr::is_ipv6) {
             // A network that is unique by chance. Where there can be none, its addresses are not reached,
-            // which is told then.
+            // which is reported then.
             let prefix = format!("fd6b:{:x}:{:x}", pid >> 16, pid & 0xffff);
             let wired = ip(&["addr", "add", &format!("{prefix}::1/64"), "dev", &here, "nodad"])
                 .and_then(|()| {
@@ -74,7 +75,7 @@ impl Wire {
     /// that, silence shows nothing.
     ///
     /// # Errors
-    /// A port that is open to everybody is not reached: why.
+    /// A port that was opened for this is not reached.
     pub fn reaches(&self, address: IpAddr) -> Result<(), Unreached> {
         let dialled = TcpListener::bind((address, 0)).and_then(|listener| {
             let to = listener.local_addr()?;
@@ -94,7 +95,7 @@ impl Wire {
         self.namespace.run(work)
     }
 
-    /// Takes away what was left behind by runs that were killed.
+    /// Removes the namespaces that killed processes left behind.
     pub fn sweep() {
         let ours = namespaces();
         for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {

@@ -36,7 +36,7 @@ fn a_certificate_that_is_over_is_a_problem_and_one_that_soon_is_a_remark() {
     let day = Duration::DAY;
     for (from, until, word, expected) in [
         (-2 * day, -day, "has expired", 2),
-        (day, 2 * day, "is valid from", 2),
+        (day, 2 * day, "is not valid before", 2),
         (-day, 3 * day, "expires in", 0),
         (-day, 300 * day, "", 0),
     ] {
@@ -166,7 +166,7 @@ fn a_node_cannot_write_into_what_is_written_about_it() {
     assert!(
         hostile
             .said
-            .contains("missing: nodeName: by the node's own certificate"),
+            .contains("missing: nodeName: the node's own certificate"),
         "{}",
         hostile.said
     );
@@ -212,7 +212,7 @@ fn two_names_are_none_and_the_last_common_name_counts() {
 /// By key and date, not by name. Seen red: with the names compared; with the kubeconfig's CA left out.
 #[test]
 fn who_accepts_the_certificate_is_verified() {
-    const REFUSED: &str = "who verifies by the cluster's CA refuses it";
+    const REFUSED: &str = "a client that verifies by the cluster's CA refuses it";
     for (name, accepted) in [
         ("kubeadm", false),
         ("k3s", true),

@@ -1021,7 +1021,7 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
     assert!(said("token-webhook", Some(&closed)).ends_with("not probed"));
     assert!(said("bind-address", Some(&closed)).ends_with("not probed"));
     assert!(said("ip-address-deny", Some(&closed)).starts_with("compensated"));
-    assert_eq!(said("pod-pids-limit", Some(&closed)), "no");
+    assert_eq!(said("pod-pids-limit", Some(&closed)), "does not compensate");
     let mut zero = found.clone();
     let idle = zero
         .checks

@@ -9,7 +9,7 @@ use super::files::KUBECONFIG;
 use super::findings::NodeFindings;
 use super::kubeconfig::{self, NodeCertificate};
 use super::listening::{self, Listening};
-use super::paths::{PathError, Paths};
+use super::paths::{NoPath, Paths};
 use super::text::{comment, quoted};
 use super::{node_name, serving};
 use crate::adopt::inspect::{CertificateRole, Inspection};
@@ -32,7 +32,8 @@ const CLIENT_CAS: [&str; 7] = [
 #[derive(Debug, thiserror::Error)]
 enum NoKubeconfig {
     #[error(
-        "the kubelet has no --kubeconfig: name one whose user may create tokenreviews and subjectaccessreviews"
+        "the kubelet has no --kubeconfig: name one whose user may create tokenreviews and \
+         subjectaccessreviews"
     )]
     NoFlag,
     #[error(transparent)]
@@ -59,7 +60,7 @@ enum NoClientCa {
     )]
     NotSet(Vec<&'static str>),
     #[error(transparent)]
-    Path(PathError),
+    Path(NoPath),
 }
 
 fn candidates(files: &[&str]) -> String {
@@ -122,8 +123,10 @@ impl DraftConfiguration {
             ..Self::default()
         };
         this.text.push_str(
-            "# A gate for the kubelet that was found on this node. The comment on each value says where it comes from. Every\n\
-             # key that is not here has its default: config/kubelet-gate.yaml in the gate's own files lists all keys.\n\
+            "# A gate for the kubelet that was found on this node. The comment on each value says where it \
+             comes from. Every\n\
+             # key that is not here has its default: config/kubelet-gate.yaml in the gate's own files lists \
+             all keys.\n\
              apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\n",
         );
         this.node_name(&node);
@@ -204,8 +207,8 @@ impl DraftConfiguration {
         }
         let from = match rotated {
             Some(client) => format!(
-                "The gate's own, beside this file: the kubelet rotates its client certificate (rotateCertificates) and \
-                 presents {}, while the node's {path} names another one.",
+                "The gate's own, beside this file: the kubelet rotates its client certificate \
+                 (rotateCertificates) and presents {}, while the node's {path} names another one.",
                 client.file
             ),
             None => format!(
@@ -245,8 +248,8 @@ impl DraftConfiguration {
         let (certificate, _) = options.serving_pair();
         let from = match node.paths.is_behind_link(&certificate) {
             true => {
-                "The certificate that the kubelet serves today, pinned by its key. The link to it does not work on this \
-                 machine (NEXT.md)."
+                "The certificate that the kubelet serves today, pinned by its key. The link to it does not \
+                 work on this machine (NEXT.md)."
             }
             false => {
                 "The certificate that the kubelet serves: pinned by its key, and read again when it changes."
@@ -272,18 +275,18 @@ impl DraftConfiguration {
         let own = own
             .and_then(|(file, key)| Some((file, node.paths.named(file).ok()?, node.paths.named(key).ok()?)));
         if let Some((file, certificate, key)) = own {
-            let others = "this kubelet lets every client with a certificate from its CA do everything, and so does each other \
-                          kubelet that is configured like it";
+            let others = "this kubelet lets every client with a certificate from its CA do everything, and so \
+                          does each other kubelet that is configured like it";
             self.value(
                 "  ",
                 "clientCertificateFile",
-                Ok::<_, PathError>(certificate),
+                Ok::<_, NoPath>(certificate),
                 &format!("The node's own client certificate: {others}."),
             );
-            self.value("  ", "clientKeyFile", Ok::<_, PathError>(key), "Its key.");
+            self.value("  ", "clientKeyFile", Ok::<_, NoPath>(key), "Its key.");
             self.findings.remarks.push(format!(
-                "upstream.clientCertificateFile: {others}. The gate presents the node's own certificate, {file}, to it: \
-                 that opens them all, and no RBAC limits it"
+                "upstream.clientCertificateFile: {others}. The gate presents the node's own certificate, \
+                 {file}, to it: that opens them all, and no RBAC limits it"
             ));
             return;
         }
@@ -293,19 +296,19 @@ impl DraftConfiguration {
             self.comment(
                 "  ",
                 &format!(
-                    "NOT FOUND: {does}, and this node has no credential for the gate. NEXT.md says how to get one and \
-                     removes the #. Without it, requests through the gate are answered {refusal}."
+                    "NOT FOUND: {does}, and this node has no credential for the gate. NEXT.md says how to get \
+                     one and removes the #. Without it, requests through the gate are answered {refusal}."
                 ),
             );
             self.text.push_str(&policy.lines());
             self.findings.remarks.push(format!(
-                "upstream: {does}, and this node has no credential for the gate: requests through the gate are answered \
-                 {refusal} until upstream has one; do not seal this node before (NEXT.md)"
+                "upstream: {does}, and this node has no credential for the gate: requests through the gate \
+                 are answered {refusal} until upstream has one; do not seal this node before (NEXT.md)"
             ));
         } else {
             let why = format!(
-                "{does}, but it has no clientCAFile and accepts no tokens, so it accepts no credential at all: requests \
-                 through the gate are answered {refusal}"
+                "{does}, but it has no clientCAFile and accepts no tokens, so it accepts no credential at \
+                 all: requests through the gate are answered {refusal}"
             );
             self.comment("  ", &format!("NOT FOUND: {why}."));
             self.findings
@@ -344,7 +347,8 @@ impl DraftConfiguration {
         } else {
             node.paths.named(configured).map_err(NoClientCa::Path)
         };
-        let from = "The kubelet's clientCAFile. One of these CAs must have issued the API server's client certificate.";
+        let from = "The kubelet's clientCAFile. One of these CAs must have issued the API server's client \
+                    certificate.";
         self.value("    ", "clientCAFile", ca, from);
         self.text
             .push_str("  webhook: {enabled: true}\nauthorization:\n  mode: Webhook\n");
@@ -361,8 +365,9 @@ impl DraftConfiguration {
             self.comment(
                 "",
                 &format!(
-                    "The kubelet's read-only port, {read_only}, is open: `kubelet-gate firewall` closes it and redirects its \
-                     callers to this tombstone, which answers 410 with the replacement and counts them."
+                    "The kubelet's read-only port, {read_only}, is open: `kubelet-gate firewall` closes it \
+                     and redirects its callers to this tombstone, which answers 410 with the replacement and \
+                     counts them."
                 ),
             );
             let tombstone = listening::tombstone(node.destination);
@@ -376,15 +381,15 @@ impl DraftConfiguration {
             self.value(
                 "",
                 "streamingConnectionIdleTimeout",
-                Ok::<_, PathError>(idle.shown()),
+                Ok::<_, NoPath>(idle.shown()),
                 &from,
             );
         }
         self.text.push('\n');
         self.comment(
             "",
-            "Standard output, which systemd's journal keeps. Under load the journal may drop lines: a file of its own keeps \
-             them all. The unit makes the folder /var/lib/kubelet-gate/audit for it.",
+            "Standard output, which systemd's journal keeps. Under load the journal may drop lines: a file of \
+             its own keeps them all. The unit makes the folder /var/lib/kubelet-gate/audit for it.",
         );
         self.text.push_str("audit: {path: \"-\"}\n");
     }

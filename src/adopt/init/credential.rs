@@ -14,8 +14,8 @@ pub(super) const KEY: &str = "kubelet-client.key";
 pub(super) const TOKEN: &str = "kubelet-token";
 
 /// Every subresource that a kubelet checks, so that the gate may forward every request that it allows.
-const SUBRESOURCES: &str = "nodes/proxy, nodes/metrics, nodes/stats, nodes/log, nodes/checkpoint, nodes/pods, nodes/healthz, \
-                            nodes/configz, nodes/statusz, nodes/flagz";
+const SUBRESOURCES: &str = "nodes/proxy, nodes/metrics, nodes/stats, nodes/log, nodes/checkpoint, nodes/pods, \
+                            nodes/healthz, nodes/configz, nodes/statusz, nodes/flagz";
 
 /// How a kubelet decides about its callers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,26 +114,29 @@ impl CallerPolicy {
     /// How to get a credential, with commands to paste. `url` is the kubelet's.
     pub(super) fn section(self, node: &str, url: &str) -> String {
         if !self.can_be_shown() {
-            return "This kubelet has no clientCAFile, and authentication by token is off: it accepts callers only as \
-                    system:anonymous, and no credential will make it answer the gate. Do not give rights to \
-                    system:anonymous: every caller would have them. Change the kubelet's own options first.\n"
+            return "This kubelet has no clientCAFile, and authentication by token is off: it accepts callers \
+                    only as system:anonymous, and no credential will make it answer the gate. Do not give \
+                    rights to system:anonymous: every caller would have them. Change the kubelet's own \
+                    options first.\n"
                 .to_owned();
         }
         let both = self.certificates && self.tokens;
         let mut text = match self.reviews {
             true => format!(
-                "A credential with rights at the Node {node} only: if it is stolen, it opens no other kubelet. `check` asks \
-                 the API server whether it has rights at other nodes, and refuses it if so.\n"
+                "A credential with rights at the Node {node} only: if it is stolen, it opens no other \
+                 kubelet. `check` asks the API server whether it has rights at other nodes, and refuses it if \
+                 so.\n"
             ),
-            false => "This kubelet lets every authenticated caller do everything, and so does each other kubelet that is \
-                      configured like it: no RBAC limits the credential, and stolen from this node it opens all of \
-                      them. If you can, have the kubelets ask the API server first (authorization.mode: Webhook).\n"
+            false => "This kubelet lets every authenticated caller do everything, and so does each other \
+                      kubelet that is configured like it: no RBAC limits the credential, and stolen from this \
+                      node it opens all of them. If you can, have the kubelets ask the API server first \
+                      (authorization.mode: Webhook).\n"
                 .to_owned(),
         };
         text.push_str(
-            "\nThe kubectl commands need an administrator's rights. They may run on another machine: take the .csr there, and \
-             the answer back into this folder. On a control-plane node of kubeadm: \
-             `export KUBECONFIG=/etc/kubernetes/admin.conf`.\n",
+            "\nThe kubectl commands need an administrator's rights. They may run on another machine: take the \
+             .csr there, and the answer back into this folder. On a control-plane node of kubeadm: `export \
+             KUBECONFIG=/etc/kubernetes/admin.conf`.\n",
         );
         if self.reviews {
             text.push_str(&role(node));
@@ -179,13 +182,13 @@ impl CallerPolicy {
              EOF\n\
              kubectl certificate approve kubelet-gate-{node}\n\
              sleep 5     # until it is signed\n\
-             kubectl get csr kubelet-gate-{node} -o jsonpath='{{.status.certificate}}' | base64 -d >{CERTIFICATE}\n\
-             {rights}\
-             {}\
-             ```\n\n\
-             A CA in the kubelet's clientCAFile must have issued the certificate. It expires after a year, unless the cluster \
-             says otherwise; the gate picks up a new one in its place without a restart. Before Kubernetes 1.19, sign the .csr \
-             by hand, with the key of that CA and extendedKeyUsage=clientAuth.\n",
+             kubectl get csr kubelet-gate-{node} -o jsonpath='{{.status.certificate}}' | base64 -d \
+             >{CERTIFICATE}\n\
+             {rights}{}```\n\n\
+             A CA in the kubelet's clientCAFile must have issued the certificate. It expires after a year, \
+             unless the cluster says otherwise; the gate picks up a new one in its place without a restart. \
+             Before Kubernetes 1.19, sign the .csr by hand, with the key of that CA and \
+             extendedKeyUsage=clientAuth.\n",
             if_accepted(
                 &format!("curl -sk --cert {CERTIFICATE} --key {KEY} {url}/healthz"),
                 "client(Certificate|Key)File"
@@ -218,17 +221,17 @@ impl CallerPolicy {
              \u{20} namespace: kube-system\n\
              \u{20} annotations: {{kubernetes.io/service-account.name: kubelet-gate-{node}}}\n\
              EOF\n\
-             {rights}\
-             sleep 5     # until it has a token\n\
-             (umask 077; kubectl -n kube-system get secret kubelet-gate-{node} -o jsonpath='{{.data.token}}' | base64 -d >{TOKEN})\n\
-             {}\
-             ```\n\n\
-             This token does not expire; deleting the Secret revokes it. A token from \
-             `kubectl -n kube-system create token kubelet-gate-{node}` expires: write a new one into the file in time, and the \
-             gate picks it up without a restart.\n",
+             {rights}sleep 5     # until it has a token\n\
+             (umask 077; kubectl -n kube-system get secret kubelet-gate-{node} -o jsonpath='{{.data.token}}' \
+             | base64 -d >{TOKEN})\n\
+             {}```\n\n\
+             This token does not expire; deleting the Secret revokes it. A token from `kubectl -n kube-system \
+             create token kubelet-gate-{node}` expires: write a new one into the file in time, and the gate \
+             picks it up without a restart.\n",
             if_accepted(
                 &format!(
-                    "printf 'header = \"Authorization: Bearer %s\"' \"$(cat {TOKEN})\" | curl -sk -K - {url}/healthz"
+                    "printf 'header = \"Authorization: Bearer %s\"' \"$(cat {TOKEN})\" | curl -sk -K - \
+                     {url}/healthz"
                 ),
                 "tokenFile"
             )

@@ -33,8 +33,8 @@ impl NodeFindings {
             .filter(|_| paths.differ())
         {
             this.remarks.push(format!(
-                "kubeconfig: it names a program that is run for a credential, {plugin}; serve, and check without \
-                 --offline, run it where the gate runs"
+                "kubeconfig: it names a program that is run for a credential, {plugin}; serve, and check \
+                 without --offline, run it where the gate runs"
             ));
         }
         this
@@ -51,8 +51,8 @@ impl NodeFindings {
             .filter(|_| !options.is_on("enableServer"))
         {
             self.problems.push(format!(
-                "enableServer is off ({}): this kubelet opens no port, so a gate has nothing to stand in front of; logs, \
-                 exec and metrics of this node do not work without a gate either",
+                "enableServer is off ({}): this kubelet opens no port, so a gate has nothing to stand in \
+                 front of; logs, exec and metrics of this node do not work without a gate either",
                 server.origin
             ));
         }
@@ -62,20 +62,21 @@ impl NodeFindings {
             .filter(|_| inspection.invocation.elsewhere)
         {
             self.problems.push(format!(
-                "this kubelet is in another network namespace than this program: run the gate and every command in the \
-                 kubelet's, with nsenter -t {pid} -n"
+                "this kubelet is in another network namespace than this program: run the gate and every \
+                 command in the kubelet's, with nsenter -t {pid} -n"
             ));
         }
         if options.is_on("--redirect-container-streaming") {
             self.remarks.push(
-                "--redirect-container-streaming: this kubelet answers exec, attach and port-forward by a redirect to the \
-                 container runtime, which the gate answers with 502"
+                "--redirect-container-streaming: this kubelet answers exec, attach and port-forward by a \
+                 redirect to the container runtime, which the gate answers with 502"
                     .to_owned(),
             );
         }
         if options.number("--cadvisor-port") != 0 {
             self.remarks.push(format!(
-                "--cadvisor-port: port {} of this kubelet is open to every client, and the seal does not close it",
+                "--cadvisor-port: port {} of this kubelet is open to every client, and the seal does not \
+                 close it",
                 options.number("--cadvisor-port")
             ));
         }
@@ -87,7 +88,8 @@ impl NodeFindings {
             let follows = match check.id {
                 "serving-certificate-expiry" => "the gate presents it, and clients that verify it refuse it",
                 "client-certificate-expiry" => {
-                    "the API server refuses the gate's reviews with it, and then the gate refuses every client"
+                    "the API server refuses the gate's reviews with it, and then the gate refuses every \
+                     client"
                 }
                 "client-ca-expiry" => {
                     "the gate refuses the clients that it issued certificates for, as the kubelet does"
@@ -113,10 +115,10 @@ impl NodeFindings {
             .filter(|file| paths.is_behind_link(file))
         {
             self.remarks.push(format!(
-                "{file} is, or is behind, a link from the node's root, which leads elsewhere on this machine: the \
-                 configuration names today's file, and the gate keeps the old certificate once the kubelet has rotated \
-                 it. A gate that finds the node's files at their own paths, with a configuration written with \
-                 --node-paths, follows the rotation"
+                "{file} is, or is behind, a link from the node's root, which leads elsewhere on this machine: \
+                 the configuration names today's file, and the gate keeps the old certificate once the \
+                 kubelet has rotated it. A gate that finds the node's files at their own paths, with a \
+                 configuration written with --node-paths, follows the rotation"
             ));
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 
-use super::paths::{PathError, Paths};
+use super::paths::{NoPath, Paths};
 use super::text::comment;
 use crate::adopt::inspect::{CertificateRole, Inspection};
 use crate::adopt::kubelet::kubeconfig::NodeKubeconfig;
@@ -16,9 +16,9 @@ use crate::tls::pem;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CopyError {
     #[error(transparent)]
-    Rotated(PathError),
+    Rotated(NoPath),
     #[error("{kubeconfig} names {source}")]
-    Named { kubeconfig: String, source: PathError },
+    Named { kubeconfig: String, source: NoPath },
     #[error("{kubeconfig}: {source}")]
     Write {
         kubeconfig: String,
@@ -54,8 +54,8 @@ pub(super) fn copied(
         Some(client) => {
             let file = paths.named(&client.file).map_err(CopyError::Rotated)?;
             let why = format!(
-                "Not the node's {}: the kubelet rotates its certificate and presents the one in {} to the API server, \
-                 not the one that its kubeconfig names.",
+                "Not the node's {}: the kubelet rotates its certificate and presents the one in {} to the API \
+                 server, not the one that its kubeconfig names.",
                 kubeconfig.path, client.file
             );
             (json!({"client-certificate": file, "client-key": file}), why)
@@ -71,7 +71,8 @@ pub(super) fn copied(
                 user["exec"]["command"] = paths.named(&node).unwrap_or(node).into();
             }
             let why = format!(
-                "The current context of the node's {}, in which files have the paths by which this machine finds them.",
+                "The current context of the node's {}, in which files have the paths by which this machine \
+                 finds them.",
                 kubeconfig.path
             );
             (user, why)

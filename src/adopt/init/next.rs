@@ -117,8 +117,9 @@ impl Next<'_> {
         }
         if self.configuration.needs_credential {
             text.push_str(
-                "\n**Do not seal this node yet.** Its kubelet asks for a credential that the gate does not have: logs, exec and \
-                 metrics of this node would stop working. Follow *A credential for the kubelet* first.\n",
+                "\n**Do not seal this node yet.** Its kubelet asks for a credential that the gate does not \
+                 have: logs, exec and metrics of this node would stop working. Follow *A credential for the \
+                 kubelet* first.\n",
             );
         }
         let out = word(self.destination.out);
@@ -128,9 +129,10 @@ impl Next<'_> {
                  ```sh\ncd {out}\nPATH=$PATH:/usr/local/bin\n```\n"
             ),
             GatePlace::There => format!(
-                "\nThe files name the node's own paths. Copy this folder and the program to the node, for instance like this, with \
-                 its address for ADDRESS:\n\n\
-                 ```sh\nscp -r {out} root@ADDRESS:/root/gate\nscp {} root@ADDRESS:/root/gate/kubelet-gate\n```\n\n\
+                "\nThe files name the node's own paths. Copy this folder and the program to the node, for \
+                 instance like this, with its address for ADDRESS:\n\n\
+                 ```sh\nscp -r {out} root@ADDRESS:/root/gate\nscp {} \
+                 root@ADDRESS:/root/gate/kubelet-gate\n```\n\n\
                  Paste the other commands into a root shell there, from top to bottom:\n\n\
                  ```sh\ncd /root/gate\nPATH=$PATH:/usr/local/bin\n```\n",
                 word(self.destination.program)
@@ -151,12 +153,14 @@ impl Next<'_> {
             _ => format!("alias kubelet-gate={program}"),
         };
         format!(
-            "\n**These files are for a gate that runs from here**, such as in a container: they name the node's files by paths \
-             below {}. This gate needs:\n\n\
+            "\n**These files are for a gate that runs from here**, such as in a container: they name the \
+             node's files by paths below {}. This gate needs:\n\n\
              - the node's file system at that path, and the node's network and process namespaces\n\
-             - the node's /run/kubelet-gate, /var/lib/kubelet-gate and /etc/systemd/system under these names\n\
+             - the node's /run/kubelet-gate, /var/lib/kubelet-gate and /etc/systemd/system under these \
+             names\n\
              - a user of its own, and the capabilities of config/systemd/kubelet-gate.service\n\n\
-             To run the gate as a systemd service on the node, write the files again and follow the NEXT.md there:\n\n\
+             To run the gate as a systemd service on the node, write the files again and follow the NEXT.md \
+             there:\n\n\
              ```sh\n{program} init --root {} --node-paths --out {}\n```\n\n\
              To run it from here, paste these commands from top to bottom:\n\n\
              ```sh\ncd {out}\n{call}\n```\n",
@@ -189,24 +193,24 @@ impl Next<'_> {
         let manifest = shown(&manifest.display().to_string());
         let this = match told {
             Ok(true) => format!(
-                "This node's own does ({manifest}: --kubelet-client-certificate). Every other API server of the cluster must, \
-                 too."
+                "This node's own does ({manifest}: --kubelet-client-certificate). Every other API server of \
+                 the cluster must, too."
             ),
             Ok(false) => format!(
-                "**This node's own presents none**: {manifest} has no --kubelet-client-certificate. Set that and \
-                 --kubelet-client-key, on every API server of the cluster, before you seal."
+                "**This node's own presents none**: {manifest} has no --kubelet-client-certificate. Set that \
+                 and --kubelet-client-key, on every API server of the cluster, before you seal."
             ),
-            Err(_) => "kube-apiserver presents one if it has the flags `--kubelet-client-certificate` and `--kubelet-client-key`; \
-                       kubeadm, k3s, RKE2 and the managed services set them."
+            Err(_) => "kube-apiserver presents one if it has the flags `--kubelet-client-certificate` and \
+                       `--kubelet-client-key`; kubeadm, k3s, RKE2 and the managed services set them."
                 .to_owned(),
         };
         format!(
-            "The API server's requests pass the gate only if it presents a client certificate that the gate's `clientCAFile` \
-             verifies, of a user with rights on `nodes/proxy`. Without one, logs, exec and metrics of this node stop working \
-             when it is sealed. {this}\n\n\
-             Only a request proves it. `firewall apply` refuses until the gate has served the API server, unless \
-             `--accept-unseen-api-server` is given. The trial below gives it, and becomes the seal only if the API server's \
-             requests pass.\n"
+            "The API server's requests pass the gate only if it presents a client certificate that the gate's \
+             `clientCAFile` verifies, of a user with rights on `nodes/proxy`. Without one, logs, exec and \
+             metrics of this node stop working when it is sealed. {this}\n\n\
+             Only a request proves it. `firewall apply` refuses until the gate has served the API server, \
+             unless `--accept-unseen-api-server` is given. The trial below gives it, and becomes the seal \
+             only if the API server's requests pass.\n"
         )
     }
 
@@ -217,11 +221,11 @@ impl Next<'_> {
         if self.place == GatePlace::Mounted {
             return format!(
                 "```sh\n\
-                 kubelet-gate check --offline --config {config}     # without --offline it asks the API server\n\
-                 {prove}\
-                 kubelet-gate serve --config {config}     # keeps running; use another shell, in this folder, for the rest\n\
-                 {ready}\
-                 ```\n"
+                 kubelet-gate check --offline --config {config}     # without --offline it asks the API \
+                 server\n\
+                 {prove}kubelet-gate serve --config {config}     # keeps running; use another shell, in this \
+                 folder, for the rest\n\
+                 {ready}```\n"
             );
         }
         format!(
@@ -246,7 +250,8 @@ impl Next<'_> {
             text.push_str(&format!("install -D -m 755 {} {PROGRAM}\n", word(program)));
         }
         text.push_str(&format!(
-            "install -D -m 644 kubelet-gate.sysusers /usr/lib/sysusers.d/kubelet-gate.conf && systemd-sysusers\n\
+            "install -D -m 644 kubelet-gate.sysusers /usr/lib/sysusers.d/kubelet-gate.conf && \
+             systemd-sysusers\n\
              install -D -m 644 {CONFIGURATION} {INSTALLED}/{CONFIGURATION}\n"
         ));
         if self.names.contains(&KUBECONFIG) {
@@ -279,17 +284,19 @@ impl Next<'_> {
         };
         let only_if = match configuration.needs_credential {
             true => {
-                "**Only if `upstream` in the configuration has a credential by now**, and the kubelet answered ok to it.\n\n"
+                "**Only if `upstream` in the configuration has a credential by now**, and the kubelet \
+                 answered ok to it.\n\n"
             }
             false => "",
         };
         let what = match configuration.port == kubelet {
             true => format!(
-                "The gate listens on port {kubelet} of the node's addresses; the seal closes loopback and the read-only port."
+                "The gate listens on port {kubelet} of the node's addresses; the seal closes loopback and the \
+                 read-only port."
             ),
             false => format!(
-                "No client uses the gate yet: it listens on port {}. The seal redirects the callers of port {kubelet} to it and \
-                 refuses the rest.",
+                "No client uses the gate yet: it listens on port {}. The seal redirects the callers of port \
+                 {kubelet} to it and refuses the rest.",
                 configuration.port
             ),
         };
@@ -300,25 +307,28 @@ impl Next<'_> {
         format!(
             "{only_if}{what}\n\n\
              ```sh\n\
-             kubelet-gate firewall observe --for 10m --config {config}     # lists affected clients; changes nothing\n\
+             kubelet-gate firewall observe --for 10m --config {config}     # lists affected clients; changes \
+             nothing\n\
              kubelet-gate firewall print --config {config}{read}\n\
-             {guard}kubelet-gate firewall apply --accept-unseen-api-server --confirm-within 5m --confirm-when-verified --config {config}\n\
+             {guard}kubelet-gate firewall apply --accept-unseen-api-server --confirm-within 5m \
+             --confirm-when-verified --config {config}\n\
              ```\n\n\
-             The last command waits. Within its five minutes, have the API server send requests through the seal, from a \
-             machine with kubectl, for any pod of this node:\n\n\
+             The last command waits. Within its five minutes, have the API server send requests through the \
+             seal, from a machine with kubectl, for any pod of this node:\n\n\
              ```sh\n\
              kubectl get pods -A --field-selector spec.nodeName={node}\n\
              kubectl -n NAMESPACE logs POD --tail=1\n\
              kubectl -n NAMESPACE exec POD -- date\n\
              ```\n\n\
-             If both succeed, `apply` confirms the seal, and it stays in force, also after a reboot. If one fails, or your \
-             session hangs, do nothing: the kernel removes the seal after the five minutes.\n\n\
+             If both succeed, `apply` confirms the seal, and it stays in force, also after a reboot. If one \
+             fails, or your session hangs, do nothing: the kernel removes the seal after the five \
+             minutes.\n\n\
              `apply` may refuse: it exits 2, changes nothing, and names the reason. What to do about it:\n\n\
-             - A process on this node calls the read-only port: move it to the gate. Or set `readOnlyPort.healthz: true`, \
-             which keeps answering health checks, and restart the gate. Or add `--close-health-checkers`, and its requests are \
-             refused from then on.\n\
-             - Firewall rules of other programs name these ports: read them, and add `--accept-foreign-rules` if they do no \
-             harm.\n\n\
+             - A process on this node calls the read-only port: move it to the gate. Or set \
+             `readOnlyPort.healthz: true`, which keeps answering health checks, and restart the gate. Or add \
+             `--close-health-checkers`, and its requests are refused from then on.\n\
+             - Firewall rules of other programs name these ports: read them, and add `--accept-foreign-rules` \
+             if they do no harm.\n\n\
              ```sh\n\
              kubelet-gate firewall status --config {config}     # exits 0 if the node is sealed\n\
              kubelet-gate prove --compare before.json     # exits 0 if nothing gets through any more\n\
@@ -334,10 +344,9 @@ impl Next<'_> {
         format!(
             "```sh\n\
              kubelet-gate firewall remove --config {}     # clients reach the kubelet as before\n\
-             {stop}\
-             ```\n\n\
-             {order}: if the gate is stopped while the node is sealed, the node has no logs and no exec. The kubelet was not \
-             changed, so nothing has to be undone there.\n",
+             {stop}```\n\n\
+             {order}: if the gate is stopped while the node is sealed, the node has no logs and no exec. The \
+             kubelet was not changed, so nothing has to be undone there.\n",
             self.config
         )
     }

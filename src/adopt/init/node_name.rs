@@ -11,8 +11,8 @@ const LONGEST: usize = 253;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NodeNameError {
     #[error(
-        "the node's own certificate, {file}, names the Node {certified:?}, and the kubelet's --hostname-override names \
-         {overridden:?}: find the right one with kubectl get nodes"
+        "the node's own certificate, {file}, names the Node {certified:?}, and the kubelet's \
+         --hostname-override names {overridden:?}: find the right one with kubectl get nodes"
     )]
     Two {
         file: String,
@@ -20,14 +20,14 @@ pub(super) enum NodeNameError {
         overridden: String,
     },
     #[error(
-        "neither the certificate in the kubelet's kubeconfig nor --hostname-override names the Node: see kubectl get \
-         nodes{}",
+        "neither the certificate in the kubelet's kubeconfig nor --hostname-override names the Node: see \
+         kubectl get nodes{}",
         host(.0)
     )]
     None(String),
     #[error(
-        "{from} names {name:?}, which no Node can have as its name: at most {LONGEST} lower-case letters, digits, - and . \
-         (RFC 1123)"
+        "{from} names {name:?}, which no Node can have as its name: at most {LONGEST} lower-case letters, \
+         digits, - and . (RFC 1123)"
     )]
     Invalid { from: String, name: String },
 }

@@ -29,11 +29,12 @@ pub(super) struct Paths {
 
 /// Why a file of the kubelet has no path for the gate.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum PathError {
+pub(super) enum NoPath {
     #[error("{path}: {source}")]
     Read { path: String, source: Arc<io::Error> },
     #[error(
-        "{path}: the kubelet runs in a file system of its own, and this program sees another file under this name"
+        "{path}: the kubelet runs in a file system of its own, and this program sees another file under this \
+         name"
     )]
     OtherFile { path: String },
 }
@@ -60,12 +61,12 @@ impl Paths {
     ///
     /// # Errors
     /// The file cannot be found, or the gate would see another one.
-    pub(super) fn named(&self, path: &str) -> Result<String, PathError> {
+    pub(super) fn named(&self, path: &str) -> Result<String, NoPath> {
         let real = self
             .root
             .resolve(Path::new(path))
             .and_then(|real| fs::metadata(&real).map(|about| (real, about)))
-            .map_err(|error| PathError::Read {
+            .map_err(|error| NoPath::Read {
                 path: path.to_owned(),
                 source: Arc::new(error),
             });
@@ -77,7 +78,7 @@ impl Paths {
             // A kubelet in a container has its own files under such paths.
             return match same(Path::new(path)) {
                 true => Ok(path.to_owned()),
-                false => Err(PathError::OtherFile {
+                false => Err(NoPath::OtherFile {
                     path: path.to_owned(),
                 }),
             };

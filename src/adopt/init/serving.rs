@@ -62,27 +62,27 @@ fn trust(serving: &Certificate, inspection: &Inspection, kubeconfig: Option<&Nod
     };
     match (vouches(cluster.as_ref()), vouches(clients.as_ref())) {
         (Some(Ok(())), _) => format!(
-            "It was issued by {issuer}, the cluster's CA, which the kubeconfig names for the API server too: a client \
-             that verifies by this CA accepts it."
+            "It was issued by {issuer}, the cluster's CA, which the kubeconfig names for the API server too: \
+             a client that verifies by this CA accepts it."
         ),
         (cluster, Some(Ok(()))) => format!(
-            "It was issued by {issuer}, a CA of client certificates (clientCAFile): a client that verifies by this CA \
-             accepts it.{}",
+            "It was issued by {issuer}, a CA of client certificates (clientCAFile): a client that verifies by \
+             this CA accepts it.{}",
             match cluster {
                 None => "",
                 Some(_) =>
-                    " The kubeconfig names another CA for the API server, and a client that verifies by that one \
-                     refuses it.",
+                    " The kubeconfig names another CA for the API server, and a client that verifies by that \
+                     one refuses it.",
             }
         ),
         (None, None) => format!(
-            "It was issued by {issuer}; whether that is a CA of the cluster is not known, since no CA of the cluster \
-             could be read."
+            "It was issued by {issuer}; whether that is a CA of the cluster is not known, since no CA of the \
+             cluster could be read."
         ),
         (Some(Err(why)), _) | (None, Some(Err(why))) => format!(
-            "It was issued by {issuer}, and no CA of the cluster that this node knows vouches for it ({why}): a client \
-             that verifies by the cluster's CA refuses it, as do metrics-server without --kubelet-insecure-tls and an \
-             API server with --kubelet-certificate-authority."
+            "It was issued by {issuer}, and no CA of the cluster that this node knows vouches for it ({why}): \
+             a client that verifies by the cluster's CA refuses it, as do metrics-server without \
+             --kubelet-insecure-tls and an API server with --kubelet-certificate-authority."
         ),
     }
 }

@@ -12,11 +12,13 @@ use super::files::{DraftFile, NAMES};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
     /// A folder bears the name of a file.
-    #[error("{}: a folder has the name of a file that is to be written: choose another folder with --out", .0.display())]
+    #[error("{}: a folder has the name of a file that is to be written: choose another folder with \
+             --out", .0.display())]
     Folder(PathBuf),
     /// Files are there already.
     #[error(
-        "{}: already there, perhaps with your edits: choose another folder with --out, or overwrite with --force",
+        "{}: already there, perhaps with your edits: choose another folder with --out, or overwrite with \
+         --force",
         listed(.0)
     )]
     Exists(Vec<PathBuf>),

@@ -1,102 +1,102 @@
-//! Judgements on which clients reach the kubelet, and what they may do there.
+//! Checks of which clients reach the kubelet, and what they may do there.
 
 use std::net::IpAddr;
 
-use super::check::Judgement;
+use super::check::CheckResult;
 use super::defaults::{may_be_old, open_by_default};
 use crate::adopt::kubelet::options::{Effective, Setting, ValueOrigin};
 
-pub(super) fn anonymous_auth(setting: &Setting, _: &Effective) -> Judgement {
+pub(super) fn anonymous_auth(setting: &Setting, _: &Effective) -> CheckResult {
     if setting.is_on() {
         let unset = open_by_default(setting);
-        return Judgement::fail(format!(
+        return CheckResult::fail(format!(
             "{unset}a request without credentials is accepted as the user system:anonymous"
         ));
     }
-    Judgement::PASS
+    CheckResult::PASS
 }
 
-pub(super) fn authorization_mode(setting: &Setting, options: &Effective) -> Judgement {
+pub(super) fn authorization_mode(setting: &Setting, options: &Effective) -> CheckResult {
     if setting.text() != "Webhook" {
         let unset = open_by_default(setting);
-        return Judgement::fail(format!(
+        return CheckResult::fail(format!(
             "{unset}every caller that the kubelet accepts may run commands in every container"
         ));
     }
     if options.text("--kubeconfig").is_empty() {
-        return Judgement::warn("without --kubeconfig there is no API server to ask");
+        return CheckResult::warn("without --kubeconfig there is no API server to ask");
     }
-    Judgement::PASS
+    CheckResult::PASS
 }
 
-pub(super) fn client_ca_file(setting: &Setting, _: &Effective) -> Judgement {
+pub(super) fn client_ca_file(setting: &Setting, _: &Effective) -> CheckResult {
     if setting.text().is_empty() {
-        return Judgement::fail("without a CA the kubelet accepts no client certificate");
+        return CheckResult::fail("without a CA the kubelet accepts no client certificate");
     }
-    Judgement::PASS
+    CheckResult::PASS
 }
 
-pub(super) fn read_only_port(setting: &Setting, _: &Effective) -> Judgement {
+pub(super) fn read_only_port(setting: &Setting, _: &Effective) -> CheckResult {
     match setting.number() {
-        0 => Judgement::PASS,
-        port if setting.origin == ValueOrigin::LegacyDefault => Judgement::fail(format!(
-            "the flag is not set, and without --config that means port {port} is open: it shows pods, with their \
-             environment, to every client. kube-bench passes this check here, because it takes an absent flag for a \
-             closed port; this verdict is about the value in force"
+        0 => CheckResult::PASS,
+        port if setting.origin == ValueOrigin::LegacyDefault => CheckResult::fail(format!(
+            "the flag is not set, and without --config that means port {port} is open: it shows pods, with \
+             their environment, to every client. kube-bench passes this check here, because it takes an \
+             absent flag for a closed port; this verdict is about the value in force"
         )),
-        port => Judgement::fail(format!(
+        port => CheckResult::fail(format!(
             "port {port} shows pods, with their environment, to every client"
         )),
     }
 }
 
-pub(super) fn bind_address(setting: &Setting, _: &Effective) -> Judgement {
+pub(super) fn bind_address(setting: &Setting, _: &Effective) -> CheckResult {
     if is_loopback(setting.text()) {
-        return Judgement::PASS;
+        return CheckResult::PASS;
     }
-    Judgement::warn(
+    CheckResult::warn(
         "every client that reaches the node reaches the kubelet, past any gate that is not sealed",
     )
 }
 
-pub(super) fn token_webhook(setting: &Setting, _: &Effective) -> Judgement {
+pub(super) fn token_webhook(setting: &Setting, _: &Effective) -> CheckResult {
     if setting.is_on() {
-        return Judgement::PASS;
+        return CheckResult::PASS;
     }
-    Judgement::warn(format!("{}bearer tokens are ignored", open_by_default(setting)))
+    CheckResult::warn(format!("{}bearer tokens are ignored", open_by_default(setting)))
 }
 
-pub(super) fn healthz_bind_address(setting: &Setting, options: &Effective) -> Judgement {
+pub(super) fn healthz_bind_address(setting: &Setting, options: &Effective) -> CheckResult {
     if options.number("healthzPort") == 0 || is_loopback(setting.text()) {
-        return Judgement::PASS;
+        return CheckResult::PASS;
     }
-    Judgement::warn("the health port, which authenticates no client, is open to the network")
+    CheckResult::warn("the health port, which authenticates no client, is open to the network")
 }
 
-pub(super) fn contention_profiling(setting: &Setting, _: &Effective) -> Judgement {
+pub(super) fn contention_profiling(setting: &Setting, _: &Effective) -> CheckResult {
     if setting.is_on() {
-        return Judgement::warn("/debug/pprof/block costs time and shows how the kubelet works");
+        return CheckResult::warn("/debug/pprof/block costs time and shows how the kubelet works");
     }
-    Judgement::PASS
+    CheckResult::PASS
 }
 
-pub(super) fn system_log_query(setting: &Setting, _: &Effective) -> Judgement {
+pub(super) fn system_log_query(setting: &Setting, _: &Effective) -> CheckResult {
     if setting.is_on() {
-        return Judgement::warn("the node's journals can be read through the kubelet");
+        return CheckResult::warn("the node's journals can be read through the kubelet");
     }
-    Judgement::PASS
+    CheckResult::PASS
 }
 
-pub(super) fn cadvisor_port(setting: &Setting, options: &Effective) -> Judgement {
+pub(super) fn cadvisor_port(setting: &Setting, options: &Effective) -> CheckResult {
     if may_be_old(setting, options) {
-        return Judgement::warn(
-            "not set: up to Kubernetes 1.10 port 4194 is open then, and shows every container to every client; the \
-             seal does not close it",
+        return CheckResult::warn(
+            "not set: up to Kubernetes 1.10 port 4194 is open then, and shows every container to every \
+             client; the seal does not close it",
         );
     }
     match setting.number() {
-        0 => Judgement::PASS,
-        port => Judgement::fail(format!(
+        0 => CheckResult::PASS,
+        port => CheckResult::fail(format!(
             "port {port} shows every container to every client; the seal does not close it"
         )),
     }

@@ -1,6 +1,6 @@
 //! Whether systemd keeps other machines away from the kubelet's ports.
 
-use super::check::{Check, Judgement};
+use super::check::{Check, CheckResult};
 use super::options::SEAL;
 use crate::adopt::kubelet::invocation::KubeletUnit;
 
@@ -10,19 +10,19 @@ const LOCAL: [&str; 5] = ["localhost", "127.0.0.0/8", "127.0.0.1", "::1/128", ":
 pub(super) fn check(unit: Option<&KubeletUnit>) -> Check {
     let (value, judgement) = match unit.map(|unit| unit.allows_only.as_deref()) {
         Some(Some(allowed)) if allowed.iter().all(|address| LOCAL.contains(&address.as_str())) => {
-            ("any", Judgement::PASS)
+            ("any", CheckResult::PASS)
         }
         Some(Some(allowed)) => {
             let why = format!("with the exception IPAddressAllow={}", allowed.join(" "));
-            ("any", Judgement::warn(why))
+            ("any", CheckResult::warn(why))
         }
         Some(None) => {
             let why = "systemd lets every address reach the kubelet's ports";
-            ("(not any)", Judgement::warn(why))
+            ("(not any)", CheckResult::warn(why))
         }
         None => {
             let why = "no systemd unit of this kubelet was found";
-            ("(unknown)", Judgement::warn(why))
+            ("(unknown)", CheckResult::warn(why))
         }
     };
     let file = unit.map(|unit| unit.file.clone());

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 
 use super::addresses::DialledAddresses;
-use super::check::{Check, Compensation, Judgement};
+use super::check::{Check, CheckResult, Compensation};
 use crate::adopt::kubelet::Root;
 use crate::adopt::kubelet::kubeconfig::{NodeKubeconfig, NodeKubeconfigError};
 use crate::adopt::kubelet::options::Effective;
@@ -173,13 +173,13 @@ impl Certificate {
         let left = self.not_after - now;
         let judgement = if now < self.not_before {
             let from = timestamp(self.not_before.into());
-            Judgement::fail(format!("{} is not valid before {from}", self.subject))
+            CheckResult::fail(format!("{} is not valid before {from}", self.subject))
         } else if left.is_negative() {
-            Judgement::fail(format!("{} has expired", self.subject))
+            CheckResult::fail(format!("{} has expired", self.subject))
         } else if left < SOON {
-            Judgement::warn(format!("{} expires in {} days", self.subject, left.whole_days()))
+            CheckResult::warn(format!("{} expires in {} days", self.subject, left.whole_days()))
         } else {
-            Judgement::PASS
+            CheckResult::PASS
         };
         let value = format!("until {}", timestamp(self.not_after.into()));
         self.check(id, title, value, judgement, gate)
@@ -191,28 +191,28 @@ impl Certificate {
             let texts = all.iter().map(ToString::to_string);
             texts.filter(|address| !self.names.contains(address)).collect()
         };
-        const REFUSED: &str = "clients that dial such an address and verify the certificate refuse it, as do metrics-server \
-                               and an API server with --kubelet-certificate-authority";
+        const REFUSED: &str = "clients that dial such an address and verify the certificate refuse it, as do \
+                               metrics-server and an API server with --kubelet-certificate-authority";
         let judgement = match addresses {
             DialledAddresses::Announced(all) => match missing(all) {
-                missing if missing.is_empty() => Judgement::PASS,
+                missing if missing.is_empty() => CheckResult::PASS,
                 missing => {
                     let missing = missing.join(", ");
-                    Judgement::warn(format!("it does not name the node's {missing}: {REFUSED}"))
+                    CheckResult::warn(format!("it does not name the node's {missing}: {REFUSED}"))
                 }
             },
             DialledAddresses::Interfaces(all) => match missing(all) {
-                missing if missing.len() < all.len() => Judgement::PASS,
+                missing if missing.len() < all.len() => CheckResult::PASS,
                 missing => {
                     let missing = missing.join(", ");
-                    Judgement::warn(format!(
+                    CheckResult::warn(format!(
                         "it names none of this node's addresses ({missing}): {REFUSED}"
                     ))
                 }
             },
-            DialledAddresses::Unknown => Judgement::warn(
-                "not compared: the node's addresses are not known, since there is no --node-ip and the node does not \
-                 run here",
+            DialledAddresses::Unknown => CheckResult::warn(
+                "not compared: the node's addresses are not known, since there is no --node-ip and the node \
+                 does not run here",
             ),
         };
         let value = if self.names.is_empty() {
@@ -234,7 +234,7 @@ impl Certificate {
         id: &'static str,
         title: &'static str,
         value: String,
-        judgement: Judgement,
+        judgement: CheckResult,
         gate: Compensation,
     ) -> Check {
         Check {

@@ -31,13 +31,13 @@ impl Verdict {
 
 /// A verdict and its reason.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Judgement {
+pub(super) struct CheckResult {
     pub(super) verdict: Verdict,
     /// Empty for a pass.
     pub(super) why: String,
 }
 
-impl Judgement {
+impl CheckResult {
     pub(super) const PASS: Self = Self {
         verdict: Verdict::Pass,
         why: String::new(),

@@ -41,8 +41,8 @@ impl Inspection {
         if invocation.elsewhere {
             let pid = invocation.pid().unwrap_or_default();
             notes.push(format!(
-                "the kubelet is in another network namespace than this program, which cannot see its addresses and ports: \
-                 run this with nsenter -t {pid} -n"
+                "the kubelet is in another network namespace than this program, which cannot see its \
+                 addresses and ports: run this with nsenter -t {pid} -n"
             ));
         }
         let certificates = certificates::of(&options, &invocation.root, &mut notes);

@@ -1,7 +1,7 @@
 //! The checks of a kubelet's options: section 4.2 of the CIS benchmark in both of its numberings, and what
 //! else matters to a gate in front of the kubelet.
 
-use super::check::{Check, Compensation, Judgement, Verdict};
+use super::check::{Check, CheckResult, Compensation, Verdict};
 use super::{access, streams, tls, workload};
 use crate::adopt::kubelet::options::{Effective, Setting, ValueOrigin};
 
@@ -16,7 +16,7 @@ struct OptionCheck {
     /// The option, as [`Effective::get`] takes it.
     key: &'static str,
     gate: Compensation,
-    judge: fn(&Setting, &Effective) -> Judgement,
+    judge: fn(&Setting, &Effective) -> CheckResult,
 }
 
 /// `numbers`: up to CIS 1.24, and since 1.7; an empty one is none.
@@ -26,7 +26,7 @@ const fn check(
     title: &'static str,
     key: &'static str,
     gate: Compensation,
-    judge: fn(&Setting, &Effective) -> Judgement,
+    judge: fn(&Setting, &Effective) -> CheckResult,
 ) -> OptionCheck {
     const fn number(number: &'static str) -> Option<&'static str> {
         if number.is_empty() { None } else { Some(number) }
@@ -63,7 +63,8 @@ const CHECKS: &[OptionCheck] = &[
         Full("its seal closes the port"), access::read_only_port),
     check("streaming-idle-timeout", ["4.2.5", "4.2.5"], "idle streams should end",
         "streamingConnectionIdleTimeout",
-        Partial("streams through the gate end after its own idle timeout, others do not"), streams::idle_timeout),
+        Partial("streams through the gate end after its own idle timeout, others do \
+                 not"), streams::idle_timeout),
     check("protect-kernel-defaults", ["4.2.6", ""], "kernel defaults should be protected",
         "protectKernelDefaults",
         Compensation::None, workload::protect_kernel_defaults),
@@ -108,7 +109,8 @@ const CHECKS: &[OptionCheck] = &[
         Full("its seal closes the port to other machines"), access::healthz_bind_address),
     check("contention-profiling", ["", ""], "contention profiling should be off",
         "enableContentionProfiling",
-        Partial("authorization.paths.deny can refuse /debug/pprof to every client"), access::contention_profiling),
+        Partial("authorization.paths.deny can refuse /debug/pprof to every \
+                 client"), access::contention_profiling),
     check("system-log-query", ["", ""], "queries of node logs should be off",
         "enableSystemLogQuery",
         Partial("it requires rights on nodes/log"), access::system_log_query),
@@ -124,7 +126,7 @@ const CHECKS: &[OptionCheck] = &[
 pub(super) fn of(options: &Effective) -> Vec<Check> {
     let check = |check: &OptionCheck| {
         let setting = options.get(check.key)?;
-        let Judgement { verdict, why } = (check.judge)(setting, options);
+        let CheckResult { verdict, why } = (check.judge)(setting, options);
         let file = match &setting.origin {
             ValueOrigin::File(path) | ValueOrigin::DropIn(path) => Some(path.clone()),
             ValueOrigin::Flag(place) => place.starts_with('/').then(|| place.clone()),

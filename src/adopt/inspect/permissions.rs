@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::check::{Check, Compensation, Judgement};
+use super::check::{Check, CheckResult, Compensation};
 use crate::adopt::kubelet::invocation::Invocation;
 use crate::adopt::kubelet::options::Effective;
 
@@ -70,19 +70,19 @@ impl FileChecks {
     fn judge(&self, path: &str, mode: u32, owner: u32, group: u32) -> [Check; 2] {
         let too_open = if self.public { 0o133 } else { 0o177 };
         let by_mode = if mode & 0o022 != 0 {
-            Judgement::fail(format!("users other than the owner may change {path}"))
+            CheckResult::fail(format!("users other than the owner may change {path}"))
         } else if mode & too_open != 0 {
-            Judgement::warn(format!(
+            CheckResult::warn(format!(
                 "{path} is readable or executable by more users than necessary"
             ))
         } else {
-            Judgement::PASS
+            CheckResult::PASS
         };
         let by_owner = match (owner, group) {
-            (0, 0) => Judgement::PASS,
-            _ => Judgement::fail(format!("{path} does not belong to root")),
+            (0, 0) => CheckResult::PASS,
+            _ => CheckResult::fail(format!("{path} does not belong to root")),
         };
-        let check = |[id, number]: [&'static str; 2], value, judgement: Judgement| Check {
+        let check = |[id, number]: [&'static str; 2], value, judgement: CheckResult| Check {
             id,
             old: Some(number),
             new: Some(number),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::check::{Check, Compensation, Judgement};
+use super::check::{Check, CheckResult, Compensation};
 use crate::adopt::kubelet::Root;
 use crate::adopt::kubelet::invocation::Invocation;
 
@@ -32,8 +32,8 @@ fn unread(file: &str) -> impl FnOnce(std::io::Error) -> LocalnetError {
 /// Whether packets from other machines may be for 127.0.0.0/8: on a running node, by the kernel's own
 /// settings. Files do not tell all, since kube-proxy sets it while it runs.
 pub(super) fn check(invocation: &Invocation) -> Check {
-    const OPEN: &str = "machines on the same network and pods may reach what listens on 127.0.0.1, the kubelet too \
-                        (CVE-2020-8558); kube-proxy sets it for node ports on loopback";
+    const OPEN: &str = "machines on the same network and pods may reach what listens on 127.0.0.1, the \
+                        kubelet too (CVE-2020-8558); kube-proxy sets it for node ports on loopback";
     let runs = invocation.pid().is_some();
     let found = match runs {
         true if invocation.elsewhere => Err(LocalnetError::Elsewhere),
@@ -43,13 +43,14 @@ pub(super) fn check(invocation: &Invocation) -> Check {
     let place = found.as_ref().ok().and_then(Option::as_ref);
     let place = place.map(|routed| routed.file.clone());
     let (value, judgement) = match found {
-        Ok(Some(routed)) => (format!("{}=1", routed.name), Judgement::warn(OPEN)),
-        Ok(None) if runs => ("0".to_owned(), Judgement::PASS),
+        Ok(Some(routed)) => (format!("{}=1", routed.name), CheckResult::warn(OPEN)),
+        Ok(None) if runs => ("0".to_owned(), CheckResult::PASS),
         Ok(None) => {
-            let why = "no file sets it; only the running node tells whether kube-proxy does, for node ports on loopback";
-            ("(not set)".to_owned(), Judgement::warn(why))
+            let why = "no file sets it; only the running node tells whether kube-proxy does, for node ports \
+                       on loopback";
+            ("(not set)".to_owned(), CheckResult::warn(why))
         }
-        Err(error) => ("(unknown)".to_owned(), Judgement::warn(error.to_string())),
+        Err(error) => ("(unknown)".to_owned(), CheckResult::warn(error.to_string())),
     };
     Check {
         id: "route-localnet",

@@ -1,52 +1,54 @@
-//! Judgements on certificates and TLS.
+//! Checks of certificates and TLS.
 
 use serde_json::Value;
 
-use super::check::Judgement;
+use super::check::CheckResult;
 use crate::adopt::kubelet::options::{Effective, Setting};
 
-pub(super) fn hostname_override(setting: &Setting, _: &Effective) -> Judgement {
+pub(super) fn hostname_override(setting: &Setting, _: &Effective) -> CheckResult {
     if setting.text().is_empty() {
-        return Judgement::PASS;
+        return CheckResult::PASS;
     }
-    Judgement::warn("names in certificates may not match; cloud providers and k3s set it on purpose")
+    CheckResult::warn("names in certificates may not match; cloud providers and k3s set it on purpose")
 }
 
-pub(super) fn serving_pair(setting: &Setting, options: &Effective) -> Judgement {
+pub(super) fn serving_pair(setting: &Setting, options: &Effective) -> CheckResult {
     let no_certificate = setting.text().is_empty();
     if no_certificate != options.text("tlsPrivateKeyFile").is_empty() {
-        return Judgement::fail(
+        return CheckResult::fail(
             "certificate without key, or key without certificate: the kubelet does not start",
         );
     }
     if no_certificate && !options.is_on("serverTLSBootstrap") {
-        return Judgement::warn("the kubelet makes a self-signed certificate, which no client can verify");
+        return CheckResult::warn("the kubelet makes a self-signed certificate, which no client can verify");
     }
-    Judgement::PASS
+    CheckResult::PASS
 }
 
-pub(super) fn rotate_certificates(setting: &Setting, _: &Effective) -> Judgement {
+pub(super) fn rotate_certificates(setting: &Setting, _: &Effective) -> CheckResult {
     if setting.is_on() {
-        return Judgement::PASS;
+        return CheckResult::PASS;
     }
     if setting.is_set() {
-        return Judgement::fail("when the client certificate expires, the cluster loses the node");
+        return CheckResult::fail("when the client certificate expires, the cluster loses the node");
     }
-    Judgement::warn("not set: the client certificate is not rotated (kube-bench passes this)")
+    CheckResult::warn("not set: the client certificate is not rotated (kube-bench passes this)")
 }
 
-pub(super) fn rotate_server_certificate(setting: &Setting, options: &Effective) -> Judgement {
+pub(super) fn rotate_server_certificate(setting: &Setting, options: &Effective) -> CheckResult {
     if !setting.is_on() {
-        return Judgement::warn("the serving certificate is renewed by hand, if at all");
+        return CheckResult::warn("the serving certificate is renewed by hand, if at all");
     }
     if !options.is_on("featureGates.RotateKubeletServerCertificate") {
-        return Judgement::fail("the feature gate RotateKubeletServerCertificate is off: nothing is rotated");
+        return CheckResult::fail(
+            "the feature gate RotateKubeletServerCertificate is off: nothing is rotated",
+        );
     }
-    Judgement::PASS
+    CheckResult::PASS
 }
 
 /// Strong is what the benchmark calls strong. It accepts some suites without forward secrecy.
-pub(super) fn cipher_suites(setting: &Setting, _: &Effective) -> Judgement {
+pub(super) fn cipher_suites(setting: &Setting, _: &Effective) -> CheckResult {
     let strong = |name: &str| {
         let sealed = name.contains("_GCM_") || name.contains("_CHACHA20_POLY1305");
         sealed || name.starts_with("TLS_AES_")
@@ -60,19 +62,19 @@ pub(super) fn cipher_suites(setting: &Setting, _: &Effective) -> Judgement {
         .collect();
     let weak: Vec<&str> = named.iter().copied().filter(|name| !strong(name)).collect();
     if named.is_empty() {
-        Judgement::warn("none named: the kubelet offers what its version of Go offers")
+        CheckResult::warn("none named: the kubelet offers what its version of Go offers")
     } else if weak.is_empty() {
-        Judgement::PASS
+        CheckResult::PASS
     } else {
-        Judgement::fail(format!("weak: {}", weak.join(", ")))
+        CheckResult::fail(format!("weak: {}", weak.join(", ")))
     }
 }
 
-pub(super) fn min_version(setting: &Setting, _: &Effective) -> Judgement {
+pub(super) fn min_version(setting: &Setting, _: &Effective) -> CheckResult {
     match setting.text() {
-        "" | "VersionTLS12" | "VersionTLS13" => Judgement::PASS,
-        version @ ("VersionTLS10" | "VersionTLS11") => Judgement::fail(format!("{version} is insecure")),
-        other => Judgement::fail(format!(
+        "" | "VersionTLS12" | "VersionTLS13" => CheckResult::PASS,
+        version @ ("VersionTLS10" | "VersionTLS11") => CheckResult::fail(format!("{version} is insecure")),
+        other => CheckResult::fail(format!(
             "{other} is not a version of TLS: the kubelet does not start"
         )),
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::invocation::{Invocation, Source, Word, kubelet_arguments, program};
 use super::rancher::{self, Product};
 use super::root::Root;
-use super::systemd::{Started, UnitError};
+use super::systemd::{UnitError, UnitStart};
 use super::{microk8s, systemd};
 
 /// The systemd units that start a kubelet in distributions.
@@ -34,8 +34,8 @@ pub enum FindError {
     Unit(#[from] UnitError),
     /// A unit does not start a kubelet, as far as its command shows.
     #[error(
-        "{file}: starts {program:?}, which is not known to start a kubelet: name the kubelet's configuration with \
-         --kubelet-config and its flags with --kubelet-arg"
+        "{file}: starts {program:?}, which is not known to start a kubelet: name the kubelet's configuration \
+         with --kubelet-config and its flags with --kubelet-arg"
     )]
     NoKubelet {
         /// The unit.
@@ -59,7 +59,8 @@ pub enum FindError {
 fn way_out(configurations: &[&str]) -> String {
     match configurations.first() {
         Some(path) => format!(
-            "there is {}: if that is its configuration, give --kubelet-config={path}, and its flags with --kubelet-arg",
+            "there is {}: if that is its configuration, give --kubelet-config={path}, and its flags with \
+             --kubelet-arg",
             configurations.join(" and ")
         ),
         None => "name its configuration with --kubelet-config and its flags with --kubelet-arg".to_owned(),
@@ -95,7 +96,7 @@ pub fn in_files(root: &Root) -> (Vec<Invocation>, Vec<FindError>) {
     (found, errors)
 }
 
-fn of_unit(root: &Root, started: Started) -> Result<Option<Invocation>, FindError> {
+fn of_unit(root: &Root, started: UnitStart) -> Result<Option<Invocation>, FindError> {
     let source = Source::File(started.file.clone());
     let unit = Some(started.unit());
     if let Some(product) = Product::of(&started.words) {

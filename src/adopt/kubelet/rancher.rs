@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::invocation::{Invocation, Source, Word, placed, program};
 use super::root::{Root, broken};
-use super::systemd::Started;
+use super::systemd::UnitStart;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,7 +61,7 @@ pub(super) fn of_process(
     product: Product,
     words: &[Word],
     process: &Path,
-    unit: Option<&Started>,
+    unit: Option<&UnitStart>,
     source: Source,
     root: Root,
 ) -> Option<Invocation> {
@@ -99,12 +99,12 @@ pub(super) fn invocation(
     root: Root,
 ) -> Option<Invocation> {
     let (mut notes, mut unread) = (Vec::new(), Vec::new());
-    let told = told(product, words, environment, &root, &mut unread);
-    if told.no_agent {
+    let options = read_options(product, words, environment, &root, &mut unread);
+    if options.no_agent {
         return None;
     }
     let name = product.name();
-    let data = told.data.unwrap_or_else(|| format!("/var/lib/rancher/{name}"));
+    let data = options.data.unwrap_or_else(|| format!("/var/lib/rancher/{name}"));
     let agent = format!("{}/agent", data.trim_end_matches('/'));
     let mut passed = vec![
         format!("--kubeconfig={agent}/kubelet.kubeconfig"),
@@ -140,14 +140,14 @@ pub(super) fn invocation(
             .ok()
             .map(|name| name.trim().to_lowercase())
     };
-    if let Some(node) = told.node_name.or_else(host).filter(|name| !name.is_empty()) {
+    if let Some(node) = options.node_name.or_else(host).filter(|name| !name.is_empty()) {
         passed.push(format!("--hostname-override={node}"));
     }
-    if let Some(ip) = told.node_ip {
+    if let Some(ip) = options.node_ip {
         passed.push(format!("--node-ip={ip}"));
     }
     let mut arguments = placed(&passed, &format!("as {name} passes it"));
-    arguments.extend(told.kubelet.into_iter().map(|word| Word {
+    arguments.extend(options.kubelet.into_iter().map(|word| Word {
         text: format!("--{}", word.text.trim_start_matches('-')),
         place: word.place,
     }));
@@ -159,14 +159,14 @@ pub(super) fn invocation(
 }
 
 /// Files first, later ones over earlier ones, then the environment, then flags.
-fn told(
+fn read_options(
     product: Product,
     words: &[Word],
     environment: &BTreeMap<String, String>,
     root: &Root,
     unread: &mut Vec<String>,
 ) -> RancherOptions {
-    let mut told = RancherOptions::default();
+    let mut options = RancherOptions::default();
     // The last one, under any of its names.
     let flag = |names: &[&str]| {
         let mut found = None;
@@ -195,20 +195,20 @@ fn told(
         let parsed =
             read.and_then(|text| serde_saphyr::from_str::<Value>(&text).map_err(|error| broken(&error)));
         match parsed {
-            Ok(value) => told.take(&value, &file),
+            Ok(value) => options.take(&value, &file),
             Err(why) => unread.push(format!(
                 "{file}: {why}; its options for the kubelet are not known"
             )),
         }
     }
-    told.data = flag(&["data-dir", "d"])
+    options.data = flag(&["data-dir", "d"])
         .or_else(|| variable("DATA_DIR"))
-        .or(told.data);
-    told.node_name = flag(&["node-name"])
+        .or(options.data);
+    options.node_name = flag(&["node-name"])
         .or_else(|| variable("NODE_NAME"))
-        .or(told.node_name);
-    told.node_ip = flag(&["node-ip", "i"]).or(told.node_ip);
-    told.no_agent |= words.iter().any(|word| {
+        .or(options.node_name);
+    options.node_ip = flag(&["node-ip", "i"]).or(options.node_ip);
+    options.no_agent |= words.iter().any(|word| {
         matches!(
             named(&word.text),
             Some((
@@ -232,9 +232,9 @@ fn told(
     }
     // A list of flags replaces that of the files.
     if !given.is_empty() {
-        told.kubelet = given;
+        options.kubelet = given;
     }
-    told
+    options
 }
 
 /// A flag's name, with one hyphen or two, and its value, if that is in the same word.

@@ -128,7 +128,8 @@ impl ProbeReport {
             (unknown > 0).then(|| format!("{unknown} of {} requests were inconclusive", self.results.len()));
         let deserted = self.is_deserted().then(|| {
             format!(
-                "nothing listens on port {}, neither a kubelet nor a gate: it is closed to the API server as well",
+                "nothing listens on port {}, neither a kubelet nor a gate: it is closed to the API server as \
+                 well",
                 self.ports.secure
             )
         });
@@ -155,6 +156,11 @@ impl ProbeReport {
             .filter_map(|outcome| Some((outcome, probe(outcome)?)))
             .filter(|(_, probe)| probe.cis.contains(&cis))
             .collect();
+        let with_token = || {
+            bearing
+                .iter()
+                .any(|(_, probe)| probe.credential == ProbeCredential::Token)
+        };
         let from = |side| bearing.iter().any(|(outcome, _)| outcome.side == side);
         let unknown = |outcome: &ProbeOutcome| matches!(outcome.answer, ProbeAnswer::Unknown(_));
         if bearing.iter().any(|(outcome, _)| outcome.through) {
@@ -162,7 +168,7 @@ impl ProbeReport {
         } else if !from(SideKind::NodeAddress)
             // A client without credentials is refused for that alone: what an authenticated client may do
             // takes a token to see.
-            || (cis == AUTHORIZATION && !bearing.iter().any(|(_, probe)| probe.credential == ProbeCredential::Token))
+            || (cis == AUTHORIZATION && !with_token())
             || !from(SideKind::Loopback)
             || bearing.iter().any(|(outcome, _)| unknown(outcome))
         {

@@ -85,7 +85,8 @@ impl Progress {
 pub enum ProveError {
     /// Not an address of this node.
     #[error(
-        "{0} is not an address of this node, and prove probes only the node that it runs on: its addresses are {1}"
+        "{0} is not an address of this node, and prove probes only the node that it runs on: its addresses \
+         are {1}"
     )]
     NotLocal(IpAddr, String),
     /// Something that every probe needs.

@@ -84,7 +84,8 @@ impl ProbeSide {
             SideKind::Loopback => Ok((
                 Self::Here,
                 Some(
-                    "loopback as an unprivileged user: probed as this user instead, since only root can switch",
+                    "loopback as an unprivileged user: probed as this user instead, since only root can \
+                     switch",
                 ),
             )),
             SideKind::Namespace if root => {

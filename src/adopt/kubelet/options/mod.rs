@@ -157,7 +157,8 @@ impl Effective {
         }
         if last("dynamic-config-dir").is_some() {
             unread.push(
-                "--dynamic-config-dir: the configuration that the API server keeps for this node overrides the files"
+                "--dynamic-config-dir: the configuration that the API server keeps for this node overrides \
+                 the files"
                     .to_owned(),
             );
         }
@@ -177,8 +178,8 @@ impl Effective {
         let left_out: Vec<&str> = left_out.map(|setting| setting.field.key).collect();
         if config.is_none() && !layers.is_empty() && !left_out.is_empty() {
             notes.push(format!(
-                "--config-dir without --config: options that the drop-ins do not set have the defaults of a kubelet \
-                 without a file: {}",
+                "--config-dir without --config: options that the drop-ins do not set have the defaults of a \
+                 kubelet without a file: {}",
                 left_out.join(", ")
             ));
         }
@@ -392,9 +393,12 @@ fn drop_ins(
         let folder = shown(folder);
         match root.exists(&folder) {
             Ok(true) => notes.push(format!(
-                "--config-dir {folder}: not a folder, or a link to one, which a kubelet does not follow: no drop-ins"
+                "--config-dir {folder}: not a folder, or a link to one, which a kubelet does not follow: no \
+                 drop-ins"
             )),
-            Ok(false) => unread.push(format!("--config-dir {folder}: not found: a kubelet does not start")),
+            Ok(false) => unread.push(format!(
+                "--config-dir {folder}: not found: a kubelet does not start"
+            )),
             Err(error) => unread.push(format!("--config-dir {folder}: {error}")),
         }
         return Ok(found);

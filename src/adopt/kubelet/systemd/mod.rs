@@ -29,7 +29,7 @@ const LONGEST_COMMAND: usize = 4 * 1024 * 1024;
 
 /// What a unit starts.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Started {
+pub(super) struct UnitStart {
     /// The file of the unit itself.
     pub(super) file: String,
     /// The last `ExecStart`, with every variable in its place.
@@ -99,7 +99,7 @@ fn unread(path: &str) -> impl FnOnce(io::Error) -> UnitError {
     |source| UnitError::Read { path, source }
 }
 
-impl Started {
+impl UnitStart {
     /// The unit.
     pub(super) fn unit(&self) -> KubeletUnit {
         KubeletUnit {
@@ -113,7 +113,7 @@ impl Started {
 ///
 /// # Errors
 /// One of its files cannot be read, or it starts nothing.
-pub(super) fn started(root: &Root, name: &str) -> Result<Option<Started>, UnitError> {
+pub(super) fn started(root: &Root, name: &str) -> Result<Option<UnitStart>, UnitError> {
     let Some(file) = fragment(root, name)? else {
         return Ok(None);
     };
@@ -141,7 +141,7 @@ pub(super) fn started(root: &Root, name: &str) -> Result<Option<Started>, UnitEr
         "" | "~" => "/".to_owned(),
         directory => directory.to_owned(),
     };
-    Ok(Some(Started {
+    Ok(Some(UnitStart {
         file,
         words,
         directory,

@@ -257,7 +257,7 @@ fn a_unit_that_grows_without_end_is_an_error() {
 }
 
 proptest::proptest! {
-    /// Whatever stands in the files of a node that somebody copied here.
+    /// Whatever the files of a copied node hold.
     #[test]
     fn any_unit_and_any_environment_are_read(unit in "\\PC{0,80}", command in "[-@+%$\\{\\}\"'\\\\A-C/ ]{0,60}", text in "[A-C=\"'\\\\#; \n\r$]{0,80}") {
         let unit = format!("{unit}\n[Service]\nEnvironment=\"C={text}\"\nEnvironmentFile=-/etc/e*\nExecStart=/k {command}\n");
