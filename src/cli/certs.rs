@@ -10,6 +10,7 @@ use fakes::pki::Pki;
 
 /// The arguments of `certs`.
 #[derive(Args, Debug)]
+#[command(after_help = "Exit codes: 0 done, 1 a file cannot be written, 64 wrong command line")]
 pub(super) struct Certs {
     /// The directory to write to; files of an earlier run are replaced
     #[arg(long, value_name = "DIR", default_value = "certs-dev")]

@@ -299,12 +299,11 @@ fn numbers(check: &Check) -> String {
 fn print_options(inspection: &Inspection, out: &mut Stream) {
     writeln!(out);
     out.text("Every option that was read:");
-    let mut table = Table::new(["OPTION", "VALUE", "FROM"]);
+    let mut table = Table::new(["OPTION", "VALUE"]);
     for setting in inspection.options.settings() {
         table.row([
             setting.field.key.into(),
-            setting.shown().into(),
-            setting.origin.to_string().into(),
+            format!("{} ({})", setting.shown(), setting.origin).into(),
         ]);
     }
     out.table(&table);

@@ -38,13 +38,13 @@ pub(super) struct Prove {
     #[arg(long, value_name = "SIDE", value_delimiter = ',')]
     from: Vec<SideKind>,
     /// The kubelet's port. Default: the running kubelet's
-    #[arg(long)]
+    #[arg(long, value_name = "PORT")]
     port: Option<u16>,
     /// The kubelet's read-only port, open or not. Default: the running kubelet's
-    #[arg(long)]
+    #[arg(long, value_name = "PORT")]
     read_only_port: Option<u16>,
     /// The kubelet's port for health checks. Default: the running kubelet's
-    #[arg(long)]
+    #[arg(long, value_name = "PORT")]
     healthz_port: Option<u16>,
     /// A file with a token that may only read: commands are then tried by GET and WebSocket too
     #[arg(long, value_name = "FILE")]
