@@ -6,6 +6,11 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 default:
     @just --list
 
+# Run the shortest loop: formatting, lints of library and program, unit tests.
+quick: fmt
+    cargo clippy --locked --lib --bins -- -D warnings
+    cargo test --locked --lib
+
 # Run before a commit: formatting, lints, documentation, tests.
 check: fmt clippy doc test
 
@@ -26,9 +31,21 @@ doc:
 test *name:
     cargo test --locked {{ name }}
 
-# Run exactly what CI runs, stage by stage, each with its seconds.
-ci:
-    bash .ci/run
+# Run the unit tests whose path contains the name: `just unit authn`.
+unit *name:
+    cargo test --locked --lib -- {{ name }}
+
+# Run the socket tests whose path contains the name: `just it seal_trial`.
+it *name:
+    cargo test --locked --test it -- {{ name }}
+
+# Run what CI runs, each stage with its seconds; or only the stages that are named: `just ci keys width`.
+ci *stage:
+    bash .ci/run {{ stage }}
+
+# Let git run .githooks/pre-commit before each commit (`git config --unset core.hooksPath` ends it).
+hook:
+    git config core.hooksPath .githooks
 
 # Play every attack against an open kubelet and then through the gate; print a table.
 demo:
@@ -42,7 +59,7 @@ lab:
 fuzz seconds="60":
     bash fuzz/run {{ seconds }}
 
-# Measure CPU per request beside nginx, both with mutual TLS on both legs.
+# Measure CPU per request beside nginx and a bare proxy, each with mutual TLS on both legs.
 bench:
     bash benches/compare.sh
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Compares the gate with nginx: CPU per request, memory, start. It needs two cores, nginx, and an otherwise
-# idle machine.
+# Compares the gate with nginx and with the floor, a bare proxy over the same libraries: CPU per request,
+# memory, start. It needs two cores, nginx, and an otherwise idle machine.
 #
-#   BENCH_ROUNDS=7           interleaved rounds; the best of each front counts
+#   BENCH_ROUNDS=7           interleaved rounds: each front once in every round
 #   BENCH_REQUESTS=100000    small requests a round (a tenth of them big, a fiftieth of them handshakes)
 #   BENCH_ONLY=kubelet-gate  only this front: to profile it
 #   BENCH_OTHER_GATE=FILE    another build of the gate, measured in the same rounds

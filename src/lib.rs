@@ -41,6 +41,7 @@ pub mod apiserver;
 pub mod cache;
 pub mod duration;
 pub mod error;
+mod hex;
 pub mod host;
 pub mod metrics;
 pub mod quota;

@@ -12,8 +12,8 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::ServerName;
 
 use super::authorities::{Authorities, AuthoritiesError};
-use super::context::KubeconfigError;
 use super::exec::{IssuedCredential, Plugin};
+use super::keys::KubeconfigError;
 use super::kubeconfig::{Kubeconfig, ServerUrl};
 use super::material::{ClientCertificate, Material};
 use crate::tls::pem::{self, PemError};

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::exec::ExecSection;
+use super::keys::{Keys, KubeconfigError};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -47,22 +48,19 @@ pub(super) struct ClusterExtension {
     pub(super) extension: Option<serde_json::Value>,
 }
 
-/// A key that the gate does not honour, and what to write instead.
-type Unsupported = (&'static str, String);
-
 // === impl ClusterSection ===
 
 impl ClusterSection {
     /// Refuses what would weaken the connection, or what the gate cannot do.
-    pub(super) fn refuse_unsupported(&self) -> Result<(), Unsupported> {
+    pub(super) fn refuse_unsupported(&self, keys: &Keys) -> Result<(), KubeconfigError> {
         if self.insecure_skip_tls_verify == Some(true) {
             let problem = "true lets any server pose as the API server and allow everything; \
                            remove it and give certificate-authority";
-            return Err(("insecure-skip-tls-verify", problem.to_owned()));
+            return Err(keys.error("insecure-skip-tls-verify", problem));
         }
         if is_written(self.proxy_url.as_deref()) {
             let problem = "proxies are not supported; remove it and give a server in direct reach";
-            return Err(("proxy-url", problem.to_owned()));
+            return Err(keys.error("proxy-url", problem));
         }
         Ok(())
     }
@@ -93,7 +91,7 @@ pub(super) struct UserSection {
 
 impl UserSection {
     /// Refuses the kinds of credential that the gate cannot present.
-    pub(super) fn refuse_unsupported(&self) -> Result<(), Unsupported> {
+    pub(super) fn refuse_unsupported(&self, keys: &Keys) -> Result<(), KubeconfigError> {
         const OTHERS: &str = "client-certificate and client-key, tokenFile, token or exec";
         let basic = format!("API servers no longer accept basic authentication; use {OTHERS}");
         let impersonation = "impersonation is not supported; use a credential of the user's own";
@@ -108,7 +106,7 @@ impl UserSection {
             ("auth-provider", self.auth_provider.is_some(), &removed),
         ];
         match unsupported.into_iter().find(|(_, present, _)| *present) {
-            Some((key, _, problem)) => Err((key, problem.to_owned())),
+            Some((key, _, problem)) => Err(keys.error(key, problem)),
             None => Ok(()),
         }
     }

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::keys::{Keys, KubeconfigError};
 use super::log_text::log_text;
 use super::material::{ClientCertificate, Material, beside, given};
 
@@ -109,14 +110,8 @@ struct PluginRun(Child);
 // === impl Plugin ===
 
 impl Plugin {
-    /// Judges `exec`, whose place in the file is `origin`, as client-go does; an error is a key and what is
-    /// wrong with it.
-    pub(super) fn new(
-        exec: ExecSection,
-        kubeconfig: &Path,
-        origin: PathBuf,
-        cluster: ClusterInfo,
-    ) -> Result<Self, (&'static str, String)> {
+    /// Judges `exec`, a section of the user whose keys are `keys`, as client-go does.
+    pub(super) fn new(exec: ExecSection, keys: &Keys, cluster: ClusterInfo) -> Result<Self, KubeconfigError> {
         let version = given(exec.api_version);
         let Some(api_version) = VERSIONS
             .into_iter()
@@ -124,10 +119,10 @@ impl Plugin {
         else {
             let [v1, v1beta1] = VERSIONS;
             let written = version.map_or_else(|| "not set".to_owned(), |version| log_text(&version, ""));
-            return Err(("exec.apiVersion", format!("{written}; write {v1} or {v1beta1}")));
+            return Err(keys.error("exec.apiVersion", &format!("{written}; write {v1} or {v1beta1}")));
         };
         let Some(command) = given(exec.command) else {
-            return Err(("exec.command", "not set; name the plugin".to_owned()));
+            return Err(keys.error("exec.command", "not set; name the plugin"));
         };
         match given(exec.interactive_mode).as_deref() {
             Some("Never" | "IfAvailable") => {}
@@ -135,16 +130,16 @@ impl Plugin {
             None if api_version == VERSIONS[1] => {}
             None => {
                 let problem = format!("not set, but {api_version} needs it; write Never or IfAvailable");
-                return Err(("exec.interactiveMode", problem));
+                return Err(keys.error("exec.interactiveMode", &problem));
             }
             Some("Always") => {
                 let problem =
                     "Always: nobody can be asked here; use a plugin that needs no terminal, and write Never";
-                return Err(("exec.interactiveMode", problem.to_owned()));
+                return Err(keys.error("exec.interactiveMode", problem));
             }
             Some(other) => {
                 let problem = format!("{}: unknown; write Never or IfAvailable", log_text(other, ""));
-                return Err(("exec.interactiveMode", problem));
+                return Err(keys.error("exec.interactiveMode", &problem));
             }
         }
         let env: Vec<_> = exec
@@ -158,13 +153,13 @@ impl Plugin {
             .any(|(name, _)| name.is_empty() || name.contains(['=', '\0']))
         {
             let problem = "has an entry without a usable name; give each a name and a value";
-            return Err(("exec.env", problem.to_owned()));
+            return Err(keys.error("exec.env", problem));
         }
         Ok(Self {
-            origin,
+            origin: keys.path("exec"),
             api_version,
             command: if command.contains('/') {
-                beside(kubeconfig, &command)
+                beside(&keys.file, &command)
             } else {
                 command.into()
             },

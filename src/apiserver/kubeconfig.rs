@@ -11,9 +11,10 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::context::{CurrentContext, KubeconfigError};
+use super::context::CurrentContext;
 use super::document::{ClusterSection, UserSection};
 use super::exec::{self, CLUSTER_EXTENSION, Plugin};
+use super::keys::{Keys, KubeconfigError};
 use super::material::{ClientCertificate, Material, beside, given, read_file};
 use crate::tls::pem;
 
@@ -164,15 +165,12 @@ impl Kubeconfig {
             user,
             user_keys,
         } = CurrentContext::<ClusterSection, UserSection>::parse(path, text)?;
-        cluster
-            .refuse_unsupported()
-            .map_err(|(key, problem)| cluster_keys.error(key, &problem))?;
-        user.refuse_unsupported()
-            .map_err(|(key, problem)| user_keys.error(key, &problem))?;
+        cluster.refuse_unsupported(&cluster_keys)?;
+        user.refuse_unsupported(&user_keys)?;
 
         let url = given(cluster.server)
             .ok_or_else(|| cluster_keys.error("server", "not set; give https://HOST:PORT"))?;
-        let server = ServerUrl::parse(&url).map_err(|problem| cluster_keys.error("server", problem))?;
+        let server = ServerUrl::parse(&url, &cluster_keys)?;
         let tls_server_name = given(cluster.tls_server_name);
         let server_name = match tls_server_name.clone() {
             Some(name) => ServerName::try_from(name).map_err(|_| {
@@ -228,9 +226,7 @@ impl Kubeconfig {
                         .filter(|extension| extension.name == CLUSTER_EXTENSION)
                         .find_map(|extension| extension.extension),
                 };
-                let plugin = Plugin::new(exec, path, user_keys.path("exec"), told)
-                    .map_err(|(key, problem)| user_keys.error(key, &problem))?;
-                Some(Arc::new(plugin))
+                Some(Arc::new(Plugin::new(exec, &user_keys, told)?))
             }
         };
         let fixed = client_certificate.is_some() || token.is_some();
@@ -253,17 +249,24 @@ impl Kubeconfig {
 // === impl ServerUrl ===
 
 impl ServerUrl {
-    fn parse(url: &str) -> Result<Self, &'static str> {
-        let uri: http::Uri = url.parse().map_err(|_| "not a URL; give https://HOST:PORT")?;
+    fn parse(url: &str, keys: &Keys) -> Result<Self, KubeconfigError> {
+        let refuse = |problem| keys.error("server", problem);
+        let uri: http::Uri = url
+            .parse()
+            .map_err(|_| refuse("not a URL; give https://HOST:PORT"))?;
         if uri.scheme() != Some(&http::uri::Scheme::HTTPS) {
-            return Err("not https://; reviews carry credentials and are never sent in the clear");
+            return Err(refuse(
+                "not https://; reviews carry credentials and are never sent in the clear",
+            ));
         }
-        let authority = uri.authority().ok_or("no host; give https://HOST:PORT")?;
+        let authority = uri
+            .authority()
+            .ok_or_else(|| refuse("no host; give https://HOST:PORT"))?;
         if authority.as_str().contains('@') {
-            return Err("names a user; put credentials under users");
+            return Err(refuse("names a user; put credentials under users"));
         }
         if uri.query().is_some() {
-            return Err("has a query; give https://HOST:PORT");
+            return Err(refuse("has a query; give https://HOST:PORT"));
         }
         let host = authority.host();
         let host = host
@@ -271,13 +274,13 @@ impl ServerUrl {
             .and_then(|host| host.strip_suffix(']'))
             .unwrap_or(host);
         if host.is_empty() {
-            return Err("no host; give https://HOST:PORT");
+            return Err(refuse("no host; give https://HOST:PORT"));
         }
         // `HOST:` and `HOST:99999` have a colon but no port that parses.
         let port = match authority.port_u16() {
             Some(port) => port,
             None if authority.as_str().len() == authority.host().len() => 443,
-            None => return Err("its port is not a number from 1 to 65535"),
+            None => return Err(refuse("its port is not a number from 1 to 65535")),
         };
         Ok(Self {
             host: host.to_owned(),

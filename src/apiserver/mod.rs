@@ -2,6 +2,7 @@
 //! this user do that* (SubjectAccessReview); and at start a third one, *which machine is this Node*.
 //!
 //! ```text
+//! context      what the current context of a kubeconfig names               context.rs
 //! kubeconfig   where the API server is, which files hold the credentials     kubeconfig.rs
 //! access       those files, read and validated as one value                  access.rs
 //! authorities  the CA bundle, and whom it vouches for                        authorities.rs
@@ -25,6 +26,7 @@ mod credentials;
 mod document;
 mod exec;
 mod failure;
+mod keys;
 mod kubeconfig;
 mod log_text;
 mod material;
@@ -37,9 +39,9 @@ pub(crate) use authorities::Authorities;
 pub use authorities::AuthoritiesError;
 pub use client::{ApiServer, ClientLimits};
 pub(crate) use context::CurrentContext;
-pub use context::KubeconfigError;
 pub use exec::PluginError;
 pub use failure::{Api, Cause, ReviewError};
+pub use keys::KubeconfigError;
 pub use kubeconfig::{Kubeconfig, SERVICE_ACCOUNT_DIRECTORY};
 pub(crate) use material::{Material, beside};
 #[cfg(test)]

@@ -10,6 +10,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri, Version, header};
 
 use crate::error::RequestError;
+use crate::hex;
 
 /// A path with exactly one meaning: as it was sent, and decoded once.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -131,10 +132,9 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, PathError> {
             bytes.push(byte);
             continue;
         }
-        let (Some(high), Some(low)) = (rest.next().and_then(hex), rest.next().and_then(hex)) else {
-            return Err(PathError::BadEscape);
-        };
-        match high << 4 | low {
+        let digits = rest.next().zip(rest.next());
+        let decoded = digits.and_then(|(high, low)| hex::byte(high, low));
+        match decoded.ok_or(PathError::BadEscape)? {
             b'/' => return Err(PathError::EncodedSlash),
             b'\\' => return Err(PathError::Backslash),
             0 => return Err(PathError::Nul),
@@ -155,10 +155,4 @@ fn judge_segments(path: &str) -> Result<(), PathError> {
         return Err(PathError::DotSegment);
     }
     Ok(())
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
 }

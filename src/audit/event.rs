@@ -9,13 +9,14 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::io::Write;
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use time::OffsetDateTime;
 
-use super::redaction::{Redaction, hex_digit};
+use super::redaction::Redaction;
 use crate::error::Station;
+use crate::hex;
+use crate::timestamp::timestamp;
 
 /// What happened to one request, borrowed from it.
 #[derive(Clone, Copy, Debug)]
@@ -104,11 +105,12 @@ pub struct StreamEnd<'a> {
     pub ended_by: &'a str,
 }
 
-/// The text of the second that was written last: thousands of events share theirs.
+/// The text of the second that was written last. Thousands of events share a second, so only the microseconds are
+/// formatted for each; [`timestamp`] writes the second itself.
 #[derive(Default)]
 pub(super) struct Clock {
     second: Option<u64>,
-    text: Vec<u8>,
+    second_text: String,
 }
 
 // === impl Event ===
@@ -231,8 +233,7 @@ impl AuditId {
             if matches!(index, 4 | 6 | 8 | 10) {
                 at += 1;
             }
-            text[at] = hex_digit(byte >> 4);
-            text[at + 1] = hex_digit(byte & 15);
+            text[at..at + 2].copy_from_slice(&hex::digits(*byte));
             at += 2;
         }
         Self(text)
@@ -308,22 +309,13 @@ impl Clock {
     pub(super) fn write(&mut self, out: &mut Vec<u8>, time: SystemTime) {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         if self.second != Some(since.as_secs()) {
-            let seconds = i64::try_from(since.as_secs()).unwrap_or_default();
-            let date = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-            let (year, month, day) = date.to_calendar_date();
-            let (hour, minute, second) = date.to_hms();
-            let month = u8::from(month);
-            self.text.clear();
-            formatted(
-                &mut self.text,
-                format_args!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}."),
-            );
+            self.second_text = timestamp(UNIX_EPOCH + Duration::from_secs(since.as_secs()));
             self.second = Some(since.as_secs());
         }
-        out.extend_from_slice(&self.text);
+        out.extend_from_slice(self.second_text.trim_end_matches('Z').as_bytes());
         let mut micros = since.subsec_micros();
-        let mut digits = *b"000000Z";
-        for digit in digits[..6].iter_mut().rev() {
+        let mut digits = *b".000000Z";
+        for digit in digits[1..7].iter_mut().rev() {
             *digit += (micros % 10) as u8;
             micros /= 10;
         }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use aws_lc_rs::{hmac, rand::SystemRandom};
 
+use crate::hex;
 use crate::settings::AuditCommands;
 
 /// How the secrets of a `requestURI` are shown.
@@ -76,9 +77,7 @@ impl Redaction {
             (Sensitive::Command, AuditCommands::Hash) => {
                 let tag = hmac::sign(&self.key, &decoded(&pair[value..]));
                 shown.extend_from_slice(b"hmac:");
-                for byte in &tag.as_ref()[..8] {
-                    shown.extend_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 15)]);
-                }
+                shown.extend_from_slice(hex::text(&tag.as_ref()[..8]).as_bytes());
             }
             (Sensitive::Command, _) => {}
         }
@@ -138,32 +137,20 @@ fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     let mut rest = text;
     while let [byte, tail @ ..] = rest {
         rest = tail;
-        match (byte, tail) {
-            (b'%', [high, low, tail @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                out.push(hex_value(*high) << 4 | hex_value(*low));
-                rest = tail;
+        let escaped = match tail {
+            [high, low, behind @ ..] if *byte == b'%' => hex::byte(*high, *low).map(|byte| (byte, behind)),
+            _ => None,
+        };
+        match (byte, escaped) {
+            (_, Some((byte, behind))) => {
+                out.push(byte);
+                rest = behind;
             }
-            (b'+', _) => out.push(b' '),
-            _ => out.push(*byte),
+            (b'+', None) => out.push(b' '),
+            (byte, None) => out.push(*byte),
         }
     }
     Cow::Owned(out)
-}
-
-fn hex_value(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        _ => (digit | 0x20) - b'a' + 10,
-    }
-}
-
-/// The lower-case digit of `value`, 0 to 15.
-pub(super) fn hex_digit(value: u8) -> u8 {
-    if value < 10 {
-        b'0' + value
-    } else {
-        b'a' + value - 10
-    }
 }
 
 const REDACTED: &[u8] = b"redacted";

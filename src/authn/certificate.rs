@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use x509_parser::prelude::{FromDer, X509Certificate};
-use x509_parser::x509::AttributeTypeAndValue;
-
 use super::identity::{CredentialKind, Identity, add_authenticated_group};
 use crate::apiserver::UserInfo;
-use crate::tls::{Judged, Refusal};
+use crate::hex;
+use crate::tls::{Judged, Refusal, Subject};
 
 /// What a client certificate says about the client.
 #[derive(Clone, Debug)]
@@ -28,18 +25,32 @@ pub(super) enum CertificateVerdict {
     },
 }
 
+/// Why the user that a certificate names cannot be told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum SubjectError {
+    /// It is not X.509.
+    #[error("cannot be parsed")]
+    Unreadable,
+    /// A uid that is empty or not text.
+    #[error("its subject has an unusable uid")]
+    UnusableUid,
+    /// More than one uid.
+    #[error("its subject has more than one uid")]
+    SeveralUids,
+}
+
 /// Kubernetes' OID of the uid in a subject (`AllowParsingUserUIDFromCertAuth`): 1.3.6.1.4.1.57683.2, DER content.
 const UID_OID: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xc2, 0x53, 0x02];
 const COMMON_NAME_OID: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANIZATION_OID: &[u8] = &[0x55, 0x04, 0x0a];
 
 impl CertificateVerdict {
-    /// The verdict on a `leaf` whose chain was judged as `judged`.
-    pub(super) fn of(leaf: &[u8], judged: Result<Judged, Refusal>) -> Self {
+    /// The verdict on a leaf whose chain was judged as `judged`.
+    pub(super) fn of(judged: Result<Judged, Refusal>) -> Self {
         match judged {
             Err(refusal) => Self::refused(refusal.reason(), refusal.to_string()),
-            Ok(judged) => match user_of(leaf) {
-                Err(detail) => Self::refused("malformed", detail.into()),
+            Ok(judged) => match user_of(&judged.subject) {
+                Err(error) => Self::refused("malformed", error.to_string()),
                 Ok(None) => Self::NoUser,
                 Ok(Some(user)) => Self::Authenticated(Identity::new(
                     user,
@@ -58,29 +69,29 @@ impl CertificateVerdict {
     }
 }
 
-/// The user in the certificate's subject; `None` without a common name.
+/// The user that any certificate which x509-parser can read names; it is not judged.
+pub(crate) fn user_of_certificate(der: &[u8]) -> Result<Option<UserInfo>, SubjectError> {
+    user_of(&Subject::of_der(der).ok_or(SubjectError::Unreadable)?)
+}
+
+/// The user in a certificate's subject; `None` without a common name.
 ///
-/// The last CN counts and an empty last CN is nobody; all O count, in order. One uid is a uid, two or an empty one are
-/// an error. As in Go, only values of string types count.
-pub(crate) fn user_of(der: &[u8]) -> Result<Option<UserInfo>, &'static str> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| "cannot be parsed")?;
+/// Of several common names the last counts; if that is empty, the certificate names no user. All organizations count, in
+/// order. One uid is a uid; two uids, or an empty one, are an error. As in Go, only values of string types count.
+fn user_of(subject: &Subject) -> Result<Option<UserInfo>, SubjectError> {
     let mut username = None;
     let mut groups = Vec::new();
     let mut uid = None;
-    for attribute in certificate.subject().iter_attributes() {
-        match attribute.attr_type().as_bytes() {
-            COMMON_NAME_OID => {
-                if let Some(value) = text(attribute) {
-                    username = Some(value);
-                }
-            }
-            ORGANIZATION_OID => groups.extend(text(attribute)),
+    for attribute in &subject.attributes {
+        let text = attribute.text.clone();
+        match attribute.oid.as_slice() {
+            COMMON_NAME_OID => username = text.or(username),
+            ORGANIZATION_OID => groups.extend(text),
             UID_OID => {
-                let value = text(attribute)
-                    .filter(|value| !value.is_empty())
-                    .ok_or("its subject has an unusable uid")?;
+                let value = text.filter(|value| !value.is_empty());
+                let value = value.ok_or(SubjectError::UnusableUid)?;
                 if uid.replace(value).is_some() {
-                    return Err("its subject has more than one uid");
+                    return Err(SubjectError::SeveralUids);
                 }
             }
             _ => {}
@@ -89,14 +100,9 @@ pub(crate) fn user_of(der: &[u8]) -> Result<Option<UserInfo>, &'static str> {
     let Some(username) = username.filter(|name| !name.is_empty()) else {
         return Ok(None);
     };
-    let fingerprint = digest(&SHA256, der);
-    let mut credential_id = String::from("X509SHA256=");
-    for byte in fingerprint.as_ref() {
-        credential_id.push_str(&format!("{byte:02x}"));
-    }
     let extra = BTreeMap::from([(
         "authentication.kubernetes.io/credential-id".to_owned(),
-        vec![credential_id],
+        vec![format!("X509SHA256={}", hex::text(&subject.fingerprint))],
     )]);
     let mut user = UserInfo {
         username,
@@ -106,27 +112,4 @@ pub(crate) fn user_of(der: &[u8]) -> Result<Option<UserInfo>, &'static str> {
     };
     add_authenticated_group(&mut user);
     Ok(Some(user))
-}
-
-/// The value of a subject attribute of a string type that Go reads: UTF8, Printable, IA5, T61, Numeric and BMP.
-fn text(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
-    use x509_parser::asn1_rs::Tag;
-    let value = attribute.attr_value();
-    match value.tag() {
-        Tag::Utf8String | Tag::PrintableString | Tag::Ia5String | Tag::NumericString => {
-            str::from_utf8(value.data).ok().map(str::to_owned)
-        }
-        // Go reads T61String as Latin-1: each byte is the character of that number.
-        Tag::T61String => Some(value.data.iter().copied().map(char::from).collect()),
-        Tag::BmpString => {
-            let (units, rest) = value.data.as_chunks::<2>();
-            let units: Vec<u16> = units.iter().map(|unit| u16::from_be_bytes(*unit)).collect();
-            if rest.is_empty() {
-                String::from_utf16(&units).ok()
-            } else {
-                None
-            }
-        }
-        _ => None,
-    }
 }

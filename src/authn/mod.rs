@@ -10,7 +10,7 @@ mod identity;
 mod presented;
 mod token;
 
-pub(crate) use self::certificate::user_of;
+pub(crate) use self::certificate::user_of_certificate;
 pub(crate) use self::identity::add_authenticated_group;
 pub use self::identity::{CredentialKind, Identity};
 pub use self::presented::Presented;
@@ -103,7 +103,7 @@ impl Authenticator {
                         TokenVerdict::Authenticated(identity) => return Ok(identity),
                         verdict => failures.token(verdict),
                     },
-                    Err(detail) => failures.refused("malformed_token", detail),
+                    Err(error) => failures.refused("malformed_token", &error.to_string()),
                 }
             }
         }

@@ -65,9 +65,9 @@ impl Presented {
     /// The verdict on the certificate under `trust` at `now`; remembered while it stands. A refusal is charged to
     /// `budget` by the number of certificates that had to be looked at.
     pub(super) fn judge(&self, trust: &Trust, now: SystemTime, budget: &Budget) -> CertificateVerdict {
-        let Some(leaf) = self.chain.first() else {
+        if self.chain.is_empty() {
             return CertificateVerdict::NoUser;
-        };
+        }
         let mut judgement = self.judgement.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = judgement.as_ref()
             && known.generation == trust.generation()
@@ -91,7 +91,7 @@ impl Presented {
         let stands = judged
             .as_ref()
             .map_or(now + REFUSAL_LIFE, |judged| judged.valid_until);
-        let verdict = CertificateVerdict::of(leaf, judged);
+        let verdict = CertificateVerdict::of(judged);
         *judgement = Some(Judgement {
             generation: trust.generation(),
             stands,

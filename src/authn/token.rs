@@ -60,6 +60,25 @@ pub(super) enum TokenVerdict {
     Authenticated(Identity),
 }
 
+/// Why the subprotocols of a WebSocket request carry no usable token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SubprotocolError {
+    /// Two tokens.
+    #[error("more than one subprotocol carries a token")]
+    SeveralTokens,
+    /// Another encoding.
+    #[error("the subprotocol's token is not base64url")]
+    NotBase64,
+    /// Bytes that are no text.
+    #[error("the subprotocol's token is not UTF-8")]
+    NotUtf8,
+    /// No protocol for the connection itself.
+    #[error("a token is the only subprotocol")]
+    OnlyToken,
+}
+
+// === impl TokenReviewer ===
+
 impl TokenReviewer {
     /// `audiences` empty means the API server's own.
     ///
@@ -203,7 +222,7 @@ pub fn bearer(authorization: &HeaderValue) -> Option<&str> {
 /// # Errors
 /// Two tokens, bad encoding, or a token without another subprotocol: the kubelet answers 401 unless another credential
 /// succeeds.
-pub fn websocket_protocol(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
+pub fn websocket_protocol(headers: &HeaderMap) -> Result<Option<String>, SubprotocolError> {
     let mut token = None;
     let mut others = false;
     for protocol in headers
@@ -214,22 +233,22 @@ pub fn websocket_protocol(headers: &HeaderMap) -> Result<Option<String>, &'stati
     {
         match protocol.strip_prefix(WEBSOCKET_TOKEN_PREFIX.as_bytes()) {
             None => others = true,
-            Some(_) if token.is_some() => return Err("more than one subprotocol carries a token"),
+            Some(_) if token.is_some() => return Err(SubprotocolError::SeveralTokens),
             Some(encoded) => token = Some(encoded),
         }
     }
     let Some(encoded) = token else { return Ok(None) };
     let decoded = URL_SAFE_NO_PAD
         .decode(encoded)
-        .map_err(|_| "the subprotocol's token is not base64url")?;
-    let decoded = String::from_utf8(decoded).map_err(|_| "the subprotocol's token is not UTF-8")?;
+        .map_err(|_| SubprotocolError::NotBase64)?;
+    let decoded = String::from_utf8(decoded).map_err(|_| SubprotocolError::NotUtf8)?;
     if decoded.is_empty() {
         return Ok(None);
     }
     if others {
         Ok(Some(decoded))
     } else {
-        Err("a token is the only subprotocol")
+        Err(SubprotocolError::OnlyToken)
     }
 }
 

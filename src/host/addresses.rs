@@ -11,7 +11,7 @@ use nix::sys::socket::SockaddrStorage;
 /// none of them the node's.
 const SERVICES: [&str; 2] = ["kube-ipvs0", "kube-dummy-if"];
 /// How the names of the wires begin that probing makes.
-pub const WIRE: &str = "kgp";
+pub(super) const WIRE: &str = "kgp";
 
 /// Every address of an interface, loopback included. Left out are link-local addresses of IPv6, which need an
 /// interface's name to be dialled, those of Services, and those of the wires that probing makes.

@@ -6,7 +6,7 @@ mod namespace;
 pub mod sockets;
 mod wire;
 
-pub use self::addresses::{WIRE, addresses};
+pub use self::addresses::addresses;
 pub use self::mark::Mark;
 pub use self::namespace::{Namespace, as_user, ip};
 pub use self::wire::{Unreached, Wire};

@@ -48,7 +48,7 @@ pub struct Taker {
 impl TcpSocket {
     /// The user whose process accepted this connection, or before that the user of its listener among all
     /// `sockets`. `None` if that is not certain.
-    pub fn holder(&self, sockets: &[Self]) -> Option<u32> {
+    pub(crate) fn holder(&self, sockets: &[Self]) -> Option<u32> {
         if self.inode != 0 {
             return Some(self.uid);
         }
@@ -125,7 +125,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 ///
 /// # Errors
 /// As [`tcp`].
-pub fn taken_by(ours: SocketAddr) -> io::Result<Vec<Taker>> {
+pub(crate) fn taken_by(ours: SocketAddr) -> io::Result<Vec<Taker>> {
     let (ours, sockets) = (canonical(ours), tcp()?);
     let takes = |socket: &&TcpSocket| socket.remote == ours && !socket.listens;
     let taker = |socket: &TcpSocket| Taker {

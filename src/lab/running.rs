@@ -19,7 +19,7 @@ use crate::serve::{Instance, serve};
 use crate::settings::{KubeletFlags, Settings, SettingsError};
 use fakes::apiserver::FakeApiServer;
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
-use fakes::pki::{self, Credential, Pki, PkiError};
+use fakes::pki::{self, KubeconfigUser, Pki, PkiError};
 
 /// What the audit writer gets to write out its queue at the end.
 const AUDIT_FLUSH: Duration = Duration::from_secs(5);
@@ -122,7 +122,7 @@ impl Lab {
             std::fs::write(&path, text).map_err(|error| file_error(&path, error))
         };
         write(CLIENT_CAS, bundle(&pki))?;
-        let credential = Credential::CertificateFiles {
+        let credential = KubeconfigUser::CertificateFiles {
             certificate: Path::new("gate.crt"),
             key: Path::new("gate.key"),
         };

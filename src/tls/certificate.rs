@@ -22,39 +22,39 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
 use super::encoding;
-use super::refusal::Refusal;
+use super::refusal::{Malformed, Refusal};
 
 /// Go's crypto/tls refuses longer RSA keys, because checking them costs too much.
 const MAX_RSA_BITS: usize = 8192;
 /// Go has no larger exponents.
 const MAX_EXPONENT_BITS: usize = 31;
 
-/// Parses a certificate; the error says what Go's parser would not take.
-pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, &'static str> {
+/// Parses a certificate, and refuses what Go's parser refuses.
+pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {
     if !encoding::is_strict(der) {
-        return Err("not strict DER, or text outside its character set");
+        return Err(Malformed("not strict DER, or text outside its character set"));
     }
     let Ok((rest, certificate)) = X509Certificate::from_der(der) else {
-        return Err("not an X.509 certificate");
+        return Err(Malformed("not an X.509 certificate"));
     };
     if !rest.is_empty() {
-        return Err("bytes behind the certificate");
+        return Err(Malformed("bytes behind the certificate"));
     }
     if certificate.version.0 > X509Version::V3.0 {
-        return Err("unknown version");
+        return Err(Malformed("unknown version"));
     }
     if certificate.version != X509Version::V3 && !certificate.extensions().is_empty() {
-        return Err("extensions in a certificate older than v3");
+        return Err(Malformed("extensions in a certificate older than v3"));
     }
     if certificate
         .raw_serial()
         .first()
         .is_none_or(|first| first & 0x80 != 0)
     {
-        return Err("negative serial number");
+        return Err(Malformed("negative serial number"));
     }
     if certificate.signature != certificate.signature_algorithm {
-        return Err("inner and outer signature algorithm differ");
+        return Err(Malformed("inner and outer signature algorithm differ"));
     }
     check_name(certificate.issuer())?;
     check_name(certificate.subject())?;
@@ -65,7 +65,7 @@ pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'
 
 /// x509-parser stops at an attribute that it cannot read and keeps the ones before it; the kubelet would go
 /// on and take a later common name. So every attribute must have been read.
-fn check_name(name: &X509Name<'_>) -> Result<(), &'static str> {
+fn check_name(name: &X509Name<'_>) -> Result<(), Malformed> {
     let written = encoding::only(name.as_raw(), encoding::SEQUENCE)
         .and_then(encoding::elements)
         .and_then(|sets| {
@@ -74,7 +74,7 @@ fn check_name(name: &X509Name<'_>) -> Result<(), &'static str> {
                 .sum::<Option<usize>>()
         });
     if written != Some(name.iter_attributes().count()) {
-        return Err("a name with an unreadable attribute");
+        return Err(Malformed("a name with an unreadable attribute"));
     }
     // Go reads an INTEGER in a name into 64 bits.
     const INTEGER: u32 = 2;
@@ -83,12 +83,12 @@ fn check_name(name: &X509Name<'_>) -> Result<(), &'static str> {
         .iter_attributes()
         .any(|attribute| is_huge(attribute.attr_value()))
     {
-        return Err("a name with a huge integer");
+        return Err(Malformed("a name with a huge integer"));
     }
     Ok(())
 }
 
-fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), &'static str> {
+fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), Malformed> {
     let algorithm = &key.algorithm.algorithm;
     let parameters = key.algorithm.parameters();
     if *algorithm == OID_PKCS1_RSAENCRYPTION {
@@ -112,7 +112,7 @@ fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), &'static str> {
             {
                 Ok(())
             }
-            _ => Err("a bad or too long RSA key"),
+            _ => Err(Malformed("a bad or too long RSA key")),
         };
     }
     if *algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
@@ -121,34 +121,38 @@ fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), &'static str> {
             Some(curve) if curve == OID_EC_P256 => 32,
             Some(curve) if curve == OID_NIST_EC_P384 => 48,
             Some(curve) if curve == OID_NIST_EC_P521 => 66,
-            _ => return Err("an elliptic curve other than P-256, P-384, P-521"),
+            _ => return Err(Malformed("an elliptic curve other than P-256, P-384, P-521")),
         };
         let point = &key.subject_public_key.data;
         if point.len() != 1 + 2 * bytes || point.first() != Some(&4) {
-            return Err("a point of an elliptic curve that is not in the uncompressed form");
+            return Err(Malformed(
+                "a point of an elliptic curve that is not in the uncompressed form",
+            ));
         }
         return Ok(());
     }
     if *algorithm != OID_SIG_ED25519 {
-        return Err("a key that is neither RSA, nor of an elliptic curve, nor Ed25519");
+        return Err(Malformed(
+            "a key that is neither RSA, nor of an elliptic curve, nor Ed25519",
+        ));
     }
     if parameters.is_some() || key.subject_public_key.data.len() != 32 {
-        return Err("a bad Ed25519 key");
+        return Err(Malformed("a bad Ed25519 key"));
     }
     Ok(())
 }
 
-fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
+fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), Malformed> {
     if certificate.extensions_map().is_err() {
-        return Err("an extension twice");
+        return Err(Malformed("an extension twice"));
     }
     for extension in certificate.extensions() {
         if is_read_by_go(extension) {
             if extension.parsed_extension().error().is_some() || !encoding::is_strict(extension.value) {
-                return Err("an unreadable extension");
+                return Err(Malformed("an unreadable extension"));
             }
             if extension.critical && must_not_be_critical(extension) {
-                return Err("a critical extension that must not be critical");
+                return Err(Malformed("a critical extension that must not be critical"));
             }
         }
         let reason = match extension.parsed_extension() {
@@ -169,7 +173,7 @@ fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), &'static st
             _ => None,
         };
         if let Some(reason) = reason {
-            return Err(reason);
+            return Err(Malformed(reason));
         }
     }
     Ok(())

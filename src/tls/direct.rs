@@ -1,8 +1,9 @@
-//! Leaves that webpki will not judge though the kubelet does, if a CA of the bundle signed them itself: X.509 v1, which
-//! `openssl x509 -req` makes when it is given no extensions, and CA:TRUE, which `openssl req -x509 -CA` makes.
+//! Leaves that webpki refuses to judge though the kubelet accepts them, if a CA of the bundle signed them itself: X.509
+//! v1, which `openssl x509 -req` makes when it is given no extensions, and CA:TRUE, which `openssl req -x509 -CA` makes.
 //!
 //! Such a leaf has no names that a constraint could be about, or is refused where there are constraints. Its signature is
-//! verified by the algorithms that are good enough for other leaves ([`super::signature`]). Longer paths are webpki's alone.
+//! verified by the algorithms that are good enough for other leaves ([`super::signature`]). Longer paths are webpki's
+//! alone.
 
 use std::time::SystemTime;
 
@@ -11,61 +12,64 @@ use x509_parser::prelude::X509Certificate;
 
 use super::certificate::{self, CertificateFacts};
 use super::refusal::Refusal;
+use super::revocation::{self, RevocationList};
 use super::signature::is_signed_by;
-use super::trust::{Judged, Trust};
 
-impl Trust {
-    /// Judges a leaf by the one signature on it. What needs no issuer has been checked. If nobody in the bundle issued
-    /// it, that is `unissued`.
-    pub(super) fn judge_directly(
-        &self,
-        der: &CertificateDer<'_>,
-        leaf: &X509Certificate<'_>,
-        facts: &CertificateFacts,
-        now: SystemTime,
-        unissued: Refusal,
-    ) -> Result<Judged, Refusal> {
-        let mut refused = unissued;
-        for (anchor, anchor_facts) in &self.known {
-            let Ok(anchor) = certificate::parse(anchor) else {
-                continue;
-            };
-            // As in Go: names are compared as bytes, and nobody issues to the key that is their own.
-            if anchor.subject().as_raw() != leaf.issuer().as_raw()
-                || anchor.public_key().raw == leaf.public_key().raw
-            {
-                continue;
-            }
-            match self.issued_directly(der, leaf, facts, &anchor, anchor_facts, now) {
-                Ok(valid_until) => return Ok(Judged { valid_until }),
-                Err(refusal) => refused = refusal,
-            }
-        }
-        Err(refused)
-    }
+/// A leaf, parsed.
+pub(super) struct Leaf<'a> {
+    pub(super) der: &'a CertificateDer<'a>,
+    pub(super) parsed: &'a X509Certificate<'a>,
+    pub(super) facts: &'a CertificateFacts,
+}
 
-    fn issued_directly(
-        &self,
-        der: &CertificateDer<'_>,
-        leaf: &X509Certificate<'_>,
-        facts: &CertificateFacts,
-        anchor: &X509Certificate<'_>,
-        anchor_facts: &CertificateFacts,
-        now: SystemTime,
-    ) -> Result<SystemTime, Refusal> {
-        if !is_signed_by(der, anchor.public_key().raw) {
-            return Err(Refusal::BadSignature);
+/// Judges a leaf by the one signature on it; the checks that need no issuer have been made. Yields how long the verdict
+/// holds, or `unissued` if no CA in `anchors` issued the leaf.
+pub(super) fn judge(
+    anchors: &[(CertificateDer<'static>, CertificateFacts)],
+    lists: &[RevocationList],
+    leaf: &Leaf<'_>,
+    now: SystemTime,
+    unissued: Refusal,
+) -> Result<SystemTime, Refusal> {
+    let mut refused = unissued;
+    for (anchor, anchor_facts) in anchors {
+        let Ok(anchor) = certificate::parse(anchor) else {
+            continue;
+        };
+        // As in Go: names are compared as bytes, and no CA issues a certificate for its own key.
+        if anchor.subject().as_raw() != leaf.parsed.issuer().as_raw()
+            || anchor.public_key().raw == leaf.parsed.public_key().raw
+        {
+            continue;
         }
-        anchor_facts.check_as_anchor(0, now)?;
-        if facts.requires_policy {
-            return Err(Refusal::Unsupported {
-                reason: "policy constraints".to_owned(),
-            });
+        match judge_issued_by(&anchor, anchor_facts, lists, leaf, now) {
+            Ok(valid_until) => return Ok(valid_until),
+            Err(refusal) => refused = refusal,
         }
-        if facts.has_names && anchor_facts.constrains_names {
-            return Err(Refusal::NameConstraints);
-        }
-        let until = facts.not_after().min(anchor_facts.not_after());
-        self.check_revocation(&[leaf, anchor], until, now)
     }
+    Err(refused)
+}
+
+fn judge_issued_by(
+    anchor: &X509Certificate<'_>,
+    anchor_facts: &CertificateFacts,
+    lists: &[RevocationList],
+    leaf: &Leaf<'_>,
+    now: SystemTime,
+) -> Result<SystemTime, Refusal> {
+    let facts = leaf.facts;
+    if !is_signed_by(leaf.der, anchor.public_key().raw) {
+        return Err(Refusal::BadSignature);
+    }
+    anchor_facts.check_as_anchor(0, now)?;
+    if facts.requires_policy {
+        return Err(Refusal::Unsupported {
+            reason: "policy constraints".to_owned(),
+        });
+    }
+    if facts.has_names && anchor_facts.constrains_names {
+        return Err(Refusal::NameConstraints);
+    }
+    let until = facts.not_after().min(anchor_facts.not_after());
+    revocation::check_path(lists, &[leaf.parsed, anchor], until, now)
 }

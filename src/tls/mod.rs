@@ -6,6 +6,7 @@
 //! ([`Trust::judge`]), against the CA bundle and revocation lists of that moment, once per connection and again whenever the
 //! bundle changes or `valid_until` passes.
 
+mod bounds;
 pub(crate) mod certificate;
 mod config;
 mod direct;
@@ -17,18 +18,20 @@ mod refusal;
 mod revocation;
 mod serving;
 mod signature;
+mod subject;
 mod suites;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 mod trust;
 
+pub(crate) use bounds::MAX_CERTIFICATES;
 pub use config::{TlsError, certified_key, certified_key_from_pem, server_config};
 pub use pem::PemError;
 pub use pin::{UpstreamVerification, is_pin_mismatch, upstream_config};
 pub use possession::PossessionVerifier;
-pub use refusal::Refusal;
+pub use refusal::{Judged, Malformed, Refusal};
 pub use revocation::RevocationError;
 pub use serving::{Serving, ServingError};
+pub(crate) use subject::Subject;
 pub use suites::{group_name, parse_cipher_suites, suite_name, version_name};
-pub(crate) use trust::MAX_CERTIFICATES;
-pub use trust::{Judged, Trust, TrustError};
+pub use trust::{Trust, TrustError};

@@ -1,9 +1,21 @@
 //! Why a client's certificates were not believed, in a word for metrics and in a sentence with the way out.
 
+use std::time::SystemTime;
+
 use thiserror::Error;
 use x509_parser::prelude::{X509Certificate, X509Name};
 
-use super::trust::{MAX_BYTES, MAX_CERTIFICATES};
+use super::bounds::{MAX_BYTES, MAX_CERTIFICATES};
+use super::subject::Subject;
+
+/// A chain that was believed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Judged {
+    /// The least `notAfter` of leaf, intermediates and anchor used.
+    pub valid_until: SystemTime,
+    /// The subject of the leaf.
+    pub(crate) subject: Subject,
+}
 
 /// Why a chain was not believed.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -25,7 +37,7 @@ pub enum Refusal {
         /// Its number in the chain, from 1.
         number: usize,
         /// What is wrong.
-        reason: &'static str,
+        reason: Malformed,
     },
     /// A certificate of the client's chain is past its end.
     #[error("a certificate of the client's chain has expired: renew it (or check the clocks)")]
@@ -141,6 +153,11 @@ pub enum Refusal {
     #[error("the client's chain needs too many steps to verify: send the leaf and its intermediates only")]
     TooComplex,
 }
+
+/// A certificate that Go's parser refuses, or that does not read alike in two parsers: what is wrong with it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub(super) &'static str);
 
 // === impl Refusal ===
 

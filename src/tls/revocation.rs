@@ -206,9 +206,29 @@ fn addresses(name: &DistributionPointName<'_>) -> Vec<String> {
     names.iter().filter_map(address).collect()
 }
 
+/// Checks every certificate of a path, leaf first, against `lists`; yields how long a verdict holds that would hold
+/// `until` then without them.
+pub(super) fn check_path(
+    lists: &[RevocationList],
+    path: &[&X509Certificate<'_>],
+    until: SystemTime,
+    now: SystemTime,
+) -> Result<SystemTime, Refusal> {
+    path.iter()
+        .enumerate()
+        .try_fold(until, |until, (at, certificate)| {
+            let is_self_issued = certificate.subject().as_raw() == certificate.issuer().as_raw();
+            let issuer = path
+                .get(at + 1)
+                .or_else(|| is_self_issued.then_some(certificate))
+                .copied();
+            check(lists, certificate, issuer, until, now)
+        })
+}
+
 /// Until when a certificate stands that would stand `until` then without these lists. `issuer` is who issued it, where
 /// that is known.
-pub(super) fn check(
+fn check(
     lists: &[RevocationList],
     certificate: &X509Certificate<'_>,
     issuer: Option<&X509Certificate<'_>>,

@@ -13,9 +13,10 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{
-    PemError, RevocationError, TlsError, Trust, TrustError, certified_key_from_pem, pem, server_config,
-};
+use super::config::{TlsError, certified_key_from_pem, server_config};
+use super::pem::{self, PemError};
+use super::revocation::RevocationError;
+use super::trust::{Trust, TrustError};
 use crate::settings::Settings;
 
 /// The listener's side of TLS. The handshake's CA hints, the CAs and the revocation lists that certificates are judged

@@ -20,15 +20,13 @@ use webpki::{
 };
 use x509_parser::prelude::{X509Certificate, X509Version};
 
+use super::bounds::{MAX_BYTES, MAX_CERTIFICATES};
 use super::certificate::{self, CertificateFacts};
-use super::refusal::{Refusal, unknown_issuer};
+use super::direct;
+use super::refusal::{Judged, Malformed, Refusal, unknown_issuer};
 use super::revocation::{self, RevocationError, RevocationList};
 use super::signature::ALGORITHMS;
-
-/// Longest chain that is looked at.
-pub(crate) const MAX_CERTIFICATES: usize = 16;
-/// Largest chain that is looked at.
-pub(super) const MAX_BYTES: usize = 128 * 1024;
+use super::subject::Subject;
 
 /// A CA bundle, and the revocation lists that go with it.
 pub struct Trust {
@@ -37,7 +35,7 @@ pub struct Trust {
     /// renewal counts.
     anchors: Vec<TrustAnchor<'static>>,
     /// The certificate of the anchor at the same place, and its facts.
-    pub(super) known: Vec<(CertificateDer<'static>, CertificateFacts)>,
+    known: Vec<(CertificateDer<'static>, CertificateFacts)>,
     legacy_v1: bool,
     revocation: Vec<RevocationList>,
     hints: Vec<DistinguishedName>,
@@ -58,15 +56,8 @@ pub enum TrustError {
         /// Its number in the file, from 1.
         number: usize,
         /// What is wrong.
-        reason: &'static str,
+        reason: Malformed,
     },
-}
-
-/// A chain that was believed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Judged {
-    /// The least `notAfter` of leaf, intermediates and anchor used.
-    pub valid_until: SystemTime,
 }
 
 /// Accepts clientAuth, any usage, and no usage at all, in each certificate of the chain for itself, as Go
@@ -172,15 +163,31 @@ impl Trust {
         let (Some((der, intermediates)), Some(leaf)) = (chain.split_first(), parsed.first()) else {
             return Err(Refusal::Malformed {
                 number: 1,
-                reason: "missing",
+                reason: Malformed("missing"),
             });
         };
         let facts = parsed.iter().map(CertificateFacts::of).collect::<Vec<_>>();
-        self.check_leaf(&facts[0], now)?;
+        let valid_until = self.judge_parsed(der, intermediates, &parsed, &facts, now)?;
+        Ok(Judged {
+            valid_until,
+            subject: Subject::of(der, leaf),
+        })
+    }
+
+    /// Judges a chain that has been parsed; yields how long the verdict holds.
+    fn judge_parsed(
+        &self,
+        der: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        parsed: &[X509Certificate<'_>],
+        facts: &[CertificateFacts],
+        now: SystemTime,
+    ) -> Result<SystemTime, Refusal> {
+        let leaf = &parsed[0];
+        check_leaf(&facts[0], now)?;
         // A leaf that is itself in the bundle needs no issuer, as in Go.
         if self.bundle.iter().any(|pinned| pinned.as_ref() == der.as_ref()) {
-            let valid_until = self.check_revocation(&[leaf], facts[0].not_after(), now)?;
-            return Ok(Judged { valid_until });
+            return revocation::check_path(&self.revocation, &[leaf], facts[0].not_after(), now);
         }
         // Those that webpki does not take for leaves.
         let unissued = match leaf.version {
@@ -188,28 +195,14 @@ impl Trust {
             X509Version::V1 => return Err(Refusal::Version1),
             X509Version::V2 => return Err(Refusal::Version2),
             _ if facts[0].is_ca => Refusal::CaAsClient,
-            _ => return self.build_path(der, intermediates, &parsed, &facts, now),
+            _ => return self.build_path(der, intermediates, parsed, facts, now),
         };
-        self.judge_directly(der, leaf, &facts[0], now, unissued)
-    }
-
-    /// What needs no issuer; a pinned leaf is held to it as well.
-    fn check_leaf(&self, leaf: &CertificateFacts, now: SystemTime) -> Result<(), Refusal> {
-        if leaf.unhandled_critical {
-            return Err(Refusal::Unsupported {
-                reason: "a critical extension".to_owned(),
-            });
-        }
-        if !leaf.has_begun(now) {
-            return Err(Refusal::NotYetValid);
-        }
-        if leaf.has_ended(now) {
-            return Err(Refusal::Expired);
-        }
-        if !leaf.for_clients {
-            return Err(Refusal::BadUsage);
-        }
-        Ok(())
+        let leaf = direct::Leaf {
+            der,
+            parsed: leaf,
+            facts: &facts[0],
+        };
+        direct::judge(&self.known, &self.revocation, &leaf, now, unissued)
     }
 
     fn build_path(
@@ -219,7 +212,7 @@ impl Trust {
         parsed: &[X509Certificate<'_>],
         facts: &[CertificateFacts],
         now: SystemTime,
-    ) -> Result<Judged, Refusal> {
+    ) -> Result<SystemTime, Refusal> {
         let leaf = &parsed[0];
         let since_epoch = now.duration_since(UNIX_EPOCH).map_err(|_| Refusal::NotYetValid)?;
         let end_entity = EndEntityCert::try_from(der).map_err(|error| Refusal::from_webpki(error, leaf))?;
@@ -232,17 +225,17 @@ impl Trust {
         {
             return Err(Refusal::Malformed {
                 number: 1,
-                reason: "read differently by two parsers",
+                reason: Malformed("read differently by two parsers"),
             });
         }
 
         // A path that webpki verified and that is refused here is one of several: it goes on to look for
         // others.
         let refused = Cell::new(None);
-        let judged = Cell::new(None);
+        let believed = Cell::new(None);
         let check = |path: &VerifiedPath<'_>| match self.check_path(path, intermediates, parsed, facts, now) {
             Ok(valid_until) => {
-                judged.set(Some(Judged { valid_until }));
+                believed.set(Some(valid_until));
                 Ok(())
             }
             Err(refusal) => {
@@ -259,8 +252,8 @@ impl Trust {
             None,
             Some(&check),
         );
-        match (verified, judged.take(), refused.take()) {
-            (Ok(_), Some(judged), _) => Ok(judged),
+        match (verified, believed.take(), refused.take()) {
+            (Ok(_), Some(valid_until), _) => Ok(valid_until),
             (Ok(_), None, _) => Err(Refusal::TooComplex),
             (Err(_), _, Some(refused)) => Err(refused),
             (Err(error), _, None) => Err(Refusal::from_webpki(error, leaf)),
@@ -327,26 +320,8 @@ impl Trust {
         }
         let anchor_parsed = certificate::parse(der).map_err(|_| Refusal::TooComplex)?;
         certificates.push(&anchor_parsed);
-        self.check_revocation(&certificates, valid_until.min(anchor.not_after()), now)
-    }
-
-    /// Whether none of a path's certificates is revoked; yields how long it holds that would hold until then.
-    pub(super) fn check_revocation(
-        &self,
-        path: &[&X509Certificate<'_>],
-        until: SystemTime,
-        now: SystemTime,
-    ) -> Result<SystemTime, Refusal> {
-        path.iter()
-            .enumerate()
-            .try_fold(until, |until, (at, certificate)| {
-                let is_self_issued = certificate.subject().as_raw() == certificate.issuer().as_raw();
-                let issuer = path
-                    .get(at + 1)
-                    .or_else(|| is_self_issued.then_some(certificate))
-                    .copied();
-                revocation::check(&self.revocation, certificate, issuer, until, now)
-            })
+        let valid_until = valid_until.min(anchor.not_after());
+        revocation::check_path(&self.revocation, &certificates, valid_until, now)
     }
 }
 
@@ -360,6 +335,25 @@ impl fmt::Debug for Trust {
             .field("generation", &self.generation)
             .finish()
     }
+}
+
+/// What needs no issuer; a pinned leaf is held to it as well.
+fn check_leaf(leaf: &CertificateFacts, now: SystemTime) -> Result<(), Refusal> {
+    if leaf.unhandled_critical {
+        return Err(Refusal::Unsupported {
+            reason: "a critical extension".to_owned(),
+        });
+    }
+    if !leaf.has_begun(now) {
+        return Err(Refusal::NotYetValid);
+    }
+    if leaf.has_ended(now) {
+        return Err(Refusal::Expired);
+    }
+    if !leaf.for_clients {
+        return Err(Refusal::BadUsage);
+    }
+    Ok(())
 }
 
 // === impl ForClients ===

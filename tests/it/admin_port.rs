@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use http::StatusCode;
 
-use crate::world::{World, assert_answer, eventually, header};
+use crate::patience::eventually;
+use crate::world::{World, assert_answer, header};
 
 /// Metric names are what dashboards and alerts are made of: whoever changes one changes this list, and says so.
 const FAMILIES: [&str; 20] = [

@@ -5,10 +5,11 @@ use bytes::Bytes;
 use fakes::apiserver::{Api, Behaviour, METRICS_TOKEN};
 use fakes::client::{Alpn, Client};
 use fakes::kubelet::Fault;
-use fakes::pki::{Attribute, Ca, CertificateSpec, KeyKind};
+use fakes::pki::{Attribute, Ca, CertificateSpec};
 use http::Response;
 
-use crate::world::{API_SERVER, PKI, World, assert_answer, eventually, eventually_answers, header};
+use crate::patience::{eventually, eventually_answers};
+use crate::world::{API_SERVER, PKI, World, assert_answer, header};
 
 /// An HTTP/1.1 answer as bytes, with the date, which changes, taken out.
 async fn raw(client: &Client, request: &str) -> String {
@@ -444,7 +445,7 @@ async fn another_key_than_the_pinned_one_is_502() {
     assert_eq!(bob.get("/healthz").await.unwrap().status(), 200);
     world.kubelet.clear();
 
-    let ca = Ca::generate("squatter", KeyKind::P256).unwrap();
+    let ca = Ca::generate("squatter").unwrap();
     let squatter = ca
         .issue(
             "kubelet-serving",

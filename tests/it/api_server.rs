@@ -15,8 +15,9 @@ use time::Duration as Span;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::command_line::{Node, code, stderr};
-use crate::world::{PKI, World, assert_answer, eventually, header};
+use crate::patience::eventually;
+use crate::program::{Installation, code, stderr};
+use crate::world::{PKI, World, assert_answer, header};
 
 /// What a client is told, to the byte.
 const NO_TOKEN_REVIEW: &str =
@@ -212,7 +213,7 @@ async fn somebody_who_plays_the_api_server_is_told_nothing() {
     let names = ["127.0.0.1", "::1", "localhost"];
     let good = CertificateSpec::server("kube-apiserver", &names);
     for (pair, why) in [
-        (PKI.stranger_ca.issue("x", &good).unwrap(), "BadSignature"),
+        (PKI.untrusted_ca.issue("x", &good).unwrap(), "BadSignature"),
         (PKI.rotated_ca.issue("x", &good).unwrap(), "UnknownIssuer"),
         (
             PKI.client(
@@ -264,7 +265,7 @@ async fn somebody_who_plays_the_api_server_is_told_nothing() {
 /// T23: a kubeconfig that would believe anybody.
 #[test]
 fn a_kubeconfig_that_trusts_anybody_is_refused_at_start() {
-    let node = Node::new();
+    let node = Installation::new();
     let kubeconfig: Value = serde_json::from_slice(&fs::read(node.path("kubeconfig")).unwrap()).unwrap();
     for (key, value, way_out) in [
         (
@@ -615,7 +616,7 @@ async fn a_plugins_credential_rotates_when_it_is_refused() {
 /// `check` runs the plugin as `serve` does, and passes its words on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_works_from_the_command_line() {
-    let node = Node::new();
+    let node = Installation::new();
     PKI.write(node.directory.path()).unwrap();
     let api = fakes::apiserver::FakeApiServer::start(&PKI).await.unwrap();
     let mut kubeconfig: Value = serde_json::from_slice(&fs::read(node.path("kubeconfig")).unwrap()).unwrap();

@@ -6,7 +6,8 @@ use fakes::client::Client;
 use fakes::kubelet::Fault;
 use serde_json::{Value, json};
 
-use crate::world::{API_SERVER, World, eventually_answers, header};
+use crate::patience::eventually_answers;
+use crate::world::{API_SERVER, World, header};
 
 const LOG: &str = "/containerLogs/default/web/nginx";
 

@@ -9,7 +9,8 @@ use fakes::client::UpgradeAnswer;
 use fakes::kubelet::Fault;
 use serde_json::{Value, json};
 
-use crate::world::{PKI, World, eventually, header, request};
+use crate::patience::eventually;
+use crate::world::{PKI, World, header, request};
 
 /// What must be in no line, whatever is asked and however it ends.
 const SECRETS: [&str; 5] = [

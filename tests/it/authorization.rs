@@ -7,7 +7,8 @@ use fakes::apiserver::{Api, Behaviour, Rule, Subject, User};
 use fakes::pki::{CertificateSpec, Pair};
 use serde_json::{Value, json};
 
-use crate::world::{API_SERVER, PKI, World, assert_answer, eventually, eventually_answers};
+use crate::patience::{eventually, eventually_answers};
+use crate::world::{API_SERVER, PKI, World, assert_answer};
 
 const EXEC: &str = "/exec/default/web/nginx?command=id&output=1";
 const RUN: &str = "/run/default/web/nginx?cmd=id";

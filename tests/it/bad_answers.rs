@@ -9,7 +9,8 @@ use fakes::kubelet::Fault;
 use http::Request;
 
 use crate::corpus::{bytes, rows};
-use crate::world::{PKI, World, assert_answer, eventually, header, request};
+use crate::patience::eventually;
+use crate::world::{PKI, World, assert_answer, header, request};
 
 const BOTH: [Alpn; 2] = [Alpn::H1, Alpn::H2];
 const PATH: &str = "/lab/odd";

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use fakes::apiserver::{Api, METRICS_TOKEN};
 
-use crate::world::{WithToken, World, assert_answer, eventually_answers, header, request};
+use crate::patience::eventually_answers;
+use crate::world::{WithToken, World, assert_answer, header, request};
 
 const EXHAUSTED: &str = "too many credentials of this address were refused just now\n";
 

@@ -9,7 +9,7 @@ use std::process::Output;
 use fakes::client::Client;
 use serde_json::{Value, json};
 
-use crate::command_line::{code, kubelet_gate, stderr};
+use crate::program::{code, kubelet_gate, stderr};
 use crate::world::{World, header};
 
 async fn census(world: &World) -> Value {

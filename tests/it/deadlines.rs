@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
-use crate::world::{PATIENCE, World, eventually};
+use crate::patience::{eventually, patience};
+use crate::world::World;
 
 /// What the deadline under test is set to; all others stay long.
 const SHORT: &str = "400ms";
@@ -20,7 +21,7 @@ async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Duration {
     let began = Instant::now();
     let mut answer = Vec::new();
     // A reset is as good an end as any.
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer))
+    let _ = timeout(patience(), stream.read_to_end(&mut answer))
         .await
         .expect("it is still open");
     assert_eq!(answer, b"", "{}", String::from_utf8_lossy(&answer));
@@ -116,7 +117,7 @@ async fn half_a_head_after_a_request_is_not_waited_for_either() {
     assert_eq!(&answer, b"HTTP/1.1 200");
     stream.write_all(b"GET /pods HTT").await.unwrap();
     let mut rest = Vec::new();
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut rest))
+    let _ = timeout(patience(), stream.read_to_end(&mut rest))
         .await
         .expect("it is still open");
     assert!(

@@ -10,7 +10,8 @@ use fakes::kubelet::Fault;
 use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::world::{PKI, World, assert_answer, eventually};
+use crate::patience::eventually;
+use crate::world::{PKI, World, assert_answer};
 
 const BOTH: [Alpn; 2] = [Alpn::H1, Alpn::H2];
 
@@ -99,7 +100,7 @@ async fn a_client_that_reads_late_reads_the_early_answer() {
             tokio::task::yield_now().await;
         }
         let mut answer = Vec::new();
-        let end = tokio::time::timeout(crate::world::PATIENCE, stream.read_to_end(&mut answer)).await;
+        let end = tokio::time::timeout(crate::patience::patience(), stream.read_to_end(&mut answer)).await;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(
             answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("answered early\n"),

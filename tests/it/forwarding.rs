@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use fakes::apiserver::ADMIN_TOKEN;
 use fakes::client::{Alpn, ClientBody};
-use fakes::kubelet::{ClientCa, Fault, Seen};
+use fakes::kubelet::{ClientCa, Fault, RecordedRequest};
 use http::{HeaderMap, HeaderValue, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::world::{PKI, World, assert_answer, eventually, header, request};
+use crate::patience::eventually;
+use crate::world::{PKI, World, assert_answer, header, request};
 
 /// Bytes in which a lost, doubled or moved piece shows.
 fn pattern(length: usize) -> Bytes {
@@ -19,7 +20,7 @@ fn pattern(length: usize) -> Bytes {
         .collect()
 }
 
-fn names(seen: &Seen) -> Vec<&str> {
+fn names(seen: &RecordedRequest) -> Vec<&str> {
     seen.headers.iter().map(|(name, _)| name.as_str()).collect()
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
 
 use crate::corpus::{bytes, rows};
+use crate::patience::eventually;
 use crate::smuggling::assert_well_formed;
-use crate::world::{World, assert_answer, eventually};
+use crate::world::{World, assert_answer};
 
 /// A connection that says nothing for so long waits for more.
 const SILENCE: Duration = Duration::from_millis(1500);

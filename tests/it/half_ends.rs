@@ -7,7 +7,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::world::{PATIENCE, World, eventually};
+use crate::patience::{eventually, patience};
+use crate::world::World;
 
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
 const UPGRADE: &str = "POST /exec/default/web/nginx?command=cat&input=1&output=1 HTTP/1.1\r\nHost: x\r\n\
@@ -33,7 +34,7 @@ async fn read_to(stream: &mut (impl tokio::io::AsyncRead + Unpin), end: &[u8]) -
             read.push(stream.read_u8().await.expect("more"));
         }
     };
-    timeout(PATIENCE, reading).await.expect("it never came");
+    timeout(patience(), reading).await.expect("it never came");
     read
 }
 
@@ -52,7 +53,7 @@ async fn tunnel(client: &Client, kubelet: &TcpListener) -> (Box<dyn Duplex>, Tcp
 async fn everything(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
     let mut read = Vec::new();
     // However it ends.
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut read))
+    let _ = timeout(patience(), stream.read_to_end(&mut read))
         .await
         .expect("it is still open");
     read
@@ -116,7 +117,7 @@ async fn a_side_that_does_not_take_the_hint_is_closed() {
     here.shutdown().await.unwrap();
     let talking = async { while there.write_all(&[b'.'; 1000]).await.is_ok() {} };
     let listening = everything(&mut here);
-    timeout(PATIENCE, async { tokio::join!(talking, listening) })
+    timeout(patience(), async { tokio::join!(talking, listening) })
         .await
         .expect("the kubelet's side is still open");
     ended(&world).await;
@@ -127,7 +128,7 @@ async fn a_side_that_does_not_take_the_hint_is_closed() {
     let talking =
         async { while here.write_all(&[b'.'; 1000]).await.is_ok() && here.flush().await.is_ok() {} };
     let listening = everything(&mut there);
-    timeout(PATIENCE, async { tokio::join!(talking, listening) })
+    timeout(patience(), async { tokio::join!(talking, listening) })
         .await
         .expect("the client's side is still open");
     ended(&world).await;

@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 
+use crate::skipped::skip;
 use crate::world::{World, WorldBuilder};
 
 /// A CA; alice by `x509 -req` (v1), bob by `req -x509 -CA` (CA:TRUE), carol with extensions, dora with a short key; and a
@@ -70,7 +71,7 @@ fn pair(folder: &Path, name: &str) -> Pair {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_openssl_makes_without_being_told_is_somebody() {
     if Command::new("openssl").arg("version").output().is_err() {
-        return println!("skipped: openssl cannot be run");
+        return skip("openssl cannot be run");
     }
     for legacy_v1 in [false, true] {
         let world = lab(legacy_v1).start().await;
@@ -101,7 +102,7 @@ async fn what_openssl_makes_without_being_told_is_somebody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_rsa_key_of_1024_bits_proves_nothing() {
     if Command::new("openssl").arg("version").output().is_err() {
-        return println!("skipped: openssl cannot be run");
+        return skip("openssl cannot be run");
     }
     let world = lab(false).start().await;
     for version in ["-tls1_2", "-tls1_3"] {

@@ -10,8 +10,9 @@ use fakes::kubelet::Fault;
 
 use crate::corpus::{bytes, rows};
 use crate::http2_frames::*;
+use crate::patience::{eventually, patience};
 use crate::smuggling::assert_well_formed;
-use crate::world::{PATIENCE, World, assert_answer, eventually};
+use crate::world::{World, assert_answer};
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,7 +56,7 @@ async fn play(world: &World, bytes: &[u8]) -> Result<u16, &'static str> {
     frames.send(bytes).await;
     let mut status = Err("closed");
     loop {
-        let Some(frame) = frames.next(PATIENCE).await else {
+        let Some(frame) = frames.next(patience()).await else {
             return status;
         };
         match frame.kind {
@@ -302,7 +303,7 @@ async fn a_stream_whose_window_stays_shut_is_reset_and_the_others_go_on() {
     // Nothing comes of this one that could be taken: it stays.
     frames.send(&get(1, QUIET)).await;
     assert_eq!(
-        frames.find(HEADERS, 1, PATIENCE).await.unwrap().status(),
+        frames.find(HEADERS, 1, patience()).await.unwrap().status(),
         Some(200)
     );
     for (number, stream) in [(1, 3), (2, 5), (3, 7)] {
@@ -311,7 +312,7 @@ async fn a_stream_whose_window_stays_shut_is_reset_and_the_others_go_on() {
             // Some of it is taken, and then no more.
             frames.send(&window(7, 200_000)).await;
         }
-        let reset = frames.find(RST_STREAM, 0, PATIENCE).await.expect("a reset");
+        let reset = frames.find(RST_STREAM, 0, patience()).await.expect("a reset");
         assert_eq!((reset.stream, reset.code()), (stream, 8), "CANCEL");
         eventually("it is counted", || stalls(&world) == f64::from(number)).await;
         eventually("the kubelet is rid of it", || {
@@ -331,7 +332,7 @@ async fn a_stream_whose_window_stays_shut_is_reset_and_the_others_go_on() {
                 .send(&[window(0, 100_000), window(9, 100_000)].concat())
                 .await;
         }
-        let data = frames.find(DATA, 9, PATIENCE).await.expect("more");
+        let data = frames.find(DATA, 9, patience()).await.expect("more");
         taken += data.payload.len();
     }
     assert_eq!(stalls(&world), 3.0);
@@ -351,7 +352,7 @@ async fn streams_on_a_connection_whose_window_stays_shut_are_reset() {
         .send(&[get(1, MUCH), get(3, MUCH), get(5, MUCH)].concat())
         .await;
     for _ in 0..3 {
-        assert!(frames.find(RST_STREAM, 0, PATIENCE).await.is_some());
+        assert!(frames.find(RST_STREAM, 0, patience()).await.is_some());
     }
     eventually("the kubelet is rid of them", || {
         world.kubelet.open_connections() == 0
@@ -368,7 +369,7 @@ async fn streams_on_a_connection_whose_window_stays_shut_are_reset() {
 async fn flood(frames: &mut Frames, times: usize, bytes: impl Fn(u32) -> Vec<u8>) -> bool {
     for number in 0..times {
         let bytes = bytes(u32::try_from(number).unwrap());
-        match tokio::time::timeout(PATIENCE, frames.send(&bytes)).await {
+        match tokio::time::timeout(patience(), frames.send(&bytes)).await {
             Ok(true) => {}
             Ok(false) => return true,
             // It neither takes more nor closes.
@@ -378,7 +379,7 @@ async fn flood(frames: &mut Frames, times: usize, bytes: impl Fn(u32) -> Vec<u8>
     // What was sent last may still be on its way: the gate answers a PING, or has closed.
     frames.send(&frame(PING, 0, 0, b"anybody?")).await;
     loop {
-        match frames.next(PATIENCE).await {
+        match frames.next(patience()).await {
             None => return true,
             Some(frame) if frame.kind == GOAWAY && frame.code() != 0 => return true,
             Some(frame) if frame.kind == PING && frame.flags & ACK != 0 => return false,
@@ -472,7 +473,7 @@ async fn status_and_stay(frames: &mut Frames, stream: u32, token: Option<&str>) 
     frames.send(&request).await;
     let mut status = None;
     loop {
-        let frame = frames.next(PATIENCE).await.expect("an answer");
+        let frame = frames.next(patience()).await.expect("an answer");
         match frame.kind {
             HEADERS if frame.stream == stream && status.is_none() => {
                 status = Some(frame.status().expect("a status"));
@@ -533,7 +534,7 @@ async fn a_head_over_the_limit_is_refused() {
                 frames.send(&frame(CONTINUATION, flags, 1, piece)).await;
             }
         }
-        let answer = frames.find(HEADERS, 1, PATIENCE).await;
+        let answer = frames.find(HEADERS, 1, patience()).await;
         let status = answer.and_then(|answer| answer.status());
         if number <= 2 {
             assert_eq!(status, Some(200));

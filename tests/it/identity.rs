@@ -12,7 +12,8 @@ use fakes::client::{Alpn, Client, ClientTls};
 use fakes::pki::{Attribute, CertificateSpec, Pair};
 use serde_json::{Value, json};
 
-use crate::world::{PKI, World, WorldBuilder, assert_answer, eventually};
+use crate::patience::eventually;
+use crate::world::{PKI, World, WorldBuilder, assert_answer};
 
 /// What the gate made of a request: the user it asked the API server about, or `None` for 401.
 async fn who(

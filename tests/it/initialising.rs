@@ -8,9 +8,9 @@ use std::process::Output;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::command_line::{code, kubelet_gate, stderr};
 use crate::inspecting::tree;
 use crate::node::shell;
+use crate::program::{code, kubelet_gate, stderr};
 
 pub(crate) fn init(root: &Path, out: &Path, more: &[&str]) -> Output {
     let mut command = kubelet_gate();

@@ -5,9 +5,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::command_line::{code, kubelet_gate, stderr};
 use crate::initialising::init;
 use crate::inspecting::tree;
+use crate::program::{code, kubelet_gate, stderr};
 
 #[test]
 fn what_is_there_is_not_written_over() {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use fakes::pki::{Attribute, Ca, CertificateSpec, KeyKind, Pair};
+use fakes::pki::{Attribute, Ca, CertificateSpec, Pair};
 use serde_json::Value;
 use time::Duration;
 
@@ -15,7 +15,7 @@ const SERVING: &str = "var/lib/kubelet/pki/kubelet.crt";
 
 /// A CA of the cluster's, in place of the node's.
 fn authority(node: &Path) -> Ca {
-    let ca = Ca::generate("kubernetes", KeyKind::P256).unwrap();
+    let ca = Ca::generate("kubernetes").unwrap();
     fs::write(node.join("etc/kubernetes/pki/ca.crt"), ca.certificate_pem()).unwrap();
     ca
 }
@@ -147,7 +147,7 @@ fn a_node_cannot_write_into_what_is_written_about_it() {
         let spec = CertificateSpec::client(&format!("system:node:{evil}"));
         client(node, &ca.issue("c", &spec).unwrap());
         let spec = CertificateSpec::server(evil, &["worker-1"]).valid(-2 * Duration::DAY, -Duration::DAY);
-        let other = Ca::generate(&format!("other\u{85}- {evil}"), KeyKind::P256).unwrap();
+        let other = Ca::generate(&format!("other\u{85}- {evil}")).unwrap();
         serving(node, &other.issue("s", &spec).unwrap());
     });
     assert_eq!(hostile.code, 2);
@@ -233,7 +233,7 @@ fn who_accepts_the_certificate_is_verified() {
     let spec = || CertificateSpec::server("worker-1", &["worker-1"]);
     let forged = made(&[], |node| {
         authority(node);
-        let same_name = Ca::generate("kubernetes", KeyKind::P256).unwrap();
+        let same_name = Ca::generate("kubernetes").unwrap();
         serving(node, &same_name.issue("s", &spec()).unwrap());
     });
     assert!(forged.words("NEXT.md").contains(REFUSED));
@@ -243,7 +243,7 @@ fn who_accepts_the_certificate_is_verified() {
     });
     assert!(expired.words("NEXT.md").contains("(it has expired)"));
     let by_intermediate = made(&[], |node| {
-        let between = authority(node).intermediate("between", KeyKind::P256).unwrap();
+        let between = authority(node).intermediate("between").unwrap();
         serving(node, &between.issue("s", &spec()).unwrap());
     });
     assert!(by_intermediate.words("NEXT.md").contains("CA accepts it"));

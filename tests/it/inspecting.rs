@@ -12,9 +12,8 @@ use kubelet_gate::adopt::prove::{Ports, ProbeAnswer, ProbeOutcome, ProbeReport, 
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::command_line::{code, kubelet_gate, stderr};
 use crate::node::{Node, on_a_node};
-use crate::world::eventually;
+use crate::program::{assert_says, code, json_of, kubelet_gate, kubelet_gate_beside, stderr, stdout};
 
 /// The folder of a distribution's node.
 pub(crate) fn tree(name: &str) -> PathBuf {
@@ -25,10 +24,6 @@ pub(crate) fn tree(name: &str) -> PathBuf {
 
 fn inspect(arguments: &[&str]) -> Output {
     kubelet_gate().arg("inspect").args(arguments).output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
 }
 
 fn inspected(name: &str) -> Inspection {
@@ -1056,8 +1051,7 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
 /// was compensated.
 #[test]
 fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
-    on_a_node("inspect before and after", async |mut node: Node| {
-        let _alone = KUBELETS.lock().await;
+    on_a_node(async |mut node: Node| {
         // The node's kubelet is this process; what it is started with is another's.
         let kubelet = started(&[
             "--anonymous-auth=true",
@@ -1101,9 +1095,9 @@ fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
         );
 
         node.start_gate().await;
-        node.api_server_comes().await;
-        node.firewall_ends(0, "apply --confirm-within 60s --close-health-checkers");
-        node.firewall_ends(0, "confirm");
+        node.api_server_calls_gate().await;
+        node.firewall_exits(0, "apply --confirm-within 60s --close-health-checkers");
+        node.firewall_exits(0, "confirm");
         let after = inspect(&[&words[..], &["--token-file", &token]].concat());
         for id in checks {
             assert_eq!(probe(&after, id), "closed", "{id}");
@@ -1130,9 +1124,6 @@ fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
         node.stop().await;
     });
 }
-
-/// Held by tests that start processes called kubelet, and by those that must see none: all see the same processes.
-pub(crate) static KUBELETS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A process that is called kubelet, gone when dropped.
 struct Running(std::process::Child);
@@ -1163,56 +1154,36 @@ impl Drop for Running {
     }
 }
 
-#[tokio::test]
-async fn a_kubelet_that_runs_is_found_and_chosen() {
-    let _alone = KUBELETS.lock().await;
-    let flags = |port| [port, "--address=127.0.0.1"];
-    let (one, other) = (started(&flags("--port=1")), started(&flags("--port=2")));
-    let pid = Running::pid;
-    eventually("both are seen", || {
-        let output = inspect(&["-o", "json"]);
-        let said = stdout(&output);
-        said.contains(&format!("\"pid\": {}", pid(&one)))
-            && said.contains(&format!("\"pid\": {}", pid(&other)))
-    })
-    .await;
-    // Whose ports? Seen red: with the usual ports probed, where nobody is, both were called closed.
-    let several = inspect(&["--prove"]);
-    assert_eq!(
-        (code(&several), stderr(&several).contains("--pid")),
-        (64, true),
-        "{}",
-        stderr(&several)
-    );
-    let several = kubelet_gate().arg("prove").output().unwrap();
-    assert_eq!(
-        (code(&several), stderr(&several).contains("--port")),
-        (64, true),
-        "{}",
-        stderr(&several)
-    );
-    let chosen = inspect(&["--pid", &pid(&other), "-o", "json"]);
-    let chosen: Value = serde_json::from_slice(&chosen.stdout).unwrap();
+#[test]
+fn a_kubelet_that_runs_is_found_and_chosen() {
+    let beside = |kubelets: &[&str], arguments: &[&str]| {
+        let mut gate = kubelet_gate_beside(kubelets)?;
+        Some(gate.args(arguments).output().unwrap())
+    };
+    let one = ["--port=1 --address=127.0.0.1"];
+    let two = [one[0], "--port=2 --address=127.0.0.1"];
+    let Some(seen) = beside(&two, &["inspect", "-o", "json"]) else {
+        return;
+    };
+    let kubelets = json_of(&seen)["kubelets"].clone();
+    let ids = [0, 1].map(|index| kubelets[index]["pid"].as_u64().unwrap());
+    assert_eq!((ids, kubelets.as_array().unwrap().len()), ([2, 3], 2));
+    // Which of them is to be probed must be said. Seen red: with the usual ports probed, which no process has, both were called closed.
+    for (command, option) in [(&["inspect", "--prove"][..], "--pid"), (&["prove"], "--port")] {
+        let several = beside(&two, command).unwrap();
+        assert_eq!(code(&several), 64);
+        assert_says(&stderr(&several), &[option]);
+    }
+    let chosen = json_of(&beside(&two, &["inspect", "--pid", "3", "-o", "json"]).unwrap());
     assert_valid(&schema("inspection.json"), &chosen);
     assert_eq!(chosen["kubelets"].as_array().unwrap().len(), 1);
     assert_eq!(chosen["kubelets"][0]["options"]["port"]["value"], 2);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let init = kubelet_gate()
-        .arg("init")
-        .arg("--out")
-        .arg(&out)
-        .output()
-        .unwrap();
-    assert_eq!(code(&init), 1);
-    assert!(
-        stderr(&init).contains(" kubelets (") && !out.exists(),
-        "{}",
-        stderr(&init)
-    );
-    let gone = pid(&one);
-    drop(one);
-    let none = inspect(&["--pid", &gone]);
+    let init = beside(&two, &["init", "--out", out.to_str().unwrap()]).unwrap();
+    assert_eq!((code(&init), out.exists()), (1, false));
+    assert_says(&stderr(&init), &[" kubelets ("]);
+    let none = beside(&one, &["inspect", "--pid", "3"]).unwrap();
     assert_eq!(code(&none), 1);
-    assert!(stderr(&none).contains("--root"), "{}", stderr(&none));
+    assert_says(&stderr(&none), &["--root"]);
 }

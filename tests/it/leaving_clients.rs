@@ -9,7 +9,8 @@ use fakes::kubelet::Fault;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::http2_frames::*;
-use crate::world::{PATIENCE, World, eventually};
+use crate::patience::{eventually, patience};
+use crate::world::World;
 
 /// What a client is doing when it leaves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -152,7 +153,7 @@ async fn over_http2_its_request_goes_with_its_stream() {
             kept.send(&message).await;
             arrived(&world, doing).await;
             if doing.answered() {
-                let answer = kept.find(HEADERS, stream, PATIENCE).await.unwrap();
+                let answer = kept.find(HEADERS, stream, patience()).await.unwrap();
                 assert_eq!(answer.status(), Some(200));
             }
             if reset {
@@ -168,7 +169,7 @@ async fn over_http2_its_request_goes_with_its_stream() {
         }
     }
     kept.send(&frame(PING, 0, 0, b"anybody?")).await;
-    assert!(kept.find(PING, 0, PATIENCE).await.is_some());
+    assert!(kept.find(PING, 0, patience()).await.is_some());
     drop(kept);
     world.stop().await;
 }

@@ -8,7 +8,8 @@ use fakes::apiserver::{Api, Behaviour};
 use fakes::client::{ClientError, UpgradeAnswer};
 use fakes::kubelet::Fault;
 
-use crate::world::{API_SERVER, World, assert_answer, eventually, header, request};
+use crate::patience::eventually;
+use crate::world::{API_SERVER, World, assert_answer, header, request};
 
 const LOG: &str = "/containerLogs/default/web/nginx?follow=true";
 const ATTACH: &str = "/exec/default/web/nginx?command=cat&input=1&output=1&error=1";

@@ -7,6 +7,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod node;
+mod patience;
+mod program;
+mod skipped;
 mod world;
 
 mod admin_port;

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::command_line::{code, kubelet_gate, stderr};
 use crate::initialising::{flags, made};
+use crate::program::{code, kubelet_gate, stderr};
 use crate::world::PKI;
 
 /// The commands of a NEXT.md, block by block.
@@ -349,7 +349,7 @@ fn the_way_to_a_credential_is_one_that_this_kubelet_takes() {
         flags(node, "--authorization-mode=AlwaysAllow");
         fs::write(
             node.join("etc/kubernetes/pki/ca.crt"),
-            PKI.stranger_ca.certificate_pem(),
+            PKI.untrusted_ca.certificate_pem(),
         )
         .unwrap();
     });

@@ -7,43 +7,44 @@ use std::time::{Duration, Instant};
 use fakes::apiserver::{
     ADMIN_TOKEN, Behaviour, FakeApiServer, GATE_TOKEN, METRICS_TOKEN, Review, Rule, Subject,
 };
-use fakes::pki::Credential;
+use fakes::pki::KubeconfigUser;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::command_line::{Node, Serving, code, stderr};
-use crate::world::{PKI, eventually};
+use crate::patience::eventually;
+use crate::program::{Installation, Serving, assert_says, code, kubelet_gate, kubelet_gate_beside, stderr};
+use crate::world::PKI;
 
 /// A node whose gate may ask an API server.
 struct Asked {
-    node: Node,
+    installation: Installation,
     api: FakeApiServer,
 }
 
 impl Asked {
     async fn start() -> Self {
-        let node = Node::new();
+        let installation = Installation::new();
         let api = FakeApiServer::start(&PKI).await.unwrap();
-        PKI.write(node.directory.path()).unwrap();
-        let asked = Self { node, api };
-        asked.as_user(Credential::Certificate(&PKI.gate));
+        PKI.write(installation.directory.path()).unwrap();
+        let asked = Self { installation, api };
+        asked.as_user(KubeconfigUser::Certificate(&PKI.gate));
         asked
     }
 
     /// Who the gate is to the API server.
-    fn as_user(&self, credential: Credential<'_>) {
+    fn as_user(&self, credential: KubeconfigUser<'_>) {
         let kubeconfig = self.api.kubeconfig(&PKI, credential);
-        fs::write(self.node.path("kubeconfig"), kubeconfig).unwrap();
+        fs::write(self.installation.path("kubeconfig"), kubeconfig).unwrap();
     }
 
     /// Exit code of `check`, and what it says of it.
     fn check(&self, flags: &[&str]) -> (i32, String) {
-        let output = self.node.check(flags);
+        let output = self.installation.check(flags);
         (code(&output), stderr(&output))
     }
 
     fn show_the_kubelet(&self, credentials: Value) {
-        self.node.configure(|configuration| {
+        self.installation.configure(|configuration| {
             for (key, value) in credentials.as_object().unwrap() {
                 configuration["upstream"][key] = value.clone();
             }
@@ -96,7 +97,7 @@ async fn a_node_that_is_another_machine_is_refused() {
         said.contains("this machine's is") && said.contains("set nodeName"),
         "{said}"
     );
-    let served = asked.node.serve(&[]).await;
+    let served = asked.installation.serve().await;
     assert_eq!(code(&served), 64);
     assert!(stderr(&served).contains("the Node worker-1 is another machine"));
     // Nothing is asked of the network, and nothing found.
@@ -111,7 +112,7 @@ async fn what_proves_nothing_is_a_warning_and_the_gate_starts() {
         let (code, said) = asked.check(&[]);
         assert_eq!(code, 0, "{said}");
         assert!(said.starts_with("warning: ") && said.contains(expected), "{said}");
-        let mut serving = Serving::start(&asked.node).await;
+        let mut serving = Serving::start(&asked.installation).await;
         let warned = serving.said.iter().any(|event| {
             let message = event["message"].as_str().unwrap();
             message.contains("worker-1") && !message.contains("credential")
@@ -130,9 +131,9 @@ async fn what_proves_nothing_is_a_warning_and_the_gate_starts() {
     says("neither machineID nor systemUUID of the Node can be compared").await;
     asked.api.set_node("worker-1", another_machine());
     asked
-        .node
+        .installation
         .configure(|configuration| configuration["nodeName"] = json!("worker-1"));
-    asked.as_user(Credential::Token(GATE_TOKEN));
+    asked.as_user(KubeconfigUser::Token(GATE_TOKEN));
     says("may not read this Node").await;
     asked.api.down().await.unwrap();
     says("the API server cannot be asked").await;
@@ -145,7 +146,7 @@ async fn a_slow_api_server_delays_the_start_by_two_seconds_at_most() {
     asked.api.set_node("worker-1", another_machine());
     asked.api.set_latency(Duration::from_secs(60));
     let began = Instant::now();
-    let mut serving = Serving::start(&asked.node).await;
+    let mut serving = Serving::start(&asked.installation).await;
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert!(serving.said.iter().any(|event| {
         let message = event["message"].as_str().unwrap();
@@ -157,36 +158,39 @@ async fn a_slow_api_server_delays_the_start_by_two_seconds_at_most() {
     assert_eq!(serving.exit().await.code(), Some(0));
 }
 
-/// The name comes from the configuration, the certificate or the environment, in this order.
+/// The name comes from the configuration, the certificate, a running kubelet or the environment, in this order.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_node_that_is_asked_about_is_the_first_that_is_named() {
+async fn the_first_source_that_names_the_node_counts() {
     let asked = Asked::start().await;
     let (_, said) = asked.check(&[]);
-    assert!(said.contains("nodeName worker-1:"), "by the certificate: {said}");
+    assert_says(&said, &["nodeName worker-1:"]);
     let (_, said) = asked.check(&["--hostname-override=Worker-7"]);
-    assert!(said.contains("nodeName worker-7:"), "{said}");
+    assert_says(&said, &["nodeName worker-7:"]);
 
-    asked.as_user(Credential::Token(GATE_TOKEN));
-    let (code_of_check, said) = asked.check(&[]);
-    assert_eq!(code_of_check, 64);
-    assert!(said.contains("nothing says what this Node is called"), "{said}");
-    let output = crate::command_line::kubelet_gate()
-        .args(["check", "--config", &asked.node.config()])
-        .env("NODE_NAME", "Worker-8")
-        .output()
-        .unwrap();
-    assert!(
-        stderr(&output).contains("nodeName worker-8:"),
-        "{}",
-        stderr(&output)
-    );
+    asked.as_user(KubeconfigUser::Token(GATE_TOKEN));
+    // On a machine where no other process says anything.
+    let check = |kubelets: &[&str], variable: &str| {
+        let mut gate = kubelet_gate_beside(kubelets)?;
+        gate.args(["check", "--config", &asked.installation.config()]);
+        let output = gate.env("NODE_NAME", variable).output().unwrap();
+        Some((code(&output), stderr(&output)))
+    };
+    let Some((code, said)) = check(&[], "") else {
+        return;
+    };
+    assert_eq!(code, 64);
+    assert_says(&said, &["nothing says what this Node is called"]);
+    let (_, said) = check(&[], "Worker-8").unwrap();
+    assert_says(&said, &["nodeName worker-8:"]);
+    let (_, said) = check(&["--hostname-override=Worker-9"], "Worker-8").unwrap();
+    assert_says(&said, &["nodeName worker-9:"]);
     asked
-        .node
+        .installation
         .configure(|configuration| configuration["nodeNameFromHost"] = json!(true));
-    let (code_of_check, said) = asked.check(&[]);
+    let (code, said) = check(&[], "").unwrap();
     let host = read("/proc/sys/kernel/hostname").to_lowercase();
-    assert_eq!(code_of_check, 0, "{said}");
-    assert!(said.contains(&format!("nodeName {host}:")), "{said}");
+    assert_eq!(code, 0, "{said}");
+    assert_says(&said, &[&format!("nodeName {host}:")]);
 }
 
 /// Seen red: with the review of the other Node's name left out, or asked about this one's, `check` says 0.
@@ -195,7 +199,7 @@ async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
     let asked = Asked::start().await;
     asked.api.set_node("worker-1", this_machine());
     let certificate = |name: &str| json!({"clientCertificateFile": format!("{name}.crt"), "clientKeyFile": format!("{name}.key")});
-    fs::write(asked.node.path("token"), format!("{ADMIN_TOKEN}\n")).unwrap();
+    fs::write(asked.installation.path("token"), format!("{ADMIN_TOKEN}\n")).unwrap();
     for (credential, key, file, user) in [
         (
             certificate("kube-apiserver-kubelet-client"),
@@ -215,7 +219,7 @@ async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
         assert_eq!(code, 64, "{said}");
         let found = format!(
             "error: {key}: {} is a credential of \"{user}\"",
-            asked.node.path(file)
+            asked.installation.path(file)
         );
         assert!(said.starts_with(&found), "{said}");
         assert!(said.contains("upstream.allowFleetCredential: true"), "{said}");
@@ -235,7 +239,7 @@ async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
         certificate("alice"),
         json!({"tokenFile": "token"}),
     ] {
-        fs::write(asked.node.path("token"), METRICS_TOKEN).unwrap();
+        fs::write(asked.installation.path("token"), METRICS_TOKEN).unwrap();
         asked.show_the_kubelet(own);
         assert_eq!(asked.check(&[]), (0, String::new()));
     }
@@ -257,7 +261,7 @@ async fn serve_looks_for_fleet_credentials_behind_its_start() {
         "clientCertificateFile": "kube-apiserver-kubelet-client.crt",
         "clientKeyFile": "kube-apiserver-kubelet-client.key",
     }));
-    let mut serving = Serving::start(&asked.node).await;
+    let mut serving = Serving::start(&asked.installation).await;
     eventually("it has asked", || {
         asked.api.reviews().iter().any(|review| {
             matches!(review, Review::Access { spec } if spec["user"] == "kube-apiserver-kubelet-client"
@@ -266,7 +270,7 @@ async fn serve_looks_for_fleet_credentials_behind_its_start() {
     })
     .await;
     eventually("it says so", || {
-        serving.goes_on().iter().any(|event| {
+        serving.later().iter().any(|event| {
             event["level"] == "WARN"
                 && event["fields"]["message"]
                     .as_str()
@@ -284,16 +288,16 @@ async fn serve_looks_for_fleet_credentials_behind_its_start() {
 async fn check_says_when_the_gate_may_not_ask() {
     let asked = Asked::start().await;
     asked
-        .node
+        .installation
         .configure(|configuration| configuration["nodeName"] = json!("worker-1"));
     for (credential, answers, way_out) in [
         (
-            Credential::Token(METRICS_TOKEN),
+            KubeconfigUser::Token(METRICS_TOKEN),
             "403 Forbidden",
             "bind the gate's user to ClusterRole system:auth-delegator",
         ),
         (
-            Credential::Token("nobody"),
+            KubeconfigUser::Token("nobody"),
             "401 Unauthorized",
             "does not accept the credential of the gate's kubeconfig",
         ),
@@ -314,8 +318,8 @@ async fn check_says_when_the_gate_may_not_ask() {
 async fn a_proxy_in_the_environment_is_said_not_to_be_used() {
     let asked = Asked::start().await;
     asked.api.set_node("worker-1", this_machine());
-    let output = crate::command_line::kubelet_gate()
-        .args(["check", "--config", &asked.node.config()])
+    let output = kubelet_gate()
+        .args(["check", "--config", &asked.installation.config()])
         .env("HTTPS_PROXY", "http://192.0.2.1:3128")
         .output()
         .unwrap();

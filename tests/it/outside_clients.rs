@@ -2,13 +2,14 @@
 //! a mistake shared by client and gate stays hidden until a cluster finds it.
 
 use std::process::{Output, Stdio};
-use std::time::Duration;
 
 use fakes::apiserver::METRICS_TOKEN;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::patience::patience;
+use crate::skipped::skip;
 use crate::world::World;
 
 /// Runs a tool in the folder of the configuration; `None`, and a line that says so, where it is not installed.
@@ -26,7 +27,7 @@ async fn tool(world: &World, program: &str, arguments: &[&str], input: &str) -> 
     let mut process = match spawned {
         Ok(process) => process,
         Err(error) => {
-            println!("skipped: {program} cannot be run ({error})");
+            skip(&format!("{program} cannot be run ({error})"));
             return None;
         }
     };
@@ -34,7 +35,7 @@ async fn tool(world: &World, program: &str, arguments: &[&str], input: &str) -> 
     // It may have ended before it read.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
-    let output = timeout(Duration::from_secs(20), process.wait_with_output()).await;
+    let output = timeout(patience(), process.wait_with_output()).await;
     Some(output.expect("it hangs").unwrap())
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use fakes::kubelet::{ClientCa, FakeKubelet, Fault, Seen};
+use fakes::kubelet::{ClientCa, FakeKubelet, Fault, RecordedRequest};
 use kubelet_gate::adopt::prove::{
     self, Options, PROBES, Port, Ports, ProbeAnswer, ProbeCredential, ProbeOutcome, ProbeReport, ProbeToken,
     ProveError, SideKind, Verified,
@@ -16,10 +16,11 @@ use kubelet_gate::adopt::prove::{
 use kubelet_gate::host::as_user;
 use serde_json::Value;
 
-use crate::command_line::{code, kubelet_gate, stderr};
 use crate::inspecting::{assert_valid, sarif_schema, schema};
 use crate::node::{Node, on_a_node, options, shell};
-use crate::world::{PKI, World, eventually};
+use crate::patience::eventually;
+use crate::program::{code, kubelet_gate, stderr};
+use crate::world::{PKI, World};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -119,7 +120,7 @@ async fn exactly_the_documented_requests_are_sent() {
         read_only(&world).await,
     )))
     .await;
-    let line = |seen: &Seen| (seen.read_only, seen.method.clone(), seen.target.clone());
+    let line = |seen: &RecordedRequest| (seen.read_only, seen.method.clone(), seen.target.clone());
     let seen = world.kubelet.requests();
     let sent: Vec<_> = seen.iter().map(line).collect();
     let documented: Vec<_> = PROBES
@@ -278,9 +279,12 @@ async fn what_may_have_been_open_is_not_called_closed() {
         ..on_loopback(ports(address, "127.0.0.1:1".parse().unwrap()))
     };
     let mut started = None;
+    let mut done = None;
     let report = tokio::task::spawn_blocking(move || {
         prove::prove(&options, &mut |progress| {
-            assert!(progress.done < progress.total);
+            // Each probe counts once, and only after it was answered.
+            assert!(progress.done < progress.total && done < Some(progress.done));
+            done = Some(progress.done);
             if progress.address == Ipv6Addr::LOCALHOST && started.is_none() {
                 started = Some(std::net::TcpListener::bind(address).unwrap());
             }
@@ -425,7 +429,7 @@ fn a_report_is_kept_whole_and_compared_with_care() {
 /// looked at, where there are none.
 #[test]
 fn a_token_is_not_shown_to_whoever_has_taken_the_port() {
-    on_a_node("prove with a token", async |node: Node| {
+    on_a_node(async |node: Node| {
         let runtime = tokio::runtime::Handle::current();
         let taken = as_user(1000, || {
             runtime.block_on(FakeKubelet::start(options(20250, true)))
@@ -464,7 +468,7 @@ fn a_token_is_not_shown_to_whoever_has_taken_the_port() {
 /// An operator whose terminal is gone leaves nothing behind. Seen red: without SIGHUP, the wire stayed.
 #[test]
 fn whatever_ends_it_its_network_is_taken_away() {
-    on_a_node("prove interrupted", async |node: Node| {
+    on_a_node(async |node: Node| {
         let links = shell("ip -o link | cut -d: -f2");
         for signal in ["HUP", "TERM", "INT", "QUIT"] {
             let mut command = kubelet_gate();
@@ -545,7 +549,7 @@ fn json(output: &Output) -> Value {
 
 #[test]
 fn what_got_through_before_the_seal_does_not_afterwards() {
-    on_a_node("prove before and after", async |mut node: Node| {
+    on_a_node(async |mut node: Node| {
         let links = shell("ip -o link | cut -d: -f2");
         let everywhere = Options {
             interval: Duration::ZERO,
@@ -582,9 +586,9 @@ fn what_got_through_before_the_seal_does_not_afterwards() {
             (64, true)
         );
         node.start_gate().await;
-        node.api_server_comes().await;
-        node.firewall_ends(0, "apply --confirm-within 60s --close-health-checkers");
-        node.firewall_ends(0, "confirm");
+        node.api_server_calls_gate().await;
+        node.firewall_exits(0, "apply --confirm-within 60s --close-health-checkers");
+        node.firewall_exits(0, "confirm");
         let report = proven(everywhere).await;
         let open: Vec<_> = report.exposures().collect();
         assert!(open.is_empty(), "{open:#?}");

@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use fakes::client::Client;
 use kubelet_gate::settings::{KubeletFlags, Settings};
 
-use crate::world::{World, assert_answer, eventually_answers, header};
+use crate::patience::eventually_answers;
+use crate::skipped::skip;
+use crate::world::{World, assert_answer, header};
 
 /// Every method and target that was recorded on a kubelet's read-only port.
 const RECORDED: &str = include_str!("data/read_only.tsv");
@@ -292,8 +294,7 @@ async fn health_is_told_to_nobody_unless_it_is_set() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_told_to_the_node_alone() {
     let Some(address) = own_address() else {
-        println!("skipped: this machine has no address but loopback");
-        return;
+        return skip("this machine has no address but loopback");
     };
     let world = World::builder()
         .set("readOnlyPort.healthz", true)

@@ -1,47 +1,45 @@
-//! Commit-confirm. If a trial outlived its window, an operator who locked herself out would have to drive to the node; if it took
-//! the confirmed seal with it, the node would be open and nobody would know.
+//! Trials. If a trial outlived its window, an operator who locked herself out would have to drive to the node; if its end removed the
+//! confirmed seal too, the node would be open and no one would know.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, sleep};
 
-use crate::node::{Node, on_a_node, on_every_backend, who_answers};
-use crate::world::eventually_answers;
+use crate::node::{Node, on_a_node, on_every_backend, server_at};
+use crate::patience::{eventually, eventually_answers, stretched};
 
-/// Waits until nothing of a trial is alive. The kernel's clock decides, and nobody else.
+/// Starts a trial that is long enough for what a test does during it.
+fn apply(more: &str) -> String {
+    let seconds = stretched(Duration::from_secs(8)).as_secs();
+    format!("apply --confirm-within {seconds}s{more}")
+}
+
+/// Waits until the trial has ended. Only the kernel's clock ends it.
 async fn trial_ends(node: &Node) {
-    let until = Instant::now() + Duration::from_secs(15);
-    while node.firewall_says("status --no-namespace").contains("on trial") {
-        assert!(Instant::now() < until, "the trial does not end");
-        sleep(Duration::from_millis(100)).await;
-    }
+    eventually("the trial has ended", || {
+        !node.firewall_prints("status --no-namespace").contains("on trial")
+    })
+    .await;
 }
 
 /// Seen red: with the trial's ports added without a timeout.
 #[test]
-fn a_first_trial_that_nobody_confirms_leaves_the_node_as_it_was() {
-    on_every_backend("first trial", async |mut node: Node| {
+fn a_first_trial_that_is_not_confirmed_leaves_the_node_as_it_was() {
+    on_every_backend(async |mut node: Node| {
         node.start_gate().await;
-        node.api_server_comes().await;
-        node.firewall_ends(0, "apply --confirm-within 3s");
-        // Nobody is there to undo it.
+        node.api_server_calls_gate().await;
+        node.firewall_exits(0, &apply(""));
+        // No process is left that could undo it.
         node.kill_gate();
-        assert_eq!(
-            who_answers("127.0.0.1:10250").await,
-            "nobody",
-            "redirected to a gate that is gone"
-        );
+        let during = server_at("127.0.0.1:10250").await;
+        assert_eq!(during, "none", "redirected to a gate that is gone");
         trial_ends(&node).await;
-        assert_eq!(who_answers("127.0.0.1:10250").await, "kubelet");
-        assert_eq!(who_answers("127.0.0.1:10255").await, "kubelet");
-        let said = node.firewall_ends(1, "confirm");
+        assert_eq!(server_at("127.0.0.1:10250").await, "kubelet");
+        assert_eq!(server_at("127.0.0.1:10255").await, "kubelet");
+        let said = node.firewall_exits(1, "confirm");
         assert!(said.contains("too late"), "{said}");
-        assert_eq!(
-            who_answers("127.0.0.1:10250").await,
-            "kubelet",
-            "nothing was confirmed too late"
-        );
+        let after = server_at("127.0.0.1:10250").await;
+        assert_eq!(after, "kubelet", "a late confirmation confirms nothing");
         node.stop().await;
     });
 }
@@ -49,78 +47,75 @@ fn a_first_trial_that_nobody_confirms_leaves_the_node_as_it_was() {
 /// Seen red: with the base chains leading to the trial alone.
 #[test]
 fn an_unconfirmed_second_trial_falls_back_to_the_confirmed_seal() {
-    on_every_backend("second trial", async |mut node: Node| {
+    on_every_backend(async |mut node: Node| {
         node.seal().await;
         let confirmed = node.rules();
-        // Plan B brings 10255 nowhere.
+        // Plan A, the confirmed one, redirects 10255 to the tombstone. Plan B redirects it nowhere.
         node.configuration(|configuration| configuration["readOnlyPort"]["listen"] = serde_json::json!([]));
-        // Killed while it waits, and with it everything else that could undo the trial.
-        let mut applying =
-            node.firewall_begins("apply --confirm-within 6s --confirm-when-verified --close-health-checkers");
-        let applied = async || who_answers("127.0.0.1:10255").await == "nobody";
-        eventually_answers("plan B is on trial", applied).await;
+        // Killed while it waits, as is everything else that could undo the trial.
+        let mut applying = node.firewall_starts(&apply(" --confirm-when-verified --close-health-checkers"));
+        eventually_answers("plan B is on trial", async || {
+            server_at("127.0.0.1:10255").await == "none"
+        })
+        .await;
         applying.kill().unwrap();
         applying.wait().unwrap();
-        assert_eq!(who_answers("127.0.0.1:10250").await, "gate");
+        assert_eq!(server_at("127.0.0.1:10250").await, "gate");
         node.kill_gate();
         trial_ends(&node).await;
-        // Nobody of ours lives, and it is plan A that is in force: it brings 10255 to whoever has the tombstone's port.
+        // No process of ours lives, and plan A is in force: it leads from 10255 to any listener on the tombstone's port.
         let tombstone = std::net::TcpListener::bind("127.0.0.1:19255").unwrap();
         tombstone.set_nonblocking(true).unwrap();
+        let connected = std::net::TcpStream::connect("127.0.0.1:10255").is_ok();
         assert!(
-            std::net::TcpStream::connect("127.0.0.1:10255").is_ok(),
+            connected && tombstone.accept().is_ok(),
             "{}: plan A",
             node.backend
         );
-        assert!(tombstone.accept().is_ok(), "{}: plan A", node.backend);
         drop(tombstone);
-        for port in [10250, 10255] {
-            assert_eq!(
-                who_answers(&format!("[::1]:{port}")).await,
-                "nobody",
-                "sealed: brought to the gate, which is gone"
-            );
+        for address in ["[::1]:10250", "[::1]:10255"] {
+            let server = server_at(address).await;
+            assert_eq!(server, "none", "{address} is redirected to a gate that is gone");
         }
-        // The gate comes back, and with it what the kernel lists is plan A to the letter, but for whom it lets through.
+        // With a gate again, the packet filter lists plan A to the letter, but for the gate that it exempts.
         node.start_gate().await;
         node.admitted().await;
-        assert_eq!(who_answers("127.0.0.1:10255").await, "gate", "plan A");
+        assert_eq!(server_at("127.0.0.1:10255").await, "gate", "plan A");
         if node.backend != "iptables-legacy" {
             node.eventually_listed(&confirmed).await;
         }
-        node.api_server_comes().await;
-        node.firewall_ends(0, "status");
+        node.api_server_calls_gate().await;
+        node.firewall_exits(0, "status");
         node.stop().await;
     });
 }
 
 #[test]
 fn a_seal_confirms_itself_once_the_api_server_came_through_it() {
-    on_every_backend("verified", async |mut node: Node| {
+    on_every_backend(async |mut node: Node| {
         node.start_gate().await;
-        node.api_server_comes().await;
-        let said = node.firewall_ends(1, "apply --confirm-within 3s --confirm-when-verified");
+        node.api_server_calls_gate().await;
+        let said = node.firewall_exits(1, "apply --confirm-within 3s --confirm-when-verified");
         assert!(said.contains("has not come through the seal"), "{said}");
         trial_ends(&node).await;
         let client = node.client(crate::world::API_SERVER, "192.0.2.10:10250".parse().unwrap());
         let coming = async {
             loop {
                 let _ = client.get("/containerLogs/default/web/nginx").await;
-                sleep(Duration::from_millis(200)).await;
+                tokio::task::yield_now().await;
             }
         };
-        let words = "apply --confirm-within 30s --confirm-when-verified";
         let said = tokio::select! {
-            said = node.firewall_beside(words) => said,
+            said = node.firewall_succeeds("apply --confirm-within 60s --confirm-when-verified") => said,
             () = coming => unreachable!(),
         };
         assert!(said.contains("confirmed, and in force"), "{said}");
-        node.firewall_ends(0, "status");
+        node.firewall_exits(0, "status");
         node.stop().await;
     });
 }
 
-/// An admin port that cannot be asked once, and then tells of the API server as it was long ago.
+/// An admin port that fails at the first question, and then tells of a call by the API server long ago.
 async fn stuttering_admin_port() -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -141,17 +136,17 @@ async fn stuttering_admin_port() -> std::net::SocketAddr {
     address
 }
 
-/// Seen red: with a question that failed taken for "never", and any other answer than before for a visit.
+/// Seen red: with a failed question taken for "never", and any answer that differs from the one before for a call.
 #[test]
-fn who_came_before_the_trial_verifies_nothing() {
-    on_a_node("seen before", async |mut node: Node| {
+fn a_call_before_the_trial_verifies_nothing() {
+    on_a_node(async |mut node: Node| {
         node.start_gate().await;
-        node.api_server_comes().await;
+        node.api_server_calls_gate().await;
         let mut gate = node.running_gate();
         gate["admin"] = stuttering_admin_port().await.to_string().into();
         std::fs::write(node.file("run/exemption.json"), gate.to_string()).unwrap();
-        let words = "apply --confirm-within 4s --confirm-when-verified --accept-unseen-api-server";
-        let said = node.firewall_ends(1, words);
+        let arguments = "apply --confirm-within 4s --confirm-when-verified --accept-unseen-api-server";
+        let said = node.firewall_exits(1, arguments);
         assert!(said.contains("has not come through the seal"), "{said}");
         node.stop().await;
     });

@@ -2,7 +2,7 @@
 //! into its body, and the kubelet runs it: on a connection that the gate vouches for.
 
 use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
-use fakes::kubelet::Seen;
+use fakes::kubelet::RecordedRequest;
 
 use crate::world::{World, assert_answer};
 
@@ -123,7 +123,7 @@ const CORPUS: [(&str, Fate, &str); 21] = [
 ];
 
 /// A request has one framing at most, and it is the gate's own.
-pub(crate) fn assert_well_formed(name: &str, seen: &Seen) {
+pub(crate) fn assert_well_formed(name: &str, seen: &RecordedRequest) {
     assert_eq!(seen.version, "HTTP/1.1", "{name}");
     let framings = seen
         .headers

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fakes::client::{Alpn, Connection};
-use fakes::pki::{Ca, CertificateSpec, KeyKind, Pair};
+use fakes::pki::{Ca, CertificateSpec, Pair};
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, Issuer, KeyIdMethod,
     KeyPair, RevokedCertParams, SerialNumber,
@@ -22,7 +22,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::world::{PKI, World, WorldBuilder, assert_answer, eventually, eventually_answers};
+use crate::patience::{eventually, eventually_answers};
+use crate::world::{PKI, World, WorldBuilder, assert_answer};
 
 async fn status(connection: &mut Connection) -> u16 {
     connection.get("/healthz").await.unwrap().status().as_u16()
@@ -258,7 +259,7 @@ async fn a_list_that_cannot_be_used_leaves_the_last_good_in_force() {
         ("a certificate", PKI.ca.certificate_pem()),
         (
             "a stranger's of the same name",
-            revocation_list(&PKI.stranger_ca, &[], Span::DAY),
+            revocation_list(&PKI.untrusted_ca, &[], Span::DAY),
         ),
     ];
     let mut bob = world.client("bob").connect().await.unwrap();
@@ -293,7 +294,7 @@ async fn a_list_that_cannot_be_used_keeps_no_ca_in_force() {
             _ => {}
         }
         // Another key under the same name.
-        write_bundle(&world, &[PKI.stranger_ca.certificate_pem()]);
+        write_bundle(&world, &[PKI.untrusted_ca.certificate_pem()]);
         world.gate.reload();
         assert_eq!(reloads(&world, "serving", "error"), 1.0, "{list}");
         assert_eq!(status(&mut alice).await, 401, "{list}");
@@ -304,7 +305,7 @@ async fn a_list_that_cannot_be_used_keeps_no_ca_in_force() {
 
         fs::write(
             world.file("ca.crl"),
-            revocation_list(&PKI.stranger_ca, &[], Span::DAY),
+            revocation_list(&PKI.untrusted_ca, &[], Span::DAY),
         )
         .unwrap();
         world.gate.reload();
@@ -465,7 +466,7 @@ async fn require_refuses_strangers_in_the_handshake_and_judges_the_others_all_th
 #[tokio::test(flavor = "multi_thread")]
 async fn intermediates_must_be_sent_or_known_and_a_new_ca_may_have_the_old_ones_name() {
     let world = World::start().await;
-    let issuer = PKI.ca.intermediate("issuer", KeyKind::P256).unwrap();
+    let issuer = PKI.ca.intermediate("issuer").unwrap();
     let sent = issuer
         .issue("erin", &CertificateSpec::client("erin").group("admins"))
         .unwrap();
@@ -483,7 +484,7 @@ async fn intermediates_must_be_sent_or_known_and_a_new_ca_may_have_the_old_ones_
     assert_eq!(status(&PKI.bob).await, 401, "of an issuer, not of its CA");
 
     // The names are the same and the keys are not: each finds its own, in whatever order.
-    let (old, new) = (PKI.ca.certificate_pem(), PKI.stranger_ca.certificate_pem());
+    let (old, new) = (PKI.ca.certificate_pem(), PKI.untrusted_ca.certificate_pem());
     for bundle in [[old.clone(), new.clone()], [new.clone(), old]] {
         write_bundle(&world, &bundle);
         world.gate.reload();

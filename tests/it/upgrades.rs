@@ -12,7 +12,8 @@ use fakes::kubelet::Fault;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::world::{API_SERVER, World, assert_answer, eventually, header};
+use crate::patience::eventually;
+use crate::world::{API_SERVER, World, assert_answer, header};
 
 const SHELL: &str = "/exec/default/web/nginx?command=sh&input=1&output=1&error=1";
 const CAT: &str = "/exec/default/web/nginx?command=cat&input=1&output=1";

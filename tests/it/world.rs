@@ -7,13 +7,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fakes::apiserver::FakeApiServer;
 use fakes::client::{Alpn, Client, ClientError, ClientTls};
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
-use fakes::pki::{Credential, Pair, Pki};
+use fakes::pki::{KubeconfigUser, Pair, Pki};
 use http::{Request, Response};
 use http_body_util::Full;
 use kubelet_gate::audit::AuditThread;
@@ -27,11 +27,10 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::patience::{eventually, patience};
+
 /// The file name of the API server's client certificate, for [`World::client`].
 pub(crate) const API_SERVER: &str = "kube-apiserver-kubelet-client";
-
-/// How long [`eventually`] waits. Much longer than anything takes, since the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Keys and certificates, made once for all tests.
 pub(crate) static PKI: LazyLock<Pki> = LazyLock::new(|| Pki::generate().unwrap());
@@ -170,7 +169,7 @@ impl WorldBuilder {
         let api = FakeApiServer::start(&PKI).await.unwrap();
         write_private(
             &folder.join("kubeconfig"),
-            &api.kubeconfig(&PKI, Credential::Certificate(&PKI.gate)),
+            &api.kubeconfig(&PKI, KubeconfigUser::Certificate(&PKI.gate)),
         );
 
         let mut configuration = configuration(upstream, kubelet.address(), &folder);
@@ -288,12 +287,12 @@ impl World {
             alpn,
             ..ClientTls::default()
         };
-        Client::new(self.address, tls).unwrap()
+        Client::new(self.address, tls).unwrap().with_deadline(patience())
     }
 
     /// A client that speaks plain HTTP to the admin port.
     pub(crate) fn admin_client(&self) -> Client {
-        Client::plain(self.admin)
+        Client::plain(self.admin).with_deadline(patience())
     }
 
     /// A file of the configuration's folder.
@@ -373,7 +372,7 @@ impl World {
         let stopped = self.serving.take().unwrap().await.unwrap().unwrap();
         assert_eq!(stopped, Stopped { cut: 0 }, "something had to be cut");
         let audit = self.audit_thread.take().unwrap();
-        tokio::task::spawn_blocking(move || audit.shutdown(PATIENCE))
+        tokio::task::spawn_blocking(move || audit.shutdown(patience()))
             .await
             .unwrap()
             .unwrap();
@@ -440,20 +439,6 @@ impl TokenClient {
     /// These headers and the token.
     pub(crate) fn headers<'a>(&'a self, headers: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         [&[("authorization", self.authorization.as_str())], headers].concat()
-    }
-}
-
-/// Polls until the condition holds; fails with its description after [`PATIENCE`].
-pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    eventually_answers(what, async || condition()).await;
-}
-
-/// [`eventually`] for a condition that takes a request to find out.
-pub(crate) async fn eventually_answers(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The body of an answer, which may come slowly or break off.
+//! The body of an answer, which may be slow or incomplete.
 
 use std::io;
 use std::pin::Pin;
@@ -10,29 +10,29 @@ use http::Response;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-/// What is to go wrong with a body.
+/// A fault of a body.
 #[derive(Clone, Copy)]
-pub(super) enum Trouble {
-    /// This long between one byte and the next.
+pub(super) enum BodyFault {
+    /// Delay between two bytes.
     Drip(Duration),
-    /// An error half-way.
+    /// An error after about half of the body.
     Break,
 }
 
 /// A body of known length.
 pub(super) struct Body {
     left: Bytes,
-    trouble: Option<Trouble>,
+    fault: Option<BodyFault>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Body {
-    /// The same answer with the trouble that its extensions name.
+    /// Gives an answer the fault that is in its extensions.
     pub(super) fn of(answer: Response<Bytes>) -> Response<Self> {
-        let trouble = answer.extensions().get().copied();
+        let fault = answer.extensions().get().copied();
         answer.map(|left| Self {
             left,
-            trouble,
+            fault,
             pause: None,
         })
     }
@@ -49,20 +49,20 @@ impl http_body::Body for Body {
         if self.left.is_empty() {
             return Poll::Ready(None);
         }
-        let length = match self.trouble {
+        let length = match self.fault {
             None => self.left.len(),
-            Some(Trouble::Drip(pause)) => {
+            Some(BodyFault::Drip(pause)) => {
                 if let Some(waiting) = &mut self.pause {
                     ready!(waiting.as_mut().poll(context));
                 }
                 self.pause = Some(Box::pin(sleep(pause)));
                 1
             }
-            // Half of it, then half of the rest, until one byte is left, which is not sent.
-            Some(Trouble::Break) if self.left.len() == 1 => {
+            // Half of the rest each time, until one byte is left, which is not sent.
+            Some(BodyFault::Break) if self.left.len() == 1 => {
                 return Poll::Ready(Some(Err(io::Error::other("told to break off"))));
             }
-            Some(Trouble::Break) => self.left.len() / 2,
+            Some(BodyFault::Break) => self.left.len() / 2,
         };
         let next = self.left.split_to(length);
         Poll::Ready(Some(Ok(Frame::data(next))))

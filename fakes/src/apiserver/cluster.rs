@@ -1,4 +1,4 @@
-//! What the fake API server knows: tokens and their users, and rules in the manner of RBAC.
+//! The fake API server's tokens with their users, and its rules, which are modelled on RBAC.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::pki::NODE_NAME;
 
-/// The audience of a service account token that names none.
-pub const DEFAULT_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
+/// The audience of a token whose audiences are not given.
+const DEFAULT_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// A token that may read metrics: `system:serviceaccount:monitoring:metrics`.
 pub const METRICS_TOKEN: &str = "metrics-token";
@@ -15,15 +15,15 @@ pub const METRICS_TOKEN: &str = "metrics-token";
 pub const PROXY_GET_TOKEN: &str = "proxy-get-token";
 /// A token of the group `admins`.
 pub const ADMIN_TOKEN: &str = "admin-token";
-/// A token for the gate itself: it may ask for reviews.
+/// A token for the gate: it may create reviews.
 pub const GATE_TOKEN: &str = "gate-token";
 
-/// Whom a token stands for.
+/// The user of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// `username`.
     pub name: String,
-    /// `uid`; empty = left out.
+    /// `uid`; empty leaves it out.
     pub uid: String,
     /// `groups`, in order.
     pub groups: Vec<String>,
@@ -33,45 +33,37 @@ pub struct User {
     pub audiences: Vec<String>,
 }
 
-/// What is known of a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TokenStatus {
-    /// It stands for this user.
-    Valid(User),
-    /// It is turned down with this `status.error`; an empty one = without any.
-    Rejected(String),
-}
-
-/// Whom a rule is about.
+/// The users that a rule applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// One user, by name; a service account by its full one.
+    /// One user, by name; a service account by its full name.
     User(String),
-    /// Everybody in a group.
+    /// All users of a group.
     Group(String),
 }
 
-/// One rule on a node's subresources. A deny wins over every allow (RBAC has none; other authorizers do).
+/// One rule on a node's subresources. A rule that denies precedes every rule that allows (RBAC has only the
+/// latter; other authorizers have both).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// For whom.
+    /// The users it applies to.
     pub subject: Subject,
-    /// Verbs; `*` = all, the empty one included.
+    /// Verbs; `*` means all, the empty one included.
     pub verbs: Vec<String>,
-    /// Subresources of nodes; `*` = all.
+    /// Subresources of nodes; `*` means all.
     pub subresources: Vec<String>,
-    /// Only this node; `None` = any.
+    /// Only this node; `None` means every node.
     pub node: Option<String>,
-    /// What the ClusterRole and its binding are called in the reason.
+    /// The name of the ClusterRole and its binding in the reason.
     pub role: String,
-    /// Says `denied` instead of `allowed`.
+    /// Denies instead of allowing.
     pub deny: bool,
 }
 
 /// Tokens and rules.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cluster {
-    pub(super) tokens: BTreeMap<String, TokenStatus>,
+    pub(super) tokens: BTreeMap<String, User>,
     pub(super) rules: Vec<Rule>,
     /// `status.nodeInfo` of each Node.
     pub(super) nodes: BTreeMap<String, Value>,
@@ -96,7 +88,7 @@ impl User {
         }
     }
 
-    /// A service account, as a bound token of a pod gives it.
+    /// A service account, as a token that is bound to a pod names it.
     pub fn service_account(namespace: &str, name: &str) -> Self {
         let groups = [
             "system:serviceaccounts",
@@ -120,7 +112,7 @@ impl User {
         }
     }
 
-    /// Only for these audiences.
+    /// Sets the audiences of the token.
     #[must_use]
     pub fn audiences(mut self, audiences: &[&str]) -> Self {
         self.audiences = audiences.iter().map(ToString::to_string).collect();
@@ -157,7 +149,7 @@ impl Rule {
         }
     }
 
-    /// Denies them, whatever else allows.
+    /// Denies these verbs on these subresources of every node.
     pub fn deny(subject: Subject, verbs: &[&str], subresources: &[&str]) -> Self {
         Self {
             deny: true,
@@ -165,14 +157,14 @@ impl Rule {
         }
     }
 
-    /// On this node only.
+    /// Restricts the rule to this node.
     #[must_use]
     pub fn on_node(mut self, node: &str) -> Self {
         self.node = Some(node.to_owned());
         self
     }
 
-    /// What the ClusterRole and its binding are called.
+    /// Names the ClusterRole and its binding.
     #[must_use]
     pub fn role(mut self, role: &str) -> Self {
         self.role = role.to_owned();
@@ -184,7 +176,7 @@ impl Rule {
         let attribute = |name: &str| attributes[name].as_str().unwrap_or_default();
         let listed = |list: &[String], wanted: &str| list.iter().any(|item| item == "*" || item == wanted);
 
-        self.subject.is(spec)
+        self.subject.matches(spec)
             && attribute("group").is_empty()
             && attribute("resource") == "nodes"
             && listed(&self.verbs, attribute("verb"))
@@ -229,7 +221,7 @@ impl Subject {
         Self::User(format!("system:serviceaccount:{namespace}:{name}"))
     }
 
-    fn is(&self, spec: &Value) -> bool {
+    fn matches(&self, spec: &Value) -> bool {
         match self {
             Self::User(user) => spec["user"] == user.as_str(),
             Self::Group(group) => is_in_group(spec, group),
@@ -240,8 +232,8 @@ impl Subject {
 // === impl Cluster ===
 
 impl Cluster {
-    /// The lab's own tokens and rules.
-    pub(super) fn lab() -> Self {
+    /// The tokens and rules of a new server.
+    pub(super) fn new() -> Self {
         let users = [
             (METRICS_TOKEN, User::service_account("monitoring", "metrics")),
             (PROXY_GET_TOKEN, User::service_account("monitoring", "reader")),
@@ -267,7 +259,7 @@ impl Cluster {
             )
             .role("node-proxy-reader"),
         ];
-        let tokens = users.map(|(token, user)| (token.to_owned(), TokenStatus::Valid(user)));
+        let tokens = users.map(|(token, user)| (token.to_owned(), user));
         Self {
             tokens: tokens.into(),
             rules,
@@ -278,11 +270,8 @@ impl Cluster {
     /// The `status` of a TokenReview.
     pub(super) fn authenticate(&self, spec: &Value) -> Value {
         let token = spec["token"].as_str().unwrap_or_default();
-        let user = match self.tokens.get(token) {
-            Some(TokenStatus::Valid(user)) => user,
-            Some(TokenStatus::Rejected(error)) if error.is_empty() => return json!({"user": {}}),
-            Some(TokenStatus::Rejected(error)) => return json!({"user": {}, "error": error}),
-            None => return json!({"user": {}, "error": "invalid bearer token"}),
+        let Some(user) = self.tokens.get(token) else {
+            return json!({"user": {}, "error": "invalid bearer token"});
         };
         // A request without audiences is for the API server itself.
         let asked: Vec<&str> = match spec["audiences"].as_array() {
@@ -292,7 +281,7 @@ impl Cluster {
         let both: Vec<&str> = asked
             .iter()
             .copied()
-            .filter(|one| user.audiences.iter().any(|own| own == one))
+            .filter(|audience| user.audiences.iter().any(|own| own == audience))
             .collect();
         if both.is_empty() {
             let own = &user.audiences;
@@ -324,19 +313,15 @@ impl Cluster {
         }
     }
 
-    /// Whom a bearer token of a caller stands for.
-    pub(super) fn caller(&self, token: &str) -> Option<&User> {
-        match self.tokens.get(token) {
-            Some(TokenStatus::Valid(user)) if user.audiences.iter().any(|one| one == DEFAULT_AUDIENCE) => {
-                Some(user)
-            }
-            _ => None,
-        }
+    /// The user of a bearer token that is sent to the API server itself.
+    pub(super) fn user_of(&self, token: &str) -> Option<&User> {
+        let user = self.tokens.get(token)?;
+        let accepted = user.audiences.iter().any(|audience| audience == DEFAULT_AUDIENCE);
+        accepted.then_some(user)
     }
 }
 
-/// Whether the callers of this name and these groups may ask for reviews: nodes may, and who is bound to
-/// `system:auth-delegator`.
+/// Whether this caller may create reviews: nodes, administrators and users with `system:auth-delegator` may.
 pub(super) fn may_review(caller: &User) -> bool {
     let groups = ["system:masters", "kubeadm:cluster-admins"];
     caller.name == "system:serviceaccount:kube-system:kubelet-gate"
@@ -345,7 +330,8 @@ pub(super) fn may_review(caller: &User) -> bool {
         || caller.groups.iter().any(|group| groups.contains(&group.as_str()))
 }
 
-/// Whether this caller may read this Node: itself, and administrators. `system:auth-delegator` is not enough.
+/// Whether this caller may read this Node: the node itself and administrators may. `system:auth-delegator` is
+/// not enough.
 pub(super) fn may_read_node(caller: &User, node: &str) -> bool {
     caller.name.strip_prefix("system:node:") == Some(node)
         || caller
@@ -357,5 +343,5 @@ pub(super) fn may_read_node(caller: &User, node: &str) -> bool {
 fn is_in_group(spec: &Value, group: &str) -> bool {
     spec["groups"]
         .as_array()
-        .is_some_and(|groups| groups.iter().any(|one| one == group))
+        .is_some_and(|groups| groups.iter().any(|name| name == group))
 }

@@ -1,4 +1,4 @@
-//! A connection to the fake API server: who calls, what is asked, what is answered.
+//! A connection to the fake API server: authenticates the caller, reads the request, answers it.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -29,32 +29,32 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::body::{Body, Trouble};
+use super::body::{Body, BodyFault};
 use super::cluster::{may_read_node, may_review};
 use super::{Api, Behaviour, Review, State, User, hash, lock, token_hash};
 use crate::pki::{Pair, Pki, PkiError};
 
-/// What accepts and answers.
+/// Accepts connections and answers requests.
 #[derive(Clone)]
-pub(super) struct Front {
+pub(super) struct Handler {
     tls: TlsAcceptor,
     chains: Arc<dyn ClientCertVerifier>,
     state: Arc<State>,
 }
 
-/// Asks for a client certificate and takes any whose key the client has, as an API server does: a bad one is
-/// answered 401, not with an alert.
+/// Asks for a client certificate and accepts any whose key the client has, as an API server does: a bad
+/// certificate is answered with 401, not with an alert.
 #[derive(Debug)]
 struct AnyCertificate(Arc<dyn ClientCertVerifier>);
 
-/// The connection is to be closed without an answer.
+/// Closes the connection without an answer.
 #[derive(Debug, thiserror::Error)]
-#[error("told to close the connection")]
-struct Hangup;
+#[error("Behaviour::Close: the connection is closed without an answer")]
+struct CloseConnection;
 
-// === impl Front ===
+// === impl Handler ===
 
-impl Front {
+impl Handler {
     pub(super) fn new(pki: &Pki, state: Arc<State>) -> Result<Self, PkiError> {
         let mut roots = RootCertStore::empty();
         roots.add(pki.ca.certificate().clone())?;
@@ -74,7 +74,7 @@ impl Front {
         acceptor(&self.chains, pair)
     }
 
-    /// Accepts until `stop`, which also resets what was accepted.
+    /// Accepts connections until `stop`, which also resets them.
     pub(super) async fn accept(
         self,
         listener: TcpListener,
@@ -91,7 +91,7 @@ impl Front {
                     self.state.accepted.fetch_add(1, Ordering::Relaxed);
                     connections.spawn(self.clone().serve(stream, stop.clone()));
                 }
-                // Out of descriptors, or a client that is gone already.
+                // Out of descriptors, or the client has left already.
                 Err(_) => sleep(Duration::from_millis(50)).await,
             }
         }
@@ -108,22 +108,24 @@ impl Front {
         };
         let Ok(Ok(stream)) = handshake else { return };
         let caller = self.caller_by_certificate(&stream);
-        let shown = stream
+        let certificate = stream
             .get_ref()
             .1
             .peer_certificates()
             .and_then(|chain| chain.first());
-        let shown = shown.map(|leaf| hash(leaf));
+        let certificate = certificate.map(|leaf| hash(leaf));
         let service = service_fn(async |request| {
-            let answer = self.answer(request, caller.as_ref(), shown.as_deref()).await?;
-            Ok::<_, Hangup>(Body::of(answer))
+            let answer = self
+                .answer(request, caller.as_ref(), certificate.as_deref())
+                .await?;
+            Ok::<_, CloseConnection>(Body::of(answer))
         });
         let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         tokio::select! {
-            // Errors are the client's, or a hang-up.
+            // An error is the client's, or CloseConnection.
             _ = &mut connection => {}
             () = stop.cancelled() => {
-                // Dropped so, it is reset rather than ended in order.
+                // With a linger of zero, dropping the connection resets it.
                 let _ = connection.into_parts().io.into_inner().get_ref().0.set_zero_linger();
             }
         }
@@ -148,20 +150,20 @@ impl Front {
         &self,
         request: Request<Incoming>,
         caller: Option<&User>,
-        shown: Option<&str>,
-    ) -> Result<Response<Bytes>, Hangup> {
-        let latency = lock(&self.state.knobs).latency;
+        certificate: Option<&str>,
+    ) -> Result<Response<Bytes>, CloseConnection> {
+        let latency = lock(&self.state.behaviours).latency;
         if !latency.is_zero() {
             sleep(latency).await;
         }
         let token = || bearer(request.headers()).map(token_hash);
-        if let Some(credential) = shown.map(str::to_owned).or_else(token) {
+        if let Some(credential) = certificate.map(str::to_owned).or_else(token) {
             lock(&self.state.credentials).push(credential);
         }
         let caller = match caller {
             Some(caller) => Some(caller.clone()),
             None => {
-                bearer(request.headers()).and_then(|token| lock(&self.state.cluster).caller(token).cloned())
+                bearer(request.headers()).and_then(|token| lock(&self.state.cluster).user_of(token).cloned())
             }
         };
         let Some(caller) = caller else {
@@ -198,15 +200,15 @@ impl Front {
             Err((code, message)) => return Ok(status(code, &message)),
         };
         lock(&self.state.reviews).push(Review::new(api, &review["spec"]));
-        let behaviour = lock(&self.state.knobs).play(api);
+        let behaviour = lock(&self.state.behaviours).next(api);
         self.behave(behaviour, api, review).await
     }
 
     fn node(&self, caller: &User, name: &str) -> Response<Bytes> {
         if !may_read_node(caller, name) {
             let message = format!(
-                "nodes {name:?} is forbidden: User {:?} cannot get resource \"nodes\" in API group \"\" at the cluster \
-                 scope",
+                "nodes {name:?} is forbidden: User {:?} cannot get resource \"nodes\" in API group \"\" at the \
+                 cluster scope",
                 caller.name
             );
             return status(StatusCode::FORBIDDEN, &message);
@@ -231,10 +233,10 @@ impl Front {
         behaviour: Behaviour,
         api: Api,
         mut review: Value,
-    ) -> Result<Response<Bytes>, Hangup> {
+    ) -> Result<Response<Bytes>, CloseConnection> {
         match behaviour {
             Behaviour::Fail(code) => {
-                return Ok(status(status_code(code), "told to fail by the lab"));
+                return Ok(status(status_code(code), "the fake API server was told to fail"));
             }
             Behaviour::Throttle(seconds) => {
                 let message = "too many requests, please try again later";
@@ -244,7 +246,7 @@ impl Front {
             }
             Behaviour::Raw(code, body) => return Ok(answer(status_code(code), JSON, body.into())),
             Behaviour::Hang => match pending::<Infallible>().await {},
-            Behaviour::Close => return Err(Hangup),
+            Behaviour::Close => return Err(CloseConnection),
             Behaviour::Normal
             | Behaviour::Drip(_)
             | Behaviour::Break
@@ -262,20 +264,20 @@ impl Front {
         }
         let mut text = review.to_string();
         if let Behaviour::Garbage = behaviour {
-            // ASCII or not, what is left is no JSON.
+            // By characters, since a cut within one would not be UTF-8. Half of an object is not JSON.
             text = text.chars().take(text.chars().count() / 2).collect();
         }
         let mut response = answer(StatusCode::CREATED, JSON, text.into());
         match behaviour {
-            Behaviour::Drip(pause) => drop(response.extensions_mut().insert(Trouble::Drip(pause))),
-            Behaviour::Break => drop(response.extensions_mut().insert(Trouble::Break)),
+            Behaviour::Drip(pause) => drop(response.extensions_mut().insert(BodyFault::Drip(pause))),
+            Behaviour::Break => drop(response.extensions_mut().insert(BodyFault::Break)),
             _ => {}
         }
         Ok(response)
     }
 }
 
-/// TLS that shows this pair and asks for a certificate.
+/// TLS that uses this pair and asks for a client certificate.
 fn acceptor(chains: &Arc<dyn ClientCertVerifier>, pair: &Pair) -> Result<TlsAcceptor, PkiError> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
@@ -330,7 +332,7 @@ impl ClientCertVerifier for AnyCertificate {
 
 // === requests ===
 
-/// Reads a review and refuses what an API server would refuse.
+/// Reads a review, and refuses a malformed one as an API server does.
 async fn read(api: Api, request: Request<Incoming>) -> Result<Value, (StatusCode, String)> {
     let bad = |message: String| (StatusCode::BAD_REQUEST, message);
     if let Some(content_type) = request.headers().get(CONTENT_TYPE)
@@ -398,19 +400,10 @@ fn forbidden(api: Api, caller: &User) -> String {
 /// A `Status`, as every error of an API server is.
 fn status(code: StatusCode, message: &str) -> Response<Bytes> {
     let reason = match code.as_u16() {
-        400 => "BadRequest",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "NotFound",
-        405 => "MethodNotAllowed",
-        409 => "Conflict",
-        415 => "UnsupportedMediaType",
-        422 => "Invalid",
-        429 => "TooManyRequests",
-        500 => "InternalError",
-        503 => "ServiceUnavailable",
-        504 => "Timeout",
-        _ => "",
+        422 => "Invalid".to_owned(),
+        500 => "InternalError".to_owned(),
+        504 => "Timeout".to_owned(),
+        _ => code.canonical_reason().unwrap_or_default().replace(' ', ""),
     };
     let body = json!({
         "kind": "Status",
@@ -446,7 +439,7 @@ fn answer(code: StatusCode, content_type: &'static str, body: Bytes) -> Response
     response
 }
 
-/// A number that is none (below 100) is the tester's mistake; 500 is as good.
+/// A number that is not a status code becomes 500.
 fn status_code(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }

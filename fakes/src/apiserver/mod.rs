@@ -1,9 +1,7 @@
-//! A Kubernetes API server as far as a kubelet's front door asks one: TokenReview, SubjectAccessReview, and a Node to
-//! read.
+//! The part of a Kubernetes API server that a gate needs: TokenReview, SubjectAccessReview and the Node.
 //!
-//! A real HTTPS server on 127.0.0.1 that authenticates its callers, decides by tokens and rules that can be
-//! changed while it runs, records every review, and can be told to misbehave in each way that a real one
-//! does.
+//! It is an HTTPS server on 127.0.0.1 that authenticates its callers, decides by tokens and rules that can be
+//! changed while it runs, records every review, and can be told to misbehave.
 
 mod body;
 mod cluster;
@@ -26,15 +24,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::pki::{Credential, Pair, Pki, PkiError, kubeconfig};
+use crate::pki::{KubeconfigUser, Pair, Pki, PkiError, kubeconfig};
 use cluster::Cluster;
-pub use cluster::{
-    ADMIN_TOKEN, DEFAULT_AUDIENCE, GATE_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN, Rule, Subject, TokenStatus,
-    User,
-};
-use connection::Front;
+pub use cluster::{ADMIN_TOKEN, GATE_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN, Rule, Subject, User};
+use connection::Handler;
 
-/// One of the two questions.
+/// One of the two review APIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
     /// `authentication.k8s.io/v1` TokenReview.
@@ -60,21 +55,21 @@ pub enum Behaviour {
     Hang,
     /// By closing the connection.
     Close,
-    /// Rightly, but with this long between one byte and the next.
+    /// As [`Behaviour::Normal`], with this delay between two bytes.
     Drip(Duration),
-    /// Rightly, but the connection is closed half-way.
+    /// As [`Behaviour::Normal`], but the connection is closed after about half of the answer.
     Break,
-    /// With 201 and JSON that breaks off.
+    /// With 201 and incomplete JSON.
     Garbage,
-    /// Rightly, but with this many bytes of padding in the metadata.
+    /// As [`Behaviour::Normal`], with this many bytes of padding in the metadata.
     Huge(usize),
-    /// With this HTTP status and body, as they are.
+    /// With this HTTP status and body.
     Raw(u16, String),
-    /// With the `status` that this makes: see [`Behaviour::status`].
+    /// With the `status` that this function makes: see [`Behaviour::status`].
     Answer(AnswerFn),
 }
 
-/// A review that was asked, answered or not.
+/// A review that was requested, answered or not.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Review {
     /// A TokenReview, without the token.
@@ -88,7 +83,7 @@ pub enum Review {
     },
     /// A SubjectAccessReview.
     Access {
-        /// The `spec` as it came.
+        /// The `spec` as it was sent.
         spec: Value,
     },
 }
@@ -97,17 +92,17 @@ pub enum Review {
 pub struct FakeApiServer {
     address: SocketAddr,
     state: Arc<State>,
-    front: Front,
+    handler: Handler,
     connections: TaskTracker,
-    port: tokio::sync::Mutex<Port>,
+    port: tokio::sync::Mutex<PortState>,
     end: CancellationToken,
 }
 
-/// What connections share and tests turn.
+/// The state that connections share and tests change.
 #[derive(Default)]
 struct State {
     cluster: Mutex<Cluster>,
-    knobs: Mutex<Knobs>,
+    behaviours: Mutex<Behaviours>,
     reviews: Mutex<Vec<Review>>,
     credentials: Mutex<Vec<String>>,
     serving: Mutex<Option<TlsAcceptor>>,
@@ -115,51 +110,51 @@ struct State {
 }
 
 #[derive(Default)]
-struct Knobs {
+struct Behaviours {
     latency: Duration,
-    token: Script,
-    access: Script,
+    token: Schedule,
+    access: Schedule,
 }
 
-/// What comes next, and what after that.
+/// How the next answers behave, and how those after them.
 #[derive(Default)]
-struct Script {
+struct Schedule {
     next: VecDeque<Behaviour>,
     then: Behaviour,
 }
 
-enum Port {
+enum PortState {
     /// Connections are accepted until this is cancelled.
     Up(CancellationToken, TaskTracker),
-    /// Connections are refused. The socket is bound but does not listen: nobody who asks for port 0 is given
-    /// this one.
+    /// Connections are refused. The socket is bound without listening, so that the kernel gives the port to
+    /// no other process.
     Down(Socket),
 }
 
 // === impl FakeApiServer ===
 
 impl FakeApiServer {
-    /// Starts a server with the lab's tokens and rules on a free port of 127.0.0.1, on the current runtime.
+    /// Starts a server on a free port of 127.0.0.1, on the current runtime.
     pub async fn start(pki: &Pki) -> io::Result<Self> {
         let state = Arc::new(State::default());
-        *lock(&state.cluster) = Cluster::lab();
+        *lock(&state.cluster) = Cluster::new();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let end = CancellationToken::new();
-        let front = Front::new(pki, Arc::clone(&state)).map_err(io::Error::other)?;
+        let handler = Handler::new(pki, Arc::clone(&state)).map_err(io::Error::other)?;
         let connections = TaskTracker::new();
-        let port = listen(listener, &front, &connections, &end);
+        let port = listen(listener, &handler, &connections, &end);
         Ok(Self {
             address,
             state,
-            front,
+            handler,
             connections,
             port: tokio::sync::Mutex::new(port),
             end,
         })
     }
 
-    /// Where it listens, up or down.
+    /// Its address, up or down.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -170,51 +165,51 @@ impl FakeApiServer {
     }
 
     /// A kubeconfig for this server.
-    pub fn kubeconfig(&self, pki: &Pki, credential: Credential<'_>) -> String {
-        kubeconfig(&self.url(), &pki.ca, credential)
+    pub fn kubeconfig(&self, pki: &Pki, user: KubeconfigUser<'_>) -> String {
+        kubeconfig(&self.url(), &pki.ca, user)
     }
 
-    /// Cuts every connection and waits until nothing of the server is left.
+    /// Cuts every connection and waits until every task of the server has ended.
     pub async fn shutdown(self) {
         self.end.cancel();
-        if let Port::Up(_, acceptor) = &*self.port.lock().await {
+        if let PortState::Up(_, acceptor) = &*self.port.lock().await {
             acceptor.wait().await;
         }
         self.connections.close();
         self.connections.wait().await;
     }
 
-    /// Goes away: new connections are refused, existing ones reset.
+    /// Refuses new connections and resets existing ones.
     pub async fn down(&self) -> io::Result<()> {
         let mut port = self.port.lock().await;
-        let Port::Up(stop, acceptor) = &*port else {
+        let PortState::Up(stop, acceptor) = &*port else {
             return Ok(());
         };
         stop.cancel();
         acceptor.wait().await;
-        // Not for good: a closed tracker still takes tasks.
+        // A closed tracker still takes tasks, which `up` needs.
         self.connections.close();
         self.connections.wait().await;
 
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        // As the listener had it, for the sake of old connections in TIME_WAIT.
+        // As the listener had it: old connections may be in TIME_WAIT.
         socket.set_reuse_address(true)?;
         socket.bind(&self.address.into())?;
-        *port = Port::Down(socket);
+        *port = PortState::Down(socket);
         Ok(())
     }
 
-    /// Comes back on the same port.
+    /// Accepts connections again, on the same port.
     pub async fn up(&self) -> io::Result<()> {
         let mut port = self.port.lock().await;
-        let Port::Down(socket) = &*port else {
+        let PortState::Down(socket) = &*port else {
             return Ok(());
         };
         let socket = socket.try_clone()?;
         socket.listen(1024)?;
         socket.set_nonblocking(true)?;
         let listener = TcpListener::from_std(socket.into())?;
-        *port = listen(listener, &self.front, &self.connections, &self.end);
+        *port = listen(listener, &self.handler, &self.connections, &self.end);
         Ok(())
     }
 
@@ -223,35 +218,21 @@ impl FakeApiServer {
         self.connections.len()
     }
 
-    /// Connections that were ever accepted.
+    /// Connections that were accepted since the start.
     pub fn connections_accepted(&self) -> usize {
         self.state.accepted.load(Ordering::Relaxed)
     }
 
     // --- tokens and rules ---
 
-    /// This token stands for this user from now on.
+    /// Makes this token valid for this user.
     pub fn add_token(&self, token: &str, user: User) {
-        lock(&self.state.cluster)
-            .tokens
-            .insert(token.to_owned(), TokenStatus::Valid(user));
+        lock(&self.state.cluster).tokens.insert(token.to_owned(), user);
     }
 
-    /// This token is turned down with this `status.error` from now on; empty = without an error.
-    pub fn reject_token(&self, token: &str, error: &str) {
-        lock(&self.state.cluster)
-            .tokens
-            .insert(token.to_owned(), TokenStatus::Rejected(error.to_owned()));
-    }
-
-    /// This token is unknown from now on.
+    /// Makes this token unknown.
     pub fn revoke_token(&self, token: &str) {
         lock(&self.state.cluster).tokens.remove(token);
-    }
-
-    /// The rules.
-    pub fn rules(&self) -> Vec<Rule> {
-        lock(&self.state.cluster).rules.clone()
     }
 
     /// Replaces all rules.
@@ -264,51 +245,44 @@ impl FakeApiServer {
         lock(&self.state.cluster).rules.push(rule);
     }
 
-    /// Takes out every rule about this subject.
-    pub fn remove_rules(&self, subject: &Subject) {
-        lock(&self.state.cluster)
-            .rules
-            .retain(|rule| rule.subject != *subject);
-    }
-
-    /// There is a Node of this name, and this is its `status.nodeInfo`.
+    /// Adds a Node with this name and `status.nodeInfo`.
     pub fn set_node(&self, name: &str, node_info: Value) {
         lock(&self.state.cluster).nodes.insert(name.to_owned(), node_info);
     }
 
-    // --- knobs ---
+    // --- behaviour ---
 
-    /// New connections are shown this pair.
+    /// Uses this pair for new connections.
     pub fn set_serving(&self, pair: &Pair) -> Result<(), PkiError> {
-        let acceptor = self.front.with_serving(pair)?;
+        let acceptor = self.handler.with_serving(pair)?;
         *lock(&self.state.serving) = Some(acceptor);
         Ok(())
     }
 
-    /// Answers to this API behave so from now on.
+    /// Sets how this API answers.
     pub fn behave(&self, api: Api, behaviour: Behaviour) {
-        lock(&self.state.knobs).script(api).then = behaviour;
+        lock(&self.state.behaviours).schedule(api).then = behaviour;
     }
 
-    /// Answers to both APIs behave so from now on.
+    /// Sets how both APIs answer.
     pub fn behave_all(&self, behaviour: Behaviour) {
         self.behave(Api::Token, behaviour.clone());
         self.behave(Api::Access, behaviour);
     }
 
-    /// The next answers to this API behave so, one after the other; then it goes on as set.
+    /// Sets how this API gives its next answers, one behaviour each, before it continues as it was set.
     pub fn behave_next(&self, api: Api, behaviours: impl IntoIterator<Item = Behaviour>) {
-        lock(&self.state.knobs).script(api).next.extend(behaviours);
+        lock(&self.state.behaviours).schedule(api).next.extend(behaviours);
     }
 
-    /// Every request waits this long before anything else happens to it.
+    /// Delays every request.
     pub fn set_latency(&self, latency: Duration) {
-        lock(&self.state.knobs).latency = latency;
+        lock(&self.state.behaviours).latency = latency;
     }
 
-    /// Takes back every knob. Tokens, rules and records stay.
+    /// Ends every behaviour and delay. Tokens, rules and records stay.
     pub fn heal(&self) {
-        *lock(&self.state.knobs) = Knobs::default();
+        *lock(&self.state.behaviours) = Behaviours::default();
     }
 
     // --- records ---
@@ -318,7 +292,7 @@ impl FakeApiServer {
         lock(&self.state.reviews).clone()
     }
 
-    /// How many of this kind.
+    /// How many reviews of this API.
     pub fn count(&self, api: Api) -> usize {
         lock(&self.state.reviews)
             .iter()
@@ -343,14 +317,14 @@ impl FakeApiServer {
         self.access_specs().iter().map(check).collect()
     }
 
-    /// Forgets the reviews so far, and who asked for them.
+    /// Discards the recorded reviews and credentials.
     pub fn clear_reviews(&self) {
         lock(&self.state.reviews).clear();
         lock(&self.state.credentials).clear();
     }
 
-    /// What each caller showed with a request, good or not, in order of arrival: [`token_hash`] of the token, or the
-    /// like of the certificate.
+    /// The credential of each request, valid or not, in order of arrival: [`certificate_hash`] of the
+    /// certificate, or [`token_hash`] of the token.
     pub fn credentials(&self) -> Vec<String> {
         lock(&self.state.credentials).clone()
     }
@@ -374,7 +348,7 @@ impl Behaviour {
 // === impl Review ===
 
 impl Review {
-    /// Which of the two it is.
+    /// Its API.
     pub fn api(&self) -> Api {
         match self {
             Self::Token { .. } => Api::Token,
@@ -405,28 +379,28 @@ impl Review {
     }
 }
 
-// === impl Knobs ===
+// === impl Behaviours ===
 
-impl Knobs {
-    fn script(&mut self, api: Api) -> &mut Script {
+impl Behaviours {
+    fn schedule(&mut self, api: Api) -> &mut Schedule {
         match api {
             Api::Token => &mut self.token,
             Api::Access => &mut self.access,
         }
     }
 
-    fn play(&mut self, api: Api) -> Behaviour {
-        let script = self.script(api);
-        script.next.pop_front().unwrap_or_else(|| script.then.clone())
+    fn next(&mut self, api: Api) -> Behaviour {
+        let schedule = self.schedule(api);
+        schedule.next.pop_front().unwrap_or_else(|| schedule.then.clone())
     }
 }
 
-/// What [`Review::Token`] records of a token.
+/// The form in which [`Review::Token`] records a token.
 pub fn token_hash(token: &str) -> String {
     hash(token.as_bytes())
 }
 
-/// What [`FakeApiServer::credentials`] records of a certificate.
+/// The form in which [`FakeApiServer::credentials`] records a certificate.
 pub fn certificate_hash(pair: &Pair) -> String {
     pair.chain.first().map(|leaf| hash(leaf)).unwrap_or_default()
 }
@@ -439,15 +413,24 @@ fn hash(bytes: &[u8]) -> String {
         .collect()
 }
 
-fn listen(listener: TcpListener, front: &Front, connections: &TaskTracker, end: &CancellationToken) -> Port {
+fn listen(
+    listener: TcpListener,
+    handler: &Handler,
+    connections: &TaskTracker,
+    end: &CancellationToken,
+) -> PortState {
     let stop = end.child_token();
     let acceptor = TaskTracker::new();
-    acceptor.spawn(front.clone().accept(listener, connections.clone(), stop.clone()));
+    acceptor.spawn(
+        handler
+            .clone()
+            .accept(listener, connections.clone(), stop.clone()),
+    );
     acceptor.close();
-    Port::Up(stop, acceptor)
+    PortState::Up(stop, acceptor)
 }
 
-/// What a panicking test leaves behind is still the best there is to read.
+/// Locks, also after a test has panicked with the lock.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

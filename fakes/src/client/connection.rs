@@ -1,4 +1,4 @@
-//! A connection that is kept, and bodies that are sent and read piece by piece.
+//! A connection for several requests, and bodies that are sent and read piece by piece.
 
 use std::io;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use super::{ClientError, Duplex, within};
 /// An open connection. Dropping it closes it.
 pub struct Connection {
     sender: Sender,
-    /// Drives the connection; its outcome knows why a request was never answered.
+    /// Drives the connection. Its result says why a request was not answered.
     driver: Option<AbortOnDropHandle<Result<(), hyper::Error>>>,
     authority: String,
     deadline: Duration,
@@ -41,7 +41,7 @@ enum Feed {
     Whole(Full<Bytes>),
 }
 
-/// Feeds a request's body; dropping it ends the body properly.
+/// Sends a request's body piece by piece. Dropping it ends the body in order.
 #[derive(Debug)]
 pub struct BodySender(mpsc::Sender<io::Result<Frame<Bytes>>>);
 
@@ -51,7 +51,7 @@ pub struct Streaming {
     on_upgrade: Option<OnUpgrade>,
     trailers: Option<HeaderMap>,
     deadline: Duration,
-    /// Keeps a connection alive that nobody else holds.
+    /// The connection, if only this answer uses it.
     connection: Option<Box<Connection>>,
 }
 
@@ -108,8 +108,8 @@ impl Connection {
             .await
     }
 
-    /// Sends a request and returns as soon as the answer's head has come. On HTTP/1.1 the body must be read to its end
-    /// before the next request.
+    /// Sends a request and returns once the answer's head has arrived. On HTTP/1.1 the body must be read to
+    /// its end before the next request.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl Connection {
         &mut self,
         request: Request<impl Into<ClientBody>>,
     ) -> Result<Response<Streaming>, ClientError> {
-        let request = self.address(request.map(Into::into))?;
+        let request = self.with_authority(request.map(Into::into))?;
         let deadline = self.deadline;
         let answer = within(deadline, async {
             let answer = match &mut self.sender {
@@ -133,7 +133,7 @@ impl Connection {
             };
             match answer {
                 Ok(answer) => Ok(answer),
-                Err(error) => Err(self.why(error).await),
+                Err(error) => Err(self.cause(error).await),
             }
         });
         let mut answer = answer.await?;
@@ -156,8 +156,8 @@ impl Connection {
         }
     }
 
-    /// A request that was never sent does not know why; the connection does.
-    async fn why(&mut self, error: hyper::Error) -> ClientError {
+    /// The reason why a request was not sent: the connection has it.
+    async fn cause(&mut self, error: hyper::Error) -> ClientError {
         let known = ClientError::from_hyper(&error);
         match (&known, self.driver.take()) {
             (ClientError::Closed(_), Some(driver)) => match driver.await {
@@ -168,8 +168,8 @@ impl Connection {
         }
     }
 
-    /// Adds what the server is called, unless the request says so itself.
-    fn address(&self, mut request: Request<ClientBody>) -> Result<Request<ClientBody>, ClientError> {
+    /// Adds the server's authority, unless the request has one.
+    fn with_authority(&self, mut request: Request<ClientBody>) -> Result<Request<ClientBody>, ClientError> {
         let setup = |error: http::Error| ClientError::Setup(error.to_string());
         match &self.sender {
             Sender::H1(_) if !request.headers().contains_key(header::HOST) => {
@@ -207,7 +207,7 @@ impl std::fmt::Debug for Connection {
 // === impl ClientBody ===
 
 impl ClientBody {
-    /// A body that is sent while it is made.
+    /// A body that is sent piece by piece.
     #[must_use]
     pub fn channel() -> (BodySender, Self) {
         let (sender, receiver) = mpsc::channel(1);
@@ -256,19 +256,14 @@ impl Body for ClientBody {
 // === impl BodySender ===
 
 impl BodySender {
-    /// Sends a piece; false when nobody reads the body any more. Waits while the connection cannot take it.
+    /// Sends a piece, once the connection can take it. False if the body is no longer read.
     pub async fn send(&self, data: impl Into<Bytes>) -> bool {
         self.0.send(Ok(Frame::data(data.into()))).await.is_ok()
     }
 
-    /// Ends the body with trailers.
-    pub async fn trailers(self, trailers: HeaderMap) -> bool {
-        self.0.send(Ok(Frame::trailers(trailers))).await.is_ok()
-    }
-
     /// Breaks the body off: the connection (HTTP/1.1) or stream (HTTP/2) is reset.
     pub async fn abort(self) {
-        // Nobody reads it any more: then it has ended already.
+        // An error means that the body is no longer read, and has ended already.
         let _ = self
             .0
             .send(Err(io::Error::other("body broken off on purpose")))
@@ -299,7 +294,7 @@ impl Streaming {
         }
     }
 
-    /// Everything that is left.
+    /// Reads the rest.
     ///
     /// # Errors
     ///

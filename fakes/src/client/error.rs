@@ -1,30 +1,29 @@
-//! Why there was no answer.
+//! The reasons why a request has no answer.
 
 use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use rustls::AlertDescription;
-
-/// Why there was no answer.
+/// The reason why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The peer closed or reset the connection before the answer was complete.
     #[error("the connection was closed before the answer was complete ({0})")]
     Closed(String),
-    /// What came back is not HTTP, or not the HTTP it should be.
+    /// The server did not send valid HTTP.
     #[error("the answer breaks the protocol ({0})")]
     Protocol(String),
-    /// Nobody listens there.
+    /// No process listens at the address.
     #[error("connection refused")]
     Refused,
-    /// What the client was given makes no request or no configuration.
+    /// The arguments are not a valid request or TLS configuration.
     #[error("cannot set up the request ({0})")]
     Setup(String),
-    /// Nothing, or not everything, within the deadline.
+    /// The answer was not complete within the deadline.
     #[error("no complete answer within {0:?}")]
     Timeout(Duration),
-    /// The handshake failed or an alert came, which in TLS 1.3 may be after the client's side of it was done.
+    /// The handshake failed, or the server sent an alert. In TLS 1.3 the alert may follow the client's part
+    /// of the handshake.
     #[error("TLS failed")]
     Tls(#[source] rustls::Error),
 }
@@ -32,15 +31,6 @@ pub enum ClientError {
 // === impl ClientError ===
 
 impl ClientError {
-    /// The alert the peer sent, if that was the reason.
-    #[must_use]
-    pub fn alert(&self) -> Option<AlertDescription> {
-        match self {
-            Self::Tls(rustls::Error::AlertReceived(alert)) => Some(*alert),
-            _ => None,
-        }
-    }
-
     pub(super) fn from_io(error: io::Error) -> Self {
         Self::classify(&error).unwrap_or_else(|| Self::Closed(error.to_string()))
     }
@@ -73,7 +63,7 @@ impl ClientError {
         }
     }
 
-    /// Finds the cause that counts in a chain of causes: TLS first, then the socket's own.
+    /// Finds the error of TLS, or else of the socket, in a chain of errors.
     fn classify(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut cause = Some(error);
         while let Some(error) = cause {

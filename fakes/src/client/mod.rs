@@ -1,29 +1,28 @@
-//! The client of the demo scenes and the tests: HTTP/1.1 and HTTP/2 over TLS, TCP or a unix socket, upgrades, raw bytes.
+//! A client: HTTP/1.1 and HTTP/2 over TLS or TCP, upgrades, raw bytes.
 //!
-//! Every operation has a deadline, and every failure says which kind it is, so that a test can tell an alert in the
-//! handshake from a closed connection and both from silence.
+//! Every operation has a deadline, and every error has a kind, so that a test can tell an alert in the
+//! handshake, a closed connection and a missing answer apart.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::Full;
+use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
-use self::tls::Secured;
+use self::tls::TlsSettings;
 
-pub use self::connection::{BodySender, ClientBody, Connection, Streaming};
+pub use self::connection::{ClientBody, Connection, Streaming};
 pub use self::error::ClientError;
 pub use self::upgrade::{SpdyStream, UpgradeAnswer};
-pub use self::websocket::{ExecOutcome, WsSession};
+pub use self::websocket::WsSession;
 
 mod connection;
 mod error;
@@ -31,25 +30,26 @@ mod tls;
 mod upgrade;
 mod websocket;
 
-/// Speaks to one address.
+/// A client of one address.
 #[derive(Clone)]
 pub struct Client {
-    target: Target,
-    tls: Option<Secured>,
+    address: SocketAddr,
+    tls: Option<TlsSettings>,
     source: Option<IpAddr>,
     deadline: Duration,
 }
 
-/// How the client shows itself, and whom it believes.
+/// The client's certificate, and the server certificates that it accepts.
 #[derive(Debug)]
 pub struct ClientTls {
     /// The trust anchors for the server's certificate; `None` accepts any certificate.
     pub roots: Option<Vec<CertificateDer<'static>>>,
-    /// The client certificate's chain and key, shown whatever CA names the server hints at. They need not fit.
+    /// The client certificate's chain and key, sent regardless of the CA names that the server asks for. The
+    /// key may be that of another certificate.
     pub certificate: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-    /// Which HTTP is offered in the handshake and spoken.
+    /// The version of HTTP that is offered in the handshake and used.
     pub alpn: Alpn,
-    /// The name to find in the server's certificate: a DNS name or an IP address.
+    /// The name that the server's certificate must have: a DNS name or an IP address.
     pub server_name: String,
     /// The TLS versions offered.
     pub versions: &'static [&'static rustls::SupportedProtocolVersion],
@@ -58,7 +58,7 @@ pub struct ClientTls {
 /// The protocol offered by ALPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alpn {
-    /// Nothing, as plain tools do; HTTP/1.1 is spoken.
+    /// No protocol is offered; HTTP/1.1 is used.
     Absent,
     /// `http/1.1`.
     H1,
@@ -66,11 +66,9 @@ pub enum Alpn {
     H2,
 }
 
-/// What a handshake came to.
+/// The result of a handshake.
 #[derive(Clone, Debug)]
 pub struct Handshake {
-    /// The version agreed on.
-    pub version: Option<ProtocolVersion>,
     /// The protocol the server chose by ALPN.
     pub alpn: Option<Vec<u8>>,
     /// The server's leaf certificate (DER).
@@ -82,12 +80,6 @@ pub struct Handshake {
 /// A stream of bytes both ways.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
-#[derive(Clone)]
-enum Target {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
 // === impl Client ===
 
 impl Client {
@@ -98,7 +90,7 @@ impl Client {
     /// Roots, certificate, key or server name make no TLS configuration.
     pub fn new(address: SocketAddr, tls: ClientTls) -> Result<Self, ClientError> {
         Ok(Self {
-            tls: Some(Secured::new(tls)?),
+            tls: Some(TlsSettings::new(tls)?),
             ..Self::plain(address)
         })
     }
@@ -107,31 +99,20 @@ impl Client {
     #[must_use]
     pub fn plain(address: SocketAddr) -> Self {
         Self {
-            target: Target::Tcp(address),
+            address,
             tls: None,
             source: None,
             deadline: DEADLINE,
         }
     }
 
-    /// A client in plain HTTP over a unix socket.
-    #[must_use]
-    pub fn unix(path: impl Into<PathBuf>) -> Self {
-        Self {
-            target: Target::Unix(path.into()),
-            tls: None,
-            source: None,
-            deadline: DEADLINE,
-        }
-    }
-
-    /// The same with this deadline for every operation, instead of 10 s.
+    /// Sets the deadline of every operation, which is 10 s otherwise.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
     }
 
-    /// The same from this source address, such as 127.0.0.2.
+    /// Connects from this source address, such as 127.0.0.2.
     #[must_use]
     pub fn with_source(self, source: IpAddr) -> Self {
         Self {
@@ -174,8 +155,8 @@ impl Client {
         self.call("GET", target, &[], Bytes::new()).await
     }
 
-    /// Sends a request on a connection of its own and gives the answer's body frame by frame. Dropping the body
-    /// closes the connection.
+    /// Sends a request on a connection of its own and yields the answer's body frame by frame. Dropping the
+    /// body closes the connection.
     ///
     /// # Errors
     ///
@@ -189,7 +170,7 @@ impl Client {
         Ok(answer.map(|body| body.owning(connection)))
     }
 
-    /// Opens a connection that is kept.
+    /// Opens a connection for several requests.
     ///
     /// # Errors
     ///
@@ -200,23 +181,22 @@ impl Client {
         Connection::new(io, h2, self.authority(), self.deadline).await
     }
 
-    /// Connects, shakes hands and tells what came of it; nothing is sent.
+    /// Connects and completes the handshake, without a request.
     ///
     /// # Errors
     ///
     /// No connection, no handshake, or a client without TLS.
     pub async fn handshake(&self) -> Result<Handshake, ClientError> {
-        let (Target::Tcp(address), Some(tls)) = (&self.target, &self.tls) else {
+        let Some(tls) = &self.tls else {
             return Err(ClientError::Setup("there is no handshake without TLS".into()));
         };
         let handshake = async {
-            let tcp = self.tcp(*address).await?;
+            let tcp = self.tcp().await?;
             let stream = TlsConnector::from(tls.config.clone())
                 .connect(tls.name.clone(), tcp)
                 .await?;
             let session = stream.get_ref().1;
             Ok(Handshake {
-                version: session.protocol_version(),
                 alpn: session.alpn_protocol().map(<[u8]>::to_vec),
                 server_certificate: session
                     .peer_certificates()
@@ -228,7 +208,7 @@ impl Client {
         self.within(handshake).await
     }
 
-    /// The bare stream, after the handshake: for what no library would send.
+    /// The stream after the handshake, for bytes that a library does not send.
     ///
     /// # Errors
     ///
@@ -238,11 +218,12 @@ impl Client {
             .await
     }
 
-    /// Writes these bytes and returns whatever comes back until the server closes or the deadline passes.
+    /// Writes these bytes and returns what the server sends until it closes the connection or the deadline
+    /// passes.
     ///
     /// # Errors
     ///
-    /// No connection, no handshake, or the connection broke before anything came back.
+    /// No connection, no handshake, or the connection broke before the server sent anything.
     pub async fn raw(&self, bytes: &[u8]) -> Result<Vec<u8>, ClientError> {
         let mut stream = self.stream().await?;
         let mut answer = Vec::new();
@@ -259,12 +240,9 @@ impl Client {
     }
 
     async fn dial(&self, tls: Option<&Arc<rustls::ClientConfig>>) -> Result<Box<dyn Duplex>, ClientError> {
-        let tcp = match &self.target {
-            Target::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
-            Target::Tcp(address) => self.tcp(*address).await?,
-        };
+        let tcp = self.tcp().await?;
         match (tls, &self.tls) {
-            (Some(config), Some(Secured { name, .. })) => Ok(Box::new(
+            (Some(config), Some(TlsSettings { name, .. })) => Ok(Box::new(
                 TlsConnector::from(config.clone())
                     .connect(name.clone(), tcp)
                     .await?,
@@ -273,8 +251,8 @@ impl Client {
         }
     }
 
-    async fn tcp(&self, address: SocketAddr) -> Result<TcpStream, ClientError> {
-        let socket = if address.is_ipv4() {
+    async fn tcp(&self) -> Result<TcpStream, ClientError> {
+        let socket = if self.address.is_ipv4() {
             TcpSocket::new_v4()?
         } else {
             TcpSocket::new_v6()?
@@ -282,19 +260,17 @@ impl Client {
         if let Some(source) = self.source {
             socket.bind(SocketAddr::new(source, 0))?;
         }
-        let stream = socket.connect(address).await?;
+        let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
 
     fn authority(&self) -> String {
-        match (&self.target, &self.tls) {
-            (Target::Unix(_), _) => "localhost".to_owned(),
-            (Target::Tcp(address), Some(Secured { name, .. })) => match name.to_str() {
-                name if name.contains(':') => format!("[{name}]:{}", address.port()),
-                name => format!("{name}:{}", address.port()),
-            },
-            (Target::Tcp(address), None) => address.to_string(),
+        let port = self.address.port();
+        match self.tls.as_ref().map(|tls| tls.name.to_str()) {
+            Some(name) if name.contains(':') => format!("[{name}]:{port}"),
+            Some(name) => format!("{name}:{port}"),
+            None => self.address.to_string(),
         }
     }
 
@@ -314,7 +290,7 @@ impl fmt::Debug for Client {
 // === impl ClientTls ===
 
 impl Default for ClientTls {
-    /// Believes any certificate, shows none, speaks HTTP/1.1.
+    /// Accepts any server certificate, sends none, uses HTTP/1.1.
     fn default() -> Self {
         Self {
             roots: None,
@@ -359,6 +335,3 @@ async fn within<T>(
 }
 
 const DEADLINE: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests;

@@ -1,4 +1,4 @@
-//! The client's side of TLS, as careless or as strict as a test wants it.
+//! The client's side of TLS.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use super::{Alpn, ClientError, ClientTls};
 
-/// TLS, ready to connect.
+/// The TLS configuration of a client.
 #[derive(Clone)]
-pub(super) struct Secured {
+pub(super) struct TlsSettings {
     pub(super) config: Arc<ClientConfig>,
     /// The same for upgrades, which are HTTP/1.1.
     pub(super) h1_config: Arc<ClientConfig>,
@@ -20,14 +20,14 @@ pub(super) struct Secured {
     pub(super) alpn: Alpn,
 }
 
-/// Believes any certificate, as a client of the open kubelet and its self-signed certificate has to. The server must
+/// Accepts any certificate, as a client of a kubelet with a self-signed certificate has to. The server must
 /// still prove that it has the key.
 #[derive(Debug)]
 struct AcceptAny(Arc<CryptoProvider>);
 
-// === impl Secured ===
+// === impl TlsSettings ===
 
-impl Secured {
+impl TlsSettings {
     pub(super) fn new(tls: ClientTls) -> Result<Self, ClientError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let name =
@@ -54,7 +54,7 @@ impl Secured {
                     .key_provider
                     .load_private_key(key)
                     .map_err(ClientError::Tls)?;
-                // Not checked against each other: a certificate with another's key is a case to try.
+                // Certificate and key are not compared: tests use a certificate with the key of another.
                 let shown = SingleCertAndKey::from(CertifiedKey::new(chain, key));
                 builder.with_client_cert_resolver(Arc::new(shown))
             }

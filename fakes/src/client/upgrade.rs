@@ -1,4 +1,4 @@
-//! Requests to switch protocols: WebSocket, SPDY/3.1, or whatever the headers say.
+//! Requests to switch protocols: WebSocket, SPDY/3.1, or any headers.
 
 use std::fmt;
 
@@ -12,13 +12,13 @@ use super::{Client, ClientError, Connection, WsSession, build, value, websocket}
 
 /// The answer to a request to switch protocols.
 pub enum UpgradeAnswer<T> {
-    /// Switched: the head of the 101 and what speaks the new protocol.
+    /// The protocol was switched: the head of the 101, and the stream.
     Switched(Box<response::Parts>, T),
     /// Any other answer.
     Refused(Response<Bytes>),
 }
 
-/// An upgraded connection; bytes that came right behind the 101 are read first.
+/// An upgraded connection. Bytes that the server sent with the 101 are read first.
 pub type SpdyStream = TokioIo<Upgraded>;
 
 // === impl Client ===
@@ -28,7 +28,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// No answer, or none that switches protocols properly. A refusal is no error.
+    /// No answer, or an invalid one. A refusal is not an error.
     pub async fn websocket(
         &self,
         target: &str,
@@ -54,11 +54,12 @@ impl Client {
         }
     }
 
-    /// Asks for SPDY/3.1, in the stream protocol of the endpoint unless the headers name one, and gives the bare bytes.
+    /// Asks for SPDY/3.1, with the stream protocol of the endpoint unless the headers name one. Yields the
+    /// bytes as they are.
     ///
     /// # Errors
     ///
-    /// No answer. A refusal is no error.
+    /// No answer. A refusal is not an error.
     pub async fn spdy(
         &self,
         method: &str,
@@ -79,13 +80,13 @@ impl Client {
         self.upgrade(request).await
     }
 
-    /// Sends a request whose headers ask for an upgrade, whatever they are.
+    /// Sends a request whose headers ask for an upgrade.
     ///
     /// # Errors
     ///
-    /// No answer. A refusal is no error.
+    /// No answer. A refusal is not an error.
     pub async fn upgrade(&self, request: Request<()>) -> Result<UpgradeAnswer<SpdyStream>, ClientError> {
-        // Upgrades exist in HTTP/1.1 only, whatever else this client speaks.
+        // Upgrades exist in HTTP/1.1 only, even if this client uses HTTP/2.
         let io = self
             .within(self.dial(self.tls.as_ref().map(|tls| &tls.h1_config)))
             .await?;
@@ -121,7 +122,7 @@ impl<T> UpgradeAnswer<T> {
         self.head().1
     }
 
-    /// What speaks the new protocol, if it was switched to.
+    /// The stream, if the protocol was switched.
     #[must_use]
     pub fn switched(self) -> Option<T> {
         match self {
@@ -130,7 +131,7 @@ impl<T> UpgradeAnswer<T> {
         }
     }
 
-    /// The other answer, if there was one.
+    /// The answer, if the protocol was not switched.
     #[must_use]
     pub fn refused(self) -> Option<Response<Bytes>> {
         match self {

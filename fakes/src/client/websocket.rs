@@ -12,21 +12,21 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 
 use super::{ClientError, SpdyStream, within};
 
-/// An open WebSocket. Dropping it cuts the connection without a goodbye.
+/// An open WebSocket. Dropping it closes the connection without a close frame.
 pub struct WsSession {
     socket: WebSocketStream<SpdyStream>,
     protocol: Option<String>,
     deadline: Duration,
 }
 
-/// What an exec came to.
+/// The output of an exec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecOutcome {
     /// Everything from channel 1.
     pub stdout: Vec<u8>,
     /// Everything from channel 2.
     pub stderr: Vec<u8>,
-    /// What channel 3 said: a `Status` object in v4 and v5. `None` if the stream ended without it.
+    /// The message of channel 3: a `Status` object in v4 and v5. `None` if the stream ended without it.
     pub status: Option<String>,
 }
 
@@ -66,12 +66,12 @@ impl WsSession {
     ///
     /// # Errors
     ///
-    /// The connection is gone, or takes nothing before the deadline.
+    /// The connection is closed, or takes no data before the deadline.
     pub async fn send(&mut self, message: impl Into<Bytes>) -> Result<(), ClientError> {
         self.push(Message::Binary(message.into())).await
     }
 
-    /// Sends a ping; the pong is swallowed by [`WsSession::next`].
+    /// Sends a ping. [`WsSession::next`] skips the pong.
     ///
     /// # Errors
     ///
@@ -110,11 +110,11 @@ impl WsSession {
         self.send_channel(255, &[0]).await
     }
 
-    /// The next message with data; `None` when the server closed properly.
+    /// The next message with data; `None` if the server sent a close frame.
     ///
     /// # Errors
     ///
-    /// The connection was cut, or nothing came before the deadline.
+    /// The connection was cut, or no message arrived before the deadline.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
             let Some(message) = within(self.deadline, async { Ok(self.socket.next().await) }).await? else {
@@ -129,14 +129,14 @@ impl WsSession {
         }
     }
 
-    /// The next channel message that says something; `None` when the server closed properly.
+    /// The next channel message with data; `None` if the server sent a close frame.
     ///
     /// # Errors
     ///
     /// As [`WsSession::next`].
     pub async fn next_channel(&mut self) -> Result<Option<(u8, Bytes)>, ClientError> {
         while let Some(message) = self.next().await? {
-            // The empty message that announces the first channel says nothing.
+            // An empty message announces the first channel.
             if let [channel, _, ..] = message.as_ref() {
                 return Ok(Some((*channel, message.slice(1..))));
             }
@@ -144,7 +144,7 @@ impl WsSession {
         Ok(None)
     }
 
-    /// Reads from channel 1 until so many bytes have come.
+    /// Reads this many bytes or more from channel 1.
     ///
     /// # Errors
     ///
@@ -161,7 +161,7 @@ impl WsSession {
         Ok(stdout)
     }
 
-    /// Reads until the status or the end, and gives everything that came.
+    /// Reads until the status or the end, and yields everything that arrived.
     ///
     /// # Errors
     ///
@@ -182,11 +182,11 @@ impl WsSession {
         Ok(outcome)
     }
 
-    /// Says goodbye and waits for the server's.
+    /// Sends a close frame and waits for that of the server.
     ///
     /// # Errors
     ///
-    /// The connection was cut, or no goodbye came before the deadline.
+    /// The connection was cut, or the server sent no close frame before the deadline.
     pub async fn close(mut self) -> Result<(), ClientError> {
         self.push(Message::Close(None)).await?;
         while self.next().await?.is_some() {}
@@ -221,7 +221,7 @@ impl ExecOutcome {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// The command's exit code, as far as the status tells: 0 for success.
+    /// The command's exit code, if the status has one: 0 for success.
     #[must_use]
     pub fn exit_code(&self) -> Option<u8> {
         let status: serde_json::Value = serde_json::from_str(self.status.as_deref()?).ok()?;

@@ -13,7 +13,7 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
 }
 
-/// How a body of the wire goes out.
+/// How a body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
     Chunked,
@@ -24,7 +24,7 @@ pub(super) enum Framing {
 // === impl Answer ===
 
 impl Answer {
-    /// A page of this type.
+    /// 200 with this content type.
     pub(super) fn page(content_type: &str, body: impl Into<Bytes>) -> Self {
         Self {
             status: 200,
@@ -33,7 +33,7 @@ impl Answer {
         }
     }
 
-    /// What the kubelet's own handlers say when something is wrong: plain text without a line end.
+    /// An error of the kubelet's own handlers: plain text without a line end.
     pub(super) fn text(status: u16, body: impl Into<Bytes>) -> Self {
         Self {
             status,
@@ -41,7 +41,7 @@ impl Answer {
         }
     }
 
-    /// What Go's `http.Error` says: plain text with a line end, and `nosniff`.
+    /// An error by Go's `http.Error`: plain text with a line end, and `nosniff`.
     pub(super) fn error(status: u16, message: &str) -> Self {
         Self::text(status, format!("{message}\n")).with("X-Content-Type-Options", "nosniff")
     }
@@ -69,7 +69,8 @@ impl Answer {
         self
     }
 
-    /// Head and framed body: Go chunks what does not fit its 2048-byte buffer. A HEAD request gets the head alone.
+    /// Head and framed body: Go chunks what does not fit its 2048-byte buffer. A HEAD request gets the head
+    /// alone.
     pub(super) fn encode(&self, method: &str, close: bool) -> (Vec<u8>, Bytes) {
         let bodiless = matches!(self.status, 100..=199 | 204 | 304);
         let framing = match self.body.len() {
@@ -120,7 +121,7 @@ pub(super) fn head(status: u16, headers: &[(String, String)], framing: Framing, 
     head.into_bytes()
 }
 
-/// One chunk of a chunked body; never empty, since an empty one would be the last.
+/// One chunk of a chunked body. The data must not be empty: an empty chunk ends the body.
 pub(super) fn chunk(data: &[u8]) -> Vec<u8> {
     let mut chunk = format!("{:x}\r\n", data.len()).into_bytes();
     chunk.extend_from_slice(data);
@@ -135,39 +136,8 @@ fn http_date(now: OffsetDateTime) -> String {
     now.format(&format).unwrap_or_default()
 }
 
-/// The content type that Go's sniffing finds for text.
+/// The content type that Go detects for text.
 pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 const GO_BUFFER: usize = 2048;
 const CHUNK: usize = 4096;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_written_as_http_wants_them() {
-        assert_eq!(
-            http_date(OffsetDateTime::UNIX_EPOCH),
-            "Thu, 01 Jan 1970 00:00:00 GMT"
-        );
-    }
-
-    #[test]
-    fn long_pages_are_chunked_and_short_ones_are_not() {
-        let (head, body) = Answer::text(200, "ok").encode("GET", false);
-        assert!(
-            String::from_utf8(head)
-                .unwrap_or_default()
-                .contains("Content-Length: 2\r\n")
-        );
-        assert_eq!(body, "ok");
-        let (head, body) = Answer::text(200, vec![b'x'; 5000]).encode("GET", true);
-        let head = String::from_utf8(head).unwrap_or_default();
-        assert!(
-            head.contains("Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"),
-            "{head}"
-        );
-        assert!(body.starts_with(b"1000\r\nxxx") && body.ends_with(b"xxx\r\n0\r\n\r\n"));
-    }
-}

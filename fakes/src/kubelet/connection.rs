@@ -1,4 +1,4 @@
-//! One connection: request after request, each recorded, delayed or broken as the knobs say, and answered.
+//! One connection: each request is recorded, delayed or broken as the knobs say, and answered.
 
 use std::io;
 use std::time::Duration;
@@ -13,35 +13,38 @@ use super::routes::{self, Reply};
 use super::streams::{StreamRequest, Upgrade, serve_spdy};
 use super::wire::{Body, Head, Wire};
 
-/// What a request came in by.
+/// What is known of a client before its first request.
 #[derive(Clone, Debug)]
-pub(super) struct Door {
+pub(super) struct Peer {
+    /// It connected to the read-only port.
     pub(super) read_only: bool,
-    pub(super) peer_certificate: Option<Vec<u8>>,
-    /// A client certificate is wanted: without one, and without the token, requests are answered 401.
-    pub(super) certificate_wanted: bool,
+    /// The client certificate (DER) that it sent in the handshake.
+    pub(super) certificate: Option<Vec<u8>>,
+    /// The kubelet asks for a client certificate: requests with neither a certificate nor the token are
+    /// answered 401.
+    pub(super) certificate_required: bool,
 }
 
-/// What becomes of the connection after a request.
+/// What happens to the connection after a request.
 enum Next {
     Close,
-    /// The client has gone in the middle of an answer, or the answer was cut.
+    /// The client left during the answer.
     Cut,
     Request(Wire),
 }
 
-/// One request under way.
+/// One request and its answer.
 struct Exchange<'a> {
     kubelet: &'a Inner,
     head: &'a Head,
     number: u64,
     knobs: Knobs,
-    /// The beginning of the body, for the page that reads it.
+    /// The beginning of the request's body, for the page that reads it.
     body: Vec<u8>,
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(kubelet: &Inner, mut wire: Wire, door: &Door) {
+pub(super) async fn serve(kubelet: &Inner, mut wire: Wire, peer: &Peer) {
     loop {
         let head = match wire.head().await {
             Ok(Some(head)) => head,
@@ -50,7 +53,7 @@ pub(super) async fn serve(kubelet: &Inner, mut wire: Wire, door: &Door) {
         };
         let number = kubelet
             .record
-            .begin(&head, door.peer_certificate.clone(), door.read_only);
+            .begin(&head, peer.certificate.clone(), peer.read_only);
         let knobs = kubelet.knobs();
         let exchange = Exchange {
             kubelet,
@@ -59,7 +62,7 @@ pub(super) async fn serve(kubelet: &Inner, mut wire: Wire, door: &Door) {
             knobs,
             body: Vec::new(),
         };
-        match exchange.run(wire, door).await {
+        match exchange.run(wire, peer).await {
             Ok(Next::Request(kept)) => wire = kept,
             Ok(Next::Close) => return,
             Ok(Next::Cut) | Err(_) => return kubelet.record.cut(),
@@ -67,7 +70,7 @@ pub(super) async fn serve(kubelet: &Inner, mut wire: Wire, door: &Door) {
     }
 }
 
-/// Go's short answer to what is no HTTP.
+/// Go's short answer to bytes that are not HTTP.
 async fn refuse(mut wire: Wire, error: &io::Error) {
     let text = match error.kind() {
         io::ErrorKind::InvalidData => "400 Bad Request",
@@ -85,7 +88,7 @@ async fn refuse(mut wire: Wire, error: &io::Error) {
 // === impl Exchange ===
 
 impl Exchange<'_> {
-    async fn run(mut self, mut wire: Wire, door: &Door) -> io::Result<Next> {
+    async fn run(mut self, mut wire: Wire, peer: &Peer) -> io::Result<Next> {
         let Ok(mut body) = self.head.body() else {
             refuse(wire, &io::ErrorKind::InvalidData.into()).await;
             return Ok(Next::Close);
@@ -111,17 +114,19 @@ impl Exchange<'_> {
         {
             wire.send(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
-        let reply = match self.authenticated(door) {
+        let reply = match self.is_authenticated(peer) {
             true => None,
             false => {
                 let refusal = || Answer::text(401, "Unauthorized");
-                Some(Reply::Page(routes::tidied(self.head).unwrap_or_else(refusal)))
+                Some(Reply::Page(
+                    routes::redirect_to_clean(self.head).unwrap_or_else(refusal),
+                ))
             }
         };
         let echoed = reply.is_none() && self.head.path() == "/lab/echo" && fault.is_none();
         if !self.head.is_upgrade() && !echoed {
             while let Some(piece) = wire.piece(&mut body).await? {
-                self.take(&piece);
+                self.keep(&piece);
             }
         }
         if !self.knobs.latency.is_zero() {
@@ -162,7 +167,7 @@ impl Exchange<'_> {
             }
             _ => {}
         }
-        let reply = reply.unwrap_or_else(|| routes::reply(self.head, &self.body, door.read_only));
+        let reply = reply.unwrap_or_else(|| routes::reply(self.head, &self.body, peer.read_only));
         match reply {
             Reply::Page(answer) => self.page(wire, &answer, fault).await,
             Reply::Log { lines, follow } => self.log(wire, &lines, follow).await,
@@ -173,19 +178,19 @@ impl Exchange<'_> {
         }
     }
 
-    fn authenticated(&self, door: &Door) -> bool {
+    fn is_authenticated(&self, peer: &Peer) -> bool {
         let token = self.knobs.required_token.as_deref();
-        if door.read_only || (token.is_none() && !door.certificate_wanted) {
+        if peer.read_only || (token.is_none() && !peer.certificate_required) {
             return true;
         }
         let shown = self
             .head
             .value("authorization")
             .and_then(|value| value.strip_prefix("Bearer "));
-        door.peer_certificate.is_some() || (token.is_some() && shown == token)
+        peer.certificate.is_some() || (token.is_some() && shown == token)
     }
 
-    fn take(&mut self, piece: &[u8]) {
+    fn keep(&mut self, piece: &[u8]) {
         self.kubelet.record.body(self.number, piece);
         let room = KEPT_BODY - self.body.len();
         self.body.extend_from_slice(&piece[..piece.len().min(room)]);
@@ -197,24 +202,16 @@ impl Exchange<'_> {
             Some(Fault::CutBody { after }) => {
                 wire.send(&[&head, &body[..after.min(body.len())]].concat())
                     .await?;
-                // Dropped as it is, without close_notify: what a killed kubelet leaves behind.
+                // Dropped without close_notify, as when a kubelet is killed.
                 return Ok(Next::Close);
-            }
-            Some(Fault::Drip { bytes, interval }) => {
-                wire.send(&head).await?;
-                for piece in body.chunks(bytes.max(1)) {
-                    if !self.pause(&mut wire, interval).await {
-                        return Ok(Next::Cut);
-                    }
-                    wire.send(piece).await?;
-                }
             }
             _ => wire.send(&[&head, &*body].concat()).await?,
         }
         Ok(self.next(wire).await)
     }
 
-    /// A container's log: the head at once, without a content type; followed lines one by one until the client leaves.
+    /// A container's log. The head is sent at once, without a content type; a followed log sends line by line
+    /// until the client leaves.
     async fn log(&self, mut wire: Wire, lines: &[&str], follow: bool) -> io::Result<Next> {
         wire.send(&self.chunked_head(&[])).await?;
         let line = |text: &str| chunk(format!("{text}\n").as_bytes());
@@ -267,7 +264,7 @@ impl Exchange<'_> {
         Ok(self.next(wire).await)
     }
 
-    /// Gives the body back while it comes, in the framing it came in.
+    /// Echoes the request's body while it arrives, in the framing it arrives in.
     async fn echo(mut self, mut wire: Wire, mut body: Body) -> io::Result<Next> {
         let (head, chunked) = match body {
             Body::Length(length) => (
@@ -278,7 +275,7 @@ impl Exchange<'_> {
         };
         wire.send(&head).await?;
         while let Some(piece) = wire.piece(&mut body).await? {
-            self.take(&piece);
+            self.keep(&piece);
             match chunked {
                 true => wire.send(&chunk(&piece)).await?,
                 false => wire.send(&piece).await?,
@@ -322,7 +319,7 @@ impl Exchange<'_> {
 
     async fn echo_stream(&self, wire: Wire, answer: Vec<u8>) -> io::Result<Next> {
         let _open = self.kubelet.record.stream();
-        // However the stream ends, it is an end and not a cut answer.
+        // An error is how a stream may end; it does not count as a cut answer.
         let _ = serve_spdy(wire, answer, &self.knobs.early_stream_bytes).await;
         Ok(Next::Close)
     }
@@ -331,7 +328,7 @@ impl Exchange<'_> {
         encode_head(200, headers, Framing::Chunked, !self.head.keep_alive())
     }
 
-    /// Waits in the middle of an answer; false when the client has gone.
+    /// Waits during an answer; false if the client leaves meanwhile.
     async fn pause(&self, wire: &mut Wire, pause: Duration) -> bool {
         tokio::select! {
             () = sleep(pause) => true,
@@ -352,7 +349,7 @@ async fn closed(mut wire: Wire) -> Next {
     Next::Close
 }
 
-/// Bodies of requests are kept this far, for the one page that reads them.
+/// Bytes of a request's body that are kept for the page that reads it.
 const KEPT_BODY: usize = 4096;
 
 /// The answer to plain HTTP on the TLS port.

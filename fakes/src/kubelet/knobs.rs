@@ -1,65 +1,60 @@
-//! The knobs: everything that can be made slow, wrong or hostile about the fake kubelet, while it runs.
+//! The knobs: how the fake kubelet can be made slow, wrong or hostile while it runs.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-/// How the kubelet behaves; read anew for every request.
+/// How the kubelet behaves. Read again for every request.
 #[derive(Clone, Debug)]
 pub struct Knobs {
-    /// Waited before the head of every answer.
+    /// Delay before the head of every answer.
     pub latency: Duration,
-    /// Between two lines of a followed log.
+    /// Delay between two lines of a followed log.
     pub log_interval: Duration,
-    /// Sent right behind the 101 of a SPDY upgrade (and of a raw WebSocket), in the same write.
+    /// Sent in the same write as the 101 of a SPDY upgrade or of a raw WebSocket.
     pub early_stream_bytes: Bytes,
-    /// Knows `v5.channel.k8s.io` and the port-forward tunnel, as a kubelet does since 1.36 (`ExtendWebSocketsToKubelet`).
+    /// Accepts `v5.channel.k8s.io` and the port-forward tunnel, as a kubelet does since 1.36
+    /// (`ExtendWebSocketsToKubelet`).
     pub extended_websockets: bool,
-    /// Treats a WebSocket as plain bytes, as SPDY: the early bytes first, then everything back, frames unread.
+    /// Treats a WebSocket as plain bytes, like SPDY: sends the early bytes, then echoes everything without
+    /// reading frames.
     pub raw_websockets: bool,
-    /// A bearer token without which (or a client certificate) requests are answered 401.
+    /// Requests with neither this bearer token nor a client certificate are answered 401.
     pub required_token: Option<String>,
-    /// What goes wrong, by prefix of the request target; the first match counts.
+    /// Faults by prefix of the request target. The first match counts.
     pub faults: Vec<(String, Fault)>,
 }
 
-/// One thing that goes wrong.
+/// A fault in place of the regular answer.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// This answer instead of the page, upgrades included; `Content-Length` and `Date` are added.
+    /// This answer, to upgrades too. `Content-Length` and `Date` are added.
     Answer {
         /// The status code.
         status: u16,
-        /// Headers, as they go out.
+        /// Headers, as they are sent.
         headers: Vec<(String, String)>,
         /// The body.
         body: Bytes,
     },
-    /// Closes the connection as soon as the head is read, without an answer.
+    /// Closes the connection after the request's head, without an answer.
     Close,
-    /// The page's head and this many bytes of its framed body, then the connection is cut without a word.
+    /// Sends the page's head and this many bytes of its framed body, then drops the connection.
     CutBody {
-        /// Bytes of the framed body that still go out.
+        /// Bytes of the framed body that are sent.
         after: usize,
     },
-    /// The page's framed body in pieces of so many bytes, one per interval; the head goes first and alone.
-    Drip {
-        /// Bytes in a piece.
-        bytes: usize,
-        /// Before each piece.
-        interval: Duration,
-    },
-    /// Answers before the body is read, and then keeps the connection open and takes hardly more of the body, for so
-    /// long or until the client has gone.
+    /// Answers before the request's body is read, then keeps the connection open without reading more than a
+    /// little of the body.
     Early {
         /// The status, such as 413.
         status: u16,
-        /// After which the connection is closed.
+        /// Closes the connection after this time, or when the client has left.
         hold: Duration,
     },
     /// Reads the request and never answers.
     Hang,
-    /// Exactly these bytes instead of an answer; then the connection is closed, or kept for a next request.
+    /// Sends exactly these bytes, then closes the connection or keeps it for the next request.
     Raw {
         /// The bytes.
         bytes: Bytes,
@@ -96,7 +91,7 @@ impl Default for Knobs {
 // === impl Fault ===
 
 impl Fault {
-    /// An answer with this status and a short text, without further headers.
+    /// An answer with this status and a short text, without headers.
     #[must_use]
     pub fn status(status: u16) -> Self {
         Self::Answer {

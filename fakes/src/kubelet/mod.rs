@@ -1,7 +1,7 @@
-//! A legacy, wide-open kubelet for the lab, the tests and the benches: anonymous, AlwaysAllow, read-only port open.
+//! An open kubelet: it allows anonymous requests (`AlwaysAllow`) and has a read-only port.
 //!
-//! It is a real HTTPS server on a real socket, so everything that talks to it is the code that ships. It writes down
-//! what it saw ([`FakeKubelet::requests`]), and can be told to misbehave while it runs ([`Knobs`]).
+//! It is an HTTPS server on a real socket. It records the requests it receives ([`FakeKubelet::requests`]),
+//! and its [`Knobs`] make it misbehave while it runs.
 
 use std::fmt;
 use std::io;
@@ -16,13 +16,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use self::connection::Door;
+use self::connection::Peer;
 use self::record::Record;
 use self::tls::Tls;
-use self::wire::{Stream, Wire};
+use self::wire::Wire;
+use crate::client::Duplex;
 
 pub use self::knobs::{Fault, Knobs};
-pub use self::record::Seen;
+pub use self::record::RecordedRequest;
 pub use self::tls::ClientCa;
 
 mod answer;
@@ -39,15 +40,16 @@ mod wire;
 /// What the kubelet is started with.
 #[derive(Debug)]
 pub struct FakeKubeletOptions {
-    /// Chain and key of the TLS port; `None` makes the port speak plain HTTP.
+    /// Chain and key of the TLS port. `None` makes it a plain HTTP port.
     pub certificate: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-    /// Clients the kubelet authenticates by certificate; `None` = the open kubelet, which does not ask.
+    /// The client certificates that the kubelet accepts. `None` makes it an open kubelet, which does not ask
+    /// for one.
     pub client_ca: Option<ClientCa>,
     /// Opens a plain read-only port on the same address.
     pub read_only_port: bool,
-    /// Listens on this unix socket too, in plain HTTP; the file is removed at the end.
+    /// Also serves plain HTTP on this unix socket, whose file is removed at the end.
     pub unix: Option<PathBuf>,
-    /// Where the port is; port 0 takes a free one.
+    /// The address of the port. Port 0 takes a free one.
     pub address: SocketAddr,
 }
 
@@ -157,7 +159,8 @@ impl FakeKubelet {
         change(&mut self.inner.knobs.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Lets requests whose target starts with this prefix fail so; it wins over earlier faults.
+    /// Plays this fault for requests whose target starts with this prefix. It takes precedence over earlier
+    /// faults.
     pub fn fail(&self, prefix: &str, fault: Fault) {
         self.adjust(|knobs| knobs.faults.insert(0, (prefix.to_owned(), fault)));
     }
@@ -167,7 +170,7 @@ impl FakeKubelet {
         self.adjust(|knobs| knobs.faults.clear());
     }
 
-    /// Shows this certificate from the next handshake on, as a kubelet after rotation.
+    /// Uses this certificate from the next handshake on, as a kubelet does after rotation.
     ///
     /// # Errors
     ///
@@ -183,11 +186,12 @@ impl FakeKubelet {
         Ok(())
     }
 
-    /// Authenticates clients by certificate from the next handshake on, or no longer. Nothing without TLS.
+    /// Starts or stops to authenticate clients by certificate, from the next handshake on. Has no effect
+    /// without TLS.
     ///
     /// # Errors
     ///
-    /// A root is no certificate.
+    /// A root is not a certificate.
     pub fn require_client_certificates(&self, client_ca: Option<ClientCa>) -> io::Result<()> {
         let mut tls = self.inner.tls();
         if let Some(old) = tls.as_ref() {
@@ -196,36 +200,36 @@ impl FakeKubelet {
         Ok(())
     }
 
-    /// Forgets the requests seen so far and their count; the gauges stay.
+    /// Discards the recorded requests and their count. The gauges stay.
     pub fn clear(&self) {
         self.inner.record.clear();
     }
 
-    /// Where the kubelet's port is.
+    /// The address of the kubelet's port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where its read-only port is, if it has one.
+    /// The address of its read-only port, if it has one.
     #[must_use]
     pub fn read_only_address(&self) -> Option<SocketAddr> {
         self.read_only_address
     }
 
-    /// The requests seen, oldest first; of very many, the last few thousand.
+    /// The last few thousand requests, oldest first.
     #[must_use]
-    pub fn requests(&self) -> Vec<Seen> {
+    pub fn requests(&self) -> Vec<RecordedRequest> {
         self.inner.record.requests()
     }
 
-    /// How many requests were seen, all ports together.
+    /// How many requests arrived, on all ports together.
     #[must_use]
     pub fn request_count(&self) -> u64 {
         self.inner.record.request_count()
     }
 
-    /// How many connections were ever accepted.
+    /// How many connections were accepted since the start.
     #[must_use]
     pub fn connections_accepted(&self) -> u64 {
         self.inner.record.connections_accepted()
@@ -243,7 +247,8 @@ impl FakeKubelet {
         self.inner.record.open_streams()
     }
 
-    /// How often a client left before its request was read or its answer complete; upgraded streams do not count.
+    /// How often a client left before its request was read or its answer was complete. Upgraded streams do
+    /// not count.
     #[must_use]
     pub fn cut_seen(&self) -> u64 {
         self.inner.record.cut_seen()
@@ -274,12 +279,12 @@ impl Inner {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Gone already is as good.
+        // It may have been removed already.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// What a listening socket speaks.
+/// The kind of a listening socket.
 #[derive(Clone, Copy)]
 struct Port {
     secure: bool,
@@ -296,13 +301,13 @@ async fn accept(
     let accepting = async {
         loop {
             let Ok((stream, _)) = listener.accept().await else {
-                // Out of descriptors: give the others a moment to end.
+                // Out of descriptors: wait until other connections have ended.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
             let (inner, stop) = (inner.clone(), stop.clone());
             tasks.spawn(async move {
-                // Ended by `stop` in the middle of whatever it does: dropping the connection cuts it.
+                // `stop` drops the connection, which cuts it.
                 stop.run_until_cancelled(serve_tcp(&inner, stream, port)).await;
             });
         }
@@ -316,12 +321,12 @@ async fn accept_unix(inner: Arc<Inner>, listener: UnixListener, tasks: TaskTrack
             let (inner, stop) = (inner.clone(), stop.clone());
             tasks.spawn(async move {
                 let _open = inner.record.connection();
-                let door = Door {
+                let peer = Peer {
                     read_only: false,
-                    peer_certificate: None,
-                    certificate_wanted: false,
+                    certificate: None,
+                    certificate_required: false,
                 };
-                let serving = connection::serve(&inner, Wire::new(Box::new(stream)), &door);
+                let serving = connection::serve(&inner, Wire::new(Box::new(stream)), &peer);
                 stop.run_until_cancelled(serving).await;
             });
         }
@@ -331,14 +336,14 @@ async fn accept_unix(inner: Arc<Inner>, listener: UnixListener, tasks: TaskTrack
 
 async fn serve_tcp(inner: &Inner, stream: TcpStream, port: Port) {
     let _open = inner.record.connection();
-    // Without it small answers would wait for the peer's acknowledgement; where it cannot be set they do.
+    // Without it small answers wait for the client's acknowledgement. An error changes nothing but that.
     let _ = stream.set_nodelay(true);
-    let mut door = Door {
+    let mut peer = Peer {
         read_only: port.read_only,
-        peer_certificate: None,
-        certificate_wanted: false,
+        certificate: None,
+        certificate_required: false,
     };
-    let stream: Box<dyn Stream> = if port.secure {
+    let stream: Box<dyn Duplex> = if port.secure {
         let mut first = [0];
         if matches!(stream.peek(&mut first).await, Ok(1)) && first[0].is_ascii_alphabetic() {
             let mut wire = Wire::new(Box::new(stream));
@@ -358,15 +363,15 @@ async fn serve_tcp(inner: &Inner, stream: TcpStream, port: Port) {
             return;
         };
         let certificates = stream.get_ref().1.peer_certificates();
-        door.peer_certificate = certificates
+        peer.certificate = certificates
             .and_then(|chain| chain.first())
             .map(|leaf| leaf.to_vec());
-        door.certificate_wanted = client_ca;
+        peer.certificate_required = client_ca;
         Box::new(stream)
     } else {
         Box::new(stream)
     };
-    connection::serve(inner, Wire::new(stream), &door).await;
+    connection::serve(inner, Wire::new(stream), &peer).await;
 }
 
 #[cfg(test)]

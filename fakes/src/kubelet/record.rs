@@ -1,4 +1,4 @@
-//! What the fake kubelet saw: every request as it came, and the gauges that tell a leak.
+//! What the fake kubelet received: every request as it was sent, and gauges that show a leak.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::wire::Head;
 
-/// A request as it arrived.
+/// A request as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct RecordedRequest {
     /// The method.
     pub method: String,
     /// The request target, undecoded, with its query.
@@ -21,15 +21,15 @@ pub struct Seen {
     pub body_len: u64,
     /// The body's first 4 KiB.
     pub body: Vec<u8>,
-    /// It asked to switch protocols.
+    /// It asks to switch protocols.
     pub upgrade: bool,
-    /// The client certificate (DER) that was shown in the handshake.
+    /// The client certificate (DER) that the client sent in the handshake.
     pub peer_certificate: Option<Vec<u8>>,
-    /// It came in through the read-only port.
+    /// It arrived at the read-only port.
     pub read_only: bool,
 }
 
-/// The record; shared by all connections.
+/// What all connections write to.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     requests: Mutex<Requests>,
@@ -42,19 +42,19 @@ pub(super) struct Record {
 /// The last requests, each under its number since the start.
 #[derive(Debug, Default)]
 struct Requests {
-    kept: VecDeque<(u64, Seen)>,
-    /// Numbers ever given, so that a late body never lands on another request.
+    kept: VecDeque<(u64, RecordedRequest)>,
+    /// The last number given. Numbers are never reused, so that a late body is not added to another request.
     numbered: u64,
     /// Requests since the start or the last `clear`.
     count: u64,
 }
 
-/// Counts one up while it lives.
-pub(super) struct Open<'a>(&'a AtomicU64);
+/// Adds one to a gauge until it is dropped.
+pub(super) struct GaugeGuard<'a>(&'a AtomicU64);
 
-// === impl Seen ===
+// === impl RecordedRequest ===
 
-impl Seen {
+impl RecordedRequest {
     /// The first value of a header, by its name in any case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -69,7 +69,7 @@ impl Seen {
 
 impl Record {
     pub(super) fn begin(&self, head: &Head, peer_certificate: Option<Vec<u8>>, read_only: bool) -> u64 {
-        let seen = Seen {
+        let seen = RecordedRequest {
             method: head.method.clone(),
             target: head.target.clone(),
             version: head.version.clone(),
@@ -101,7 +101,7 @@ impl Record {
         seen.body.extend_from_slice(&piece[..piece.len().min(room)]);
     }
 
-    pub(super) fn requests(&self) -> Vec<Seen> {
+    pub(super) fn requests(&self) -> Vec<RecordedRequest> {
         self.lock().kept.iter().map(|(_, seen)| seen.clone()).collect()
     }
 
@@ -115,13 +115,13 @@ impl Record {
         requests.count = 0;
     }
 
-    pub(super) fn connection(&self) -> Open<'_> {
+    pub(super) fn connection(&self) -> GaugeGuard<'_> {
         self.connections_accepted.fetch_add(1, SeqCst);
-        Open::new(&self.open_connections)
+        GaugeGuard::new(&self.open_connections)
     }
 
-    pub(super) fn stream(&self) -> Open<'_> {
-        Open::new(&self.open_streams)
+    pub(super) fn stream(&self) -> GaugeGuard<'_> {
+        GaugeGuard::new(&self.open_streams)
     }
 
     pub(super) fn cut(&self) {
@@ -149,21 +149,21 @@ impl Record {
     }
 }
 
-// === impl Open ===
+// === impl GaugeGuard ===
 
-impl<'a> Open<'a> {
+impl<'a> GaugeGuard<'a> {
     fn new(gauge: &'a AtomicU64) -> Self {
         gauge.fetch_add(1, SeqCst);
         Self(gauge)
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for GaugeGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
     }
 }
 
-/// Requests kept; older ones are forgotten, but counted.
+/// Requests that are kept. Older ones are counted only.
 const MAX_KEPT: usize = 4096;
 const MAX_BODY: usize = 4096;

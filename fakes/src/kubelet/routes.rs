@@ -1,24 +1,24 @@
-//! Which path answers what: the endpoints of a kubelet with all its debugging handlers on, and of its read-only port.
+//! The endpoints of a kubelet with all its debugging handlers on, and of its read-only port.
 //!
-//! Routing is an old kubelet's (Go ≤ 1.21): on the decoded path, with a redirect to its clean form. That is the reading
-//! by which path tricks become commands.
+//! Routing is that of an old kubelet (Go ≤ 1.21): on the decoded path, with a redirect to its clean form.
+//! Because of that a path with dot segments can run a command.
 
 use super::answer::{Answer, PLAIN};
 use super::pages::{self, Pod};
 use super::shell;
-use super::streams::{Kind, StreamRequest};
+use super::streams::{Endpoint, StreamRequest};
 use super::wire::{Head, decode};
 
-/// What is to be done about a request.
+/// How a request is answered.
 pub(super) enum Reply {
-    /// Give back the request's body as it comes.
+    /// The request's body is sent back while it comes in.
     Echo,
-    /// That many bytes.
+    /// This many bytes.
     Filler {
         length: u64,
         chunked: bool,
     },
-    /// A container's log, and perhaps what comes after it.
+    /// The lines of a container's log; with `follow`, new lines until the client leaves.
     Log {
         lines: Vec<&'static str>,
         follow: bool,
@@ -31,20 +31,10 @@ pub(super) enum Reply {
 
 /// Finds the reply. `body` is the beginning of the request's body.
 pub(super) fn reply(head: &Head, body: &[u8], read_only: bool) -> Reply {
-    if head.target == "*" {
-        return Reply::Page(match head.method.as_str() {
-            "OPTIONS" => Answer {
-                status: 200,
-                headers: Vec::new(),
-                body: Default::default(),
-            },
-            _ => Answer::text(400, "400 Bad Request"),
-        });
-    }
-    if let Some(redirect) = tidied(head) {
+    if let Some(redirect) = redirect_to_clean(head) {
         return Reply::Page(redirect);
     }
-    let path = decode(path_of(head.path()));
+    let path = decode(head.path());
     let segments = path.split('/').skip(1).collect::<Vec<_>>();
     if read_only {
         return Reply::Page(read_only_page(head, &path, segments[0]));
@@ -62,9 +52,10 @@ pub(super) fn reply(head: &Head, body: &[u8], read_only: bool) -> Reply {
     }
 }
 
-/// The redirect to the tidy form of an untidy path. Go's `ServeMux` sends it before the kubelet asks who is there.
-pub(super) fn tidied(head: &Head) -> Option<Answer> {
-    let path = decode(path_of(head.path()));
+/// The redirect of a path to its clean form. Go's `ServeMux` sends it before the kubelet authenticates the
+/// client.
+pub(super) fn redirect_to_clean(head: &Head) -> Option<Answer> {
+    let path = decode(head.path());
     let clean = clean(&path);
     let folder = SUBTREES.contains(&clean.as_str());
     (clean != path || folder).then(|| redirect(head, &if folder { clean + "/" } else { clean }))
@@ -77,11 +68,11 @@ fn page(head: &Head, path: &str, segments: &[&str], body: &[u8]) -> Answer {
     }
     let method = head.method.as_str();
     match segments {
-        ["configz"] => Answer::page(JSON, pages::configz()).with("X-Content-Type-Options", "nosniff"),
-        ["flagz"] => Answer::page(PLAIN, pages::flagz()),
-        ["statusz"] => Answer::page(PLAIN, pages::statusz()),
+        ["configz"] => Answer::page(JSON, pages::CONFIGZ).with("X-Content-Type-Options", "nosniff"),
+        ["flagz"] => Answer::page(PLAIN, pages::FLAGZ),
+        ["statusz"] => Answer::page(PLAIN, pages::STATUSZ),
         ["runningpods", ""] if method != "GET" => Answer::method_not_allowed("GET"),
-        ["runningpods", ""] => Answer::page(JSON, pages::running_pods()),
+        ["runningpods", ""] => Answer::page(JSON, pages::RUNNING),
         ["logs", ..] if method != "GET" => Answer::method_not_allowed("GET"),
         ["logs", file @ ..] => match pages::node_log(&file.join("/")) {
             Some((content_type, text)) => Answer::page(content_type, text),
@@ -103,13 +94,13 @@ fn page(head: &Head, path: &str, segments: &[&str], body: &[u8]) -> Answer {
             }
         }
         ["checkpoint", namespace, name, container] => match find(namespace, name, container) {
-            Ok(pod) => Answer::page(
-                JSON,
-                format!(
-                    "{{\"items\":[\"/var/lib/kubelet/checkpoints/checkpoint-{}_{}-{}.tar\"]}}",
-                    pod.name, pod.namespace, pod.container
-                ),
-            ),
+            Ok(_) => {
+                let file = format!("checkpoint-{name}_{namespace}-{container}.tar");
+                Answer::page(
+                    JSON,
+                    format!("{{\"items\":[\"/var/lib/kubelet/checkpoints/{file}\"]}}"),
+                )
+            }
             Err(answer) => answer,
         },
         ["debug", "pprof", "cmdline"] => {
@@ -131,36 +122,26 @@ fn plain_page(head: &Head, path: &str) -> Option<Answer> {
         "/healthz" => Answer::text(200, "ok").with("X-Content-Type-Options", "nosniff"),
         "/healthz/ping" | "/healthz/log" | "/healthz/syncloop" => Answer::text(200, "ok"),
         "/pods" | "/pods/" if method != "GET" => Answer::method_not_allowed("GET"),
-        "/pods" | "/pods/" => Answer::page(JSON, pages::pods()),
+        "/pods" | "/pods/" => Answer::page(JSON, pages::LISTED),
         "/stats/summary" | "/stats/summary/" if !matches!(method, "GET" | "POST") => {
             Answer::method_not_allowed("GET, POST")
         }
-        "/stats/summary" | "/stats/summary/" => Answer::page(JSON, pages::stats_summary()),
+        "/stats/summary" | "/stats/summary/" => Answer::page(JSON, pages::STATS),
         _ => {
             let text = pages::metrics(path.strip_prefix("/metrics")?)?;
-            Answer::page(METRICS, text).with("Process-Start-Time-Unix", &pages::STARTED_UNIX.to_string())
+            Answer::page(METRICS, text).with("Process-Start-Time-Unix", pages::STARTED_UNIX)
         }
     })
 }
 
 fn read_only_page(head: &Head, path: &str, root: &str) -> Answer {
-    let debug = [
-        "run",
-        "exec",
-        "attach",
-        "portForward",
-        "containerLogs",
-        "runningpods",
-        "logs",
-    ]
-    .contains(&root);
-    match plain_page(head, path) {
-        Some(page) => page,
-        None if debug || path.starts_with("/debug/pprof/") => {
+    plain_page(head, path).unwrap_or_else(|| match root {
+        "run" | "exec" | "attach" | "portForward" | "containerLogs" | "runningpods" | "logs" => {
             Answer::error(405, "Debug endpoints are disabled.")
         }
-        None => Answer::not_found(),
-    }
+        _ if path.starts_with("/debug/pprof/") => Answer::error(405, "Debug endpoints are disabled."),
+        _ => Answer::not_found(),
+    })
 }
 
 /// exec, attach and portForward, up to the point where the kubelet would switch protocols.
@@ -189,14 +170,14 @@ fn stream(head: &Head, endpoint: &str, rest: &[&str]) -> Reply {
             "you must specify at least 1 of stdin, stdout, stderr",
         ));
     }
-    let kind = match endpoint {
+    let endpoint = match endpoint {
         "exec" => {
             let words = query.iter().filter(|(have, _)| have == "command");
-            Kind::Exec(words.map(|(_, value)| value.clone()).collect())
+            Endpoint::Exec(words.map(|(_, value)| value.clone()).collect())
         }
-        "attach" => Kind::Attach,
+        "attach" => Endpoint::Attach,
         _ => match ports(&query) {
-            Some(ports) => Kind::PortForward(ports),
+            Some(ports) => Endpoint::PortForward(ports),
             None => return Reply::Page(Answer::text(400, "query parameter \"port\" is not a port")),
         },
     };
@@ -208,7 +189,7 @@ fn stream(head: &Head, endpoint: &str, rest: &[&str]) -> Reply {
         Err(answer) => Reply::Page(answer),
         Ok(_) if !head.is_upgrade() => Reply::Page(Answer::error(500, "Upgrade request required")),
         Ok(pod) => Reply::Stream(StreamRequest {
-            kind,
+            endpoint,
             pod,
             stdin,
             stdout,
@@ -218,7 +199,7 @@ fn stream(head: &Head, endpoint: &str, rest: &[&str]) -> Reply {
     }
 }
 
-/// The ports of `?port=`, repeated or separated by commas; `None` if one is none.
+/// The ports of `?port=`, repeated or separated by commas; `None` if one of them is not a port.
 fn ports(query: &[(String, String)]) -> Option<Vec<u16>> {
     let named = query
         .iter()
@@ -246,12 +227,13 @@ fn container_log(head: &Head, namespace: &str, name: &str, container: &str) -> R
         .parameter("tailLines")
         .or_else(|| head.parameter("tail"))
         .and_then(|tail| tail.parse().ok());
-    let skipped = pod.log.len().saturating_sub(tail.unwrap_or(usize::MAX));
+    let lines = pod.log.lines().collect::<Vec<_>>();
+    let skipped = lines.len().saturating_sub(tail.unwrap_or(usize::MAX));
     let follow = head
         .parameter("follow")
         .is_some_and(|follow| matches!(follow.as_str(), "true" | "1"));
     Reply::Log {
-        lines: pod.log[skipped..].to_vec(),
+        lines: lines[skipped..].to_vec(),
         follow,
     }
 }
@@ -286,14 +268,6 @@ fn redirect(head: &Head, to: &str) -> Answer {
     }
 }
 
-/// The path of a target, absolute-form included: the authority is ignored, as Go's server does.
-fn path_of(target: &str) -> &str {
-    match target.split_once("://") {
-        Some(("http" | "https", rest)) => rest.find('/').map_or("/", |slash| &rest[slash..]),
-        _ => target,
-    }
-}
-
 /// Go's `path.Clean`, with a trailing slash kept, as its `ServeMux` cleans.
 fn clean(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
@@ -318,42 +292,3 @@ const JSON: &str = "application/json";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 /// Registered with a trailing slash only: without it Go's mux redirects.
 const SUBTREES: [&str; 5] = ["/stats", "/logs", "/runningpods", "/checkpoint", "/debug/pprof"];
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_clean_path_is_clean_and_stays_so(path in "/[a./%]{0,12}") {
-            let cleaned = clean(&decode(&path));
-            prop_assert_eq!(&clean(&cleaned), &cleaned);
-            prop_assert!(cleaned.split('/').all(|segment| segment != "." && segment != ".."));
-            prop_assert!(cleaned.starts_with('/') && !cleaned.contains("//"));
-        }
-    }
-
-    #[test]
-    fn paths_are_cleaned_as_go_cleans_them() {
-        for (path, cleaned) in [
-            ("/pods", "/pods"),
-            ("/", "/"),
-            ("//pods", "/pods"),
-            ("/metrics/../exec/a/b/c", "/exec/a/b/c"),
-            ("/logs/", "/logs/"),
-            ("/../..", "/"),
-            ("/exec//a/./b", "/exec/a/b"),
-        ] {
-            assert_eq!(clean(path), cleaned, "{path}");
-        }
-    }
-
-    #[test]
-    fn absolute_targets_lose_their_authority() {
-        assert_eq!(path_of("http://evil/pods"), "/pods");
-        assert_eq!(path_of("https://evil"), "/");
-        assert_eq!(path_of("/pods"), "/pods");
-    }
-}

@@ -1,4 +1,4 @@
-//! The tiny shell behind exec, attach and run: enough to show that a command ran, and as whom.
+//! The small shell behind exec, attach and run: enough to show that a command ran, and as which user.
 
 use super::pages::Pod;
 
@@ -13,11 +13,11 @@ pub(super) struct Output {
 /// A command under way.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Program {
-    /// Ended already.
+    /// The command has ended.
     Done(Output),
-    /// Gives back what it is given, until the end of its input.
+    /// Writes its input to its output, until the end of the input.
     Cat,
-    /// Runs the lines it is given.
+    /// Runs each line of its input.
     Shell { partial: String },
 }
 
@@ -36,7 +36,7 @@ impl Program {
         }
     }
 
-    /// Feeds standard input. What comes back is to be written; the second value is the exit code, once it has ended.
+    /// Feeds standard input. Yields the output, and the exit code once the command has ended.
     pub(super) fn input(&mut self, pod: &Pod, data: &[u8]) -> (Vec<Output>, Option<u8>) {
         let text = String::from_utf8_lossy(data);
         match self {
@@ -54,10 +54,8 @@ impl Program {
                 while let Some(end) = partial.find('\n') {
                     let line = partial.drain(..=end).collect::<String>();
                     if let ["exit", code @ ..] = line.split_whitespace().collect::<Vec<_>>().as_slice() {
-                        return (
-                            outputs,
-                            Some(code.first().and_then(|code| code.parse().ok()).unwrap_or(0)),
-                        );
+                        let code = code.first().and_then(|code| code.parse().ok());
+                        return (outputs, Some(code.unwrap_or(0)));
                     }
                     outputs.push(run_line(pod, &line));
                 }
@@ -73,7 +71,7 @@ pub(super) fn run_line(pod: &Pod, line: &str) -> Output {
 }
 
 fn run(pod: &Pod, words: &[&str]) -> Output {
-    let said = |stdout: String| Output {
+    let printed = |stdout: String| Output {
         stdout,
         ..Output::default()
     };
@@ -87,20 +85,20 @@ fn run(pod: &Pod, words: &[&str]) -> Output {
             code: code.parse().unwrap_or(2),
             ..Output::default()
         },
-        ["id"] => said("uid=0(root) gid=0(root) groups=0(root)\n".into()),
-        ["whoami"] => said("root\n".into()),
-        ["hostname"] => said(format!("{}\n", pod.name)),
-        ["echo", words @ ..] => said(format!("{}\n", words.join(" "))),
+        ["id"] => printed("uid=0(root) gid=0(root) groups=0(root)\n".into()),
+        ["whoami"] => printed("root\n".into()),
+        ["hostname"] => printed(format!("{}\n", pod.name)),
+        ["echo", words @ ..] => printed(format!("{}\n", words.join(" "))),
         ["env"] => {
             let own = format!("HOSTNAME={}\nKUBERNETES_SERVICE_HOST=10.96.0.1\n", pod.name);
-            said(
+            printed(
                 pod.env
                     .iter()
                     .fold(own, |all, (name, value)| all + &format!("{name}={value}\n")),
             )
         }
         ["cat", "/var/run/secrets/kubernetes.io/serviceaccount/token"] => {
-            said(format!("eyJhbGciOiJub25lIn0.lab-only.{}", pod.name))
+            printed(format!("eyJhbGciOiJub25lIn0.lab-only.{}", pod.name))
         }
         ["cat", files @ ..] if !files.is_empty() => Output {
             stderr: format!("cat: {}: No such file or directory\n", files[0]),
@@ -112,35 +110,5 @@ fn run(pod: &Pod, words: &[&str]) -> Output {
             code: 127,
             ..Output::default()
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::pages::PODS;
-    use super::*;
-
-    #[test]
-    fn commands_answer_as_root_and_unknown_ones_fail_with_127() {
-        let id = run_line(&PODS[0], "id");
-        assert_eq!(
-            (id.stdout.as_str(), id.code),
-            ("uid=0(root) gid=0(root) groups=0(root)\n", 0)
-        );
-        assert_eq!(run_line(&PODS[0], "hostname").stdout, "web\n");
-        let unknown = run_line(&PODS[0], "nmap -sS");
-        assert_eq!(
-            (unknown.stderr.as_str(), unknown.code),
-            ("sh: nmap: not found\n", 127)
-        );
-    }
-
-    #[test]
-    fn a_shell_runs_whole_lines_and_ends_with_its_exit_code() {
-        let mut shell = Program::start(&PODS[1], &["sh".into()]);
-        assert_eq!(shell.input(&PODS[1], b"ec"), (vec![], None));
-        let (outputs, code) = shell.input(&PODS[1], b"ho a b\nexit 3\nid\n");
-        assert_eq!((outputs.len(), code), (1, Some(3)));
-        assert_eq!(outputs[0].stdout, "a b\n");
     }
 }

@@ -1,4 +1,5 @@
-//! Upgrades: exec, attach and portForward over WebSocket (the Kubernetes channel protocols), and SPDY as plain bytes.
+//! Upgrades: exec, attach and portForward over WebSocket (the Kubernetes channel protocols), and SPDY as
+//! plain bytes.
 
 use std::io;
 use std::time::Duration;
@@ -14,12 +15,13 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
 use super::answer::{Answer, Framing, head as encode_head};
 use super::pages::Pod;
 use super::shell::{Output, Program};
-use super::wire::{Head, Stream, Wire};
+use super::wire::{Head, Wire};
+use crate::client::Duplex;
 
-/// A stream that may be opened: the pod exists and the query is complete.
+/// A request for a stream whose pod exists and whose query is complete.
 #[derive(Debug)]
 pub(super) struct StreamRequest {
-    pub(super) kind: Kind,
+    pub(super) endpoint: Endpoint,
     pub(super) pod: &'static Pod,
     pub(super) stdin: bool,
     pub(super) stdout: bool,
@@ -27,15 +29,15 @@ pub(super) struct StreamRequest {
     pub(super) tty: bool,
 }
 
-/// Which endpoint.
+/// The endpoint of a stream.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum Endpoint {
     Attach,
     Exec(Vec<String>),
     PortForward(Vec<u16>),
 }
 
-/// What follows the decision about the request's upgrade headers.
+/// The outcome of negotiating the protocol.
 pub(super) enum Upgrade {
     Refused(Answer),
     Spdy { answer: Vec<u8> },
@@ -44,14 +46,15 @@ pub(super) enum Upgrade {
 
 /// A WebSocket that speaks the channel protocol: the first byte of a message names its channel.
 struct Channels {
-    socket: WebSocketStream<Box<dyn Stream>>,
+    socket: WebSocketStream<Box<dyn Duplex>>,
     protocol: String,
 }
 
 // === impl StreamRequest ===
 
 impl StreamRequest {
-    /// Chooses the protocol, or refuses, in the kubelet's words. `extended` WebSockets are those of 1.36.
+    /// Chooses the protocol, or refuses as a kubelet does. `extended` adds the WebSocket protocols of
+    /// Kubernetes 1.36.
     pub(super) fn negotiate(&self, head: &Head, extended: bool) -> Upgrade {
         match head.value("upgrade") {
             Some(upgrade) if upgrade.eq_ignore_ascii_case("websocket") => {
@@ -78,8 +81,8 @@ impl StreamRequest {
             return Upgrade::Refused(Answer::error(400, "missing or bad WebSocket-Version"));
         };
         let offered = head.elements("sec-websocket-protocol").collect::<Vec<_>>();
-        let known = self.kind.websocket_protocols(extended);
-        // Nothing offered is fine, and answered with an empty header, as measured on a kubelet.
+        let known = self.endpoint.websocket_protocols(extended);
+        // A request that offers no protocol is answered with an empty header, as measured on a kubelet.
         let Some(protocol) = (match offered.as_slice() {
             [] => Some(""),
             offered => offered.iter().copied().find(|offer| known.contains(offer)),
@@ -90,7 +93,7 @@ impl StreamRequest {
                 body: Bytes::new(),
             });
         };
-        if matches!(&self.kind, Kind::PortForward(ports) if ports.is_empty() && protocol != TUNNEL) {
+        if matches!(&self.endpoint, Endpoint::PortForward(ports) if ports.is_empty() && protocol != TUNNEL) {
             return Upgrade::Refused(Answer::text(400, "query parameter \"port\" is required"));
         }
         let headers = [
@@ -106,7 +109,7 @@ impl StreamRequest {
     }
 
     fn negotiate_spdy(&self, head: &Head) -> Upgrade {
-        let known = self.kind.spdy_protocols();
+        let known = self.endpoint.spdy_protocols();
         let mut offered = head.elements("x-stream-protocol-version").peekable();
         if offered.peek().is_none() {
             return Upgrade::Refused(Answer::error(
@@ -135,24 +138,25 @@ impl StreamRequest {
         let (io, input) = wire.into_parts();
         let socket = WebSocketStream::from_partially_read(io, input.to_vec(), Role::Server, None).await;
         let mut channels = Channels { socket, protocol };
-        let ended = match &self.kind {
-            Kind::PortForward(_) if channels.protocol == TUNNEL => channels.echo_messages().await,
-            Kind::PortForward(ports) => channels.forward_ports(ports).await,
-            Kind::Attach if !self.stdin => channels.follow(self.pod, log_interval).await,
-            Kind::Attach => channels.run(self, Program::Cat).await,
-            Kind::Exec(command) => channels.run(self, Program::start(self.pod, command)).await,
+        let ended = match &self.endpoint {
+            Endpoint::PortForward(_) if channels.protocol == TUNNEL => channels.echo_messages().await,
+            Endpoint::PortForward(ports) => channels.forward_ports(ports).await,
+            Endpoint::Attach if !self.stdin => channels.follow(self.pod, log_interval).await,
+            Endpoint::Attach => channels.run(self, Program::Cat).await,
+            Endpoint::Exec(command) => channels.run(self, Program::start(self.pod, command)).await,
         };
-        // A client that leaves is how most streams end; one that said goodbye gets a proper end.
+        // Most streams end because the client cuts the connection. After a close frame the connection is shut
+        // down in order.
         if ended.is_ok() {
             let _ = channels.socket.get_mut().shutdown().await;
         }
     }
 }
 
-// === impl Kind ===
+// === impl Endpoint ===
 
-impl Kind {
-    /// The newest last: an older kubelet lacks it.
+impl Endpoint {
+    /// The newest protocol is the last: an older kubelet lacks it.
     fn websocket_protocols(&self, extended: bool) -> &'static [&'static str] {
         let known: &'static [&'static str] = match self {
             Self::PortForward(_) => &["v4.channel.k8s.io", TUNNEL],
@@ -181,7 +185,7 @@ impl Kind {
 // === impl Channels ===
 
 impl Channels {
-    /// Runs a program: input from channel 0, output to 1 and 2, the status to 3.
+    /// Runs a program: channel 0 is its input, channels 1 and 2 its output, channel 3 its status.
     async fn run(&mut self, request: &StreamRequest, mut program: Program) -> Result<(), Box<SocketError>> {
         // The first writable channel is announced by an empty message.
         let first = if request.stdout { STDOUT } else { STDERR };
@@ -229,10 +233,10 @@ impl Channels {
         self.close().await
     }
 
-    /// Attach without input: what the main process writes, for as long as the client stays.
+    /// Attach without input: sends what the main process writes, until the client leaves.
     async fn follow(&mut self, pod: &Pod, interval: Duration) -> Result<(), Box<SocketError>> {
         self.send(STDOUT, b"").await?;
-        for line in pod.log.iter().cycle() {
+        for line in pod.log.lines().cycle() {
             self.send(STDOUT, format!("{line}\n").as_bytes()).await?;
             let pause = tokio::time::sleep(interval);
             tokio::pin!(pause);
@@ -246,7 +250,7 @@ impl Channels {
         Ok(())
     }
 
-    /// Two channels per port, data and error, each opened by the port's number; data comes back.
+    /// Opens two channels per port, data and error, each with the port's number, and echoes what arrives.
     async fn forward_ports(&mut self, ports: &[u16]) -> Result<(), Box<SocketError>> {
         for (index, port) in ports.iter().enumerate() {
             for channel in [2 * index, 2 * index + 1] {
@@ -299,7 +303,7 @@ impl Channels {
         Ok(None)
     }
 
-    /// Says goodbye and gives the client a moment to do the same.
+    /// Sends a close frame and gives the client a moment to answer it.
     async fn close(&mut self) -> Result<(), Box<SocketError>> {
         self.socket
             .close(Some(CloseFrame {
@@ -307,14 +311,15 @@ impl Channels {
                 reason: "".into(),
             }))
             .await?;
-        let goodbye = async { while let Ok(Some(_)) = self.message().await {} };
+        let closing = async { while let Ok(Some(_)) = self.message().await {} };
         // A client that stays silent is cut, as the kubelet does at once.
-        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        let _ = tokio::time::timeout(CLOSING, closing).await;
         Ok(())
     }
 }
 
-/// The answer and perhaps early bytes behind it in the same write, then every byte back until the client's end.
+/// Sends the answer and the early bytes in one write, then echoes every byte until the client ends the
+/// stream.
 pub(super) async fn serve_spdy(mut wire: Wire, mut answer: Vec<u8>, early: &[u8]) -> io::Result<()> {
     answer.extend_from_slice(early);
     wire.send(&answer).await?;
@@ -330,11 +335,9 @@ pub(super) async fn serve_spdy(mut wire: Wire, mut answer: Vec<u8>, early: &[u8]
 fn status(code: u8) -> String {
     match code {
         0 => r#"{"metadata":{},"status":"Success"}"#.to_owned(),
-        code => format!(
-            "{{\"metadata\":{{}},\"status\":\"Failure\",\"message\":\"command terminated with non-zero exit code: \
-             exit status {code}\",\"reason\":\"NonZeroExitCode\",\"details\":{{\"causes\":[{{\"reason\":\"ExitCode\",\
-             \"message\":\"{code}\"}}]}}}}"
-        ),
+        code => include_str!("pages/failure.json")
+            .trim_end()
+            .replace("CODE", &code.to_string()),
     }
 }
 
@@ -345,6 +348,6 @@ const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const STATUS: u8 = 3;
 const CLOSE: u8 = 255;
-/// SPDY bytes inside WebSocket messages; to the fake they are messages to give back.
+/// SPDY bytes inside WebSocket messages. The fake kubelet echoes the messages.
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
-const GOODBYE: Duration = Duration::from_millis(500);
+const CLOSING: Duration = Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! The fake kubelet's side of TLS: its certificate, and whose certificates it asks for.
+//! The fake kubelet's side of TLS: its certificate, and the CAs of the client certificates that it accepts.
 
 use std::io;
 use std::sync::Arc;
@@ -7,16 +7,17 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
-/// Whose client certificates the kubelet accepts.
+/// The client certificates that the kubelet accepts.
 #[derive(Clone, Debug)]
 pub struct ClientCa {
-    /// The trust anchors; any other certificate fails the handshake.
+    /// The trust anchors. A certificate of another CA fails the handshake.
     pub roots: Vec<CertificateDer<'static>>,
-    /// A client without a certificate fails the handshake. Otherwise it gets a kubelet's 401, unless it has the token.
+    /// A client without a certificate fails the handshake. If false, its requests are answered 401, unless
+    /// they have the token.
     pub mandatory: bool,
 }
 
-/// The TLS side: kept in its parts, since each can be changed alone.
+/// The TLS configuration and the parts that it is made of, since each part can be replaced.
 pub(super) struct Tls {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
@@ -52,7 +53,7 @@ impl Tls {
                 builder.with_client_cert_verifier(verifier.build().map_err(io::Error::other)?)
             }
         };
-        // No ALPN, and so HTTP/1.1 only, as measured on a kubelet 1.36.
+        // No ALPN, and therefore HTTP/1.1 only, as measured on a kubelet 1.36.
         let config = builder
             .with_single_cert(chain.clone(), key.clone_key())
             .map_err(io::Error::other)?;

@@ -1,25 +1,22 @@
-//! HTTP/1.1 by hand: request heads as they were sent, bodies piece by piece, and bytes out.
+//! HTTP/1.1 by hand: reads request heads as they were sent and bodies piece by piece, and writes bytes.
 //!
-//! A library would tidy up what a proxy's tests have to see (the order, case and number of the headers, the framing)
-//! and would refuse to commit the faults that the knobs ask for, so the fake kubelet reads and writes for itself.
+//! A library hides what the tests of a proxy have to see (the order, case and number of the headers, the
+//! framing) and cannot play the faults of the knobs.
 
 use std::io;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// What a connection runs over: TLS, TCP or a unix socket.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+use crate::client::Duplex;
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// One connection: the stream, and what was read from it but not yet used.
+/// One connection: the stream, and the bytes that were read from it but not yet used.
 pub(super) struct Wire {
-    io: Box<dyn Stream>,
+    io: Box<dyn Duplex>,
     input: BytesMut,
 }
 
-/// A request's first line and headers, exactly as they came.
+/// A request's first line and headers, exactly as they were sent.
 #[derive(Clone, Debug)]
 pub(super) struct Head {
     pub(super) method: String,
@@ -28,7 +25,7 @@ pub(super) struct Head {
     pub(super) headers: Vec<(String, String)>,
 }
 
-/// What is still to come of a request's body.
+/// The part of a request's body that was not yet read.
 #[derive(Debug)]
 pub(super) enum Body {
     Length(u64),
@@ -41,7 +38,7 @@ pub(super) enum Body {
 // === impl Wire ===
 
 impl Wire {
-    pub(super) fn new(io: Box<dyn Stream>) -> Self {
+    pub(super) fn new(io: Box<dyn Duplex>) -> Self {
         Self {
             io,
             input: BytesMut::new(),
@@ -106,13 +103,14 @@ impl Wire {
         }
     }
 
-    /// Writes and flushes: every call is on the wire when it returns.
+    /// Writes and flushes.
     pub(super) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.io.write_all(bytes).await?;
         self.io.flush().await
     }
 
-    /// Returns when the client has gone. What it sends meanwhile is kept, up to a bound; cancelling loses nothing.
+    /// Returns when the client has closed the connection. Bytes that it sends meanwhile are kept, up to a
+    /// bound; cancelling loses nothing.
     pub(super) async fn gone(&mut self) {
         while self.input.len() < MAX_AHEAD {
             if matches!(self.io.read_buf(&mut self.input).await, Ok(0) | Err(_)) {
@@ -122,14 +120,14 @@ impl Wire {
         std::future::pending().await
     }
 
-    /// Ends the connection in an orderly way.
+    /// Shuts the connection down in order.
     pub(super) async fn close(&mut self) {
-        // The peer may have gone first: nothing to be done about it.
+        // The client may have closed the connection first.
         let _ = self.io.shutdown().await;
     }
 
-    /// The stream itself, and what was read ahead: for upgrades.
-    pub(super) fn into_parts(self) -> (Box<dyn Stream>, BytesMut) {
+    /// The stream and the bytes that were read ahead, for upgrades.
+    pub(super) fn into_parts(self) -> (Box<dyn Duplex>, BytesMut) {
         (self.io, self.input)
     }
 
@@ -151,7 +149,7 @@ impl Wire {
         };
         let line = self.input.split_to(end + 1);
         let line = line.strip_suffix(b"\r\n").unwrap_or(&line[..end]);
-        // Byte by byte as ISO 8859-1, so that nothing is lost of what is not UTF-8.
+        // As ISO 8859-1, so that bytes that are not UTF-8 are not lost.
         Ok(line.iter().copied().map(char::from).collect())
     }
 
@@ -243,7 +241,8 @@ impl Head {
             .map(|(_, value)| value)
     }
 
-    /// A request to switch protocols, by the kubelet's loose reading: `upgrade` anywhere in a Connection header.
+    /// Whether the request asks to switch protocols. As in the kubelet, `upgrade` anywhere in a Connection
+    /// header counts.
     pub(super) fn is_upgrade(&self) -> bool {
         self.values("connection")
             .any(|value| value.to_ascii_lowercase().contains("upgrade"))
@@ -257,7 +256,7 @@ impl Head {
                 .any(|element| element.eq_ignore_ascii_case("close"))
     }
 
-    /// How the body is framed. Where both framings are given the chunked one wins, as in Go's server.
+    /// How the body is framed. If both framings are given, the chunked one counts, as in Go's server.
     pub(super) fn body(&self) -> io::Result<Body> {
         if self
             .elements("transfer-encoding")
@@ -275,7 +274,7 @@ impl Head {
     }
 }
 
-/// Percent-decoding; what is no escape stays as it is.
+/// Percent-decoding. An invalid escape is left as it is.
 pub(super) fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -302,8 +301,8 @@ fn malformed(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("malformed {what}"))
 }
 
-/// Go's default limit of a request head, with its slack.
+/// Go's default limit of a request head, including the bytes that it adds to it.
 const MAX_HEAD: usize = (1 << 20) + 4096;
 const MAX_CHUNK_LINE: usize = 4096;
-/// What may be read ahead while an answer is under way.
+/// Bytes that are read ahead while an answer is sent.
 const MAX_AHEAD: usize = 64 * 1024;

@@ -1,4 +1,4 @@
-//! Certificate authorities of the lab and what they sign.
+//! Certificate authorities, and certificates that they sign.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,24 +8,12 @@ use base64::engine::general_purpose::STANDARD;
 pub use rcgen::ExtendedKeyUsagePurpose as Usage;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SigningKey,
+    SigningKey,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
 use super::PkiError;
-
-/// The kind of a key pair.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KeyKind {
-    /// ECDSA on P-256, the default: fast to make.
-    #[default]
-    P256,
-    /// RSA with 2048 bits, what most clusters have.
-    Rsa2048,
-    /// Ed25519.
-    Ed25519,
-}
 
 /// An attribute of a subject that Kubernetes reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,36 +26,34 @@ pub enum Attribute {
     Uid,
 }
 
-/// What to put into a certificate that is not a CA's.
+/// The content of a certificate that is not a CA's.
 #[derive(Clone, Debug)]
 pub struct CertificateSpec {
     /// The subject, in order; an attribute may come more than once.
     pub subject: Vec<(Attribute, String)>,
-    /// Subject alternative names: IP addresses where they parse as such, else DNS names.
+    /// Subject alternative names: IP addresses and DNS names.
     pub names: Vec<String>,
     /// Start of validity.
     pub not_before: OffsetDateTime,
     /// End of validity.
     pub not_after: OffsetDateTime,
-    /// Extended key usages; none = no such extension.
+    /// Extended key usages. If empty, the extension is left out.
     pub usages: Vec<Usage>,
-    /// Kind of the key.
-    pub key: KeyKind,
 }
 
 /// A certificate authority: its certificate and key.
 #[derive(Clone)]
 pub struct Ca {
-    /// The CA's certificate, and above it those of the CAs that lead to its root, if it is not one itself.
+    /// The CA's certificate, then those of the CAs above it, up to the root.
     chain: Vec<CertificateDer<'static>>,
     issuer: Arc<Issuer<'static, KeyPair>>,
 }
 
-/// A certificate with its chain and private key, as a file pair holds it.
+/// A certificate with its chain and private key.
 pub struct Pair {
-    /// What the pair's files are called.
+    /// The name of the pair's files.
     pub name: String,
-    /// The certificate, then what leads to its root (without it).
+    /// The certificate, then those of the CAs above it, without the root.
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key.
     pub key: PrivateKeyDer<'static>,
@@ -76,7 +62,7 @@ pub struct Pair {
 // === impl CertificateSpec ===
 
 impl CertificateSpec {
-    /// A client certificate for this user; an empty name leaves the CN out.
+    /// A client certificate for this user. An empty name leaves the CN out.
     pub fn client(user: &str) -> Self {
         let (not_before, not_after) = validity();
         let subject = match user {
@@ -89,7 +75,6 @@ impl CertificateSpec {
             not_before,
             not_after,
             usages: vec![Usage::ClientAuth],
-            key: KeyKind::P256,
         }
     }
 
@@ -115,7 +100,7 @@ impl CertificateSpec {
         self
     }
 
-    /// Valid from and until these distances from now, which may be negative.
+    /// Sets start and end of validity, relative to now.
     #[must_use]
     pub fn valid(mut self, from: Duration, until: Duration) -> Self {
         let now = OffsetDateTime::now_utc();
@@ -123,17 +108,10 @@ impl CertificateSpec {
         self
     }
 
-    /// Replaces the extended key usages; none = leave the extension out.
+    /// Replaces the extended key usages. If empty, the extension is left out.
     #[must_use]
     pub fn usages(mut self, usages: &[Usage]) -> Self {
         self.usages = usages.to_vec();
-        self
-    }
-
-    /// Another kind of key than P-256.
-    #[must_use]
-    pub fn key(mut self, key: KeyKind) -> Self {
-        self.key = key;
         self
     }
 }
@@ -142,8 +120,8 @@ impl CertificateSpec {
 
 impl Ca {
     /// A new self-signed CA with this CN.
-    pub fn generate(common_name: &str, key: KeyKind) -> Result<Self, PkiError> {
-        let key = generate_key(key)?;
+    pub fn generate(common_name: &str) -> Result<Self, PkiError> {
+        let key = KeyPair::generate()?;
         let params = ca_params(common_name);
         let certificate = params.self_signed(&key)?.der().clone();
         Ok(Self {
@@ -152,9 +130,9 @@ impl Ca {
         })
     }
 
-    /// A new CA below this one; what it issues carries its certificate along.
-    pub fn intermediate(&self, common_name: &str, key: KeyKind) -> Result<Self, PkiError> {
-        let key = generate_key(key)?;
+    /// A new CA below this one. Its certificate is in the chain of each certificate that it issues.
+    pub fn intermediate(&self, common_name: &str) -> Result<Self, PkiError> {
+        let key = KeyPair::generate()?;
         let mut params = ca_params(common_name);
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?.der().clone();
@@ -170,7 +148,7 @@ impl Ca {
         &self.chain[0]
     }
 
-    /// The CA's certificate as PEM; join several for a bundle.
+    /// The CA's certificate as PEM. A bundle is several of them, concatenated.
     pub fn certificate_pem(&self) -> String {
         pem("CERTIFICATE", self.certificate())
     }
@@ -180,9 +158,9 @@ impl Ca {
         pem("PRIVATE KEY", self.issuer.key().serialized_der())
     }
 
-    /// Signs a new pair; `name` is what its files are called.
+    /// Signs a new pair. `name` is the name of its files.
     pub fn issue(&self, name: &str, spec: &CertificateSpec) -> Result<Pair, PkiError> {
-        let key = generate_key(spec.key)?;
+        let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(spec.names.clone())?;
         (params.not_before, params.not_after) = (spec.not_before, spec.not_after);
         params.is_ca = IsCa::ExplicitNoCa;
@@ -251,8 +229,8 @@ impl fmt::Debug for Pair {
 
 /// Replaces a certificate's subject and signs it anew.
 ///
-/// rcgen keeps one value per attribute type, while a user in several groups has an O for each, and the last
-/// of several CNs is the one that Kubernetes takes.
+/// rcgen keeps one value per attribute type, but a user in several groups has an O for each, and of several
+/// CNs Kubernetes uses the last one.
 fn with_subject(
     certificate: &CertificateDer<'_>,
     subject: &[(Attribute, String)],
@@ -315,7 +293,7 @@ fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The length of what is inside this DER element, which is the last thing in its slice.
+/// The length of the content of this DER element, which ends where the slice ends.
 fn content_length(element: &[u8]) -> usize {
     let header = match element[1] {
         short if short < 0x80 => 2,
@@ -349,15 +327,7 @@ fn ca_params(common_name: &str) -> CertificateParams {
     params
 }
 
-fn generate_key(kind: KeyKind) -> Result<KeyPair, PkiError> {
-    Ok(KeyPair::generate_for(match kind {
-        KeyKind::P256 => &PKCS_ECDSA_P256_SHA256,
-        KeyKind::Rsa2048 => &PKCS_RSA_SHA256,
-        KeyKind::Ed25519 => &PKCS_ED25519,
-    })?)
-}
-
-/// An hour back, for clocks that differ, and a year ahead.
+/// From an hour ago, for clocks that differ, for a year.
 fn validity() -> (OffsetDateTime, OffsetDateTime) {
     let now = OffsetDateTime::now_utc();
     (now - Duration::HOUR, now + Duration::days(365))

@@ -1,6 +1,6 @@
-//! A throw-away public key infrastructure: every certificate that the lab's scenes need, good and bad.
+//! A temporary public key infrastructure, with valid and invalid certificates.
 //!
-//! Made anew on each start, in well under a second, so that no private key is ever kept in the project.
+//! It is made on each start, in less than a second, so that no private key is kept in the project.
 
 mod issuer;
 #[cfg(test)]
@@ -16,87 +16,84 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
-pub use issuer::{Attribute, Ca, CertificateSpec, KeyKind, Pair, Usage};
+pub use issuer::{Attribute, Ca, CertificateSpec, Pair, Usage};
 
-/// The lab's node.
+/// The name of the node.
 pub const NODE_NAME: &str = "worker-1";
 
-/// The whole cast.
+/// All CAs and certificates.
 #[derive(Clone, Debug)]
 pub struct Pki {
     /// The cluster's CA, CN `kubernetes`.
     pub ca: Ca,
-    /// A second CA that clients may be trusted by, to be taken out of the bundle while its clients are
-    /// connected.
+    /// A second CA, which can be removed from the bundle while its clients are connected.
     pub rotated_ca: Ca,
-    /// A stranger's CA with the name of the cluster's.
-    pub stranger_ca: Ca,
-    /// What the kubelet shows: `worker-1` only, by a CA of its own that comes along, as a kubelet makes it at
-    /// first start.
+    /// An untrusted CA with the name of the cluster's.
+    pub untrusted_ca: Ca,
+    /// The kubelet's serving certificate, for `worker-1` only, with the CA of its own that a kubelet makes at
+    /// its first start.
     pub kubelet_serving: Pair,
-    /// What the gate shows: 127.0.0.1, ::1, localhost and worker-1.
+    /// The gate's serving certificate, for 127.0.0.1, ::1, localhost and worker-1.
     pub gate_serving: Pair,
-    /// What the API server shows.
+    /// The API server's serving certificate.
     pub apiserver_serving: Pair,
-    /// Who the API server is to a kubelet: group `kubeadm:cluster-admins`.
+    /// The API server's client certificate for kubelets: group `kubeadm:cluster-admins`.
     pub apiserver_client: Pair,
-    /// Who the gate is to the API server: the node itself.
+    /// The gate's client certificate for the API server: the node's user.
     pub gate: Pair,
     /// A user without rights, group `developers`.
     pub alice: Pair,
     /// A user of group `admins`.
     pub bob: Pair,
-    /// A user whom only `rotated_ca` vouches for; group `admins`.
+    /// A user of group `admins`, with a certificate of `rotated_ca`.
     pub carol: Pair,
-    /// The API server's client certificate, over since yesterday.
+    /// The API server's client certificate, expired since yesterday.
     pub expired: Pair,
-    /// The API server's client certificate, good from tomorrow.
+    /// The API server's client certificate, valid from tomorrow.
     pub not_yet_valid: Pair,
-    /// The API server's client certificate, for servers only.
+    /// The API server's client certificate, with the usage of a server.
     pub wrong_usage: Pair,
-    /// The API server's client certificate's twin, by `stranger_ca`.
+    /// The API server's client certificate, by `untrusted_ca`.
     pub wrong_ca: Pair,
-    /// A certificate that names a group and nobody in it.
+    /// A client certificate with a group and without a user name.
     pub no_cn: Pair,
 }
 
-/// Who a kubeconfig says to be. No `Debug`: it may be a token.
+/// The credential of a kubeconfig's user. It has no `Debug`, since it may be a token.
 #[derive(Clone, Copy)]
-pub enum Credential<'a> {
-    /// A client certificate, embedded.
+pub enum KubeconfigUser<'a> {
+    /// A client certificate, as data.
     Certificate(&'a Pair),
-    /// A client certificate by its files, which may then be replaced.
+    /// The files of a client certificate.
     CertificateFiles {
-        /// `client-certificate`; a relative path is relative to the kubeconfig.
+        /// `client-certificate`. A relative path is relative to the kubeconfig.
         certificate: &'a Path,
         /// `client-key`.
         key: &'a Path,
     },
     /// A bearer token.
     Token(&'a str),
-    /// A bearer token by its file.
-    TokenFile(&'a Path),
 }
 
-/// What can fail here.
+/// A certificate or file cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// A key or certificate could not be made.
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// TLS does not take what was made.
+    /// rustls refuses a certificate or key.
     #[error("cannot use a certificate for TLS: {0}")]
     Tls(#[from] rustls::Error),
     /// A file or directory could not be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
-        /// Which one.
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
 }
@@ -106,9 +103,9 @@ pub enum PkiError {
 impl Pki {
     /// Makes all keys and certificates.
     pub fn generate() -> Result<Self, PkiError> {
-        let ca = Ca::generate("kubernetes", KeyKind::P256)?;
-        let rotated_ca = Ca::generate("kubernetes-rotated", KeyKind::P256)?;
-        let stranger_ca = Ca::generate("kubernetes", KeyKind::P256)?;
+        let ca = Ca::generate("kubernetes")?;
+        let rotated_ca = Ca::generate("kubernetes-rotated")?;
+        let untrusted_ca = Ca::generate("kubernetes")?;
         let local = ["127.0.0.1", "::1", "localhost", NODE_NAME];
         let api = [
             "127.0.0.1",
@@ -141,20 +138,20 @@ impl Pki {
             expired: ca.issue("expired", &apiserver.clone().valid(-year, -day))?,
             not_yet_valid: ca.issue("not-yet-valid", &apiserver.clone().valid(day, year))?,
             wrong_usage: ca.issue("wrong-usage", &apiserver.clone().usages(&[Usage::ServerAuth]))?,
-            wrong_ca: stranger_ca.issue("wrong-ca", &apiserver)?,
+            wrong_ca: untrusted_ca.issue("wrong-ca", &apiserver)?,
             no_cn: ca.issue("no-cn", &CertificateSpec::client("").group("developers"))?,
             ca,
             rotated_ca,
-            stranger_ca,
+            untrusted_ca,
         })
     }
 
-    /// A further pair by the cluster's CA.
+    /// Issues another pair by the cluster's CA.
     pub fn client(&self, name: &str, spec: &CertificateSpec) -> Result<Pair, PkiError> {
         self.ca.issue(name, spec)
     }
 
-    /// Every pair of the cast.
+    /// Every pair.
     pub fn pairs(&self) -> [&Pair; 13] {
         [
             &self.kubelet_serving,
@@ -178,11 +175,11 @@ impl Pki {
         self.pairs().into_iter().find(|pair| pair.name == name)
     }
 
-    /// Writes `ca.crt`, `ca.key`, `rotated-ca.crt`, and `NAME.crt` and `NAME.key` of each pair, and says
-    /// which files these are.
+    /// Writes `ca.crt`, `ca.key`, `rotated-ca.crt`, and `NAME.crt` and `NAME.key` of each pair. Yields the
+    /// paths.
     ///
-    /// Makes the directory if need be (0700). Keys are 0600. Files of these names are replaced, others left
-    /// alone.
+    /// Creates the directory (0700) if it does not exist. Keys are 0600. Existing files of these names are
+    /// replaced.
     pub fn write(&self, dir: &Path) -> Result<Vec<PathBuf>, PkiError> {
         DirBuilder::new()
             .recursive(true)
@@ -208,8 +205,8 @@ impl Pki {
         Ok(written)
     }
 
-    /// A TLS client that trusts the cluster's CA, and the kubelet's own certificate (as `worker-1`), and
-    /// shows this pair.
+    /// A TLS client with this pair that trusts the cluster's CA, and the kubelet's certificate (as
+    /// `worker-1`).
     pub fn client_config(&self, client: Option<&Pair>) -> Result<ClientConfig, PkiError> {
         let kubelet_ca = self.kubelet_serving.chain.iter().skip(1);
         client_config(kubelet_ca.chain([self.ca.certificate()]), client)
@@ -219,7 +216,7 @@ impl Pki {
 // === impl Pair ===
 
 impl Pair {
-    /// Writes `NAME.crt` and `NAME.key` (0600) into an existing directory, replacing what has these names.
+    /// Writes `NAME.crt` and `NAME.key` (0600) into an existing directory, replacing existing files.
     pub fn write(&self, dir: &Path) -> Result<[PathBuf; 2], PkiError> {
         Ok([
             write_file(
@@ -230,17 +227,9 @@ impl Pair {
             write_file(dir.join(format!("{}.key", self.name)), 0o600, &self.key_pem())?,
         ])
     }
-
-    /// A TLS server that shows this pair and asks nobody for a certificate.
-    pub fn server_config(&self) -> Result<ServerConfig, PkiError> {
-        Ok(ServerConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(self.chain.clone(), self.key.clone_key())?)
-    }
 }
 
-/// A TLS client that trusts these CAs and shows this pair, if any.
+/// A TLS client that trusts these CAs and has this pair, if any.
 pub fn client_config<'a>(
     roots: impl IntoIterator<Item = &'a CertificateDer<'static>>,
     client: Option<&Pair>,
@@ -258,19 +247,18 @@ pub fn client_config<'a>(
     })
 }
 
-/// A kubeconfig for the API server at this URL. It holds what it is given, so keep it as private as a key.
-pub fn kubeconfig(server: &str, ca: &Ca, credential: Credential<'_>) -> String {
+/// A kubeconfig for the API server at this URL. It may contain the private key or token.
+pub fn kubeconfig(server: &str, ca: &Ca, user: KubeconfigUser<'_>) -> String {
     let base64 = |pem: String| STANDARD.encode(pem);
-    let user = match credential {
-        Credential::Certificate(pair) => json!({
+    let user = match user {
+        KubeconfigUser::Certificate(pair) => json!({
             "client-certificate-data": base64(pair.certificate_pem()),
             "client-key-data": base64(pair.key_pem()),
         }),
-        Credential::CertificateFiles { certificate, key } => {
+        KubeconfigUser::CertificateFiles { certificate, key } => {
             json!({"client-certificate": certificate, "client-key": key})
         }
-        Credential::Token(token) => json!({"token": token}),
-        Credential::TokenFile(path) => json!({"tokenFile": path}),
+        KubeconfigUser::Token(token) => json!({"token": token}),
     };
     let config = json!({
         "apiVersion": "v1",
@@ -283,15 +271,15 @@ pub fn kubeconfig(server: &str, ca: &Ca, credential: Credential<'_>) -> String {
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
         "current-context": "lab",
     });
-    // JSON is YAML, and quotes whatever needs quoting.
+    // JSON is YAML, with every string quoted.
     format!("{config:#}\n")
 }
 
-/// A kubelet without `serverTLSBootstrap` names both certificates after its node and the second of its first
-/// start, and leaves every IP address out.
+/// The certificate of a kubelet without `serverTLSBootstrap`. It names itself and its CA after the node and
+/// the time of its first start, and has no IP address.
 fn kubelet_serving() -> Result<Pair, PkiError> {
     let start = OffsetDateTime::now_utc().unix_timestamp();
-    let ca = Ca::generate(&format!("{NODE_NAME}-ca@{start}"), KeyKind::P256)?;
+    let ca = Ca::generate(&format!("{NODE_NAME}-ca@{start}"))?;
     let mut pair = ca.issue(
         "kubelet-serving",
         &CertificateSpec::server(&format!("{NODE_NAME}@{start}"), &[NODE_NAME]),
@@ -300,8 +288,8 @@ fn kubelet_serving() -> Result<Pair, PkiError> {
     Ok(pair)
 }
 
-/// Replaces the file rather than writing into it, so that neither its old mode nor a link decides who can
-/// read a key.
+/// Removes an existing file before writing, so that a key is not written through a link or into a file that
+/// other users can read.
 fn write_file(path: PathBuf, mode: u32, text: &str) -> Result<PathBuf, PkiError> {
     let write = || {
         match fs::remove_file(&path) {

@@ -2,7 +2,7 @@
 
 use super::kubeconfig::NodeCertificate;
 use crate::adopt::inspect::Inspection;
-use crate::authn::user_of;
+use crate::authn::user_of_certificate;
 
 /// The longest name that the API server accepts.
 const LONGEST: usize = 253;
@@ -50,7 +50,7 @@ pub(super) fn found(
     let overridden = inspection.options.text("--hostname-override");
     let overridden = Some(overridden.trim().to_lowercase()).filter(|name| !name.is_empty());
     let certified = client.and_then(|client| {
-        let user = user_of(client.chain.first()?).ok()??;
+        let user = user_of_certificate(client.chain.first()?).ok()??;
         let name = user.username.strip_prefix("system:node:")?.trim().to_lowercase();
         Some((name, client.file.as_str()))
     });

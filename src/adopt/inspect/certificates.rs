@@ -15,6 +15,7 @@ use crate::adopt::kubelet::Root;
 use crate::adopt::kubelet::kubeconfig::{NodeKubeconfig, NodeKubeconfigError};
 use crate::adopt::kubelet::options::Effective;
 use crate::timestamp::timestamp;
+use crate::tls::Malformed;
 use crate::tls::pem::PemError;
 use crate::tls::{certificate, pem};
 
@@ -69,7 +70,7 @@ enum UnreadCertificate {
     #[error(transparent)]
     Pem(#[from] PemError),
     #[error("{file}: {why}")]
-    NotX509 { file: String, why: &'static str },
+    Malformed { file: String, why: Malformed },
 }
 
 /// The certificates that can be read. Each of the others is noted.
@@ -115,7 +116,7 @@ fn of_kubeconfig(root: &Root, path: &str) -> Result<Vec<Certificate>, UnreadCert
 fn parsed(role: CertificateRole, file: &str, bytes: &[u8]) -> Result<Vec<Certificate>, UnreadCertificate> {
     let ders = pem::certificates(Path::new(file), bytes)?;
     let one = |der| {
-        let parsed = certificate::parse(der).map_err(|why| UnreadCertificate::NotX509 {
+        let parsed = certificate::parse(der).map_err(|why| UnreadCertificate::Malformed {
             file: file.to_owned(),
             why,
         })?;

@@ -1,7 +1,7 @@
 //! How this node's kubelet is started, and its effective options.
 //!
 //! ```text
-//! kubelet      running kubelets and what they bind             kubelet.rs
+//! listening    running kubelets, and where they listen         listening.rs
 //! options      flags, files and defaults combined              options/
 //! processes    kubelets that run                               processes.rs
 //! files        kubelets that a node's files start              files.rs
@@ -17,7 +17,7 @@ mod environment;
 mod files;
 pub mod invocation;
 pub(crate) mod kubeconfig;
-mod kubelet;
+mod listening;
 mod microk8s;
 pub mod options;
 mod processes;
@@ -26,7 +26,7 @@ mod root;
 mod systemd;
 
 pub use self::files::{FindError, in_files};
-pub(crate) use self::kubelet::{
+pub(crate) use self::listening::{
     PORT, READ_ONLY_PORT, RunningKubelet, binds, listening_ports, running_kubelets,
 };
 pub use self::processes::running;

@@ -27,7 +27,7 @@ impl Root {
 
     /// Whether it is this machine's own.
     #[must_use]
-    pub fn is_here(&self) -> bool {
+    pub(crate) fn is_here(&self) -> bool {
         self.at == Path::new("/")
     }
 
@@ -98,7 +98,7 @@ impl Root {
     }
 
     /// Whether there is such a file or folder. One that cannot be looked up counts as missing.
-    pub fn has(&self, path: impl AsRef<Path>) -> bool {
+    pub(crate) fn has(&self, path: impl AsRef<Path>) -> bool {
         self.exists(path).unwrap_or(false)
     }
 
@@ -106,7 +106,7 @@ impl Root {
     ///
     /// # Errors
     /// A folder in its path cannot be read, so it may exist.
-    pub fn exists(&self, path: impl AsRef<Path>) -> io::Result<bool> {
+    pub(crate) fn exists(&self, path: impl AsRef<Path>) -> io::Result<bool> {
         match self.resolve(path.as_ref()).and_then(fs::metadata) {
             Ok(_) => Ok(true),
             Err(error)
@@ -122,7 +122,7 @@ impl Root {
     }
 
     /// Whether this is a link to `/dev/null`, by which systemd masks a file.
-    pub fn is_masked(&self, path: impl AsRef<Path>) -> bool {
+    pub(crate) fn is_masked(&self, path: impl AsRef<Path>) -> bool {
         let path = path.as_ref();
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return false;
@@ -134,7 +134,7 @@ impl Root {
     }
 
     /// Whether this is a folder and not a link to one.
-    pub fn is_folder(&self, path: impl AsRef<Path>) -> bool {
+    pub(crate) fn is_folder(&self, path: impl AsRef<Path>) -> bool {
         let path = path.as_ref();
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return true;
@@ -147,7 +147,7 @@ impl Root {
     ///
     /// # Errors
     /// It cannot be listed.
-    pub fn list(&self, folder: impl AsRef<Path>) -> io::Result<Vec<String>> {
+    pub(crate) fn list(&self, folder: impl AsRef<Path>) -> io::Result<Vec<String>> {
         let listed = self.resolve(folder.as_ref()).and_then(fs::read_dir);
         let entries = match listed {
             Ok(entries) => entries,

@@ -27,7 +27,8 @@ mod table;
 mod token;
 
 pub use self::ports::Ports;
-pub use self::report::{API_VERSION, ProbeAnswer, ProbeOutcome, ProbeReport, ReportChanges, Verified};
+pub(crate) use self::report::{API_VERSION, ReportChanges};
+pub use self::report::{ProbeAnswer, ProbeOutcome, ProbeReport, Verified};
 pub use self::run::{INTERVAL, Options, Progress, ProveError, prove};
 pub(crate) use self::saved::ReportFile;
 pub use self::sides::SideKind;

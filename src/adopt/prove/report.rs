@@ -10,7 +10,7 @@ use super::sides::SideKind;
 use super::table::{PROBES, Probe, ProbeCredential, UNTIDY};
 
 /// The [`ProbeReport::api_version`].
-pub const API_VERSION: &str = "kubelet-gate.dev/v1alpha1";
+pub(crate) const API_VERSION: &str = "kubelet-gate.dev/v1alpha1";
 /// The [`ProbeReport::kind`].
 pub(super) const KIND: &str = "ProbeReport";
 /// The check of the authorization mode.
@@ -198,7 +198,7 @@ impl ProbeReport {
 
 /// What was open before and what is open now.
 #[derive(Debug)]
-pub struct ReportChanges<'a> {
+pub(crate) struct ReportChanges<'a> {
     /// It was open, and is not.
     pub closed: Vec<&'a ProbeOutcome>,
     /// It was and is.
@@ -212,7 +212,7 @@ pub struct ReportChanges<'a> {
 impl<'a> ReportChanges<'a> {
     /// Compares two reports.
     #[must_use]
-    pub fn between(before: &'a ProbeReport, now: &'a ProbeReport) -> Self {
+    pub(crate) fn between(before: &'a ProbeReport, now: &'a ProbeReport) -> Self {
         let key = |outcome: &ProbeOutcome| (outcome.probe.clone(), outcome.side, outcome.address);
         let open = |report: &ProbeReport| report.exposures().map(key).collect::<BTreeSet<_>>();
         let (was, is) = (open(before), open(now));

@@ -75,7 +75,7 @@ pub struct Progress {
 impl Progress {
     /// About how long the remaining probes take if all are answered at once, at the usual rate.
     #[must_use]
-    pub fn remaining(&self) -> Duration {
+    pub(crate) fn remaining(&self) -> Duration {
         INTERVAL * u32::try_from(self.total - self.done).unwrap_or(u32::MAX)
     }
 }

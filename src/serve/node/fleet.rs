@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::apiserver::{AccessSpec, ApiServer, TokenAnswer, UserInfo};
-use crate::authn::{add_authenticated_group, user_of};
+use crate::authn::{add_authenticated_group, user_of_certificate};
 use crate::settings::UpstreamCredentials;
 use crate::tls::pem;
 
@@ -94,7 +94,7 @@ fn certificate_user(file: &Path) -> Result<Option<UserInfo>, String> {
     let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
     let chain = pem::certificates(file, &bytes).map_err(|error| error.to_string())?;
     let leaf = chain.first().ok_or("it has no certificate")?;
-    user_of(leaf).map_err(str::to_owned)
+    user_of_certificate(leaf).map_err(|error| error.to_string())
 }
 
 /// The user that a kubelet finds for this token.

@@ -135,7 +135,7 @@ fn a_policy_twice_is_found_among_thousands() {
         policies(&ids),
         Err(Refusal::Malformed {
             number: 1,
-            reason: "a certificate policy twice"
+            reason: Malformed("a certificate policy twice")
         })
     );
 }
@@ -196,7 +196,7 @@ fn an_rsa_key_has_no_larger_exponent_than_in_go() {
     };
     assert_eq!(widened(&[0x7f, 0xff, 0xff, 0xff]), Refusal::BadSignature);
     for exponent in [&[0, 0x80, 0, 0, 1][..], &[1, 0, 0, 0, 1], &[1; 64]] {
-        let reason = "a bad or too long RSA key";
+        let reason = Malformed("a bad or too long RSA key");
         assert_eq!(widened(exponent), Refusal::Malformed { number: 1, reason });
     }
 }
@@ -281,7 +281,7 @@ fn strangers_long_chains_and_rubbish_are_refused() {
         trust.judge(&[leaf, rubbish], now).unwrap_err(),
         Refusal::Malformed {
             number: 2,
-            reason: "not an X.509 certificate"
+            reason: Malformed("not an X.509 certificate")
         }
     );
     assert_eq!(trust.judge(&[], now).unwrap_err().reason(), "malformed");

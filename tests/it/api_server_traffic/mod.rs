@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fakes::apiserver::Api;
 use fakes::client::{Alpn, Client, Connection, Duplex};
-use fakes::kubelet::{Fault, Seen};
+use fakes::kubelet::{Fault, RecordedRequest};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -19,7 +19,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use self::recording::{Answer, Exchange, recordings};
-use crate::world::{API_SERVER, PATIENCE, PKI, World, eventually};
+use crate::patience::{eventually, patience};
+use crate::world::{API_SERVER, PKI, World};
 
 /// The first SubjectAccessReview of each path; the API server's user passes it, so there is no second.
 const REVIEWS: [(&str, &str); 9] = [
@@ -397,7 +398,7 @@ impl<'a> Replay<'a> {
 
     /// The stream has ended here, at the kubelet, and in the audit, by this side.
     async fn both_ends(&mut self, stream: &mut Box<dyn Duplex>, by: &str) {
-        let end = timeout(PATIENCE, stream.read(&mut [0])).await;
+        let end = timeout(patience(), stream.read(&mut [0])).await;
         self.same("bytes after the end", &Some(0), &end.ok().and_then(Result::ok));
         self.no_stream_is_left().await;
         let seen = self.ends;
@@ -472,7 +473,7 @@ async fn talk(stream: Box<dyn Duplex>, early: Vec<u8>, target: &str) -> String {
         socket.send(message).await.unwrap();
     }
     let mut said = String::new();
-    while let Some(message) = timeout(PATIENCE, socket.next()).await.expect("silence") {
+    while let Some(message) = timeout(patience(), socket.next()).await.expect("silence") {
         match message.unwrap() {
             Message::Binary(data) => {
                 said.extend(data.iter().map(|byte| char::from(*byte)));
@@ -498,7 +499,7 @@ fn ends(world: &World) -> Vec<String> {
     events.iter().filter_map(ended_by).collect()
 }
 
-fn values<'a>(seen: &'a Seen, name: &str) -> Vec<&'a str> {
+fn values<'a>(seen: &'a RecordedRequest, name: &str) -> Vec<&'a str> {
     let named = seen
         .headers
         .iter()

@@ -13,7 +13,8 @@ use fakes::pki::{Ca, CertificateSpec};
 use futures_util::future::join_all;
 
 use self::caller::{Caller, Kind, Running, rotate_token};
-use crate::world::{PATIENCE, PKI, World, WorldBuilder, eventually_answers, request};
+use crate::patience::{eventually_answers, patience};
+use crate::world::{PKI, World, WorldBuilder, request};
 
 /// How long a review that failed is remembered (design: so that a dead API server is not asked by every request).
 const FAILURE_LIFE: Duration = Duration::from_secs(1);
@@ -352,7 +353,7 @@ impl Matrix {
                 let name = caller.kind.name();
                 assert_eq!(status, "503", "{name}");
                 assert!(begun < healed + FAILURE_LIFE, "{name}: still refused");
-                assert!(healed.elapsed() < PATIENCE, "{name}");
+                assert!(healed.elapsed() < patience(), "{name}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fakes::client::{Alpn, Duplex};
-use fakes::pki::{Ca, CertificateSpec, KeyKind, Pair, Usage};
+use fakes::pki::{Ca, CertificateSpec, Pair, Usage};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use time::Duration;
@@ -45,7 +45,7 @@ impl Certificates {
         let admin = CertificateSpec::client("admin").group("system:masters");
         let (day, year) = (Duration::DAY, Duration::days(365));
         let node = format!("system:node:{NODE}");
-        let evil = Ca::generate("evil", KeyKind::P256).unwrap();
+        let evil = Ca::generate("evil").unwrap();
         let good = [
             ("admin", admin.clone()),
             ("alice", CertificateSpec::client("alice").group("dev")),
@@ -67,7 +67,7 @@ impl Certificates {
             .map(|(name, spec)| (name, PKI.ca.issue(name, &spec).unwrap()))
             .collect();
         pairs.insert("evil-admin", evil.issue("evil-admin", &admin).unwrap());
-        let same_name = PKI.stranger_ca.issue("samename-admin", &admin).unwrap();
+        let same_name = PKI.untrusted_ca.issue("samename-admin", &admin).unwrap();
         pairs.insert("samename-admin", same_name);
         pairs.insert("selfsigned", self_signed("admin"));
         Self(pairs)
@@ -86,7 +86,7 @@ impl Certificates {
 }
 
 fn self_signed(name: &str) -> Pair {
-    let itself = Ca::generate(name, KeyKind::P256).unwrap();
+    let itself = Ca::generate(name).unwrap();
     Pair {
         name: name.to_owned(),
         chain: vec![itself.certificate().clone()],

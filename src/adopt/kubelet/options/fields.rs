@@ -65,7 +65,7 @@ const fn zero_is_unset(field: Field) -> Field {
 /// Every option that is read. An option without a flag is read from files only; one whose key begins with
 /// hyphens from flags only.
 #[rustfmt::skip]
-pub const FIELDS: &[Field] = &[
+pub(crate) const FIELDS: &[Field] = &[
     field("enableServer", "enable-server", Bool, "true"),
     zero_is_unset(field("address", "address", Text, "\"0.0.0.0\"")),
     zero_is_unset(field("port", "port", Number, "10250")),

@@ -5,8 +5,9 @@ mod fields;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::fields::FIELDS;
+pub use self::fields::Field;
 use self::fields::ValueKind;
-pub use self::fields::{FIELDS, Field};
 
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
@@ -63,7 +64,7 @@ pub struct Setting {
 impl Setting {
     /// The value as it is printed; an empty text is `""`.
     #[must_use]
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         match &self.value {
             Value::String(text) if text.is_empty() => "\"\"".to_owned(),
             Value::String(text) => text.clone(),
@@ -99,7 +100,7 @@ impl Setting {
 
     /// Whether a file or a flag sets it.
     #[must_use]
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         !matches!(self.origin, ValueOrigin::Default | ValueOrigin::LegacyDefault)
     }
 }
@@ -224,7 +225,7 @@ impl Effective {
     /// The addresses that the kubelet announces for its node, by `--node-ip`. An unspecified one leaves the
     /// choice to the kubelet.
     #[must_use]
-    pub fn announced_addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn announced_addresses(&self) -> Vec<IpAddr> {
         self.text("--node-ip")
             .split(',')
             .filter_map(|address| address.trim().parse().ok())
@@ -599,7 +600,7 @@ fn shown(path: &Path) -> String {
 
 /// As JSON, by key: `{"value": …, "origin": …}`, with the flag that would set it.
 #[must_use]
-pub fn as_json(effective: &Effective) -> Value {
+pub(crate) fn as_json(effective: &Effective) -> Value {
     let all = effective.settings.iter().map(|setting| {
         let flag = (!setting.field.flag.is_empty()).then_some(setting.field.flag);
         let about = json!({"flag": flag, "value": setting.value, "origin": setting.origin});

@@ -1,7 +1,5 @@
-//! The gate beside nginx, as the same reverse proxy: mutual TLS on both legs, keep-alive on both legs, logs on.
-//!
-//! Prints the CPU that each front spends per request, its memory and its start, for the same load against the same
-//! backend. Run it by `benches/compare.sh`, which says what the environment variables below are for.
+//! The fronts that are compared, each a process of its own, and what they share: the keys, the
+//! backend, the API server.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
@@ -10,147 +8,29 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use fakes::apiserver::FakeApiServer;
-use fakes::pki::{Credential, Pki};
+use fakes::pki::{KubeconfigUser, Pki};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-/// Keep-alive connections of the load.
-const CONNECTIONS: usize = 32;
+use super::load::Connection;
+use super::{BIG_BYTES, SMALL};
+
 /// Where the fronts run; the load and the backend share the other core.
 const FRONT_CORE: &str = "0";
 const LOAD_CORE: &str = "1";
-const SMALL: &str = "/pods";
-const BIG: &str = "/stats/summary";
-const BIG_BYTES: usize = 100 * 1024;
+const POD_LIST: &str = r#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":[]}"#;
 
-fn main() -> Result<()> {
-    // CI compiles and runs every target; a measurement is made only when it is asked for.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return Ok(());
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(compare())
-}
+/// The fronts whose costs are divided by each other.
+pub(crate) const NGINX: &str = "nginx, access log on";
+pub(crate) const FLOOR: &str = "floor";
 
-async fn compare() -> Result<()> {
-    let rounds = number("BENCH_ROUNDS", 7)?;
-    let requests = number("BENCH_REQUESTS", 100_000)?;
-    let bench = Bench::new().await?;
-    let fronts = bench.fronts()?;
-
-    println!("start: from spawn to the first 200 over mutual TLS, ms, {rounds} times; memory: RSS, KiB");
-    for front in &fronts {
-        let (mut starts, mut idle, mut used) = (Vec::new(), 0, 0);
-        for _ in 0..rounds {
-            let running = bench.run(front)?;
-            let began = Instant::now();
-            let mut connection = bench.first_connection(running.address).await?;
-            connection.exchange(SMALL).await?;
-            starts.push(began.elapsed().as_secs_f64() * 1e3);
-            idle = running.memory()?;
-            for _ in 1..1000 {
-                connection.exchange(SMALL).await?;
-            }
-            used = running.memory()?;
-        }
-        print_row(front.name, &mut starts);
-        println!(
-            "{:24} after the first request {idle} KiB, after 1,000 {used} KiB",
-            ""
-        );
-    }
-
-    let running: Vec<Running> = fronts
-        .iter()
-        .map(|front| bench.run(front))
-        .collect::<Result<_>>()?;
-    let mut loads = Vec::new();
-    for front in &running {
-        loads.push(Load::connect(&bench, front.address).await?);
-    }
-    for (what, path, requests) in [
-        ("small answer (keep-alive)", SMALL, requests),
-        ("100 KiB answer (keep-alive)", BIG, requests / 10),
-    ] {
-        let mut costs = vec![Vec::new(); fronts.len()];
-        // One round to fill caches and pools, and then all fronts in turn, so that a slow spell hits them all.
-        for round in 0..=rounds {
-            for (index, front) in running.iter().enumerate() {
-                let cost = front.cost_of(requests, loads[index].run(path, requests)).await?;
-                if round > 0 {
-                    costs[index].push(cost);
-                }
-            }
-        }
-        print_table(&format!("{what}: {requests} requests a round"), &fronts, costs);
-    }
-    drop(loads);
-
-    let handshakes = requests / 50;
-    let mut costs = vec![Vec::new(); fronts.len()];
-    for _ in 0..rounds {
-        for (index, front) in running.iter().enumerate() {
-            costs[index].push(
-                front
-                    .cost_of(handshakes, bench.handshakes(front.address, handshakes))
-                    .await?,
-            );
-        }
-    }
-    print_table(
-        &format!("full mutual handshake and one request: {handshakes} a round"),
-        &fronts,
-        costs,
-    );
-    Ok(())
-}
-
-fn number(variable: &str, default: usize) -> Result<usize> {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().with_context(|| format!("{variable}={text}")),
-        Err(_) => Ok(default),
-    }
-}
-
-fn print_table(what: &str, fronts: &[Front], mut costs: Vec<Vec<f64>>) {
-    println!("{what}; CPU of the front, µs per request");
-    let best: Vec<f64> = fronts
-        .iter()
-        .zip(&mut costs)
-        .map(|(front, costs)| print_row(front.name, costs))
-        .collect();
-    for (front, cost) in fronts.iter().zip(&best).skip(1) {
-        println!(
-            "{:24} best / best of {}: {:.2}",
-            front.name,
-            fronts[0].name,
-            cost / best[0]
-        );
-    }
-}
-
-/// Prints best, median and worst, and returns the best: noise only ever adds.
-fn print_row(name: &str, values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let (best, median, worst) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-    println!("{name:24} best {best:7.2}   median {median:7.2}   worst {worst:7.2}");
-    best
-}
-
-// === the fronts and what is around them ===
-
-/// Everything that both fronts share.
-struct Bench {
+/// Everything that the fronts share.
+pub(crate) struct Bench {
     directory: tempfile::TempDir,
     client: TlsConnector,
     backend: SocketAddr,
@@ -159,30 +39,31 @@ struct Bench {
 }
 
 /// A front that can be started.
-struct Front {
-    name: &'static str,
+pub(crate) struct Front {
+    pub(crate) name: &'static str,
     address: SocketAddr,
     command: Vec<String>,
+    pub(crate) is_gate: bool,
     /// What it logs, one line per request, if it does.
     log: Option<PathBuf>,
 }
 
 /// A process with its children; killed when dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     log: Option<PathBuf>,
 }
 
 impl Bench {
-    async fn new() -> Result<Self> {
+    pub(crate) async fn new() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let pki = Pki::generate()?;
         pki.write(directory.path())?;
         let api_server = FakeApiServer::start(&pki).await?;
         fs::write(
             directory.path().join("kubeconfig"),
-            api_server.kubeconfig(&pki, Credential::Certificate(&pki.gate)),
+            api_server.kubeconfig(&pki, KubeconfigUser::Certificate(&pki.gate)),
         )?;
         let mut client = pki.client_config(Some(&pki.apiserver_client))?;
         client.resumption = Resumption::disabled();
@@ -193,7 +74,8 @@ impl Bench {
         let (shown, ca) = ("kubelet-serving", "ca.crt");
         let server = format!(
             "listen {backend} ssl; ssl_certificate {shown}.crt; ssl_certificate_key {shown}.key;
-             ssl_client_certificate {ca}; ssl_verify_client on; root .; open_file_cache max=10; access_log off;
+             ssl_client_certificate {ca}; ssl_verify_client on; access_log off;
+             root .; open_file_cache max=10;
              location = {SMALL} {{ default_type application/json; return 200 '{POD_LIST}'; }}"
         );
         let command = nginx(directory.path(), "backend", "", &server)?;
@@ -207,12 +89,12 @@ impl Bench {
         })
     }
 
-    /// nginx first: the others are compared with it.
-    fn fronts(&self) -> Result<Vec<Front>> {
+    pub(crate) fn fronts(&self) -> Result<Vec<Front>> {
         let mut fronts = vec![
-            self.nginx("nginx, access log on", true)?,
+            self.nginx(NGINX, true)?,
             self.nginx("nginx, access log off", false)?,
         ];
+        fronts.push(self.floor()?);
         fronts.push(self.gate("kubelet-gate", env!("CARGO_BIN_EXE_kubelet-gate"))?);
         if let Ok(other) = std::env::var("BENCH_OTHER_GATE") {
             fronts.push(self.gate("other kubelet-gate", &other)?);
@@ -238,8 +120,10 @@ impl Bench {
              ssl_client_certificate ca.crt; ssl_verify_client on; access_log {access_log};
              location / {{
                  proxy_pass https://kubelet; proxy_http_version 1.1; proxy_set_header Connection '';
-                 proxy_ssl_certificate gate.crt; proxy_ssl_certificate_key gate.key; proxy_ssl_protocols TLSv1.3;
-                 proxy_ssl_verify on; proxy_ssl_trusted_certificate kubelet-serving.crt; proxy_ssl_name worker-1;
+                 proxy_ssl_protocols TLSv1.3;
+                 proxy_ssl_certificate gate.crt; proxy_ssl_certificate_key gate.key;
+                 proxy_ssl_verify on; proxy_ssl_name worker-1;
+                 proxy_ssl_trusted_certificate kubelet-serving.crt;
              }}"
         );
         let file = if logs {
@@ -251,7 +135,27 @@ impl Bench {
             name,
             address,
             command: nginx(self.directory.path(), file, &upstream, &server)?,
+            is_gate: false,
             log,
+        })
+    }
+
+    fn floor(&self) -> Result<Front> {
+        let address = free_address()?;
+        let executable = std::env::current_exe()?.display().to_string();
+        let directory = self.directory.path().display().to_string();
+        Ok(Front {
+            name: FLOOR,
+            address,
+            command: vec![
+                executable,
+                "floor".into(),
+                address.to_string(),
+                self.backend.to_string(),
+                directory,
+            ],
+            is_gate: false,
+            log: None,
         })
     }
 
@@ -294,11 +198,12 @@ admin: {{listen: '{admin}'}}
             command: [binary, "serve", "--config", &path.display().to_string()]
                 .map(str::to_owned)
                 .to_vec(),
+            is_gate: true,
             log: Some(log),
         })
     }
 
-    fn run(&self, front: &Front) -> Result<Running> {
+    pub(crate) fn run(&self, front: &Front) -> Result<Running> {
         Running::spawn(FRONT_CORE, &front.command, front.address, front.log.clone())
     }
 
@@ -310,7 +215,7 @@ admin: {{listen: '{admin}'}}
     }
 
     /// Tries until the front is up.
-    async fn first_connection(&self, address: SocketAddr) -> Result<Connection> {
+    pub(crate) async fn first_connection(&self, address: SocketAddr) -> Result<Connection> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             match self.connect(address).await {
@@ -321,7 +226,7 @@ admin: {{listen: '{admin}'}}
         }
     }
 
-    async fn handshakes(&self, address: SocketAddr, count: usize) -> Result<()> {
+    pub(crate) async fn handshakes(&self, address: SocketAddr, count: usize) -> Result<()> {
         for _ in 0..count {
             self.connect(address).await?.exchange(SMALL).await?;
         }
@@ -374,7 +279,8 @@ impl Running {
         Ok([vec![own], children].concat())
     }
 
-    /// CPU time of all its threads, in µs: what the scheduler counted, to the nanosecond, in place of ticks of 10 ms.
+    /// CPU time of all its threads, in µs: what the scheduler counted, to the nanosecond, in
+    /// place of ticks of 10 ms.
     fn cpu(&self) -> Result<f64> {
         let mut nanoseconds = 0;
         for process in self.processes()? {
@@ -388,7 +294,7 @@ impl Running {
     }
 
     /// Resident memory in KiB.
-    fn memory(&self) -> Result<u64> {
+    pub(crate) fn memory(&self) -> Result<u64> {
         let mut sum = 0;
         for process in self.processes()? {
             let status = fs::read_to_string(format!("/proc/{process}/status"))?;
@@ -401,7 +307,11 @@ impl Running {
     }
 
     /// CPU per request of `load`, which makes that many `requests`; and each of them has to be in the log.
-    async fn cost_of(&self, requests: usize, load: impl Future<Output = Result<()>>) -> Result<f64> {
+    pub(crate) async fn cost_of(
+        &self,
+        requests: usize,
+        load: impl Future<Output = Result<()>>,
+    ) -> Result<f64> {
         let before = self.cpu()?;
         load.await?;
         // The logs are written in batches, which belong to the bill.
@@ -428,87 +338,3 @@ impl Drop for Running {
         let _ = self.child.wait();
     }
 }
-
-// === the load ===
-
-struct Connection(TlsStream<TcpStream>);
-
-/// Connections that take turns, each with one request at a time.
-struct Load(Vec<Connection>);
-
-impl Connection {
-    /// One request and its answer; returns the answer's length, head included.
-    async fn exchange(&mut self, path: &str) -> Result<usize> {
-        self.0.write_all(request(path).as_bytes()).await?;
-        let mut answer = Vec::with_capacity(1024);
-        loop {
-            ensure!(
-                self.0.read_buf(&mut answer).await? > 0,
-                "the front closed the connection"
-            );
-            let Some(head) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
-                continue;
-            };
-            let text = str::from_utf8(&answer[..head])?;
-            ensure!(text.starts_with("HTTP/1.1 200 "), "the front answered {text}");
-            let length = text
-                .lines()
-                .filter_map(|line| line.split_once(": "))
-                .find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-            let (_, length) = length.context("an answer without Content-Length")?;
-            let total = head + 4 + length.parse::<usize>()?;
-            while answer.len() < total {
-                ensure!(self.0.read_buf(&mut answer).await? > 0, "the front broke off");
-            }
-            return Ok(total);
-        }
-    }
-
-    /// The same request again and again. Its answers are all as long as the first, so nothing more has to be parsed.
-    async fn repeat(&mut self, path: &str, count: usize) -> Result<()> {
-        let mut answer = vec![0; self.exchange(path).await?];
-        let request = request(path);
-        for _ in 1..count {
-            self.0.write_all(request.as_bytes()).await?;
-            self.0.read_exact(&mut answer).await?;
-            if !answer.starts_with(b"HTTP/1.1 200 ") {
-                bail!("the front answered {}", String::from_utf8_lossy(&answer));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Load {
-    async fn connect(bench: &Bench, address: SocketAddr) -> Result<Self> {
-        let mut connections = Vec::new();
-        for _ in 0..CONNECTIONS {
-            connections.push(bench.first_connection(address).await?);
-        }
-        Ok(Self(connections))
-    }
-
-    async fn run(&mut self, path: &'static str, requests: usize) -> Result<()> {
-        let mut tasks = JoinSet::new();
-        for mut connection in self.0.drain(..) {
-            tasks.spawn(async move {
-                connection.repeat(path, requests.div_ceil(CONNECTIONS)).await?;
-                Ok::<_, anyhow::Error>(connection)
-            });
-        }
-        while let Some(done) = tasks.join_next().await {
-            self.0.push(done??);
-        }
-        Ok(())
-    }
-}
-
-/// What an API server sends, more or less.
-fn request(path: &str) -> String {
-    format!(
-        "GET {path} HTTP/1.1\r\nHost: worker-1:10250\r\nUser-Agent: kube-apiserver\r\nAccept: application/json\r\n\
-         Accept-Encoding: gzip\r\n\r\n"
-    )
-}
-
-const POD_LIST: &str = r#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":[]}"#;

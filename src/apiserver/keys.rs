@@ -1,0 +1,98 @@
+//! The keys of a kubeconfig: what is wrong with one, and the bytes that one names.
+
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use super::material::{Material, beside, given};
+use crate::tls::PemError;
+
+/// Why a kubeconfig cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeconfigError {
+    /// The file, or one that it names, cannot be read.
+    #[error("{}: cannot be read: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not YAML, or a value of the wrong type. The parser's own words may quote the file, tokens included, so
+    /// only the place is told.
+    #[error("{}: not a kubeconfig: broken YAML or a value of the wrong type near {place}", file.display())]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// Line and column, if the parser knows.
+        place: String,
+    },
+    /// A key is missing, wrong, or asks for what the gate does not do.
+    #[error("{}: {key}: {problem}", file.display())]
+    Key {
+        /// The file (or the environment, in a cluster).
+        file: PathBuf,
+        /// Path of the key.
+        key: String,
+        /// What is wrong, and the way out.
+        problem: String,
+    },
+    /// The client certificate does not parse.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+}
+
+/// The keys of one cluster or user, as messages name them.
+pub(crate) struct Keys {
+    /// The kubeconfig.
+    pub(super) file: PathBuf,
+    /// Path of the key that holds them all.
+    pub(super) prefix: String,
+}
+
+impl Keys {
+    /// What is wrong with all of them, and the way out.
+    pub(super) fn refuse(&self, problem: &str) -> KubeconfigError {
+        KubeconfigError::Key {
+            file: self.file.clone(),
+            key: self.prefix.clone(),
+            problem: problem.to_owned(),
+        }
+    }
+
+    /// What is wrong with one of them, and the way out.
+    pub(super) fn error(&self, key: &str, problem: &str) -> KubeconfigError {
+        KubeconfigError::Key {
+            file: self.file.clone(),
+            key: format!("{}.{key}", self.prefix),
+            problem: problem.to_owned(),
+        }
+    }
+
+    /// File and key, for messages.
+    pub(super) fn path(&self, key: &str) -> PathBuf {
+        format!("{}: {}.{key}", self.file.display(), self.prefix).into()
+    }
+
+    /// A credential that may stand in the kubeconfig or in a file. `KEY-data` wins over `KEY`, as in client-go.
+    pub(crate) fn material(
+        &self,
+        key: &str,
+        data: Option<String>,
+        file: Option<String>,
+    ) -> Result<Option<Material>, KubeconfigError> {
+        if let Some(data) = given(data) {
+            let key = format!("{key}-data");
+            let compact: String = data.split_ascii_whitespace().collect();
+            let bytes = BASE64_STANDARD
+                .decode(compact)
+                .map_err(|_| self.error(&key, "not base64"))?;
+            return Ok(Some(Material::Inline {
+                origin: self.path(&key),
+                bytes,
+            }));
+        }
+        Ok(given(file).map(|file| Material::File(beside(&self.file, &file))))
+    }
+}
