@@ -193,7 +193,7 @@ async fn a_taken_address_names_the_process_that_has_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     installation.configure(|configuration| configuration["listen"] = json!([address]));
-    let served = installation.serve(&[]).await;
+    let served = installation.serve().await;
     assert_eq!(code(&served), 1);
     let holder = format!("it is taken by process {} (", std::process::id());
     assert_says(&stderr(&served), &[&address.to_string(), &holder]);

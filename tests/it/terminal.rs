@@ -10,8 +10,8 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::command_line::{code, kubelet_gate};
 use crate::inspecting::tree;
+use crate::program::{code, kubelet_gate};
 
 /// What a terminal of so many columns is sent. With `TERM` set, or this would be a terminal without colours.
 fn on_terminal(columns: u16, mut command: Command) -> String {
