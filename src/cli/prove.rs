@@ -89,7 +89,10 @@ impl Prove {
         let stored = kept.as_mut().map(|kept| kept.write(&report)).transpose();
         match self.output {
             ReportFormat::Table => print(&report, before.as_ref(), &mut terminal.out),
-            ReportFormat::Json => terminal.out.json_report(&as_json(&report, before.as_ref())?),
+            ReportFormat::Json => match &before {
+                None => terminal.out.json_report(&report),
+                Some(before) => terminal.out.json_report(&compared(&report, before)?),
+            },
             ReportFormat::Sarif => terminal.out.json_report(&as_sarif(&report)),
         }
         stored.map_err(|error| CliError::failed(format!("--save: {error}")))?;
@@ -168,19 +171,18 @@ pub(super) fn probe(options: &prove::Options, err: &mut Stream) -> Result<ProbeR
     })
 }
 
-fn as_json(report: &ProbeReport, before: Option<&ProbeReport>) -> Result<serde_json::Value, CliError> {
+/// The report, and what has changed since the one before.
+fn compared(report: &ProbeReport, before: &ProbeReport) -> Result<serde_json::Value, CliError> {
+    let changes = ReportChanges::between(before, report);
     let mut value = serde_json::to_value(report).map_err(CliError::failed)?;
-    if let Some(before) = before {
-        let changes = ReportChanges::between(before, report);
-        value["comparedWith"] = serde_json::json!({
-            "started": before.started,
-            "host": before.host,
-            "closed": changes.closed,
-            "stillOpen": changes.still,
-            "newlyOpen": changes.newly,
-            "unknown": changes.unknown,
-        });
-    }
+    value["comparedWith"] = serde_json::json!({
+        "started": before.started,
+        "host": before.host,
+        "closed": changes.closed,
+        "stillOpen": changes.still,
+        "newlyOpen": changes.newly,
+        "unknown": changes.unknown,
+    });
     Ok(value)
 }
 
