@@ -66,6 +66,7 @@ mod seal_streams;
 mod seal_trial;
 mod seal_watch;
 mod smuggling;
+mod terminal;
 mod trust_changes;
 mod trust_vectors;
 mod upgrades;
