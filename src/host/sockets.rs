@@ -141,16 +141,10 @@ pub fn owner(inode: u64) -> Option<Owner> {
     if inode == 0 {
         return None;
     }
-    let holds = |process: &Process| {
-        process.fd().is_ok_and(|mut descriptors| {
-            // One that was closed meanwhile is an error.
-            descriptors.any(|fd| fd.is_ok_and(|fd| matches!(fd.target, FDTarget::Socket(of) if of == inode)))
-        })
-    };
     let mut processes: Vec<Process> = all_processes().ok()?.flatten().collect();
     // Newest first: a client that exits soon has mostly started a moment ago.
     processes.sort_unstable_by_key(|process| std::cmp::Reverse(process.pid));
-    let process = processes.into_iter().find(holds)?;
+    let process = processes.into_iter().find(|process| holds(process, inode))?;
     let command = process.stat().map(|stat| stat.comm).unwrap_or_default();
     Some(Owner {
         pid: process.pid,
@@ -159,6 +153,13 @@ pub fn owner(inode: u64) -> Option<Owner> {
             .map(|c| if c.is_control() { '?' } else { c })
             .collect(),
         uid: process.uid().ok()?,
+    })
+}
+
+fn holds(process: &Process, inode: u64) -> bool {
+    process.fd().is_ok_and(|mut descriptors| {
+        // One that was closed meanwhile is an error.
+        descriptors.any(|fd| fd.is_ok_and(|fd| matches!(fd.target, FDTarget::Socket(of) if of == inode)))
     })
 }
 
@@ -183,29 +184,47 @@ impl std::fmt::Display for Listener {
 
 /// The listeners on this address, or on every address of its port.
 pub fn listeners(address: SocketAddr) -> Vec<Listener> {
-    let wanted = canonical(address).ip();
-    on_port(address.port(), |ip| ip == wanted || ip.is_unspecified())
+    owners(listening(address))
 }
 
 /// The listeners that keep another socket from being bound to this address.
 pub fn in_the_way(address: SocketAddr) -> Vec<Listener> {
+    let ip = canonical(address).ip();
+    owners(on_port(address.port()).filter(move |socket| overlap(socket.local.ip(), ip)))
+}
+
+/// Whether this process listens on this address, or on every address of its port. [`owner`] does not tell: a child
+/// that a process has just forked holds its sockets too.
+pub(crate) fn listens(pid: i32, address: SocketAddr) -> bool {
+    let Ok(process) = Process::new(pid) else {
+        return false;
+    };
+    listening(address).any(|socket| holds(&process, socket.inode))
+}
+
+fn owners(listening: impl Iterator<Item = TcpSocket>) -> Vec<Listener> {
+    listening
+        .map(|socket| owner(socket.inode).map_or(Listener::User(socket.uid), Listener::Process))
+        .collect()
+}
+
+fn listening(address: SocketAddr) -> impl Iterator<Item = TcpSocket> {
     let wanted = canonical(address).ip();
-    // [::] takes IPv4 as well; 0.0.0.0 takes no IPv6.
-    let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
-    on_port(address.port(), |ip| {
-        ip == wanted || covers(ip, wanted) || covers(wanted, ip)
+    on_port(address.port()).filter(move |socket| {
+        let ip = socket.local.ip();
+        ip == wanted || ip.is_unspecified()
     })
 }
 
-fn on_port(port: u16, takes: impl Fn(IpAddr) -> bool) -> Vec<Listener> {
-    let takes =
-        |socket: &TcpSocket| socket.listens && socket.local.port() == port && takes(socket.local.ip());
-    tcp()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(takes)
-        .map(|socket| owner(socket.inode).map_or(Listener::User(socket.uid), Listener::Process))
-        .collect()
+fn on_port(port: u16) -> impl Iterator<Item = TcpSocket> {
+    let sockets = tcp().unwrap_or_default().into_iter();
+    sockets.filter(move |socket| socket.listens && socket.local.port() == port)
+}
+
+/// Whether one of these addresses covers the other. `[::]` takes IPv4 as well; 0.0.0.0 takes no IPv6.
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one == other || covers(one, other) || covers(other, one)
 }
 
 #[cfg(test)]
@@ -294,21 +313,14 @@ mod tests {
             ("127.0.0.1", "127.0.0.1", true),
             ("127.0.0.1", "127.0.0.2", false),
             ("127.0.0.1", "0.0.0.0", true),
-            ("127.0.0.1", "[::]", true),
+            ("127.0.0.1", "::", true),
             ("0.0.0.0", "127.0.0.1", true),
-            ("[::]", "127.0.0.1", true),
-            ("0.0.0.0", "[::1]", false),
-            ("[::1]", "0.0.0.0", false),
+            ("::", "127.0.0.1", true),
+            ("0.0.0.0", "::1", false),
+            ("::1", "0.0.0.0", false),
         ] {
-            let listener = TcpListener::bind(format!("{held}:0")).unwrap();
-            let port = listener.local_addr().unwrap().port();
-            let wanted: SocketAddr = format!("{wanted}:{port}").parse().unwrap();
-            let here = i32::try_from(std::process::id()).unwrap();
-            let found = in_the_way(wanted).into_iter().any(|listener| match listener {
-                Listener::Process(owner) => owner.pid == here,
-                Listener::User(_) => false,
-            });
-            assert_eq!(found, taken, "{wanted} while {held} is held");
+            let overlap = overlap(held.parse().unwrap(), wanted.parse().unwrap());
+            assert_eq!(overlap, taken, "{wanted} while {held} is held");
         }
     }
 }

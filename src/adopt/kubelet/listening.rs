@@ -6,7 +6,7 @@ use std::path::Path;
 use super::invocation::Invocation;
 use super::options::{self, Effective, OptionsError};
 use super::processes::running;
-use crate::host::sockets::{self, Listener};
+use crate::host::sockets;
 
 /// What a kubelet binds unless told otherwise. Started without `--config`, it opens the read-only port as
 /// well.
@@ -51,11 +51,6 @@ fn known_binds(invocation: &Invocation) -> Result<Vec<SocketAddr>, OptionsError>
 /// The ports on which these kubelets really listen. A port that a process only names in its arguments may be
 /// another program's, and must not be closed.
 pub(crate) fn listening_ports(kubelets: &[RunningKubelet]) -> Vec<u16> {
-    let listens = |kubelet: &RunningKubelet, address: &SocketAddr| {
-        let held =
-            |listener: &Listener| matches!(listener, Listener::Process(owner) if owner.pid == kubelet.pid);
-        sockets::listeners(*address).iter().any(held)
-    };
     kubelets
         .iter()
         .flat_map(|kubelet| {
@@ -63,7 +58,7 @@ pub(crate) fn listening_ports(kubelets: &[RunningKubelet]) -> Vec<u16> {
                 .binds
                 .iter()
                 .flatten()
-                .filter(move |address| listens(kubelet, address))
+                .filter(|address| sockets::listens(kubelet.pid, **address))
         })
         .map(SocketAddr::port)
         .collect()
@@ -214,6 +209,25 @@ mod tests {
         let here = kubelet(std::process::id(), &[address, claimed]);
         assert_eq!(listening_ports(&[here]), [address.port()]);
         assert!(listening_ports(&[kubelet(1, &[address])]).is_empty());
+    }
+
+    /// A child that a kubelet has just forked holds its sockets too. Seen red: with the newest process that holds a
+    /// socket taken for its only owner.
+    #[test]
+    fn a_port_is_still_the_kubelets_while_a_child_holds_it_too() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let here = RunningKubelet {
+            pid: std::process::id().cast_signed(),
+            hostname_override: None,
+            binds: Ok(vec![address]),
+        };
+        let ports = listening_ports(&[here]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(ports, [address.port()]);
     }
 
     /// Seen red: with the name taken from the options as a whole.
