@@ -1,4 +1,4 @@
-//! The gate beside nginx, as the same reverse proxy: mutual TLS on both legs,
+//! The gate beside nginx and beside a bare proxy over the same libraries, the floor: mutual TLS on both legs,
 //! keep-alive on both legs, logs on.
 //!
 //! Prints the CPU that each front spends per request, its memory and its start, for the same load against the

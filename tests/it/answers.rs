@@ -9,7 +9,7 @@ use fakes::pki::{Attribute, Ca, CertificateSpec};
 use http::Response;
 
 use crate::patience::{eventually, eventually_answers};
-use crate::world::{API_SERVER, PKI, World, assert_answer, header};
+use crate::world::{API_SERVER, PKI, Status as _, World, assert_answer, header};
 
 /// An HTTP/1.1 answer as bytes, with the date, which changes, taken out.
 async fn raw(client: &Client, request: &str) -> String {
@@ -283,7 +283,7 @@ async fn too_many_streams_of_one_user_are_429() {
         .await
         .unwrap();
     assert_eq!(other.status(), 101);
-    assert_eq!(bob.get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(bob.status("/healthz").await, 200);
 
     drop((open, other));
     eventually("the stream is given back", || world.metric("streams", &[]) == 0.0).await;
@@ -380,15 +380,7 @@ async fn reviews_that_cannot_be_made_are_503_with_a_retry_after() {
     world.assert_nothing_forwarded();
 
     world.api.heal();
-    assert_eq!(
-        world
-            .token_client(METRICS_TOKEN)
-            .get("/metrics")
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(world.token_client(METRICS_TOKEN).status("/metrics").await, 200);
     world.stop().await;
 }
 
@@ -407,7 +399,7 @@ async fn an_api_server_that_is_down_is_503() {
     world.api.up().await.unwrap();
     let bob = world.client("bob");
     eventually_answers("the error is forgotten", async || {
-        bob.get("/pods").await.unwrap().status() == 200
+        bob.status("/pods").await == 200
     })
     .await;
     world.stop().await;
@@ -442,7 +434,7 @@ async fn an_unreachable_kubelet_is_502() {
 async fn another_key_than_the_pinned_one_is_502() {
     let world = World::start().await;
     let bob = world.client("bob");
-    assert_eq!(bob.get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(bob.status("/healthz").await, 200);
     world.kubelet.clear();
 
     let ca = Ca::generate("squatter").unwrap();
@@ -458,7 +450,7 @@ async fn another_key_than_the_pinned_one_is_502() {
         .unwrap();
     // The pooled connection goes to the kubelet that was pinned; new ones do not.
     world.kubelet.fail("/lab/close", Fault::Close);
-    assert_eq!(bob.get("/lab/close").await.unwrap().status(), 502);
+    assert_eq!(bob.status("/lab/close").await, 502);
     world.kubelet.clear();
     for _ in 0..3 {
         let answer = bob.get("/pods").await.unwrap();
@@ -468,7 +460,7 @@ async fn another_key_than_the_pinned_one_is_502() {
 
     // The kubelet has rotated: the file says so too, and is read again at once.
     squatter.write(world.file("").as_path()).unwrap();
-    assert_eq!(bob.get("/pods").await.unwrap().status(), 200);
+    assert_eq!(bob.status("/pods").await, 200);
     world.stop().await;
 }
 
@@ -501,7 +493,7 @@ async fn a_kubelet_that_answers_nonsense_is_502() {
     let answer = bob.get("/pods").await.unwrap();
     assert_eq!(answer.status(), 502);
     world.kubelet.heal();
-    assert_eq!(bob.get("/pods").await.unwrap().status(), 200);
+    assert_eq!(bob.status("/pods").await, 200);
     world.stop().await;
 }
 
@@ -620,7 +612,7 @@ async fn a_refusal_reads_a_small_body_and_gives_up_on_an_endless_one() {
     let answer = connection.send(small).await.unwrap();
     assert_refusal(&answer, 401, "Unauthorized");
     assert_eq!(
-        connection.get("/pods").await.unwrap().status(),
+        connection.status("/pods").await,
         401,
         "the connection is still good"
     );

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::patience::eventually;
 use crate::program::{Installation, code, stderr};
-use crate::world::{PKI, World, assert_answer, header};
+use crate::world::{PKI, Status as _, World, assert_answer, header};
 
 /// What a client is told, to the byte.
 const NO_TOKEN_REVIEW: &str =
@@ -165,7 +165,7 @@ async fn whatever_an_api_server_does_wrong_nothing_gets_through() {
 async fn what_an_api_server_gets_over_is_not_seen_by_the_client() {
     let world = World::builder().without_caches().start().await;
     // The connection that is kept for the next review.
-    assert_eq!(world.client("bob").get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(world.client("bob").status("/healthz").await, 200);
     for (name, behaviours) in [
         ("throttled", vec![Behaviour::Throttle(1)]),
         ("failing", vec![Behaviour::Fail(500), Behaviour::Fail(504)]),
@@ -203,7 +203,7 @@ async fn an_api_server_that_is_not_there_is_503_at_once_and_said() {
     );
     assert!(said.contains(&expected), "{said}");
     world.api.up().await.unwrap();
-    assert_eq!(world.client("bob").get("/metrics").await.unwrap().status(), 200);
+    assert_eq!(world.client("bob").status("/metrics").await, 200);
     world.stop().await;
 }
 
@@ -309,8 +309,8 @@ async fn a_hundred_waiters_on_a_dead_api_server_are_answered_within_one_deadline
         let (bob, token) = (world.client("bob"), world.token_client("token"));
         waiting.spawn(async move {
             match number % 2 {
-                0 => bob.get("/pods").await.unwrap().status(),
-                _ => token.get("/pods").await.unwrap().status(),
+                0 => bob.status("/pods").await,
+                _ => token.status("/pods").await,
             }
         });
     }

@@ -7,7 +7,7 @@ use fakes::kubelet::Fault;
 use serde_json::{Value, json};
 
 use crate::patience::eventually_answers;
-use crate::world::{API_SERVER, World, header};
+use crate::world::{API_SERVER, Status as _, World, header};
 
 const LOG: &str = "/containerLogs/default/web/nginx";
 
@@ -22,7 +22,7 @@ async fn seal(world: &World) -> Value {
 }
 
 async fn get(client: &Client, target: &str, status: u16) {
-    assert_eq!(client.get(target).await.unwrap().status(), status, "{target}");
+    assert_eq!(client.status(target).await, status, "{target}");
 }
 
 /// Seen red: with any credential taken, the admin's token was the API server; with any subresource, whoever read /pods; with the
@@ -34,10 +34,7 @@ async fn a_certificate_that_was_allowed_nodes_proxy_is_the_api_server() {
     // Refused; allowed something finer; allowed by a token; nobody.
     get(&world.client("alice"), LOG, 403).await;
     get(&world.client("bob"), "/pods", 200).await;
-    assert_eq!(
-        world.token_client(ADMIN_TOKEN).get(LOG).await.unwrap().status(),
-        200
-    );
+    assert_eq!(world.token_client(ADMIN_TOKEN).status(LOG).await, 200);
     get(&world.stranger(), LOG, 401).await;
     assert_eq!(seal(&world).await, Value::Null);
     // Allowed, and then refused by the kubelet, to which the gate has shown nothing that it likes.
@@ -86,7 +83,7 @@ async fn where_its_users_are_named_only_they_are() {
     assert_eq!(seal(&world).await, Value::Null);
     // By a token, and for anything.
     let metrics = world.token_client(METRICS_TOKEN);
-    assert_eq!(metrics.get("/metrics").await.unwrap().status(), 200);
+    assert_eq!(metrics.status("/metrics").await, 200);
     assert_eq!(seal(&world).await["user"], METRICS);
     world.stop().await;
 }

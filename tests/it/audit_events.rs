@@ -10,7 +10,7 @@ use fakes::kubelet::Fault;
 use serde_json::{Value, json};
 
 use crate::patience::eventually;
-use crate::world::{PKI, World, header, request};
+use crate::world::{PKI, Status as _, World, header, request};
 
 /// What must be in no line, whatever is asked and however it ends.
 const SECRETS: [&str; 5] = [
@@ -84,7 +84,7 @@ async fn each_kind_of_request_has_exactly_one_event() {
         };
     }
 
-    assert_eq!(bob.get("/pods?limit=1").await.unwrap().status(), 200);
+    assert_eq!(bob.status("/pods?limit=1").await, 200);
     then!(200, "allow", "bob", "pods");
     assert_eq!(expected[0]["requestURI"], "/pods?limit=1");
     assert_eq!(expected[0]["verb"], "get");
@@ -101,11 +101,11 @@ async fn each_kind_of_request_has_exactly_one_event() {
         .unwrap();
     assert!(reason.contains("node-admin"), "{reason}");
 
-    assert_eq!(alice.get("/metrics").await.unwrap().status(), 403);
+    assert_eq!(alice.status("/metrics").await, 403);
     then!(403, "forbid", "alice", "metrics");
     assert_eq!(annotation(&expected[1], "kubelet-gate.dev/station"), "authz");
 
-    assert_eq!(world.stranger().get("/pods").await.unwrap().status(), 401);
+    assert_eq!(world.stranger().status("/pods").await, 401);
     then!(401, Value::Null, Value::Null, "pods");
     assert_eq!(annotation(&expected[2], "kubelet-gate.dev/station"), "authn");
 
@@ -121,7 +121,7 @@ async fn each_kind_of_request_has_exactly_one_event() {
     assert_eq!(answer.status(), 200);
     then!(200, "allow", "admin", "stats");
 
-    assert_eq!(bob.get("/pods/%2e%2e/metrics").await.unwrap().status(), 400);
+    assert_eq!(bob.status("/pods/%2e%2e/metrics").await, 400);
     then!(400, Value::Null, Value::Null, Value::Null);
     assert_eq!(annotation(&expected[5], "kubelet-gate.dev/station"), "attributes");
 
@@ -130,12 +130,12 @@ async fn each_kind_of_request_has_exactly_one_event() {
     then!(405, Value::Null, Value::Null, Value::Null);
 
     world.kubelet.fail("/healthz", Fault::Close);
-    assert_eq!(bob.get("/healthz").await.unwrap().status(), 502);
+    assert_eq!(bob.status("/healthz").await, 502);
     then!(502, "allow", "bob", "healthz");
     assert_eq!(annotation(&expected[7], "kubelet-gate.dev/station"), "forward");
 
     world.api.behave(Api::Access, Behaviour::Fail(500));
-    assert_eq!(bob.get("/configz").await.unwrap().status(), 503);
+    assert_eq!(bob.status("/configz").await, 503);
     then!(503, Value::Null, "bob", "configz");
     world.api.heal();
 
@@ -151,7 +151,7 @@ async fn each_kind_of_request_has_exactly_one_event() {
 
     // A kubelet's own error is the kubelet's answer to an allowed request.
     world.kubelet.fail("/metrics", Fault::status(500));
-    assert_eq!(bob.get("/metrics").await.unwrap().status(), 500);
+    assert_eq!(bob.status("/metrics").await, 500);
     then!(500, "allow", "bob", "metrics");
 
     let mut ids: Vec<&str> = expected
@@ -337,7 +337,7 @@ async fn in_blocking_mode_the_event_is_in_the_file_before_the_answer() {
         // No waiting here: that is the point.
         assert_eq!(world.audit().len(), count);
     }
-    assert_eq!(world.client("alice").get("/pods").await.unwrap().status(), 403);
+    assert_eq!(world.client("alice").status("/pods").await, 403);
     assert_eq!(world.audit().len(), 51);
     world.stop().await;
 }
@@ -351,7 +351,7 @@ async fn many_at_once_have_one_event_each() {
     let mut asking = tokio::task::JoinSet::new();
     for number in 0..40 {
         let client = world.tls_client(Some(&PKI.bob), fakes::client::Alpn::H2);
-        asking.spawn(async move { client.get(&format!("/pods?n={number}")).await.unwrap().status() });
+        asking.spawn(async move { client.status(&format!("/pods?n={number}")).await });
     }
     while let Some(status) = asking.join_next().await {
         assert_eq!(status.unwrap(), 200);

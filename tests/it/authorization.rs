@@ -8,7 +8,7 @@ use fakes::pki::{CertificateSpec, Pair};
 use serde_json::{Value, json};
 
 use crate::patience::{eventually, eventually_answers};
-use crate::world::{API_SERVER, PKI, World, assert_answer};
+use crate::world::{API_SERVER, PKI, Status as _, World, assert_answer};
 
 const EXEC: &str = "/exec/default/web/nginx?command=id&output=1";
 const RUN: &str = "/run/default/web/nginx?cmd=id";
@@ -45,7 +45,7 @@ async fn checks_are_asked_in_the_kubelets_order_until_one_allows() {
         ("/", &["get/proxy"]),
     ] {
         world.api.clear_reviews();
-        assert_eq!(alice.get(path).await.unwrap().status(), 403, "{path}");
+        assert_eq!(alice.status(path).await, 403, "{path}");
         assert_eq!(world.api.checks(), checks, "{path}");
     }
     world.assert_nothing_forwarded();
@@ -53,7 +53,7 @@ async fn checks_are_asked_in_the_kubelets_order_until_one_allows() {
     for (subresource, checks) in [("pods", &["get/pods"][..]), ("proxy", &["get/pods", "get/proxy"])] {
         world.api.set_rules(vec![alice_may(&["get"], &[subresource])]);
         world.api.clear_reviews();
-        assert_eq!(alice.get("/pods").await.unwrap().status(), 200);
+        assert_eq!(alice.status("/pods").await, 200);
         assert_eq!(world.api.checks(), checks);
     }
     world.stop().await;
@@ -79,19 +79,16 @@ async fn a_deny_is_final() {
 async fn a_failed_check_stops_the_rest() {
     let world = World::start().await;
     world.api.behave_next(Api::Access, [Behaviour::Fail(403)]);
-    assert_eq!(world.client("bob").get("/pods").await.unwrap().status(), 503);
+    assert_eq!(world.client("bob").status("/pods").await, 503);
     assert_eq!(world.api.checks(), ["get/pods"]);
 
     let contradiction = json!({"allowed": true, "denied": true});
     world.api.behave(Api::Access, Behaviour::status(contradiction));
-    assert_eq!(world.client("bob").get("/metrics").await.unwrap().status(), 503);
+    assert_eq!(world.client("bob").status("/metrics").await, 503);
     // An evaluation error beside a decision changes nothing.
     let partial = json!({"allowed": true, "evaluationError": "one of the roles is gone"});
     world.api.behave(Api::Access, Behaviour::status(partial));
-    assert_eq!(
-        world.client("bob").get("/stats/summary").await.unwrap().status(),
-        200
-    );
+    assert_eq!(world.client("bob").status("/stats/summary").await, 200);
     world.assert_nothing_forwarded_but("/stats/summary");
     world.stop().await;
 }
@@ -102,20 +99,9 @@ async fn the_second_request_asks_nothing() {
     for (name, status) in [("bob", 200), ("alice", 403)] {
         world.api.clear_reviews();
         for _ in 0..3 {
-            assert_eq!(world.client(name).get("/metrics").await.unwrap().status(), status);
-            assert_eq!(
-                world.h2_client(name).get("/metrics?a=b").await.unwrap().status(),
-                status
-            );
-            assert_eq!(
-                world
-                    .client(name)
-                    .get("/metrics/cadvisor")
-                    .await
-                    .unwrap()
-                    .status(),
-                status
-            );
+            assert_eq!(world.client(name).status("/metrics").await, status);
+            assert_eq!(world.h2_client(name).status("/metrics?a=b").await, status);
+            assert_eq!(world.client(name).status("/metrics/cadvisor").await, status);
         }
         assert_eq!(world.api.checks(), ["get/metrics"], "{name}");
     }
@@ -148,7 +134,7 @@ async fn concurrent_requests_share_one_review_and_its_outcome() {
         let mut requests = tokio::task::JoinSet::new();
         for _ in 0..50 {
             let bob = world.client("bob");
-            requests.spawn(async move { bob.get(path).await.unwrap().status() });
+            requests.spawn(async move { bob.status(path).await });
         }
         for outcome in requests.join_all().await {
             assert_eq!(outcome, status);
@@ -200,10 +186,7 @@ async fn no_two_questions_share_an_answer() {
     let expected = [200, 403, 200, 200, 200];
     for _ in 0..2 {
         for (user, status) in users.iter().zip(expected) {
-            assert_eq!(
-                world.client_with(user).get("/metrics").await.unwrap().status(),
-                status
-            );
+            assert_eq!(world.client_with(user).status("/metrics").await, status);
         }
     }
     assert_eq!(world.api.count(Api::Access), 5);
@@ -225,7 +208,7 @@ async fn no_two_questions_share_an_answer() {
     ] {
         world.api.add_token(token, user);
         assert_eq!(
-            world.token_client(token).get("/metrics").await.unwrap().status(),
+            world.token_client(token).status("/metrics").await,
             status,
             "{token}"
         );
@@ -306,7 +289,7 @@ async fn a_standing_allow_is_renewed_beside_the_request_and_ends_in_its_time() {
         .start()
         .await;
     let bob = world.client("bob");
-    let scrape = async || bob.get("/metrics").await.unwrap().status().as_u16();
+    let scrape = async || bob.status("/metrics").await;
 
     let began = Instant::now();
     assert_eq!(scrape().await, 200);
@@ -336,13 +319,13 @@ async fn a_refusal_is_remembered_for_its_own_time() {
         .start()
         .await;
     let alice = world.client("alice");
-    assert_eq!(alice.get("/metrics").await.unwrap().status(), 403);
+    assert_eq!(alice.status("/metrics").await, 403);
     world.api.add_rule(alice_may(&["get"], &["metrics"]));
     eventually_answers("the role that was granted works", async || {
-        alice.get("/metrics").await.unwrap().status() == 200
+        alice.status("/metrics").await == 200
     })
     .await;
-    assert_eq!(alice.get("/metrics").await.unwrap().status(), 200);
+    assert_eq!(alice.status("/metrics").await, 200);
     assert_eq!(world.api.count(Api::Access), 2);
     world.stop().await;
 }
@@ -362,7 +345,7 @@ async fn allowed_users_narrow_the_interactive_paths_and_nothing_else() {
     assert_eq!(world.api.reviews(), [], "no review can change that");
     world.assert_nothing_forwarded();
 
-    assert_eq!(bob.get("/pods").await.unwrap().status(), 200);
+    assert_eq!(bob.status("/pods").await, 200);
     let api_server = world.client(API_SERVER);
     assert_eq!(api_server.call("POST", RUN, &[], "").await.unwrap().status(), 200);
     // On the list is not allowed yet.
@@ -416,7 +399,7 @@ async fn denied_paths_are_refused_for_everybody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn always_allow_still_asks_who_it_is() {
     let world = World::builder().always_allow().start().await;
-    assert_eq!(world.client("alice").get("/pods").await.unwrap().status(), 200);
+    assert_eq!(world.client("alice").status("/pods").await, 200);
     assert_eq!(
         world
             .client("alice")
@@ -427,11 +410,8 @@ async fn always_allow_still_asks_who_it_is() {
         200
     );
     assert_answer(&world.stranger().get("/pods").await.unwrap(), 401, "Unauthorized");
-    assert_eq!(world.client("expired").get("/pods").await.unwrap().status(), 401);
-    assert_eq!(
-        world.client("alice").get("/pods/../exec").await.unwrap().status(),
-        400
-    );
+    assert_eq!(world.client("expired").status("/pods").await, 401);
+    assert_eq!(world.client("alice").status("/pods/../exec").await, 400);
     assert_eq!(world.api.reviews(), []);
     assert_eq!(world.kubelet.request_count(), 2);
     world.stop().await;
@@ -458,8 +438,8 @@ async fn a_rule_for_another_node_allows_nothing() {
         alice_may(&["get"], &["stats"]).on_node("worker-1"),
     ]);
     let alice = world.client("alice");
-    assert_eq!(alice.get("/pods").await.unwrap().status(), 403);
-    assert_eq!(alice.get("/stats/summary").await.unwrap().status(), 200);
+    assert_eq!(alice.status("/pods").await, 403);
+    assert_eq!(alice.status("/stats/summary").await, 200);
     let names: Vec<Value> = world
         .api
         .access_specs()

@@ -10,7 +10,7 @@ use http::Request;
 
 use crate::corpus::{bytes, rows};
 use crate::patience::eventually;
-use crate::world::{PKI, World, assert_answer, header, request};
+use crate::world::{PKI, Status as _, World, assert_answer, header, request};
 
 const BOTH: [Alpn; 2] = [Alpn::H1, Alpn::H2];
 const PATH: &str = "/lab/odd";
@@ -155,7 +155,7 @@ async fn a_request_that_was_written_is_not_sent_again() {
                     world.kubelet.heal();
                     let bob = world.tls_client(PKI.pair("bob"), alpn);
                     if kept {
-                        assert_eq!(bob.get("/healthz").await.unwrap().status(), 200);
+                        assert_eq!(bob.status("/healthz").await, 200);
                         assert_eq!(world.metric("upstream_idle_connections", &[]), 1.0);
                     }
                     world.kubelet.fail("/run", fault.clone());
@@ -181,9 +181,7 @@ async fn a_request_outlives_every_dead_connection_before_it() {
     let mut requests = Vec::new();
     for _ in 0..5 {
         let bob = world.client("bob");
-        requests.push(tokio::spawn(async move {
-            bob.get("/healthz").await.unwrap().status()
-        }));
+        requests.push(tokio::spawn(async move { bob.status("/healthz").await }));
     }
     for request in requests {
         assert_eq!(request.await.unwrap(), 200);

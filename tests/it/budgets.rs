@@ -7,7 +7,7 @@ use std::time::Instant;
 use fakes::apiserver::{Api, METRICS_TOKEN};
 
 use crate::patience::eventually_answers;
-use crate::world::{WithToken, World, assert_answer, header, request};
+use crate::world::{Status as _, WithToken, World, assert_answer, header, request};
 
 const EXHAUSTED: &str = "too many credentials of this address were refused just now\n";
 
@@ -24,7 +24,7 @@ async fn random_tokens_buy_a_bounded_number_of_reviews_and_nobody_else_pays() {
         .start()
         .await;
     let known = world.token_client(METRICS_TOKEN);
-    assert_eq!(known.get("/metrics").await.unwrap().status(), 200);
+    assert_eq!(known.status("/metrics").await, 200);
     world.api.clear_reviews();
 
     let (began, mut connection) = (Instant::now(), world.stranger().connect().await.unwrap());
@@ -52,8 +52,8 @@ async fn random_tokens_buy_a_bounded_number_of_reviews_and_nobody_else_pays() {
     world.assert_nothing_forwarded_but("/metrics");
 
     // Its own remembered token, certificates, and everybody elsewhere go on.
-    assert_eq!(known.get("/metrics").await.unwrap().status(), 200);
-    assert_eq!(world.client("bob").get("/pods").await.unwrap().status(), 200);
+    assert_eq!(known.status("/metrics").await, 200);
+    assert_eq!(world.client("bob").status("/pods").await, 200);
     let other = world.stranger().with_source(elsewhere()).with_token("another");
     assert_answer(&other.get("/pods").await.unwrap(), 401, "Unauthorized");
     drop(connection);
@@ -70,7 +70,7 @@ async fn a_budget_comes_back_with_time() {
     let mut next = async || {
         number += 1;
         let client = world.token_client(&format!("random-{number}"));
-        client.get("/pods").await.unwrap().status().as_u16()
+        client.status("/pods").await
     };
     eventually_answers("the budget is spent", async || next().await == 429).await;
     eventually_answers("some of it is back", async || next().await == 401).await;
@@ -86,7 +86,7 @@ async fn certificates_for_nothing_are_looked_at_a_bounded_number_of_times() {
         .await;
     let evil = world.client("wrong-ca");
     let mut known = world.client("bob").connect().await.unwrap();
-    assert_eq!(known.get("/pods").await.unwrap().status(), 200);
+    assert_eq!(known.status("/pods").await, 200);
     let mut status = 401;
     eventually_answers("the budget is spent", async || {
         let answer = evil.get("/pods").await.unwrap();
@@ -95,13 +95,13 @@ async fn certificates_for_nothing_are_looked_at_a_bounded_number_of_times() {
         status == 429
     })
     .await;
-    assert_eq!(known.get("/pods").await.unwrap().status(), 200, "judged before");
+    assert_eq!(known.status("/pods").await, 200, "judged before");
     let other = world.client("bob").with_source(elsewhere());
-    assert_eq!(other.get("/pods").await.unwrap().status(), 200);
+    assert_eq!(other.status("/pods").await, 200);
 
     // A certificate that is not looked at does not keep a token from being good, as a refused one does not.
     let both = evil.with_token(METRICS_TOKEN);
-    assert_eq!(both.get("/metrics").await.unwrap().status(), 200);
+    assert_eq!(both.status("/metrics").await, 200);
     drop(known);
     world.stop().await;
 }

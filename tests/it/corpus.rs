@@ -8,6 +8,11 @@ pub(crate) fn rows(table: &str) -> impl Iterator<Item = Vec<&str>> {
         .map(|line| line.split('\t').collect())
 }
 
+/// A field's text, for which `-` stands if there is none.
+pub(crate) fn text(field: &str) -> &str {
+    if field == "-" { "" } else { field }
+}
+
 /// A field's bytes.
 pub(crate) fn bytes(field: &str) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
 use crate::patience::{eventually, patience};
-use crate::world::World;
+use crate::world::{Status as _, World};
 
 /// What the deadline under test is set to; all others stay long.
 const SHORT: &str = "400ms";
@@ -131,7 +131,7 @@ async fn half_a_head_after_a_request_is_not_waited_for_either() {
 
 async fn is_closed_when_idle(world: &World, client: Client) {
     let mut connection: Connection = client.connect().await.unwrap();
-    assert_eq!(connection.get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(connection.status("/healthz").await, 200);
     let began = Instant::now();
     eventually("the idle connection is closed", || connection.is_closed()).await;
     assert_short(began.elapsed());

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::patience::eventually;
-use crate::world::{PKI, World, assert_answer, header, request};
+use crate::world::{PKI, Status as _, World, assert_answer, header, request};
 
 /// Bytes in which a lost, doubled or moved piece shows.
 fn pattern(length: usize) -> Bytes {
@@ -131,7 +131,7 @@ async fn a_client_that_leaves_ends_the_request_at_the_kubelet() {
         world.kubelet.cut_seen() == 3
     })
     .await;
-    assert_eq!(kept.get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(kept.status("/healthz").await, 200);
     drop(kept);
     world.stop().await;
 }
@@ -141,7 +141,7 @@ async fn small_requests_share_one_connection_to_the_kubelet() {
     let world = World::start().await;
     let mut connection = world.client("bob").connect().await.unwrap();
     for _ in 0..10 {
-        assert_eq!(connection.get("/pods").await.unwrap().status(), 200);
+        assert_eq!(connection.status("/pods").await, 200);
         assert_eq!(
             world
                 .client("bob")
@@ -202,7 +202,7 @@ async fn a_kubelet_that_restarts_costs_no_request_but_those_it_is_away_for() {
     let mut world = World::start().await;
     let mut connection = world.client("bob").connect().await.unwrap();
     for _ in 0..3 {
-        assert_eq!(connection.get("/pods").await.unwrap().status(), 200);
+        assert_eq!(connection.status("/pods").await, 200);
         assert_eq!(world.metric("upstream_idle_connections", &[]), 1.0);
         let address = world.stop_kubelet().await;
         assert_answer(
@@ -211,7 +211,7 @@ async fn a_kubelet_that_restarts_costs_no_request_but_those_it_is_away_for() {
             "the kubelet cannot be reached\n",
         );
         world.start_kubelet(address).await;
-        assert_eq!(connection.get("/pods").await.unwrap().status(), 200);
+        assert_eq!(connection.status("/pods").await, 200);
 
         // With a pooled connection that has died meanwhile, a body included.
         let address = world.stop_kubelet().await;
@@ -296,15 +296,7 @@ async fn no_credential_and_no_claim_of_an_identity_reaches_the_kubelet() {
     }
     // The token of a request that a token authenticated is the gate's alone, too.
     world.kubelet.clear();
-    assert_eq!(
-        world
-            .token_client(ADMIN_TOKEN)
-            .get("/healthz")
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(world.token_client(ADMIN_TOKEN).status("/healthz").await, 200);
     let seen = format!("{:?}", world.kubelet.requests());
     assert!(!seen.contains(ADMIN_TOKEN), "{seen}");
     world.stop().await;
@@ -500,7 +492,7 @@ async fn an_answer_that_the_kubelet_breaks_off_is_broken_off() {
         }
     }
     world.kubelet.heal();
-    assert_eq!(world.client("bob").get("/pods").await.unwrap().status(), 200);
+    assert_eq!(world.client("bob").status("/pods").await, 200);
     world.stop().await;
 }
 
@@ -668,7 +660,7 @@ async fn a_kubelet_that_wants_a_token_is_shown_the_gates_own() {
         .kubelet
         .adjust(|knobs| knobs.required_token = Some("next".to_owned()));
     assert_eq!(
-        world.client("bob").get("/healthz").await.unwrap().status(),
+        world.client("bob").status("/healthz").await,
         401,
         "the kubelet's own answer"
     );
@@ -718,10 +710,7 @@ async fn a_kubelet_can_be_verified_by_ca_and_name() {
             })
             .start()
             .await;
-        assert_eq!(
-            world.client("bob").get("/healthz").await.unwrap().status(),
-            status
-        );
+        assert_eq!(world.client("bob").status("/healthz").await, status);
         world.stop().await;
     }
 }

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 
 use crate::skipped::skip;
-use crate::world::{World, WorldBuilder};
+use crate::world::{Status as _, World, WorldBuilder};
 
 /// A CA; alice by `x509 -req` (v1), bob by `req -x509 -CA` (CA:TRUE), carol with extensions, dora with a short key; and a
 /// list with carol on it.
@@ -77,7 +77,7 @@ async fn what_openssl_makes_without_being_told_is_somebody() {
         let world = lab(legacy_v1).start().await;
         let status = async |name| {
             let client = world.client_with(&pair(&world.file(""), name));
-            client.get("/healthz").await.unwrap().status().as_u16()
+            client.status("/healthz").await
         };
         assert_eq!(status("alice").await, if legacy_v1 { 200 } else { 401 });
         assert_eq!((status("bob").await, status("carol").await), (200, 200));

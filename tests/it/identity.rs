@@ -13,7 +13,7 @@ use fakes::pki::{Attribute, CertificateSpec, Pair};
 use serde_json::{Value, json};
 
 use crate::patience::eventually;
-use crate::world::{PKI, World, WorldBuilder, assert_answer};
+use crate::world::{PKI, Status as _, World, WorldBuilder, assert_answer};
 
 /// What the gate made of a request: the user it asked the API server about, or `None` for 401.
 async fn who(
@@ -218,10 +218,7 @@ async fn a_certificates_user_has_name_uid_groups_and_credential_id() {
         .group("a")
         .attribute(Attribute::Uid, "42-carl");
     let carl = PKI.client("carl", &spec).unwrap();
-    assert_eq!(
-        world.client_with(&carl).get("/metrics").await.unwrap().status(),
-        403
-    );
+    assert_eq!(world.client_with(&carl).status("/metrics").await, 403);
 
     let fingerprint = digest(&SHA256, &carl.chain[0]);
     let fingerprint = fingerprint
@@ -287,7 +284,7 @@ async fn a_certificate_with_anothers_key_fails_the_handshake() {
         let thief = Client::new(world.address, tls(alice)).unwrap();
         thief.get("/pods").await.unwrap_err();
         let owner = Client::new(world.address, tls(bob)).unwrap();
-        assert_eq!(owner.get("/pods").await.unwrap().status(), 200);
+        assert_eq!(owner.status("/pods").await, 200);
     }
     assert_eq!(world.kubelet.request_count(), 2);
     world.stop().await;
@@ -305,7 +302,7 @@ async fn where_certificates_are_required_no_handshake_succeeds_without_a_good_on
     for bad in ["wrong-ca", "expired", "not-yet-valid", "wrong-usage"] {
         world.client(bad).get("/pods").await.unwrap_err();
     }
-    assert_eq!(world.client("bob").get("/pods").await.unwrap().status(), 200);
+    assert_eq!(world.client("bob").status("/pods").await, 200);
     assert_eq!(world.kubelet.request_count(), 1);
     world.stop().await;
 }
@@ -340,15 +337,7 @@ async fn a_token_review_asks_about_the_token_and_nothing_else() {
     let user = json!({"username": "zoe", "uid": "7", "groups": ["z"], "extra": {"k": ["v", "w"]}});
     let (behaviour, specs) = recorded(json!({"authenticated": true, "user": user}));
     world.api.behave(Api::Token, behaviour);
-    assert_eq!(
-        world
-            .token_client("to.ken+/=~")
-            .get("/metrics")
-            .await
-            .unwrap()
-            .status(),
-        403
-    );
+    assert_eq!(world.token_client("to.ken+/=~").status("/metrics").await, 403);
     assert_eq!(*specs.lock().unwrap(), [json!({"token": "to.ken+/=~"})]);
 
     // The user passes into the access review as it is, but for the group that every authenticated user is in.
@@ -391,22 +380,11 @@ async fn a_token_for_another_audience_is_nobodys() {
     }
     // And through a real look-up: the lab's own tokens are for the API server.
     world.api.heal();
-    assert_eq!(
-        world
-            .token_client(ADMIN_TOKEN)
-            .get("/pods")
-            .await
-            .unwrap()
-            .status(),
-        401
-    );
+    assert_eq!(world.token_client(ADMIN_TOKEN).status("/pods").await, 401);
     world
         .api
         .add_token("ours", User::new("admin", &["admins"]).audiences(&["kubelet"]));
-    assert_eq!(
-        world.token_client("ours").get("/pods").await.unwrap().status(),
-        200
-    );
+    assert_eq!(world.token_client("ours").status("/pods").await, 200);
     world.stop().await;
 }
 
@@ -452,15 +430,7 @@ async fn a_token_is_reviewed_once_for_all_connections() {
     for _ in 0..3 {
         let request = crate::world::request("GET", "/metrics", &[("authorization", &authorization)]);
         assert_eq!(kept.send(request).await.unwrap().status(), 200);
-        assert_eq!(
-            world
-                .token_client(METRICS_TOKEN)
-                .get("/metrics")
-                .await
-                .unwrap()
-                .status(),
-            200
-        );
+        assert_eq!(world.token_client(METRICS_TOKEN).status("/metrics").await, 200);
     }
     let review = Review::Token {
         sha256: token_hash(METRICS_TOKEN),
@@ -525,10 +495,7 @@ async fn a_token_is_asked_about_again_once_it_has_expired() {
         401,
         "on the same connection"
     );
-    assert_eq!(
-        world.token_client(&token).get("/metrics").await.unwrap().status(),
-        401
-    );
+    assert_eq!(world.token_client(&token).status("/metrics").await, 401);
     drop(connection);
     world.stop().await;
 }

@@ -8,9 +8,9 @@ use std::process::Output;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::inspecting::tree;
 use crate::node::shell;
 use crate::program::{code, kubelet_gate, stderr};
+use crate::trees::{copied, tree, write};
 
 pub(crate) fn init(root: &Path, out: &Path, more: &[&str]) -> Output {
     let mut command = kubelet_gate();
@@ -21,17 +21,6 @@ pub(crate) fn init(root: &Path, out: &Path, more: &[&str]) -> Output {
 fn configuration(out: &Path) -> Value {
     let text = fs::read_to_string(out.join("kubelet-gate.yaml")).unwrap();
     serde_saphyr::from_str(&text).unwrap()
-}
-
-/// A tree that can be changed.
-fn copied(name: &str) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    shell(&format!(
-        "cp -a {}/. {}",
-        tree(name).display(),
-        folder.path().display()
-    ));
-    folder
 }
 
 /// What `init` made of a node of kubeadm's that was changed before.
@@ -75,12 +64,8 @@ pub(crate) fn made(more: &[&str], change: impl FnOnce(&Path)) -> Made {
 
 /// Flags beside those that kubeadm gives its kubelet.
 pub(crate) fn flags(node: &Path, flags: &str) {
-    fs::create_dir_all(node.join("etc/default")).unwrap();
-    fs::write(
-        node.join("etc/default/kubelet"),
-        format!("KUBELET_EXTRA_ARGS=\"{flags}\"\n"),
-    )
-    .unwrap();
+    let text = format!("KUBELET_EXTRA_ARGS=\"{flags}\"\n");
+    write(&node.join("etc/default/kubelet"), text);
 }
 
 /// The certificate that kubeadm's node shows the API server, with its key.

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::initialising::init;
-use crate::inspecting::tree;
 use crate::program::{code, kubelet_gate, stderr};
+use crate::trees::tree;
 
 #[test]
 fn what_is_there_is_not_written_over() {

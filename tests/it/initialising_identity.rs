@@ -9,7 +9,7 @@ use serde_json::Value;
 use time::Duration;
 
 use crate::initialising::{CLIENT, flags, init, made};
-use crate::inspecting::tree;
+use crate::trees::tree;
 
 const SERVING: &str = "var/lib/kubelet/pki/kubelet.crt";
 

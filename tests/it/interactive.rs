@@ -4,7 +4,7 @@
 use fakes::apiserver::{PROXY_GET_TOKEN, Rule, Subject};
 use fakes::client::{Client, UpgradeAnswer, WsSession};
 
-use crate::world::{WithToken as _, World, assert_answer};
+use crate::world::{Status as _, WithToken as _, World, assert_answer};
 
 /// Every path that hands out a process or a connection into a pod, and ways to write it.
 const PATHS: [&str; 12] = [
@@ -96,7 +96,7 @@ async fn no_spelling_of_the_upgrade_and_no_method_loosens_it() {
         let h2 = world
             .tls_client(None, fakes::client::Alpn::H2)
             .with_token(PROXY_GET_TOKEN);
-        assert_eq!(h2.get(path).await.unwrap().status(), 403, "{path}");
+        assert_eq!(h2.status(path).await, 403, "{path}");
     }
     assert_eq!(world.api.checks(), ["create/proxy"]);
     world.assert_nothing_forwarded();
@@ -115,11 +115,7 @@ async fn paths_that_the_kubelet_reads_as_others_are_judged_as_others() {
         "/runx",
         "/x/exec/a/b/c",
     ] {
-        assert_eq!(
-            reader.get(path).await.unwrap().status(),
-            404,
-            "{path}: the kubelet's own answer"
-        );
+        assert_eq!(reader.status(path).await, 404, "{path}: the kubelet's own answer");
     }
     assert_eq!(world.api.checks(), ["get/proxy"]);
     world.stop().await;
@@ -140,11 +136,7 @@ async fn create_is_enough_for_commands() {
     let token = world.token_client(PROXY_GET_TOKEN);
     assert_eq!(token.call("POST", PATHS[4], &[], "").await.unwrap().status(), 200);
     assert_eq!(
-        token
-            .get("/containerLogs/default/web/nginx")
-            .await
-            .unwrap()
-            .status(),
+        token.status("/containerLogs/default/web/nginx").await,
         403,
         "create is not get"
     );

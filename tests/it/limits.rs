@@ -9,7 +9,7 @@ use fakes::client::{ClientError, UpgradeAnswer};
 use fakes::kubelet::Fault;
 
 use crate::patience::eventually;
-use crate::world::{API_SERVER, World, assert_answer, header, request};
+use crate::world::{API_SERVER, Status as _, World, assert_answer, header, request};
 
 const LOG: &str = "/containerLogs/default/web/nginx?follow=true";
 const ATTACH: &str = "/exec/default/web/nginx?command=cat&input=1&output=1&error=1";
@@ -42,7 +42,7 @@ async fn one_address_gets_only_so_many_connections() {
         world.metric("connections", &[]) == 1.0
     })
     .await;
-    assert_eq!(bob.get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(bob.status("/healthz").await, 200);
     drop(held);
     world.stop().await;
 }
@@ -69,7 +69,7 @@ async fn there_are_only_so_many_connections_in_total() {
     );
     held.clear();
     eventually("they are free again", || world.metric("connections", &[]) == 0.0).await;
-    assert_eq!(late.get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(late.status("/healthz").await, 200);
     world.stop().await;
 }
 
@@ -153,7 +153,7 @@ async fn an_http2_connection_of_nobody_is_closed_after_its_first_answer() {
     // Somebody without rights, or whose token has run out in between, is not a stranger.
     let mut alice = world.h2_client("alice").connect().await.unwrap();
     for _ in 0..3 {
-        assert_eq!(alice.get("/pods").await.unwrap().status(), 403);
+        assert_eq!(alice.status("/pods").await, 403);
     }
     assert!(!alice.is_closed());
     drop(alice);
@@ -166,7 +166,7 @@ async fn one_http2_connection_gets_only_so_many_requests_at_once() {
     let client = world.h2_client("bob").with_deadline(Duration::from_millis(500));
     let mut connection = client.connect().await.unwrap();
     // The first answer shows that the gate's settings have arrived.
-    assert_eq!(connection.get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(connection.status("/healthz").await, 200);
     let first = connection.open(request("GET", LOG, &[])).await.unwrap();
     let second = connection.open(request("GET", LOG, &[])).await.unwrap();
     world.kubelet.clear();
@@ -174,7 +174,7 @@ async fn one_http2_connection_gets_only_so_many_requests_at_once() {
     assert!(matches!(third, Err(ClientError::Timeout(_))), "{third:?}");
     world.assert_nothing_forwarded();
     drop((first, second));
-    assert_eq!(connection.get("/pods").await.unwrap().status(), 200);
+    assert_eq!(connection.status("/pods").await, 200);
     drop(connection);
     world.stop().await;
 }
@@ -201,7 +201,7 @@ async fn tokens_from_one_address_leave_room_for_the_reviews_of_others() {
         503,
         "its address has all the reviews it may have"
     );
-    assert_eq!(world.client("bob").get("/pods").await.unwrap().status(), 200);
+    assert_eq!(world.client("bob").status("/pods").await, 200);
     assert!(!waiting.is_finished(), "bob had to wait for nobody");
     assert_eq!(waiting.await.unwrap().unwrap(), 503);
     assert_eq!(world.api.count(Api::Token), 1);

@@ -9,7 +9,9 @@
 mod node;
 mod patience;
 mod program;
+mod schemas;
 mod skipped;
+mod trees;
 mod world;
 
 mod admin_port;
@@ -39,6 +41,9 @@ mod initialising;
 mod initialising_files;
 mod initialising_identity;
 mod inspecting;
+mod inspecting_probed;
+mod inspecting_starts;
+mod inspecting_verdicts;
 mod interactive;
 mod lab;
 mod leaving_clients;
@@ -47,6 +52,8 @@ mod next_steps;
 mod node_name;
 mod outside_clients;
 mod proving;
+mod proving_command;
+mod proving_nodes;
 mod read_only_port;
 mod replay;
 mod seal_around;

@@ -365,7 +365,7 @@ fn the_key_of_the_nodes_certificate_is_where_the_kubeconfig_says() {
     let k3s = tempfile::tempdir().unwrap();
     crate::node::shell(&format!(
         "cp -a {}/. {}",
-        crate::inspecting::tree("k3s").display(),
+        crate::trees::tree("k3s").display(),
         k3s.path().display()
     ));
     let config = k3s.path().join("etc/rancher/k3s/config.yaml");

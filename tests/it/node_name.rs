@@ -13,7 +13,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::patience::eventually;
-use crate::program::{Installation, Serving, assert_says, code, kubelet_gate, kubelet_gate_beside, stderr};
+use crate::program::{
+    Installation, Serving, assert_says, code, kubelet_gate, kubelet_gate_beside, output, stderr,
+};
 use crate::world::PKI;
 
 /// A node whose gate may ask an API server.
@@ -161,25 +163,28 @@ async fn the_first_source_that_names_the_node_counts() {
 
     asked.as_user(KubeconfigUser::Token(GATE_TOKEN));
     // On a machine where no other process says anything.
-    let check = |kubelets: &[&str], variable: &str| {
+    let check = async |kubelets: &[&str], variable: &str| {
         let mut gate = kubelet_gate_beside(kubelets)?;
         gate.args(["check", "--config", &asked.installation.config()]);
-        let output = gate.env("NODE_NAME", variable).output().unwrap();
+        gate.env("NODE_NAME", variable);
+        let output = output(gate).await;
         Some((code(&output), stderr(&output)))
     };
-    let Some((code, said)) = check(&[], "") else {
+    let Some((code, said)) = check(&[], "").await else {
         return;
     };
     assert_eq!(code, 64);
     assert_says(&said, &["nothing says what this Node is called"]);
-    let (_, said) = check(&[], "Worker-8").unwrap();
+    let (_, said) = check(&[], "Worker-8").await.unwrap();
     assert_says(&said, &["nodeName worker-8:"]);
-    let (_, said) = check(&["--hostname-override=Worker-9"], "Worker-8").unwrap();
+    let (_, said) = check(&["--hostname-override=Worker-9"], "Worker-8")
+        .await
+        .unwrap();
     assert_says(&said, &["nodeName worker-9:"]);
     asked
         .installation
         .configure(|configuration| configuration["nodeNameFromHost"] = json!(true));
-    let (code, said) = check(&[], "").unwrap();
+    let (code, said) = check(&[], "").await.unwrap();
     let host = read("/proc/sys/kernel/hostname").to_lowercase();
     assert_eq!(code, 0, "{said}");
     assert_says(&said, &[&format!("nodeName {host}:")]);

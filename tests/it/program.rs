@@ -50,13 +50,13 @@ pub(crate) fn kubelet_gate_beside(kubelets: &[&str]) -> Option<Command> {
         skip("no process namespace can be made: unshare fails");
         return None;
     };
-    // A shell by the name of a kubelet, with the flags of one.
+    // A shell by the name of a kubelet, with the flags of one, that stops itself.
     let kubelet = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubelet");
     let _ = std::os::unix::fs::symlink("/bin/sh", &kubelet);
     let kubelet = kubelet.display();
     let mut script = String::new();
     for flags in kubelets {
-        script += &format!("'{kubelet}' -c 'sleep 600; :' {flags} &\n");
+        script += &format!("'{kubelet}' -c 'kill -STOP $$' {flags} &\n");
     }
     for index in 0..kubelets.len() {
         script += &format!(

@@ -8,7 +8,7 @@ use kubelet_gate::settings::{KubeletFlags, Settings};
 
 use crate::patience::eventually_answers;
 use crate::skipped::skip;
-use crate::world::{World, assert_answer, header};
+use crate::world::{Status as _, World, assert_answer, header};
 
 /// Every method and target that was recorded on a kubelet's read-only port.
 const RECORDED: &str = include_str!("data/read_only.tsv");
@@ -247,7 +247,7 @@ async fn local_health_checks_may_go_on() {
 
     let address = world.stop_kubelet().await;
     eventually_answers("the kubelet is missed", async || {
-        client.get("/healthz").await.unwrap().status() == 503
+        client.status("/healthz").await == 503
     })
     .await;
     assert_answer(
@@ -256,10 +256,7 @@ async fn local_health_checks_may_go_on() {
         "the kubelet cannot be reached\n",
     );
     world.start_kubelet(address).await;
-    eventually_answers("it is back", async || {
-        client.get("/healthz").await.unwrap().status() == 200
-    })
-    .await;
+    eventually_answers("it is back", async || client.status("/healthz").await == 200).await;
     world.stop().await;
 }
 
@@ -271,7 +268,7 @@ async fn health_checks_cannot_flood_the_kubelet() {
     let began = std::time::Instant::now();
     for _ in 0..50 {
         assert_answer(&client.get("/healthz").await.unwrap(), 200, "ok");
-        assert_eq!(world.admin_client().get("/readyz").await.unwrap().status(), 200);
+        assert_eq!(world.admin_client().status("/readyz").await, 200);
     }
     let (dialled, bound) = (
         world.kubelet.connections_accepted(),
@@ -303,7 +300,7 @@ async fn health_is_told_to_the_node_alone() {
         .await;
     // Dialled by its own address, the machine is a neighbour to itself.
     let neighbour = Client::plain(SocketAddr::new(address, world.read_only.port()));
-    assert_eq!(neighbour.get("/healthz").await.unwrap().status(), 410);
+    assert_eq!(neighbour.status("/healthz").await, 410);
     let local = Client::plain(SocketAddr::new([127, 0, 0, 1].into(), world.read_only.port()));
     assert_answer(&local.get("/healthz").await.unwrap(), 200, "ok");
     world.stop().await;

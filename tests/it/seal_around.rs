@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use kubelet_gate::seal::{Confirmed, Firewall, Plan, PortKind, RunningGate, SealedPort, State};
 use kubelet_gate::settings::Backend;
@@ -115,6 +115,8 @@ fn neither_root_nor_a_process_that_knows_uid_and_mark_gets_through() {
         let said = node.firewall_exits(0, "status");
         assert_eq!(said.contains("by its uid and mark alone"), !cgroup, "{said}");
         let v4 = "127.0.0.1";
+        // All at the same time: a dropped packet is waited for.
+        let mut dialled = Vec::new();
         for (process, uid, mark, reaches) in [
             ("root with the mark", 0, mark, false),
             ("the gate's user without a mark", uid, 0, false),
@@ -123,8 +125,8 @@ fn neither_root_nor_a_process_that_knows_uid_and_mark_gets_through() {
             ("CAP_NET_RAW and CAP_SETUID with uid and mark", uid, mark, !cgroup),
         ] {
             for address in [v4, "::1", "192.0.2.10"] {
-                let reached = reaches_kubelet(&node, None, address, uid, mark);
-                assert_eq!(reached, reaches, "{}: {process} to {address}", node.backend);
+                let dialling = dial(&node, None, address, uid, mark);
+                dialled.push((format!("{process} to {address}"), dialling, reaches));
             }
         }
         if let Some(cgroup) = &node.cgroup {
@@ -133,17 +135,21 @@ fn neither_root_nor_a_process_that_knows_uid_and_mark_gets_through() {
                 ("root with the mark", 0, mark, false),
                 ("the gate's user with a wrong mark", uid, mark ^ 1, false),
             ] {
-                let reached = reaches_kubelet(&node, Some(cgroup), v4, uid, mark);
-                assert_eq!(reached, reaches, "{}: in the cgroup, {process}", node.backend);
+                let dialling = dial(&node, Some(cgroup), v4, uid, mark);
+                dialled.push((format!("in the cgroup, {process}"), dialling, reaches));
             }
+        }
+        for (process, dialling, reaches) in dialled {
+            let reached = printed(dialling) == "kubelet";
+            assert_eq!(reached, reaches, "{}: {process}", node.backend);
         }
         node.stop().await;
     });
 }
 
-/// Whether the kubelet takes a connection of this user, with this mark, that was made with `CAP_NET_RAW` and `CAP_SETUID` alone. It speaks
-/// TLS and asks for pods to find out.
-fn reaches_kubelet(node: &Node, cgroup: Option<&Path>, address: &str, uid: u32, mark: u64) -> bool {
+/// Dials as this user, with this mark, and with no more than `CAP_NET_RAW` and `CAP_SETUID`. Prints which server takes the connection: it
+/// asks for pods to find out.
+fn dial(node: &Node, cgroup: Option<&Path>, address: &str, uid: u32, mark: u64) -> Child {
     let family = if address.contains(':') {
         "AF_INET6"
     } else {
@@ -167,12 +173,22 @@ fn reaches_kubelet(node: &Node, cgroup: Option<&Path>, address: &str, uid: u32, 
         "--inh-caps=-all,+net_raw,+setuid,+setgid",
         "--bounding-set=-all,+net_raw,+setuid,+setgid",
     ]);
-    python(command.arg("python3"), &script) == "kubelet"
+    python(command.arg("python3"), &script)
 }
 
-/// What this script prints, without the end of the line.
-fn python(python: &mut Command, script: &str) -> String {
-    let output = python.args(["-c", script]).output().unwrap();
+/// Starts this script.
+fn python(python: &mut Command, script: &str) -> Child {
+    let python = python.args(["-c", script]);
+    python
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// What a script prints, without the end of the line.
+fn printed(script: Child) -> String {
+    let output = script.wait_with_output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
@@ -240,7 +256,7 @@ while time.time() < until:
     if len(got) >= 60 and got[6] == 6 and got[40:44] == struct.pack('!HH', 10255, port) and got[53] & 0x12 == 0x12: answered = True; break
 print(answered)
 ";
-    python(&mut Command::new("python3"), script) == "True"
+    printed(python(&mut Command::new("python3"), script)) == "True"
 }
 
 /// Seen red: with the gate recognised by its port alone, `status` said "sealed", and "the gate".

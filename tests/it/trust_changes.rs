@@ -23,10 +23,10 @@ use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::patience::{eventually, eventually_answers};
-use crate::world::{PKI, World, WorldBuilder, assert_answer};
+use crate::world::{PKI, Status as _, World, WorldBuilder, assert_answer};
 
 async fn status(connection: &mut Connection) -> u16 {
-    connection.get("/healthz").await.unwrap().status().as_u16()
+    connection.status("/healthz").await
 }
 
 fn write_bundle(world: &World, cas: &[String]) {
@@ -451,7 +451,7 @@ async fn require_refuses_strangers_in_the_handshake_and_judges_the_others_all_th
     .unwrap();
     world.gate.reload();
     assert_eq!(status(&mut bob).await, 401);
-    assert_eq!(world.client("bob").get("/healthz").await.unwrap().status(), 401);
+    assert_eq!(world.client("bob").status("/healthz").await, 401);
     // Nor does a new CA wait for a new connection of old clients, nor an old one go on.
     fs::write(world.file("ca.crl"), revocation_list(&PKI.ca, &[], Span::DAY)).unwrap();
     write_bundle(
@@ -459,7 +459,7 @@ async fn require_refuses_strangers_in_the_handshake_and_judges_the_others_all_th
         &[PKI.ca.certificate_pem(), PKI.rotated_ca.certificate_pem()],
     );
     world.gate.reload();
-    assert_eq!(world.client("carol").get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(world.client("carol").status("/healthz").await, 200);
     world.stop().await;
 }
 
@@ -504,12 +504,12 @@ async fn a_second_connection_is_a_new_handshake_and_a_removed_ca_counts_at_once(
     let world = World::start().await;
     let bob = world.client("bob");
     for _ in 0..3 {
-        assert_eq!(bob.get("/healthz").await.unwrap().status(), 200);
+        assert_eq!(bob.status("/healthz").await, 200);
         assert_eq!(bob.handshake().await.unwrap().kind, Some(HandshakeKind::Full));
     }
     write_bundle(&world, &[PKI.rotated_ca.certificate_pem()]);
     world.gate.reload();
-    assert_eq!(bob.get("/healthz").await.unwrap().status(), 401);
+    assert_eq!(bob.status("/healthz").await, 401);
     assert_eq!(bob.handshake().await.unwrap().kind, Some(HandshakeKind::Full));
     world.stop().await;
 }

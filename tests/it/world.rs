@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fakes::apiserver::FakeApiServer;
-use fakes::client::{Alpn, Client, ClientError, ClientTls};
+use fakes::client::{Alpn, Client, ClientError, ClientTls, Connection};
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
 use fakes::pki::{KubeconfigUser, Pair, Pki};
 use http::{Request, Response};
@@ -399,6 +399,29 @@ impl Drop for World {
                 "end the test with world.stop().await"
             );
         }
+    }
+}
+
+/// Asks, and yields the status of the answer alone.
+pub(crate) trait Status {
+    async fn status(self, target: &str) -> u16;
+}
+
+impl Status for &Client {
+    async fn status(self, target: &str) -> u16 {
+        self.get(target).await.unwrap().status().as_u16()
+    }
+}
+
+impl Status for &TokenClient {
+    async fn status(self, target: &str) -> u16 {
+        self.get(target).await.unwrap().status().as_u16()
+    }
+}
+
+impl Status for &mut Connection {
+    async fn status(self, target: &str) -> u16 {
+        self.get(target).await.unwrap().status().as_u16()
     }
 }
 

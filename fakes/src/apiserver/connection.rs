@@ -84,7 +84,7 @@ impl Handler {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return crate::stop_listening(&listener),
             };
             match accepted {
                 Ok((stream, _)) => {

@@ -314,6 +314,7 @@ async fn accept(
         }
     };
     stop.run_until_cancelled(accepting).await;
+    crate::stop_listening(&listener);
 }
 
 async fn accept_unix(inner: Arc<Inner>, listener: UnixListener, tasks: TaskTracker, stop: CancellationToken) {

@@ -58,6 +58,8 @@ impl Stage {
             .set("nodeName", NODE)
             .set("authentication.anonymous.enabled", anonymous)
             .set("upstream", json!({"url": url}))
+            // The connection of a rare certificate waits for its next row, for minutes on a slow machine.
+            .set("limits.idleTimeout", "1h")
             .start()
             .await;
         let asked = Asked::default();

@@ -1,0 +1,179 @@
+//! `prove` on a node with interfaces: from every side, before and after the seal. It must leave nothing behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use fakes::kubelet::FakeKubelet;
+use kubelet_gate::adopt::prove::{Answer, Options, Ports, Report, SideKind};
+use kubelet_gate::host::as_user;
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::node::{Node, on_a_node, options, shell};
+use crate::patience::eventually;
+use crate::program::{assert_says, code, json_of, kubelet_gate, stderr, stdout};
+use crate::proving::proven;
+use crate::schemas::{assert_valid, sarif_schema, schema};
+
+/// The ports are named, since the machine may have processes that are called kubelet.
+const PORTS: [&str; 3] = ["--port=10250", "--read-only-port=10255", "--healthz-port=10248"];
+
+/// A process has one wire to a network of its own at a time.
+async fn only_wire() -> MutexGuard<'static, ()> {
+    static WIRE: Mutex<()> = Mutex::const_new(());
+    WIRE.lock().await
+}
+
+async fn proven_from_every_side(options: Options) -> Report {
+    let _wire = only_wire().await;
+    proven(Options {
+        interval: Duration::ZERO,
+        ..options
+    })
+    .await
+}
+
+/// The interfaces of this thread's network.
+fn links() -> String {
+    shell("ip -o link | cut -d: -f2")
+}
+
+/// A token is not given away to a local user who has taken the port, from whichever side. Seen red: with the listeners looked for in the
+/// other namespace, where there are none.
+#[test]
+fn a_token_is_not_shown_to_another_users_server() {
+    on_a_node(async |node: Node| {
+        let runtime = tokio::runtime::Handle::current();
+        let taken = as_user(1000, || {
+            runtime.block_on(FakeKubelet::start(options(20250, true)))
+        });
+        let taken = taken.unwrap().unwrap();
+        let report = proven_from_every_side(Options {
+            ports: Ports {
+                secure: 20250,
+                ..Ports::default()
+            },
+            token: Some("secret".to_owned()),
+            ..Options::default()
+        })
+        .await;
+        let tokens: BTreeSet<Option<String>> = taken
+            .requests()
+            .iter()
+            .map(|seen| seen.header("authorization").map(str::to_owned))
+            .collect();
+        assert_eq!(tokens.len(), 2, "none, and a made-up one: {tokens:?}");
+        assert!(!tokens.contains(&Some("Bearer secret".to_owned())), "{tokens:?}");
+        for outcome in &report.results {
+            let withheld = matches!(outcome.answer, Answer::Unknown(_));
+            assert!(outcome.probe != "token-exec-websocket" || withheld, "{outcome:?}");
+        }
+        drop(taken);
+        node.stop().await;
+    });
+}
+
+/// An operator whose terminal is gone leaves nothing behind. Seen red: without SIGHUP, the wire stayed.
+#[test]
+fn however_prove_is_ended_it_removes_its_network() {
+    on_a_node(async |node: Node| {
+        let before = links();
+        for signal in ["HUP", "TERM", "INT", "QUIT"] {
+            let mut command = kubelet_gate();
+            command.args(["prove", "--from=namespace"]).args(PORTS);
+            let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
+            let mut running = quiet.spawn().unwrap();
+            let pid = running.id();
+            eventually("it has made its wire", || links().contains(&format!("kgp{pid}@"))).await;
+            shell(&format!("kill -{signal} {pid}"));
+            assert_eq!(running.wait().unwrap().code(), Some(1), "{signal}");
+            // The kernel removes a network in its own time.
+            eventually("nothing is left", || links() == before).await;
+        }
+        node.stop().await;
+    });
+}
+
+/// Seen red: with the silence of a side from which no packet comes back taken for the seal's.
+#[test]
+fn what_got_through_before_the_seal_does_not_afterwards() {
+    on_a_node(async |mut node: Node| {
+        let folder = node.file("run");
+        let prove = |arguments: &str| -> Output {
+            let mut command = kubelet_gate();
+            command.current_dir(&folder).arg("prove").args(PORTS);
+            command.args(arguments.split(' ')).output().unwrap()
+        };
+        let before = links();
+        let report = proven_from_every_side(Options::default()).await;
+        for (side, address) in [
+            (SideKind::NodeAddress, "192.0.2.10:10250"),
+            (SideKind::NodeAddress, "[2001:db8::10]:10250"),
+            (SideKind::Loopback, "127.0.0.1:10250"),
+            (SideKind::Loopback, "[::1]:10255"),
+            (SideKind::Namespace, "192.0.2.10:10250"),
+            (SideKind::Namespace, "[2001:db8::10]:10255"),
+            (SideKind::Namespace, "10.88.0.1:10248"),
+        ] {
+            let open = report
+                .exposures()
+                .any(|outcome| outcome.side == side && outcome.address == address.parse().unwrap());
+            assert!(open, "{side:?} to {address}: {:#?}", report.results);
+        }
+        let few = "--address 127.0.0.1 --from loopback";
+        let first = prove(&format!("{few} --save before.json -o sarif"));
+        assert_eq!(code(&first), 2, "{}", stderr(&first));
+        assert_valid(&sarif_schema(), &json_of(&first));
+        let saved = fs::read(folder.join("before.json")).unwrap();
+        let saved = serde_json::from_slice(&saved).unwrap();
+        assert_valid(&schema("probe-report.json"), &saved);
+        let again = prove("--save before.json");
+        assert_eq!(code(&again), 64);
+        assert_says(&stderr(&again), &["there already"]);
+
+        node.start_gate().await;
+        node.api_server_calls_gate().await;
+        node.firewall_exits(0, "apply --confirm-within 60s --close-health-checkers");
+        node.firewall_exits(0, "confirm");
+        let report = proven_from_every_side(Options::default()).await;
+        let open: Vec<_> = report.exposures().collect();
+        assert!(open.is_empty(), "{open:#?}");
+        let sides: BTreeSet<SideKind> = report.results.iter().map(|outcome| outcome.side).collect();
+        assert_eq!(sides.len(), 3, "{:?}", report.skipped);
+        let after = prove(&format!("{few} --compare before.json -o json"));
+        assert_eq!(code(&after), 0, "{}", stdout(&after));
+        let after = json_of(&after);
+        assert_valid(&schema("probe-report.json"), &after);
+        let compared = &after["comparedWith"];
+        assert!(compared["closed"].as_array().unwrap().len() >= 12, "{compared}");
+        assert_eq!(compared["stillOpen"], serde_json::json!([]));
+
+        // A side from which nothing can be tried proves nothing, though nothing got through from the others.
+        let blind = kubelet_gate()
+            .args(["prove", "--address=192.0.2.10", "--address=127.0.0.1"])
+            .arg("--from=loopback,namespace")
+            .args(PORTS)
+            .env("PATH", "")
+            .output()
+            .unwrap();
+        assert_eq!(code(&blind), 1, "{blind:?}");
+        assert_says(&stdout(&blind), &["iproute2"]);
+        // Nor does one from which no packet comes back.
+        shell("ip route add unreachable default table 100; ip rule add from 192.0.2.10 lookup 100");
+        let lost = prove("--address 192.0.2.10 --from namespace");
+        shell("ip rule del from 192.0.2.10 lookup 100; ip route flush table 100");
+        assert_eq!(code(&lost), 1, "{lost:?}");
+        let untried = "could not be tried: network namespace to 192.0.2.10";
+        assert_says(&stdout(&lost), &[untried]);
+
+        eventually("nothing is left of its networks", || links() == before).await;
+        let _wire = only_wire().await;
+        let ours = format!("-{}", std::process::id());
+        let left = shell("ip netns list");
+        let is_ours =
+            |line: &str| line.starts_with("kgwire-") && line.split(' ').next().unwrap().ends_with(&ours);
+        assert!(!left.lines().any(is_ours), "{left}");
+        node.stop().await;
+    });
+}
