@@ -1,4 +1,4 @@
-//! The keys of a kubeconfig: what is wrong with one, and the bytes that one names.
+//! The keys of a kubeconfig: errors that name one, and the bytes that one holds.
 
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,8 @@ pub enum KubeconfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Not YAML, or a value of the wrong type. The parser's own words may quote the file, tokens included, so
-    /// only the place is told.
+    /// It is not YAML, or a value has the wrong type. The parser's message may quote the file with its
+    /// tokens, so only the place is given.
     #[error("{}: not a kubeconfig: broken YAML or a value of the wrong type near {place}", file.display())]
     Syntax {
         /// The file.
@@ -28,14 +28,14 @@ pub enum KubeconfigError {
         /// Line and column, if the parser knows.
         place: String,
     },
-    /// A key is missing, wrong, or asks for what the gate does not do.
+    /// A key is missing, wrong, or not supported.
     #[error("{}: {key}: {problem}", file.display())]
     Key {
         /// The file (or the environment, in a cluster).
         file: PathBuf,
         /// Path of the key.
         key: String,
-        /// What is wrong, and the way out.
+        /// What is wrong, and what to do.
         problem: String,
     },
     /// The client certificate does not parse.
@@ -47,12 +47,12 @@ pub enum KubeconfigError {
 pub(super) struct Keys<'a> {
     /// The kubeconfig.
     pub(super) file: &'a Path,
-    /// Path of the key that holds them all.
+    /// The path of the key that holds them.
     pub(super) prefix: String,
 }
 
 impl Keys<'_> {
-    /// What is wrong with one of them, and the way out.
+    /// An error about one of them: what is wrong, and what to do.
     pub(super) fn error(&self, key: &str, problem: &str) -> KubeconfigError {
         KubeconfigError::Key {
             file: self.file.to_owned(),
@@ -66,7 +66,8 @@ impl Keys<'_> {
         format!("{}: {}.{key}", self.file.display(), self.prefix).into()
     }
 
-    /// A credential that may stand in the kubeconfig or in a file. `KEY-data` wins over `KEY`, as in client-go.
+    /// A credential that may stand in the kubeconfig or in a file. `KEY-data` wins over `KEY`, as in
+    /// client-go.
     pub(super) fn material(
         &self,
         key: &str,

@@ -1,8 +1,6 @@
-//! A kubeconfig as client-go reads it (contract §8), as far as it can be honoured; what cannot be is refused
-//! by name.
+//! A kubeconfig as client-go reads it (contract §8). Keys that the gate does not support are refused by name.
 //!
-//! The environment's `HTTPS_PROXY` and `NO_PROXY` are not consulted: the reviews go straight to the API
-//! server.
+//! `HTTPS_PROXY` and `NO_PROXY` of the environment are ignored: reviews go directly to the API server.
 
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
@@ -18,12 +16,12 @@ use super::material::{ClientCertificate, Material, beside, given, read_file};
 use crate::tls::pem;
 
 /// Where the kubelet puts a pod's service-account token and the cluster's CA bundle.
-pub const SERVICE_ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+pub(crate) const SERVICE_ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// How to reach the API server and what to show it: the current context of a kubeconfig, or the in-cluster
-/// convention.
+/// How to reach the API server, and the credentials for it: from the current context of a kubeconfig, or from
+/// the in-cluster convention.
 ///
-/// Files that it names are not read here, but by the client, which reads them again when they change.
+/// The files that it names are read by the client, which reads them again when they change.
 #[derive(Clone, Debug)]
 pub struct Kubeconfig {
     origin: KubeconfigOrigin,
@@ -32,26 +30,26 @@ pub struct Kubeconfig {
     pub(super) authority: Material,
     pub(super) client_certificate: Option<ClientCertificate>,
     pub(super) token: Option<Material>,
-    /// Runs only where there is neither certificate nor token, as client-go has it.
+    /// The exec plugin, if there is neither certificate nor token, as in client-go.
     pub(super) plugin: Option<Arc<Plugin>>,
 }
 
-/// Where a [`Kubeconfig`] came from, so that it can be read again.
+/// The source of a [`Kubeconfig`], to read it again.
 #[derive(Clone, Debug)]
 enum KubeconfigOrigin {
     File(PathBuf),
     InCluster,
 }
 
-/// `server`, taken apart.
+/// The parts of `server`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct ServerUrl {
-    /// Host name or address to dial, an IPv6 address without brackets.
+    /// The host name or address to connect to. An IPv6 address has no brackets.
     pub(super) host: String,
     pub(super) port: u16,
-    /// The `Host` header: the authority as it was written.
+    /// The `Host` header: the authority as it is written.
     pub(super) authority: String,
-    /// What stands before `/apis/…`, without a slash at its end; empty for most.
+    /// The path before `/apis/…`, without a slash at its end; usually empty.
     pub(super) prefix: String,
 }
 
@@ -59,7 +57,7 @@ pub(super) struct ServerUrl {
 
 impl Kubeconfig {
     /// Reads the current context of the kubeconfig at `path`.
-    pub fn load(path: &Path) -> Result<Self, KubeconfigError> {
+    pub(crate) fn load(path: &Path) -> Result<Self, KubeconfigError> {
         let read_error = |source| KubeconfigError::Read {
             file: path.to_owned(),
             source,
@@ -72,10 +70,10 @@ impl Kubeconfig {
         Self::parse(path, &text)
     }
 
-    /// What a pod is given: `host` and `port` are the values of `KUBERNETES_SERVICE_HOST` and
-    /// `KUBERNETES_SERVICE_PORT`, `directory` holds `token` and `ca.crt` and is [`SERVICE_ACCOUNT_DIRECTORY`]
-    /// in a real one.
-    pub fn in_cluster(
+    /// The convention for pods. `host` and `port` are the values of `KUBERNETES_SERVICE_HOST` and
+    /// `KUBERNETES_SERVICE_PORT`. `directory` holds `token` and `ca.crt`; in a pod it is
+    /// [`SERVICE_ACCOUNT_DIRECTORY`].
+    pub(crate) fn in_cluster(
         host: Option<&str>,
         port: Option<&str>,
         directory: &Path,
@@ -118,7 +116,7 @@ impl Kubeconfig {
         })
     }
 
-    /// The same source as it reads now.
+    /// Reads the same source again.
     pub(super) fn reread(&self) -> Result<Self, KubeconfigError> {
         match &self.origin {
             KubeconfigOrigin::File(path) => Self::load(path),
@@ -126,9 +124,9 @@ impl Kubeconfig {
         }
     }
 
-    /// Common name of the client certificate (the last one, as Go takes it): `system:node:NAME` in a node's
-    /// kubeconfig. `None` without a certificate or a common name.
-    pub fn client_certificate_common_name(&self) -> Result<Option<String>, KubeconfigError> {
+    /// The last common name of the client certificate, as in Go: `system:node:NAME` in a node's kubeconfig.
+    /// `None` without a certificate or a common name.
+    pub(crate) fn client_certificate_common_name(&self) -> Result<Option<String>, KubeconfigError> {
         let Some(ClientCertificate { chain, .. }) = &self.client_certificate else {
             return Ok(None);
         };
@@ -153,7 +151,7 @@ impl Kubeconfig {
         Ok(name.filter(|name| !name.is_empty()).map(str::to_owned))
     }
 
-    /// As [`Self::load`], for a text already read from `path`. The files that it names are not opened.
+    /// As [`Self::load`], for a text that was read from `path`. The files that it names are not opened.
     ///
     /// # Errors
     /// The text is not a kubeconfig, or not a usable one.
@@ -301,7 +299,7 @@ impl ServerUrl {
         if host.is_empty() {
             return Err(refuse("no host; give https://HOST:PORT"));
         }
-        // `HOST:` and `HOST:99999` have a colon but no port that parses.
+        // `HOST:` and `HOST:99999` have a colon but no valid port.
         let port = match authority.port_u16() {
             Some(port) => port,
             None if authority.as_str().len() == authority.host().len() => 443,
@@ -316,7 +314,7 @@ impl ServerUrl {
     }
 }
 
-/// The entry of a list that bears a name; client-go refuses a list that has it twice.
+/// The entry of a list with this name. A name that occurs twice is refused, as in client-go.
 fn pick<T: Default>(
     file: &Path,
     list: &str,

@@ -1,8 +1,9 @@
-//! Who calls the kubelet's ports, seen without changing anything: no rule is loaded, no connection tracked.
+//! The callers of the kubelet's ports, seen without changing anything: no rule is loaded, no connection
+//! tracked.
 //!
-//! A packet socket gets a copy of every packet; a filter in the kernel lets through the first packet of each connection to
-//! the ports in question, and nothing else. Who calls from this node is named at once, by the socket that is still
-//! waiting for its answer.
+//! A packet socket gets a copy of every packet; a filter in the kernel lets through the first packet of each
+//! connection to the ports in question, and nothing else. A caller on this node is named at once, by the
+//! socket that is still waiting for its answer.
 
 use std::collections::HashMap;
 use std::fs;
@@ -17,7 +18,8 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::PortKind;
+use super::file::{self, FileError};
+use super::plan::PortKind;
 use crate::host::sockets;
 
 /// Callers that are told apart; more are only counted.
@@ -45,7 +47,7 @@ pub struct Observed {
     pub others: u64,
 }
 
-/// Somebody who calls a port of the kubelet.
+/// A caller of a port of the kubelet.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Caller {
@@ -77,6 +79,9 @@ pub struct Process {
     pub cgroup: Option<String>,
 }
 
+/// How long packets that came before the end are read after it.
+const BACKLOG: Duration = Duration::from_secs(3);
+
 /// One connection's first packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Syn {
@@ -101,7 +106,15 @@ pub fn observe(ports: &[(u16, PortKind)], period: Duration, stop: &AtomicBool) -
     let mut others = 0;
     let (mut second, mut named) = (0, 0);
     let mut packet = [0; HEADS as usize];
-    while began.elapsed() < period && !stop.load(Relaxed) {
+    let mut ended = None;
+    loop {
+        if ended.is_none() && (began.elapsed() >= period || stop.load(Relaxed)) {
+            ended = Some(Instant::now());
+        }
+        // Packets that came before the end may wait unread: finding a caller's process takes a while.
+        if ended.is_some_and(|ended| ended.elapsed() > BACKLOG) {
+            break;
+        }
         let length = match socket.read(&mut packet) {
             Ok(length) => length,
             Err(error)
@@ -110,6 +123,9 @@ pub fn observe(ports: &[(u16, PortKind)], period: Duration, stop: &AtomicBool) -
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                 ) =>
             {
+                if ended.is_some() {
+                    break;
+                }
                 continue;
             }
             Err(error) => return Err(error),
@@ -169,7 +185,7 @@ fn text(time: SystemTime) -> String {
         .unwrap_or_default()
 }
 
-/// Who makes this connection, if it is made in this network namespace.
+/// The process that makes this connection, if it is made in this network namespace.
 fn process(from: SocketAddr, name: bool) -> Option<Process> {
     let socket = sockets::tcp()
         .ok()?
@@ -178,7 +194,7 @@ fn process(from: SocketAddr, name: bool) -> Option<Process> {
     let owner = if name { sockets::owner(socket.inode) } else { None };
     let cgroup = owner.as_ref().and_then(|owner| {
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", owner.pid)).ok()?;
-        // Version 2 if there is one, else whichever comes last: name=systemd.
+        // Version 2 if there is one, else the last: name=systemd.
         let line = groups
             .lines()
             .find(|line| line.starts_with("0::"))
@@ -201,27 +217,21 @@ fn printable(text: &str) -> String {
 // === impl Observed ===
 
 impl Observed {
-    /// What was seen last on this node, if anybody looked.
+    /// What was seen last on this node; `None`: nothing was ever observed.
     ///
     /// # Errors
-    /// It is there and cannot be read.
-    pub fn load(directory: &Path) -> io::Result<Option<Self>> {
-        match fs::read(directory.join(FILE)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// The file exists and cannot be read.
+    pub fn load(directory: &Path) -> Result<Option<Self>, FileError> {
+        file::read(&directory.join(FILE))
     }
 
-    /// Kept for `firewall apply`.
+    /// Keeps it for `firewall apply`.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn save(&self, directory: &Path) -> io::Result<()> {
-        fs::create_dir_all(directory)?;
-        let (file, new) = (directory.join(FILE), directory.join(format!("{FILE}.new")));
-        fs::write(&new, serde_json::to_vec_pretty(self)?)?;
-        fs::rename(new, file)
+    pub fn save(&self, directory: &Path) -> Result<(), FileError> {
+        fs::create_dir_all(directory).map_err(|error| FileError::new(directory, error))?;
+        file::replace(&directory.join(FILE), &file::json(self), file::READABLE)
     }
 }
 
@@ -254,8 +264,8 @@ enum To {
     Drop,
 }
 
-/// Classic BPF: what came in for this node (on lo each packet is seen leaving as well), TCP, first fragment, SYN without
-/// ACK, to one of the ports.
+/// Classic BPF: what came in for this node (on lo each packet is seen leaving as well), TCP, first fragment,
+/// SYN without ACK, to one of the ports.
 fn filter(ports: impl Iterator<Item = u16> + Clone) -> Vec<SockFilter> {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;

@@ -53,7 +53,8 @@ fn what_a_probe_gets_through_is_open_whatever_the_files_say() {
     assert!(open.with_gate(Some(&report(&["pods"]))).starts_with("open: "));
 }
 
-/// Seen red: with what the gate could do taken for done; with every refusal taken for the gate's; with no answer taken for a refusal.
+/// Seen red: with what the gate could do taken for done; with every refusal taken for the gate's; with no
+/// answer taken for a refusal.
 #[test]
 fn only_what_a_probe_has_seen_closed_is_called_compensated() {
     let mut found = inspected("flags-only");
@@ -125,8 +126,8 @@ impl Drop for Named {
     }
 }
 
-/// From the kubelet's own network, before and after the seal. Seen red: from a neighbour's network, where no server has the ports, all
-/// was called compensated.
+/// From the kubelet's own network, before and after the seal. Seen red: from a neighbour's network, where no
+/// server has the ports, all was called compensated.
 #[test]
 fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
     on_a_node(async |mut node: Node| {
@@ -174,8 +175,8 @@ fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
         for id in checks {
             assert_eq!(probe(&after, id), "closed", "{id}");
         }
-        // Without a token nothing is shown of callers with credentials, and without `ip` a side is missing. Seen red: with a refusal to
-        // every caller taken for the authorizer's.
+        // Without a token nothing is shown of callers with credentials, and without `ip` a side is missing.
+        // Seen red: with a refusal to every caller taken for the authorizer's.
         let mut blind = kubelet_gate();
         let blind = blind.arg("inspect").args(&prove).env("PATH", "").output();
         let blind = blind.unwrap();

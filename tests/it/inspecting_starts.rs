@@ -1,5 +1,5 @@
-//! How a kubelet is started: among processes, by systemd, inside k3s or MicroK8s. An option that is missed there may be the one that
-//! opens the node.
+//! How a kubelet is started: among processes, by systemd, inside k3s or MicroK8s. An option that is missed
+//! there may be the one that opens the node.
 
 use std::fs;
 use std::path::Path;
@@ -140,7 +140,8 @@ fn a_running_k3s_is_read_by_its_unit_and_environment() {
     assert_eq!(anonymous(), Fail);
 }
 
-/// A program that starts a kubelet may add flags, unless it is known not to. Seen red: with any word that ends in kubelet taken for it.
+/// A program that starts a kubelet may add flags, unless it is known not to. Seen red: with any word that
+/// ends in kubelet taken for it.
 #[test]
 fn a_program_that_starts_a_kubelet_is_looked_through_only_if_it_is_known() {
     let of = |command: &str| {

@@ -1,4 +1,5 @@
-//! If `prove` misses a way in, it calls an open node closed; if it does more than look, it does the attacker's work.
+//! If `prove` misses a way in, it calls an open node closed; if it does more than look, it does the
+//! attacker's work.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -64,8 +65,8 @@ fn is_unknown(outcome: &Outcome) -> bool {
     matches!(outcome.answer, Answer::Unknown(_))
 }
 
-/// Probes that get through a wide-open kubelet of the lab. The others are of pages that no kubelet serves any more, or the lab's does not;
-/// or of paths that a kubelet tidies by a redirect.
+/// Probes that get through a wide-open kubelet of the lab. The others are of pages that no kubelet serves any
+/// more, or the lab's does not; or of paths that a kubelet tidies by a redirect.
 pub(crate) fn open_probes() -> impl Iterator<Item = &'static prove::Probe> {
     const CLOSED: [&str; 9] = [
         "stats",
@@ -94,7 +95,7 @@ pub(crate) async fn world() -> (World, Ports) {
     (world, ports)
 }
 
-/// RecordedRequest red: with 404 taken for a refusal, exec, run, attach, port-forward and checkpoint were called closed.
+/// Seen red: with 404 taken for a refusal, exec, run, attach, port-forward and checkpoint were called closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_kubelet_is_open_to_every_probe_and_the_gate_to_none() {
     let (world, open) = world().await;
@@ -119,7 +120,7 @@ async fn an_open_kubelet_is_open_to_every_probe_and_the_gate_to_none() {
 
 /// Every request of the table, byte for byte, and no other; none of them could change anything.
 ///
-/// RecordedRequest red: with a body, and with PUT to the flags.
+/// Seen red: with a body, and with PUT to the flags.
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_the_documented_requests_are_sent() {
     let (world, open) = world().await;
@@ -155,9 +156,11 @@ async fn exactly_the_documented_requests_are_sent() {
     world.stop().await;
 }
 
-/// A kubelet that authenticates lets nothing through, though it redirects untidy paths before it authenticates; and it is no gate.
+/// A kubelet that authenticates lets nothing through, though it redirects untidy paths before it
+/// authenticates; and it is no gate.
 ///
-/// RecordedRequest red: with redirects taken for the kubelet's own answer, four paths were called open on a kubelet that is not.
+/// Seen red: with redirects taken for the kubelet's own answer, four paths were called open on a kubelet that
+/// is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_that_authenticates_is_neither_open_nor_a_gate() {
     let (world, open) = world().await;
@@ -202,7 +205,8 @@ async fn a_kubelet_that_authenticates_is_neither_open_nor_a_gate() {
     world.stop().await;
 }
 
-/// RecordedRequest red: with one answer that did not come taken for a closed port, exec and all later probes were called closed.
+/// Seen red: with one answer that did not come taken for a closed port, exec and all later probes were called
+/// closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_that_leaves_one_request_unanswered_is_asked_the_others() {
     let (world, open) = world().await;
@@ -220,7 +224,8 @@ async fn a_kubelet_that_leaves_one_request_unanswered_is_asked_the_others() {
     world.stop().await;
 }
 
-/// A port that takes connections and never answers is not proven closed, and does not hold up everything else.
+/// A port that takes connections and never answers is not proven closed, and does not hold up everything
+/// else.
 #[tokio::test]
 async fn a_silent_port_proves_nothing() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -239,10 +244,12 @@ async fn a_silent_port_proves_nothing() {
     }
 }
 
-/// RecordedRequest red: with a port that was closed at first taken for closed, and with an overloaded kubelet taken for one that refuses.
+/// Seen red: with a port that was closed at first taken for closed, and with an overloaded kubelet taken for
+/// one that refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_have_been_open_is_not_called_closed() {
-    // A kubelet that restarts: its port is closed at the first address, and open when the second one is tried.
+    // A kubelet that restarts: its port is closed at the first address, and open when the second one is
+    // tried.
     let restarting = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     restarting.bind(&SocketAddr::new(LOCALHOST, 0).into()).unwrap();
     let address = restarting.local_addr().unwrap().as_socket().unwrap();
@@ -268,7 +275,8 @@ async fn what_may_have_been_open_is_not_called_closed() {
     let address = going.local_addr().unwrap();
     let answered = std::thread::spawn(move || {
         let (mut stream, _) = going.accept().unwrap();
-        // A process that another test starts may have a copy of the listener for a moment: closing it would not suffice.
+        // A process that another test starts may have a copy of the listener for a moment: closing it would
+        // not suffice.
         SockRef::from(&going).shutdown(Shutdown::Both).unwrap();
         stream.write_all(b"HTTP/1.1 404 Not Found\r\n\r\n").unwrap();
     });
@@ -293,9 +301,10 @@ async fn what_may_have_been_open_is_not_called_closed() {
     world.stop().await;
 }
 
-/// A gate that requires a certificate refuses by an alert in the handshake. A server that hangs up, or speaks no TLS, has refused nothing.
+/// A gate that requires a certificate refuses by an alert in the handshake. A server that hangs up, or speaks
+/// no TLS, has refused nothing.
 ///
-/// RecordedRequest red: with every failed handshake taken for a refusal.
+/// Seen red: with every failed handshake taken for a refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_handshake_is_told_from_one_that_fails() {
     let world = World::builder()
@@ -317,7 +326,7 @@ async fn a_refused_handshake_is_told_from_one_that_fails() {
 
 /// Five requests a second by the kubelet's own clock, and never more, however slow this machine is.
 ///
-/// RecordedRequest red: without the wait, 32 requests in 0.1 s.
+/// Seen red: without the wait, 32 requests in 0.1 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pace_is_kept() {
     let (world, open) = world().await;

@@ -24,7 +24,8 @@ fn a_port_without_a_server_is_told_from_one_that_a_gate_has() {
     assert!(!said.contains("nothing got through:"), "{said}");
 }
 
-/// A saved report is one of this program, whole, for its owner alone; what is read back cannot steer a terminal.
+/// A saved report is one of this program, whole, for its owner alone; what is read back cannot steer a
+/// terminal.
 #[test]
 fn a_report_is_saved_whole_and_compared_with_care() {
     let folder = tempfile::tempdir().unwrap();
@@ -132,8 +133,8 @@ fn row(probe: &prove::Probe) -> String {
     let shown = match (probe.credential, probe.websocket) {
         (Credential::Nobody, false) => "nothing",
         (Credential::Nobody, true) => "nothing, WebSocket",
-        (Credential::ForeignCertificate, _) => "a certificate nobody issued",
-        (Credential::GarbageToken, _) => "a token nobody issued",
+        (Credential::ForeignCertificate, _) => "a self-signed certificate",
+        (Credential::GarbageToken, _) => "a made-up token",
         (Credential::Token, _) => "`--token-file`, WebSocket",
     };
     let reaches: Vec<String> = probe.reaches.iter().map(ToString::to_string).collect();

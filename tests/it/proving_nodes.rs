@@ -1,4 +1,5 @@
-//! `prove` on a node with interfaces: from every side, before and after the seal. It must leave nothing behind.
+//! `prove` on a node with interfaces: from every side, before and after the seal. It must leave nothing
+//! behind.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,8 +40,8 @@ fn links() -> String {
     shell("ip -o link | cut -d: -f2")
 }
 
-/// A token is not given away to a local user who has taken the port, from whichever side. Seen red: with the listeners looked for in the
-/// other namespace, where there are none.
+/// A token is not given away to a local user who has taken the port, from whichever side. Seen red: with the
+/// listeners looked for in the other namespace, where there are none.
 #[test]
 fn a_token_is_not_shown_to_another_users_server() {
     on_a_node(async |node: Node| {

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use super::server::{Act, Authority, Server, client, eventually};
 use crate::apiserver::client::ClientLimits;
-use crate::apiserver::{ApiServer, ApiServerError, Cause, Kubeconfig};
+use crate::apiserver::failure::Cause;
+use crate::apiserver::{ApiServer, ApiServerError, Kubeconfig};
 use crate::tls::pem;
 
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -33,7 +33,7 @@ pub(super) const ALLOWED: &str =
 pub(super) const JANE: &str =
     r#"{"kind":"TokenReview","status":{"authenticated":true,"user":{"username":"jane","groups":["a","b"]}}}"#;
 
-/// A CA and what it signs.
+/// A CA that signs certificates.
 pub(super) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
@@ -112,13 +112,13 @@ pub(super) enum Act {
     AnswerWith(u16, &'static [(&'static str, &'static str)], Vec<u8>),
     /// Never answers.
     Hang,
-    /// Closes the connection without a word.
+    /// Closes the connection without an answer.
     Cut,
     /// Resets it.
     Reset,
 }
 
-/// One request, as it came.
+/// One request, as it arrived.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) connection: usize,
@@ -153,7 +153,7 @@ impl Server {
         Self::start_as(&["127.0.0.1"], script).await
     }
 
-    /// Starts with a certificate for these names, and performs the script; after it, every review is a yes.
+    /// Starts with a certificate for these names, and performs the script. After it, every review is allowed.
     pub(super) async fn start_as(names: &[&str], script: Vec<Act>) -> Self {
         Self::start_by(Authority::new("test-ca"), names, script).await
     }
@@ -208,13 +208,13 @@ impl Server {
     }
 
     pub(super) fn write(&self, name: &str, content: &str) {
-        // As the kubelet and Kubernetes' projected volumes do it: nobody sees half a file.
+        // As the kubelet and Kubernetes' projected volumes do: no reader sees half a file.
         let temporary = self.path(&format!(".{name}"));
         std::fs::write(&temporary, content).unwrap();
         std::fs::rename(temporary, self.path(name)).unwrap();
     }
 
-    /// A kubeconfig that leads here, with further lines for cluster and user.
+    /// A kubeconfig for this server, with further lines for cluster and user.
     pub(super) fn kubeconfig(&self, cluster: &str, user: &str) -> Kubeconfig {
         let server = format!("https://{}", self.address);
         let text = kubeconfig_text(
@@ -247,7 +247,7 @@ impl Server {
         self.state.accepted.load(Ordering::SeqCst)
     }
 
-    /// Connections that have shaken hands and not ended.
+    /// Open connections, after the handshake.
     pub(super) fn open(&self) -> usize {
         self.state.open.load(Ordering::SeqCst)
     }
@@ -261,7 +261,7 @@ impl Server {
     }
 }
 
-/// A client whose exec plugin is given as long as a review.
+/// A client whose exec plugin has as much time as a review.
 pub(super) fn client(kubeconfig: Kubeconfig, timeout: Duration) -> ApiServer {
     ApiServer::with_plugin_deadline(
         timeout,
@@ -284,7 +284,7 @@ pub(super) fn kubeconfig_text(server: &str, cluster: &str, user: &str) -> String
     )
 }
 
-/// Polls until it holds.
+/// Polls until the condition holds.
 pub(super) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..1000 {
         if condition() {
@@ -305,7 +305,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>)
 }
 
 async fn serve(number: usize, tcp: tokio::net::TcpStream, acceptor: TlsAcceptor, state: Arc<State>) {
-    // With data unread or a linger of zero, closing is a reset; only `Reset` lets it come to that.
+    // Closing with unread data or a linger of zero is a reset; only `Reset` should cause one.
     let duplicate = socket2::SockRef::from(&tcp).try_clone().unwrap();
     let Ok(tls) = acceptor.accept(tcp).await else {
         return;
