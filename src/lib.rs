@@ -44,6 +44,7 @@ mod error;
 mod hex;
 pub mod host;
 pub mod metrics;
+pub mod named;
 pub mod quota;
 pub mod report;
 pub mod settings;

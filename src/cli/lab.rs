@@ -1,4 +1,4 @@
-//! `kubelet-gate lab`: the gate between an open kubelet and an API server of its own, to be tried or shown.
+//! `kubelet-gate lab`: a gate between an open kubelet and an API server, to try or to demonstrate.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::serve::{LogFormat, log_to_stderr, no_core_dumps};
 use super::{FAILED, GOOD, complain};
-use crate::lab::scenes::{self, Played, Row, Style, table};
+use crate::lab::scenes::{self, DemoResult, Row, Style, table};
 use crate::lab::{self, LabError, LabOptions};
 use crate::serve::run::{keep_reloading, until_signalled};
 use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN};
@@ -17,8 +17,8 @@ use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN};
 /// The arguments of `lab`.
 #[derive(Args, Debug)]
 pub(super) struct Lab {
-    /// Play every scene at the open kubelet and through the gate, print the table, and fail unless each answer is as it
-    /// must be
+    /// Play every scene with the open kubelet and through the gate, print the table, and fail unless every
+    /// row is as expected
     #[arg(long)]
     demo: bool,
     /// Keep certificates, configuration and audit log in this directory instead of a temporary one
@@ -41,7 +41,8 @@ impl Lab {
         };
         let done = runtime.block_on(async {
             let stop = CancellationToken::new();
-            // From here on a signal ends the lab in good order, and no key stays behind in a temporary directory.
+            // From here on a signal stops the lab in order, and the temporary directory with its keys is
+            // removed.
             tokio::spawn(until_signalled(stop.clone()).map_err(LabError::Serve)?);
             let options = LabOptions {
                 directory: self.dir.clone(),
@@ -65,7 +66,7 @@ impl Lab {
     }
 }
 
-/// Plays the scenes; true if every answer was as it must be.
+/// Plays the scenes. True if every row is as expected.
 async fn demo(options: LabOptions, stop: CancellationToken) -> Result<bool, LabError> {
     let lab = lab::Lab::start(options).await?;
     let played = stop.run_until_cancelled(scenes::play(&lab)).await;
@@ -75,7 +76,7 @@ async fn demo(options: LabOptions, stop: CancellationToken) -> Result<bool, LabE
         eprintln!("interrupted");
         return Ok(false);
     };
-    let Played { rows, skipped } = played.map_err(LabError::Serve)?;
+    let DemoResult { rows, skipped } = played.map_err(LabError::Serve)?;
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let style = if colour { Style::Colour } else { Style::Plain };
     print(&table(&rows, style));
@@ -83,10 +84,10 @@ async fn demo(options: LabOptions, stop: CancellationToken) -> Result<bool, LabE
         println!("{skipped}");
     }
     stopped?;
-    Ok(rows.iter().all(Row::ok))
+    Ok(rows.iter().all(Row::is_as_expected))
 }
 
-/// Says how to try it, and waits for a signal.
+/// Prints how to try the lab, and waits for a signal.
 async fn stay(options: LabOptions, stop: CancellationToken) -> Result<bool, LabError> {
     let lab = lab::Lab::start(options).await?;
     print(&welcome(&lab));
@@ -96,7 +97,7 @@ async fn stay(options: LabOptions, stop: CancellationToken) -> Result<bool, LabE
     Ok(true)
 }
 
-/// Who is who, and what to type.
+/// The addresses, the users, and commands to paste.
 fn welcome(lab: &lab::Lab) -> String {
     let mut text = String::new();
     let (gate, open) = (lab.address(), lab.kubelet.address());
@@ -105,28 +106,28 @@ fn welcome(lab: &lab::Lab) -> String {
     let _ = write!(
         text,
         "\
-An open kubelet, an API server, and a gate before the kubelet; all on this machine, gone with Ctrl-C.
+An open kubelet, an API server, and a gate in front of the kubelet, on this machine. Ctrl-C ends them.
 
   https://{gate}   the gate                        http://{tombstone}   the gate, in place of the read-only port
-  https://{open}   the kubelet, open to anybody    http://{read_only}   the kubelet's read-only port
+  https://{open}   the open kubelet                http://{read_only}   the kubelet's read-only port
   https://{api}   the API server                  http://{admin}   the gate's /livez, /readyz and /metrics
 
-Who is who
+Users
   certificate                    user                            may
   kube-apiserver-kubelet-client  the API server                  everything on nodes
   bob                            bob, group admins               everything on nodes
-  carol                          carol, group admins             the same; only rotated-ca.crt vouches for her
+  carol                          carol, group admins             the same; her CA is rotated-ca.crt
   alice                          alice, group developers         nothing
-  expired, not-yet-valid, wrong-ca, wrong-usage, no-cn           nothing: nobody believes them
+  expired, not-yet-valid, wrong-ca, wrong-usage, no-cn           nothing: the gate rejects them
   token
   {ADMIN_TOKEN:<29}  admin, group admins             everything on nodes
   {METRICS_TOKEN:<29}  service account metrics         get nodes/metrics, nodes/stats
   {PROXY_GET_TOKEN:<29}  service account reader          get nodes/proxy
 
-To be pasted into another terminal:
+Paste into another terminal:
   cd '{directory}'
 
-  # The kubelet by itself: anybody reads every pod with its secrets, and runs commands.
+  # The open kubelet: without credentials, read every pod with its secrets, and run a command.
   curl -k https://{open}/pods
   curl -k -X POST 'https://{open}/run/default/web/nginx?cmd=id'
   curl http://{read_only}/pods
@@ -136,7 +137,7 @@ To be pasted into another terminal:
   curl -i --cacert ca.crt -X POST 'https://{gate}/run/default/web/nginx?cmd=id'
   curl -i http://{tombstone}/pods
 
-  # By certificate: the API server may, alice may not (403), nobody believes the other (401).
+  # By certificate: alice has no rights (403), the next one is of another CA (401), the API server may.
   curl_as() {{ curl --cacert ca.crt --cert \"$1.crt\" --key \"$1.key\" \"${{@:2}}\"; }}
   curl_as alice -i https://{gate}/pods
   curl_as wrong-ca -i https://{gate}/pods
@@ -144,19 +145,19 @@ To be pasted into another terminal:
   curl_as kube-apiserver-kubelet-client -X POST 'https://{gate}/run/default/web/nginx?cmd=id'
   curl_as kube-apiserver-kubelet-client -N -m 5 'https://{gate}/containerLogs/payments/ledger/app?follow=true'
 
-  # By token: metrics yes (200), pods no (403).
+  # By token: metrics are allowed (200), pods are not (403).
   curl -i --cacert ca.crt -H 'Authorization: Bearer {METRICS_TOKEN}' https://{gate}/metrics
   curl -i --cacert ca.crt -H 'Authorization: Bearer {METRICS_TOKEN}' https://{gate}/pods
 
-  # A path with two readings: 400.
+  # An ambiguous path: 400.
   curl -i --path-as-is --cacert ca.crt -H 'Authorization: Bearer {METRICS_TOKEN}' \\
     'https://{gate}/metrics/../run/default/web/nginx?cmd=id'
 
-  # What attackers' tools get: past the gate, which only a seal closes (exit 2), and at its door (exit 0).
+  # Probes of attackers' tools: past the gate, which only a seal prevents (exit 2), and through it (exit 0).
   kubelet-gate prove --address 127.0.0.1 --port {} --read-only-port {} --healthz-port 1
   kubelet-gate prove --address 127.0.0.1 --port {} --read-only-port {} --healthz-port 1
 
-  # What the gate has to say.
+  # Metrics, readiness and audit of the gate.
   curl -s http://{admin}/metrics | grep '^kubelet_gate.*_total'
   curl 'http://{admin}/readyz?verbose'
   tail audit.log
@@ -171,7 +172,7 @@ To be pasted into another terminal:
     text
 }
 
-/// Writes to standard output; one that is closed early, as by `head`, is the reader's choice.
+/// Writes to standard output. An error is ignored: the reader, such as `head`, has closed it.
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

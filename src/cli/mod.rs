@@ -46,7 +46,7 @@ enum Command {
     /// Write a development PKI: CAs, serving pairs, client certificates good and bad
     #[cfg(feature = "lab")]
     Certs(certs::Certs),
-    /// Validate everything that serve would use, print the effective settings, change nothing
+    /// Validate everything that serve would use, and change nothing
     Check(check::Check),
     /// Say which checks a request needs, or why it is refused (exit 1); as with requireCreate: true, the default
     Explain(explain::Explain),

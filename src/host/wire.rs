@@ -18,6 +18,13 @@ pub struct Wire {
     namespace: Namespace,
 }
 
+/// A port that was opened for the purpose is not reached over a wire: the node's own firewall or routing is in between.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "not reached over a wire of its own ({0}): the node's firewall or routing keeps it from showing anything"
+)]
+pub struct Unreached(#[source] io::Error);
+
 impl Wire {
     /// Makes one for these addresses of the node. One at a time in a process.
     ///
@@ -64,20 +71,18 @@ impl Wire {
         Ok(Self { namespace })
     }
 
-    /// Whether packets from there reach this address of the node at all, and its answers come back: without that, silence shows
-    /// nothing.
+    /// Whether packets from there reach this address of the node at all, and its answers come back: without that, silence
+    /// shows nothing.
     ///
     /// # Errors
-    /// A port that is open to everybody is not reached: why.
-    pub fn reaches(&self, address: IpAddr) -> Result<(), String> {
+    /// An open port is not reached: why.
+    pub fn reaches(&self, address: IpAddr) -> Result<(), Unreached> {
         let dialled = TcpListener::bind((address, 0)).and_then(|listener| {
             let to = listener.local_addr()?;
             self.run(|| TcpStream::connect_timeout(&to, CONTROL))?
         });
         match dialled {
-            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => Err(format!(
-                "not reached over a wire of its own ({error}): the node's firewall or routing keeps it from showing anything"
-            )),
+            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => Err(Unreached(error)),
             _ => Ok(()),
         }
     }

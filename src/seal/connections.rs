@@ -1,11 +1,13 @@
-//! Connections to the kubelet that were there before the seal: they go on, past the gate, until somebody cuts them.
+//! Connections to the kubelet that are older than the seal: they bypass the gate until they are cut.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use super::{FirewallError, Plan, PortKind, tool};
+use super::error::FirewallError;
+use super::plan::{Plan, PortKind};
+use super::tool;
 use crate::host::sockets::{self, Owner, TcpSocket};
 
 /// A connection to one of the kubelet's ports that did not come through the gate.
@@ -45,7 +47,7 @@ fn among(sockets: &[TcpSocket], plan: &Plan, gate_uid: u32) -> Vec<Ungated> {
             None => true,
             // Health checks of this node are what 10248 is for.
             Some(_) if port.kind == PortKind::Healthz => false,
-            // An end that nobody holds any more is no way in.
+            // An end that no process holds any more is no way in.
             Some(other) => other.uid != gate_uid && other.inode != 0,
         }
     };
@@ -59,7 +61,7 @@ fn among(sockets: &[TcpSocket], plan: &Plan, gate_uid: u32) -> Vec<Ungated> {
         .collect()
 }
 
-/// Who holds the other end, if that is on this node and can be seen.
+/// The process that holds the other end, if that is on this node and can be seen.
 pub fn holder(connection: &Ungated) -> Option<Owner> {
     let sockets = sockets::tcp().ok()?;
     let end = sockets
@@ -112,7 +114,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::seal::{PortKind, SealedPort};
+    use crate::seal::plan::SealedPort;
     use crate::settings::Backend;
 
     fn plan(port: u16) -> Plan {

@@ -3,7 +3,8 @@
 
 use std::net::Ipv4Addr;
 
-use super::{FirewallError, tool};
+use super::error::FirewallError;
+use super::tool;
 
 /// A rule that is not ours.
 #[derive(Clone, Debug, Eq, PartialEq)]

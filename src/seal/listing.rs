@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 
-use super::FirewallError;
+use super::digest::sha256;
+use super::error::FirewallError;
 
 /// Objects of one listing.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub struct Listing {
     objects: Vec<Value>,
 }
 
@@ -85,12 +85,11 @@ impl Listing {
                 text.push('\n');
             }
         }
-        let hash = digest(&SHA256, text.as_bytes());
-        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        sha256(text.as_bytes())
     }
 }
 
-/// Whether an object belongs to the trial or is about whom the seal lets through.
+/// Whether an object belongs to the trial or to the exemption.
 fn passing(object: &Value) -> bool {
     let of_trial = |name: &Value| name.as_str().is_some_and(|name| name.ends_with("_trial"));
     if object.get("metainfo").is_some()

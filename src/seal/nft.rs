@@ -2,20 +2,23 @@
 //!
 //! Five base chains each send the ports of the running trial to the trial's rules, and then the confirmed ports to the
 //! confirmed rules. The trial's ports are elements with a timeout: when they expire, no rule of the trial matches any
-//! more, and nobody has to be alive for that. See `docs/decisions/004-seal-primitives.md`.
+//! more, and no process is needed for that. See `docs/decisions/004-seal-primitives.md`.
 
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::boot::Boot;
+use super::error::FirewallError;
+use super::exemption::Exemption;
 use super::listing::{self, Listing};
 use super::plan::{Plan, PortKind, SealedPort};
-use super::{Boot, Exemption, FirewallError, Kind, id, tool};
+use super::tool;
 use crate::settings::Backend;
 
 /// The seal by `nft`.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Nft;
 
 const TOOL: &str = "nft";
@@ -28,7 +31,7 @@ const BASE_CHAINS: [(&str, &str, &str); 5] = [
     (
         "raw",
         "type filter hook prerouting priority -310",
-        "before conntrack: what was never sent by this node",
+        "before conntrack: packets that this node never sent",
     ),
     (
         "nat_in",
@@ -43,17 +46,17 @@ const BASE_CHAINS: [(&str, &str, &str); 5] = [
     (
         "in",
         "type filter hook input priority 10",
-        "the seal from outside: whatever was not brought to the gate",
+        "the seal from outside: connections that were not brought to the gate",
     ),
     (
         "out",
         "type filter hook output priority 10",
-        "the seal on this node, whoever it is",
+        "the seal on this node, for every user",
     ),
 ];
 
 impl Nft {
-    pub(super) fn usable(&self) -> Result<(), FirewallError> {
+    pub(super) fn usable(self) -> Result<(), FirewallError> {
         let sample = Plan::sample(Backend::Nftables);
         let unusable = |error: FirewallError| FirewallError::Unusable {
             backend: Backend::Nftables,
@@ -65,12 +68,12 @@ impl Nft {
         listing::parse(TOOL, &tables).map(drop).map_err(unusable)
     }
 
-    pub(super) fn print(&self, plan: &Plan) -> String {
+    pub(super) fn print(self, plan: &Plan) -> String {
         document(Some(plan), None, None)
     }
 
     pub(super) fn load(
-        &self,
+        self,
         confirmed: Option<&Plan>,
         trial: Option<(&Plan, Duration)>,
         exemption: Option<&Exemption>,
@@ -79,7 +82,7 @@ impl Nft {
         submit(&document(confirmed, trial, rule.as_deref()), "loading the rules")
     }
 
-    pub(super) fn confirm(&self, trial: &Plan, exemption: Option<&Exemption>) -> Result<(), FirewallError> {
+    pub(super) fn confirm(self, trial: &Plan, exemption: Option<&Exemption>) -> Result<(), FirewallError> {
         let rule = exemption.map(exempt_rule).transpose()?;
         // One transaction: when the elements have expired, deleting them fails, and with it everything.
         let document = format!(
@@ -88,12 +91,12 @@ impl Nft {
             document(Some(trial), None, rule.as_deref())
         );
         match submit(&document, "confirming the trial") {
-            Err(_) if matches!(self.trial_remaining(), Ok(None)) => Err(FirewallError::TooLate),
+            Err(_) if self.trial_has_ended() => Err(FirewallError::TooLate),
             outcome => outcome,
         }
     }
 
-    pub(super) fn admit(&self, exemption: &Exemption) -> Result<(), FirewallError> {
+    pub(super) fn admit(self, exemption: &Exemption) -> Result<(), FirewallError> {
         let rule = exempt_rule(exemption)?;
         submit(
             &format!("flush chain inet kubelet_gate exempt\nadd rule inet kubelet_gate exempt {rule}\n"),
@@ -101,19 +104,7 @@ impl Nft {
         )
     }
 
-    pub(super) fn admitted(&self, exemption: &Exemption) -> Result<bool, FirewallError> {
-        let cgroup = nft_cgroup(exemption)?;
-        Ok(self.listing()?.is_some_and(|listing| {
-            listing.admits(
-                exemption.uid,
-                exemption.mark.value,
-                exemption.mark.mask,
-                cgroup.as_deref(),
-            )
-        }))
-    }
-
-    pub(super) fn remove(&self) -> Result<(), FirewallError> {
+    pub(super) fn remove(self) -> Result<(), FirewallError> {
         // Adding first makes the deletion good for a table that is not there, as `destroy` would be in newer versions.
         submit(
             "add table inet kubelet_gate\ndelete table inet kubelet_gate\n",
@@ -121,39 +112,8 @@ impl Nft {
         )
     }
 
-    pub(super) fn fingerprint(&self) -> Result<Option<String>, FirewallError> {
-        Ok(self.listing()?.map(|listing| listing.fingerprint()))
-    }
-
-    pub(super) fn trial_remaining(&self) -> Result<Option<Duration>, FirewallError> {
-        Ok(self.listing()?.and_then(|listing| listing.trial_remaining()))
-    }
-
-    pub(super) fn left_of_trial(&self) -> Result<bool, FirewallError> {
-        Ok(self.listing()?.is_some_and(|listing| listing.has_trial()))
-    }
-
-    pub(super) fn carries(&self, plan: &Plan, kind: Kind) -> Result<bool, FirewallError> {
-        let name = named_after(
-            plan,
-            match kind {
-                Kind::Trial => "trial",
-                Kind::Confirmed => "confirmed",
-            },
-        );
-        Ok(self
-            .listing()?
-            .is_some_and(|listing| listing.has_chain(|chain| chain == name)))
-    }
-
-    pub(super) fn confirmed_any(&self) -> Result<bool, FirewallError> {
-        Ok(self
-            .listing()?
-            .is_some_and(|listing| listing.has_chain(|chain| chain.ends_with("_confirmed"))))
-    }
-
-    pub(super) fn boot(&self, plan: &Plan, directory: &Path) -> Boot {
-        let file = directory.join("confirmed.nft");
+    pub(super) fn boot(self, plan: &Plan, directory: &Path) -> Boot {
+        let file = directory.join(format!("confirmed-{}.nft", plan.id()));
         let program = tool::find(TOOL).unwrap_or_else(|_| PathBuf::from("/usr/sbin/nft"));
         let words = [&program, Path::new("-f"), &file].map(|word| word.display().to_string());
         Boot {
@@ -163,7 +123,7 @@ impl Nft {
     }
 
     /// Our table; `None`: there is none.
-    fn listing(&self) -> Result<Option<Listing>, FirewallError> {
+    pub(super) fn listing(self) -> Result<Option<Listing>, FirewallError> {
         let doing = "listing the tables";
         let tables = listing::parse(TOOL, &tool::run(TOOL, &["-j", "list", "tables"], "", doing)?)?;
         if !tables.has_our_table() {
@@ -173,7 +133,7 @@ impl Nft {
         match tool::run(TOOL, &list, "", "listing the table") {
             Ok(text) => listing::parse(TOOL, &text).map(Some),
             Err(error) => {
-                // Somebody may have taken it away in between.
+                // Another program may have taken it away in between.
                 let tables = listing::parse(TOOL, &tool::run(TOOL, &["-j", "list", "tables"], "", doing)?)?;
                 if tables.has_our_table() {
                     Err(error)
@@ -182,6 +142,11 @@ impl Nft {
                 }
             }
         }
+    }
+
+    fn trial_has_ended(self) -> bool {
+        let listing = self.listing();
+        listing.is_ok_and(|listing| listing.is_none_or(|listing| listing.trial_remaining().is_none()))
     }
 }
 
@@ -266,15 +231,15 @@ fn render(
     }
     for (plan, which) in [(trial.map(|(plan, _)| plan), "trial"), (confirmed, "confirmed")] {
         let Some(plan) = plan else { continue };
-        line!("\n    # Nothing comes here: the name says which plan it is.");
+        line!("\n    # No rule leads here: the name says which plan it is.");
         line!("    chain {} {{", named_after(plan, which));
         line!("    }}");
     }
 }
 
-/// The chain by which a plan is known again.
-fn named_after(plan: &Plan, which: &str) -> String {
-    format!("plan_{}_{which}", id(plan))
+/// The chain by which a plan is recognized.
+pub(super) fn named_after(plan: &Plan, which: &str) -> String {
+    format!("plan_{}_{which}", plan.id())
 }
 
 /// What sends a base chain's packets to the trial.
@@ -402,8 +367,8 @@ fn level(exemption: &Exemption) -> usize {
     path.split('/').filter(|part| !part.is_empty()).count()
 }
 
-/// The gate's cgroup as nft spells it, below `/sys/fs/cgroup`; `None` where there is none to tell the gate by.
-fn nft_cgroup(exemption: &Exemption) -> Result<Option<String>, FirewallError> {
+/// The gate's cgroup as nft spells it, below `/sys/fs/cgroup`; `None` where the gate has none of its own.
+pub(super) fn nft_cgroup(exemption: &Exemption) -> Result<Option<String>, FirewallError> {
     let Some(path) = exemption.cgroup.as_deref().filter(|path| !path.is_empty()) else {
         return Ok(None);
     };

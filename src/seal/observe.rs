@@ -1,8 +1,8 @@
-//! Who calls the kubelet's ports, seen without changing anything: no rule is loaded, no connection tracked.
+//! The callers of the kubelet's ports, seen without changing anything: no rule is loaded, no connection tracked.
 //!
 //! A packet socket gets a copy of every packet; a filter in the kernel lets through the first packet of each connection to
-//! the ports in question, and nothing else. Who calls from this node is named at once, by the socket that is still
-//! waiting for its answer.
+//! the ports in question, and nothing else. A caller on this node is named at once, by the socket that is still waiting
+//! for its answer.
 
 use std::collections::HashMap;
 use std::fs;
@@ -17,7 +17,8 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::PortKind;
+use super::file::{self, FileError};
+use super::plan::PortKind;
 use crate::host::sockets;
 
 /// Callers that are told apart; more are only counted.
@@ -45,7 +46,7 @@ pub struct Observed {
     pub others: u64,
 }
 
-/// Somebody who calls a port of the kubelet.
+/// A caller of a port of the kubelet.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Caller {
@@ -169,7 +170,7 @@ fn text(time: SystemTime) -> String {
         .unwrap_or_default()
 }
 
-/// Who makes this connection, if it is made in this network namespace.
+/// The process that makes this connection, if it is made in this network namespace.
 fn process(from: SocketAddr, name: bool) -> Option<Process> {
     let socket = sockets::tcp()
         .ok()?
@@ -178,7 +179,7 @@ fn process(from: SocketAddr, name: bool) -> Option<Process> {
     let owner = if name { sockets::owner(socket.inode) } else { None };
     let cgroup = owner.as_ref().and_then(|owner| {
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", owner.pid)).ok()?;
-        // Version 2 if there is one, else whichever comes last: name=systemd.
+        // Version 2 if there is one, else the last: name=systemd.
         let line = groups
             .lines()
             .find(|line| line.starts_with("0::"))
@@ -201,27 +202,21 @@ fn printable(text: &str) -> String {
 // === impl Observed ===
 
 impl Observed {
-    /// What was seen last on this node, if anybody looked.
+    /// What was seen last on this node; `None`: nothing was ever observed.
     ///
     /// # Errors
-    /// It is there and cannot be read.
-    pub fn load(directory: &Path) -> io::Result<Option<Self>> {
-        match fs::read(directory.join(FILE)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// The file exists and cannot be read.
+    pub fn load(directory: &Path) -> Result<Option<Self>, FileError> {
+        file::read(&directory.join(FILE))
     }
 
-    /// Kept for `firewall apply`.
+    /// Keeps it for `firewall apply`.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn save(&self, directory: &Path) -> io::Result<()> {
-        fs::create_dir_all(directory)?;
-        let (file, new) = (directory.join(FILE), directory.join(format!("{FILE}.new")));
-        fs::write(&new, serde_json::to_vec_pretty(self)?)?;
-        fs::rename(new, file)
+    pub fn save(&self, directory: &Path) -> Result<(), FileError> {
+        fs::create_dir_all(directory).map_err(|error| FileError::new(directory, error))?;
+        file::replace(&directory.join(FILE), &file::json(self), file::READABLE)
     }
 }
 

@@ -5,19 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Mark;
+use super::digest::sha256;
 use crate::settings::{Backend, Settings, UpstreamUrl};
 
 /// What the kubelet's ports are by default, and by custom.
 const READ_ONLY: u16 = 10255;
 const HEALTHZ: u16 = 10248;
 
-/// A seal, as it is printed, tried, confirmed and kept. It names nothing that lives shorter than the node's set-up: who
-/// walks through ([`Exemption`]) is not in it.
+/// A seal, as it is printed, tried, confirmed and kept. It names nothing that lives shorter than the node's set-up: the
+/// gate's exemption is not in it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Plan {
-    /// Who carries it.
+    /// The packet filter that carries it.
     pub backend: Backend,
     /// Every port, each once, in ascending order.
     pub ports: Vec<SealedPort>,
@@ -45,23 +45,10 @@ pub struct SealedPort {
 pub enum PortKind {
     /// 10250: TLS, everything.
     Secure,
-    /// 10255: pods, metrics and specs, for anybody.
+    /// 10255: pods, metrics and specs, without authentication.
     ReadOnly,
     /// 10248: `/healthz`. Closed from outside only: local health checks are what it is for.
     Healthz,
-}
-
-/// Who walks through the seal: sockets that have all of it. Never written into a plan.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Exemption {
-    /// The gate's user id; never 0.
-    pub uid: u32,
-    /// What the gate sets on its sockets (`SO_MARK`).
-    pub mark: Mark,
-    /// The gate's cgroup below the root of cgroup v2, without a leading slash, such as
-    /// `system.slice/kubelet-gate.service`; `None` where there is no cgroup v2.
-    pub cgroup: Option<String>,
 }
 
 /// There is nothing to plan a seal by.
@@ -69,10 +56,10 @@ pub struct Exemption {
 pub enum PlanError {
     /// The kubelet has no port.
     #[error(
-        "upstream.url: {0} is a socket in the file system: who may reach it is for its permissions to say, not for a firewall"
+        "upstream.url: {0} is a socket in the file system: its permissions decide which processes reach it, not a firewall"
     )]
     NoPort(String),
-    /// Sealed, nobody would reach the gate.
+    /// Once the node is sealed, no client would reach the gate.
     #[error(
         "listen: {listen} is neither a port of the gate's own on every address, to which the kubelet's port {port} could \
          be redirected, nor that very port on an address of this node: write listen: [\"0.0.0.0:19443\"], or \"[::]:19443\" \
@@ -93,7 +80,7 @@ impl Plan {
     /// whether or not it is open today, and 10248.
     ///
     /// # Errors
-    /// The kubelet has no port, or nobody would reach the gate.
+    /// The kubelet has no port, or no client would reach the gate.
     pub fn of(settings: &Settings, listening: &[u16], backend: Backend) -> Result<Self, PlanError> {
         let secure = match &settings.upstream.url {
             UpstreamUrl::Http(address) | UpstreamUrl::Https(address) => address.port(),
@@ -127,8 +114,8 @@ impl Plan {
         Ok(Self { backend, ports })
     }
 
-    /// What to dial to see whether somebody gets around the gate: each port on each address. Where the gate itself holds the
-    /// port no rule stands before whoever takes its place.
+    /// What to dial to see whether a connection bypasses the gate: each port on each address. That includes those where the
+    /// gate itself holds the port: no rule protects them from a process that takes the gate's place.
     #[must_use]
     pub fn dialled(&self, addresses: &[IpAddr]) -> Vec<SocketAddr> {
         let ports = self.ports.iter().filter(|port| port.kind != PortKind::Healthz);
@@ -139,6 +126,14 @@ impl Plan {
                     .map(|address| SocketAddr::new(*address, port.port))
             })
             .collect()
+    }
+
+    /// What tells a plan from every other one, short enough for the name of a chain.
+    #[must_use]
+    pub fn id(&self) -> String {
+        // A plan can always be written: it is numbers, names and addresses.
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        sha256(&text)[..16].to_owned()
     }
 
     /// One of everything, to try a packet filter with.
@@ -185,7 +180,7 @@ impl SealedPort {
 // === impl PortKind ===
 
 impl PortKind {
-    /// For people.
+    /// As it is printed.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Going around the gate on purpose: connections that have nothing of the gate's exemption, and who takes them.
+//! Bypassing the gate on purpose: connections that have nothing of the gate's exemption, and which process takes them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,10 +8,11 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::{Plan, RunningGate};
+use super::plan::Plan;
+use super::running_gate::RunningGate;
 use crate::host::sockets;
 
-/// A refusal comes at once; whoever says nothing for so long was stopped by a rule that drops.
+/// A refusal comes at once; after so long without an answer a rule has dropped the connection.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A way around the gate, tried.
@@ -19,34 +20,46 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub struct Attempt {
     /// What was dialled.
     pub address: SocketAddr,
-    /// Who answered.
+    /// What answered.
     pub reached: Reached,
 }
 
-/// Who takes a connection.
+/// What takes a connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Reached {
-    /// Nobody.
-    Nobody,
+    /// Nothing: it was refused, or dropped.
+    Nothing,
     /// The gate: its TLS port or its tombstone.
     Gate,
-    /// Somebody who is not the gate, where it listens: what is brought to the gate is theirs.
+    /// A process that is not the gate, where the gate listens: it receives what is brought to the gate.
     Squatter,
-    /// Somebody else, which can only be the kubelet: the seal is open.
+    /// Any other process, which can only be the kubelet: the seal is open.
     Kubelet,
-    /// It cannot be said.
+    /// It cannot be found out: why.
     Unknown(String),
 }
 
 impl Reached {
-    /// Nobody got around the gate.
+    /// Whether the connection did not bypass the gate.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
-        matches!(self, Self::Nobody | Self::Gate)
+        matches!(self, Self::Nothing | Self::Gate)
     }
 }
 
-/// Dials every port of `plan` on each of `addresses`, from here, and says who took it.
+impl std::fmt::Display for Reached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::Gate => "the gate",
+            Self::Squatter => "not the gate, on its port",
+            Self::Kubelet => "the kubelet",
+            Self::Unknown(why) => why,
+        })
+    }
+}
+
+/// Dials every port of `plan` on each of `addresses`, from here, and says what took it.
 pub async fn attempt_all(plan: &Plan, addresses: &[IpAddr], gate: &RunningGate) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     for (address, outcome) in dial_all(&plan.dialled(addresses)).await {
@@ -56,15 +69,16 @@ pub async fn attempt_all(plan: &Plan, addresses: &[IpAddr], gate: &RunningGate) 
     attempts
 }
 
-/// Dials them one after the other, and yields the sockets or why there is none; the connections stay open until the result is dropped.
-pub async fn dial_all(addresses: &[SocketAddr]) -> Vec<(SocketAddr, io::Result<TcpStream>)> {
+/// Dials them one after the other, and yields the sockets or why there is none; the connections stay open until the result
+/// is dropped.
+pub(super) async fn dial_all(addresses: &[SocketAddr]) -> Vec<(SocketAddr, io::Result<TcpStream>)> {
     let mut dialled = Vec::new();
     for address in addresses {
         let outcome = timeout(PATIENCE, dial(*address))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         if let Ok(stream) = &outcome {
-            // Ended by a reset, it leaves no trace in the node's tables that looks like somebody's health check.
+            // Ended by a reset, it leaves no trace in the node's tables that looks like a health check.
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
         dialled.push((*address, outcome));
@@ -72,8 +86,8 @@ pub async fn dial_all(addresses: &[SocketAddr]) -> Vec<(SocketAddr, io::Result<T
     dialled
 }
 
-/// From a port that is no other connection's: left to itself the kernel takes one that is in use towards somebody else, and
-/// then two takers are found.
+/// From a port that is no other connection's: left to itself the kernel takes one that is in use towards another address,
+/// and then two takers are found.
 async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let (socket, from) = match address {
         SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
@@ -83,10 +97,10 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-/// Who took a connection, wherever it was made; to be asked in the node's own network namespace while it is open.
-pub fn reached(dialled: &io::Result<TcpStream>, gate: &RunningGate) -> Reached {
+/// What took a connection, wherever it was made; to be asked in the node's own network namespace while it is open.
+pub(super) fn reached(dialled: &io::Result<TcpStream>, gate: &RunningGate) -> Reached {
     let ends = match dialled {
-        Err(error) if nobody(error) => return Reached::Nobody,
+        Err(error) if is_closed(error) => return Reached::Nothing,
         Err(error) => return Reached::Unknown(error.to_string()),
         Ok(stream) => stream
             .local_addr()
@@ -94,7 +108,7 @@ pub fn reached(dialled: &io::Result<TcpStream>, gate: &RunningGate) -> Reached {
     };
     let taken = ends.and_then(|(here, there)| Ok((there.port(), sockets::taken_by(here)?)));
     match taken {
-        // If it cannot be told which of several it was, it is taken for the worst.
+        // If several processes may have taken it, the worst of them counts.
         Ok((_, takers)) if !takers.is_empty() && takers.iter().all(|taker| gate.took(taker)) => Reached::Gate,
         // Brought there from another port.
         Ok((port, takers))
@@ -110,7 +124,7 @@ pub fn reached(dialled: &io::Result<TcpStream>, gate: &RunningGate) -> Reached {
 }
 
 /// Refused, or no such address or family on this node.
-fn nobody(error: &io::Error) -> bool {
+fn is_closed(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use super::FirewallError;
+use super::error::FirewallError;
 
 /// None of them takes a second where nothing is wrong.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -84,7 +84,7 @@ fn reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
         if let Some(mut pipe) = pipe
             && pipe.read_to_end(&mut bytes).is_ok()
         {
-            // Nobody waits any more after the deadline.
+            // After the deadline there is no receiver any more.
             let _ = end.send(bytes);
         }
     });

@@ -1,21 +1,21 @@
-//! The state of the seal, as the last look found it.
+//! The state of the seal, as the watch found it last.
 
 use serde::Serialize;
 
-/// The seal as it was found by the last look.
+/// The seal as the watch found it last.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "state", content = "why")]
 pub enum Seal {
-    /// Nobody has looked yet.
+    /// The watch has not looked yet.
     #[default]
     Unwatched,
     /// None was confirmed on this node, and none is being tried.
     Absent,
     /// One is being tried, and holds.
     Trial,
-    /// In force as it was confirmed, and nobody got around the gate.
+    /// In force as it was confirmed, and no connection bypassed the gate.
     Sealed,
-    /// Somebody can get around the gate: how.
+    /// It is not in force as it was confirmed, or a connection bypassed the gate: how.
     Open(String),
     /// It cannot be looked at: why.
     Unknown(String),

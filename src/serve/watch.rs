@@ -1,4 +1,4 @@
-//! What `serve` does about the seal: lets its own connections through, looks after it, and puts it back if it may.
+//! What `serve` does about the seal: it admits its own connections, watches the rules, and puts them back if it may.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,23 +10,23 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::instance::Instance;
 use crate::seal::{
-    Attempt, Changes, Confirmed, Firewall, Kind, Plan, PortKind, Reached, RunningGate, Seal, State,
-    attempt_all, connections,
+    Attempt, Case, Changes, FileError, FirewallError, Plan, PortKind, Reached, Restored, RunningGate, Seal,
+    Standing, StandingError, State, attempt_all, connections, put_back, tidy,
 };
 use crate::settings::Backend;
 
-/// The seal is looked at this often even if nothing is announced: the end of a trial is not, nor is what happens to
+/// The seal is looked at this often even if nothing is announced: the end of a trial is not, nor is a change of
 /// iptables-legacy.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The same as long as all is well and changes are announced: a look takes half a dozen processes.
 const QUIET: Duration = Duration::from_secs(15);
-/// Nobody takes so long to change the seal.
+/// A change of the seal takes less; after that the state found is final.
 const CHANGE: Duration = Duration::from_secs(4);
 /// A look that takes longer has found nothing out.
 const LOOK: Duration = Duration::from_secs(10);
-/// How long the start may wait until the gate is let through.
+/// How long the start may wait until the gate is admitted.
 const ADMITTED: Duration = Duration::from_secs(5);
-/// After an announcement: one look for all that comes at once.
+/// After an announcement: one look for all that come at once.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// `serve`'s part in the seal.
@@ -35,47 +35,58 @@ pub(super) struct Watch {
     instance: Arc<Instance>,
     /// Ports and families that have a gauge.
     gauges: BTreeSet<(u16, &'static str)>,
-    /// What carries the seal announces its changes.
+    /// The packet filter of the seal announces its changes.
     announces: bool,
-    /// Since when somebody else has been changing the seal at every look.
+    /// Since when another process has been changing the seal at every look.
     changing: Option<Instant>,
-    reloaded: Option<Reloaded>,
+    /// The rules were put back, and how they are listed could not be noted: to load them once more would not help.
+    unnoted: bool,
 }
 
 /// What a look at the kernel and at the node's own state found.
 enum Found {
+    /// Nothing is in force, and nothing should be.
     Absent,
-    /// The rules are as they were loaded.
-    InForce {
-        plan: Plan,
-        confirmed: bool,
-    },
-    /// The rules of the confirmed plan are not.
-    Broken {
-        plan: Plan,
-        why: &'static str,
-    },
+    /// The rules of this plan are in force.
+    InForce { plan: Plan, confirmed: bool },
+    /// Others than the confirmed ones are.
+    Broken { plan: Plan, why: String },
+    /// It cannot be told which plan is in force.
+    Unknown(String),
 }
 
 /// What one look yields.
 struct Look {
-    found: Result<Found, String>,
-    /// Somebody else held the lock.
+    found: Result<Found, LookError>,
+    /// Another process held the lock.
     changing: bool,
-    reloaded: Option<Reloaded>,
+    unnoted: bool,
 }
 
-/// The confirmed plan as the kernel listed it once this gate had put it back.
-#[derive(Clone)]
-struct Reloaded {
-    plan: Plan,
-    fingerprint: String,
+/// Why a look found nothing out.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    /// The kernel or the state.
+    #[error(transparent)]
+    Standing(#[from] StandingError),
+    /// The lock.
+    #[error(transparent)]
+    Lock(#[from] FileError),
+    /// The packet filter.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// A bug.
+    #[error("a look ended early: {0}")]
+    Panicked(#[from] tokio::task::JoinError),
+    /// Each program is given up on in time, so that the look ends by itself; until then the next ones find the lock taken.
+    #[error("a look was not done in {LOOK:?}")]
+    Late,
 }
 
 // === impl Watch ===
 
 impl Watch {
-    /// Of a gate that listens already, and has said in `firewall.runDirectory` what it is known by.
+    /// Of a gate that listens already, and has written its exemption to `firewall.runDirectory`.
     pub(super) fn new(instance: Arc<Instance>, running: RunningGate) -> Self {
         Self {
             running,
@@ -83,19 +94,20 @@ impl Watch {
             gauges: BTreeSet::new(),
             announces: false,
             changing: None,
-            reloaded: None,
+            unnoted: false,
         }
     }
 
-    /// Lets the gate through, as far as it may, before it takes the first request: what it sent until then would come back to it.
+    /// Admits the gate, as far as it may, before it takes the first request: until then its connections to the kubelet would
+    /// be brought back to it.
     pub(super) async fn admit(&mut self) {
         let instance = self.instance.clone();
         instance.gate.kubelet.may_be_led_back(true);
         let running = self.running.clone();
-        let looking = spawn_blocking(move || find(&instance, &running, None));
+        let looking = spawn_blocking(move || look_once(&instance, &running, false));
         // What is wrong, or takes longer, is for the next look to tell.
         if let Ok(Ok(look)) = timeout(ADMITTED, looking).await {
-            self.reloaded = look.reloaded;
+            self.unnoted = look.unnoted;
         }
     }
 
@@ -106,7 +118,7 @@ impl Watch {
         loop {
             if let Some(seal) = self.look().await {
                 let now = Instant::now();
-                // How long it was as the look before found it.
+                // For so long it was as the look before found it.
                 if matches!(*self.instance.seal.load_full(), Seal::Open(_) | Seal::Unknown(_)) {
                     let open = (now - last).as_secs_f64();
                     self.instance.metrics().seal_open_seconds.inc_by(open);
@@ -135,7 +147,7 @@ impl Watch {
         }
     }
 
-    /// Tells people what has changed, and everybody what is.
+    /// Logs what has changed, and publishes what is.
     fn publish(&self, seal: Seal) {
         let before = self.instance.seal.load_full();
         if *before != seal {
@@ -144,7 +156,7 @@ impl Watch {
                 Seal::Absent if *before == Seal::Unwatched => {}
                 Seal::Absent => tracing::warn!("the seal is gone: the kubelet's ports are open on this node"),
                 Seal::Trial => tracing::info!("the seal is on trial, and holds"),
-                Seal::Sealed => tracing::info!("sealed: nobody gets around the gate"),
+                Seal::Sealed => tracing::info!("sealed: no connection bypasses the gate"),
                 Seal::Open(why) => tracing::error!("NOT SEALED: {why}"),
                 Seal::Unknown(why) => tracing::error!("whether the node is sealed cannot be seen: {why}"),
             }
@@ -152,37 +164,39 @@ impl Watch {
         self.instance.seal.store(Arc::new(seal));
     }
 
-    /// `None`: somebody is changing it just now.
+    /// `None`: another process is changing it just now.
     async fn look(&mut self) -> Option<Seal> {
-        let (instance, running, reloaded) =
-            (self.instance.clone(), self.running.clone(), self.reloaded.clone());
-        let looking = spawn_blocking(move || find(&instance, &running, reloaded));
+        let (instance, running, unnoted) = (self.instance.clone(), self.running.clone(), self.unnoted);
+        let looking = spawn_blocking(move || look_once(&instance, &running, unnoted));
         let found = match timeout(LOOK, looking).await {
             Ok(Ok(look)) => {
-                self.reloaded = look.reloaded;
+                self.unnoted = look.unnoted;
                 self.changing = look.changing.then(|| self.changing.unwrap_or_else(Instant::now));
                 look.found
             }
-            Ok(Err(error)) => Err(error.to_string()),
-            // It ends by itself, since each program is given up on; the next look finds the lock taken until then.
-            Err(_) => Err(format!("a look was not done in {LOOK:?}")),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(LookError::Late),
         };
-        // Halfway through a change it looks like anything. Whoever holds the lock for longer hides nothing by that.
+        // Readings during a change are meaningless. A process that holds the lock for longer hides nothing by that.
         let halfway = self.changing.is_some_and(|since| since.elapsed() < CHANGE);
         let found = match found {
             Ok(found @ Found::InForce { .. }) => found,
             _ if halfway => return None,
             Ok(found) => found,
-            Err(why) => return Some(self.nothing_known(Seal::Unknown(why))),
+            Err(error) => Found::Unknown(error.to_string()),
         };
         Some(match found {
             Found::Absent => {
-                // No gauge is no promise.
-                self.nothing_known(Seal::Absent)
+                self.clear_gauges();
+                Seal::Absent
+            }
+            Found::Unknown(why) => {
+                self.clear_gauges();
+                Seal::Unknown(why)
             }
             Found::Broken { plan, why } => {
                 self.show(&plan, None);
-                Seal::Open(why.into())
+                Seal::Open(why)
             }
             Found::InForce { plan, confirmed } => self.go_around(&plan, confirmed).await,
         })
@@ -232,16 +246,16 @@ impl Watch {
         }
     }
 
-    fn nothing_known(&self, seal: Seal) -> Seal {
+    /// An absent value must not read as sealed.
+    fn clear_gauges(&self) {
         for (port, family) in &self.gauges {
             self.instance.metrics().bypass_sealed(*port, family, false);
         }
-        seal
     }
 }
 
 /// Looks once; the lock is taken if it is free, and nothing is changed without. Blocks.
-fn find(instance: &Instance, running: &RunningGate, mut reloaded: Option<Reloaded>) -> Look {
+fn look_once(instance: &Instance, running: &RunningGate, mut unnoted: bool) -> Look {
     let state = State::new(&instance.settings.firewall.state_directory);
     let mut changing = false;
     let mut look = || {
@@ -249,157 +263,108 @@ fn find(instance: &Instance, running: &RunningGate, mut reloaded: Option<Reloade
             instance.gate.kubelet.may_be_led_back(false);
             return Ok(Found::Absent);
         }
-        let lock = state.try_lock().map_err(|error| error.to_string())?;
+        let lock = state.try_lock()?;
         changing = lock.is_none();
-        compare(instance, &state, running, &mut reloaded, lock.is_some())
+        let Some(standing) = Standing::judge(&state, &instance.settings.firewall.run_directory)? else {
+            instance.gate.kubelet.may_be_led_back(false);
+            return Ok(Found::Absent);
+        };
+        let admitted = admit(&standing, running, lock.is_some())?;
+        instance.gate.kubelet.may_be_led_back(!admitted);
+        Ok(act(
+            instance,
+            &state,
+            &standing,
+            running,
+            lock.is_some(),
+            &mut unnoted,
+        ))
     };
     Look {
         found: look(),
         changing,
-        reloaded,
+        unnoted,
     }
 }
 
-/// Compares the kernel with the node's state. If it may change something it lets the gate through, puts back what somebody
-/// took away, and tidies up after a trial that ended.
-fn compare(
+/// Whether the rules let the gate's connections through; has them do so if it may.
+fn admit(standing: &Standing, running: &RunningGate, may_change: bool) -> Result<bool, FirewallError> {
+    let in_force = standing.rules.fingerprint().is_some();
+    let Some(exemption) = running.exemption.as_ref().filter(|_| in_force) else {
+        return Ok(!in_force);
+    };
+    if standing.rules.admits(exemption)? {
+        return Ok(true);
+    }
+    if !may_change {
+        return Ok(false);
+    }
+    match standing.firewall.admit(exemption) {
+        Ok(()) => {
+            tracing::info!("the seal lets the gate's connections through");
+            Ok(true)
+        }
+        // iptables-legacy wants a lock that is root's.
+        Err(error) => {
+            tracing::warn!(
+                "the seal does not let the gate's connections through: {error}; as root: kubelet-gate firewall admit"
+            );
+            Ok(false)
+        }
+    }
+}
+
+/// Says what the judgement means. If it may change something it puts back what was taken away, and tidies up after a trial
+/// that ended.
+fn act(
     instance: &Instance,
     state: &State,
+    standing: &Standing,
     running: &RunningGate,
-    reloaded: &mut Option<Reloaded>,
     may_change: bool,
-) -> Result<Found, String> {
-    let settings = &instance.settings.firewall;
-    let confirmed = state.confirmed().map_err(|error| error.to_string())?;
-    let trial = state.trial().map_err(|error| error.to_string())?;
-    let Some(plan) = confirmed
-        .as_ref()
-        .map(|confirmed| &confirmed.plan)
-        .or(trial.as_ref())
-    else {
-        instance.gate.kubelet.may_be_led_back(false);
-        return Ok(Found::Absent);
+    unnoted: &mut bool,
+) -> Found {
+    let (settings, exemption) = (&instance.settings.firewall, running.exemption.as_ref());
+    let (Some(plan), case) = (standing.plan().cloned(), &standing.case) else {
+        return Found::Absent;
     };
-    let firewall = Firewall::of(plan.backend);
-    let listed = firewall.fingerprint().map_err(|error| error.to_string())?;
-    let remaining = firewall.trial_remaining().map_err(|error| error.to_string())?;
-    let mut through = listed.is_none();
-    if !through && let Some(exemption) = &running.exemption {
-        through = firewall.admitted(exemption).map_err(|error| error.to_string())?;
-        if !through && may_change {
-            match firewall.admit(exemption) {
-                Ok(()) => {
-                    through = true;
-                    tracing::info!("the seal lets the gate's connections through");
+    // What is left of a trial matches nothing, whether or not it can be taken away.
+    if may_change && matches!(tidy(standing, exemption), Ok(true)) {
+        tracing::info!("the trial ended without being confirmed; what was left of it is taken away");
+    }
+    let in_force = |plan, confirmed| Found::InForce { plan, confirmed };
+    let why = case.problem().unwrap_or_default();
+    let put_back_allowed = settings.managed && may_change;
+    match case {
+        Case::InForce => {
+            *unnoted = false;
+            in_force(plan, true)
+        }
+        Case::Trial { .. } => in_force(plan, false),
+        Case::Ended => Found::Absent,
+        Case::UnknownTrial { .. } => Found::Unknown(why),
+        Case::Unfinished | Case::Fragment => Found::Broken { plan, why },
+        Case::Incomparable { .. } if *unnoted => Found::Broken { plan, why },
+        Case::Changed | Case::Gone | Case::Incomparable { .. } if !put_back_allowed => {
+            Found::Broken { plan, why }
+        }
+        Case::Changed | Case::Gone | Case::Incomparable { .. } => {
+            let finding = case.finding().unwrap_or_default();
+            match put_back(standing, state, &settings.run_directory, exemption) {
+                Ok(restored) => {
+                    tracing::warn!("{finding}; they were put back, as firewall.managed says");
+                    *unnoted = false;
+                    if let Restored::Unnoted(error) = restored {
+                        *unnoted = true;
+                        tracing::warn!("how the rules are listed now cannot be noted: {error}");
+                    }
+                    in_force(plan, true)
                 }
-                // iptables-legacy wants a lock that is root's.
-                Err(error) => tracing::warn!(
-                    "the seal does not let the gate's connections through: {error}; as root: kubelet-gate firewall admit"
-                ),
+                Err(error) => {
+                    tracing::error!("{finding}; they cannot be put back: {error}");
+                    Found::Broken { plan, why }
+                }
             }
         }
     }
-    instance.gate.kubelet.may_be_led_back(!through);
-    if let (Some(_), Some(trial)) = (remaining, &trial) {
-        return Ok(Found::InForce {
-            plan: trial.clone(),
-            confirmed: false,
-        });
-    }
-    if let Some(tried) = &trial
-        && listed.is_some()
-        && confirmed
-            .as_ref()
-            .is_none_or(|confirmed| confirmed.plan != *tried)
-        && firewall
-            .carries(tried, Kind::Confirmed)
-            .map_err(|error| error.to_string())?
-    {
-        return Ok(Found::Broken {
-            plan: tried.clone(),
-            why: "the seal is in force, but its confirmation did not finish: kubelet-gate firewall confirm finishes it",
-        });
-    }
-    let Some(confirmed) = confirmed else {
-        // Whoever confirmed it wanted it to stay; half of it is no trial that ended.
-        if listed.is_some() && firewall.confirmed_any().map_err(|error| error.to_string())? {
-            return Ok(Found::Broken {
-                plan: plan.clone(),
-                why: "the confirmation of the seal ended halfway: apply and confirm again",
-            });
-        }
-        // They match nothing any more, whether or not they can be taken away.
-        if may_change && listed.is_some() && firewall.remove().is_ok() {
-            tracing::info!("the trial ended without being confirmed; its rules are taken away");
-        }
-        return Ok(Found::Absent);
-    };
-    let as_loaded = |listed: &String| {
-        let mut ours = reloaded.iter().filter(|reloaded| reloaded.plan == confirmed.plan);
-        ours.any(|reloaded| reloaded.fingerprint == *listed)
-    };
-    let why = match &listed {
-        Some(listed) if *listed == confirmed.fingerprint || as_loaded(listed) => None,
-        Some(_) if firewall.version().map_err(|error| error.to_string())? != confirmed.tool => Some(
-            "the rules cannot be compared, since they were confirmed with another version of the program that lists them: \
-             apply and confirm again",
-        ),
-        Some(_) => Some("somebody changed the rules of the seal"),
-        None => Some("the rules of the seal are gone"),
-    };
-    // A trial that ended is only tidied up after: what is in force is the confirmed plan.
-    let ended = trial.is_some() && firewall.left_of_trial().map_err(|error| error.to_string())?;
-    let plan = confirmed.plan.clone();
-    let load = || firewall.load(Some(&plan), None, running.exemption.as_ref());
-    let why = match why {
-        Some(why) if settings.managed && may_change => match load() {
-            Ok(()) => {
-                tracing::warn!("{why}; they were put back, as firewall.managed says");
-                *reloaded = listed_now(&firewall, state, confirmed)?;
-                None
-            }
-            Err(error) => {
-                tracing::error!("{why}, and cannot be put back: {error}");
-                Some(why)
-            }
-        },
-        None if ended && may_change => {
-            // What is left matches nothing, whether or not it can be taken away.
-            if load().is_ok() {
-                tracing::info!("the trial ended without being confirmed; the confirmed seal is in force");
-            }
-            None
-        }
-        why => why,
-    };
-    Ok(match why {
-        Some(why) => Found::Broken { plan, why },
-        None => Found::InForce {
-            plan,
-            confirmed: true,
-        },
-    })
-}
-
-/// What the kernel lists of the confirmed plan right after it was loaded; another version of a program than the one that it
-/// was confirmed with lists it otherwise. Without this the next look would take that for somebody's change, and the load
-/// that follows would announce itself to the look after it.
-fn listed_now(firewall: &Firewall, state: &State, confirmed: Confirmed) -> Result<Option<Reloaded>, String> {
-    let listed = firewall.fingerprint().map_err(|error| error.to_string())?;
-    let Some(fingerprint) = listed.filter(|listed| *listed != confirmed.fingerprint) else {
-        return Ok(None);
-    };
-    let listed = Confirmed {
-        fingerprint: fingerprint.clone(),
-        tool: firewall.version().map_err(|error| error.to_string())?,
-        plan: confirmed.plan.clone(),
-    };
-    // Where the directory is not the gate's, each gate that starts finds it out once.
-    if let Err(error) = state.keep_listed(&listed) {
-        tracing::info!("how the rules are listed now is remembered until the gate ends: {error}");
-    }
-    Ok(Some(Reloaded {
-        plan: confirmed.plan,
-        fingerprint,
-    }))
 }

@@ -10,15 +10,14 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
+use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedCipherSuite};
 use thiserror::Error;
 
+use super::options::{ClientCertificates, TlsVersion};
 use super::pem::{self, PemError};
 use super::possession::{self, PossessionVerifier};
 use super::signature;
-use super::suites;
 use super::trust::Trust;
-use crate::settings::{ClientCertificates, TlsVersion};
 
 /// Why a TLS configuration cannot be built.
 #[derive(Debug, Error)]
@@ -50,20 +49,6 @@ pub enum TlsError {
         key: PathBuf,
         /// What is wrong with them.
         source: Box<Self>,
-    },
-    /// Go does not know this suite.
-    #[error("tlsCipherSuites: unknown cipher suite \"{}\": did you mean {nearest}", name.escape_debug())]
-    UnknownCipherSuite {
-        /// As written.
-        name: String,
-        /// The most similar known name.
-        nearest: &'static str,
-    },
-    /// Every suite named is one that rustls lacks.
-    #[error("tlsCipherSuites: none of {names} is implemented here: add an ECDHE suite with GCM or CHACHA20")]
-    NoCipherSuite {
-        /// As written.
-        names: String,
     },
     /// Client certificates are required, but no CA is given to verify them.
     #[error(
@@ -112,8 +97,8 @@ pub(super) fn certified_key_from_pem(
     })
 }
 
-/// What clients are shown and asked for. `cipher_suites` are names as `parse_cipher_suites` keeps them; none
-/// means all.
+/// What clients are shown and asked for. An empty list of `cipher_suites` offers all. Those of TLS 1.3 are
+/// always offered, as in Go, but a list of nothing else switches TLS 1.2 off.
 ///
 /// Sessions are never resumed: a ticket would let a client certificate outlive its expiry and a change of the
 /// CA bundle, and would save little. For the same reason there is no early data. Keys are never logged,
@@ -123,15 +108,12 @@ pub(super) fn server_config(
     trust: Option<&Trust>,
     client_certificates: ClientCertificates,
     min_version: TlsVersion,
-    cipher_suites: &[String],
+    cipher_suites: &[CipherSuite],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let is_offered = |suite: &SupportedCipherSuite| {
         suite.tls13().is_some()
             || min_version == TlsVersion::Tls12
-                && (cipher_suites.is_empty()
-                    || cipher_suites
-                        .iter()
-                        .any(|name| *name == suites::suite_name(suite.suite())))
+                && (cipher_suites.is_empty() || cipher_suites.contains(&suite.suite()))
     };
     let mut provider = provider();
     provider.cipher_suites.retain(is_offered);

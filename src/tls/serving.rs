@@ -16,10 +16,10 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::config::{TlsError, certified_key_from_pem, server_config};
+use super::options::ServingOptions;
 use super::pem::{self, PemError};
 use super::revocation::RevocationError;
 use super::trust::{Trust, TrustError};
-use crate::settings::Settings;
 
 /// The listener's side of TLS. The CA hints of the handshake, the CAs and the revocation lists are one value:
 /// no connection sees one without the others.
@@ -92,8 +92,8 @@ impl Serving {
     ///
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
-    pub(crate) fn load(settings: &Settings) -> Result<Self, ServingError> {
-        Self::build(settings, read(sources(settings))?, 0, Lists::Good)
+    pub(crate) fn load(options: &ServingOptions) -> Result<Self, ServingError> {
+        Self::build(options, read(sources(options))?, 0, Lists::Good)
     }
 
     /// Reads the files again, and publishes them if one has changed and all are good: `Ok(true)`. On an error
@@ -105,10 +105,10 @@ impl Serving {
     ///
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
-    pub(crate) fn reload(published: &ArcSwap<Self>, settings: &Settings) -> Result<bool, ServingError> {
+    pub(crate) fn reload(published: &ArcSwap<Self>, options: &ServingOptions) -> Result<bool, ServingError> {
         let current = published.load();
         let generation = current.generation + 1;
-        let mut sources = sources(settings);
+        let mut sources = sources(options);
         let lists = sources.split_off(BEFORE_LISTS.min(sources.len()));
         let rest = read(sources)?;
         let next = read(lists).and_then(|lists| {
@@ -116,7 +116,7 @@ impl Serving {
             if files == current.files {
                 return Ok(None);
             }
-            Self::build(settings, files, generation, Lists::Good).map(Some)
+            Self::build(options, files, generation, Lists::Good).map(Some)
         });
         match next {
             Ok(None) => Ok(false),
@@ -126,7 +126,7 @@ impl Serving {
             }
             Err(error) if error.is_about_lists() && !current.files.starts_with(&rest) => {
                 let files = [&rest[..], &current.files[BEFORE_LISTS..]].concat();
-                let next = Self::build(settings, files, generation, Lists::OfAnySigner)?;
+                let next = Self::build(options, files, generation, Lists::OfAnySigner)?;
                 published.store(Arc::new(next));
                 Err(error)
             }
@@ -135,16 +135,18 @@ impl Serving {
     }
 
     fn build(
-        settings: &Settings,
+        options: &ServingOptions,
         files: Vec<Vec<u8>>,
         generation: u64,
         lists: Lists,
     ) -> Result<Self, ServingError> {
-        let tls = &settings.tls;
-        let pair = certified_key_from_pem((&tls.cert_file, &files[0]), (&tls.private_key_file, &files[1]))?;
-        let trust = match &settings.authentication.client_ca_file {
+        let pair = certified_key_from_pem(
+            (&options.cert_file, &files[0]),
+            (&options.private_key_file, &files[1]),
+        )?;
+        let trust = match &options.client_ca_file {
             None => None,
-            Some(path) => Some(Arc::new(trust(settings, path, &files[2..], generation, lists)?)),
+            Some(path) => Some(Arc::new(trust(options, path, &files[2..], generation, lists)?)),
         };
         let expires = pair
             .cert
@@ -154,9 +156,9 @@ impl Serving {
         let config = server_config(
             pair,
             trust.as_deref(),
-            settings.authentication.client_certificates,
-            tls.min_version,
-            &tls.cipher_suites,
+            options.client_certificates,
+            options.min_version,
+            &options.cipher_suites,
         )?;
         Ok(Self {
             config,
@@ -188,22 +190,21 @@ fn read(sources: Vec<(&'static str, PathBuf)>) -> Result<Vec<Vec<u8>>, ServingEr
 
 /// The trust of `clientCAFile` and `crlFiles`, whose contents are `files`, in this order.
 fn trust(
-    settings: &Settings,
+    options: &ServingOptions,
     path: &Path,
     files: &[Vec<u8>],
     generation: u64,
     lists: Lists,
 ) -> Result<Trust, ServingError> {
-    let authentication = &settings.authentication;
     let bundle = pem::certificates(path, &files[0]).map_err(ServingError::Pem)?;
     let mut trust = Trust::new(bundle, generation).map_err(|source| ServingError::Trust {
         path: path.to_owned(),
         source,
     })?;
-    if authentication.legacy_v1_certificates {
+    if options.legacy_v1_certificates {
         trust.allow_version1();
     }
-    for (path, bytes) in authentication.crl_files.iter().zip(&files[1..]) {
+    for (path, bytes) in options.crl_files.iter().zip(&files[1..]) {
         for list in pem::revocation_lists(path, bytes).map_err(ServingError::CrlPem)? {
             trust
                 .add_revocation_list(&list, lists == Lists::OfAnySigner)
@@ -223,14 +224,14 @@ fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
 }
 
 /// The files with the keys that name them, in a fixed order.
-fn sources(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
+fn sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {
     let mut sources = vec![
-        ("tlsCertFile", settings.tls.cert_file.clone()),
-        ("tlsPrivateKeyFile", settings.tls.private_key_file.clone()),
+        ("tlsCertFile", options.cert_file.clone()),
+        ("tlsPrivateKeyFile", options.private_key_file.clone()),
     ];
-    if let Some(path) = &settings.authentication.client_ca_file {
+    if let Some(path) = &options.client_ca_file {
         sources.push(("authentication.x509.clientCAFile", path.clone()));
-        let lists = &settings.authentication.crl_files;
+        let lists = &options.crl_files;
         sources.extend(lists.iter().map(|path| (CRL_FILES, path.clone())));
     }
     sources

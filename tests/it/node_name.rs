@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use fakes::apiserver::{
     ADMIN_TOKEN, Behaviour, FakeApiServer, GATE_TOKEN, METRICS_TOKEN, Review, Rule, Subject,
 };
+use fakes::kubelet::node_info;
 use fakes::pki::KubeconfigUser;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -58,15 +59,6 @@ fn read(file: &str) -> String {
     fs::read_to_string(file).unwrap_or_default().trim().to_owned()
 }
 
-/// `nodeInfo` as this machine's kubelet would write it, without what is left out here.
-fn this_machine() -> Value {
-    json!({
-        "bootID": read("/proc/sys/kernel/random/boot_id"),
-        "machineID": read("/etc/machine-id"),
-        "systemUUID": read("/sys/class/dmi/id/product_uuid").to_uppercase(),
-    })
-}
-
 fn another_machine() -> Value {
     json!({
         "bootID": "11112222-3333-4444-5555-666677778888",
@@ -84,7 +76,7 @@ fn is_known() -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_another_machine_is_refused() {
     let asked = Asked::start().await;
-    asked.api.set_node("worker-1", this_machine());
+    asked.api.set_node("worker-1", node_info());
     assert_eq!(asked.check(&[]), (0, String::new()));
 
     asked.api.set_node("worker-1", another_machine());
@@ -202,7 +194,7 @@ async fn the_first_source_that_names_the_node_counts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
     let asked = Asked::start().await;
-    asked.api.set_node("worker-1", this_machine());
+    asked.api.set_node("worker-1", node_info());
     let certificate = |name: &str| json!({"clientCertificateFile": format!("{name}.crt"), "clientKeyFile": format!("{name}.key")});
     fs::write(asked.installation.path("token"), format!("{ADMIN_TOKEN}\n")).unwrap();
     for (credential, key, file, user) in [
@@ -223,7 +215,8 @@ async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
         let (code, said) = asked.check(&[]);
         assert_eq!(code, 64, "{said}");
         let found = format!(
-            "error: {key}: {} is a credential of \"{user}\"",
+            "error: {}:1: {key}: {} is a credential of \"{user}\"",
+            asked.installation.config(),
             asked.installation.path(file)
         );
         assert!(said.starts_with(&found), "{said}");
@@ -261,7 +254,7 @@ async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_looks_for_fleet_credentials_behind_its_start() {
     let asked = Asked::start().await;
-    asked.api.set_node("worker-1", this_machine());
+    asked.api.set_node("worker-1", node_info());
     asked.show_the_kubelet(json!({
         "clientCertificateFile": "kube-apiserver-kubelet-client.crt",
         "clientKeyFile": "kube-apiserver-kubelet-client.key",
@@ -310,8 +303,12 @@ async fn check_says_when_the_gate_may_not_ask() {
         asked.as_user(credential);
         let (code, said) = asked.check(&[]);
         assert_eq!(code, 64, "{said}");
-        for review in ["TokenReview", "SubjectAccessReview"] {
-            let error = format!("error: {review} failed: the API server answered {answers}");
+        for (key, review) in [
+            ("authentication.webhook.enabled", "TokenReview"),
+            ("authorization.mode", "SubjectAccessReview"),
+        ] {
+            let config = asked.installation.config();
+            let error = format!("error: {config}: {key}: {review} failed: the API server answered {answers}");
             assert!(said.contains(&error), "{said}");
         }
         assert!(said.contains(way_out), "{said}");
@@ -322,7 +319,7 @@ async fn check_says_when_the_gate_may_not_ask() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_in_the_environment_is_said_not_to_be_used() {
     let asked = Asked::start().await;
-    asked.api.set_node("worker-1", this_machine());
+    asked.api.set_node("worker-1", node_info());
     let output = kubelet_gate()
         .args(["check", "--config", &asked.installation.config()])
         .env("HTTPS_PROXY", "http://192.0.2.1:3128")

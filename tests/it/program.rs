@@ -185,14 +185,12 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) async fn start(installation: &Installation) -> Self {
+        Self::with_configuration(&installation.config()).await
+    }
+
+    pub(crate) async fn with_configuration(file: &str) -> Self {
         let mut process = kubelet_gate()
-            .args([
-                "serve",
-                "--log-format",
-                "json",
-                "--config",
-                &installation.config(),
-            ])
+            .args(["serve", "--log-format", "json", "--config", file])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

@@ -284,11 +284,11 @@ fn a_process_that_takes_the_port_of_a_gate_that_is_gone_is_not_taken_for_it() {
         for port in [10250, 10255] {
             let address = format!("192.0.2.10:{port}");
             let line = said.lines().find(|line| line.contains(&address));
-            assert_says(line.unwrap_or(&said), &["somebody in the gate's place", "BYPASS"]);
+            assert_says(line.unwrap_or(&said), &["not the gate, on its port", "BYPASS"]);
         }
         assert!(!said.contains("the gate  "), "{said}");
-        // Without it connections are refused, which is sealed.
-        assert_says(&node.firewall_exits(0, "status"), &["nobody  "]);
+        // Without the squatter connections are refused, which is sealed.
+        assert_says(&node.firewall_exits(0, "status"), &["nothing  "]);
         node.stop().await;
     });
 }
@@ -314,14 +314,13 @@ fn a_kubelet_on_the_gates_own_address_is_found() {
         };
         firewall.load(Some(&plan), None, None).unwrap();
         let confirmed = Confirmed {
-            fingerprint: firewall.fingerprint().unwrap().unwrap(),
+            fingerprint: firewall.rules().unwrap().fingerprint().unwrap(),
             tool: firewall.version().unwrap(),
             plan: plan.clone(),
         };
         let state = State::new(&node.file("state"));
         std::fs::create_dir(state.directory()).unwrap();
-        let boot = firewall.boot(&plan, state.directory());
-        state.keep_confirmed(&confirmed, &boot).unwrap();
+        state.keep_confirmed(Some(&confirmed)).unwrap();
         let gate = RunningGate {
             pid: std::process::id(),
             uid: rustix::process::getuid().as_raw(),
@@ -342,7 +341,7 @@ fn a_kubelet_on_the_gates_own_address_is_found() {
         assert_reached(&node, 2, " the gate ");
         drop(listening);
         std::fs::remove_file(node.file("run/exemption.json")).unwrap();
-        assert_reached(&node, 0, " nobody ");
+        assert_reached(&node, 0, " nothing ");
         node.move_kubelet("0.0.0.0:10250").await;
         let server = server_seen_from(&node.neighbour, "192.0.2.10:10250");
         assert_eq!(server, "kubelet");

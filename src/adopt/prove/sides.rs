@@ -84,7 +84,7 @@ impl Side {
     /// A port that is open to everybody is not reached: why.
     pub(super) fn reaches(&self, address: IpAddr) -> Result<(), String> {
         match self {
-            Self::In(wire) => wire.reaches(address),
+            Self::In(wire) => wire.reaches(address).map_err(|error| error.to_string()),
             Self::Here | Self::AsSomebody => Ok(()),
         }
     }

@@ -4,9 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Configuration, UNITS, exemption, failed, state, told, told_ports};
-use crate::cli::{FAILED, GOOD};
-use crate::seal::{Boot, Confirmed, Firewall, FirewallError, Kind, Plan, State, run_tool};
+use super::configuration::{Configuration, state};
+use super::error::CommandError;
+use super::output::{complain_of, say};
+use super::plan::say_ports;
+use crate::cli::{GOOD, complain};
+use crate::seal::trial::{self, TrialError};
+use crate::seal::{Case, Plan, Standing, Unit};
 use crate::settings::Settings;
 
 /// The arguments of `firewall confirm`.
@@ -15,89 +19,71 @@ pub(super) struct Confirm {
     #[command(flatten)]
     configuration: Configuration,
     /// Where the unit goes that loads the seal at boot
-    #[arg(long, value_name = "DIRECTORY", default_value = UNITS)]
+    #[arg(long, value_name = "DIRECTORY", default_value = Unit::DIRECTORY)]
     unit_directory: PathBuf,
 }
 
 impl Confirm {
-    pub(super) fn run(&self) -> Result<u8, u8> {
-        confirm(&self.configuration.load()?, &self.unit_directory)
+    pub(super) fn run(&self) -> Result<u8, CommandError> {
+        confirm(&self.configuration.load()?, &self.unit_directory, None)
     }
 }
 
-/// Confirms the trial that runs, keeps it, and has it loaded at every boot from now on.
-pub(super) fn confirm(settings: &Settings, units: &Path) -> Result<u8, u8> {
-    let state = state(settings);
-    let _lock = state.lock().map_err(|error| told(FAILED, &error))?;
-    let Some(plan) = state.trial().map_err(|error| told(FAILED, &error))? else {
-        eprintln!("error: nothing is being tried: begin with firewall apply");
-        return Err(FAILED);
-    };
-    // It stood here before it was loaded, and does so after a power cut: if this ends after the next step, the watch and
-    // whoever confirms again find the plan that the kernel says is confirmed. A disk that is full is better met before it.
-    state
-        .keep_trial(Some(&plan))
-        .map_err(|error| told(FAILED, &error))?;
-    let firewall = Firewall::of(plan.backend);
-    let exemption = exemption(settings)?;
-    match firewall.confirm(&plan, exemption.as_ref()) {
-        // An earlier confirmation came so far, and no further.
-        Err(FirewallError::TooLate) if firewall.carries(&plan, Kind::Confirmed).map_err(failed)? => {
-            firewall.load(Some(&plan), None, exemption.as_ref())
-        }
-        outcome => outcome,
+/// Confirms the trial that runs, keeps it, and has it loaded at every boot from now on. With `expected`, only if that is
+/// the plan on trial.
+pub(super) fn confirm(
+    settings: &Settings,
+    units: &Path,
+    expected: Option<&Plan>,
+) -> Result<u8, CommandError> {
+    let (unit, run_directory) = (Unit::new(units), &settings.firewall.run_directory);
+    let mut confirm = trial::confirm(state(settings), run_directory, unit.clone(), expected)?;
+    let confirmed = confirm.change.finish();
+    let setbacks = confirm.change.setbacks();
+    setbacks.iter().for_each(|setback| complain(setback));
+    if let Err(error) = confirmed {
+        drop(confirm);
+        say_where_it_stopped(settings);
+        return Err(error.into());
     }
-    .map_err(failed)?;
-    let boot = keep(&state, &firewall, plan.clone()).inspect_err(|_| {
-        eprintln!(
-            "the seal may be in force, but would not be after a reboot: repair this, and confirm again"
-        );
-    })?;
-    let installed = state
-        .install_unit(&boot, units)
-        .map_err(|error| told(FAILED, &error));
-    let systemd = units == Path::new(UNITS) && Path::new("/run/systemd/system").is_dir();
-    let enabled = match &installed {
-        Ok(_) if systemd => enable().map_err(failed),
-        _ => Ok(()),
-    };
-    println!("confirmed, and in force until firewall remove:");
-    told_ports(&plan);
-    let (Ok(unit), Ok(())) = (installed, enabled) else {
-        eprintln!("error: but it would not be after a reboot: apply and confirm again once this is repaired");
-        return Err(FAILED);
-    };
-    if systemd {
-        println!("loaded at every boot, before the kubelet: {}", unit.display());
+    if confirm.already {
+        say("already confirmed, and in force until firewall remove:");
     } else {
-        println!(
+        say("confirmed, and in force until firewall remove:");
+    }
+    say_ports(&confirm.plan);
+    if !setbacks.is_empty() {
+        return Err(CommandError::Incomplete(
+            "but it would not be loaded at the next boot: confirm again once this is repaired",
+        ));
+    }
+    if unit.is_read_by_systemd() {
+        say(format_args!(
+            "loaded at every boot, before the kubelet: {}",
+            unit.path().display()
+        ));
+    } else {
+        say(format_args!(
             "to be loaded at every boot, before the kubelet, enable {}",
-            unit.display()
-        );
+            unit.path().display()
+        ));
     }
     Ok(GOOD)
 }
 
-/// Keeps what the kernel lists now as what was confirmed; yields what loads it at boot.
-fn keep(state: &State, firewall: &Firewall, plan: Plan) -> Result<Boot, u8> {
-    let Some(fingerprint) = firewall.fingerprint().map_err(failed)? else {
-        eprintln!("error: the rules were loaded and are gone again: somebody else manages this node's rules");
-        return Err(FAILED);
-    };
-    let boot = firewall.boot(&plan, state.directory());
-    let confirmed = Confirmed {
-        fingerprint,
-        tool: firewall.version().map_err(failed)?,
-        plan,
-    };
-    state
-        .keep_confirmed(&confirmed, &boot)
-        .map_err(|error| told(FAILED, &error))?;
-    Ok(boot)
-}
-
-fn enable() -> Result<(), FirewallError> {
-    run_tool("systemctl", &["daemon-reload"], "", "reading the units")?;
-    let enable = ["enable", "kubelet-gate-firewall.service"];
-    run_tool("systemctl", &enable, "", "enabling the unit").map(drop)
+/// After a step that failed: what is in force now.
+fn say_where_it_stopped(settings: &Settings) {
+    let standing = Standing::judge(&state(settings), &settings.firewall.run_directory);
+    match standing {
+        Ok(Some(standing)) if standing.case == Case::Unfinished => complain_of(
+            "the seal is in force, but would not be loaded at the next boot: repair this, and confirm again",
+        ),
+        Ok(Some(standing)) => {
+            if let Some(problem) = standing.case.problem() {
+                complain_of(problem);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => complain(&TrialError::from(error)),
+    }
 }

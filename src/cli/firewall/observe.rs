@@ -1,4 +1,4 @@
-//! `firewall observe`: who would meet the seal.
+//! `firewall observe`: the callers that would meet the seal.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Configuration, runtime, told};
-use crate::cli::{FAILED, GOOD, Output};
+use super::configuration::{Configuration, runtime};
+use super::error::CommandError;
+use super::output::{complain_of, say, say_json};
+use crate::adopt::kubelet;
+use crate::cli::{GOOD, Output};
+use crate::duration;
 use crate::seal::observe::{Caller, Observed, observe};
 use crate::seal::{Plan, PortKind, RunningGate};
-use crate::settings::Backend;
-
-use crate::adopt::kubelet;
-use crate::duration;
-use crate::settings::Settings;
+use crate::settings::{Backend, Settings};
 
 /// The arguments of `firewall observe`.
 #[derive(Args, Debug)]
@@ -31,19 +31,18 @@ pub(super) struct Observe {
 }
 
 impl Observe {
-    pub(super) fn run(&self) -> Result<u8, u8> {
+    pub(super) fn run(&self) -> Result<u8, CommandError> {
         let settings = self.configuration.load()?;
         let listening = kubelet::listening_ports(&kubelet::running_kubelets(Path::new("/proc")));
-        // Which packet filter would carry it makes no difference to the ports.
-        let plan =
-            Plan::of(&settings, &listening, Backend::Nftables).map_err(|error| told(FAILED, &error))?;
+        // The ports are the same for every packet filter.
+        let plan = Plan::of(&settings, &listening, Backend::Nftables)?;
         let ports: Vec<(u16, PortKind)> = plan.ports.iter().map(|port| (port.port, port.kind)).collect();
         let numbers: Vec<String> = ports.iter().map(|(port, _)| port.to_string()).collect();
-        eprintln!(
-            "looking on for {} who calls {}; nothing is changed",
-            duration::format(self.period),
-            numbers.join(", ")
-        );
+        complain_of(format_args!(
+            "observing the callers of {} for {}; nothing is changed",
+            numbers.join(", "),
+            duration::format(self.period)
+        ));
         let stop = Arc::new(AtomicBool::new(false));
         let (ended, period) = (stop.clone(), self.period);
         let runtime = runtime()?;
@@ -57,23 +56,16 @@ impl Observe {
                 }
             }
         });
-        let observed = match observed {
-            Ok(Ok(observed)) => observed,
-            Ok(Err(error)) => {
-                eprintln!("error: packets cannot be read: {error}; run it as root, or with CAP_NET_RAW");
-                return Ok(FAILED);
-            }
-            Err(error) => return Err(told(FAILED, &error)),
-        };
+        let observed = observed
+            .map_err(std::io::Error::other)?
+            .map_err(CommandError::Packets)?;
         if let Err(error) = observed.save(&settings.firewall.state_directory) {
-            let directory = settings.firewall.state_directory.display();
-            eprintln!("warning: {directory}: {error}: firewall apply will not know what was seen");
+            complain_of(format_args!(
+                "warning: {error}: firewall apply will not know what was seen"
+            ));
         }
         match self.output {
-            Output::Json => println!(
-                "{}",
-                serde_json::to_string(&observed).map_err(|error| told(FAILED, &error))?
-            ),
+            Output::Json => say_json(&observed)?,
             Output::Table => table(&observed, &settings),
         }
         Ok(GOOD)
@@ -86,29 +78,31 @@ fn table(observed: &Observed, settings: &Settings) {
         .flatten()
         .map(|gate| gate.uid);
     if observed.callers.is_empty() {
-        println!("nobody called");
-        return;
+        return say("no caller was seen");
     }
-    println!(
+    say(format_args!(
         "{:<6} {:<7} {:<24} {:<32} UNDER A SEAL",
-        "PORT", "COUNT", "ADDRESS", "WHO"
-    );
+        "PORT", "COUNT", "ADDRESS", "CALLER"
+    ));
     for caller in &observed.callers {
-        println!(
+        say(format_args!(
             "{:<6} {:<7} {:<24} {:<32} {}",
             caller.port,
             caller.count,
             caller.address.to_string(),
-            who(caller),
+            name(caller),
             meaning(caller, settings, gate)
-        );
+        ));
     }
     if observed.others > 0 {
-        println!("and {} connections of others", observed.others);
+        say(format_args!(
+            "and {} connections of other callers",
+            observed.others
+        ));
     }
 }
 
-fn who(caller: &Caller) -> String {
+fn name(caller: &Caller) -> String {
     match &caller.process {
         None => "another node or a pod".into(),
         Some(process) => {

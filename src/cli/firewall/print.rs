@@ -2,29 +2,27 @@
 
 use clap::Args;
 
-use super::{BackendName, Configuration, planned};
-use crate::cli::{FAILED, GOOD};
+use super::configuration::Configuration;
+use super::error::CommandError;
+use super::output;
+use super::plan::{BackendName, planned};
+use crate::cli::GOOD;
 
 /// The arguments of `firewall print`.
 #[derive(Args, Debug)]
 pub(super) struct Print {
     #[command(flatten)]
     configuration: Configuration,
-    /// Who carries the seal, over firewall.backend
+    /// The packet filter that carries the seal, over firewall.backend
     #[arg(long, value_enum, value_name = "NAME")]
     backend: Option<BackendName>,
 }
 
 impl Print {
-    pub(super) fn run(&self) -> Result<u8, u8> {
+    pub(super) fn run(&self) -> Result<u8, CommandError> {
         let settings = self.configuration.load()?;
-        let (firewall, plan) = planned(&settings, self.backend).map_err(|errors| {
-            for error in errors {
-                eprintln!("error: {error}");
-            }
-            FAILED
-        })?;
-        print!("{}", firewall.print(&plan));
+        let (firewall, plan) = planned(&settings, self.backend)?;
+        output::print(&firewall.print(&plan));
         Ok(GOOD)
     }
 }

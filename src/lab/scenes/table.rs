@@ -1,4 +1,4 @@
-//! The table, for a projector: at most 120 columns, and nothing lost without colours.
+//! The table of the scenes, at most 120 columns wide. Its meaning does not depend on colours.
 
 use super::{Meaning, Row};
 
@@ -11,11 +11,11 @@ pub enum Style {
     Plain,
 }
 
-const HEAD: [&str; 6] = ["", "who", "request", "open kubelet", "through the gate", "why"];
+const HEAD: [&str; 6] = ["", "caller", "request", "open kubelet", "through the gate", "why"];
 /// With two spaces between them, 119 columns.
 const WIDTHS: [usize; 6] = [2, 18, 22, 20, 20, 27];
 const GAP: &str = "  ";
-/// Marks an answer that is not as it must be, colours or not.
+/// Marks an answer that is not as expected.
 const CROSS: &str = "✗ ";
 
 const BOLD: &str = "1";
@@ -24,7 +24,7 @@ const RED: &str = "31";
 const GREEN: &str = "32";
 const ALARM: &str = "1;97;41";
 
-/// Draws the rows, and says in the last line how many are as they must be.
+/// Draws the rows. The last line says how many are as expected.
 #[must_use]
 pub fn table(rows: &[Row], style: Style) -> String {
     let mut text = String::new();
@@ -42,39 +42,41 @@ pub fn table(rows: &[Row], style: Style) -> String {
         } else {
             format!("{:>2}", row.scene)
         };
-        let same_caller = same_scene && last.is_some_and(|last| last.who == row.who);
-        let who = if same_caller { "" } else { row.who };
-        draw(&mut text, style, row, number, who);
+        let same_caller = same_scene && last.is_some_and(|last| last.caller == row.caller);
+        let caller = if same_caller { "" } else { row.caller };
+        draw(&mut text, style, row, number, caller);
         last = Some(row);
     }
-    let good = rows.iter().filter(|row| row.ok()).count();
+    let good = rows.iter().filter(|row| row.is_as_expected()).count();
     let colour = if good == rows.len() { "1;32" } else { ALARM };
-    let summary = format!("{good} of {} as they must be", rows.len());
+    let summary = format!("{good} of {} as expected", rows.len());
     text.push('\n');
     text += &paint(&summary, Some(colour), style);
     text.push('\n');
     text
 }
 
-fn draw(text: &mut String, style: Style, row: &Row, number: String, who: &str) {
-    let answer = |cell: &super::Cell| match (&cell.wrong, cell.meaning) {
-        (Some(_), _) => (format!("{CROSS}{}", cell.shown), Some(ALARM)),
-        (None, Meaning::GivesIn) => (cell.shown.clone(), Some(RED)),
-        (None, Meaning::Serves | Meaning::Stops) => (cell.shown.clone(), Some(GREEN)),
+fn draw(text: &mut String, style: Style, row: &Row, number: String, caller: &str) {
+    let answer = |outcome: &super::Outcome| match (&outcome.mismatch, outcome.meaning) {
+        (Some(_), _) => (format!("{CROSS}{}", outcome.shown), Some(ALARM)),
+        (None, Meaning::Exposed) => (outcome.shown.clone(), Some(RED)),
+        (None, Meaning::Served | Meaning::Refused) => (outcome.shown.clone(), Some(GREEN)),
     };
     let cells = [
         (number, Some(BOLD)),
-        (who.to_owned(), None),
+        (caller.to_owned(), None),
         (row.request.to_owned(), None),
         answer(&row.open),
         answer(&row.gate),
         (row.why.to_owned(), None),
     ];
     line(text, style, &cells);
-    for (door, cell) in [("open kubelet", &row.open), ("through the gate", &row.gate)] {
-        let Some(wrong) = &cell.wrong else { continue };
+    for (column, outcome) in [("open kubelet", &row.open), ("through the gate", &row.gate)] {
+        let Some(mismatch) = &outcome.mismatch else {
+            continue;
+        };
         let width = WIDTHS.iter().sum::<usize>();
-        for piece in wrap(&format!("{CROSS}{door}: {wrong}"), width) {
+        for piece in wrap(&format!("{CROSS}{column}: {mismatch}"), width) {
             text.push_str("    ");
             text.push_str(&paint(&piece, Some(ALARM), style));
             text.push('\n');
@@ -92,7 +94,7 @@ fn line(text: &mut String, style: Style, cells: &[(String, Option<&str>); 6]) {
     });
     let height = wrapped.iter().map(|(pieces, _)| pieces.len()).max().unwrap_or(0);
     for at in 0..height {
-        // Blanks are not written before it is known that something follows them.
+        // Blanks are written only before text, so that no line ends with blanks.
         let mut blanks = 0;
         for ((pieces, colour), width) in wrapped.iter().zip(WIDTHS) {
             let piece = pieces.get(at).map_or("", String::as_str);
@@ -114,8 +116,8 @@ fn paint(text: &str, colour: Option<&str>, style: Style) -> String {
     }
 }
 
-/// Breaks a text into lines of at most `width` characters: between words, after a slash in a long path, or, where
-/// there is neither, anywhere.
+/// Breaks a text into lines of at most `width` characters: between words, after a slash in a long path, or,
+/// where there is neither, anywhere.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut room = width;
@@ -166,21 +168,21 @@ fn append(lines: &mut [String], text: &str) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Cell;
+    use super::super::Outcome;
     use super::*;
 
-    fn row(wrong: Option<&str>) -> Row {
-        let cell = |shown: &str, meaning, wrong: Option<&str>| Cell {
+    fn row(mismatch: Option<&str>) -> Row {
+        let outcome = |shown: &str, meaning, mismatch: Option<&str>| Outcome {
             shown: shown.to_owned(),
             meaning,
-            wrong: wrong.map(str::to_owned),
+            mismatch: mismatch.map(str::to_owned),
         };
         Row {
             scene: 7,
-            who: "somebody",
+            caller: "a caller",
             request: "POST /run/default/web/nginx?cmd=id",
-            open: cell("200 uid=0(root)", Meaning::GivesIn, None),
-            gate: cell("401 Unauthorized", Meaning::Stops, wrong),
+            open: outcome("200 uid=0(root)", Meaning::Exposed, None),
+            gate: outcome("401 Unauthorized", Meaning::Refused, mismatch),
             why: "because",
         }
     }
@@ -205,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_answer_is_marked_and_explained_in_plain_text() {
+    fn an_unexpected_answer_is_marked_and_explained_in_plain_text() {
         let text = table(&[row(Some("expected 401, got 200"))], Style::Plain);
         assert!(text.contains("✗ 401 Unauthorized"), "{text}");
         assert!(
             text.contains("✗ through the gate: expected 401, got 200"),
             "{text}"
         );
-        assert!(text.ends_with("0 of 1 as they must be\n"), "{text}");
+        assert!(text.ends_with("0 of 1 as expected\n"), "{text}");
     }
 
     #[test]

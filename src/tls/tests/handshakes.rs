@@ -225,12 +225,19 @@ async fn a_session_is_never_resumed() {
     }
 }
 
+fn offered(name: &str) -> CipherSuite {
+    match cipher_suite(name) {
+        SuiteName::Offered(suite) => suite,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn versions_suites_and_protocols_are_as_configured() {
     let authority = Authority::new("ca", |_| ());
     let pair = serving(&authority).pair();
     let connect = async |min_version, suites: &[&str], version, protocols: &[&[u8]]| {
-        let suites = suites.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let suites = suites.iter().map(|name| offered(name)).collect::<Vec<_>>();
         let request = ClientCertificates::Request;
         let server = server_config(Arc::clone(&pair), None, request, min_version, &suites).unwrap();
         let mut client = client_config(version, &authority, None);

@@ -1,59 +1,66 @@
-//! Everything that speaks against sealing this node now. All of it is found before anything is said, and each names its
-//! way out.
+//! Everything that speaks against sealing this node now. All of it is found before any is told, and each names its way
+//! out.
 
 use std::net::SocketAddr;
 
 use procfs::process::{Process, all_processes};
-use serde_json::Value;
 
-use super::{ADMIN, runtime};
+use super::exemption::Exemption;
+use super::foreign;
+use super::observe::Observed;
+use super::plan::{Plan, PortKind};
+use super::running_gate::RunningGate;
+use crate::error::chain;
 use crate::host::sockets;
-use crate::seal::observe::Observed;
-use crate::seal::{Exemption, Plan, PortKind, RunningGate, foreign};
-use crate::serve::admin::client::get;
 use crate::settings::Settings;
 
-/// `nobody` on every distribution, and whom a kernel shows for whoever is not in its user namespace.
+/// The user `nobody` on every distribution, and the one that a kernel shows for users outside of its user namespace.
 const NOBODY: u32 = 65534;
 
 /// What the operator knows already and wants all the same.
-#[derive(clap::Args, Clone, Copy, Debug)]
-pub(super) struct Accepted {
-    /// Rules of others that name the sealed ports, or use the mark's bits, are known to do no harm
-    #[arg(long)]
-    accept_foreign_rules: bool,
-    /// The API server has not been seen at the gate yet, and will come all the same
-    #[arg(long)]
-    accept_unseen_api_server: bool,
-    /// Health checks on this node that call the read-only port may fail from now on
-    #[arg(long)]
-    close_health_checkers: bool,
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted {
+    /// Rules of other programs that name the sealed ports, or use the mark's bits.
+    pub foreign_rules: bool,
+    /// The gate has not served the API server yet.
+    pub unseen_api_server: bool,
+    /// Health checks on this node that call the read-only port will fail.
+    pub closed_health_checks: bool,
 }
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Vec<String>);
+pub struct Refusals(Vec<String>);
 
 impl Refusals {
-    /// What speaks against sealing by `plan`, and the gate that it would be sealed around, if one runs.
-    pub(super) fn of(settings: &Settings, plan: &Plan, accepted: Accepted) -> (Self, Option<RunningGate>) {
+    /// What speaks against sealing by `plan`, and the gate that it would be sealed around, if one runs. `served` asks the
+    /// admin port at an address whether the API server was served.
+    pub fn of<E: std::error::Error + 'static>(
+        settings: &Settings,
+        plan: &Plan,
+        accepted: Accepted,
+        served: impl FnOnce(SocketAddr) -> Result<bool, E>,
+    ) -> (Self, Option<RunningGate>) {
         let mut refusals = Self::default();
         let gate = refusals.gate(settings);
-        if let Some(gate) = &gate {
-            refusals.api_server(settings, gate, accepted.accept_unseen_api_server);
+        if let Some(gate) = &gate
+            && !accepted.unseen_api_server
+        {
+            refusals.api_server(gate.admin.or(settings.admin_listen), served);
         }
         let exemption = gate.as_ref().and_then(|gate| gate.exemption.as_ref());
-        if !accepted.accept_foreign_rules {
+        if !accepted.foreign_rules {
             refusals.foreign_rules(plan, exemption);
         }
-        if !accepted.close_health_checkers && !settings.read_only_port.healthz {
+        if !accepted.closed_health_checks && !settings.read_only_port.healthz {
             refusals.health_checkers(settings, plan, gate.as_ref());
         }
         (refusals, gate)
     }
 
-    /// One line each; nothing if there are none.
-    pub(super) fn lines(&self) -> &[String] {
+    /// One line each; empty if there are none.
+    #[must_use]
+    pub fn lines(&self) -> &[String] {
         &self.0
     }
 
@@ -67,7 +74,8 @@ impl Refusals {
             Ok(Some(gate)) if gate.lives() => gate,
             Ok(Some(gate)) => {
                 self.add(format!(
-                    "no gate runs: the one that wrote to firewall.runDirectory {directory} was process {}, and that is gone; start it",
+                    "no gate runs: the one that wrote to firewall.runDirectory {directory} was process {}, and that is gone; \
+                     start it",
                     gate.pid
                 ));
                 return None;
@@ -92,7 +100,9 @@ impl Refusals {
                  user of its own, as config/systemd/kubelet-gate.service does"
                     .into(),
             ),
-            (NOBODY, _) => self.add("the gate runs as nobody, as others do; run it as a user of its own".into()),
+            (NOBODY, _) => self.add(format!(
+                "the gate runs as uid {NOBODY}, as other programs do; run it as a user of its own"
+            )),
             (_, None) => self.add(
                 "the gate may not mark its connections; give it CAP_NET_ADMIN, as config/systemd/kubelet-gate.service does, and \
                  restart it"
@@ -109,26 +119,30 @@ impl Refusals {
         Some(gate)
     }
 
-    fn api_server(&mut self, settings: &Settings, gate: &RunningGate, accepted: bool) {
-        if accepted {
-            return;
-        }
-        let Some(admin) = gate.admin.or(settings.admin_listen) else {
+    fn api_server<E: std::error::Error + 'static>(
+        &mut self,
+        admin: Option<SocketAddr>,
+        served: impl FnOnce(SocketAddr) -> Result<bool, E>,
+    ) {
+        let Some(admin) = admin else {
             return self.add(
                 "whether the API server has been served cannot be asked: admin.listen is off; switch it on, or give \
                  --accept-unseen-api-server"
                     .into(),
             );
         };
-        match api_server_seen(admin) {
-            Ok(Some(_)) => {}
-            Ok(None) => self.add(
+        match served(admin) {
+            Ok(true) => {}
+            Ok(false) => self.add(
                 "the gate has not served the API server yet: nothing shows that logs, exec and metrics of this node would \
                  still work; have it come once (kubectl logs of any pod of this node, with the gate's port as the node's \
                  kubelet port), or give --accept-unseen-api-server"
                     .into(),
             ),
-            Err(why) => self.add(format!("whether the API server has been served cannot be seen: {why}")),
+            Err(error) => self.add(format!(
+                "whether the API server has been served cannot be seen: {}",
+                chain(&error)
+            )),
         }
     }
 
@@ -141,8 +155,8 @@ impl Refusals {
         for (tool, text) in listings {
             for rule in foreign::naming(&tool, &text, &ports) {
                 self.add(format!(
-                    "another rule names these ports ({}): {} — it and the seal are both passed, and whichever refuses wins, \
-                     but a redirection of another's that comes first is not undone; take it away, or give --accept-foreign-rules",
+                    "another rule names these ports ({}): {}; packets pass both it and the seal, and either may refuse them, but a \
+                     redirection that comes before the seal's is not undone; remove it, or give --accept-foreign-rules",
                     rule.place, rule.rule
                 ));
             }
@@ -174,7 +188,7 @@ impl Refusals {
             .collect();
         let way_out = "move it to the authenticated port or to 10248, or set readOnlyPort.healthz with the tombstone on a port \
                        of its own, or give --close-health-checkers";
-        // Whoever closes a connection keeps its row for a minute: a check that comes more often than that is always there.
+        // The end that closes a connection keeps its row for a minute: a check that comes more often is always there.
         match sockets::tcp() {
             Ok(sockets) => {
                 let calls = |port: &u16| {
@@ -193,7 +207,9 @@ impl Refusals {
                     ));
                 }
             }
-            Err(error) => self.add(format!("who calls the read-only port cannot be seen: {error}")),
+            Err(error) => self.add(format!(
+                "the callers of the read-only port cannot be seen: {error}"
+            )),
         }
         let observed = match Observed::load(&settings.firewall.state_directory) {
             Ok(observed) => observed.unwrap_or_default(),
@@ -221,15 +237,6 @@ impl Refusals {
     }
 }
 
-/// The time at which the API server was served last; `None`: never since the gate started.
-pub(super) fn api_server_seen(admin: SocketAddr) -> Result<Option<String>, String> {
-    let runtime = runtime().map_err(|_| "no runtime".to_owned())?;
-    let seal: Value = runtime
-        .block_on(get(admin, "/seal", ADMIN))
-        .map_err(|error| crate::error::chain(&error))?;
-    Ok(seal["apiServer"]["last"].as_str().map(str::to_owned))
-}
-
 /// A process that runs as the gate's user and is none of the gate's own.
 fn other_of(uid: u32, gate: &RunningGate, exemption: &Exemption) -> Option<String> {
     let ours = |process: &Process| {
@@ -245,7 +252,7 @@ fn other_of(uid: u32, gate: &RunningGate, exemption: &Exemption) -> Option<Strin
     };
     let other = all_processes().ok()?.flatten().find(|process| {
         let status = process.status();
-        // What has ended and is not yet buried makes no connections.
+        // A zombie makes no connections.
         let alive = |status: &procfs::process::Status| !status.state.starts_with('Z');
         status.is_ok_and(|status| alive(&status) && [status.ruid, status.euid].contains(&uid))
             && !ours(process)

@@ -1,0 +1,41 @@
+//! The configuration that every subcommand is about.
+
+use std::io;
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::runtime::Runtime;
+
+use super::error::CommandError;
+use crate::seal::State;
+use crate::settings::{KubeletFlags, Settings};
+
+/// The file that every subcommand is about.
+#[derive(Args, Debug)]
+pub(super) struct Configuration {
+    /// The configuration file of the gate
+    #[arg(long = "config", value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl Configuration {
+    pub(super) fn load(&self) -> Result<Settings, CommandError> {
+        Ok(Settings::load(&self.file, &KubeletFlags::default())?)
+    }
+
+    /// A command line about this configuration, to be pasted.
+    pub(super) fn command(&self, rest: &str) -> String {
+        let file = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
+        format!("kubelet-gate firewall {rest} --config {}", file.display())
+    }
+}
+
+/// What of the seal outlives a process.
+pub(super) fn state(settings: &Settings) -> State {
+    State::new(&settings.firewall.state_directory)
+}
+
+/// Runs what waits for sockets and timers.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
