@@ -30,6 +30,7 @@ mod corpus;
 mod deadlines;
 mod early_answers;
 mod expectations;
+mod floors;
 mod forwarding;
 mod framing;
 mod half_ends;
