@@ -6,7 +6,7 @@
 //! document     a kubeconfig as it is written                                 document.rs
 //! keys         its keys in messages, and the bytes that they name            keys.rs
 //! material     a credential's bytes, inline or in a file                     material.rs
-//! context      what the current context names                            context.rs
+//! context      the cluster and user of the current context                   context.rs
 //! kubeconfig   the same, validated: server, CA bundle, credentials           kubeconfig.rs
 //! access       the files that it names, read and validated as one value      access.rs
 //! authorities  the CA bundle that verifies the API server                    authorities.rs
@@ -41,8 +41,7 @@ mod reviews;
 mod tests;
 
 pub(crate) use access::ApiServerError;
-pub(crate) use authorities::Authorities;
-pub(crate) use authorities::AuthoritiesError;
+pub(crate) use authorities::{Authorities, AuthoritiesError};
 pub(crate) use client::{ApiServer, ClientLimits};
 pub(crate) use context::CurrentContext;
 pub(crate) use failure::ReviewError;

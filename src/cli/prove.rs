@@ -1,17 +1,19 @@
-//! `kubelet-gate prove`: go about this node's kubelet as attackers' tools do, and report what gets through.
+//! `kubelet-gate prove`: probes this node's kubelet as attack tools do, and reports what gets through.
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anstyle::{AnsiColor, Style};
 use clap::Args;
 
+use super::exit::{CliError, Exit};
+use super::output::ReportFormat;
+use super::progress::Progress;
+use super::table::{Cell, Table};
+use super::terminal::{BAD, DOUBTFUL, GOOD, Stream, Terminal};
 use super::which_kubelet::{elsewhere, listed};
-use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
 use crate::adopt::kubelet::options::Effective;
-use crate::adopt::kubelet::{plain, running};
+use crate::adopt::kubelet::running;
 use crate::adopt::prove::{
     self, Exposure, PROBES, Ports, ProbeReport, ProbeToken, ProveError, ReportChanges, ReportFile, Severity,
     SideKind,
@@ -20,26 +22,34 @@ use crate::report::sarif::{self, Finding, Level, Place, Rule};
 
 /// The arguments of `prove`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+It sends at most five requests a second to this node's own addresses. None of them changes anything.
+
+Exit codes:
+  0   nothing got through
+  1   nothing got through, but not everything could be tried
+  2   something got through
+  64  wrong command line")]
 pub(super) struct Prove {
-    /// One of this node's addresses; may be repeated. Without it, all of them
+    /// An address of this node to probe; may be repeated. Default: all of them
     #[arg(long, value_name = "IP")]
     address: Vec<IpAddr>,
-    /// Where to probe from; may be repeated. Without it, everywhere
+    /// Where to probe from; may be repeated. Default: everywhere
     #[arg(long, value_name = "SIDE", value_delimiter = ',')]
     from: Vec<SideKind>,
-    /// The kubelet's port, instead of the running kubelet's
-    #[arg(long)]
+    /// The kubelet's port. Default: the running kubelet's
+    #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// Its read-only port, open or not
-    #[arg(long)]
+    /// The kubelet's read-only port, open or not. Default: the running kubelet's
+    #[arg(long, value_name = "PORT")]
     read_only_port: Option<u16>,
-    /// Its port for health checks
-    #[arg(long)]
+    /// The kubelet's port for health checks. Default: the running kubelet's
+    #[arg(long, value_name = "PORT")]
     healthz_port: Option<u16>,
-    /// A file with a token that may only read, with which to try commands by GET and WebSocket
+    /// A file with a token that may only read: commands are then tried by GET and WebSocket too
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Keep the report in a new file, to compare with later
+    /// Keep the report in a new file, for a later --compare
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// Show what has changed since a saved report
@@ -51,36 +61,22 @@ pub(super) struct Prove {
 }
 
 impl Prove {
-    pub(super) fn run(&self) -> u8 {
-        self.done().unwrap_or_else(|code| code)
-    }
-
-    fn done(&self) -> Result<u8, u8> {
-        let told = |code: u8, text: String| {
-            eprintln!("error: {}", plain(&text));
-            code
-        };
-        // Before anything is sent, what would keep the result from being seen.
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
+        // First everything that could keep the result from being shown, before anything is sent.
         if self.compare.is_some() && self.output == ReportFormat::Sarif {
-            let text = "--compare is shown by -o table and -o json only";
-            return Err(told(USAGE, text.to_owned()));
+            return Err(CliError::usage("--compare works with -o table and -o json only"));
         }
-        let before = match &self.compare {
-            None => None,
-            Some(path) => Some(
-                ProbeReport::read(path)
-                    .map_err(|error| told(USAGE, format!("--compare {}: {error}", path.display())))?,
-            ),
+        let about_file = |flag: &str, path: &Path, error: &dyn std::error::Error| {
+            CliError::usage(format!("{flag} {}: {error}", path.display()))
         };
-        let token = token(self.token_file.as_deref()).map_err(|error| told(USAGE, error))?;
-        let (ports, guessed) = self.ports().map_err(|error| told(USAGE, error))?;
-        let mut kept = match &self.save {
-            None => None,
-            Some(path) => {
-                let opened = ReportFile::create(path);
-                Some(opened.map_err(|error| told(USAGE, format!("--save {}: {error}", path.display())))?)
-            }
-        };
+        let read =
+            |path: &PathBuf| ProbeReport::read(path).map_err(|error| about_file("--compare", path, &error));
+        let before = self.compare.as_ref().map(read).transpose()?;
+        let token = token(self.token_file.as_deref())?;
+        let (ports, guessed) = self.ports()?;
+        let create = |path| ReportFile::create(path).map_err(|error| about_file("--save", path, &error));
+        let mut kept = self.save.as_deref().map(create).transpose()?;
+
         let options = prove::Options {
             ports,
             addresses: self.address.clone(),
@@ -88,63 +84,33 @@ impl Prove {
             token,
             ..prove::Options::default()
         };
-        let watched = io::stderr().is_terminal();
-        let mut dialled = None;
-        let report = prove::prove(&options, &mut |progress| {
-            let next = (progress.side, progress.address);
-            if watched && dialled.is_none() {
-                eprintln!(
-                    "at most five requests a second, none of which changes anything: about {} s if all is open",
-                    progress.remaining().as_secs()
-                );
-            }
-            if watched && dialled.replace(next) != Some(next) {
-                eprintln!(
-                    "  {} of {} probes done; next {}: {}",
-                    progress.done,
-                    progress.total,
-                    progress.side.name(),
-                    progress.address
-                );
-            }
-        });
-        let mut report = report.map_err(|error| {
-            complain(&error);
-            if matches!(error, ProveError::NotLocal(..) | ProveError::TooMany(..)) {
-                USAGE
-            } else {
-                FAILED
-            }
-        })?;
+        let mut report = probe(&options, &mut terminal.err)?;
         report.untried.extend(guessed);
-        let stored = match &mut kept {
-            None => Ok(()),
-            Some(kept) => kept.write(&report),
-        };
-        let printed = match self.output {
-            ReportFormat::Table => table(&report, before.as_ref()),
-            ReportFormat::Json => json(&report, before.as_ref()),
-            ReportFormat::Sarif => print(&as_sarif(&report)),
-        };
-        printed.map_err(|error| {
-            complain(&error);
-            FAILED
-        })?;
-        stored.map_err(|error| told(FAILED, format!("--save: {error}")))?;
+        let stored = kept.as_mut().map(|kept| kept.write(&report)).transpose();
+        match self.output {
+            ReportFormat::Table => print(&report, before.as_ref(), &mut terminal.out),
+            ReportFormat::Json => match &before {
+                None => terminal.out.json_report(&report),
+                Some(before) => terminal.out.json_report(&compared(&report, before)?),
+            },
+            ReportFormat::Sarif => terminal.out.json_report(&as_sarif(&report)),
+        }
+        stored.map_err(|error| CliError::failed(format!("--save: {error}")))?;
         if report.exposures().next().is_some() {
-            Ok(FINDINGS)
+            Ok(Exit::Findings)
         } else if report.results.is_empty() {
-            Err(told(FAILED, "nothing could be tried".to_owned()))
+            Err(CliError::failed("nothing could be tried"))
         } else if !report.faults().is_empty() {
-            let text = "not everything that was to be tried has shown something, so nothing is proven";
-            Err(told(FAILED, text.to_owned()))
+            Err(CliError::failed(
+                "not everything could be tried, or gave an answer, so nothing is proven",
+            ))
         } else {
-            Ok(GOOD)
+            Ok(Exit::Good)
         }
     }
 
-    /// Those that are named, else those of the running kubelet; and what was taken for granted.
-    fn ports(&self) -> Result<(Ports, Option<String>), String> {
+    /// The ports that are named, else those of the running kubelet; and what was assumed.
+    fn ports(&self) -> Result<(Ports, Option<String>), CliError> {
         let named = |ports: Ports| Ports {
             secure: self.port.unwrap_or(ports.secure),
             read_only: self.read_only_port.unwrap_or(ports.read_only),
@@ -157,42 +123,58 @@ impl Prove {
         let name = "name the ports with --port, --read-only-port and --healthz-port";
         match running.as_slice() {
             [] => {
-                let guessed = format!("the running kubelet's own ports: none is seen; {name}");
+                let guessed =
+                    format!("the ports of the running kubelet: no kubelet is seen in /proc; {name}");
                 Ok((named(Ports::default()), Some(guessed)))
             }
             [invocation] if !invocation.elsewhere => {
-                let options = Effective::of(invocation)
-                    .map_err(|error| format!("the kubelet of {}: {error}; {name}", invocation.source))?;
+                let options = Effective::of(invocation).map_err(|error| {
+                    CliError::usage(format!("the kubelet of {}: {error}; {name}", invocation.source))
+                })?;
                 let unread = invocation.unread.iter().chain(&options.unread).next();
-                let guessed = unread.map(|why| format!("other ports, if there are: {why}; {name}"));
+                let guessed =
+                    unread.map(|why| format!("ports that may be configured elsewhere: {why}; {name}"));
                 Ok((named(Ports::of(&options)), guessed))
             }
-            [invocation] => Err(elsewhere(invocation)),
-            several => Err(format!("{}: {name}", listed(several))),
+            [invocation] => Err(CliError::usage(elsewhere(invocation))),
+            several => Err(CliError::usage(format!("{}: {name}", listed(several)))),
         }
     }
 }
 
 /// The token in `--token-file`.
-pub(super) fn token(path: Option<&Path>) -> Result<Option<ProbeToken>, String> {
-    path.map(|path| {
-        ProbeToken::read(path).map_err(|error| format!("--token-file {}: {error}", path.display()))
-    })
-    .transpose()
-}
-
-fn print(value: &impl serde::Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)
-}
-
-fn json(report: &ProbeReport, before: Option<&ProbeReport>) -> io::Result<()> {
-    let Some(before) = before else {
-        return print(report);
+pub(super) fn token(path: Option<&Path>) -> Result<Option<ProbeToken>, CliError> {
+    let read = |path: &Path| {
+        ProbeToken::read(path)
+            .map_err(|error| CliError::usage(format!("--token-file {}: {error}", path.display())))
     };
+    path.map(read).transpose()
+}
+
+/// Sends the probes, and shows how far it has come.
+pub(super) fn probe(options: &prove::Options, err: &mut Stream) -> Result<ProbeReport, CliError> {
+    let mut progress = Progress::on(err);
+    let probed = prove::prove(options, &mut |step| {
+        progress.show(&format!(
+            "probe {} of {}, about {} s left; {} {}",
+            step.done + 1,
+            step.total,
+            step.remaining().as_secs(),
+            step.side.name(),
+            step.address
+        ));
+    });
+    drop(progress);
+    probed.map_err(|error| match error {
+        ProveError::NotLocal(..) | ProveError::TooMany(..) => CliError::usage(error),
+        ProveError::Interrupted | ProveError::System { .. } => CliError::failed(error),
+    })
+}
+
+/// The report, and what has changed since the one before.
+fn compared(report: &ProbeReport, before: &ProbeReport) -> Result<serde_json::Value, CliError> {
     let changes = ReportChanges::between(before, report);
-    let mut value = serde_json::to_value(report)?;
+    let mut value = serde_json::to_value(report).map_err(CliError::failed)?;
     value["comparedWith"] = serde_json::json!({
         "started": before.started,
         "host": before.host,
@@ -201,111 +183,91 @@ fn json(report: &ProbeReport, before: Option<&ProbeReport>) -> io::Result<()> {
         "newlyOpen": changes.newly,
         "unknown": changes.unknown,
     });
-    print(&value)
+    Ok(value)
 }
 
-fn table(report: &ProbeReport, before: Option<&ProbeReport>) -> io::Result<()> {
-    let mut out = anstream::stdout().lock();
-    let (bold, red, green) = (
-        Style::new().bold(),
-        AnsiColor::Red.on_default(),
-        AnsiColor::Green.on_default(),
-    );
+fn print(report: &ProbeReport, before: Option<&ProbeReport>, out: &mut Stream) {
     let open = report.exposed_probes();
     if !open.is_empty() {
-        writeln!(
-            out,
-            "{bold}{:<22} {:<58} FROM{bold:#}",
-            "GOT THROUGH", "WHAT IT GIVES"
-        )?;
+        let mut table = Table::new(["GOT THROUGH", "WHAT IT GIVES", "FROM"]);
+        for exposure in &open {
+            table.row([
+                Cell::styled(exposure.probe.id, BAD),
+                exposure.probe.gives.into(),
+                from(exposure).into(),
+            ]);
+        }
+        out.table(&table);
+        writeln!(out);
     }
-    for exposure in &open {
-        writeln!(
-            out,
-            "{red}{:<22}{red:#} {:<58} {}",
-            exposure.probe.id,
-            exposure.probe.gives,
-            from(exposure)
-        )?;
-    }
-    if !open.is_empty() {
-        writeln!(out)?;
-    }
-    writeln!(out, "{bold}{:<40} {:<6} ANSWERS{bold:#}", "FROM, TO", "PORT")?;
+    let mut answers = Table::new(["FROM, TO", "PORT", "ANSWERS"]);
     for group in report.answer_groups() {
-        let answers: Vec<String> = group
-            .answers
-            .iter()
+        let counts = group.answers.iter();
+        let counts: Vec<String> = counts
             .map(|(answer, count)| format!("{answer} ×{count}"))
             .collect();
-        writeln!(
-            out,
-            "{:<40} {:<6} {}",
-            group.to.to_string(),
-            group.port,
-            answers.join(", ")
-        )?;
+        answers.row([
+            group.to.to_string().into(),
+            group.port.to_string().into(),
+            counts.join(", ").into(),
+        ]);
     }
-    for remark in report.remarks() {
-        writeln!(out, "{remark}")?;
-    }
+    out.table(&answers);
+    remarks(report, out);
     if let Some(before) = before {
-        let changes = ReportChanges::between(before, report);
-        writeln!(
-            out,
-            "\nsince {}: {} closed, {} still open, {} newly open, {} not shown this time",
-            plain(&before.started),
-            changes.closed.len(),
-            changes.still.len(),
-            changes.newly.len(),
-            changes.unknown.len()
-        )?;
-        if before.host != report.host {
-            writeln!(
-                out,
-                "that was on {}, this is {}",
-                plain(&before.host),
-                plain(&report.host)
-            )?;
-        }
-        for outcome in changes.newly {
-            writeln!(
-                out,
-                "  {red}newly open{red:#} {} from {} to {}",
-                outcome.probe,
-                outcome.side.name(),
-                outcome.address
-            )?;
-        }
+        print_changes(before, report, out);
     }
+    writeln!(out);
     let tried: BTreeSet<&str> = report
         .results
         .iter()
         .map(|outcome| outcome.probe.as_str())
         .collect();
-    if open.is_empty() && report.faults().is_empty() {
-        writeln!(
-            out,
-            "\n{green}nothing got through{green:#}: {} probes at {}",
-            tried.len(),
-            report.finished
-        )
-    } else if open.is_empty() {
-        writeln!(
-            out,
-            "\nnothing got through of what was answered: {} probes at {}",
-            tried.len(),
-            report.finished
-        )
+    let (tried, at) = (tried.len(), &report.finished);
+    if !open.is_empty() {
+        let through = format!("{} of {tried} probes got through", open.len());
+        let next = format!(
+            "at {at}. `kubelet-gate firewall status` tells whether this node is sealed, and docs/prove.md \
+             describes every probe."
+        );
+        out.labelled(BAD, &through, &next);
+    } else if report.faults().is_empty() {
+        out.labelled(GOOD, "nothing got through:", &format!("{tried} probes at {at}"));
     } else {
-        writeln!(
-            out,
-            "\n{red}{} of {} probes got through{red:#} at {}; `kubelet-gate firewall status` tells whether this node is sealed, \
-             docs/prove.md what each probe is",
-            open.len(),
-            tried.len(),
-            report.finished
-        )
+        let label = "nothing got through of what was answered:";
+        out.labelled(DOUBTFUL, label, &format!("{tried} probes at {at}"));
+    }
+}
+
+fn print_changes(before: &ProbeReport, report: &ProbeReport, out: &mut Stream) {
+    let changes = ReportChanges::between(before, report);
+    writeln!(out);
+    out.text(&format!(
+        "since {}: {} closed, {} still open, {} newly open, {} not shown this time",
+        before.started,
+        changes.closed.len(),
+        changes.still.len(),
+        changes.newly.len(),
+        changes.unknown.len()
+    ));
+    if before.host != report.host {
+        out.text(&format!("that was on {}, this is {}", before.host, report.host));
+    }
+    for outcome in changes.newly {
+        let what = format!(
+            "{} from {} to {}",
+            outcome.probe,
+            outcome.side.name(),
+            outcome.address
+        );
+        out.labelled(BAD, "newly open:", &what);
+    }
+}
+
+/// Prints what was left out, and what keeps the report from proving anything.
+pub(super) fn remarks(report: &ProbeReport, out: &mut Stream) {
+    for remark in report.remarks() {
+        out.text(&remark);
     }
 }
 
@@ -327,7 +289,7 @@ fn as_sarif(report: &ProbeReport) -> serde_json::Value {
         .map(|probe| Rule {
             id: id(probe.id),
             name: format!("{} {} is refused to strangers", probe.method, probe.path),
-            help: format!("Whoever gets through has {}.", probe.gives),
+            help: format!("A client that gets through has {}.", probe.gives),
         })
         .collect();
     let findings: Vec<Finding> = report

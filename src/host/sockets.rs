@@ -1,7 +1,7 @@
 //! TCP sockets of the node and their owners, from `/proc`.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use procfs::FromReadSI as _;
 use procfs::net::{TcpNetEntries, TcpState};
@@ -184,9 +184,13 @@ impl std::fmt::Display for Listener {
 
 /// The listeners on this address, or on every address of its port.
 pub fn listeners(address: SocketAddr) -> Vec<Listener> {
-    listening(address)
-        .map(|socket| owner(socket.inode).map_or(Listener::User(socket.uid), Listener::Process))
-        .collect()
+    owners(listening(address))
+}
+
+/// The listeners that keep another socket from being bound to this address.
+pub fn in_the_way(address: SocketAddr) -> Vec<Listener> {
+    let ip = canonical(address).ip();
+    owners(on_port(address.port()).filter(move |socket| overlap(socket.local.ip(), ip)))
 }
 
 /// Whether this process listens on this address, or on every address of its port. [`owner`] does not tell: a child
@@ -198,13 +202,29 @@ pub(crate) fn listens(pid: i32, address: SocketAddr) -> bool {
     listening(address).any(|socket| holds(&process, socket.inode))
 }
 
+fn owners(listening: impl Iterator<Item = TcpSocket>) -> Vec<Listener> {
+    listening
+        .map(|socket| owner(socket.inode).map_or(Listener::User(socket.uid), Listener::Process))
+        .collect()
+}
+
 fn listening(address: SocketAddr) -> impl Iterator<Item = TcpSocket> {
-    let address = canonical(address);
-    let takes = move |socket: &TcpSocket| {
-        let (ip, here) = (socket.local.ip(), socket.local.port() == address.port());
-        socket.listens && here && (ip == address.ip() || ip.is_unspecified())
-    };
-    tcp().unwrap_or_default().into_iter().filter(takes)
+    let wanted = canonical(address).ip();
+    on_port(address.port()).filter(move |socket| {
+        let ip = socket.local.ip();
+        ip == wanted || ip.is_unspecified()
+    })
+}
+
+fn on_port(port: u16) -> impl Iterator<Item = TcpSocket> {
+    let sockets = tcp().unwrap_or_default().into_iter();
+    sockets.filter(move |socket| socket.listens && socket.local.port() == port)
+}
+
+/// Whether one of these addresses covers the other. `[::]` takes IPv4 as well; 0.0.0.0 takes no IPv6.
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one == other || covers(one, other) || covers(other, one)
 }
 
 #[cfg(test)]
@@ -285,5 +305,22 @@ mod tests {
         let owner = owner(socket.inode).unwrap();
         assert_eq!(owner.pid, i32::try_from(std::process::id()).unwrap());
         assert!(super::owner(0).is_none());
+    }
+
+    #[test]
+    fn an_address_is_taken_by_the_listeners_that_cover_it() {
+        for (held, wanted, taken) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("127.0.0.1", "0.0.0.0", true),
+            ("127.0.0.1", "::", true),
+            ("0.0.0.0", "127.0.0.1", true),
+            ("::", "127.0.0.1", true),
+            ("0.0.0.0", "::1", false),
+            ("::1", "0.0.0.0", false),
+        ] {
+            let overlap = overlap(held.parse().unwrap(), wanted.parse().unwrap());
+            assert_eq!(overlap, taken, "{wanted} while {held} is held");
+        }
     }
 }

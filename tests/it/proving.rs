@@ -262,10 +262,9 @@ async fn what_may_have_been_open_is_not_called_closed() {
         answer_within: Duration::from_millis(100),
         ..on_loopback(ports(address, NO_SERVER))
     };
-    let mut done = None;
     let report = tokio::task::spawn_blocking(move || {
+        let mut done = None;
         prove::prove(&options, &mut |progress| {
-            // Each probe counts once, and only after it was answered.
             assert!(progress.done < progress.total && done < Some(progress.done));
             done = Some(progress.done);
             if progress.address == Ipv6Addr::LOCALHOST {

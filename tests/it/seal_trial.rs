@@ -147,8 +147,8 @@ fn a_call_before_the_trial_verifies_nothing() {
         let mut gate = node.running_gate();
         gate["admin"] = stuttering_admin_port().await.to_string().into();
         std::fs::write(node.file("run/exemption.json"), gate.to_string()).unwrap();
-        let arguments = "apply --confirm-within 4s --confirm-when-verified --accept-unseen-api-server";
-        let said = node.firewall_exits(1, arguments);
+        let arguments = apply(" --confirm-when-verified --accept-unseen-api-server");
+        let said = node.firewall_exits(1, &arguments);
         assert!(said.contains("has not come through the seal"), "{said}");
         node.stop().await;
     });
