@@ -2,12 +2,14 @@
 //! drop-ins and both sets of defaults, combined as the kubelet combines them.
 
 mod fields;
+mod flags;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub(crate) use self::fields::FIELDS;
 pub use self::fields::Field;
-use self::fields::ValueKind;
+pub(crate) use self::flags::{arguments, given};
 
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
@@ -15,9 +17,11 @@ use std::path::{Component, Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use self::fields::ValueKind;
+use self::flags::{GivenFlag, parsed};
+use self::values::{ValueError, flagged, found, is_zero, typed};
 use super::invocation::Invocation;
 use super::root::{Root, broken};
-use crate::duration;
 
 /// Deepest nesting of drop-ins that is read. The kubelet does not follow links to folders, so they cannot go
 /// round.
@@ -125,13 +129,6 @@ pub struct Effective {
     pub notes: Vec<String>,
     /// Sources that could not be read, and may hold any option.
     pub unread: Vec<String>,
-}
-
-/// A flag as it was given.
-struct GivenFlag<'a> {
-    name: String,
-    value: String,
-    place: &'a str,
 }
 
 impl Effective {
@@ -256,80 +253,6 @@ enum Layer {
     DropIn(PathBuf),
 }
 
-/// The words as pflag reads them: `--name=value`, `--name value`, `--switch`; `_` may stand for `-`.
-fn parsed<'a>(invocation: &'a Invocation, notes: &mut Vec<String>) -> Vec<GivenFlag<'a>> {
-    let mut flags = Vec::new();
-    let mut words = invocation.words.iter().peekable();
-    while let Some(word) = words.next() {
-        let Some(flag) = word.text.strip_prefix("--").filter(|flag| !flag.is_empty()) else {
-            // One-letter flags, such as -v 2, are about logs.
-            let short = word.text.starts_with('-') && word.text != "--";
-            if short && word.text.len() == 2 {
-                words.next_if(|next| !next.text.starts_with('-'));
-            } else if !short {
-                // Mostly the value meant for a switch. The value of an unknown flag may be a secret.
-                let shown = match word.text.as_str() {
-                    "true" | "false" => &word.text,
-                    _ => "…",
-                };
-                notes.push(format!(
-                    "{}: the word {shown:?} is not a flag: a kubelet exits on it",
-                    word.place
-                ));
-            }
-            continue;
-        };
-        let (name, value) = match flag.split_once('=') {
-            Some((name, value)) => (name.replace('_', "-"), value.to_owned()),
-            None => {
-                let name = flag.replace('_', "-");
-                let known = FIELDS.iter().find(|field| field.flag == name);
-                let value = match known {
-                    Some(field) if field.kind == ValueKind::Bool => None,
-                    Some(_) => words.next(),
-                    // An unknown flag may be a switch.
-                    None => words.next_if(|next| !next.text.starts_with('-')),
-                };
-                (
-                    name,
-                    value.map_or_else(|| "true".to_owned(), |value| value.text.clone()),
-                )
-            }
-        };
-        flags.push(GivenFlag {
-            name,
-            value,
-            place: &word.place,
-        });
-    }
-    flags
-}
-
-/// The last value of a flag, if it is given and not empty. Files are not read for it.
-#[must_use]
-pub fn given(invocation: &Invocation, flag: &str) -> Option<String> {
-    let flags = parsed(invocation, &mut Vec::new());
-    let last = flags.into_iter().rev().find(|given| given.name == flag)?;
-    Some(last.value).filter(|value| !value.is_empty())
-}
-
-/// The flags as they were given. Values of unknown flags are left out, since they may be secrets.
-pub(crate) fn arguments(invocation: &Invocation) -> Vec<String> {
-    let shown = |given: GivenFlag<'_>| match FIELDS.iter().any(|field| field.flag == given.name) {
-        true => format!("--{}={}", given.name, given.value),
-        false => format!("--{}=…", given.name),
-    };
-    parsed(invocation, &mut Vec::new())
-        .into_iter()
-        .map(shown)
-        .collect()
-}
-
-/// The start of a value, for messages.
-fn excerpt(text: &str) -> String {
-    text.chars().take(60).collect()
-}
-
 /// A configuration file as JSON.
 fn document(root: &Root, path: &Path, notes: &mut Vec<String>) -> Result<Value, OptionsError> {
     let failed = |why: String| OptionsError {
@@ -451,6 +374,12 @@ fn setting(
             }
         }
     }
+    let of_flag = |given: &GivenFlag<'_>, text: &str| {
+        flagged(field, &given.name, text).map_err(|error| OptionsError {
+            place: given.place.to_owned(),
+            why: error.to_string(),
+        })
+    };
     if let Some(gate) = field.key.strip_prefix("featureGates.") {
         for given in flags.iter().filter(|given| given.name == "feature-gates") {
             let gates = given
@@ -459,16 +388,13 @@ fn setting(
                 .filter_map(|gate| gate.trim().split_once('='));
             let gates = gates.map(|(name, set)| (name.trim(), set.trim()));
             for (_, set) in gates.filter(|(name, _)| *name == gate) {
-                (value, origin) = (
-                    flagged(field, given, set)?,
-                    ValueOrigin::Flag(given.place.to_owned()),
-                );
+                (value, origin) = (of_flag(given, set)?, ValueOrigin::Flag(given.place.to_owned()));
             }
         }
     }
     let named = |given: &&GivenFlag<'_>| !field.flag.is_empty() && given.name == field.flag;
     for (at, given) in flags.iter().filter(named).enumerate() {
-        let flagged = flagged(field, given, &given.value)?;
+        let flagged = of_flag(given, &given.value)?;
         match (&mut value, flagged) {
             // Of a list, the first flag replaces the file's value and later ones add to it. Otherwise the
             // last counts.
@@ -478,95 +404,6 @@ fn setting(
         origin = ValueOrigin::Flag(given.place.to_owned());
     }
     Ok(Setting { field, value, origin })
-}
-
-/// The value at a dotted key. A null section counts as a null value: it unsets all keys below.
-fn found<'a>(document: &'a Value, key: &str) -> Result<Option<&'a Value>, ValueError> {
-    let mut value = document;
-    for (at, name) in key.split('.').enumerate() {
-        value = match value {
-            Value::Null => return Ok(Some(value)),
-            Value::Object(values) => match values.get(name) {
-                Some(value) => value,
-                None => return Ok(None),
-            },
-            _ => {
-                let above: Vec<&str> = key.split('.').take(at).collect();
-                return Err(ValueError::NotASection(above.join(".")));
-            }
-        };
-    }
-    Ok(Some(value))
-}
-
-/// Why a value in a file is not what a kubelet can read.
-#[derive(Debug, thiserror::Error)]
-enum ValueError {
-    #[error("{0}: not a section with keys, which a kubelet needs here")]
-    NotASection(String),
-    #[error("{key}: {found} is not a {wanted}")]
-    WrongKind {
-        key: &'static str,
-        found: String,
-        wanted: &'static str,
-    },
-}
-
-/// Checks a file's value. A kubelet's YAML is version 1.1, where `yes` and `off` are booleans.
-fn typed(field: &Field, value: &Value) -> Result<Value, ValueError> {
-    let wrong = |wanted| {
-        Err(ValueError::WrongKind {
-            key: field.key,
-            found: excerpt(&value.to_string()),
-            wanted,
-        })
-    };
-    Ok(match (field.kind, value) {
-        (ValueKind::Bool, Value::Bool(_)) | (ValueKind::Text | ValueKind::Path, Value::String(_)) => {
-            value.clone()
-        }
-        (ValueKind::Bool, Value::String(text)) => match text.to_lowercase().as_str() {
-            "yes" | "on" | "y" => json!(true),
-            "no" | "off" | "n" => json!(false),
-            _ => return wrong("boolean"),
-        },
-        (ValueKind::Bool, _) => return wrong("boolean"),
-        (ValueKind::Number, Value::Number(number)) if number.is_i64() => value.clone(),
-        (ValueKind::Number, _) => return wrong("whole number"),
-        (ValueKind::Duration, Value::String(text)) if duration::is_duration(text) => value.clone(),
-        (ValueKind::Duration, _) => return wrong("duration"),
-        (ValueKind::Texts, Value::Array(values)) if values.iter().all(Value::is_string) => value.clone(),
-        (ValueKind::Texts, _) => return wrong("list of texts"),
-        (ValueKind::Text | ValueKind::Path, _) => return wrong("text"),
-    })
-}
-
-/// Reads a flag's value as pflag does.
-fn flagged(field: &Field, given: &GivenFlag<'_>, text: &str) -> Result<Value, OptionsError> {
-    let wrong = |wanted: &str| OptionsError {
-        place: given.place.to_owned(),
-        why: format!("--{}={} is not a {wanted}", given.name, excerpt(text)),
-    };
-    Ok(match field.kind {
-        ValueKind::Bool => match text {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => json!(true),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => json!(false),
-            _ => return Err(wrong("boolean")),
-        },
-        ValueKind::Number => json!(text.parse::<i64>().map_err(|_| wrong("whole number"))?),
-        ValueKind::Duration if duration::is_duration(text) => json!(text),
-        ValueKind::Duration => return Err(wrong("duration")),
-        ValueKind::Texts => text.split(',').filter(|text| !text.is_empty()).collect(),
-        ValueKind::Text | ValueKind::Path => json!(text),
-    })
-}
-
-fn is_zero(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.is_empty() || duration::is_zero(text),
-        Value::Number(number) => number.as_i64() == Some(0),
-        _ => false,
-    }
 }
 
 /// A path made absolute.
