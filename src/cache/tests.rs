@@ -34,12 +34,12 @@ async fn eventually(mut condition: impl FnMut() -> bool) {
 
 /// A review that counts its calls and withholds its answer until it is released.
 #[derive(Clone, Default)]
-struct Held {
+struct HeldReview {
     calls: Arc<AtomicUsize>,
     release: Arc<Notify>,
 }
 
-impl Held {
+impl HeldReview {
     fn review(
         &self,
         outcome: ReviewOutcome<Answered>,
@@ -133,7 +133,7 @@ fn jitter_only_shortens() {
 
 #[tokio::test]
 async fn a_hundred_waiters_share_one_failed_review() {
-    let (cache, held) = (Arc::new(cache()), Held::default());
+    let (cache, held) = (Arc::new(cache()), HeldReview::default());
     let (mut waiters, asked) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
     for _ in 0..100 {
         let (cache, held, asked) = (Arc::clone(&cache), held.clone(), Arc::clone(&asked));
@@ -160,7 +160,7 @@ async fn a_hundred_waiters_share_one_failed_review() {
 
 #[tokio::test]
 async fn the_caller_that_started_a_review_may_leave() {
-    let (cache, held) = (Arc::new(cache()), Held::default());
+    let (cache, held) = (Arc::new(cache()), HeldReview::default());
     let ask = || {
         let (cache, held) = (Arc::clone(&cache), held.clone());
         tokio::spawn(async move {
@@ -184,7 +184,7 @@ async fn the_caller_that_started_a_review_may_leave() {
 
 #[tokio::test]
 async fn an_answer_without_waiters_is_kept() {
-    let (cache, held) = (Arc::new(cache()), Held::default());
+    let (cache, held) = (Arc::new(cache()), HeldReview::default());
     let asked = {
         let (cache, held) = (Arc::clone(&cache), held.clone());
         tokio::spawn(async move {
@@ -311,7 +311,7 @@ async fn a_granted_answer_is_due_in_the_last_fifth_of_its_life_and_a_refusal_nev
 
 #[tokio::test]
 async fn an_answer_is_renewed_once_and_no_caller_waits_for_it() {
-    let (cache, review) = (Arc::new(cache()), Held::default());
+    let (cache, review) = (Arc::new(cache()), HeldReview::default());
     granted(&cache).await;
     age(&cache, MINUTE / 10);
     for _ in 0..10 {

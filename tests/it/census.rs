@@ -223,7 +223,7 @@ async fn the_command_reports_that_no_gate_answers() {
     let config = configuration(&world, &world.admin.to_string());
     let empty = text(&run(&config, "table").await);
     assert!(
-        empty.starts_with("nobody has asked the read-only port since 20"),
+        empty.starts_with("no caller has used the read-only port since 20"),
         "{empty}"
     );
     let asked = |config: PathBuf| async move {

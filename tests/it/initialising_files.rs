@@ -73,7 +73,11 @@ fn no_file_is_written_through_a_link_and_no_half_is_left() {
     let before = fs::read_to_string(out.join("NEXT.md")).unwrap();
     let output = init(&tree("k3s"), &out, &["--force"]);
     assert_eq!(code(&output), 1);
-    assert!(stderr(&output).contains("in the way"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("has the name of a file"),
+        "{}",
+        stderr(&output)
+    );
     assert_eq!(fs::read_to_string(out.join("NEXT.md")).unwrap(), before);
 }
 

@@ -37,7 +37,7 @@ fn an_expired_certificate_is_a_problem_and_one_that_expires_soon_a_warning() {
     let day = Duration::DAY;
     for (from, until, word, expected) in [
         (-2 * day, -day, "has expired", 2),
-        (day, 2 * day, "is valid from", 2),
+        (day, 2 * day, "is not valid before", 2),
         (-day, 3 * day, "expires in", 0),
         (-day, 300 * day, "", 0),
     ] {
@@ -168,7 +168,7 @@ fn a_nodes_values_cannot_change_the_files_about_it() {
     assert!(
         hostile
             .said
-            .contains("missing: nodeName: by the node's own certificate"),
+            .contains("missing: nodeName: the node's own certificate"),
         "{}",
         hostile.said
     );
@@ -215,7 +215,7 @@ fn contradicting_names_are_not_written_and_the_last_common_name_counts() {
 /// out.
 #[test]
 fn the_serving_certificate_is_verified_against_the_clusters_ca() {
-    const REFUSED: &str = "who verifies by the cluster's CA refuses it";
+    const REFUSED: &str = "a client that verifies by the cluster's CA refuses it";
     for (name, accepted) in [
         ("kubeadm", false),
         ("k3s", true),

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Output;
 
 use kubelet_gate::adopt::inspect::{Check, Inspection, Verdict};
-use kubelet_gate::adopt::kubelet::Root;
-use kubelet_gate::adopt::kubelet::invocation::{self, Invocation};
+use kubelet_gate::adopt::kubelet::invocation::Invocation;
+use kubelet_gate::adopt::kubelet::{Root, in_files};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -32,7 +32,7 @@ pub(crate) fn inspected(name: &str) -> Inspection {
 
 /// The only kubelet that the files of a node start.
 pub(crate) fn only(folder: &Path) -> Inspection {
-    let (mut found, errors) = invocation::in_files(&Root::new(folder));
+    let (mut found, errors) = in_files(&Root::new(folder));
     let counts = (found.len(), errors.len());
     assert_eq!(counts, (1, 0), "{}: {errors:?}", folder.display());
     judged(found.remove(0))

@@ -342,7 +342,8 @@ fn the_credential_is_one_that_this_kubelet_accepts() {
     assert!(key.as_str().unwrap().contains("kubelet-client-2024"), "{key}");
     let next = own.words("NEXT.md");
     assert!(
-        next.contains("so does each other kubelet that is set up like it") && !next.contains("Do not seal"),
+        next.contains("so does each other kubelet that is configured like it")
+            && !next.contains("Do not seal"),
         "{next}"
     );
     assert!(!next.contains(RIGHTS));

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use fakes::kubelet::{ClientCa, Fault, RecordedRequest};
 use kubelet_gate::adopt::prove::{
-    self, Answer, Credential, Options, Outcome, PROBES, Port, Ports, Report, SideKind, Verified,
+    self, Options, PROBES, Port, Ports, ProbeAnswer, ProbeCredential, ProbeOutcome, ProbeReport, ProbeToken,
+    SideKind, Verified,
 };
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -27,7 +28,7 @@ fn ports(secure: SocketAddr, read_only: SocketAddr) -> Ports {
     }
 }
 
-pub(crate) async fn proven(options: Options) -> Report {
+pub(crate) async fn proven(options: Options) -> ProbeReport {
     tokio::task::spawn_blocking(move || prove::prove(&options, &mut |_| {}))
         .await
         .unwrap()
@@ -39,30 +40,30 @@ fn on_loopback(ports: Ports) -> Options {
         ports,
         addresses: vec![LOCALHOST],
         sides: vec![SideKind::Loopback],
-        token: Some("proxy-get-token".to_owned()),
+        token: Some(ProbeToken::new("proxy-get-token").unwrap()),
         interval: Duration::ZERO,
         answer_within: patience(),
     }
 }
 
 /// The probes that got through.
-fn through(report: &Report) -> BTreeSet<&str> {
+fn through(report: &ProbeReport) -> BTreeSet<&str> {
     report.exposures().map(|outcome| outcome.probe.as_str()).collect()
 }
 
 /// The probes without a certain answer.
-fn unknown(report: &Report) -> Vec<&str> {
+fn unknown(report: &ProbeReport) -> Vec<&str> {
     report.unknown().map(|outcome| outcome.probe.as_str()).collect()
 }
 
 /// The outcomes at one address.
-fn at(report: &Report, address: SocketAddr) -> Vec<&Outcome> {
-    let of_it = |outcome: &&Outcome| outcome.address == address;
+fn at(report: &ProbeReport, address: SocketAddr) -> Vec<&ProbeOutcome> {
+    let of_it = |outcome: &&ProbeOutcome| outcome.address == address;
     report.results.iter().filter(of_it).collect()
 }
 
-fn is_unknown(outcome: &Outcome) -> bool {
-    matches!(outcome.answer, Answer::Unknown(_))
+fn is_unknown(outcome: &ProbeOutcome) -> bool {
+    matches!(outcome.answer, ProbeAnswer::Unknown(_))
 }
 
 /// Probes that get through a wide-open kubelet of the lab. The others are of pages that no kubelet serves any
@@ -108,9 +109,9 @@ async fn an_open_kubelet_is_open_to_every_probe_and_the_gate_to_none() {
     let gated = ports(world.address, world.read_only);
     let report = proven(on_loopback(gated)).await;
     assert_eq!(through(&report), BTreeSet::new(), "{report:#?}");
-    let answers: BTreeSet<&Answer> = report.results.iter().map(|outcome| &outcome.answer).collect();
-    let expected = [400, 401, 403, 410].map(Answer::Status);
-    assert_eq!(answers, expected.iter().chain([&Answer::Refused]).collect());
+    let answers: BTreeSet<&ProbeAnswer> = report.results.iter().map(|outcome| &outcome.answer).collect();
+    let expected = [400, 401, 403, 410].map(ProbeAnswer::Status);
+    assert_eq!(answers, expected.iter().chain([&ProbeAnswer::Refused]).collect());
     world.assert_nothing_forwarded();
     // Only the seal closes the way past the gate.
     let past = proven(on_loopback(open)).await;
@@ -139,7 +140,10 @@ async fn exactly_the_documented_requests_are_sent() {
         assert!(matches!(seen.method.as_str(), "GET" | "POST"), "{}", probe.id);
         assert_eq!(seen.upgrade, probe.websocket, "{}", probe.id);
         let shown = seen.header("authorization");
-        let with_token = matches!(probe.credential, Credential::GarbageToken | Credential::Token);
+        let with_token = matches!(
+            probe.credential,
+            ProbeCredential::GarbageToken | ProbeCredential::Token
+        );
         assert_eq!(shown.is_some(), with_token, "{}: {shown:?}", probe.id);
         let port = if seen.read_only {
             open.read_only
@@ -178,15 +182,15 @@ async fn a_kubelet_that_authenticates_is_neither_open_nor_a_gate() {
     });
     let report = proven(options.clone()).await;
     assert_eq!(through(&report), BTreeSet::new());
-    let status = |outcome: &Outcome| match outcome.answer {
-        Answer::Status(status) => Some(status),
+    let status = |outcome: &ProbeOutcome| match outcome.answer {
+        ProbeAnswer::Status(status) => Some(status),
         _ => None,
     };
     // To the foreign certificate the answer is an alert.
     let answers: BTreeSet<u16> = report.results.iter().filter_map(status).collect();
     assert_eq!(answers, BTreeSet::from([301, 401, 404, 410]));
     // As if seen from the node's address as well.
-    let from_both = |mut report: Report| {
+    let from_both = |mut report: ProbeReport| {
         for mut outcome in report.results.clone() {
             outcome.side = SideKind::NodeAddress;
             report.results.push(outcome);
@@ -259,8 +263,11 @@ async fn what_may_have_been_open_is_not_called_closed() {
         ..on_loopback(ports(address, NO_SERVER))
     };
     let report = tokio::task::spawn_blocking(move || {
-        prove::prove(&options, &mut |step| {
-            if step.ends_with("::1") {
+        let mut done = None;
+        prove::prove(&options, &mut |progress| {
+            assert!(progress.done < progress.total && done < Some(progress.done));
+            done = Some(progress.done);
+            if progress.address == Ipv6Addr::LOCALHOST {
                 restarting.listen(64).unwrap();
             }
         })
@@ -283,7 +290,7 @@ async fn what_may_have_been_open_is_not_called_closed() {
     let report = proven(on_loopback(ports(NO_SERVER, address))).await;
     answered.join().unwrap();
     let gone = at(&report, address);
-    assert_eq!(gone[0].answer, Answer::Status(404));
+    assert_eq!(gone[0].answer, ProbeAnswer::Status(404));
     assert!(gone[1..].iter().all(|outcome| is_unknown(outcome)), "{gone:#?}");
 
     // A kubelet that cannot ask for authorization, or has too much to do.

@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use fakes::kubelet::FakeKubelet;
-use kubelet_gate::adopt::prove::{Answer, Options, Ports, Report, SideKind};
+use kubelet_gate::adopt::prove::{Options, Ports, ProbeAnswer, ProbeReport, ProbeToken, SideKind};
 use kubelet_gate::host::as_user;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -26,7 +26,7 @@ async fn only_wire() -> MutexGuard<'static, ()> {
     WIRE.lock().await
 }
 
-async fn proven_from_every_side(options: Options) -> Report {
+async fn proven_from_every_side(options: Options) -> ProbeReport {
     let _wire = only_wire().await;
     proven(Options {
         interval: Duration::ZERO,
@@ -55,7 +55,7 @@ fn a_token_is_not_shown_to_another_users_server() {
                 secure: 20250,
                 ..Ports::default()
             },
-            token: Some("secret".to_owned()),
+            token: Some(ProbeToken::new("secret").unwrap()),
             ..Options::default()
         })
         .await;
@@ -67,7 +67,7 @@ fn a_token_is_not_shown_to_another_users_server() {
         assert_eq!(tokens.len(), 2, "none, and a made-up one: {tokens:?}");
         assert!(!tokens.contains(&Some("Bearer secret".to_owned())), "{tokens:?}");
         for outcome in &report.results {
-            let withheld = matches!(outcome.answer, Answer::Unknown(_));
+            let withheld = matches!(outcome.answer, ProbeAnswer::Unknown(_));
             assert!(outcome.probe != "token-exec-websocket" || withheld, "{outcome:?}");
         }
         drop(taken);

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::server::{ALLOWED, Act, Authority, JANE, Server, client, eventually};
+use super::server::{ALLOWED, Act, JANE, Server, ServerAuthority, client, eventually};
 use crate::apiserver::client::ClientLimits;
 use crate::apiserver::failure::Cause;
 use crate::apiserver::reviews::AnswerError;
@@ -370,7 +370,7 @@ async fn the_servers_certificate_must_be_of_the_ca_and_the_name() {
     );
     may_get_metrics(&named).await.unwrap();
 
-    server.write("ca.crt", &Authority::new("test-ca").pem());
+    server.write("ca.crt", &ServerAuthority::new("test-ca").pem());
     assert!(named.reload().unwrap());
     let error = may_get_metrics(&named).await.unwrap_err();
     assert!(matches!(error.cause, Cause::Handshake { .. }), "{error}");
@@ -382,7 +382,7 @@ async fn the_servers_certificate_must_be_of_the_ca_and_the_name() {
 /// Seen red with every anchor treated as valid: the first review is answered.
 #[tokio::test]
 async fn a_server_of_an_expired_ca_is_refused() {
-    let server = Server::start_by(Authority::expired("test-ca"), &["127.0.0.1"], vec![]).await;
+    let server = Server::start_by(ServerAuthority::expired("test-ca"), &["127.0.0.1"], vec![]).await;
     let client = server.client();
     let error = may_get_metrics(&client).await.unwrap_err();
     assert!(matches!(error.cause, Cause::Handshake { .. }), "{error}");

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
 
-use super::server::{Authority, kubeconfig_text};
+use super::server::{ServerAuthority, kubeconfig_text};
 use crate::apiserver::material::Material;
 use crate::apiserver::{Kubeconfig, KubeconfigError};
 
@@ -202,7 +202,7 @@ fn the_files_must_be_files() {
 
 #[test]
 fn the_common_name_of_inline_data_is_found() {
-    let signed = Authority::new("ca").client("system:node:worker-1");
+    let signed = ServerAuthority::new("ca").client("system:node:worker-1");
     let data = |pem: &str| BASE64_STANDARD.encode(pem);
     let user = format!(
         "client-certificate-data: {}, client-key-data: {}",
