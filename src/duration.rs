@@ -1,7 +1,7 @@
 //! Durations as Go, and so Kubernetes, reads and writes them: `2m0s`, `1h30m`, `500ms`, `1.5h`.
 //!
-//! Mirrors `time.ParseDuration` and `Duration.String`, except that a negative duration is refused: none of our keys
-//! has a use for one.
+//! Mirrors `time.ParseDuration` and `Duration.String`, except that a negative duration is refused: none of
+//! our keys has a use for one.
 
 use std::fmt::Write;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! A request that the gate answers itself: what the client is told, and what the operator is told.
 //!
-//! The two texts are separate fields on purpose. `outside` is what a stranger may read; `inside` goes to the log and the
-//! audit line and may name files, addresses and causes. This module is the only place where an error becomes a
-//! response.
+//! The two texts are separate fields on purpose. Any client may read `outside`. `inside` goes to the log and
+//! the audit line, and may name files, addresses and causes. This module is the only place where an error
+//! becomes a response.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,38 +11,38 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
-/// Whose doing it is that the request did not reach the kubelet, or that its answer is not passed on.
+/// The side that caused a request to end at the gate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErrorOrigin {
-    /// The API server could not be asked.
+    /// The API server did not answer a review.
     ApiServer,
-    /// The client asked for something it may not have, or asked badly.
+    /// The client is not allowed what it asked for, or its request is malformed.
     Client,
-    /// The gate itself: a bound was reached, or a bug.
+    /// The gate itself: a limit was reached, or there is a bug.
     Gate,
-    /// The kubelet was not there, or answered what must not be passed on.
+    /// The kubelet could not be reached, or gave an answer that must not be passed on.
     Kubelet,
 }
 
-/// The station a request ended at; the words are the names of the folders.
+/// The station at which a request ended, named as its folder is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Station {
-    /// 4: what is asked for.
+    /// 4: the checks that a request needs.
     Attributes,
-    /// 3: who asks.
+    /// 3: the user who makes it.
     Authn,
-    /// 5: whether they may.
+    /// 5: whether the user is allowed it.
     Authz,
-    /// 6: passing it on.
+    /// 6: the exchange with the kubelet.
     Forward,
 }
 
-/// A request that ends at the gate.
+/// Why a request ends at the gate.
 #[derive(Clone, Debug)]
 pub struct RequestError {
-    /// Whose doing it is.
+    /// The side that caused it.
     pub origin: ErrorOrigin,
-    /// Where it ended.
+    /// The station at which it ended.
     pub station: Station,
     /// The status the client gets.
     pub status: StatusCode,
@@ -57,8 +57,8 @@ pub struct RequestError {
 }
 
 impl RequestError {
-    /// 400: the request line or a header cannot be taken in one meaning; `rule` says which rule it breaks.
-    pub fn bad_request(reason: &'static str, rule: impl Into<Cow<'static, str>>) -> Self {
+    /// 400: the request line or a header has no single meaning; `rule` is the rule that it breaks.
+    pub(crate) fn bad_request(reason: &'static str, rule: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Attributes,
@@ -69,7 +69,7 @@ impl RequestError {
     }
 
     /// 405: a method outside GET, HEAD, POST, PUT, PATCH, DELETE.
-    pub fn method_not_allowed() -> Self {
+    pub(crate) fn method_not_allowed() -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Attributes,
@@ -81,7 +81,7 @@ impl RequestError {
     }
 
     /// 417: an `Expect` other than `100-continue`, as the kubelet answers it.
-    pub fn expectation_failed() -> Self {
+    pub(crate) fn expectation_failed() -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Attributes,
@@ -91,9 +91,9 @@ impl RequestError {
         )
     }
 
-    /// 501: a transfer coding other than `chunked`, as the kubelet answers it. Where the body ends is anybody's guess,
-    /// so the connection ends too.
-    pub fn unsupported_transfer_coding() -> Self {
+    /// 501: a transfer coding other than `chunked`, as the kubelet answers it. The end of such a body is
+    /// unknown, so the connection ends too.
+    pub(crate) fn unsupported_transfer_coding() -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Attributes,
@@ -103,8 +103,8 @@ impl RequestError {
         )
     }
 
-    /// 401, the kubelet's bytes: nobody known is asking. `inside` says why each credential failed.
-    pub fn unauthorized(reason: &'static str, inside: impl Into<Cow<'static, str>>) -> Self {
+    /// 401, in the kubelet's bytes: no credential of the request is valid. `inside` says why each one failed.
+    pub(crate) fn unauthorized(reason: &'static str, inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Authn,
@@ -115,8 +115,8 @@ impl RequestError {
         .inside(inside)
     }
 
-    /// 403 with the kubelet's sentence: somebody known asks for what they may not have.
-    pub fn forbidden(
+    /// 403, in the kubelet's words: the user is known and not allowed this.
+    pub(crate) fn forbidden(
         reason: &'static str,
         outside: impl Into<Cow<'static, str>>,
         inside: impl Into<Cow<'static, str>>,
@@ -131,9 +131,9 @@ impl RequestError {
         .inside(inside)
     }
 
-    /// 503: the review that would have decided could not be made. The kubelet says 401 or 500 here; the gate fails
-    /// closed alike but tells the client that trying again makes sense.
-    pub fn review_failed(
+    /// 503: the review that the decision needs failed. The kubelet answers 401 or 500 here. The gate refuses
+    /// as well, and tells the client that a retry may succeed.
+    pub(crate) fn review_failed(
         station: Station,
         review: &'static str,
         inside: impl Into<Cow<'static, str>>,
@@ -151,8 +151,8 @@ impl RequestError {
         .retry_after(retry_jitter())
     }
 
-    /// 400: the client's own body broke off on its way to the kubelet.
-    pub fn broken_body(inside: impl Into<Cow<'static, str>>) -> Self {
+    /// 400: the client's body ended early or was malformed.
+    pub(crate) fn broken_body(inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Client,
             Station::Forward,
@@ -163,8 +163,9 @@ impl RequestError {
         .inside(inside)
     }
 
-    /// 502: the kubelet is not there, is not the one that was pinned, or answered what must not be passed on.
-    pub fn bad_gateway(
+    /// 502: the kubelet cannot be reached, shows another key than the pinned one, or gave an answer that must
+    /// not be passed on.
+    pub(crate) fn bad_gateway(
         reason: &'static str,
         outside: &'static str,
         inside: impl Into<Cow<'static, str>>,
@@ -179,8 +180,8 @@ impl RequestError {
         .inside(inside)
     }
 
-    /// 429: a bound of the gate is reached.
-    pub fn too_many(station: Station, reason: &'static str, outside: &'static str) -> Self {
+    /// 429: a limit of the gate is reached.
+    pub(crate) fn too_many(station: Station, reason: &'static str, outside: &'static str) -> Self {
         Self::new(
             ErrorOrigin::Gate,
             station,
@@ -191,8 +192,8 @@ impl RequestError {
         .retry_after(1)
     }
 
-    /// 500: the gate itself failed; the client learns nothing else.
-    pub fn internal(inside: impl Into<Cow<'static, str>>) -> Self {
+    /// 500: the gate itself failed. The client is told nothing more.
+    pub(crate) fn internal(inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             ErrorOrigin::Gate,
             Station::Forward,
@@ -203,15 +204,15 @@ impl RequestError {
         .inside(inside)
     }
 
-    /// Without a `Retry-After`: a client that upgrades does not understand one.
+    /// Leaves `Retry-After` out: a client that asks for an upgrade does not understand it.
     #[must_use]
-    pub fn without_retry_after(mut self) -> Self {
+    pub(crate) fn without_retry_after(mut self) -> Self {
         self.retry_after = None;
         self
     }
 
     /// What the operator is told; never sent to the client.
-    pub fn inside_text(&self) -> &str {
+    pub(crate) fn inside_text(&self) -> &str {
         if self.inside.is_empty() {
             self.outside.trim_end()
         } else {
@@ -219,8 +220,8 @@ impl RequestError {
         }
     }
 
-    /// The one place where an error becomes a response: plain text, as the kubelet answers.
-    pub fn into_response(self) -> Response<Bytes> {
+    /// Makes the response, in plain text as the kubelet's are.
+    pub(crate) fn into_response(self) -> Response<Bytes> {
         let body = match self.outside {
             Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
             Cow::Owned(text) => Bytes::from(text),
@@ -286,7 +287,7 @@ impl std::error::Error for RequestError {}
 
 impl Station {
     /// The station's word in logs and audit lines.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Attributes => "attributes",
             Self::Authn => "authn",
@@ -296,10 +297,10 @@ impl Station {
     }
 }
 
-/// 5 to 15 seconds, so that the clients of an outage do not all come back at once.
+/// 5 to 15 seconds, at random: after an outage the clients do not all retry at once.
 fn retry_jitter() -> u32 {
     let mut byte = [0u8; 1];
-    // Without randomness every client gets the middle: worse spreading, nothing else.
+    // Without randomness every client gets 10 seconds: only the spread is lost.
     match aws_lc_rs::rand::fill(&mut byte) {
         Ok(()) => 5 + u32::from(byte[0]) % 11,
         Err(_) => 10,

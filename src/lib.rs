@@ -14,7 +14,7 @@
 //! ```
 //!
 //! `gate` has the way itself, in one function. What a station yields is a type that the next one demands and only
-//! that station can make: an [`authn::Identity`], [`attributes::Checks`], an [`authz::Permit`]. A check that is
+//! that station can make: an `authn::Identity`, [`attributes::Checks`], an `authz::Permit`. A check that is
 //! forgotten does not compile. (What is asked for is read before who asks, since a malformed request must not cost a
 //! review.)
 
@@ -30,21 +30,22 @@ pub mod serve;
 pub mod attributes;
 pub mod audit;
 pub mod authn;
-pub mod authz;
-pub mod forward;
+mod authz;
+mod forward;
 mod gate;
 mod listen;
 pub mod tls;
 
 // What all of them stand on.
 pub mod apiserver;
-pub mod cache;
-pub mod duration;
-pub mod error;
+mod cache;
+mod duration;
+mod error;
 mod hex;
 pub mod host;
 pub mod metrics;
+pub mod named;
 pub mod quota;
 pub mod report;
 pub mod settings;
-pub mod timestamp;
+mod timestamp;

@@ -12,7 +12,7 @@ fuzz_target!(|text: &str| {
             assert!(!settings.listen.is_empty());
             assert!(settings.workers > 0 && settings.limits.connections > 0);
             assert!(
-                settings.authentication.client_ca_file.is_some()
+                settings.tls.client_ca_file.is_some()
                     || settings.authentication.webhook
                     || settings.authentication.anonymous
             );

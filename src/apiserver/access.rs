@@ -1,4 +1,4 @@
-//! One reading of the files: what a request needs, validated as a whole.
+//! All that a request to the API server needs, read from the files and validated as a whole.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use super::kubeconfig::{Kubeconfig, ServerUrl};
 use super::material::{ClientCertificate, Material};
 use crate::tls::pem::{self, PemError};
 
-/// All that one request needs, of one reading of the files.
+/// All that a request needs, from one reading of the files.
 #[derive(Clone)]
 pub(super) struct ApiServerAccess {
     pub(super) endpoint: Arc<ApiServerEndpoint>,
@@ -26,15 +26,15 @@ pub(super) struct ApiServerAccess {
     pub(super) authorization: Option<HeaderValue>,
     /// The exec plugin, if the kubeconfig names one.
     pub(super) plugin: Option<Arc<Plugin>>,
-    /// What it issued; `None` if it has not been run yet.
+    /// The credential that the plugin issued; `None` if it has not run yet.
     pub(super) issued: Option<Arc<IssuedCredential>>,
-    /// The CA bundle as read, which the plugin may be told.
+    /// The CA bundle as read. The plugin may ask for it.
     pub(super) authorities: Vec<u8>,
 }
 
-/// What a connection is made from. A connection belongs to its endpoint: as soon as another one is published,
-/// it is not used any more. A new token alone does not make a new endpoint, since every request carries it
-/// afresh.
+/// All that a connection is made from. As soon as another endpoint is published, connections of the old one
+/// are no longer used. A new token alone does not make a new endpoint, because every request carries the
+/// token.
 pub(super) struct ApiServerEndpoint {
     pub(super) server: ServerUrl,
     pub(super) server_name: ServerName<'static>,
@@ -42,10 +42,10 @@ pub(super) struct ApiServerEndpoint {
     fingerprint: [u8; 32],
 }
 
-/// Why credentials cannot be used: an `ApiServer` cannot be made from them, or does not take them up.
+/// Why credentials cannot be used for a new `ApiServer`, or on a reload.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiServerError {
-    /// The kubeconfig no longer says how.
+    /// The kubeconfig cannot be used any more.
     #[error(transparent)]
     Kubeconfig(#[from] KubeconfigError),
     /// A file cannot be read.
@@ -62,7 +62,7 @@ pub enum ApiServerError {
     /// The CA bundle cannot be used.
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
-    /// Certificate and key do not belong together, or the key is of a kind that cannot be used.
+    /// Certificate and key do not belong together, or the kind of key is not supported.
     #[error("{} with {}: {source}", certificate.display(), key.display())]
     Pair {
         /// The certificate.
@@ -72,10 +72,10 @@ pub enum ApiServerError {
         /// What rustls said.
         source: rustls::Error,
     },
-    /// TLS itself cannot be set up.
+    /// TLS cannot be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(rustls::Error),
-    /// A token that is empty, or that no header can carry.
+    /// A token is empty, or no header can carry it.
     #[error("{}: {problem}", file.display())]
     Token {
         /// The file.
@@ -88,7 +88,7 @@ pub enum ApiServerError {
 // === impl ApiServerAccess ===
 
 impl ApiServerAccess {
-    /// Reads and validates. The endpoint in use is kept if nothing about it has changed.
+    /// Reads and validates the files. The endpoint in use is kept if nothing in it has changed.
     pub(super) fn read(
         source: &Kubeconfig,
         issued: Option<Arc<IssuedCredential>>,
@@ -98,7 +98,7 @@ impl ApiServerAccess {
         Self::of(source, authorities, issued, in_use)
     }
 
-    /// The same with what a plugin issued, and no file looked at: those may just be half written.
+    /// The same access with a credential that a plugin issued. No file is read: one may just be half written.
     pub(super) fn with(
         &self,
         source: &Kubeconfig,
@@ -148,7 +148,7 @@ impl ApiServerAccess {
     }
 }
 
-/// The `Authorization` header for a token. Like client-go's, surrounding white space does not count.
+/// The `Authorization` header for a token. Surrounding white space is removed, as in client-go.
 fn authorization(token: &Material) -> Result<HeaderValue, ApiServerError> {
     let bytes = read(token)?;
     let refuse = |problem| ApiServerError::Token {
@@ -165,15 +165,15 @@ fn authorization(token: &Material) -> Result<HeaderValue, ApiServerError> {
     Ok(header)
 }
 
-/// Certificates and key as bytes of PEM.
+/// Certificates and key as PEM.
 struct PemPair {
     certificate: ClientCertificate,
     chain: Vec<u8>,
     key: Vec<u8>,
 }
 
-/// `kubelet-client-current.pem` holds both and is switched by a symlink: it is read once, or the two halves
-/// could be of different certificates.
+/// `kubelet-client-current.pem` holds both, and a symlink switches it. It is read once: with two readings,
+/// certificate and key could be of different pairs.
 fn read_pair(certificate: &ClientCertificate) -> Result<PemPair, ApiServerError> {
     let chain = read(&certificate.chain)?;
     let key = match (&certificate.chain, &certificate.key) {
@@ -229,12 +229,12 @@ fn tls(
         }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // A resumed session would skip judging the server again.
+    // A resumed session would not verify the server again.
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 
-/// Tells one endpoint from another without keeping a second copy of the key.
+/// A digest that tells endpoints apart, without a second copy of the key.
 fn fingerprint(source: &Kubeconfig, authorities: &[u8], pair: Option<&PemPair>) -> [u8; 32] {
     let ServerUrl {
         host,

@@ -1,4 +1,4 @@
-//! Whom the cluster's CA bundle vouches for.
+//! The cluster's CA bundle, and the verification of an API server against it.
 
 use std::path::{Path, PathBuf};
 
@@ -14,8 +14,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::tls::pem::{self, PemError};
 
-/// A CA bundle, of which at any time only those certificates count that are valid then. webpki does not look at
-/// an anchor's dates; Go does, and does not believe an API server whose CA has expired.
+/// A CA bundle, of which only currently valid certificates are used. webpki does not check an anchor's dates.
+/// Go does, and rejects an API server whose CA has expired.
 #[derive(Debug)]
 pub(crate) struct Authorities {
     file: PathBuf,
@@ -26,7 +26,7 @@ pub(crate) struct Authorities {
 #[derive(Debug)]
 struct DatedAnchor {
     anchor: TrustAnchor<'static>,
-    /// Seconds since 1970, both inclusive.
+    /// The first and the last second of its validity, since 1970.
     valid: std::ops::RangeInclusive<i64>,
 }
 
@@ -47,8 +47,7 @@ pub enum AuthoritiesError {
 // === impl Authorities ===
 
 impl Authorities {
-    /// Takes the PEM of `file`. As in Go, a certificate that does not parse can vouch for nobody, and the others
-    /// still can.
+    /// Takes the PEM of `file`. As in Go, certificates that do not parse are ignored.
     pub(crate) fn new(file: &Path, bytes: &[u8]) -> Result<Self, AuthoritiesError> {
         let bundle = pem::certificates(file, bytes)?;
         let anchors: Vec<_> = bundle.iter().filter_map(DatedAnchor::new).collect();
@@ -68,7 +67,7 @@ impl Authorities {
         })
     }
 
-    /// Whether a server that shows this chain is believed at `now`, whatever it is called.
+    /// Whether the chain of a server is valid at `now`. Its names are not checked.
     pub(crate) fn vouch_for(
         &self,
         leaf: &ParsedCertificate<'_>,
@@ -78,15 +77,18 @@ impl Authorities {
         let second = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let valid = self.anchors.iter().filter(|dated| dated.valid.contains(&second));
         let roots: RootCertStore = valid.map(|dated| dated.anchor.clone()).collect();
-        verify_server_cert_signed_by_trust_anchor(leaf, &roots, intermediates, now, self.algorithms.all).map_err(
-            |error| match (error, self.anchors.len() - roots.len()) {
-                (Error::InvalidCertificate(CertificateError::UnknownIssuer), outdated @ 1..) => Error::General(format!(
-                    "its CA is unknown, or one of the {outdated} in {} that have expired or are not valid yet",
-                    self.file.display()
-                )),
-                (error, _) => error,
-            },
-        )
+        let algorithms = self.algorithms.all;
+        let verified =
+            verify_server_cert_signed_by_trust_anchor(leaf, &roots, intermediates, now, algorithms);
+        verified.map_err(|error| match (error, self.anchors.len() - roots.len()) {
+            (Error::InvalidCertificate(CertificateError::UnknownIssuer), outdated @ 1..) => {
+                let file = self.file.display();
+                Error::General(format!(
+                    "its CA is unknown, or one of the {outdated} in {file} that have expired or are not valid yet"
+                ))
+            }
+            (error, _) => error,
+        })
     }
 }
 

@@ -1,5 +1,5 @@
-//! The client itself: one deadline for a review and all its attempts, retries where the kubelet retries, and
-//! a bound on how many calls run at once.
+//! The client: one deadline for a review with all its attempts, retries where the kubelet retries, and a
+//! limit on concurrent calls.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,32 +28,32 @@ const PAUSE_JITTER: f64 = 0.2;
 const USER_AGENT: &str = concat!("kubelet-gate/", env!("CARGO_PKG_VERSION"));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Bounds on what is asked of the API server.
+/// Limits on the calls to the API server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ClientLimits {
-    /// `limits.reviewTimeout`: for one review, waiting for a slot, dialling and retries included.
+pub(crate) struct ClientLimits {
+    /// `limits.reviewTimeout`: the time for one review, including the wait for a slot, dialling and retries.
     pub timeout: Duration,
-    /// `limits.concurrentReviews`: calls at once, and connections kept.
+    /// `limits.concurrentReviews`: the most concurrent calls, and the most idle connections.
     pub concurrent: usize,
 }
 
-/// One thing to ask.
+/// One call to the API server.
 struct ApiCall<'a> {
     api: Api,
     target: String,
-    /// `None`: it is read, not posted.
+    /// The body of a POST; `None` for a GET.
     body: Option<Bytes>,
-    /// Kept out of errors.
+    /// Text that errors must not contain.
     secret: &'a str,
 }
 
 /// A client for reviews. Clones share connections, credentials and limits.
 ///
-/// Dropping the future of a review closes the connection that it used and asks nothing more; whoever wants
-/// the answer for others too runs it in a task of its own. A review needs a tokio runtime with I/O and time,
-/// and its connections stay on that runtime: use one client from one runtime.
+/// Dropping the future of a review closes its connection and ends the review. A caller that needs the answer
+/// for others as well must run it in a task of its own. A review needs a tokio runtime with I/O and time.
+/// Connections stay on that runtime, so use a client from one runtime only.
 #[derive(Clone)]
-pub struct ApiServer(Arc<ApiServerInner>);
+pub(crate) struct ApiServer(Arc<ApiServerInner>);
 
 struct ApiServerInner {
     credentials: Arc<Credentials>,
@@ -66,8 +66,8 @@ struct ApiServerInner {
 // === impl ApiServer ===
 
 impl ApiServer {
-    /// Reads and validates what `source` names. Does not connect, and runs no exec plugin.
-    pub fn new(source: Kubeconfig, limits: ClientLimits) -> Result<Self, ApiServerError> {
+    /// Reads and validates the files that `source` names. It does not connect, and runs no exec plugin.
+    pub(crate) fn new(source: Kubeconfig, limits: ClientLimits) -> Result<Self, ApiServerError> {
         Self::with_plugin_deadline(PLUGIN_DEADLINE, source, limits)
     }
 
@@ -86,19 +86,23 @@ impl ApiServer {
         })))
     }
 
-    /// Whose token is it? `audiences` may be empty: the API server then takes its own, as for the kubelet.
-    pub async fn review_token(&self, token: &str, audiences: &[String]) -> Result<TokenAnswer, ReviewError> {
+    /// Reviews a token. With no `audiences` the API server takes its own, as for the kubelet.
+    pub(crate) async fn review_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<TokenAnswer, ReviewError> {
         self.noted(self.ask_token(token, audiences).await)
     }
 
-    /// May this user do that?
-    pub async fn review_access(&self, spec: AccessSpec<'_>) -> Result<AccessAnswer, ReviewError> {
+    /// Reviews whether a user is allowed something.
+    pub(crate) async fn review_access(&self, spec: AccessSpec<'_>) -> Result<AccessAnswer, ReviewError> {
         self.noted(self.ask_access(spec).await)
     }
 
-    /// Why the last review failed; `None` if it was answered, or if there was none yet.
+    /// Why the last review failed; `None` if it was answered or there was none.
     #[must_use]
-    pub fn last_failure(&self) -> Option<String> {
+    pub(crate) fn last_failure(&self) -> Option<String> {
         self.0
             .last_failure
             .lock()
@@ -112,8 +116,9 @@ impl ApiServer {
         answer
     }
 
-    /// Which machine the Node of this name is. No review, so its failure is not the [`Self::last_failure`].
-    pub async fn node(&self, name: &str, within: Duration) -> Result<NodeInfo, ReviewError> {
+    /// Reads which machine the Node of this name is. This is no review: its failure is not kept as
+    /// [`Self::last_failure`].
+    pub(crate) async fn node(&self, name: &str, within: Duration) -> Result<NodeInfo, ReviewError> {
         let question = ApiCall {
             api: Api::Node,
             target: format!("{}{name}", Api::Node.path()),
@@ -150,9 +155,9 @@ impl ApiServer {
             })
     }
 
-    /// Looks at kubeconfig and credential files, and closes what was made with older ones. `true` if they had
-    /// changed. On an error the last good ones stay in use.
-    pub fn reload(&self) -> Result<bool, ApiServerError> {
+    /// Reads the kubeconfig and the credential files again, and closes connections that were made with older
+    /// ones. `true` if they have changed. On an error the last good ones stay in use.
+    pub(crate) fn reload(&self) -> Result<bool, ApiServerError> {
         let changed = self.0.credentials.reload()?;
         if changed {
             self.0.pool.keep_only(&self.0.credentials.endpoint());
@@ -214,7 +219,7 @@ impl<'a> ApiCall<'a> {
 // === impl ApiServerInner ===
 
 impl ApiServerInner {
-    /// Asks until it is answered, fails for good, or time runs out.
+    /// Tries until there is an answer, a permanent failure, or the deadline.
     async fn call(&self, question: &ApiCall<'_>, within: Duration) -> Result<Bytes, Cause> {
         let deadline = Instant::now() + within;
         let mut pause = FIRST_PAUSE;
@@ -230,7 +235,7 @@ impl ApiServerInner {
                 Err(cause) => cause,
             };
             let wait = with_jitter(pause).max(cause.retry_after().unwrap_or_default());
-            // When the next attempt could only come too late, this failure is the better answer.
+            // If the next attempt would be too late, this failure says more than a timeout.
             let too_late = Instant::now()
                 .checked_add(wait)
                 .is_none_or(|next| next >= deadline);
@@ -244,8 +249,8 @@ impl ApiServerInner {
         }
     }
 
-    /// One attempt; two calls if an exec plugin can replace a credential that was refused. The slot is given back
-    /// between attempts.
+    /// One attempt, with a second call if an exec plugin can replace a refused credential. The slot is
+    /// returned between attempts.
     async fn attempt(&self, question: &ApiCall<'_>) -> Result<Bytes, Cause> {
         let _slot = self
             .slots
@@ -265,7 +270,7 @@ impl ApiServerInner {
             body,
         } = answer;
         match status.as_u16() {
-            // 201 is what an API server says to a review; some front ends make it a 200.
+            // An API server answers a review with 201; some front ends make it a 200.
             200 | 201 => Ok(body),
             _ => {
                 let message = reviews::status_message(&body).unwrap_or_default();
@@ -278,7 +283,7 @@ impl ApiServerInner {
         }
     }
 
-    /// One call, on a connection that was kept or a new one.
+    /// One call, on an idle connection or a new one.
     async fn exchange(
         &self,
         access: &ApiServerAccess,
@@ -290,8 +295,8 @@ impl ApiServerInner {
                     self.keep(connection);
                     return Ok(answer);
                 }
-                // The server had closed it while it was idle. Reviews change nothing, so asking again is
-                // harmless; this is not the API server's failure, so it costs neither a pause nor an attempt.
+                // The server had closed it while it was idle. Reviews change nothing, so they can be
+                // repeated. It is no failure of the API server, so it costs neither a pause nor an attempt.
                 Err(cause) if cause.is_stale_connection() => {}
                 Err(cause) => return Err(cause),
             }
@@ -302,7 +307,7 @@ impl ApiServerInner {
         Ok(answer)
     }
 
-    /// Keeps a connection for the next request, unless it was made with what has been replaced meanwhile.
+    /// Keeps a connection for the next request, unless its endpoint has been replaced.
     fn keep(&self, connection: ApiServerConnection) {
         self.pool.put(connection);
         self.pool.keep_only(&self.credentials.endpoint());
@@ -315,7 +320,7 @@ fn unbuildable(error: &dyn std::error::Error) -> Cause {
 
 fn with_jitter(pause: Duration) -> Duration {
     let mut random = [0; 1];
-    // Without randomness the pause is merely not spread.
+    // Without randomness the pauses are not spread.
     let _ = aws_lc_rs::rand::fill(&mut random);
     pause.mul_f64(1.0 + PAUSE_JITTER * f64::from(random[0]) / 255.0)
 }

@@ -1,7 +1,7 @@
-//! Connections to the API server: made, used for one request at a time, kept for the next.
+//! Connections to the API server: each serves one request at a time and is kept for the next.
 //!
-//! A connection has no task of its own: the request that uses it drives it, so that a request given up takes
-//! its connection with it, and nothing outlives the client.
+//! A connection has no task of its own: the request that uses it drives it. When a request is dropped, its
+//! connection is closed, and nothing outlives the client.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,27 +24,26 @@ use tokio_rustls::client::TlsStream;
 use super::access::ApiServerEndpoint;
 use super::failure::Cause;
 
-/// No TokenReview or SubjectAccessReview comes near it.
+/// The largest answer that is read. Reviews are far smaller.
 pub(super) const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// API servers close an idle connection after 90 s: those that have waited nearly as long are not trusted
-/// with a request.
+/// API servers close an idle connection after 90 s. Well before that it is not used any more.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
-/// What one of several addresses gets to answer in.
+/// How long one of several addresses may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A connection, and what it was made from.
+/// A connection, and the endpoint that it was made from.
 pub(super) struct ApiServerConnection {
     endpoint: Arc<ApiServerEndpoint>,
     sender: http1::SendRequest<Full<Bytes>>,
-    /// Moves the bytes; `None` once the connection is closed.
+    /// Reads and writes the bytes; `None` once the connection is closed.
     driver: Option<http1::Connection<TokioIo<TlsStream<TcpStream>>, Full<Bytes>>>,
     last_used: Instant,
 }
 
-/// The first of these that answers. One that says nothing must not use up the time that the others need: a name may have
-/// the addresses of several API servers, of which one is down.
+/// Connects to the first of these addresses that answers. A silent address must not use up the time that the
+/// others need: a name may have the addresses of several API servers, one of which is down.
 async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let Some((last, others)) = addresses.split_last() else {
         return Err(io::Error::other("the name has no address"));
@@ -57,14 +56,14 @@ async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     TcpStream::connect(last).await
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 pub(super) struct ApiServerAnswer {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
     pub(super) body: Bytes,
 }
 
-/// Connections that wait for a request, the last used on top.
+/// Idle connections, of which the last used is taken first.
 pub(super) struct ApiServerPool {
     idle: Mutex<Vec<ApiServerConnection>>,
     capacity: usize,
@@ -73,7 +72,7 @@ pub(super) struct ApiServerPool {
 // === impl ApiServerConnection ===
 
 impl ApiServerConnection {
-    /// Dials and shakes hands. Bounded by the caller's deadline.
+    /// Connects, with the TLS handshake. The caller sets the deadline.
     pub(super) async fn open(endpoint: Arc<ApiServerEndpoint>) -> Result<Self, Cause> {
         let address = || endpoint.server.authority.clone();
         let connect_error = |source| Cause::Connect {
@@ -105,7 +104,7 @@ impl ApiServerConnection {
         })
     }
 
-    /// Sends a request and reads the answer. If it fails or is given up, the connection must be dropped.
+    /// Sends a request and reads the answer. If it fails or is dropped, the connection must be dropped.
     pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<ApiServerAnswer, Cause> {
         let Self { sender, driver, .. } = self;
         let answer = async {
@@ -140,7 +139,7 @@ impl ApiServerConnection {
         Arc::ptr_eq(&self.endpoint, endpoint)
     }
 
-    /// Lets the connection notice what has happened to it while nobody looked.
+    /// Whether the connection is still open. It is polled once, so that it notices a close while it was idle.
     async fn is_open(&mut self) -> bool {
         poll_fn(|context| {
             drive(&mut self.driver, context);
@@ -156,7 +155,7 @@ fn drive<F: Future + Unpin>(driver: &mut Option<F>, context: &mut Context<'_>) {
         .as_mut()
         .is_some_and(|driver| Pin::new(driver).poll(context).is_ready())
     {
-        // An error reaches the request too, if there is one.
+        // If there is a request, it receives the error as well.
         *driver = None;
     }
 }
@@ -193,7 +192,7 @@ impl ApiServerPool {
         }
     }
 
-    /// A connection to this very endpoint that is still open. Those to an older one are closed here.
+    /// An open connection to this endpoint. Connections to an older one are closed.
     pub(super) async fn take(&self, endpoint: &Arc<ApiServerEndpoint>) -> Option<ApiServerConnection> {
         loop {
             let mut connection = self.pop(endpoint)?;
@@ -211,12 +210,12 @@ impl ApiServerPool {
         }
     }
 
-    /// Closes all that wait: when one connection hangs, the others lead to the same place.
+    /// Closes all idle connections: when one hangs, the others lead to the same server.
     pub(super) fn clear(&self) {
         self.lock().clear();
     }
 
-    /// Closes all that wait but those to this endpoint.
+    /// Closes all idle connections except those to this endpoint.
     pub(super) fn keep_only(&self, endpoint: &Arc<ApiServerEndpoint>) {
         self.lock().retain(|connection| connection.leads_to(endpoint));
     }
@@ -243,14 +242,14 @@ mod tests {
 
     /// Seen red: with the addresses tried one after the other, each for as long as the kernel tries.
     #[tokio::test]
-    async fn an_address_that_says_nothing_does_not_keep_the_others_from_answering() {
+    async fn a_silent_address_does_not_keep_the_others_from_answering() {
         let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         silent
             .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
             .unwrap();
         silent.listen(0).unwrap();
         let address = silent.local_addr().unwrap().as_socket().unwrap();
-        // Its queue is full once nobody answers any more.
+        // The queue is full once connections are no longer answered.
         let mut filling = Vec::new();
         while let Ok(Ok(stream)) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
             filling.push(stream);

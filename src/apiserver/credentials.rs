@@ -1,14 +1,14 @@
-//! What the client shows the API server and what it trusts, as the files say it now.
+//! The gate's credentials for the API server and the trust in it, as the files have them now.
 //!
-//! A node's client certificate, a pod's token and the cluster's CA bundle all change under a running process.
-//! client-go re-reads certificate files on handshakes and closes connections on a change, and tokens about
-//! every minute; here all of it, the kubeconfig included, is looked at by content whenever [`Credentials::reload`]
-//! is called, which the gate does every ten seconds. What is read is validated as a whole before it is published
-//! as one value; if it does not hold, the last good one stays.
+//! A node's client certificate, a pod's token and the cluster's CA bundle change while the process runs.
+//! client-go reads certificate files again on handshakes, closes connections on a change, and reads tokens
+//! about every minute. Here [`Credentials::reload`] reads everything again, including the kubeconfig, and
+//! compares contents. The gate calls it every ten seconds. The files are validated as a whole and published
+//! as one value; if they cannot be used, the last good value stays in use.
 //!
-//! Where an exec plugin issues the credential it is one more source. It is run when it is first needed, a little
-//! before what it issued expires, and when the API server refuses that; once for all who wait, in a task of its
-//! own, and after a failure not again at once.
+//! An exec plugin may issue the credential. It is run when the credential is first needed, a little before
+//! that expires, and when the API server refuses it. One run, in a task of its own, serves all waiting
+//! requests; after a failure the next run is delayed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,27 +22,27 @@ use super::exec::{IssuedCredential, Plugin, PluginError};
 use super::failure::Cause;
 use super::kubeconfig::Kubeconfig;
 
-/// How long a plugin may take. Those of the large clouds take seconds.
+/// How long a plugin may take. The plugins of the large clouds take seconds.
 pub(super) const PLUGIN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Between two runs of a plugin that does not help, doubled each time.
+/// The pause between two runs of a plugin that does not help. It doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The credentials in use, and where they come from.
+/// The credentials in use, and their source.
 pub(super) struct Credentials {
     current: ArcSwap<ApiServerAccess>,
-    /// The last good kubeconfig; held while anything is read and published.
+    /// The last good kubeconfig. Locked while files are read and published.
     source: Mutex<Kubeconfig>,
-    /// Held while the plugin runs.
-    turn: Arc<tokio::sync::Mutex<LastPluginRun>>,
+    /// Locked while the plugin runs.
+    last_run: Arc<tokio::sync::Mutex<LastPluginRun>>,
     plugin_deadline: Duration,
 }
 
-/// What became of the plugin's last run.
+/// The outcome of the plugin's last run, and when the next may be.
 struct LastPluginRun {
     failure: Option<Arc<PluginError>>,
-    /// No further run before, unless what it issued has simply expired.
+    /// No run before this time, unless the issued credential has merely expired.
     not_before: Instant,
     pause: Duration,
 }
@@ -50,29 +50,29 @@ struct LastPluginRun {
 // === impl Credentials ===
 
 impl Credentials {
-    /// Reads everything once; unlike later, an error here is final. A plugin is not run yet.
+    /// Reads everything once. An error is final here, unlike on a reload. A plugin is not run yet.
     pub(super) fn new(source: Kubeconfig, plugin_deadline: Duration) -> Result<Self, ApiServerError> {
         let access = ApiServerAccess::read(&source, None, None)?;
         Ok(Self {
             current: ArcSwap::from_pointee(access),
             source: Mutex::new(source),
-            turn: Arc::new(tokio::sync::Mutex::new(LastPluginRun::new())),
+            last_run: Arc::new(tokio::sync::Mutex::new(LastPluginRun::new())),
             plugin_deadline,
         })
     }
 
-    /// What to use for a request now.
+    /// The access for a request now.
     pub(super) async fn current(self: &Arc<Self>) -> Result<Arc<ApiServerAccess>, Cause> {
         let access = self.current.load_full();
         match (&access.plugin, &access.issued) {
             (None, _) => Ok(access),
             (Some(_), Some(issued)) if !issued.has_expired() => {
                 if issued.is_due()
-                    && let Ok(turn) = Arc::clone(&self.turn).try_lock_owned()
-                    && !turn.must_wait()
+                    && let Ok(last_run) = Arc::clone(&self.last_run).try_lock_owned()
+                    && !last_run.must_wait()
                 {
-                    // Nobody waits for it: what there is still holds.
-                    tokio::spawn(Arc::clone(self).run_plugin(turn, false));
+                    // In the background: the present credential is still valid.
+                    tokio::spawn(Arc::clone(self).run_plugin(last_run, false));
                 }
                 Ok(access)
             }
@@ -80,9 +80,9 @@ impl Credentials {
         }
     }
 
-    /// What to use instead of credentials that the API server has just refused, if anything else is to be had.
+    /// The access to use instead of one that the API server has just refused, if there is another.
     ///
-    /// client-go runs the plugin at this point too, and leaves it to the next request to use what it issues.
+    /// client-go runs the plugin here too, but only the next request uses the new credential.
     pub(super) async fn after_refusal(
         self: &Arc<Self>,
         refused: &Arc<ApiServerAccess>,
@@ -91,13 +91,13 @@ impl Credentials {
         self.renewed(refused, true).await.ok()
     }
 
-    /// Credentials that are not these.
+    /// An access other than `old`.
     async fn renewed(
         self: &Arc<Self>,
         old: &Arc<ApiServerAccess>,
         refused: bool,
     ) -> Result<Arc<ApiServerAccess>, Cause> {
-        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let last_run = Arc::clone(&self.last_run).lock_owned().await;
         let access = self.current.load_full();
         let usable =
             access.plugin.is_none() || access.issued.as_ref().is_some_and(|issued| !issued.has_expired());
@@ -108,22 +108,22 @@ impl Credentials {
             return Ok(access);
         };
         let failed = |error| Err(Cause::Plugin(error));
-        match &turn.failure {
-            Some(failure) if turn.must_wait() => return failed(Arc::clone(failure)),
-            None if turn.must_wait() && refused => {
-                let problem = "refused, and so is what it issued after the last refusal";
+        match &last_run.failure {
+            Some(failure) if last_run.must_wait() => return failed(Arc::clone(failure)),
+            None if last_run.must_wait() && refused => {
+                let problem = "the API server refuses its credential, and refused the one before";
                 return failed(Arc::new(plugin.error(problem.to_owned())));
             }
             _ => {}
         }
-        // In a task of its own: a review that is given up must not end it for the others.
-        let run = tokio::spawn(Arc::clone(self).run_plugin(turn, refused)).await;
+        // In a task of its own: when a review is dropped, the run must go on for the others.
+        let run = tokio::spawn(Arc::clone(self).run_plugin(last_run, refused)).await;
         run.unwrap_or_else(|lost| failed(Arc::new(plugin.error(lost.to_string()))))
     }
 
     async fn run_plugin(
         self: Arc<Self>,
-        mut turn: OwnedMutexGuard<LastPluginRun>,
+        mut last_run: OwnedMutexGuard<LastPluginRun>,
         refused: bool,
     ) -> Result<Arc<ApiServerAccess>, Cause> {
         loop {
@@ -137,30 +137,31 @@ impl Credentials {
                     .map_err(|error| plugin.error(error.to_string()))
             });
             match published {
-                // The kubeconfig has come to name another one meanwhile.
+                // The kubeconfig names another plugin by now.
                 Ok(None) => {}
                 Ok(Some(access)) => {
                     info!(?plugin, "the exec plugin issued an API server credential");
                     if refused {
-                        turn.pause();
-                        turn.failure = None;
+                        last_run.pause();
+                        last_run.failure = None;
                     } else {
-                        *turn = LastPluginRun::new();
+                        *last_run = LastPluginRun::new();
                     }
                     return Ok(access);
                 }
                 Err(error) => {
                     warn!(%error, "the exec plugin issued no API server credential");
                     let error = Arc::new(error);
-                    turn.pause();
-                    turn.failure = Some(Arc::clone(&error));
+                    last_run.pause();
+                    last_run.failure = Some(Arc::clone(&error));
                     return Err(Cause::Plugin(error));
                 }
             }
         }
     }
 
-    /// Puts into force what a plugin issued, if it holds; `None` if it is no longer this plugin's turn.
+    /// Publishes a credential that a plugin issued, if it can be used; `None` if the kubeconfig no longer
+    /// names this plugin.
     fn publish(
         &self,
         plugin: &Plugin,
@@ -175,12 +176,12 @@ impl Credentials {
         Ok(Some(access))
     }
 
-    /// Looks at the files now. `true` if they had changed.
+    /// Reads the files again. `true` if they have changed.
     pub(super) fn reload(&self) -> Result<bool, ApiServerError> {
         let mut last_good = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let published = self.current.load_full();
         let source = last_good.reread()?;
-        // What one plugin issued is not shown on behalf of another.
+        // A credential is not used after the kubeconfig has come to name another plugin.
         let same = source.plugin == published.plugin;
         let issued = published.issued.clone().filter(|_| same);
         let access = ApiServerAccess::read(&source, issued, Some(&published.endpoint))?;
@@ -194,7 +195,7 @@ impl Credentials {
         Ok(changed)
     }
 
-    /// Makes it time to renew what the plugin issued.
+    /// Makes the issued credential due for renewal.
     #[cfg(test)]
     pub(super) fn make_due(&self) {
         let mut access = ApiServerAccess::clone(&self.current.load());
@@ -202,7 +203,7 @@ impl Credentials {
         self.current.store(Arc::new(access));
     }
 
-    /// Where connections lead now.
+    /// The endpoint in use.
     pub(super) fn endpoint(&self) -> Arc<ApiServerEndpoint> {
         Arc::clone(&self.current.load().endpoint)
     }
@@ -224,7 +225,7 @@ impl LastPluginRun {
     }
 
     fn pause(&mut self) {
-        // Long ago, it is another trouble.
+        // After a long time it counts as a new failure.
         if self.not_before.elapsed() > LONGEST_PAUSE {
             self.pause = FIRST_PAUSE;
         }

@@ -1,4 +1,4 @@
-//! A kubeconfig as it is written, key by key.
+//! A kubeconfig as it is written.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -8,14 +8,14 @@ use super::keys::{Keys, KubeconfigError};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Document {
+pub(super) struct Document<C, U> {
     pub(super) current_context: Option<String>,
-    pub(super) clusters: Option<Vec<NamedEntry<ClusterSection>>>,
+    pub(super) clusters: Option<Vec<NamedEntry<C>>>,
     pub(super) contexts: Option<Vec<NamedEntry<ContextSection>>>,
-    pub(super) users: Option<Vec<NamedEntry<UserSection>>>,
+    pub(super) users: Option<Vec<NamedEntry<U>>>,
 }
 
-/// An entry of any of the three lists: a name, and beside it a key named for what it holds.
+/// An entry of one of the three lists: a name, and a key that is named after its content.
 #[derive(Deserialize)]
 pub(super) struct NamedEntry<T> {
     pub(super) name: String,
@@ -51,8 +51,8 @@ pub(super) struct ClusterExtension {
 // === impl ClusterSection ===
 
 impl ClusterSection {
-    /// Refuses what would weaken the connection, or what the gate cannot do.
-    pub(super) fn refuse_unsupported(&self, keys: &Keys<'_>) -> Result<(), KubeconfigError> {
+    /// Refuses keys that would weaken the connection, or that the gate does not support.
+    pub(super) fn refuse_unsupported(&self, keys: &Keys) -> Result<(), KubeconfigError> {
         if self.insecure_skip_tls_verify == Some(true) {
             let problem = "true lets any server pose as the API server and allow everything; \
                            remove it and give certificate-authority";
@@ -90,8 +90,8 @@ pub(super) struct UserSection {
 // === impl UserSection ===
 
 impl UserSection {
-    /// Refuses the kinds of credential that the gate cannot present.
-    pub(super) fn refuse_unsupported(&self, keys: &Keys<'_>) -> Result<(), KubeconfigError> {
+    /// Refuses kinds of credentials that the gate does not support.
+    pub(super) fn refuse_unsupported(&self, keys: &Keys) -> Result<(), KubeconfigError> {
         const OTHERS: &str = "client-certificate and client-key, tokenFile, token or exec";
         let basic = format!("API servers no longer accept basic authentication; use {OTHERS}");
         let impersonation = "impersonation is not supported; use a credential of the user's own";

@@ -1,8 +1,8 @@
-//! exec credential plugins (`client.authentication.k8s.io/v1` and `v1beta1`): a command that the kubeconfig names
-//! and that prints the credential.
+//! exec credential plugins (`client.authentication.k8s.io/v1` and `v1beta1`): a command, named in the
+//! kubeconfig, that prints the credential.
 //!
-//! As in client-go, but never interactive: there is nobody to ask on a node. When a plugin is run is
-//! `credentials.rs`' business; this is one run.
+//! As in client-go, but never interactive: on a node there is no user to prompt. `credentials.rs` decides
+//! when a plugin is run; this is one run.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -30,15 +30,15 @@ const VERSIONS: [&str; 2] = [
     "client.authentication.k8s.io/v1",
     "client.authentication.k8s.io/v1beta1",
 ];
-/// The name under which a cluster's `extensions` hold what is meant for the plugin.
+/// The name of the entry of a cluster's `extensions` that is meant for the plugin.
 pub(super) const CLUSTER_EXTENSION: &str = "client.authentication.k8s.io/exec";
 
-/// A token and a certificate with its key come nowhere near it.
+/// The largest output that is read. A token and a certificate with its key are far smaller.
 const MAX_OUTPUT_BYTES: u64 = 1 << 20;
-/// Of what the plugin says on standard error, so much is kept; the rest is read and dropped.
+/// How much of the plugin's standard error is kept. The rest is read and dropped.
 const MAX_STDERR_BYTES: u64 = 4096;
 
-/// The next credential is asked for when a tenth of the life of this one is left, but no more than this before its end.
+/// A credential is renewed when a tenth of its life is left, but not earlier than this before its end.
 const LONGEST_LEAD: Duration = Duration::from_secs(60);
 
 /// `users[].user.exec` as written.
@@ -67,7 +67,7 @@ pub(super) struct Plugin {
     /// File and key, for messages.
     origin: PathBuf,
     api_version: &'static str,
-    /// With a separator in it: a path. Without: to be looked for in PATH.
+    /// A path if it has a separator; otherwise it is searched in PATH.
     command: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -75,46 +75,42 @@ pub(super) struct Plugin {
     cluster: Option<ClusterInfo>,
 }
 
-/// What the plugin is told of the cluster, if it asks for it.
+/// What the plugin learns about the cluster, if it asks for it.
 #[derive(Clone, PartialEq)]
 pub(super) struct ClusterInfo {
     pub(super) server: String,
     pub(super) tls_server_name: Option<String>,
-    /// The cluster's extension of the plugin's.
+    /// The entry of the cluster's `extensions` for the plugin.
     pub(super) config: Option<Value>,
 }
 
-/// What a plugin issued.
+/// A credential that a plugin issued.
 pub(super) struct IssuedCredential {
     pub(super) token: Option<Material>,
     pub(super) client_certificate: Option<ClientCertificate>,
-    /// `None`: good until it is refused.
+    /// `None` if it is valid until it is refused.
     pub(super) expires: Option<SystemTime>,
-    /// From then on it is time for the next one.
+    /// When it should be renewed.
     pub(super) due: Option<SystemTime>,
 }
 
-/// An exec plugin gave no credential.
+/// Why an exec plugin gave no credential.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {command}: {problem}", origin.display())]
-pub struct PluginError {
+pub(crate) struct PluginError {
     origin: PathBuf,
     command: String,
     problem: String,
 }
 
-/// A run of the plugin; however it ends, nothing of its process group is left.
+/// A run of the plugin. However it ends, its whole process group is killed.
 struct PluginRun(Child);
 
 // === impl Plugin ===
 
 impl Plugin {
     /// Judges `exec`, a section of the user whose keys are `keys`, as client-go does.
-    pub(super) fn new(
-        exec: ExecSection,
-        keys: &Keys<'_>,
-        cluster: ClusterInfo,
-    ) -> Result<Self, KubeconfigError> {
+    pub(super) fn new(exec: ExecSection, keys: &Keys, cluster: ClusterInfo) -> Result<Self, KubeconfigError> {
         let version = given(exec.api_version);
         let Some(api_version) = VERSIONS
             .into_iter()
@@ -129,7 +125,7 @@ impl Plugin {
         };
         match given(exec.interactive_mode).as_deref() {
             Some("Never" | "IfAvailable") => {}
-            // As client-go's default for the older version.
+            // The default of the older version, as in client-go.
             None if api_version == VERSIONS[1] => {}
             None => {
                 let problem = format!("not set, but {api_version} needs it; write Never or IfAvailable");
@@ -137,7 +133,7 @@ impl Plugin {
             }
             Some("Always") => {
                 let problem =
-                    "Always: nobody can be asked here; use a plugin that needs no terminal, and write Never";
+                    "Always: there is no terminal here; use a plugin that needs none, and write Never";
                 return Err(keys.error("exec.interactiveMode", problem));
             }
             Some(other) => {
@@ -162,7 +158,7 @@ impl Plugin {
             origin: keys.path("exec"),
             api_version,
             command: if command.contains('/') {
-                beside(keys.file, &command)
+                beside(&keys.file, &command)
             } else {
                 command.into()
             },
@@ -173,7 +169,7 @@ impl Plugin {
         })
     }
 
-    /// Runs it once. `authorities` is the cluster's CA bundle.
+    /// Runs the plugin once. `authorities` is the cluster's CA bundle.
     pub(super) async fn run(
         &self,
         authorities: &[u8],
@@ -200,7 +196,7 @@ impl Plugin {
         self.read(&output)
     }
 
-    /// A message about this plugin.
+    /// An error of this plugin.
     pub(super) fn error(&self, problem: String) -> PluginError {
         PluginError {
             origin: self.origin.clone(),
@@ -217,7 +213,7 @@ impl Plugin {
         self.error(format!("cannot be run: {error}{hint}"))
     }
 
-    /// `KUBERNETES_EXEC_INFO`
+    /// The value of `KUBERNETES_EXEC_INFO`.
     fn info(&self, authorities: &[u8]) -> OsString {
         let mut spec = json!({"interactive": false});
         if let Some(cluster) = &self.cluster {
@@ -236,8 +232,7 @@ impl Plugin {
         info.to_string().into()
     }
 
-    /// What it said on standard error, in one line and without what it was given as secrets or may itself have
-    /// let slip.
+    /// Its standard error in one line, without the values of its environment and without tokens.
     fn complaint(&self, stderr: &[u8]) -> String {
         let mut text = String::from_utf8_lossy(stderr).into_owned();
         for (name, value) in self.env.iter().filter(|(_, value)| !value.is_empty()) {
@@ -254,9 +249,9 @@ impl Plugin {
         }
     }
 
-    /// The answer, held to what client-go holds it to.
+    /// Reads its output, with client-go's rules.
     fn read(&self, output: &[u8]) -> Result<IssuedCredential, PluginError> {
-        // The parser's own words may quote the answer: only the place is told.
+        // The parser's message may quote the output, so only the place is given.
         let answer: ExecCredential = serde_json::from_slice(output).map_err(|error| {
             let (line, column) = (error.line(), error.column());
             self.error(format!(
@@ -317,7 +312,7 @@ impl Plugin {
     }
 }
 
-/// Arguments and environment may be secrets.
+/// Arguments and environment may be secret.
 impl fmt::Debug for Plugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.command.display(), self.api_version)
@@ -376,7 +371,7 @@ struct ExecCredentialStatus {
 // === impl PluginRun ===
 
 impl PluginRun {
-    /// Everything it prints, its complaints cut short.
+    /// Waits for its end; yields its output, and its standard error cut short.
     async fn finish(mut self) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
         let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
         let output = async {
@@ -396,16 +391,16 @@ impl PluginRun {
 
 impl Drop for PluginRun {
     fn drop(&mut self) {
-        // Not waited for yet, so the number is still its own.
+        // It has not been waited for, so the number is still its own.
         let group = self.0.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         if let Some(group) = group {
-            // It may have ended by itself just now.
+            // It may just have ended by itself.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
 
-/// Keeps the beginning and reads on to the end, so that the writer does not stall.
+/// Keeps the beginning and reads to the end, so that the writer does not stall.
 async fn read_some(stderr: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     let mut kept = Vec::new();
     let Some(mut stderr) = stderr else { return Ok(kept) };

@@ -1,4 +1,4 @@
-//! How a review fails. Every text here is fit for a log: none holds a token, and what came from outside is
+//! Why a review has no answer. Every text here is fit for a log: none holds a token, and text from outside is
 //! escaped.
 
 use std::error::Error as _;
@@ -12,22 +12,22 @@ use http::StatusCode;
 use super::exec::PluginError;
 use super::reviews::AnswerError;
 
-/// Which question was asked.
+/// The kind of call that was made.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Api {
+pub(crate) enum Api {
     /// `authentication.k8s.io/v1` TokenReview.
     TokenReview,
     /// `authorization.k8s.io/v1` SubjectAccessReview.
     SubjectAccessReview,
-    /// `v1` Node, which is read.
+    /// A read of a `v1` Node.
     Node,
 }
 
-/// A review without an answer. Nothing may be allowed on the strength of it.
+/// A call without an answer. Nothing may be allowed because of it.
 #[derive(Debug, thiserror::Error)]
 #[error("{api} failed: {cause}")]
-pub struct ReviewError {
-    /// Which question.
+pub(crate) struct ReviewError {
+    /// The kind of call.
     pub api: Api,
     /// Why there is no answer.
     pub cause: Cause,
@@ -35,8 +35,8 @@ pub struct ReviewError {
 
 /// Why a review has no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Cause {
-    /// No TCP connection.
+pub(crate) enum Cause {
+    /// There is no TCP connection.
     #[error("cannot connect to {address}: {source}")]
     Connect {
         /// Host and port.
@@ -44,7 +44,8 @@ pub enum Cause {
         /// What the system said.
         source: io::Error,
     },
-    /// No TLS connection: the API server is not who it should be, or does not accept the client certificate.
+    /// There is no TLS connection: the API server's certificate is not valid for it, or it rejects the client
+    /// certificate.
     #[error(
         "TLS handshake with {address}: {source}; see the kubeconfig's certificate-authority, tls-server-name"
     )]
@@ -54,10 +55,10 @@ pub enum Cause {
         /// What rustls said.
         source: io::Error,
     },
-    /// The connection broke, or what came over it is not HTTP.
+    /// The connection broke, or the answer is not HTTP.
     #[error("{}", with_sources(.0))]
     Exchange(hyper::Error),
-    /// The API server refused or failed. Redirects end here too; they are never followed.
+    /// The API server refused the call or failed. Redirects count as failures; they are never followed.
     #[error("the API server answered {code}{}{}", colon(message), way_out(*code))]
     Status {
         /// HTTP status.
@@ -73,21 +74,21 @@ pub enum Cause {
         /// The limit.
         limit: usize,
     },
-    /// The answer is not one that can be acted on.
+    /// The answer cannot be used.
     #[error("the API server's answer cannot be used: {0}")]
     Answer(#[from] AnswerError),
-    /// The question could not be put into a request.
+    /// The request could not be built.
     #[error("the request cannot be built: {0}")]
     Request(String),
-    /// The exec plugin gave no credential to ask with.
+    /// The exec plugin gave no credential.
     #[error("no credential: {0}")]
     Plugin(Arc<PluginError>),
-    /// Time ran out, retries and waiting for a free slot included.
+    /// The time ran out, including retries and the wait for a slot.
     #[error("no answer within {after:?}{}", before_that(last.as_deref()))]
     Deadline {
-        /// The time that was given.
+        /// The time that was allowed.
         after: Duration,
-        /// How the last finished attempt failed.
+        /// Why the last finished attempt failed.
         last: Option<Box<Self>>,
     },
 }
@@ -101,9 +102,9 @@ impl fmt::Display for Api {
 }
 
 impl Api {
-    /// The kind's name, as metrics and logs show it.
+    /// The name of the call in logs.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::TokenReview => "TokenReview",
             Self::SubjectAccessReview => "SubjectAccessReview",
@@ -111,7 +112,7 @@ impl Api {
         }
     }
 
-    /// Where it is posted to, or before which name it is read.
+    /// The path of a POST, or what stands before the name of a GET.
     pub(super) const fn path(self) -> &'static str {
         match self {
             Self::TokenReview => "/apis/authentication.k8s.io/v1/tokenreviews",
@@ -124,10 +125,9 @@ impl Api {
 // === impl ReviewError ===
 
 impl ReviewError {
-    /// The HTTP status that the API server failed with, if it came to that; the kubelet's metrics say
-    /// `<error>` if not.
+    /// The HTTP status with which the API server refused or failed, if there is one.
     #[must_use]
-    pub const fn status(&self) -> Option<StatusCode> {
+    pub(crate) const fn status(&self) -> Option<StatusCode> {
         match &self.cause {
             Cause::Status { code, .. } => Some(*code),
             _ => None,
@@ -138,16 +138,16 @@ impl ReviewError {
 // === impl Cause ===
 
 impl Cause {
-    /// What the kubelet's webhook client tries again: resets, internal errors, timeouts and too many
-    /// requests, and whatever else comes with a Retry-After. Not a refused connection, TLS, 401, 403, or a
-    /// bare 503.
+    /// Whether the kubelet's webhook client would try again: after resets, internal errors, timeouts, too
+    /// many requests, and other server errors with a Retry-After; not after a refused connection, TLS errors,
+    /// 401, 403, or a 503 without Retry-After.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Connect { source, .. } | Self::Handshake { source, .. } => {
                 source.kind() == io::ErrorKind::ConnectionReset
             }
             Self::Exchange(error) => is_reset(error),
-            // Its back-off is its own.
+            // The plugin has its own back-off.
             Self::Plugin(_) => false,
             Self::Status {
                 code, retry_after, ..
@@ -161,7 +161,7 @@ impl Cause {
         }
     }
 
-    /// On a reused connection: the server had closed it, or closed it on seeing the request.
+    /// Whether a reused connection turned out to be closed.
     pub(super) fn is_stale_connection(&self) -> bool {
         match self {
             Self::Exchange(error) => {
@@ -186,7 +186,7 @@ fn is_reset(error: &hyper::Error) -> bool {
     io_kind(error) == Some(io::ErrorKind::ConnectionReset)
 }
 
-/// Kind of the I/O error at the bottom, unless it is TLS' complaint (an alert arrives as `InvalidData`).
+/// The kind of the I/O error below, unless it is a TLS error (an alert arrives as `InvalidData`).
 fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
     let kind = error.source()?.downcast_ref::<io::Error>()?.kind();
     (kind != io::ErrorKind::InvalidData).then_some(kind)

@@ -1,6 +1,6 @@
-//! The keys of a kubeconfig: what is wrong with one, and the bytes that one names.
+//! The keys of a kubeconfig: errors that name one, and the bytes that one holds.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -19,8 +19,8 @@ pub enum KubeconfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Not YAML, or a value of the wrong type. The parser's own words may quote the file, tokens included, so
-    /// only the place is told.
+    /// It is not YAML, or a value has the wrong type. The parser's message may quote the file with its
+    /// tokens, so only the place is given.
     #[error("{}: not a kubeconfig: broken YAML or a value of the wrong type near {place}", file.display())]
     Syntax {
         /// The file.
@@ -28,14 +28,14 @@ pub enum KubeconfigError {
         /// Line and column, if the parser knows.
         place: String,
     },
-    /// A key is missing, wrong, or asks for what the gate does not do.
+    /// A key is missing, wrong, or not supported.
     #[error("{}: {key}: {problem}", file.display())]
     Key {
         /// The file (or the environment, in a cluster).
         file: PathBuf,
         /// Path of the key.
         key: String,
-        /// What is wrong, and the way out.
+        /// What is wrong, and what to do.
         problem: String,
     },
     /// The client certificate does not parse.
@@ -44,18 +44,27 @@ pub enum KubeconfigError {
 }
 
 /// The keys of one cluster or user, as messages name them.
-pub(super) struct Keys<'a> {
+pub(crate) struct Keys {
     /// The kubeconfig.
-    pub(super) file: &'a Path,
+    pub(super) file: PathBuf,
     /// Path of the key that holds them all.
     pub(super) prefix: String,
 }
 
-impl Keys<'_> {
+impl Keys {
+    /// What is wrong with all of them, and the way out.
+    pub(super) fn refuse(&self, problem: &str) -> KubeconfigError {
+        KubeconfigError::Key {
+            file: self.file.clone(),
+            key: self.prefix.clone(),
+            problem: problem.to_owned(),
+        }
+    }
+
     /// What is wrong with one of them, and the way out.
     pub(super) fn error(&self, key: &str, problem: &str) -> KubeconfigError {
         KubeconfigError::Key {
-            file: self.file.to_owned(),
+            file: self.file.clone(),
             key: format!("{}.{key}", self.prefix),
             problem: problem.to_owned(),
         }
@@ -66,8 +75,9 @@ impl Keys<'_> {
         format!("{}: {}.{key}", self.file.display(), self.prefix).into()
     }
 
-    /// A credential that may stand in the kubeconfig or in a file. `KEY-data` wins over `KEY`, as in client-go.
-    pub(super) fn material(
+    /// A credential that may stand in the kubeconfig or in a file. `KEY-data` wins over `KEY`, as in
+    /// client-go.
+    pub(crate) fn material(
         &self,
         key: &str,
         data: Option<String>,
@@ -84,6 +94,6 @@ impl Keys<'_> {
                 bytes,
             }));
         }
-        Ok(given(file).map(|file| Material::File(beside(self.file, &file))))
+        Ok(given(file).map(|file| Material::File(beside(&self.file, &file))))
     }
 }

@@ -1,8 +1,6 @@
-//! A kubeconfig as client-go reads it (contract §8), as far as it can be honoured; what cannot be is refused
-//! by name.
+//! A kubeconfig as client-go reads it (contract §8). Keys that the gate does not support are refused by name.
 //!
-//! The environment's `HTTPS_PROXY` and `NO_PROXY` are not consulted: the reviews go straight to the API
-//! server.
+//! `HTTPS_PROXY` and `NO_PROXY` of the environment are ignored: reviews go directly to the API server.
 
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
@@ -11,19 +9,20 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::document::{Document, NamedEntry};
+use super::context::CurrentContext;
+use super::document::{ClusterSection, UserSection};
 use super::exec::{self, CLUSTER_EXTENSION, Plugin};
 use super::keys::{Keys, KubeconfigError};
 use super::material::{ClientCertificate, Material, beside, given, read_file};
 use crate::tls::pem;
 
 /// Where the kubelet puts a pod's service-account token and the cluster's CA bundle.
-pub const SERVICE_ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+pub(crate) const SERVICE_ACCOUNT_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// How to reach the API server and what to show it: the current context of a kubeconfig, or the in-cluster
-/// convention.
+/// How to reach the API server, and the credentials for it: from the current context of a kubeconfig, or from
+/// the in-cluster convention.
 ///
-/// Files that it names are not read here, but by the client, which reads them again when they change.
+/// The files that it names are read by the client, which reads them again when they change.
 #[derive(Clone, Debug)]
 pub struct Kubeconfig {
     origin: KubeconfigOrigin,
@@ -32,26 +31,26 @@ pub struct Kubeconfig {
     pub(super) authority: Material,
     pub(super) client_certificate: Option<ClientCertificate>,
     pub(super) token: Option<Material>,
-    /// Runs only where there is neither certificate nor token, as client-go has it.
+    /// The exec plugin, if there is neither certificate nor token, as in client-go.
     pub(super) plugin: Option<Arc<Plugin>>,
 }
 
-/// Where a [`Kubeconfig`] came from, so that it can be read again.
+/// The source of a [`Kubeconfig`], to read it again.
 #[derive(Clone, Debug)]
 enum KubeconfigOrigin {
     File(PathBuf),
     InCluster,
 }
 
-/// `server`, taken apart.
+/// The parts of `server`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct ServerUrl {
-    /// Host name or address to dial, an IPv6 address without brackets.
+    /// The host name or address to connect to. An IPv6 address has no brackets.
     pub(super) host: String,
     pub(super) port: u16,
-    /// The `Host` header: the authority as it was written.
+    /// The `Host` header: the authority as it is written.
     pub(super) authority: String,
-    /// What stands before `/apis/…`, without a slash at its end; empty for most.
+    /// The path before `/apis/…`, without a slash at its end; usually empty.
     pub(super) prefix: String,
 }
 
@@ -59,7 +58,7 @@ pub(super) struct ServerUrl {
 
 impl Kubeconfig {
     /// Reads the current context of the kubeconfig at `path`.
-    pub fn load(path: &Path) -> Result<Self, KubeconfigError> {
+    pub(crate) fn load(path: &Path) -> Result<Self, KubeconfigError> {
         let read_error = |source| KubeconfigError::Read {
             file: path.to_owned(),
             source,
@@ -72,10 +71,10 @@ impl Kubeconfig {
         Self::parse(path, &text)
     }
 
-    /// What a pod is given: `host` and `port` are the values of `KUBERNETES_SERVICE_HOST` and
-    /// `KUBERNETES_SERVICE_PORT`, `directory` holds `token` and `ca.crt` and is [`SERVICE_ACCOUNT_DIRECTORY`]
-    /// in a real one.
-    pub fn in_cluster(
+    /// The convention for pods. `host` and `port` are the values of `KUBERNETES_SERVICE_HOST` and
+    /// `KUBERNETES_SERVICE_PORT`. `directory` holds `token` and `ca.crt`; in a pod it is
+    /// [`SERVICE_ACCOUNT_DIRECTORY`].
+    pub(crate) fn in_cluster(
         host: Option<&str>,
         port: Option<&str>,
         directory: &Path,
@@ -118,7 +117,7 @@ impl Kubeconfig {
         })
     }
 
-    /// The same source as it reads now.
+    /// Reads the same source again.
     pub(super) fn reread(&self) -> Result<Self, KubeconfigError> {
         match &self.origin {
             KubeconfigOrigin::File(path) => Self::load(path),
@@ -126,9 +125,9 @@ impl Kubeconfig {
         }
     }
 
-    /// Common name of the client certificate (the last one, as Go takes it): `system:node:NAME` in a node's
-    /// kubeconfig. `None` without a certificate or a common name.
-    pub fn client_certificate_common_name(&self) -> Result<Option<String>, KubeconfigError> {
+    /// The last common name of the client certificate, as in Go: `system:node:NAME` in a node's kubeconfig.
+    /// `None` without a certificate or a common name.
+    pub(crate) fn client_certificate_common_name(&self) -> Result<Option<String>, KubeconfigError> {
         let Some(ClientCertificate { chain, .. }) = &self.client_certificate else {
             return Ok(None);
         };
@@ -153,43 +152,17 @@ impl Kubeconfig {
         Ok(name.filter(|name| !name.is_empty()).map(str::to_owned))
     }
 
-    /// As [`Self::load`], for a text already read from `path`. The files that it names are not opened.
+    /// As [`Self::load`], for a text that was read from `path`. The files that it names are not opened.
     ///
     /// # Errors
     /// The text is not a kubeconfig, or not a usable one.
     pub fn parse(path: &Path, text: &str) -> Result<Self, KubeconfigError> {
-        let document: Document = serde_saphyr::from_str(text).map_err(|error| KubeconfigError::Syntax {
-            file: path.to_owned(),
-            place: error.location().map_or_else(
-                || "an unknown line".to_owned(),
-                |location| format!("line {}, column {}", location.line(), location.column()),
-            ),
-        })?;
-        let refuse = |key: &str, problem: &str| KubeconfigError::Key {
-            file: path.to_owned(),
-            key: key.to_owned(),
-            problem: problem.to_owned(),
-        };
-
-        let current = given(document.current_context)
-            .ok_or_else(|| refuse("current-context", "not set; name the context to use"))?;
-        let context = pick(path, "contexts", document.contexts, &current)?;
-        let context_key = format!("contexts[{current}].context");
-        let cluster_name = given(context.cluster)
-            .ok_or_else(|| refuse(&format!("{context_key}.cluster"), "not set; name one of clusters"))?;
-        let user_name = given(context.user)
-            .ok_or_else(|| refuse(&format!("{context_key}.user"), "not set; name one of users"))?;
-        let cluster = pick(path, "clusters", document.clusters, &cluster_name)?;
-        let user = pick(path, "users", document.users, &user_name)?;
-
-        let cluster_keys = Keys {
-            file: path,
-            prefix: format!("clusters[{cluster_name}].cluster"),
-        };
-        let user_keys = Keys {
-            file: path,
-            prefix: format!("users[{user_name}].user"),
-        };
+        let CurrentContext {
+            cluster,
+            cluster_keys,
+            user,
+            user_keys,
+        } = CurrentContext::<ClusterSection, UserSection>::parse(path, text)?;
         cluster.refuse_unsupported(&cluster_keys)?;
         user.refuse_unsupported(&user_keys)?;
 
@@ -257,7 +230,7 @@ impl Kubeconfig {
         let fixed = client_certificate.is_some() || token.is_some();
         if !fixed && plugin.is_none() {
             let problem = "no credential; give client-certificate and client-key, tokenFile, token or exec";
-            return Err(refuse(&user_keys.prefix, problem));
+            return Err(user_keys.refuse(problem));
         }
         Ok(Self {
             origin: KubeconfigOrigin::File(path.to_owned()),
@@ -274,7 +247,7 @@ impl Kubeconfig {
 // === impl ServerUrl ===
 
 impl ServerUrl {
-    fn parse(url: &str, keys: &Keys<'_>) -> Result<Self, KubeconfigError> {
+    fn parse(url: &str, keys: &Keys) -> Result<Self, KubeconfigError> {
         let refuse = |problem| keys.error("server", problem);
         let uri: http::Uri = url
             .parse()
@@ -301,7 +274,7 @@ impl ServerUrl {
         if host.is_empty() {
             return Err(refuse("no host; give https://HOST:PORT"));
         }
-        // `HOST:` and `HOST:99999` have a colon but no port that parses.
+        // `HOST:` and `HOST:99999` have a colon but no valid port.
         let port = match authority.port_u16() {
             Some(port) => port,
             None if authority.as_str().len() == authority.host().len() => 443,
@@ -313,30 +286,5 @@ impl ServerUrl {
             authority: authority.as_str().to_owned(),
             prefix: uri.path().trim_end_matches('/').to_owned(),
         })
-    }
-}
-
-/// The entry of a list that bears a name; client-go refuses a list that has it twice.
-fn pick<T: Default>(
-    file: &Path,
-    list: &str,
-    entries: Option<Vec<NamedEntry<T>>>,
-    name: &str,
-) -> Result<T, KubeconfigError> {
-    let mut found = entries
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|entry| entry.name == name);
-    let refuse = |problem: String| KubeconfigError::Key {
-        file: file.to_owned(),
-        key: list.to_owned(),
-        problem,
-    };
-    let entry = found
-        .next()
-        .ok_or_else(|| refuse(format!("nothing in it is named {name:?}")))?;
-    match found.next() {
-        Some(_) => Err(refuse(format!("has {name:?} twice; remove one"))),
-        None => Ok(entry.content.unwrap_or_default()),
     }
 }

@@ -1,10 +1,9 @@
 //! Text from outside, made fit for a log line.
 
-/// Longest text of the API server's that is repeated.
+/// The longest text of the API server's that is repeated.
 const MAX_TEXT_CHARS: usize = 400;
 
-/// Text of the API server's, fit for a log line: control characters escaped, not too long, and without
-/// `secret`.
+/// `text` with control characters escaped, cut to a limit, and without `secret`.
 pub(super) fn log_text(text: &str, secret: &str) -> String {
     let text = if secret.is_empty() {
         text.to_owned()

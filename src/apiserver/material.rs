@@ -1,22 +1,23 @@
-//! A credential's bytes: in the kubeconfig itself, or in a file that it names.
+//! The bytes of a credential, in the kubeconfig itself or in a file that it names.
 
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// No kubeconfig, certificate, key or token is anywhere near this; what is larger is a wrong path.
+/// The largest file that is read. Kubeconfigs, certificates, keys and tokens are far smaller; a larger file
+/// is a wrong path.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// A client certificate and its key, of which each may be a file or inline data.
+/// A client certificate and its key. Each may be a file or inline data.
 #[derive(Clone, Debug)]
 pub(super) struct ClientCertificate {
     pub(super) chain: Material,
     pub(super) key: Material,
 }
 
-/// Bytes that stand in the kubeconfig or in a file of their own.
+/// Bytes in the kubeconfig or in a file of their own.
 #[derive(Clone)]
-pub(super) enum Material {
+pub(crate) enum Material {
     /// From the kubeconfig itself; `origin` names file and key.
     Inline {
         origin: PathBuf,
@@ -28,7 +29,7 @@ pub(super) enum Material {
 // === impl Material ===
 
 impl Material {
-    /// The file, or for inline data the kubeconfig and the key, for messages.
+    /// The file, or the kubeconfig and the key of inline data, for messages.
     pub(super) fn origin(&self) -> &Path {
         match self {
             Self::Inline { origin, .. } => origin,
@@ -44,14 +45,14 @@ impl Material {
     }
 }
 
-/// Inline material may be a key or a token: its bytes are not shown.
+/// Inline material may be a private key or a token, so its bytes are not shown.
 impl fmt::Debug for Material {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.origin().display())
     }
 }
 
-/// Reads a whole file, if it is one and no larger than any credential.
+/// Reads a regular file of at most [`MAX_FILE_BYTES`].
 pub(super) fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     // Opening a FIFO would wait for its writer.
     if !std::fs::metadata(path)?.is_file() {
@@ -68,11 +69,11 @@ pub(super) fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// A relative path in a kubeconfig is relative to the kubeconfig.
-pub(super) fn beside(kubeconfig: &Path, path: &str) -> PathBuf {
+pub(crate) fn beside(kubeconfig: &Path, path: &str) -> PathBuf {
     kubeconfig.parent().unwrap_or_else(|| Path::new("")).join(path)
 }
 
-/// client-go does not tell an empty value from an absent one.
+/// An empty value counts as absent, as in client-go.
 pub(super) fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }

@@ -1,25 +1,33 @@
-//! The client for the two questions the gate asks the API server: *who is this token* (TokenReview) and *may
-//! this user do that* (SubjectAccessReview); and at start a third one, *which machine is this Node*.
+//! The client for the API server. The gate asks for two reviews: which user a token belongs to (TokenReview),
+//! and whether a user is allowed something (SubjectAccessReview). At start it also reads which machine the
+//! Node is.
 //!
 //! ```text
-//! kubeconfig   where the API server is, which files hold the credentials     kubeconfig.rs
-//! access       those files, read and validated as one value                  access.rs
-//! authorities  the CA bundle, and whom it vouches for                        authorities.rs
+//! document     a kubeconfig as it is written                                 document.rs
+//! keys         its keys in messages, and the bytes that they name            keys.rs
+//! material     a credential's bytes, inline or in a file                     material.rs
+//! context      the cluster and user of the current context                context.rs
+//! kubeconfig   the current context: server, CA bundle, credentials           kubeconfig.rs
+//! access       the files that it names, read and validated as one value      access.rs
+//! authorities  the CA bundle that verifies the API server                    authorities.rs
 //! credentials  the access in use; read again, issued by a plugin             credentials.rs
 //! exec         one run of an exec credential plugin                          exec.rs
 //! connection   TLS connections made with them, kept alive and reused         connection.rs
-//! client       one deadline, retries, a bound on concurrent calls            client.rs
-//! reviews      the two questions and their answers as JSON                   reviews.rs
+//! client       one deadline, retries, a limit on concurrent calls            client.rs
+//! reviews      the reviews and their answers as JSON                         reviews.rs
+//! failure      why a review has no answer                                    failure.rs
+//! log_text     text from outside, made fit for a log line                    log_text.rs
 //! ```
 //!
-//! Two POSTs do not justify a client framework, and the ready-made ones read a client certificate once, while
-//! a node's kubeconfig points at `kubelet-client-current.pem`, which the kubelet rotates. Every way in which
-//! a question can fail ends in a [`ReviewError`]; an answer is never guessed.
+//! Two POSTs do not justify a client framework. The existing ones read a client certificate once, while a
+//! node's kubeconfig points at `kubelet-client-current.pem`, which the kubelet rotates. Every failure of a
+//! review ends in a [`ReviewError`]; an answer is never guessed.
 
 mod access;
 mod authorities;
 mod client;
 mod connection;
+mod context;
 mod credentials;
 mod document;
 mod exec;
@@ -32,14 +40,15 @@ mod reviews;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 
-pub use access::ApiServerError;
-pub(crate) use authorities::Authorities;
-pub use authorities::AuthoritiesError;
-pub use client::{ApiServer, ClientLimits};
-pub use exec::PluginError;
-pub use failure::{Api, Cause, ReviewError};
+pub(crate) use access::ApiServerError;
+pub(crate) use authorities::{Authorities, AuthoritiesError};
+pub(crate) use client::{ApiServer, ClientLimits};
+pub(crate) use context::CurrentContext;
+pub(crate) use failure::ReviewError;
 pub use keys::KubeconfigError;
-pub use kubeconfig::{Kubeconfig, SERVICE_ACCOUNT_DIRECTORY};
+pub use kubeconfig::Kubeconfig;
+pub(crate) use kubeconfig::SERVICE_ACCOUNT_DIRECTORY;
+pub(crate) use material::{Material, beside};
 #[cfg(test)]
 pub(crate) use reviews::access_review;
-pub use reviews::{AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer, UserInfo};
+pub(crate) use reviews::{AccessAnswer, AccessSpec, NodeInfo, TokenAnswer, UserInfo};

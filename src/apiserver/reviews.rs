@@ -1,5 +1,4 @@
-//! TokenReview and SubjectAccessReview v1 on the wire: what the kubelet would ask, and what may be made of
-//! the answer.
+//! TokenReview and SubjectAccessReview v1 as JSON: the requests that the kubelet would send, and the answers.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +6,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::log_text::log_text;
 
-/// A user as the API server knows him: `UserInfo` of `authentication.k8s.io/v1`.
+/// A user: `UserInfo` of `authentication.k8s.io/v1`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
-pub struct UserInfo {
+pub(crate) struct UserInfo {
     /// Name.
     #[serde(
         default,
@@ -24,14 +23,14 @@ pub struct UserInfo {
         skip_serializing_if = "String::is_empty"
     )]
     pub uid: String,
-    /// Groups, in order: the order is part of the question, and of its cache key.
+    /// Groups, in order. The order is part of a review, and of its cache key.
     #[serde(
         default,
         deserialize_with = "null_is_default",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub groups: Vec<String>,
-    /// Whatever else the authenticator said.
+    /// Further information from the authenticator.
     #[serde(
         default,
         deserialize_with = "nullable_lists",
@@ -40,12 +39,12 @@ pub struct UserInfo {
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
-/// One question to the authorizer: may this user use this verb on this subresource of this node?
+/// The question of a SubjectAccessReview: is this user allowed this verb on this subresource of this node?
 #[derive(Clone, Copy, Debug)]
-pub struct AccessSpec<'a> {
-    /// Who.
+pub(crate) struct AccessSpec<'a> {
+    /// The user.
     pub user: &'a UserInfo,
-    /// The verb; empty is left out of the question, and only a wildcard matches it.
+    /// The verb. An empty one is left out, and only a wildcard matches it.
     pub verb: &'a str,
     /// Subresource of `nodes`.
     pub subresource: &'a str,
@@ -53,72 +52,72 @@ pub struct AccessSpec<'a> {
     pub name: &'a str,
 }
 
-/// What became of a token.
+/// The answer to a TokenReview.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum TokenAnswer {
-    /// The API server vouches for it.
+pub(crate) enum TokenAnswer {
+    /// The token is valid.
     Authenticated {
-        /// Whose it is; the name is never empty.
+        /// The token's user. The name is never empty.
         user: UserInfo,
-        /// For which of the audiences asked for it is good (empty if none were asked for, or if the API
-        /// server does not know about audiences). That one of them is among those asked for is for the caller
-        /// to see.
+        /// The requested audiences that it is valid for. Empty if none were requested, or if the API server
+        /// does not support audiences. The caller must check that a requested one is among them.
         audiences: Vec<String>,
     },
-    /// It is nobody's.
+    /// The token is not valid.
     Rejected {
         /// `status.error`, escaped and shortened. The kubelet does not cache a rejection that has one.
         error: Option<String>,
     },
 }
 
-/// What the authorizer said.
+/// The answer to a SubjectAccessReview.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct AccessAnswer {
-    /// Yes.
+pub(crate) struct AccessAnswer {
+    /// It is allowed.
     pub allowed: bool,
-    /// No, and nobody else may say yes. Neither is "no opinion", which is a no too.
+    /// It is denied, whatever other authorizers say. Neither allowed nor denied is "no opinion", which does
+    /// not allow it either.
     pub denied: bool,
     /// The authorizer's reason, escaped and shortened; may be empty.
     pub reason: String,
 }
 
-/// What the kubelet of a Node says of the machine it runs on; empty where it says nothing.
+/// What the kubelet of a Node reports about its machine. Fields that it does not report are empty.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
-pub struct NodeInfo {
-    /// `bootID`: the kernel's, another one after each boot.
+pub(crate) struct NodeInfo {
+    /// `bootID` of the kernel; it changes with each boot.
     #[serde(rename = "bootID", deserialize_with = "null_is_default")]
     pub boot_id: String,
-    /// `machineID`: `/etc/machine-id`.
+    /// `machineID`, from `/etc/machine-id`.
     #[serde(rename = "machineID", deserialize_with = "null_is_default")]
     pub machine_id: String,
-    /// `systemUUID`: the firmware's.
+    /// `systemUUID`, from the firmware.
     #[serde(rename = "systemUUID", deserialize_with = "null_is_default")]
     pub system_uuid: String,
 }
 
-/// An answer that cannot be acted on.
+/// Why an answer cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
-    /// Not JSON, or not of this shape.
+pub(crate) enum AnswerError {
+    /// It is not JSON, or not of this shape.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    /// Another object.
+    /// It is another object.
     #[error("its kind is {found:?}, not {expected}")]
     Kind {
-        /// What was asked for.
+        /// The kind that was requested.
         expected: &'static str,
-        /// What came.
+        /// The kind that came.
         found: String,
     },
-    /// Allowed and denied at once (contract §2.5: an error).
+    /// It says both allowed and denied (contract §2.5: an error).
     #[error("it says both allowed and denied")]
     AllowedAndDenied,
-    /// A token that is good and has an error at once.
+    /// It says authenticated, and has an error.
     #[error("it says authenticated, and an error as well: {0}")]
     AuthenticatedWithError(String),
-    /// A token that is good, but nobody's.
+    /// It says authenticated, and names no user.
     #[error("it says authenticated, but names no user")]
     NoUser,
 }
@@ -142,7 +141,7 @@ struct TokenSpec<'a> {
     audiences: &'a [String],
 }
 
-/// Go writes it, since `status` and its `user` are not pointers.
+/// Go writes an empty `status`, because `status` and its `user` are not pointers.
 #[derive(Default, Serialize)]
 struct EmptyTokenStatus {
     user: Empty,
@@ -244,7 +243,7 @@ struct SubjectAccessReviewAnswer {
 
 #[derive(Deserialize)]
 struct AccessStatus {
-    /// Go always writes it: an answer without it is not an answer.
+    /// Go always writes it, so an answer without it is an error.
     allowed: bool,
     #[serde(default, deserialize_with = "null_is_default")]
     denied: bool,
@@ -280,8 +279,8 @@ pub(crate) fn access_review(spec: AccessSpec<'_>) -> serde_json::Result<Vec<u8>>
     })
 }
 
-/// Reads the answer to a SubjectAccessReview. `evaluationError` is ignored, as the kubelet does: it comes
-/// with rules that could not be read, and the decision holds without them.
+/// Reads the answer to a SubjectAccessReview. `evaluationError` is ignored, as in the kubelet: it reports
+/// rules that could not be read, and the decision was made without them.
 pub(super) fn access_answer(body: &[u8]) -> Result<AccessAnswer, AnswerError> {
     let SubjectAccessReviewAnswer { kind, status } = serde_json::from_slice(body)?;
     expect_kind("SubjectAccessReview", kind)?;
@@ -338,7 +337,7 @@ pub(super) fn status_message(body: &[u8]) -> Option<String> {
         .map(|status| status.message)
 }
 
-/// Go reads JSON's null as the zero value.
+/// Reads null as the zero value, as Go does.
 fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     input: D,
 ) -> Result<T, D::Error> {

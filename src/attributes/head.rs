@@ -1,5 +1,5 @@
-//! What a head must be beside its target: the kubelet's HTTP library refuses the rest before anything else, and so does
-//! the gate, since hyper passes it.
+//! Rules for a request's head besides its target. The kubelet's HTTP library checks these before anything
+//! else. hyper does not, so the gate does.
 
 use http::Version;
 use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
@@ -7,14 +7,15 @@ use http::request::Parts;
 
 use crate::error::RequestError;
 
-/// Refuses what no kubelet would read.
+/// Refuses a head that the kubelet's HTTP library refuses.
 pub(super) fn judge(parts: &Parts) -> Result<(), RequestError> {
     host(parts)?;
     transfer_coding(parts)?;
     expectation(parts)
 }
 
-/// One Host; it may be anybody's and may be empty. HTTP/1.0 can do without, and HTTP/2 has its own.
+/// At most one Host, of any name, possibly empty. HTTP/1.1 needs one, HTTP/1.0 does not, and HTTP/2 has
+/// `:authority`.
 fn host(parts: &Parts) -> Result<(), RequestError> {
     let refuse = |rule: &'static str| Err(RequestError::bad_request("host", rule));
     let mut hosts = parts.headers.get_all(HOST).iter();
@@ -28,13 +29,14 @@ fn host(parts: &Parts) -> Result<(), RequestError> {
     }
 }
 
-/// The bytes Go's server lets pass in a Host: those of names, addresses and ports, and RFC 3986's sub-delims.
+/// Whether Go's server accepts this byte in a Host: bytes of names, addresses and ports, and RFC 3986's
+/// sub-delims.
 fn host_byte(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(byte)
 }
 
-/// A body is chunked, once, or it is not. hyper takes whatever ends in chunked, and the codings before that would be
-/// lost on the way to the kubelet.
+/// The only transfer coding is `chunked`, once. hyper accepts any list that ends in `chunked`, and the
+/// codings before it would be lost on the way to the kubelet.
 fn transfer_coding(parts: &Parts) -> Result<(), RequestError> {
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -44,7 +46,7 @@ fn transfer_coding(parts: &Parts) -> Result<(), RequestError> {
     }
 }
 
-/// An `Expect` other than `100-continue` is 417; `100-continue` itself ends at the gate.
+/// Refuses an `Expect` other than `100-continue` with 417. `100-continue` itself is answered by the gate.
 fn expectation(parts: &Parts) -> Result<(), RequestError> {
     match parts.headers.get(EXPECT) {
         Some(value)

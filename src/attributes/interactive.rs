@@ -1,10 +1,9 @@
-//! The paths that hand out a process: they need `create nodes/proxy` whatever the method.
+//! The paths that give access to a process: they need `create nodes/proxy` whatever the method.
 
 /// Whether the decoded `path` is exec, attach, run, portForward or CRI streaming, or anything below.
 ///
-/// The kubelet takes the verb from the method alone, so that a WebSocket handshake, which is a GET, runs commands with
-/// `get nodes/proxy` (kubernetes#136550). Nothing but the path decides here: not the upgrade header, not its spelling,
-/// not its absence.
+/// The kubelet takes the verb from the method alone. A WebSocket handshake is a GET, so it runs commands with
+/// `get nodes/proxy` (kubernetes#136550). Here the path alone decides, with or without an upgrade header.
 pub fn is_interactive(path: &str) -> bool {
     let Some(rest) = path.strip_prefix('/') else {
         return false;

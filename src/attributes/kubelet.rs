@@ -5,7 +5,7 @@ use std::fmt;
 
 use http::Method;
 
-/// A subresource of `nodes` that a review asks about.
+/// A subresource of `nodes`, as a review names it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Subresource {
     /// `/checkpoint`.
@@ -20,7 +20,7 @@ pub enum Subresource {
     Metrics,
     /// `/pods` and `/runningpods`.
     Pods,
-    /// Everything else, and what the finer ones fall back to.
+    /// Every other path, and the fallback of some of the finer subresources.
     Proxy,
     /// `/stats`.
     Stats,
@@ -31,7 +31,7 @@ pub enum Subresource {
 /// The verb of a review.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Verb {
-    /// POST, and everything interactive.
+    /// POST, and every interactive path.
     Create,
     /// DELETE.
     Delete,
@@ -43,10 +43,10 @@ pub enum Verb {
     Update,
 }
 
-/// The subresources to ask about for the decoded `path`, in the kubelet's order.
+/// The subresources to review for the decoded `path`, in the kubelet's order.
 ///
-/// `pods`, `healthz` and `configz` fall back to `proxy`; `/stats`, `/metrics`, `/logs`, `/checkpoint`, `/statusz` and
-/// `/flagz` do not.
+/// `pods`, `healthz` and `configz` fall back to `proxy`; `/stats`, `/metrics`, `/logs`, `/checkpoint`,
+/// `/statusz` and `/flagz` do not.
 pub(super) fn subresources(path: &str) -> &'static [Subresource] {
     use Subresource::{Checkpoint, Configz, Healthz, Log, Metrics, Pods, Proxy, Stats, Statusz};
     const TABLE: [(&str, &[Subresource]); 10] = [
@@ -75,21 +75,8 @@ pub(crate) fn is_subpath(path: &str, base: &str) -> bool {
 }
 
 impl Subresource {
-    /// Every subresource.
-    pub const ALL: [Self; 9] = [
-        Self::Checkpoint,
-        Self::Configz,
-        Self::Healthz,
-        Self::Log,
-        Self::Metrics,
-        Self::Pods,
-        Self::Proxy,
-        Self::Stats,
-        Self::Statusz,
-    ];
-
     /// The name in a SubjectAccessReview.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Checkpoint => "checkpoint",
             Self::Configz => "configz",
@@ -105,13 +92,10 @@ impl Subresource {
 }
 
 impl Verb {
-    /// Every verb.
-    pub const ALL: [Self; 5] = [Self::Create, Self::Delete, Self::Get, Self::Patch, Self::Update];
-
     /// The verb of a method; `None` for a method that the gate does not pass on.
     ///
     /// HEAD is `get`, as Kubernetes documents it; the kubelet's code asks with an empty verb.
-    pub fn of(method: &Method) -> Option<Self> {
+    pub(crate) fn of(method: &Method) -> Option<Self> {
         match *method {
             Method::GET | Method::HEAD => Some(Self::Get),
             Method::POST => Some(Self::Create),
@@ -123,7 +107,7 @@ impl Verb {
     }
 
     /// The name in a SubjectAccessReview.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Create => "create",
             Self::Delete => "delete",

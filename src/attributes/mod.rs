@@ -1,8 +1,9 @@
-//! Station 4: what a request asks for. Method, path and upgrade become the [`Checks`] that have to be allowed.
+//! Station 4: turns the method, path and upgrade of a request into the [`Checks`] that must be allowed.
 //!
-//! The rules are the kubelet's newest ones whatever the age of the kubelet behind the gate, and stricter in two places:
-//! a path that two kubelets could read differently is refused, and exec, attach, run and port-forward need the verb
-//! `create` whatever the method (GET over WebSocket runs commands on every kubelet with mere `get nodes/proxy`).
+//! The rules are those of the newest kubelet, whatever the version of the kubelet behind the gate. They are
+//! stricter in two places. A path that two kubelets could read differently is refused. Exec, attach, run and
+//! port-forward need the verb `create` whatever the method: on every kubelet, a GET over WebSocket runs
+//! commands with no more than `get nodes/proxy`.
 
 mod head;
 mod interactive;
@@ -13,15 +14,15 @@ mod upgrade;
 pub use self::interactive::is_interactive;
 pub(crate) use self::kubelet::is_subpath;
 pub use self::kubelet::{Subresource, Verb};
-pub use self::path::{PathError, RequestPath};
 pub use self::upgrade::Protocol;
 
 use http::request::Parts;
 
+use self::path::RequestPath;
 use crate::error::RequestError;
 
-/// What has to be allowed before a request may pass: one SubjectAccessReview per subresource, the first Allow wins.
-/// Only this module makes one.
+/// What must be allowed before a request may pass: one SubjectAccessReview per subresource, of which the
+/// first Allow wins. Only this module can make a value of this type.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Checks {
     verb: Verb,
@@ -32,8 +33,11 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// What `parts` asks for, or why it cannot be said. `require_create` is
-    /// `authorization.interactive.requireCreate`.
+    /// The checks of a request's head. `require_create` is `authorization.interactive.requireCreate`.
+    ///
+    /// # Errors
+    ///
+    /// The head has no single meaning, or asks for what the gate does not pass on.
     pub fn of(parts: &Parts, require_create: bool) -> Result<Self, RequestError> {
         let verb = Verb::of(&parts.method).ok_or_else(RequestError::method_not_allowed)?;
         head::judge(parts)?;
@@ -75,13 +79,13 @@ impl Checks {
         self.path.decoded()
     }
 
-    /// The protocol the client wants to upgrade to.
+    /// The protocol that the client asks to upgrade to.
     pub fn upgrade(&self) -> Option<Protocol> {
         self.upgrade
     }
 
-    /// The protocol to tunnel, if this request may become a tunnel at all: only interactive paths do. Elsewhere the
-    /// upgrade headers are hop-by-hop headers like any other, and the answer is an ordinary one.
+    /// The protocol of the tunnel, if this request may become one: only interactive paths may. On other paths
+    /// the upgrade headers are removed as hop-by-hop headers, and the answer is an ordinary one.
     pub fn tunnel(&self) -> Option<Protocol> {
         self.upgrade.filter(|_| self.interactive)
     }

@@ -1,8 +1,8 @@
-//! One decoding of the path, and the refusal of every path that could be read in two ways.
+//! The path of a request: decoded once, and refused if it could be read in two ways.
 //!
-//! Old kubelets route on the decoded path, new ones on the raw one, and both authorize the decoded one. What is
-//! authorized here is the decoded path, what is forwarded is the very path-and-query the client sent, and whatever
-//! could mean two things in the two readings is refused before anybody is asked anything.
+//! Old kubelets route on the decoded path, new ones on the raw path, and both authorize the decoded path. The
+//! gate authorizes the decoded path and forwards the path and query as the client sent them. It refuses a
+//! path that the two readings could route differently, before any review is made.
 
 use std::borrow::Cow;
 
@@ -12,17 +12,17 @@ use http::{HeaderMap, Uri, Version, header};
 use crate::error::RequestError;
 use crate::hex;
 
-/// A path with exactly one meaning: as it was sent, and decoded once.
+/// A path with exactly one meaning, as it was sent and as it decodes.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct RequestPath {
+pub(crate) struct RequestPath {
     sent: PathAndQuery,
-    /// `None` when decoding changes nothing, which is nearly always.
+    /// `None` if decoding changes nothing, which is the common case.
     decoded: Option<String>,
 }
 
 /// Why a request target is refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum PathError {
+pub(crate) enum PathError {
     /// `GET http://host/path`.
     #[error("the request target must be a path: absolute-form is refused")]
     AbsoluteForm,
@@ -72,8 +72,8 @@ impl RequestPath {
         Self::of(uri.path_and_query().ok_or(PathError::NotAPath)?.clone())
     }
 
-    /// The path of a path-and-query, with everything ambiguous refused.
-    pub fn of(sent: PathAndQuery) -> Result<Self, PathError> {
+    /// The path of a path and query; an ambiguous one is refused.
+    pub(crate) fn of(sent: PathAndQuery) -> Result<Self, PathError> {
         let raw = sent.path();
         if !raw.starts_with('/') {
             return Err(PathError::NotAPath);
@@ -87,8 +87,8 @@ impl RequestPath {
         Ok(Self { sent, decoded })
     }
 
-    /// The path that is authorized: decoded once.
-    pub fn decoded(&self) -> &str {
+    /// The decoded path, which is authorized.
+    pub(crate) fn decoded(&self) -> &str {
         self.decoded.as_deref().unwrap_or_else(|| self.sent.path())
     }
 }
@@ -117,7 +117,7 @@ impl From<PathError> for RequestError {
     }
 }
 
-/// Percent-decodes once. Bytes that would make a second path out of the first are refused on the way.
+/// Percent-decodes once. Refuses escapes that stand for separators or NUL, which would make another path.
 fn decode(raw: &str) -> Result<Cow<'_, str>, PathError> {
     if raw.contains('\\') {
         return Err(PathError::Backslash);
@@ -146,7 +146,7 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, PathError> {
         .map_err(|_| PathError::NotUtf8)
 }
 
-/// No empty segment but a trailing one, and no dot segment.
+/// Refuses empty segments except at the end, and dot segments.
 fn judge_segments(path: &str) -> Result<(), PathError> {
     if path.contains("//") {
         return Err(PathError::EmptySegment);

@@ -1,9 +1,10 @@
-//! The table and the refusals, by row and by property.
+//! The table of subresources, and the paths and heads that are refused.
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Version};
 use proptest::prelude::*;
 
+use super::path::PathError;
 use super::*;
 
 fn parts(method: &str, target: &str, headers: &[(&'static str, &str)]) -> Parts {
@@ -65,7 +66,7 @@ fn the_table_is_the_kubelets() {
 }
 
 #[test]
-fn verbs_come_from_methods_except_where_a_process_is_handed_out() {
+fn verbs_come_from_methods_except_on_interactive_paths() {
     for (method, verb) in [
         ("GET", "get"),
         ("HEAD", "get"),
@@ -210,10 +211,12 @@ fn only_100_continue_may_be_expected() {
 }
 
 proptest! {
-    /// Whatever passes is a path in which no router, old or new, finds another one: no empty, dot or encoded-slash
-    /// segment is left after decoding, and decoding segment by segment gives the same segments.
+    /// An accepted path means the same to old and new routers: after decoding there is no empty, dot or
+    /// encoded-slash segment, and decoding each segment by itself gives the same segments.
     #[test]
-    fn what_passes_has_one_reading(target in "/([a-z.%/\\\\25efEF;~ ]|%2e|%2f|%2F|%5c|%00|%25){0,24}(\\?[a-z=%/.]{0,8})?") {
+    fn what_passes_has_one_reading(
+        target in "/([a-z.%/\\\\25efEF;~ ]|%2e|%2f|%2F|%5c|%00|%25){0,24}(\\?[a-z=%/.]{0,8})?",
+    ) {
         let Ok(sent) = target.parse::<PathAndQuery>() else { return Ok(()) };
         let raw = sent.path().to_owned();
         let Ok(path) = RequestPath::of(sent) else { return Ok(()) };
@@ -226,10 +229,12 @@ proptest! {
         }
     }
 
-    /// Nothing but the path decides whether a request is interactive, and nothing decodes into an interactive path
-    /// without being reviewed as one.
+    /// Every spelling that decodes to an interactive path is reviewed as interactive, whatever the method.
     #[test]
-    fn no_spelling_loosens_exec(escapes in proptest::collection::vec(any::<bool>(), 4), method in "GET|HEAD|POST|PUT") {
+    fn no_spelling_loosens_exec(
+        escapes in proptest::collection::vec(any::<bool>(), 4),
+        method in "GET|HEAD|POST|PUT",
+    ) {
         let spelled: String = "exec".chars().zip(escapes).map(|(letter, escape)| {
             if escape { format!("%{:02x}", u32::from(letter)) } else { letter.to_string() }
         }).collect();

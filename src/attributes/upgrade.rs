@@ -18,9 +18,9 @@ pub enum Protocol {
 impl Protocol {
     /// The protocol that `parts` asks to upgrade to, if any.
     ///
-    /// Half a wish (one header of the two), another protocol, a body, or a version other than HTTP/1.1 is 400: each of
-    /// them is read differently by different servers, and what a refused upgrade leaves behind on the wire was
-    /// CVE-2018-1002105.
+    /// Only one of the two headers, another protocol, a body, or a version other than HTTP/1.1 is 400.
+    /// Servers read each of these differently, and the state that a refused upgrade left on the connection
+    /// was CVE-2018-1002105.
     pub(super) fn wanted_by(parts: &Parts) -> Result<Option<Self>, RequestError> {
         let named = connection_names_upgrade(&parts.headers);
         let mut values = parts.headers.get_all(UPGRADE).iter();
@@ -43,7 +43,7 @@ impl Protocol {
     }
 
     /// The protocol of an `Upgrade` header's value.
-    pub fn of(value: &[u8]) -> Option<Self> {
+    pub(crate) fn of(value: &[u8]) -> Option<Self> {
         if value.eq_ignore_ascii_case(b"websocket") {
             Some(Self::WebSocket)
         } else if value.eq_ignore_ascii_case(b"SPDY/3.1") {
@@ -54,7 +54,7 @@ impl Protocol {
     }
 
     /// The value of an `Upgrade` header.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Spdy => "SPDY/3.1",
             Self::WebSocket => "websocket",
@@ -62,7 +62,7 @@ impl Protocol {
     }
 }
 
-/// Whether some `Connection` header has the token `upgrade`.
+/// Whether a `Connection` header has the token `upgrade`.
 fn connection_names_upgrade(headers: &HeaderMap) -> bool {
     headers
         .get_all(CONNECTION)
@@ -71,7 +71,7 @@ fn connection_names_upgrade(headers: &HeaderMap) -> bool {
         .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
 }
 
-/// Whether the message has a body; `Content-Length: 0` has none, and is what a real API server sends with SPDY.
+/// Whether the message has a body. `Content-Length: 0` is no body: API servers send it with SPDY.
 fn has_body(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }

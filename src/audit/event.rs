@@ -1,6 +1,6 @@
-//! The `audit.k8s.io/v1` Event, written by hand into a buffer: it is made once per request, on the hot path.
+//! The `audit.k8s.io/v1` Event, written by hand into a buffer: each request makes one, on the hot path.
 //!
-//! Field order is the API server's. Whatever comes from outside is escaped by `serde_json` and cut to a bound.
+//! The fields are in the API server's order. Text from outside is escaped by `serde_json` and cut to a limit.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -18,40 +18,41 @@ use crate::error::Station;
 use crate::hex;
 use crate::timestamp::timestamp;
 
-/// What happened to one request, borrowed from it.
+/// What happened to one request; borrows from it.
 #[derive(Clone, Copy, Debug)]
-pub struct Event<'a> {
+pub(crate) struct Event<'a> {
     /// The same on both lines of a stream.
     pub id: AuditId,
-    /// How far the request has come.
+    /// The stage that the request has reached.
     pub stage: EventStage,
-    /// Path and query as received; commands and credentials in it are hidden as it is written.
+    /// Path and query as received. Commands and credentials are hidden when it is written.
     pub request_uri: &'a [u8],
-    /// The verb it was authorized by (`get`, `create` …), empty where a kubelet has none.
+    /// The verb that was authorized (`get`, `create` …); empty before that is known.
     pub verb: &'a str,
-    /// Who it was; `None` = not authenticated.
+    /// The user; `None` if the request was not authenticated.
     pub user: Option<&'a UserJson>,
-    /// The TCP peer. `X-Forwarded-For` is anybody's to write and is not believed.
+    /// The TCP peer. `X-Forwarded-For` is ignored: any client can set it.
     pub peer: IpAddr,
     /// The `User-Agent` header's bytes.
     pub user_agent: Option<&'a [u8]>,
-    /// What it was about; `None` = refused before that was known.
+    /// What was asked for; `None` if the request was refused before that was known.
     pub object: Option<ObjectRef<'a>>,
-    /// Status of the answer; `None` = there was no answer, because the client left before it.
+    /// The status of the answer; `None` if the client left before there was one.
     pub code: Option<u16>,
-    /// When the request's head had been read.
+    /// When the request's head was read.
     pub received: SystemTime,
-    /// When it came to `stage`.
+    /// When it reached `stage`.
     pub stage_time: SystemTime,
-    /// What authorization came to; `None` = it was not asked.
+    /// The decision of authorization; `None` if there was none.
     pub decision: Option<Decision>,
-    /// Why, in the API server's words or the gate's.
+    /// The reason for the decision, in the API server's words or the gate's.
     pub reason: Option<&'a str>,
-    /// The `Audit-ID` header's bytes: recorded for correlation, never adopted, since anybody can choose them.
+    /// The `Audit-ID` header's bytes. They are recorded for correlation and never used as the event's id: the
+    /// client chooses them.
     pub client_audit_id: Option<&'a [u8]>,
-    /// What went wrong, for people.
+    /// What went wrong, for people to read.
     pub error: Option<&'a str>,
-    /// Where it was refused or failed.
+    /// The station that refused it, or at which it failed.
     pub station: Option<Station>,
     /// How an upgraded stream ended, on its second line.
     pub stream: Option<StreamEnd<'a>>,
@@ -59,26 +60,26 @@ pub struct Event<'a> {
 
 /// A random version 4 UUID.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub struct AuditId([u8; 36]);
+pub(crate) struct AuditId([u8; 36]);
 
-/// The stages of an event that a gate has; it writes no `RequestReceived`.
+/// The stages that the gate writes; it writes no `RequestReceived`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum EventStage {
-    /// The head of a stream's answer is out, and its end is to come.
+pub(crate) enum EventStage {
+    /// A stream's answer has begun; its end is still to come.
     ResponseStarted,
-    /// It is over.
+    /// The request is complete.
     ResponseComplete,
-    /// The gate panicked over it.
+    /// The gate panicked.
     Panic,
 }
 
 /// `user`, serialised once per identity and copied into each of its events.
 #[derive(Clone, Eq, PartialEq)]
-pub struct UserJson(Box<str>);
+pub(crate) struct UserJson(Box<str>);
 
 /// `objectRef`: always this node's Node.
 #[derive(Clone, Copy, Debug)]
-pub struct ObjectRef<'a> {
+pub(crate) struct ObjectRef<'a> {
     /// The Node's name.
     pub node: &'a str,
     /// `proxy`, `metrics`, `pods` …
@@ -87,16 +88,16 @@ pub struct ObjectRef<'a> {
 
 /// `authorization.k8s.io/decision`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// `allow`
     Allow,
     /// `forbid`
     Forbid,
 }
 
-/// What an upgraded stream came to.
+/// How an upgraded stream ended.
 #[derive(Clone, Copy, Debug)]
-pub struct StreamEnd<'a> {
+pub(crate) struct StreamEnd<'a> {
     /// Bytes from the client.
     pub bytes_received: u64,
     /// Bytes to the client.
@@ -105,8 +106,8 @@ pub struct StreamEnd<'a> {
     pub ended_by: &'a str,
 }
 
-/// The text of the second that was written last. Thousands of events share a second, so only the microseconds are
-/// formatted for each; [`timestamp`] writes the second itself.
+/// The text of the second that was written last. Thousands of events share a second, so only the microseconds
+/// are formatted for each; [`timestamp`] writes the second itself.
 #[derive(Default)]
 pub(super) struct Clock {
     second: Option<u64>,
@@ -125,7 +126,8 @@ impl Event<'_> {
         out.extend_from_slice(br#"","stage":""#);
         out.extend_from_slice(self.stage.as_str().as_bytes());
         out.extend_from_slice(br#"","requestURI":"#);
-        // Hidden first and cut afterwards, or else a cut name would let its value pass.
+        // Secrets are hidden before the text is cut: after a cut within a name, its value would not be
+        // recognised.
         cut_string(out, &redaction.uri(self.request_uri), URI_LIMIT);
         out.extend_from_slice(br#","verb":"#);
         string(out, self.verb.as_bytes());
@@ -191,7 +193,7 @@ impl Event<'_> {
             string(out, station.as_str().as_bytes());
         }
         if let Some(stream) = self.stream {
-            // Annotations are a map of strings to strings, numbers too.
+            // Annotations map strings to strings, so numbers are written as strings.
             name(out, "kubelet-gate.dev/bytes-received");
             formatted(out, format_args!("\"{}\"", stream.bytes_received));
             name(out, "kubelet-gate.dev/bytes-sent");
@@ -210,11 +212,12 @@ impl Event<'_> {
 impl AuditId {
     /// A new one.
     ///
-    /// SipHash of a counter, under two random keys of this thread: unique, not to be foreseen by who has seen others,
-    /// a tenth of the price of asking the random generator, and it cannot fail.
-    pub fn random() -> Self {
+    /// It is the SipHash of a counter under two random keys of this thread: unique, unpredictable from other
+    /// ids, infallible, and ten times faster than the random generator.
+    pub(crate) fn random() -> Self {
         thread_local! {
-            static IDS: (RandomState, RandomState, Cell<u64>) = (RandomState::new(), RandomState::new(), Cell::new(0));
+            static IDS: (RandomState, RandomState, Cell<u64>) =
+                (RandomState::new(), RandomState::new(), Cell::new(0));
         }
         IDS.with(|(high, low, counter)| {
             let number = counter.get();
@@ -238,11 +241,6 @@ impl AuditId {
         }
         Self(text)
     }
-
-    /// As it is written: 36 lower-case ASCII characters, fit for an `Audit-ID` header.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 impl fmt::Display for AuditId {
@@ -260,8 +258,13 @@ impl fmt::Debug for AuditId {
 // === impl UserJson ===
 
 impl UserJson {
-    /// `user` with these fields, empty ones left out as Kubernetes leaves them out.
-    pub fn new(username: &str, uid: &str, groups: &[String], extra: &BTreeMap<String, Vec<String>>) -> Self {
+    /// `user` with these fields. Empty ones are left out, as Kubernetes does.
+    pub(crate) fn new(
+        username: &str,
+        uid: &str,
+        groups: &[String],
+        extra: &BTreeMap<String, Vec<String>>,
+    ) -> Self {
         #[derive(Serialize)]
         struct UserFields<'a> {
             #[serde(skip_serializing_if = "str::is_empty")]
@@ -331,12 +334,12 @@ fn string(out: &mut Vec<u8>, text: &[u8]) {
     };
 }
 
-/// As `string`, but at most `limit` bytes of `text`, and a mark where it was cut: the API server's, for user agents.
+/// As `string`, but at most `limit` bytes of `text`, with the API server's mark where it is cut.
 fn cut_string(out: &mut Vec<u8>, text: &[u8], limit: usize) {
     if text.len() <= limit {
         return string(out, text);
     }
-    // Not in the middle of a character.
+    // The cut is never within a character.
     let continues = |at: &usize| text[*at] & 0xc0 == 0x80;
     let end = (limit.saturating_sub(3)..=limit)
         .rev()
@@ -351,7 +354,7 @@ fn formatted(out: &mut Vec<u8>, arguments: fmt::Arguments<'_>) {
 }
 
 const URI_LIMIT: usize = 8 * 1024;
-/// As the API server's.
+/// As in the API server.
 const USER_AGENT_LIMIT: usize = 1024;
 const TEXT_LIMIT: usize = 512;
 const CLIENT_ID_LIMIT: usize = 128;

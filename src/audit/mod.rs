@@ -6,21 +6,22 @@
 //!   is forwarded          or on drop         after another       or at once in blocking mode
 //! ```
 //!
-//! - A [`Slot`] is reserved before a request is forwarded, so that whatever becomes of the request afterwards, room
-//!   for its event is there. Writing with it never waits and never fails, and so it can be done in a `Drop`.
-//! - [`Event`] borrows everything from the request and is written straight into the shared buffer: no allocation, no
-//!   channel, no wake-up per event.
-//! - `audit.mode: batch` drops events when the queue is full and counts them; `blocking` makes requests wait, first
-//!   for room ([`Audit::reserve_blocking`]) and then for the file ([`Slot::write_and_wait`]).
+//! - A [`Slot`] is reserved before a request is forwarded: however the request ends, there is room for its
+//!   event. Writing with a slot never waits and never fails, so it can be done in a `Drop`.
+//! - An [`Event`] borrows everything from the request and is written straight into the shared buffer, without
+//!   an allocation, a channel or a wake-up per event.
+//! - `audit.mode: batch` drops events when the queue is full, and counts them. `blocking` makes requests
+//!   wait, first for room ([`Audit::reserve_blocking`]) and then for the file ([`Slot::write_and_wait`]).
 //!
-//! The kubelet itself writes no audit events; the fields are those of an API server's log at level Metadata.
+//! The kubelet writes no audit events. The fields are those of an API server's log at level Metadata.
 
 mod event;
 mod redaction;
 mod writer;
 
-pub use event::{AuditId, Decision, Event, EventStage, ObjectRef, StreamEnd, UserJson};
-pub use writer::{Audit, AuditError, AuditThread, Slot};
+pub(crate) use event::{AuditId, Decision, Event, EventStage, ObjectRef, StreamEnd, UserJson};
+pub(crate) use writer::{Audit, Slot};
+pub use writer::{AuditError, AuditThread};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! What of a request's target may be written down: commands as configured, credentials never.
+//! Hides the secrets of a request's target: commands as configured, credentials always.
 
 use std::borrow::Cow;
 
@@ -7,14 +7,15 @@ use aws_lc_rs::{hmac, rand::SystemRandom};
 use crate::hex;
 use crate::settings::AuditCommands;
 
-/// How the secrets of a `requestURI` are shown.
+/// How the secrets of a `requestURI` are hidden.
 pub(super) struct Redaction {
     commands: AuditCommands,
-    /// Of this process alone: equal commands can be recognised within one run, and none can be guessed from outside.
+    /// A key of this process: equal commands have equal hashes within one run, and a hash cannot be guessed
+    /// without the key.
     key: hmac::Key,
 }
 
-/// A query parameter whose value is not written as it is.
+/// A query parameter whose value may have to be hidden.
 enum Sensitive {
     Command,
     Credential,
@@ -30,7 +31,7 @@ impl Redaction {
         })
     }
 
-    /// `uri` (path and query) as it may be shown. Allocates only if something has to go.
+    /// `uri` (path and query) as it may be shown. Allocates only if something is hidden.
     pub(super) fn uri<'a>(&self, uri: &'a [u8]) -> Cow<'a, [u8]> {
         let (path, query) = match uri.iter().position(|byte| *byte == b'?') {
             Some(mark) => (&uri[..mark], Some(&uri[mark + 1..])),
@@ -83,10 +84,10 @@ impl Redaction {
         }
     }
 
-    /// Where the value that may not be shown begins in `pair`, one stretch of the query between two `&`.
+    /// Where the value that must be hidden begins in `pair`, a part of the query between two `&`.
     ///
-    /// Go before 1.17, and so the kubelet before 1.23, also separates parameters at `;`. A secret behind one is
-    /// found here too, and everything from it to the next `&` goes.
+    /// Go before 1.17, and so the kubelet before 1.23, also separates parameters at `;`. A secret after one
+    /// is found too, and everything from it to the next `&` is hidden.
     fn hidden(&self, pair: &[u8]) -> Option<(usize, Sensitive)> {
         let mut start = 0;
         for part in pair.split(|byte| *byte == b';') {
@@ -119,8 +120,8 @@ fn sensitive(name: &[u8]) -> Option<Sensitive> {
     }
 }
 
-/// Where the one-time token begins in `/cri/exec/TOKEN`, the address at which old kubelets serve a stream that has
-/// already been authorized: whoever has the token has the stream.
+/// Where the one-time token begins in `/cri/exec/TOKEN`. Old kubelets serve streams there that are already
+/// authorized: the token alone gives access.
 fn cri_token(path: &[u8]) -> Option<usize> {
     let mut segments = path.strip_prefix(b"/")?.split(|byte| *byte == b'/');
     let cri = segments.next().filter(|segment| *decoded(segment) == *b"cri")?;
@@ -128,7 +129,7 @@ fn cri_token(path: &[u8]) -> Option<usize> {
     (token < path.len()).then_some(token)
 }
 
-/// `text` percent-decoded, `+` being a space; what is no escape stays.
+/// `text` percent-decoded, with `+` as a space. Malformed escapes stay as they are.
 fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     if !text.iter().any(|byte| matches!(byte, b'%' | b'+')) {
         return Cow::Borrowed(text);
@@ -155,7 +156,8 @@ fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
 
 const REDACTED: &[u8] = b"redacted";
 
-/// A parameter whose name contains one of these carries a credential (`access_token`, `id_token`, `client_secret` …).
+/// Words in the name of a parameter that carries a credential (`access_token`, `id_token`, `client_secret`
+/// …).
 const CREDENTIALS: [&[u8]; 8] = [
     b"token",
     b"secret",
@@ -241,7 +243,7 @@ mod tests {
         assert_ne!(
             shown(AuditCommands::Hash, "/run?cmd=a"),
             shown(AuditCommands::Hash, "/run?cmd=a"),
-            "a key per process"
+            "each redaction has a key of its own"
         );
     }
 

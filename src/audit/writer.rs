@@ -1,8 +1,8 @@
 //! The queue of events and the thread that writes them.
 //!
-//! Requests append lines to one buffer under a lock; the thread swaps it for an empty one and writes it in one go.
-//! It is woken once when the buffer stops being empty, then lingers for more by itself, so that under load no event
-//! costs a wake-up, and an idle process does not tick.
+//! Requests append lines to one buffer under a lock. The thread swaps the buffer for an empty one and writes
+//! it at once. It is woken when the buffer stops being empty, and then lingers for more lines: under load an
+//! event costs no wake-up, and an idle process has no timer.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -19,15 +19,15 @@ use super::event::{Clock, Event};
 use super::redaction::Redaction;
 use crate::settings::{self, AuditMode, AuditSink};
 
-/// Where stations put their events. Clones share one queue.
+/// The queue that events are put into. Clones share one queue.
 #[derive(Clone)]
-pub struct Audit(Option<Arc<AuditQueue>>);
+pub(crate) struct Audit(Option<Arc<AuditQueue>>);
 
-/// Room for one event in the queue. Dropped unused, it gives the room back.
+/// Room for one event in the queue. An unused slot gives the room back when it is dropped.
 #[must_use = "a slot is reserved in order to be written with"]
-pub struct Slot(Option<Arc<AuditQueue>>);
+pub(crate) struct Slot(Option<Arc<AuditQueue>>);
 
-/// The thread that writes; dropped, it writes what there is and ends.
+/// The thread that writes. When this is dropped, the thread writes what is in the queue and ends.
 pub struct AuditThread(Option<(Arc<AuditQueue>, mpsc::Receiver<()>)>);
 
 /// Why events cannot be written.
@@ -40,15 +40,18 @@ pub enum AuditError {
         path.parent().unwrap_or(path).display()
     )]
     NoDirectory {
-        /// The file that was to be.
+        /// The file.
         path: PathBuf,
     },
     /// The file does not open.
-    #[error("audit.path {}: cannot be opened for appending; check its owner and mode, and those of its directory", path.display())]
+    #[error(
+        "audit.path {}: cannot be opened for appending; check its owner and mode, and those of its directory",
+        path.display()
+    )]
     Open {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// What the system said.
         source: io::Error,
     },
     /// Standard output is closed.
@@ -60,13 +63,13 @@ pub enum AuditError {
     /// No thread for the writer.
     #[error("audit: the writer's thread cannot be started")]
     Thread(#[source] io::Error),
-    /// The writer has been shut down.
+    /// The writer was shut down.
     #[error("audit: the writer has been shut down, the event is lost")]
     Closed,
-    /// The deadline of the shutdown came first.
+    /// The shutdown's deadline passed.
     #[error("audit: {events} events could not be written before the shutdown's deadline")]
     Unwritten {
-        /// How many are lost.
+        /// How many events are lost.
         events: u64,
     },
 }
@@ -74,12 +77,12 @@ pub enum AuditError {
 struct AuditQueue {
     mode: AuditMode,
     redaction: Redaction,
-    /// One permit for each event that may still be put in the queue.
+    /// One permit for each event that the queue still has room for.
     room: Semaphore,
     queue: usize,
     state: Mutex<QueueState>,
     changed: Condvar,
-    /// Of lines in memory: events differ in size, so their number alone does not bound them.
+    /// Bytes of the lines in memory: events differ in size, so their number alone is no bound.
     bytes: AtomicUsize,
     written: AtomicU64,
     dropped: AtomicU64,
@@ -92,18 +95,18 @@ struct QueueState {
     clock: Clock,
     /// Events ever appended.
     appended: u64,
-    /// The thread waits for the first line, and somebody has to wake it.
+    /// The thread waits for the first line and must be woken.
     idle: bool,
-    /// The thread is not to linger over this batch.
+    /// The thread must not linger over this batch.
     urgent: bool,
     reopen: bool,
-    /// Set once: when the thread has to give up what it could not write.
+    /// When the thread gives up what it could not write. Set once, by the shutdown.
     closing: Option<Instant>,
-    /// Nothing will be written any more.
+    /// Nothing more will be written.
     closed: bool,
 }
 
-/// Lines, and who waits until they are written.
+/// Lines, and the requests that wait until they are written.
 #[derive(Default)]
 struct Batch {
     lines: Vec<u8>,
@@ -113,7 +116,7 @@ struct Batch {
 
 struct Sink {
     file: File,
-    /// `None` = standard output.
+    /// `None` for standard output.
     path: Option<PathBuf>,
     /// When an error was last logged.
     logged: Option<Instant>,
@@ -122,8 +125,9 @@ struct Sink {
 // === impl Audit ===
 
 impl Audit {
-    /// Opens the sink and starts the thread. `queue` is how many events may be reserved or waiting to be written.
-    pub fn start(settings: &settings::Audit, queue: usize) -> Result<(Self, AuditThread), AuditError> {
+    /// Opens the sink and starts the thread. `queue` is how many events may be reserved or wait to be
+    /// written.
+    pub(crate) fn start(settings: &settings::Audit, queue: usize) -> Result<(Self, AuditThread), AuditError> {
         let sink = match &settings.sink {
             AuditSink::Off => return Ok((Self(None), AuditThread(None))),
             AuditSink::Stdout => {
@@ -171,8 +175,8 @@ impl Audit {
         ))
     }
 
-    /// Room for one event, if there is any; `None` = the event is dropped, and counted as such. For `batch`.
-    pub fn reserve(&self) -> Option<Slot> {
+    /// Room for one event, for `batch`. `None` if there is none: the event is counted as dropped.
+    pub(crate) fn reserve(&self) -> Option<Slot> {
         let Some(shared) = &self.0 else {
             return Some(Slot(None));
         };
@@ -188,50 +192,51 @@ impl Audit {
         }
     }
 
-    /// Room for one event, as soon as there is any. For `blocking`. Dropping the future reserves nothing.
-    pub async fn reserve_blocking(&self) -> Slot {
+    /// Room for one event as soon as there is some, for `blocking`. Dropping the future reserves nothing.
+    pub(crate) async fn reserve_blocking(&self) -> Slot {
         let Some(shared) = &self.0 else {
             return Slot(None);
         };
-        // The semaphore is never closed: an error cannot happen, and would cost the bound, not the event.
+        // The semaphore is never closed, so this does not fail. If it did, the bound would be lost, not the
+        // event.
         if let Ok(permit) = shared.room.acquire().await {
             permit.forget();
         }
         Slot(Some(Arc::clone(shared)))
     }
 
-    /// Whether requests wait for their events: `audit.mode: blocking`, and a sink that is not off.
-    pub fn is_blocking(&self) -> bool {
+    /// Whether requests wait for their events: with `audit.mode: blocking`, and a sink other than off.
+    pub(crate) fn is_blocking(&self) -> bool {
         self.0
             .as_ref()
             .is_some_and(|shared| shared.mode == AuditMode::Blocking)
     }
 
-    /// Opens the file anew before anything more is written: after logrotate has renamed it.
-    pub fn reopen(&self) {
+    /// Has the file opened again before more is written, after logrotate has renamed it.
+    pub(crate) fn reopen(&self) {
         if let Some(shared) = &self.0 {
             shared.state().reopen = true;
             shared.changed.notify_one();
         }
     }
 
-    /// Events in the file.
-    pub fn written(&self) -> u64 {
+    /// How many events were written.
+    pub(crate) fn written(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.written.load(Relaxed))
     }
 
-    /// Events that found no room, or no writer any more.
-    pub fn dropped(&self) -> u64 {
+    /// How many events were dropped, because the queue was full or the writer had ended.
+    pub(crate) fn dropped(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.dropped.load(Relaxed))
     }
 
-    /// Failed attempts to write or to open.
-    pub fn errors(&self) -> u64 {
+    /// How many attempts to write or to open the file failed.
+    pub(crate) fn errors(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.errors.load(Relaxed))
     }
 
-    /// Events reserved or waiting to be written.
-    pub fn pending(&self) -> usize {
+    /// How many events are reserved or wait to be written.
+    pub(crate) fn pending(&self) -> usize {
         self.0.as_ref().map_or(0, |shared| {
             shared.queue.saturating_sub(shared.room.available_permits())
         })
@@ -241,18 +246,18 @@ impl Audit {
 // === impl Slot ===
 
 impl Slot {
-    /// Puts the event in the queue. Never waits for the file, never fails: fit for a `Drop`.
-    pub fn write(mut self, event: &Event<'_>) {
+    /// Puts the event in the queue. It never waits for the file and never fails, so a `Drop` may use it.
+    pub(crate) fn write(mut self, event: &Event<'_>) {
         if let Some(shared) = self.0.take() {
             shared.append(event, None);
         }
     }
 
-    /// Puts the event in the queue, at once, and yields a future that is ready when the line has been written to the
-    /// file (to the kernel, that is: it is not synced to the disk).
+    /// Puts the event in the queue at once. The future resolves when the line is written to the file; it is
+    /// not synced to the disk.
     ///
-    /// The future borrows nothing. Dropping it loses the news, not the event.
-    pub fn write_and_wait(
+    /// The future borrows nothing. Dropping it does not lose the event.
+    pub(crate) fn write_and_wait(
         mut self,
         event: &Event<'_>,
     ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
@@ -281,15 +286,16 @@ impl Drop for Slot {
 // === impl AuditThread ===
 
 impl AuditThread {
-    /// Writes what is in the queue and ends the thread, but gives up after `limit`. Blocks the calling thread.
+    /// Writes what is in the queue and ends the thread, and gives up after `limit`. Blocks the calling
+    /// thread.
     ///
-    /// Events that come later are counted as dropped: shut down what makes them first.
+    /// Later events are counted as dropped: shut down their sources first.
     pub fn shutdown(mut self, limit: Duration) -> Result<(), AuditError> {
         let Some((shared, ended)) = self.0.take() else {
             return Ok(());
         };
         shared.close(limit);
-        // The thread gives up by itself in time, unless the kernel holds it in a write: then it is left behind.
+        // The thread gives up in time by itself. If the kernel holds it in a write, it is left behind.
         let _ = ended.recv_timeout(limit + GRACE);
         let mut state = shared.state();
         state.closed = true;
@@ -312,7 +318,7 @@ impl Drop for AuditThread {
 
 impl AuditQueue {
     fn state(&self) -> MutexGuard<'_, QueueState> {
-        // Serialising does not panic; if it did, one broken line would be better than no more lines.
+        // Serialising does not panic. If it did, one broken line would be better than no more lines.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -353,23 +359,23 @@ impl AuditQueue {
             counter.fetch_add(batch.events as u64, Relaxed);
             self.room.add_permits(batch.events);
             for waiter in batch.waiters.drain(..).filter(|_| written) {
-                // Who does not wait any more has left; the event is written all the same.
+                // A request that no longer waits was dropped; its event is written all the same.
                 let _ = waiter.send(());
             }
             batch.lines.clear();
-            // A burst must not keep its memory for good.
+            // The memory of a burst is freed.
             batch.lines.shrink_to(2 * BATCH_BYTES);
             batch.events = 0;
         }
     }
 
-    /// Waits for lines, lingers for more of them, and takes them. `false` = there will be none any more.
+    /// Waits for lines, lingers for more, and takes them. `false` if there will be no more.
     fn next(&self, batch: &mut Batch, sink: &mut Sink) -> bool {
         let mut state = self.state();
         let mut lingered = false;
         loop {
             if std::mem::take(&mut state.reopen) {
-                // Not under the lock: requests must not wait for a slow disk.
+                // Without the lock: requests must not wait for a slow disk.
                 drop(state);
                 self.reopen(sink);
                 state = self.state();
@@ -394,8 +400,8 @@ impl AuditQueue {
         }
     }
 
-    /// Writes `lines`, and on an error those that are left, again and again, so that nothing changes places.
-    /// `false` = the gate shuts down and its deadline has come.
+    /// Writes `lines`. On an error it tries the rest again until it succeeds, so the order is kept. `false`
+    /// if the shutdown's deadline has passed.
     fn write(&self, lines: &[u8], sink: &mut Sink) -> bool {
         let (mut offset, mut pause) = (0, FIRST_PAUSE);
         while offset < lines.len() {
@@ -423,7 +429,7 @@ impl AuditQueue {
             let reopen = std::mem::take(&mut state.reopen);
             drop(state);
             if reopen && self.reopen(sink) {
-                // A line that was cut short stays so in the old file, and is whole in the new one.
+                // A line that was cut short in the old file is written whole to the new one.
                 offset = lines[..offset]
                     .iter()
                     .rposition(|byte| *byte == b'\n')
@@ -434,7 +440,7 @@ impl AuditQueue {
         true
     }
 
-    /// On failure the file at hand stays in use.
+    /// If that fails, the open file stays in use.
     fn reopen(&self, sink: &mut Sink) -> bool {
         let Some(path) = &sink.path else { return false };
         match open(path) {
@@ -462,7 +468,7 @@ impl AuditQueue {
     }
 }
 
-/// Opens `path` for appending, readable by its owner alone if it is new.
+/// Opens `path` for appending. A new file is readable by its owner alone.
 fn open(path: &Path) -> Result<File, AuditError> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if directory.is_some_and(|directory| !directory.is_dir()) {
@@ -487,7 +493,8 @@ fn open(path: &Path) -> Result<File, AuditError> {
     })
 }
 
-/// Whether a writer before this one was cut off: its last line must not run into the first of ours.
+/// Whether an earlier writer was cut off within a line. Then a line end comes first, to keep the next line
+/// whole.
 fn ends_within_a_line(file: &File, path: &Path) -> bool {
     let last = || {
         let mut last = [0];
@@ -496,17 +503,17 @@ fn ends_within_a_line(file: &File, path: &Path) -> bool {
         reader.read_exact(&mut last)?;
         io::Result::Ok(last[0])
     };
-    // What cannot be read back (an append-only mode, say) is taken to be whole.
+    // A file that cannot be read back (its mode may allow only appending) is taken to end whole.
     file.metadata()
         .is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
         && last().is_ok_and(|byte| byte != b'\n')
 }
 
-/// How long lines wait for company.
+/// How long a line waits for more lines.
 const LINGER: Duration = Duration::from_millis(50);
-/// More than this is written without lingering.
+/// A batch of this size is written without lingering.
 const BATCH_BYTES: usize = 256 * 1024;
-/// While more than this waits to be written, `batch` drops events however few they are.
+/// While this much waits to be written, `batch` drops further events, however few are waiting.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);

@@ -1,8 +1,8 @@
 //! How often the credentials of one address may fail.
 //!
-//! A certificate that is refused costs signatures, a token that is rejected a question to the API server. What an
-//! address may spend of that comes back with time. Whoever has spent it waits; those whose credentials are good spend
-//! nothing, and answers that are remembered cost nothing.
+//! Refusing a certificate costs signature checks, and rejecting a token costs a review. Each address has a
+//! budget for such failures, which refills with time; an address without budget must wait. Valid credentials
+//! and cached answers cost nothing.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,22 +11,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many seconds' worth may be spent at once.
+/// An address may spend the budget of this many seconds at once.
 const AT_ONCE: Duration = Duration::from_secs(10);
-/// All addresses together may fail so many times as often as one.
+/// All addresses together may fail this many times as often as one.
 const TOGETHER: u32 = 5;
-/// Addresses that are remembered.
+/// Most addresses that are remembered.
 const ADDRESSES: usize = 8192;
 
-/// What each address, and all together, may still spend on credentials that fail.
+/// What each address, and all addresses together, may still spend on credentials that fail.
 #[derive(Debug)]
 pub(super) struct Budget {
-    /// What one failure costs: the time until it is given back.
+    /// The cost of one failure: the time until it is refunded.
     price: Duration,
     spent: Mutex<Spent>,
 }
 
-/// When everything will have been given back.
+/// When everything that was spent will have been refunded.
 #[derive(Debug)]
 struct Spent {
     together: Instant,
@@ -45,13 +45,13 @@ impl Budget {
         })
     }
 
-    /// Whether a credential from `address` may be looked at. When all have spent too much together, it may be if the
-    /// address itself has spent nothing: a flood from many places does not lock out those who did nothing.
+    /// Whether a credential from `address` may be checked. When all addresses together have spent too much,
+    /// only an address that has spent nothing may: a flood from many addresses does not lock out the others.
     pub(super) fn allows(&self, address: IpAddr) -> bool {
         self.allows_at(address, Instant::now())
     }
 
-    /// Spends for `failures` of `address`.
+    /// Charges `failures` to `address`.
     pub(super) fn charge(&self, address: IpAddr, failures: usize) {
         self.charge_at(address, failures, Instant::now());
     }
@@ -59,7 +59,7 @@ impl Budget {
     fn allows_at(&self, address: IpAddr, now: Instant) -> bool {
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         if spent.each.len() >= ADDRESSES {
-            // Those who have waited long enough make room, also while nobody fails.
+            // Addresses whose spending is refunded make room, even while no credential fails.
             spent.each.retain(|_, back| *back > now);
         }
         let all_may = spent.together + self.price / TOGETHER <= now + AT_ONCE;
@@ -72,14 +72,14 @@ impl Budget {
     fn charge_at(&self, address: IpAddr, failures: usize, now: Instant) {
         let price = self.price * u32::try_from(failures).unwrap_or(u32::MAX);
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        // However many failures come at once, nobody waits for longer than it takes to get everything back.
+        // However many failures come at once, an address waits no longer than a full refund takes.
         let most = now + AT_ONCE + self.price;
         spent.together = (spent.together.max(now) + price / TOGETHER).min(most);
         let address = source(address);
         if spent.each.len() >= ADDRESSES {
             spent.each.retain(|_, back| *back > now);
         }
-        // Where even that leaves no room, what all spend together bounds the newcomers.
+        // If there is still no room, the common budget bounds new addresses.
         if spent.each.len() < ADDRESSES || spent.each.contains_key(&address) {
             let back = spent.each.entry(address).or_insert(now);
             *back = ((*back).max(now) + price).min(most);
@@ -87,7 +87,7 @@ impl Budget {
     }
 }
 
-/// Whose an address is: one of IPv6 belongs to whoever has its /64.
+/// The source that an address counts as. With IPv6 that is its /64, of which one host has every address.
 fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -117,7 +117,7 @@ mod tests {
         assert!(budget.allows_at(address(2), now));
         assert!(
             !budget.allows_at(address(1), now + SECOND / 4),
-            "none came back yet"
+            "nothing is refunded yet"
         );
         assert!(budget.allows_at(address(1), now + SECOND));
         budget.charge_at(address(1), 2, now + SECOND);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_longer_than_everything_takes_to_come_back() {
+    fn no_address_waits_longer_than_a_full_refund_takes() {
         let (budget, now) = (Budget::new(1), Instant::now());
         for number in 0..10_000 {
             budget.charge_at(address(number), 13_000, now);
@@ -133,14 +133,14 @@ mod tests {
         assert!(!budget.allows_at(address(1), now));
         assert!(
             !budget.allows_at(address(20_000), now),
-            "the table is full, and so is what all may spend"
+            "the table is full, and the common budget is spent"
         );
         let later = now + AT_ONCE + 2 * SECOND;
         assert!(budget.allows_at(address(1), later) && budget.allows_at(address(20_000), later));
     }
 
     #[test]
-    fn a_flood_from_many_addresses_is_bounded_and_spares_those_who_did_nothing() {
+    fn a_flood_from_many_addresses_is_bounded_and_spares_other_addresses() {
         let (budget, now) = (Budget::new(1), Instant::now());
         let mut looked_at = 0;
         for round in 0..100 {
@@ -150,20 +150,23 @@ mod tests {
                     looked_at += 1;
                 }
             }
-            assert!(budget.allows_at(address(1000 + round), now), "a newcomer");
+            assert!(budget.allows_at(address(1000 + round), now), "a new address");
         }
-        // Each may fail once; beyond that all together get five times what one gets.
+        // Each may fail once. Beyond that, all together have five times the budget of one.
         assert!((100..=150).contains(&looked_at), "{looked_at}");
     }
 
     #[test]
-    fn the_addresses_are_bounded_and_those_long_gone_make_room() {
+    fn the_addresses_are_bounded_and_refunded_ones_make_room() {
         let (budget, now) = (Budget::new(1), Instant::now());
         for number in 0..20_000 {
             budget.charge_at(address(number), 1, now);
         }
         assert_eq!(budget.spent.lock().unwrap().each.len(), ADDRESSES);
-        assert!(!budget.allows_at(address(30_000), now), "nor may newcomers then");
+        assert!(
+            !budget.allows_at(address(30_000), now),
+            "a new address is refused then"
+        );
         let later = now + 4000 * SECOND;
         budget.charge_at(address(30_000), 1, later);
         assert_eq!(budget.spent.lock().unwrap().each.len(), 1);

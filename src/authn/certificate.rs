@@ -7,16 +7,16 @@ use crate::apiserver::UserInfo;
 use crate::hex;
 use crate::tls::{Judged, Refusal, Subject};
 
-/// What a client certificate says about the client.
+/// The verdict on a client certificate.
 #[derive(Clone, Debug)]
 pub(super) enum CertificateVerdict {
-    /// A user.
+    /// It names this user.
     Authenticated(Identity),
-    /// A good certificate without a common name: no opinion, so the next credential decides.
+    /// It is valid and has no common name: the next credential decides.
     NoUser,
-    /// Not judged: too many certificates from this address were refused just now.
+    /// It was not judged: too many certificates from this address were refused just now.
     Exhausted,
-    /// Not to be believed.
+    /// It is refused.
     Refused {
         /// One word for metrics and audit.
         reason: &'static str,
@@ -39,7 +39,8 @@ pub(crate) enum SubjectError {
     SeveralUids,
 }
 
-/// Kubernetes' OID of the uid in a subject (`AllowParsingUserUIDFromCertAuth`): 1.3.6.1.4.1.57683.2, DER content.
+/// Kubernetes' OID of the uid in a subject (`AllowParsingUserUIDFromCertAuth`): 1.3.6.1.4.1.57683.2, DER
+/// content.
 const UID_OID: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xc2, 0x53, 0x02];
 const COMMON_NAME_OID: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANIZATION_OID: &[u8] = &[0x55, 0x04, 0x0a];
@@ -69,15 +70,16 @@ impl CertificateVerdict {
     }
 }
 
-/// The user that any certificate which x509-parser can read names; it is not judged.
+/// The user that a certificate names. The certificate is not judged.
 pub(crate) fn user_of_certificate(der: &[u8]) -> Result<Option<UserInfo>, SubjectError> {
     user_of(&Subject::of_der(der).ok_or(SubjectError::Unreadable)?)
 }
 
 /// The user in a certificate's subject; `None` without a common name.
 ///
-/// Of several common names the last counts; if that is empty, the certificate names no user. All organizations count, in
-/// order. One uid is a uid; two uids, or an empty one, are an error. As in Go, only values of string types count.
+/// Of several common names the last counts; if that is empty, the certificate names no user. All
+/// organizations count, in order. One uid is a uid; two uids, or an empty one, are an error. As in Go, only
+/// values of string types count.
 fn user_of(subject: &Subject) -> Result<Option<UserInfo>, SubjectError> {
     let mut username = None;
     let mut groups = Vec::new();

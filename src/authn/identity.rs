@@ -1,4 +1,5 @@
-//! Somebody known: the value that every later station demands and only this one can make.
+//! The identity of an authenticated client. Every later station demands one, and only this station can make
+//! it.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -8,25 +9,25 @@ use std::time::SystemTime;
 use crate::apiserver::UserInfo;
 use crate::audit::UserJson;
 
-/// Who asks, as authentication found it. Cheap to clone; equal when the whole user is.
+/// The user who makes a request. Cheap to clone; two are equal if all fields of the user are.
 #[derive(Clone, Debug)]
-pub struct Identity(Arc<IdentityData>);
+pub(crate) struct Identity(Arc<IdentityData>);
 
 #[derive(Debug)]
 struct IdentityData {
     user: UserInfo,
-    /// Hash of `user`, computed once: reviews are looked up by it on every request.
+    /// Hash of `user`, computed once: every request looks reviews up by it.
     hash: u64,
-    /// `user` as JSON, written once: it is in every audit event.
+    /// `user` as JSON, written once: every audit event has it.
     json: UserJson,
     credential: CredentialKind,
     valid_until: Option<SystemTime>,
 }
 
-/// What proved the identity.
+/// The credential that proved an identity.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum CredentialKind {
-    /// Nothing; anonymous requests are allowed.
+pub(crate) enum CredentialKind {
+    /// None; anonymous requests are allowed.
     Anonymous,
     /// A client certificate.
     Certificate,
@@ -35,7 +36,7 @@ pub enum CredentialKind {
 }
 
 impl Identity {
-    /// Only authentication makes one. `valid_until` is when the credential itself ends.
+    /// Only authentication makes an identity. `valid_until` is when the credential expires.
     pub(super) fn new(user: UserInfo, credential: CredentialKind, valid_until: Option<SystemTime>) -> Self {
         static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let hash = HASHER.hash_one(&user);
@@ -49,13 +50,13 @@ impl Identity {
         }))
     }
 
-    /// For tests of the stations behind this one.
+    /// For the tests of later stations.
     #[cfg(test)]
     pub(crate) fn of(user: UserInfo, valid_until: Option<SystemTime>) -> Self {
         Self::new(user, CredentialKind::Token, valid_until)
     }
 
-    /// `system:anonymous`, which is in no group but `system:unauthenticated`.
+    /// `system:anonymous`, whose only group is `system:unauthenticated`.
     pub(super) fn anonymous() -> Self {
         let user = UserInfo {
             username: "system:anonymous".into(),
@@ -66,23 +67,23 @@ impl Identity {
         Self::new(user, CredentialKind::Anonymous, None)
     }
 
-    /// User name, uid, groups and extra, as a review is told them.
-    pub fn user(&self) -> &UserInfo {
+    /// User name, uid, groups and extra, as a review sends them.
+    pub(crate) fn user(&self) -> &UserInfo {
         &self.0.user
     }
 
-    /// [`Self::user`] as it stands in audit events.
-    pub fn json(&self) -> &UserJson {
+    /// [`Self::user`] as audit events show it.
+    pub(crate) fn json(&self) -> &UserJson {
         &self.0.json
     }
 
-    /// What proved it.
-    pub fn credential(&self) -> CredentialKind {
+    /// The credential that proved it.
+    pub(crate) fn credential(&self) -> CredentialKind {
         self.0.credential
     }
 
-    /// When the certificate (or an issuer's) or the token expires, if that is known.
-    pub fn valid_until(&self) -> Option<SystemTime> {
+    /// When the certificate (or one of its issuers) or the token expires, if that is known.
+    pub(crate) fn valid_until(&self) -> Option<SystemTime> {
         self.0.valid_until
     }
 }
@@ -101,8 +102,8 @@ impl Hash for Identity {
     }
 }
 
-/// Appends `system:authenticated` as the kubelet's group adder does: not to the anonymous user, and not where a group
-/// says already whether the user is authenticated.
+/// Appends `system:authenticated`, as the kubelet does: not to the anonymous user, and not if a group says
+/// already whether the user is authenticated.
 pub(crate) fn add_authenticated_group(user: &mut UserInfo) {
     let said = user
         .groups

@@ -1,8 +1,8 @@
-//! Station 3: who asks. Client certificate, bearer token, WebSocket-subprotocol token, anonymous, in the kubelet's
-//! order and combined as the kubelet combines them.
+//! Station 3: authentication by client certificate, bearer token, token in a WebSocket subprotocol, or as
+//! anonymous, in the kubelet's order and with the kubelet's way to combine them.
 //!
-//! A credential that fails does not stop the next one from succeeding; but once one has failed and none succeeded, the
-//! answer is 401 even where anonymous requests are allowed (`union.NewFailOnError` around `union.New`).
+//! After a credential has failed, the next one may still succeed. If one has failed and none has succeeded,
+//! the answer is 401, even where anonymous requests are allowed (`union.NewFailOnError` around `union.New`).
 
 mod budget;
 mod certificate;
@@ -12,9 +12,10 @@ mod token;
 
 pub(crate) use self::certificate::user_of_certificate;
 pub(crate) use self::identity::add_authenticated_group;
-pub use self::identity::{CredentialKind, Identity};
-pub use self::presented::Presented;
-pub use self::token::{TokenReviewer, WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
+pub(crate) use self::identity::{CredentialKind, Identity};
+pub(crate) use self::presented::Presented;
+pub(crate) use self::token::TokenReviewer;
+pub use self::token::{SubprotocolError, WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -31,18 +32,18 @@ use crate::settings::Limits;
 use crate::tls::Serving;
 
 /// Turns what a connection and a request present into an [`Identity`].
-pub struct Authenticator {
+pub(crate) struct Authenticator {
     serving: Arc<ArcSwap<Serving>>,
     tokens: Option<TokenReviewer>,
     anonymous: Option<Identity>,
-    /// Certificates that were refused, by whose they were.
+    /// The budget for refused certificates, by address.
     certificates: Arc<Budget>,
     metrics: Arc<Metrics>,
 }
 
 impl Authenticator {
-    /// `tokens` is `None` while `authentication.webhook.enabled` is false: a token is then no credential at all.
-    pub fn new(
+    /// `tokens` is `None` while `authentication.webhook.enabled` is false: tokens are then ignored.
+    pub(crate) fn new(
         serving: Arc<ArcSwap<Serving>>,
         tokens: Option<TokenReviewer>,
         anonymous: bool,
@@ -58,11 +59,13 @@ impl Authenticator {
         }
     }
 
-    /// Who asks. `websocket` is whether the request is a WebSocket upgrade, whose subprotocol may carry a token.
+    /// The user who makes a request. `websocket` says whether the request is a WebSocket upgrade, whose
+    /// subprotocols may carry a token.
     ///
     /// # Errors
-    /// 401 if nobody known asks, 503 if a TokenReview that could have told was not answered.
-    pub async fn authenticate(
+    /// 401 if no credential is valid, 503 if the TokenReview of a token failed, 429 if a credential was not
+    /// checked because too many of this address failed.
+    pub(crate) async fn authenticate(
         &self,
         presented: &Presented,
         headers: &HeaderMap,
@@ -85,7 +88,7 @@ impl Authenticator {
                     return Ok(identity);
                 }
                 if let Some(token) = bearer(header) {
-                    // Boxed, as everything rare on the way is: it keeps the future of every request small.
+                    // Boxed, like everything rare: the future of every request stays small.
                     let answer = Box::pin(tokens.review(token, presented.peer())).await;
                     match answer.value {
                         TokenVerdict::Authenticated(identity) => {
@@ -120,7 +123,7 @@ impl Authenticator {
     }
 }
 
-/// What went wrong with the credentials that were presented.
+/// How the credentials of a request failed.
 #[derive(Default)]
 struct CredentialFailures {
     reason: Option<&'static str>,
@@ -158,7 +161,7 @@ impl CredentialFailures {
         );
     }
 
-    /// What was not looked at outweighs what was refused: the client's next try may well succeed.
+    /// A credential that could not be checked outweighs a refused one: the client's next attempt may succeed.
     fn into_error(self) -> Option<RequestError> {
         let reason = self.reason?;
         Some(if self.review_failed {

@@ -1,4 +1,4 @@
-//! What one connection presents, and what was already found out about it.
+//! The credentials that a client presents on one connection, and the verdicts on them.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -14,15 +14,17 @@ use super::identity::Identity;
 use crate::tls::MAX_CERTIFICATES;
 use crate::tls::Trust;
 
-/// A refused certificate is judged anew after this long: it may have become valid.
+/// A refused certificate is judged again after this time: it may have become valid.
 const REFUSAL_LIFE: Duration = Duration::from_secs(1);
 
-/// The certificates a client showed in its handshake, with the judgement on them, and the last token it sent.
+/// The certificates that a client sent in its handshake, the judgement on them, and the last token that it
+/// sent.
 ///
-/// The judgement is made once per connection and kept with what it rests on: the trust's generation and a time. Two
-/// comparisons per request say whether it still stands, so that expiry and a changed CA bundle bite on connections that
-/// are already open. Nothing here is carried over by TLS resumption, which is off.
-pub struct Presented {
+/// The chain is parsed and judged once per connection. The judgement is kept with the generation of the trust
+/// and the time until which it holds. Two comparisons per request show whether it still holds, so that expiry
+/// and a change of the CA bundle take effect on open connections; then the chain is judged again. TLS
+/// resumption is off, so nothing here outlives the connection.
+pub(crate) struct Presented {
     peer: IpAddr,
     chain: Vec<CertificateDer<'static>>,
     judgement: Mutex<Option<Judgement>>,
@@ -42,8 +44,8 @@ struct RememberedToken {
 }
 
 impl Presented {
-    /// What the client of a connection showed: leaf first, empty if nothing.
-    pub fn new(chain: Vec<CertificateDer<'static>>, peer: IpAddr) -> Self {
+    /// The chain that a client sent: leaf first, empty if it sent none.
+    pub(crate) fn new(chain: Vec<CertificateDer<'static>>, peer: IpAddr) -> Self {
         Self {
             peer: peer.to_canonical(),
             chain,
@@ -52,18 +54,18 @@ impl Presented {
         }
     }
 
-    /// Where the client is.
+    /// The client's address.
     pub(super) fn peer(&self) -> IpAddr {
         self.peer
     }
 
-    /// Whether a certificate was shown.
-    pub fn has_certificate(&self) -> bool {
+    /// Whether the client sent a certificate.
+    pub(crate) fn has_certificate(&self) -> bool {
         !self.chain.is_empty()
     }
 
-    /// The verdict on the certificate under `trust` at `now`; remembered while it stands. A refusal is charged to
-    /// `budget` by the number of certificates that had to be looked at.
+    /// The verdict on the certificate under `trust` at `now`, remembered while it holds. A refusal charges
+    /// `budget` with the number of certificates that were read.
     pub(super) fn judge(&self, trust: &Trust, now: SystemTime, budget: &Budget) -> CertificateVerdict {
         if self.chain.is_empty() {
             return CertificateVerdict::NoUser;
@@ -80,7 +82,7 @@ impl Presented {
         }
         let judged = trust.judge(&self.chain, now);
         if judged.is_err() {
-            // A longer chain is refused unread, and the number of its entries is the client's to choose.
+            // A chain that is too long is refused unread. The client chooses its length, so it counts as one.
             let looked_at = if self.chain.len() > MAX_CERTIFICATES {
                 1
             } else {
@@ -100,7 +102,7 @@ impl Presented {
         verdict
     }
 
-    /// Who the same `Authorization` value was on this connection a moment ago, while that answer still lives.
+    /// The identity that the same `Authorization` value had on this connection, while that answer is fresh.
     pub(super) fn remembered(&self, authorization: &HeaderValue) -> Option<Identity> {
         let token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
         token
@@ -109,7 +111,7 @@ impl Presented {
             .map(|known| known.identity.clone())
     }
 
-    /// Remembers the last `Authorization` value, so that the next request with it costs no hash.
+    /// Remembers the last `Authorization` value: the next request with it needs no hash of the token.
     pub(super) fn remember(&self, authorization: &HeaderValue, identity: &Identity, until: Instant) {
         let mut authorization = authorization.clone();
         authorization.set_sensitive(true);

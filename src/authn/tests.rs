@@ -1,4 +1,4 @@
-//! How tokens are read off a request's head.
+//! How tokens are read from a request's head.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -86,6 +86,7 @@ proptest! {
 
     #[test]
     fn every_token_survives_the_subprotocol(token in "[ -~]{1,40}") {
-        prop_assert_eq!(websocket_protocol(&protocols(&[carrying(&token), "v5.channel.k8s.io".into()])), Ok(Some(token)));
+        let headers = protocols(&[carrying(&token), "v5.channel.k8s.io".into()]);
+        prop_assert_eq!(websocket_protocol(&headers), Ok(Some(token)));
     }
 }

@@ -1,4 +1,4 @@
-//! Bearer tokens: from the `Authorization` header or a WebSocket subprotocol, reviewed by the API server.
+//! Bearer tokens from the `Authorization` header or a WebSocket subprotocol, reviewed by the API server.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,42 +21,42 @@ use crate::metrics::{CacheKind, Metrics};
 use crate::quota::Quota;
 use crate::settings::{Authentication, Limits};
 
-/// What a WebSocket subprotocol that carries a token starts with; base64url without padding follows.
+/// The start of a WebSocket subprotocol that carries a token. The token follows in base64url without padding.
 pub const WEBSOCKET_TOKEN_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
-/// How long a review that failed is remembered for its token.
+/// How long a failed review is remembered for its token.
 const FAILURE_LIFE: Duration = Duration::from_secs(1);
-/// How long a rejected token stays rejected. The kubelet asks again each time, so that a flood of bad tokens reaches
-/// the API server.
+/// How long a rejected token stays rejected. The kubelet reviews it again each time, so that a flood of bad
+/// tokens reaches the API server.
 const REJECTED_LIFE: Duration = Duration::from_secs(10);
 
-/// Asks the API server who a token is, and remembers the answer.
-pub struct TokenReviewer {
+/// Has the API server review tokens, and remembers the answers.
+pub(crate) struct TokenReviewer {
     api_server: ApiServer,
     audiences: Arc<[String]>,
     /// `authentication.webhook.cacheTTL`.
     ttl: Duration,
-    /// Tokens are remembered under a keyed hash, never as text: a dump of the cache is worth nothing.
+    /// Tokens are remembered under a keyed hash, never as text: a dump of the cache reveals none.
     key: hmac::Key,
     cache: Cache<[u8; 32], TokenVerdict>,
-    /// Reviews under way, by who made the gate ask: a stranger with ever new tokens must not take the places of
-    /// everybody's SubjectAccessReviews.
+    /// Running reviews, by the client's address: a client with many different tokens must not use up the
+    /// review slots that SubjectAccessReviews need.
     asking: Arc<Quota<IpAddr>>,
-    /// Tokens that were rejected, by whose they were.
+    /// The budget for rejected tokens, by address.
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
 }
 
-/// The API server's word on a token.
+/// The verdict on a token.
 #[derive(Clone, Debug)]
 pub(super) enum TokenVerdict {
-    /// Not asked, or not answered.
+    /// It was not reviewed, or the review failed.
     Failed(Arc<str>),
-    /// Nobody.
+    /// The API server rejected it, or it is for other audiences.
     Rejected(Arc<str>),
-    /// Nobody asked: too many tokens from this address were rejected just now.
+    /// It was not reviewed: too many tokens from this address were rejected just now.
     Exhausted,
-    /// A user.
+    /// It is this user's.
     Authenticated(Identity),
 }
 
@@ -69,10 +69,10 @@ pub enum SubprotocolError {
     /// Another encoding.
     #[error("the subprotocol's token is not base64url")]
     NotBase64,
-    /// Bytes that are no text.
+    /// Bytes that are not UTF-8.
     #[error("the subprotocol's token is not UTF-8")]
     NotUtf8,
-    /// No protocol for the connection itself.
+    /// No subprotocol for the connection itself.
     #[error("a token is the only subprotocol")]
     OnlyToken,
 }
@@ -80,11 +80,11 @@ pub enum SubprotocolError {
 // === impl TokenReviewer ===
 
 impl TokenReviewer {
-    /// `audiences` empty means the API server's own.
+    /// A reviewer with the settings' audiences; none means the API server's own.
     ///
     /// # Errors
-    /// The operating system gives no randomness.
-    pub fn new(
+    /// The operating system provides no randomness.
+    pub(crate) fn new(
         api_server: ApiServer,
         settings: &Authentication,
         limits: &Limits,
@@ -112,7 +112,8 @@ impl TokenReviewer {
         })
     }
 
-    /// Who `token` is, as far as `peer` may make the gate ask.
+    /// The verdict on `token`, which the client at `peer` sent. Reviews and rejections count against that
+    /// address.
     pub(super) async fn review(&self, token: &str, peer: IpAddr) -> Remembered<TokenVerdict> {
         let mut key = [0u8; 32];
         key.copy_from_slice(hmac::sign(&self.key, token.as_bytes()).as_ref());
@@ -133,7 +134,7 @@ impl TokenReviewer {
         self.cache.get_or_review(key, || self.ask(token, peer)).await
     }
 
-    /// The review itself, free of the request that wants it.
+    /// The review itself, independent of the request that needs it.
     fn ask(
         &self,
         token: &str,
@@ -143,7 +144,7 @@ impl TokenReviewer {
         let (api_server, audiences, ttl) = (self.api_server.clone(), self.audiences.clone(), self.ttl);
         let (metrics, budget, token) = (self.metrics.clone(), self.budget.clone(), token.to_owned());
         async move {
-            // Held to the review's end, which does not end when the client leaves.
+            // Held until the review ends; it goes on when the client leaves.
             let Ok(_share) = share else {
                 let verdict = TokenVerdict::Failed("too many token reviews are under way".into());
                 return ReviewOutcome::Failed(verdict, Duration::ZERO);
@@ -159,7 +160,7 @@ impl TokenReviewer {
     }
 }
 
-/// What an answer means, and how long it may live.
+/// The verdict of an answer, and how long it may be kept.
 fn judge(
     answer: Result<TokenAnswer, ReviewError>,
     token: &str,
@@ -187,7 +188,7 @@ fn judge(
             let life = match expires.map(|at| at.duration_since(SystemTime::now())) {
                 None => ttl,
                 Some(Ok(left)) => left.min(ttl),
-                // The API server has just said it is good; its clock decides, but nothing is remembered.
+                // The API server has just accepted it, and its clock decides. The answer is not remembered.
                 Some(Err(_)) => Duration::ZERO,
             };
             let identity = Identity::new(user, CredentialKind::Token, expires);
@@ -196,19 +197,19 @@ fn judge(
     }
 }
 
-/// An answer is good for us if one of the audiences that were asked for came back. An API server that knows nothing of
-/// audiences sends none back; its answer is then for its own audience, which is not one that was asked for.
+/// Whether a token is for one of the audiences `asked` for. An API server that does not support audiences
+/// returns none; its answer is then for its own audience, which was not asked for.
 fn audience_granted(asked: &[String], granted: &[String]) -> bool {
     asked.is_empty() || asked.iter().any(|audience| granted.contains(audience))
 }
 
-/// The first `Authorization` header's value; the kubelet reads no other.
+/// The value of the first `Authorization` header; the kubelet reads no other.
 pub(super) fn authorization(headers: &HeaderMap) -> Option<&HeaderValue> {
     headers.get(AUTHORIZATION)
 }
 
-/// The token in an `Authorization` value: scheme `bearer` in any case, one space, the token; what follows a second
-/// space is ignored. Two spaces give an empty token, which is none; a tab separates nothing.
+/// The token in an `Authorization` value: scheme `bearer` in any case, one space, the token. Text after a
+/// second space is ignored. After two spaces there is no token, and a tab is no separator.
 pub fn bearer(authorization: &HeaderValue) -> Option<&str> {
     let value = str::from_utf8(authorization.as_bytes()).ok()?.trim();
     let mut parts = value.splitn(3, ' ');
@@ -217,11 +218,11 @@ pub fn bearer(authorization: &HeaderValue) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// The token in the `Sec-WebSocket-Protocol` headers, if one is there and not empty.
+/// The token in the `Sec-WebSocket-Protocol` headers, if there is one and it is not empty.
 ///
 /// # Errors
-/// Two tokens, bad encoding, or a token without another subprotocol: the kubelet answers 401 unless another credential
-/// succeeds.
+/// Two tokens, a bad encoding, or a token without another subprotocol. The kubelet then answers 401 unless
+/// another credential succeeds.
 pub fn websocket_protocol(headers: &HeaderMap) -> Result<Option<String>, SubprotocolError> {
     let mut token = None;
     let mut others = false;
@@ -252,7 +253,7 @@ pub fn websocket_protocol(headers: &HeaderMap) -> Result<Option<String>, Subprot
     }
 }
 
-/// The `exp` of a JSON web token, unverified: it can only shorten what the API server granted.
+/// The `exp` of a JSON web token. It is unverified, and can only shorten the life of the API server's answer.
 fn expiry(token: &str) -> Option<SystemTime> {
     #[derive(serde::Deserialize)]
     struct Claims {

@@ -1,13 +1,13 @@
-//! Station 5: whether they may. One SubjectAccessReview per check, in order, remembered; the outcome is a [`Permit`],
-//! without which nothing can be forwarded.
+//! Station 5: authorization by one cached SubjectAccessReview per check, in order. The result is a
+//! [`Permit`], without which nothing can be forwarded.
 
 mod permit;
 mod policy;
 mod review;
 
-pub use self::permit::Permit;
-pub use self::policy::Policy;
-pub use self::review::AccessReviewer;
+pub(crate) use self::permit::Permit;
+pub(crate) use self::policy::Policy;
+pub(crate) use self::review::AccessReviewer;
 
 use std::sync::Arc;
 
@@ -17,26 +17,30 @@ use crate::error::{RequestError, Station};
 
 use self::review::AccessVerdict;
 
-/// Decides about every request.
-pub struct Authorizer {
+/// Authorizes requests.
+pub(crate) struct Authorizer {
     policy: Policy,
     /// `None` with `authorization.mode: AlwaysAllow`.
     reviewer: Option<AccessReviewer>,
 }
 
 impl Authorizer {
-    /// An authorizer that asks `reviewer`, or allows whatever `policy` does not refuse.
-    pub fn new(policy: Policy, reviewer: Option<AccessReviewer>) -> Self {
+    /// An authorizer that asks `reviewer`; without one it allows all that `policy` does not refuse.
+    pub(crate) fn new(policy: Policy, reviewer: Option<AccessReviewer>) -> Self {
         Self { policy, reviewer }
     }
 
-    /// Whether `identity` may do what `checks` says.
+    /// Whether `identity` is allowed one of `checks`.
     ///
-    /// The first Allow wins; a Deny is final; a review that fails stops the rest.
+    /// The first Allow wins, a Deny is final, and a failed review ends the decision.
     ///
     /// # Errors
-    /// 403 with the kubelet's sentence, or 503 if a review was not answered.
-    pub async fn authorize(&self, identity: Identity, checks: &Checks) -> Result<Permit, RequestError> {
+    /// 403 in the kubelet's words, or 503 if a review failed.
+    pub(crate) async fn authorize(
+        &self,
+        identity: Identity,
+        checks: &Checks,
+    ) -> Result<Permit, RequestError> {
         if let Err(refusal) = self.policy.judge(&identity, checks) {
             return Err(forbidden(&identity, checks, refusal.reason, refusal.detail));
         }
@@ -79,7 +83,7 @@ impl Authorizer {
     }
 }
 
-/// The kubelet's 403, byte for byte, but for control characters in the name, which the kubelet echoes raw.
+/// The kubelet's 403, byte for byte, except for control characters in the name: the kubelet writes them raw.
 fn forbidden(identity: &Identity, checks: &Checks, reason: &'static str, inside: String) -> RequestError {
     let name = identity
         .user()

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::attributes::{Checks, Protocol, Subresource};
 use crate::authn::Identity;
 
-/// A request that is allowed: `forward` takes nothing else, and only this station makes one.
+/// Proof that a request is allowed. `forward` demands one, and only this station can make it.
 #[derive(Debug)]
-pub struct Permit {
+pub(crate) struct Permit {
     identity: Identity,
     subresource: Subresource,
     reason: Arc<str>,
@@ -29,23 +29,23 @@ impl Permit {
         }
     }
 
-    /// Who may.
-    pub fn identity(&self) -> &Identity {
+    /// The user who is allowed.
+    pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
 
     /// The check that allowed it.
-    pub fn subresource(&self) -> Subresource {
+    pub(crate) fn subresource(&self) -> Subresource {
         self.subresource
     }
 
     /// The API server's reason, for the audit event.
-    pub fn reason(&self) -> &Arc<str> {
+    pub(crate) fn reason(&self) -> &Arc<str> {
         &self.reason
     }
 
     /// The protocol that may be tunnelled, if this request may become a tunnel.
-    pub fn tunnel(&self) -> Option<Protocol> {
+    pub(crate) fn tunnel(&self) -> Option<Protocol> {
         self.tunnel
     }
 }

@@ -1,11 +1,11 @@
-//! The gate's own rules, which need no review and can only refuse.
+//! The gate's own rules. They need no review and can only refuse.
 
 use crate::attributes::{Checks, is_subpath};
 use crate::authn::Identity;
 use crate::settings;
 
 /// `authorization.paths.deny` and `authorization.interactive.allowedUsers`.
-pub struct Policy {
+pub(crate) struct Policy {
     deny_paths: Vec<String>,
     allowed_users: Vec<String>,
 }
@@ -18,7 +18,7 @@ pub(super) struct PolicyRefusal {
 
 impl Policy {
     /// The policy of these settings.
-    pub fn new(settings: &settings::Authorization) -> Self {
+    pub(crate) fn new(settings: &settings::Authorization) -> Self {
         Self {
             deny_paths: settings.deny_paths.clone(),
             allowed_users: settings.interactive.allowed_users.clone(),

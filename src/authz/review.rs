@@ -1,4 +1,4 @@
-//! SubjectAccessReviews: asked, remembered under everything they were asked with, and made once for all who wait.
+//! SubjectAccessReviews, cached by the whole question. Requests with the same question share one review.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use crate::cache::{Cache, ReviewOutcome};
 use crate::metrics::{CacheKind, Metrics};
 use crate::settings::Authorization;
 
-/// How long a review that failed is remembered for its key.
+/// How long a failed review is remembered for its question.
 const FAILURE_LIFE: Duration = Duration::from_secs(1);
 
-/// Asks the API server whether somebody may, and remembers the answer.
-pub struct AccessReviewer {
+/// Has the API server review whether a user is allowed something, and remembers the answers.
+pub(crate) struct AccessReviewer {
     api_server: ApiServer,
     node_name: Arc<str>,
     lives: Lifetimes,
@@ -25,7 +25,7 @@ pub struct AccessReviewer {
     metrics: Arc<Metrics>,
 }
 
-/// How long each kind of answer may be remembered.
+/// How long each kind of answer is remembered.
 #[derive(Clone, Copy)]
 struct Lifetimes {
     allowed: Duration,
@@ -33,33 +33,33 @@ struct Lifetimes {
     interactive: Duration,
 }
 
-/// Everything a review is asked with (the node's name is the same for all): two requests share an answer exactly if the
-/// API server would be asked the same.
+/// All that a review asks, except the node's name, which is always the same. Two requests share an answer
+/// exactly if their reviews would be the same.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct AccessQuestion {
     identity: Identity,
     verb: Verb,
     subresource: Subresource,
-    /// Interactive answers live shorter and are kept apart.
+    /// Interactive answers are kept for a shorter time, and separately.
     interactive: bool,
 }
 
-/// The API server's word on one check.
+/// The verdict on one check.
 #[derive(Clone, Debug)]
 pub(super) enum AccessVerdict {
     /// Allowed, for this reason.
     Allow(Arc<str>),
-    /// Explicitly denied: final.
+    /// Denied explicitly, which is final.
     Deny(Arc<str>),
-    /// Not asked, or not answered.
+    /// The review failed.
     Failed(Arc<str>),
-    /// Not allowed by this check; the next one may.
+    /// Not allowed by this check; the next one may allow it.
     NoOpinion,
 }
 
 impl AccessReviewer {
-    /// A reviewer for the node `node_name`, remembering up to `entries` answers; reviews run on `control`.
-    pub fn new(
+    /// A reviewer for the node `node_name` that remembers up to `entries` answers. Reviews run on `control`.
+    pub(crate) fn new(
         api_server: ApiServer,
         node_name: Arc<str>,
         settings: &Authorization,
@@ -85,7 +85,7 @@ impl AccessReviewer {
         }
     }
 
-    /// Whether `identity` may `verb` this node's `subresource`.
+    /// Whether `identity` may use `verb` on this node's `subresource`.
     pub(super) async fn review(
         &self,
         identity: &Identity,
@@ -109,13 +109,13 @@ impl AccessReviewer {
         }
         self.metrics.cache_miss(CacheKind::Access);
         let asked = question.clone();
-        // Boxed: rare, and it would make the future of every request larger.
+        // Boxed: it is rare, and would enlarge the future of every request.
         Box::pin(self.cache.get_or_review(question, || self.ask(asked)))
             .await
             .value
     }
 
-    /// The review itself, free of the request that wants it.
+    /// The review itself, independent of the request that needs it.
     fn ask(
         &self,
         question: AccessQuestion,
@@ -136,7 +136,7 @@ impl AccessReviewer {
     }
 }
 
-/// What an answer means, and how long it may be remembered: never beyond the credential it was asked for.
+/// The verdict of an answer, and how long it is remembered: never longer than the credential is valid.
 fn decide(
     answer: Result<AccessAnswer, ReviewError>,
     question: &AccessQuestion,
@@ -174,14 +174,18 @@ mod tests {
     use crate::apiserver::{UserInfo, access_review};
 
     prop_compose! {
-        /// Few values, so that two questions are often nearly the same.
+        /// A question made of few values, so that two are often nearly the same.
         fn question()(
             username in "[ab]{1,2}",
             uid in "[ab]?",
             groups in vec("[ab]{1,2}", 0..3),
             extra in btree_map("[ab]", vec("[ab]", 0..3), 0..2),
             verb in prop::sample::select(vec![Verb::Get, Verb::Create, Verb::Update]),
-            subresource in prop::sample::select(vec![Subresource::Pods, Subresource::Proxy, Subresource::Metrics]),
+            subresource in prop::sample::select(vec![
+                Subresource::Pods,
+                Subresource::Proxy,
+                Subresource::Metrics,
+            ]),
         ) -> AccessQuestion {
             let user = UserInfo { username, uid, groups, extra };
             AccessQuestion { identity: Identity::of(user, None), verb, subresource, interactive: false }
@@ -199,7 +203,8 @@ mod tests {
     }
 
     proptest! {
-        /// Seen red with `groups` left out of the comparison of users, and with `subresource` left out of `AccessQuestion`'s.
+        /// Seen red with `groups` left out of the comparison of users, and with `subresource` left out of
+        /// `AccessQuestion`'s.
         #[test]
         fn two_requests_share_an_answer_exactly_if_they_ask_the_same(
             a in question(),

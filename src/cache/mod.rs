@@ -1,16 +1,19 @@
-//! Answers of the API server, remembered for a while: bound, expiry and single flight, over `quick_cache`.
+//! The answers of the API server to reviews, with a bound, an expiry, and one review at a time for each
+//! question. Built on `quick_cache`.
 //!
-//! A finished answer lives in `quick_cache`, bounded by number, until its own expiry; a hit never extends it. In the
-//! last fifth of its life a granted answer that is still in use is asked for anew, ahead of its end, so that nobody
-//! waits for it; a new answer takes its place at once, a failure never lets it live longer. A
-//! review that is still running (a *flight*) lives in a map of its own, and everybody who asks the same question
-//! meanwhile waits for its one outcome, errors included. `quick_cache`'s own guards would hand a failed review to
-//! the next waiter to try again: with the API server dead, a hundred waiters would stand in line for a hundred
-//! time-outs.
+//! A finished answer stays in `quick_cache`, which bounds their number, until it expires; a hit does not
+//! extend it. A granted answer that is used in the last fifth of its life is reviewed again in the
+//! background, so that no request waits for the renewal. A new answer replaces the old one at once; a failed
+//! renewal does not extend it.
 //!
-//! The review is a task of the control runtime. A client that leaves, even the one whose request started it, takes
-//! nothing from the others, and the answer is kept for whoever asks next. Neither does the kubelet's token cache
-//! let a leaving client cancel the look-up it shares with others; its SubjectAccessReviews it does not share.
+//! A review that is running (a *flight*) is kept in a map of its own. All callers with the same question wait
+//! for its one outcome, errors included. `quick_cache`'s own guards would pass a failed review on to the next
+//! waiter to try again: with the API server down, a hundred waiters would sit through a hundred timeouts, one
+//! after another.
+//!
+//! A review is a task of the control runtime. It goes on when a client leaves, even the one whose request
+//! started it, and the answer is kept for later requests. The kubelet's token cache behaves the same way; the
+//! kubelet does not share its SubjectAccessReviews.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -22,32 +25,32 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// A granted answer that is used in this last part of its life is renewed.
+/// A granted answer is renewed if it is used in the last such part of its life.
 const RENEWED_IN_LAST: u32 = 5;
 
-/// Answers by question: `K` is the whole question, `V` what a review came to, error or not.
-pub struct Cache<K, V> {
+/// Answers by question. `K` is the whole question, `V` the outcome of its review, errors included.
+pub(crate) struct Cache<K, V> {
     shared: Arc<CacheInner<K, V>>,
     control: Handle,
 }
 
-/// What a review came to, and how long that may be remembered from now on; `Duration::ZERO` is not kept at all.
+/// The outcome of a review, and how long it may be kept from now on; with `Duration::ZERO` it is not kept.
 #[derive(Clone, Debug)]
-pub enum ReviewOutcome<V> {
-    /// A yes: while it is in use it is asked for again ahead of its end.
+pub(crate) enum ReviewOutcome<V> {
+    /// Yes. While the answer is in use it is renewed before it expires.
     Granted(V, Duration),
-    /// A no.
+    /// No.
     Refused(V, Duration),
-    /// No answer. It never takes the place of an answer that still stands, nor lets that one live longer.
+    /// No answer. It does not replace an answer that is still valid, and does not extend one.
     Failed(V, Duration),
 }
 
-/// A remembered answer.
+/// An answer from the cache.
 #[derive(Clone, Debug)]
-pub struct Remembered<V> {
+pub(crate) struct Remembered<V> {
     /// The answer.
     pub value: V,
-    /// Until when it needs no look at the cache: from then on it should be renewed.
+    /// When it should be renewed; until then it can be used without a look at the cache.
     pub fresh_until: Instant,
 }
 
@@ -63,23 +66,17 @@ struct StoredAnswer<V> {
     expires: Instant,
 }
 
-/// Where the waiters of a flight see it land.
+/// Where the callers that wait for a flight receive its outcome.
 type Landing<V> = watch::Receiver<Option<Remembered<V>>>;
 
-struct Flights<K, V> {
-    /// The flights that a caller may still join.
-    open: HashMap<K, Landing<V>>,
-    /// Reviews that run, those begun before the last `clear` included.
-    running: usize,
-    /// Goes up with each `clear`: a flight of an older epoch answers those who wait for it and nobody else.
-    epoch: u64,
-}
+/// The reviews that are running.
+type Flights<K, V> = HashMap<K, Landing<V>>;
 
-/// A review on its way. However it ends (answered, panicked, dropped with its runtime), its `Drop` lands it.
+/// A review that is running. However it ends (answered, panicked, dropped with its runtime), its `Drop`
+/// delivers the outcome.
 struct Flight<K: Hash + Eq + Clone, V: Clone> {
     shared: Arc<CacheInner<K, V>>,
     key: K,
-    epoch: u64,
     outcome: Option<ReviewOutcome<V>>,
     sender: watch::Sender<Option<Remembered<V>>>,
 }
@@ -91,19 +88,14 @@ where
     K: Hash + Eq + Clone + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// A cache of at most `entries` finished answers, whose reviews run on `control`.
+    /// A cache of at most `entries` finished answers. Reviews run on `control`.
     ///
-    /// `lost` is what callers are given when a review ends without an answer, because it panicked or because the
-    /// control runtime is gone. It must be an error, or a no.
-    pub fn new(entries: usize, control: Handle, lost: V) -> Self {
-        let flights = Flights {
-            open: HashMap::new(),
-            running: 0,
-            epoch: 0,
-        };
+    /// Callers get `lost` when a review ends without an outcome, because it panicked or the control runtime
+    /// is gone. It must be an error or a refusal.
+    pub(crate) fn new(entries: usize, control: Handle, lost: V) -> Self {
         let shared = CacheInner {
             answers: quick_cache::sync::Cache::new(entries),
-            flights: Mutex::new(flights),
+            flights: Mutex::new(Flights::new()),
             lost,
         };
         Self {
@@ -112,29 +104,29 @@ where
         }
     }
 
-    /// The answer to `key`, if there is one that has not expired. Allocates nothing beyond what cloning `V` does.
-    pub fn get<Q>(&self, key: &Q) -> Option<Remembered<V>>
+    /// The answer to `key`, if there is one that has not expired. Allocates only what cloning `V` allocates.
+    pub(crate) fn get<Q>(&self, key: &Q) -> Option<Remembered<V>>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
         self.shared.get_at(key, Instant::now())
     }
 
-    /// The answer to `key`: remembered, or the outcome of the review under way, or that of a new one.
+    /// The answer to `key`: from the cache, from the review that is running, or from a new review.
     ///
-    /// `review` is called only if this caller leads, and must bring its own deadline, since nothing here ends it.
-    /// Dropping the returned future leaves the review running.
-    pub async fn get_or_review<F>(&self, key: K, review: impl FnOnce() -> F) -> Remembered<V>
+    /// `review` is called only if no review of `key` is running. It must have its own deadline: nothing here
+    /// ends it. Dropping the returned future leaves the review running.
+    pub(crate) async fn get_or_review<F>(&self, key: K, review: impl FnOnce() -> F) -> Remembered<V>
     where
         F: Future<Output = ReviewOutcome<V>> + Send + 'static,
     {
         let (mut landing, flight) = {
             let mut flights = self.shared.flights();
-            // Looked up under the lock, under which flights land: a caller finds the flight or its answer.
+            // Flights end under this lock. A look-up under it finds either the flight or its answer.
             if let Some(remembered) = self.get(&key) {
                 return remembered;
             }
-            match flights.open.get(&key) {
+            match flights.get(&key) {
                 Some(landing) => (landing.clone(), None),
                 None => {
                     let flight = self.shared.take_off(&mut flights, key);
@@ -156,15 +148,14 @@ where
             })
     }
 
-    /// Begins a review of `key` whose answer takes the place of the one that is remembered, unless one is under way.
-    /// Nobody waits for it.
-    pub fn renew<F>(&self, key: K, review: impl FnOnce() -> F)
+    /// Begins a review of `key` in the background, unless one is running. Its answer replaces the cached one.
+    pub(crate) fn renew<F>(&self, key: K, review: impl FnOnce() -> F)
     where
         F: Future<Output = ReviewOutcome<V>> + Send + 'static,
     {
         let flight = {
             let mut flights = self.shared.flights();
-            if flights.open.contains_key(&key) {
+            if flights.contains_key(&key) {
                 return;
             }
             self.shared.take_off(&mut flights, key)
@@ -173,28 +164,16 @@ where
         self.control.spawn(async move { flight.land(review.await) });
     }
 
-    /// Forgets every answer. What reviews under way come to reaches those who wait for them already and is not
-    /// kept; whoever asks from now on starts a new one.
-    pub fn clear(&self) {
-        let mut flights = self.shared.flights();
-        flights.epoch += 1;
-        flights.open.clear();
-        self.shared.answers.clear();
-    }
-
-    /// Answers held, expired ones that nobody asked for since included.
-    pub fn len(&self) -> usize {
+    /// How many answers are held, including expired ones that have not been looked up since.
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.shared.answers.len()
     }
 
-    /// Whether no answer is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Reviews that run.
-    pub fn in_flight(&self) -> usize {
-        self.shared.flights().running
+    /// How many reviews are running.
+    #[cfg(test)]
+    pub(crate) fn in_flight(&self) -> usize {
+        self.shared.flights().len()
     }
 }
 
@@ -202,7 +181,7 @@ where
 
 impl<K, V> CacheInner<K, V> {
     fn flights(&self) -> MutexGuard<'_, Flights<K, V>> {
-        // Nothing panics between two changes that belong together, so a poisoned lock holds no half-made state.
+        // No code between two related changes can panic, so the state behind a poisoned lock is complete.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -216,25 +195,23 @@ impl<K: Hash + Eq + Clone, V: Clone> CacheInner<K, V> {
         if now < answer.expires {
             return Some(answer.remembered);
         }
-        // Judged again under the write lock: another thread may have put a fresh answer there.
+        // Checked again under the write lock: another thread may have stored a new answer.
         self.answers.remove_if(key, |held| held.expires <= now);
         None
     }
 
     fn take_off(self: &Arc<Self>, flights: &mut Flights<K, V>, key: K) -> Flight<K, V> {
         let (sender, landing) = watch::channel(None);
-        flights.open.insert(key.clone(), landing);
-        flights.running += 1;
+        flights.insert(key.clone(), landing);
         Flight {
             shared: Arc::clone(self),
             key,
-            epoch: flights.epoch,
             outcome: None,
             sender,
         }
     }
 
-    /// Remembers what a review came to, as far as it may be.
+    /// Stores the outcome of a review, if it may be kept.
     fn keep(&self, key: &K, outcome: &ReviewOutcome<V>) -> Option<Remembered<V>> {
         let now = Instant::now();
         let (ReviewOutcome::Granted(value, life)
@@ -273,8 +250,8 @@ impl<K: Hash + Eq + Clone, V: Clone> CacheInner<K, V> {
 // === impl Remembered ===
 
 impl<V> Remembered<V> {
-    /// Whether it is time to ask for it anew.
-    pub fn is_due(&self) -> bool {
+    /// Whether it should be renewed.
+    pub(crate) fn is_due(&self) -> bool {
         self.fresh_until <= Instant::now()
     }
 }
@@ -290,20 +267,12 @@ impl<K: Hash + Eq + Clone, V: Clone> Flight<K, V> {
 impl<K: Hash + Eq + Clone, V: Clone> Drop for Flight<K, V> {
     fn drop(&mut self) {
         let mut flights = self.shared.flights();
-        flights.running -= 1;
-        let current = flights.epoch == self.epoch;
-        if current {
-            flights.open.remove(&self.key);
-        }
-        // Without a value the sender's end is what the waiters see, and they take `lost`.
+        flights.remove(&self.key);
+        // Without an outcome the sender closes; the waiters then take `lost`.
         let Some(outcome) = self.outcome.take() else {
             return;
         };
-        let kept = if current {
-            self.shared.keep(&self.key, &outcome)
-        } else {
-            None
-        };
+        let kept = self.shared.keep(&self.key, &outcome);
         drop(flights);
         let (ReviewOutcome::Granted(value, _)
         | ReviewOutcome::Refused(value, _)
@@ -313,11 +282,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Drop for Flight<K, V> {
     }
 }
 
-/// When an answer that may live for `life` expires: up to a tenth earlier, so that answers given together, as after
-/// a restart, are not asked for again together; never later. `None` = not to be kept.
+/// When an answer that may live for `life` expires; `None` if it must not be kept. The life is shortened by
+/// up to a tenth at random: answers that were given together, as after a restart, do not expire together.
 fn expiry(life: Duration) -> Option<Instant> {
     let mut chance = [u8::MAX];
-    // Without a random byte the answer merely expires a full tenth early.
+    // Without a random byte the answer expires a full tenth early.
     let _ = aws_lc_rs::rand::fill(&mut chance);
     let life = life.saturating_sub(life / (10 * u32::from(u8::MAX)) * u32::from(chance[0]));
     if life.is_zero() {

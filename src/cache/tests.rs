@@ -32,14 +32,14 @@ async fn eventually(mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A review that counts its calls and holds its answer back until it is told.
+/// A review that counts its calls and withholds its answer until it is released.
 #[derive(Clone, Default)]
-struct Held {
+struct HeldReview {
     calls: Arc<AtomicUsize>,
     release: Arc<Notify>,
 }
 
-impl Held {
+impl HeldReview {
     fn review(
         &self,
         outcome: ReviewOutcome<Answered>,
@@ -69,7 +69,7 @@ async fn an_answer_lives_at_most_its_life_and_at_least_nine_tenths_of_it() {
         Ok(1)
     );
     let after = Instant::now();
-    // Asked again and again on the way: a hit must not extend it.
+    // Looked up repeatedly meanwhile: a hit must not extend it.
     for tenths in 0..9 {
         assert_eq!(remembered_at(&cache, before + MINUTE * tenths / 10), Some(Ok(1)));
     }
@@ -133,12 +133,12 @@ fn jitter_only_shortens() {
 
 #[tokio::test]
 async fn a_hundred_waiters_share_one_failed_review() {
-    let (cache, held) = (Arc::new(cache()), Held::default());
+    let (cache, held) = (Arc::new(cache()), HeldReview::default());
     let (mut waiters, asked) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
     for _ in 0..100 {
         let (cache, held, asked) = (Arc::clone(&cache), held.clone(), Arc::clone(&asked));
         waiters.spawn(async move {
-            // On this runtime of one thread, a task that has counted itself has also come as far as its wait.
+            // On this runtime of one thread, a task that has counted itself has also reached its wait.
             asked.fetch_add(1, Ordering::SeqCst);
             cache
                 .get_or_review("a".to_owned(), || {
@@ -155,15 +155,12 @@ async fn a_hundred_waiters_share_one_failed_review() {
         assert_eq!(outcome.unwrap(), Err("connection refused"));
     }
     assert_eq!(held.calls(), 1);
-    assert_eq!(
-        (cache.in_flight(), cache.shared.flights().open.len(), cache.len()),
-        (0, 0, 0)
-    );
+    assert_eq!((cache.in_flight(), cache.len()), (0, 0));
 }
 
 #[tokio::test]
-async fn the_leader_may_leave() {
-    let (cache, held) = (Arc::new(cache()), Held::default());
+async fn the_caller_that_started_a_review_may_leave() {
+    let (cache, held) = (Arc::new(cache()), HeldReview::default());
     let ask = || {
         let (cache, held) = (Arc::clone(&cache), held.clone());
         tokio::spawn(async move {
@@ -186,8 +183,8 @@ async fn the_leader_may_leave() {
 }
 
 #[tokio::test]
-async fn an_answer_nobody_waits_for_is_kept() {
-    let (cache, held) = (Arc::new(cache()), Held::default());
+async fn an_answer_without_waiters_is_kept() {
+    let (cache, held) = (Arc::new(cache()), HeldReview::default());
     let asked = {
         let (cache, held) = (Arc::clone(&cache), held.clone());
         tokio::spawn(async move {
@@ -208,7 +205,7 @@ async fn an_answer_nobody_waits_for_is_kept() {
 }
 
 #[tokio::test]
-async fn a_panicking_review_hangs_nobody() {
+async fn a_panicking_review_leaves_no_caller_waiting() {
     let (cache, release) = (Arc::new(cache()), Arc::new(Notify::new()));
     let mut waiters = JoinSet::new();
     for _ in 0..10 {
@@ -246,11 +243,11 @@ async fn a_panic_before_the_review_leaves_no_flight_behind() {
         tokio::spawn(async move { cache.get_or_review("a".to_owned(), review).await.value })
     };
     assert!(caller.await.unwrap_err().is_panic());
-    assert_eq!((cache.in_flight(), cache.shared.flights().open.len()), (0, 0));
+    assert_eq!(cache.in_flight(), 0);
 }
 
 #[tokio::test]
-async fn a_control_runtime_that_is_gone_hangs_nobody() {
+async fn a_control_runtime_that_has_ended_leaves_no_caller_waiting() {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .build()
@@ -262,54 +259,6 @@ async fn a_control_runtime_that_is_gone_hangs_nobody() {
         tokio::time::timeout(PATIENCE, asked).await.unwrap().value,
         Err("lost")
     );
-    assert_eq!(cache.in_flight(), 0);
-}
-
-#[tokio::test]
-async fn a_clear_keeps_the_answers_of_running_reviews_out() {
-    let (cache, old, new) = (Arc::new(cache()), Held::default(), Held::default());
-    let ask = |held: &Held, answer| {
-        let (cache, held) = (Arc::clone(&cache), held.clone());
-        tokio::spawn(async move {
-            cache
-                .get_or_review("a".to_owned(), || {
-                    held.review(ReviewOutcome::Granted(Ok(answer), MINUTE))
-                })
-                .await
-                .value
-        })
-    };
-    assert_eq!(
-        cache
-            .get_or_review("b".to_owned(), || async { ReviewOutcome::Granted(Ok(0), MINUTE) })
-            .await
-            .value,
-        Ok(0)
-    );
-    let before = ask(&old, 1);
-    eventually(|| old.calls() == 1).await;
-    cache.clear();
-    assert_eq!(remembered(&cache, "b"), None);
-    let after = ask(&new, 2);
-    eventually(|| new.calls() == 1).await;
-    assert_eq!(
-        cache.in_flight(),
-        2,
-        "who asks after the clear does not join the older review"
-    );
-
-    old.release.notify_one();
-    assert_eq!(before.await.unwrap(), Ok(1));
-    assert_eq!(remembered(&cache, "a"), None, "the stale answer is not kept");
-    assert_eq!(
-        cache.shared.flights().open.len(),
-        1,
-        "nor does it close the newer flight"
-    );
-
-    new.release.notify_one();
-    assert_eq!(after.await.unwrap(), Ok(2));
-    assert_eq!(remembered(&cache, "a"), Some(Ok(2)));
     assert_eq!(cache.in_flight(), 0);
 }
 
@@ -328,7 +277,7 @@ async fn the_number_of_answers_is_bounded() {
     assert!((1..=64).contains(&cache.len()), "{}", cache.len());
 }
 
-/// Moves an answer on in its life, as time would: `left` of it remain.
+/// Ages an answer so that `left` of its life remains.
 fn age(cache: &Cache<String, Answered>, left: Duration) {
     let now = Instant::now();
     let mut answer = cache.shared.answers.get("a").unwrap();
@@ -361,8 +310,8 @@ async fn a_granted_answer_is_due_in_the_last_fifth_of_its_life_and_a_refusal_nev
 }
 
 #[tokio::test]
-async fn renewing_is_done_once_and_nobody_waits_for_it() {
-    let (cache, review) = (Arc::new(cache()), Held::default());
+async fn an_answer_is_renewed_once_and_no_caller_waits_for_it() {
+    let (cache, review) = (Arc::new(cache()), HeldReview::default());
     granted(&cache).await;
     age(&cache, MINUTE / 10);
     for _ in 0..10 {
@@ -382,8 +331,8 @@ async fn renewing_is_done_once_and_nobody_waits_for_it() {
     assert_eq!((renewed.value, renewed.is_due()), (Ok(2), false));
 }
 
-/// Seen red: with `Failed` kept like any other outcome, the failure took the answer's place; with the standing answer's
-/// end moved along with its renewal, it outlived the minute.
+/// Seen red with `Failed` kept like other outcomes: the failure replaced the answer. Also seen red with the
+/// answer's end moved by its renewal: it outlived the minute.
 #[tokio::test]
 async fn a_failed_renewal_neither_ends_nor_extends_an_answer() {
     let cache = cache();
@@ -405,7 +354,7 @@ async fn a_failed_renewal_neither_ends_nor_extends_an_answer() {
 }
 
 #[tokio::test]
-async fn a_refusal_takes_the_place_of_what_was_granted_even_if_it_may_not_be_kept() {
+async fn a_refusal_replaces_a_granted_answer_even_if_it_may_not_be_kept() {
     for life in [MINUTE, Duration::ZERO] {
         let cache = cache();
         granted(&cache).await;

@@ -1,4 +1,4 @@
-//! The body of an answer: the kubelet's own bytes, or the gate's few.
+//! The body of an answer: the kubelet's bytes, or the gate's own.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -10,53 +10,53 @@ use hyper::body::Incoming;
 
 use super::pool::PooledConnection;
 
-/// An answer's body. What is attached by [`Body::until_end`] lives until the body has ended or is dropped.
-pub struct Body {
+/// An answer's body. A guard attached by [`Body::until_end`] is kept until the body has ended or is dropped.
+pub(crate) struct Body {
     kind: BodySource,
     guard: Option<Guard>,
 }
 
-/// What became of it when a body was asked for its next frame.
+/// What a body had when it was last polled for a frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum NextFrame {
-    /// There was one. The body is not asked for another before the client has taken it.
+pub(crate) enum NextFrame {
+    /// A frame, or the end. The body is not polled again before the client has taken it.
     Ready,
-    /// The kubelet has sent nothing more yet.
+    /// Nothing: the kubelet has sent no more yet.
     Pending,
 }
 
 thread_local! {
-    /// The last answer on this thread, for [`Body::observe_frames`].
+    /// What the last poll of a body on this thread found, for [`Body::observe_frames`].
     static ASKED: Cell<Option<NextFrame>> = const { Cell::new(None) };
 }
 
-/// Something that lives as long as an answer.
-pub type Guard = Box<dyn Send + Sync>;
+/// A value that is kept as long as an answer.
+pub(super) type Guard = Box<dyn Send + Sync>;
 
 enum BodySource {
     Full(Bytes),
     Kubelet {
         incoming: Incoming,
-        /// The connection the body comes from, polled along with it; gone once all of it has come.
+        /// The connection that the body comes from, polled with it; `None` once the whole body has arrived.
         connection: Option<PooledConnection>,
     },
 }
 
 impl Body {
     /// No body.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self::full(Bytes::new())
     }
 
-    /// A body that is there already.
-    pub fn full(bytes: Bytes) -> Self {
+    /// A body that is complete.
+    pub(crate) fn full(bytes: Bytes) -> Self {
         Self {
             kind: BodySource::Full(bytes),
             guard: None,
         }
     }
 
-    /// The body of an answer that came over `connection`, which goes back to its pool as soon as it can.
+    /// The body of an answer that came over `connection`, which returns to its pool as soon as it can.
     pub(super) fn kubelet(incoming: Incoming, connection: PooledConnection) -> Self {
         Self {
             kind: BodySource::Kubelet {
@@ -67,12 +67,12 @@ impl Body {
         }
     }
 
-    /// Polls whatever may ask a body for a frame, and tells what came of the last time it did.
+    /// Runs `poll`, and returns what the last poll of a body within it found.
     ///
-    /// hyper owns the body while it is sent over HTTP/2, and does not ask it for more while the client's window is shut:
-    /// this is how a client that never opens it can be told from a kubelet that has nothing to say. A value of the thread,
-    /// since between a stream's task and the body inside it there is only hyper.
-    pub fn observe_frames<T>(poll: impl FnOnce() -> T) -> (T, Option<NextFrame>) {
+    /// hyper owns the body while it sends it over HTTP/2, and does not poll it while the client's window is
+    /// closed. The result tells a client that never opens its window from a kubelet that sends nothing. It
+    /// travels in a thread-local value, because only hyper stands between a stream's task and the body.
+    pub(crate) fn observe_frames<T>(poll: impl FnOnce() -> T) -> (T, Option<NextFrame>) {
         ASKED.set(None);
         let polled = poll();
         (polled, ASKED.take())
@@ -80,7 +80,7 @@ impl Body {
 
     /// Keeps `guard` until the body has ended or is dropped.
     #[must_use]
-    pub fn until_end(mut self, guard: Guard) -> Self {
+    pub(crate) fn until_end(mut self, guard: Guard) -> Self {
         self.guard = Some(guard);
         self
     }
@@ -123,8 +123,8 @@ impl BodySource {
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Kubelet { incoming, connection } => {
-                // What is there comes from this very task's polls of the connection, so it needs no waker of its own. A
-                // small answer has come whole with its head.
+                // The bytes arrive by this task's own polls of the connection, so no waker is needed. A small
+                // answer has arrived whole, with its head.
                 let mut quiet = Context::from_waker(Waker::noop());
                 if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(&mut quiet) {
                     return Poll::Ready(frame);

@@ -1,12 +1,12 @@
-//! What of a message's head may pass: no credential, no claim of an identity, nothing that is meant for one hop.
+//! The headers that may pass: no credentials, no claims of an identity, no hop-by-hop headers.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::attributes::Protocol;
 use crate::authn::WEBSOCKET_TOKEN_PREFIX;
 
-/// Prepares a request's headers for the kubelet. `tunnel` is the protocol of a request that may become a tunnel: only
-/// then do `Connection` and `Upgrade` pass, rewritten by the gate.
+/// Prepares a request's headers for the kubelet. `tunnel` is the protocol of a request that may become a
+/// tunnel; only for such a request the gate sets `Connection` and `Upgrade`.
 pub(super) fn for_kubelet(headers: &mut HeaderMap, tunnel: Option<Protocol>) {
     remove_named_by_connection(headers);
     remove_where(headers, |name| hop_by_hop(name) || forbidden(name));
@@ -30,7 +30,8 @@ pub(super) fn for_client(headers: &mut HeaderMap, tunnel: Option<Protocol>) {
     }
 }
 
-/// Headers that belong to one connection (RFC 9110 §7.6.1). `Trailer` stays in answers: it announces fields that pass.
+/// Headers that concern one connection (RFC 9110 §7.6.1). `Trailer` stays in answers: it announces fields
+/// that pass.
 fn hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -45,8 +46,8 @@ fn hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Request headers that never reach the kubelet: the client's credentials, every way of claiming to be somebody or to
-/// come from somewhere, and what ends at the gate. Underscores count as dashes: some servers read them so.
+/// Request headers that never reach the kubelet: the client's credentials, every claim of a user or an
+/// origin, and headers that end at the gate. Underscores count as dashes, as some servers read them.
 fn forbidden(name: &HeaderName) -> bool {
     const NAMES: [&str; 9] = [
         "authorization",
@@ -67,7 +68,7 @@ fn forbidden(name: &HeaderName) -> bool {
         "x-client-cert-",
     ];
     let name = name.as_str();
-    // Nearly every header fails here, on its first letter.
+    // Nearly every header is ruled out by its first letter.
     if !matches!(
         name.as_bytes().first(),
         Some(b'a' | b'c' | b'e' | b'f' | b'i' | b'p' | b't' | b'x')
@@ -84,7 +85,8 @@ fn forbidden(name: &HeaderName) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Removes what a `Connection` header names. It cannot remove what the gate sets: the gate sets its headers afterwards.
+/// Removes the headers that a `Connection` header names. The gate's own headers are set afterwards, so a
+/// client cannot remove them.
 fn remove_named_by_connection(headers: &mut HeaderMap) {
     if !headers.contains_key(header::CONNECTION) {
         return;
@@ -94,7 +96,7 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-        // A client must not be able to take away what makes the message a message.
+        // A client must not be able to remove the headers that the message depends on.
         .filter(|name| {
             !matches!(
                 *name,
@@ -107,8 +109,8 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
     }
 }
 
-/// An answer whose length was not what framed it, or is given in more than one way, goes on without it: the client is
-/// told how it is framed now. Else a chunked answer with a length beside it would look whole where that length ends.
+/// Removes `Content-Length` from an answer that is framed by something else, or that gives it more than once.
+/// Otherwise a chunked answer with a length would look complete where that length ends.
 fn remove_second_framing(headers: &mut HeaderMap) {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return };
@@ -127,8 +129,8 @@ fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool)
     }
 }
 
-/// Takes a token out of the subprotocols, which would else travel to the container runtime; the others become one
-/// header, as the kubelet rewrites it.
+/// Removes a token from the subprotocols, which the kubelet passes to the container runtime. The others are
+/// joined into one header, as the kubelet does.
 fn remove_websocket_token(headers: &mut HeaderMap) {
     let protocols = || {
         headers

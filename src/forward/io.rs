@@ -1,4 +1,4 @@
-//! The stream under a connection to the kubelet, whatever `upstream.url` says it is.
+//! The stream under a connection to the kubelet.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::read_ahead::ReadAhead;
 
-/// The bytes of a connection to the kubelet: plain, TLS or a Unix socket.
+/// A stream to the kubelet, of the kind that `upstream.url` names.
 pub(super) enum KubeletIo {
     Tcp(TcpStream),
     Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
@@ -19,7 +19,7 @@ pub(super) enum KubeletIo {
 
 // === impl KubeletIo ===
 
-/// Passes a call on to whichever stream it is.
+/// Passes a call on to the stream inside.
 macro_rules! each {
     ($self:ident, $io:ident => $call:expr) => {
         match $self.get_mut() {

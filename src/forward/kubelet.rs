@@ -1,4 +1,4 @@
-//! The kubelet behind the gate: where it is, how it proves itself, and what the gate shows it.
+//! The kubelet behind the gate: its address, how it proves itself, and the gate's credentials for it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,29 +31,29 @@ use crate::settings::{self, UpstreamTrust, UpstreamUrl};
 use crate::tls::{self, UpstreamVerification, pem};
 
 /// The kubelet behind the gate.
-pub struct Kubelet {
+pub(crate) struct Kubelet {
     settings: settings::Upstream,
     connect_timeout: Duration,
     access: ArcSwap<KubeletAccess>,
-    /// Held while the files are read again, by whichever thread does.
+    /// Held while a thread reads the files again.
     reloading: Mutex<()>,
-    /// What lets the gate's own connections through the seal (`SO_MARK`).
+    /// The mark (`SO_MARK`) by which the seal lets the gate's own connections through.
     mark: Option<Mark>,
-    /// The seal may bring the gate's own connections to the gate, since it does not let them through yet.
+    /// The seal may redirect the gate's own connections to the gate, because it does not exempt them yet.
     led_back: AtomicBool,
-    /// When the log named last who listens on the kubelet's address.
+    /// When the log last named the process that listens on the kubelet's address.
     named: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
 }
 
-/// What a connection to the kubelet is made with, read from the files of `upstream:` and published as one value.
+/// All that a connection to the kubelet needs, read from the files of `upstream:` and published as one value.
 struct KubeletAccess {
     /// Connections made under an older generation are not reused.
     generation: u64,
     /// `None` for `http://` and `unix://`.
     tls: Option<(TlsConnector, ServerName<'static>)>,
     authorization: Option<HeaderValue>,
-    /// The files as they were read: an equal set is no change.
+    /// The contents of the files: if they are equal, nothing has changed.
     files: Vec<Vec<u8>>,
 }
 
@@ -89,10 +89,10 @@ pub enum KubeletError {
     Token(PathBuf),
 }
 
-/// What is read of an answer at once, and so the largest frame that is passed on: on HTTP/2 a client has to take one
-/// whole before it stops counting as stalled. It is also the largest head of an answer.
+/// How much of an answer is read at once. It is also the largest frame that is passed on, which an HTTP/2
+/// client must take whole before it stops counting as stalled, and the largest head of an answer.
 const READ_AT_ONCE: usize = 64 * 1024;
-/// How often the log names who listens in the kubelet's place.
+/// The least time between two log lines that name the process in the kubelet's place.
 const NAMED_AGAIN: Duration = Duration::from_secs(10);
 
 // === impl Kubelet ===
@@ -102,7 +102,7 @@ impl Kubelet {
     ///
     /// # Errors
     /// A file is missing or unusable.
-    pub fn new(
+    pub(crate) fn new(
         settings: settings::Upstream,
         connect_timeout: Duration,
         mark: Option<Mark>,
@@ -121,11 +121,12 @@ impl Kubelet {
         })
     }
 
-    /// Reads the files again; what has not changed stays, and on an error the last good stays. `Ok(true)` if changed.
+    /// Reads the files again, and publishes them if they have changed: `Ok(true)`. On an error the last good
+    /// ones stay in use.
     ///
     /// # Errors
     /// A file is missing or unusable.
-    pub fn reload(&self) -> Result<bool, KubeletError> {
+    pub(crate) fn reload(&self) -> Result<bool, KubeletError> {
         let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.access.load();
         let access = KubeletAccess::read(&self.settings, current.generation + 1)?;
@@ -136,22 +137,17 @@ impl Kubelet {
         Ok(changed)
     }
 
-    /// The files that [`Self::reload`] reads.
-    pub fn files(settings: &settings::Upstream) -> Vec<PathBuf> {
-        sources(settings).into_iter().map(|(_, path)| path).collect()
-    }
-
-    /// Whether a connection can be made right now: what `/readyz` says of the kubelet.
+    /// Whether a connection can be made now, for `/readyz`.
     ///
     /// # Errors
-    /// As [`forward`](super::forward) would answer.
-    pub async fn probe(&self) -> Result<(), RequestError> {
+    /// What [`forward`](super::forward) would answer.
+    pub(crate) async fn probe(&self) -> Result<(), RequestError> {
         self.connect().await.map(drop)
     }
 
     /// Whether the seal lets the gate's own connections through. Until it does, it may redirect them to the gate,
     /// and each new one is looked at before it is used.
-    pub fn set_admitted(&self, admitted: bool) {
+    pub(crate) fn set_admitted(&self, admitted: bool) {
         self.led_back.store(!admitted, Ordering::Relaxed);
     }
 
@@ -163,7 +159,8 @@ impl Kubelet {
         &self.metrics
     }
 
-    /// The target becomes the very path-and-query that was authorized, and the authority of HTTP/2 the `Host`.
+    /// Makes the request's target the path and query that were authorized, and the authority of HTTP/2 its
+    /// `Host`.
     pub(super) fn address_request(&self, parts: &mut Parts) -> Result<(), RequestError> {
         if !parts.headers.contains_key(HOST) {
             let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
@@ -179,15 +176,15 @@ impl Kubelet {
         Ok(())
     }
 
-    /// What the gate shows a kubelet that authenticates.
+    /// Adds the gate's own credentials, for a kubelet that authenticates its clients.
     pub(super) fn add_credentials(&self, headers: &mut HeaderMap) {
         if let Some(authorization) = &self.access.load().authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
     }
 
-    /// A new connection. If the kubelet shows another key than the pinned one, the pin is read again, once: the kubelet
-    /// may just have rotated its certificate.
+    /// A new connection. If the kubelet shows another key than the pinned one, the pin is read again, once,
+    /// because the kubelet may just have rotated its certificate.
     pub(super) async fn connect(&self) -> Result<Box<KubeletConnection>, RequestError> {
         let access = self.access.load_full();
         match self.connect_with(&access).await {
@@ -195,7 +192,7 @@ impl Kubelet {
                 if let outcome @ (Ok(true) | Err(_)) = self.reload() {
                     self.metrics.reloaded("upstream", outcome.is_ok());
                 }
-                // Another request, or the clock, may have read the new pin while this one shook hands.
+                // Another request, or the periodic reload, may have read the new pin during this handshake.
                 let fresh = self.access.load_full();
                 if fresh.generation == access.generation {
                     return Err(self.refuse(&error));
@@ -250,22 +247,24 @@ impl Kubelet {
         let stream = socket.connect(address).await?;
         if self.led_back.load(Ordering::Relaxed) {
             let here = stream.local_addr()?;
-            // Reads every socket of the node: not for every connection, and not on a worker's thread.
+            // This reads every socket of the node: only in this state, and not on a worker's thread.
             let taken = tokio::task::spawn_blocking(move || sockets::taken_by(here));
             let us = rustix::process::getuid().as_raw();
             let ours = |taker: &sockets::Taker| taker.address != address && taker.uid == Some(us);
             if taken.await.map_err(io::Error::other)??.iter().any(ours) {
-                // Whoever shows the kubelet's certificate passes for the kubelet, and would ask itself again and again.
+                // The gate may serve the kubelet's own certificate, so the pin alone does not show the loop.
+                // It would forward each request to itself again and again.
                 return Err(io::Error::other(
-                    "the seal brings the gate's connections back to the gate, since it does not let them through (yet)",
+                    "the seal brings the gate's connections back to the gate, since it does not let them \
+                     through (yet)",
                 ));
             }
         }
         Ok(stream)
     }
 
-    /// Says in the log who listens on the kubelet's address: perhaps not the kubelet. Now and then, since it takes reading
-    /// every process' descriptors.
+    /// Logs which process listens on the kubelet's address: it may not be the kubelet. Not each time, because
+    /// this reads the descriptors of every process.
     fn name_listener(&self) {
         let (UpstreamUrl::Http(address) | UpstreamUrl::Https(address)) = self.settings.url else {
             return;
@@ -279,9 +278,10 @@ impl Kubelet {
             let listeners = sockets::listeners(address);
             let named: Vec<String> = listeners.iter().map(ToString::to_string).collect();
             tracing::error!(
-                "{address} shows another key than upstream.certificateFile: nothing is sent there. It is held by {}",
+                "{address} shows another key than upstream.certificateFile: nothing is sent there. It is \
+                 held by {}",
                 if named.is_empty() {
-                    "nobody that can be seen".to_owned()
+                    "no process that is visible here".to_owned()
                 } else {
                     named.join(", ")
                 }
@@ -302,8 +302,8 @@ impl Kubelet {
                 "pin_mismatch",
                 "the kubelet's certificate is not the pinned one\n",
                 format!(
-                    "{at} shows another key than upstream.certificateFile: the kubelet's certificate was replaced, or \
-                     something else listens there"
+                    "{at} shows another key than upstream.certificateFile: the kubelet's certificate was \
+                     replaced, or something else listens there"
                 ),
             );
         }
@@ -371,7 +371,7 @@ impl KubeletAccess {
     }
 }
 
-/// The files of `upstream:` with their keys, in a fixed order.
+/// The files of `upstream:` with the keys that name them, in a fixed order.
 fn sources(settings: &settings::Upstream) -> Vec<(&'static str, PathBuf)> {
     let mut sources = Vec::new();
     match &settings.trust {

@@ -1,7 +1,8 @@
-//! Station 6: passing it on. Cleaned headers, a pooled connection, bodies streamed both ways, tunnels after a 101.
+//! Station 6: forwards a request to the kubelet, with cleaned headers, over a pooled connection. Bodies are
+//! streamed both ways, and after a 101 the connection is a tunnel.
 //!
-//! Nothing gets here without a [`Permit`]. A request travels on a connection that its own future polls: there is no
-//! task per connection to the kubelet, and when the client goes away the future goes away and the socket with it.
+//! Forwarding needs a [`Permit`]. A request's own future polls the connection to the kubelet; there is no
+//! task for it. When the client leaves, the future is dropped and the socket is closed.
 
 mod body;
 mod headers;
@@ -12,11 +13,11 @@ mod probe;
 mod read_ahead;
 mod tunnel;
 
-pub use self::body::{Body, Guard, NextFrame};
-pub use self::kubelet::{Kubelet, KubeletError};
-pub use self::pool::Pool;
+pub(crate) use self::body::{Body, NextFrame};
+pub(crate) use self::kubelet::{Kubelet, KubeletError};
+pub(crate) use self::pool::Pool;
 pub(crate) use self::probe::KubeletProbe;
-pub use self::tunnel::{EndedBy, TunnelEnd};
+pub(crate) use self::tunnel::TunnelEnd;
 
 use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
@@ -28,34 +29,36 @@ use self::tunnel::Tunnel;
 use crate::authz::Permit;
 use crate::error::RequestError;
 
-/// The kubelet's answer: a head with its body still to come, or a head after which the connection is a tunnel.
-pub enum Forwarded {
+/// The kubelet's answer: a head whose body is still to come, or a head after which the connection is a
+/// tunnel.
+pub(crate) enum Forwarded {
     /// An ordinary answer.
     Answer(Response<Body>),
-    /// A 101, and the two ends to splice once the client has it.
+    /// A 101, and the tunnel to run once the client has received it.
     Upgraded(Response<Body>, Box<Tunnel>),
 }
 
 impl Forwarded {
     /// The kubelet's status.
     #[must_use]
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Answer(response) | Self::Upgraded(response, _) => response.status(),
         }
     }
 }
 
-/// Passes an allowed request to the kubelet. `pool` is the worker's own.
+/// Forwards an allowed request to the kubelet. `pool` belongs to the worker.
 ///
-/// Cancelling the future closes the connection to the kubelet. A request is sent again, as often as a pooled connection
-/// turns out dead, only if not a byte of it was written. There is no deadline for the answer: a command may run for
-/// minutes and a followed log say nothing for hours, and the client's leaving ends either.
+/// Dropping the future closes the connection to the kubelet. If a pooled connection turns out to be closed,
+/// the request is sent again on another, but only if no byte of it was written. There is no deadline for the
+/// answer: a command may run for minutes, and a followed log may be silent for hours. Either ends when the
+/// client leaves.
 ///
 /// # Errors
-/// 502 if the kubelet is not there, is not the pinned one, or gives an upgrade an answer below 400 other than 101; 400 if
-/// the client's body breaks off before the kubelet has answered.
-pub async fn forward(
+/// 502 if the kubelet cannot be reached, is not the pinned one, or answers an upgrade with a status below 400
+/// other than 101. 400 if the client's body ends early before the kubelet has answered.
+pub(crate) async fn forward(
     kubelet: &Kubelet,
     pool: &Pool,
     mut request: Request<Incoming>,
@@ -68,7 +71,7 @@ pub async fn forward(
     headers::for_kubelet(&mut parts.headers, tunnel);
     kubelet.add_credentials(&mut parts.headers);
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
-        // Said outright, since hyper takes a GET of unknown length for one without a body.
+        // Set explicitly: hyper sends a GET of unknown length without its body.
         parts
             .headers
             .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -108,7 +111,8 @@ pub async fn forward(
         ));
     }
     if status.as_u16() < 400 {
-        // Redirects of container streams were an SSRF (CVE-2020-8559), and a 200 is no upgrade: neither is relayed.
+        // Neither is relayed: redirects of container streams were an SSRF (CVE-2020-8559), and a 200 is no
+        // upgrade.
         return Err(bad_answer(format!("{status} to an upgrade")));
     }
     connection.never_reuse();
@@ -139,7 +143,7 @@ async fn send(
             Err(SendError { error, unsent: None }) => return Err(no_answer(&error)),
         }
     }
-    // Boxed: it is rare, and a request's future would else be moved about with room for a handshake in it.
+    // Boxed: it is rare, and without the box every request's future would have room for a handshake.
     let mut connection: Box<KubeletConnection> = Box::pin(kubelet.connect()).await?;
     kubelet.metrics().upstream_connection("new");
     let response = connection
@@ -150,7 +154,7 @@ async fn send(
 }
 
 fn no_answer(error: &hyper::Error) -> RequestError {
-    // hyper's word for a body, which is all that comes from this side.
+    // hyper calls an error of the request's body a user's; the gate sends nothing else of its own.
     if error.is_user() {
         return RequestError::broken_body(format!("the client's body: {}", crate::error::chain(error)));
     }

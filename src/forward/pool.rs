@@ -1,4 +1,4 @@
-//! Connections to the kubelet: pairs of a sender and its connection, polled by whoever uses them, kept last in first out.
+//! Connections to the kubelet, and the pool of idle ones, of which the last used is taken first.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -17,32 +17,32 @@ use tokio::time::Instant;
 use super::io::KubeletIo;
 use crate::metrics::{Metrics, Raised};
 
-/// The kubelet closes an idle connection after 90 s; well before that it is not used any more.
+/// The kubelet closes an idle connection after 90 s. The gate stops using it well before that.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
-/// One HTTP/1.1 connection to the kubelet, with nobody behind it: it moves only while it is polled. Dropping it closes
-/// the socket.
+/// One HTTP/1.1 connection to the kubelet. No task drives it: it advances only while it is polled. Dropping
+/// it closes the socket.
 pub(super) struct KubeletConnection {
     sender: SendRequest<Incoming>,
     driver: Option<Http1>,
-    /// The connection's future has ended and must not be polled again.
+    /// The driver has ended and must not be polled again.
     ended: bool,
-    /// What it was made under: an older one is not reused.
+    /// The generation of the credentials it was made with. A connection of an older generation is not reused.
     generation: u64,
 }
 
 type Http1 = Connection<TokioIo<KubeletIo>, Incoming>;
 
-/// A request that was not answered.
+/// Why a request was not answered.
 pub(super) struct SendError {
     pub(super) error: hyper::Error,
-    /// The request, if not a byte of it was written.
+    /// The request, if no byte of it was written.
     pub(super) unsent: Option<Box<Request<Incoming>>>,
 }
 
 /// A worker's idle connections to the kubelet.
 #[derive(Clone)]
-pub struct Pool(Arc<Shelf>);
+pub(crate) struct Pool(Arc<Shelf>);
 
 struct Shelf {
     idle: Mutex<Vec<(Instant, Box<KubeletConnection>, Raised)>>,
@@ -50,7 +50,7 @@ struct Shelf {
     metrics: Arc<Metrics>,
 }
 
-/// A connection in use, which goes back to its pool if it turns out reusable, and is closed otherwise.
+/// A connection in use. It returns to its pool if it can be reused, and is closed otherwise.
 pub(super) struct PooledConnection {
     connection: Box<KubeletConnection>,
     pool: Option<Pool>,
@@ -68,17 +68,18 @@ impl KubeletConnection {
         }
     }
 
-    /// Writes a request and waits for the head of its answer, polling the connection along.
+    /// Writes a request and waits for the head of its answer, polling the connection meanwhile.
     ///
-    /// The answer comes out of the connection, on this very task: waiting for it needs no waker of its own, and having
-    /// one would wake the task for what it has just done itself.
+    /// The answer arrives through the connection, which this task polls. Waiting for it needs no waker of its
+    /// own; one would wake the task for its own work.
     pub(super) async fn send(&mut self, request: Request<Incoming>) -> Result<Response<Incoming>, SendError> {
         let mut response = pin!(unconstrained(self.sender.try_send_request(request)));
         poll_fn(|cx| {
             self.poll(cx);
             let answer = response.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             if answer.is_pending() && self.ended {
-                // The kubelet closed before it read the request. It lies in the connection, and comes back with its end.
+                // The kubelet closed before it read the request. The request is still in the driver; dropping
+                // that returns it.
                 self.driver = None;
                 return response.as_mut().poll(cx);
             }
@@ -91,7 +92,7 @@ impl KubeletConnection {
         })
     }
 
-    /// Moves the connection on: reads what the kubelet sent, writes what the client sent.
+    /// Advances the connection: reads what the kubelet sent, writes what the client sent.
     fn poll(&mut self, cx: &mut Context<'_>) {
         if !self.ended
             && let Some(driver) = &mut self.driver
@@ -100,9 +101,9 @@ impl KubeletConnection {
         }
     }
 
-    /// Whether request and answer have both ended and the connection can take another request; what has come of the
-    /// answer stays readable. While the kubelet has answered a request whose body is still coming it cannot, and must be
-    /// closed (hyper#4176).
+    /// Whether request and answer have both ended, so that the connection can take another request. What has
+    /// arrived of the answer stays readable. If the kubelet answers before it has read the whole request, the
+    /// connection cannot be reused and must be closed (hyper#4176).
     fn reusable(&self) -> bool {
         !self.ended && self.sender.is_ready()
     }
@@ -112,7 +113,7 @@ impl KubeletConnection {
 
 impl Pool {
     /// A pool that keeps up to `capacity` idle connections.
-    pub fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Shelf {
             idle: Mutex::default(),
             capacity,
@@ -120,14 +121,14 @@ impl Pool {
         }))
     }
 
-    /// The connection used last, if one is still good and was made under `generation`.
+    /// The last used connection that is still open and of this `generation`.
     pub(super) fn check_out(&self, generation: u64) -> Option<Box<KubeletConnection>> {
         loop {
             let (since, mut connection) = self.take()?;
             if connection.generation != generation || since.elapsed() > MAX_IDLE {
                 continue;
             }
-            // One poll tells whether the kubelet has closed it meanwhile.
+            // One poll shows whether the kubelet has closed it meanwhile.
             connection.poll(&mut Context::from_waker(Waker::noop()));
             if connection.reusable() {
                 return Some(connection);
@@ -142,9 +143,9 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for too long or was closed by the kubelet; called from time to time, so that an idle gate
-    /// holds no dead socket.
-    pub fn sweep(&self) {
+    /// Closes connections that were idle for too long or that the kubelet has closed. Called periodically, so
+    /// that an idle gate keeps no dead sockets.
+    pub(crate) fn sweep(&self) {
         let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain_mut(|(since, connection, _)| {
             connection.poll(&mut Context::from_waker(Waker::noop()));
@@ -169,12 +170,12 @@ impl Pool {
 // === impl PooledConnection ===
 
 impl PooledConnection {
-    /// Moves the connection on.
+    /// Advances the connection.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         self.connection.poll(cx);
     }
 
-    /// Goes to the pool if request and answer have ended, else stays.
+    /// Returns the connection to its pool if request and answer have ended, and itself otherwise.
     pub(super) fn settle(self) -> Option<Self> {
         if !self.connection.reusable() {
             return Some(self);
@@ -185,12 +186,13 @@ impl PooledConnection {
         None
     }
 
-    /// The connection is closed when its answer ends.
+    /// Has the connection closed when its answer ends.
     pub(super) fn never_reuse(&mut self) {
         self.pool = None;
     }
 
-    /// After a 101: the raw connection, and the bytes that came right behind the head. `None` if it failed meanwhile.
+    /// After a 101: the raw stream, and the bytes that followed the head. `None` if the connection has
+    /// failed.
     pub(super) async fn into_io(self) -> Option<(KubeletIo, Bytes)> {
         let mut driver = self.connection.driver?;
         if !self.connection.ended {

@@ -1,4 +1,4 @@
-//! Whether the kubelet can be connected to, asked at most once a second however many want to know.
+//! Whether the kubelet can be connected to, tried at most once a second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::kubelet::Kubelet;
 
-/// An answer is reused for this long, so that whoever asks for the gate's health cannot flood the kubelet.
+/// How long an answer is reused: clients that ask for the gate's health cannot flood the kubelet.
 const LIFE: Duration = Duration::from_secs(1);
 
-/// The last answer, shared by all who ask.
+/// The last answer, shared by all callers.
 #[derive(Default)]
 pub(crate) struct KubeletProbe {
     known: Mutex<Option<ProbedState>>,
@@ -23,7 +23,7 @@ struct ProbedState {
 }
 
 impl KubeletProbe {
-    /// Whether `kubelet` can be connected to and is the right one; else why not.
+    /// Whether `kubelet` can be connected to and is the right one; if not, why.
     pub(crate) async fn of(&self, kubelet: &Kubelet) -> Result<(), Arc<str>> {
         let mut known = self.known.lock().await;
         if let Some(ProbedState { at, state }) = known.as_ref()

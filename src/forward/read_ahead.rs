@@ -1,8 +1,8 @@
-//! A read buffer that is only there while there is much to read.
+//! A read buffer that exists only while there is much to read.
 //!
-//! rustls reads 4 KiB at a time. On a big answer that is a system call for every 4 KiB; with a buffer of its own on each
-//! connection it would be memory on every idle one. So a read that comes back full has the next one read ahead into a
-//! larger buffer, which is given up again once it is drained.
+//! rustls reads 4 KiB at a time: on a large answer, one system call for every 4 KiB. A permanent buffer would
+//! cost memory on every idle connection. So after a read that was filled, the next one reads ahead into a
+//! larger buffer, which is freed when it is drained.
 
 use std::io;
 use std::ops::Range;
@@ -13,17 +13,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Four TLS records.
 const AHEAD: usize = 64 * 1024;
-/// A read that fills this much is followed by more.
+/// After a read that fills this much, more is expected.
 const FULL: usize = 4096;
 
-/// Reads ahead from `stream`, under rustls.
+/// Reads ahead from `stream`, below rustls.
 pub(super) struct ReadAhead<S> {
     stream: S,
-    /// The last read came back full.
+    /// The last read was filled.
     more: bool,
-    /// [`AHEAD`] bytes, or none.
+    /// [`AHEAD`] bytes, or empty.
     buffer: Vec<u8>,
-    /// What of `buffer` was read and not yet passed on.
+    /// The part of `buffer` that was read and not yet passed on.
     ahead: Range<usize>,
 }
 
@@ -54,7 +54,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
             this.ahead = 0..ahead.filled().len();
             this.more = this.ahead.len() == AHEAD;
             if this.ahead.is_empty() {
-                // Nothing is there: the buffer is given back while waiting.
+                // There is nothing to read: the buffer is freed while waiting.
                 this.buffer = Vec::new();
                 return read;
             }
@@ -106,7 +106,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Whatever sizes come and whatever sizes are asked for, the bytes are the same, and an idle reader holds none.
+        /// Bytes pass unchanged with writes and reads of every size, and an idle reader holds no buffer.
         #[test]
         fn bytes_come_through_in_order_and_the_buffer_goes(
             writes in proptest::collection::vec(1usize..200_000, 1..6),
@@ -115,7 +115,8 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
                 let (mut sender, receiver) = tokio::io::duplex(128 * 1024);
-                let sent: Vec<u8> = (0..writes.iter().sum::<usize>()).map(|index| (index >> 3) as u8).collect();
+                let length = writes.iter().sum::<usize>();
+                let sent: Vec<u8> = (0..length).map(|index| (index >> 3) as u8).collect();
                 let expected = sent.clone();
                 let writer = async move {
                     let mut rest = &sent[..];

@@ -1,4 +1,4 @@
-//! What of a head reaches the kubelet.
+//! Which headers reach the kubelet, and which the client.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
@@ -64,7 +64,7 @@ fn no_credential_and_no_claim_passes() {
 }
 
 #[test]
-fn connection_takes_away_what_it_names_but_not_what_makes_a_message() {
+fn connection_removes_what_it_names_except_what_the_message_depends_on() {
     let mut headers = head(&[
         ("connection", "keep-alive, X-Hop, Host, content-length"),
         ("x-hop", "1"),
@@ -91,7 +91,7 @@ fn only_a_tunnel_keeps_its_upgrade() {
 }
 
 #[test]
-fn a_token_leaves_the_subprotocols() {
+fn a_token_is_removed_from_the_subprotocols() {
     let mut headers = head(&[
         (
             "sec-websocket-protocol",
@@ -105,7 +105,7 @@ fn a_token_leaves_the_subprotocols() {
 }
 
 #[test]
-fn an_answer_keeps_its_trailer_and_loses_its_hop() {
+fn an_answer_keeps_its_trailer_and_loses_hop_by_hop_headers() {
     let mut headers = head(&[
         ("connection", "close, x-b"),
         ("x-b", "1"),
@@ -131,11 +131,13 @@ fn an_answer_has_one_length_or_none() {
 }
 
 proptest! {
-    /// However a forbidden name is spelled, it does not pass.
+    /// A forbidden name does not pass in any spelling.
     #[test]
     fn no_spelling_passes(
-        name in "(x[-_]remote[-_](user|group|extra[-_][a-z]{1,5})|impersonate[-_](user|group|uid|extra[-_][a-z]{1,5})\
-                 |x[-_]forwarded[-_][a-z]{1,6}|authorization|cookie|proxy[-_]authorization|forwarded|x[-_]real[-_]ip)",
+        name in "(x[-_]remote[-_](user|group|extra[-_][a-z]{1,5})\
+                 |impersonate[-_](user|group|uid|extra[-_][a-z]{1,5})\
+                 |x[-_]forwarded[-_][a-z]{1,6}|authorization|cookie|proxy[-_]authorization\
+                 |forwarded|x[-_]real[-_]ip)",
         upper in any::<u32>(),
         hop in any::<bool>(),
     ) {

@@ -1,4 +1,4 @@
-//! A tunnel: after a 101, bytes both ways until one side ends.
+//! A tunnel: after a 101, bytes are copied both ways until one side ends.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,35 +13,35 @@ use tokio_util::sync::CancellationToken;
 
 use super::io::KubeletIo;
 
-/// What one direction may still deliver after the other has ended.
+/// How long one direction may go on after the other has ended.
 const FLUSH: Duration = Duration::from_secs(1);
-/// The client has been told 101 and must take over within this.
+/// How long the client may take to receive the 101.
 const HANDOVER: Duration = Duration::from_secs(10);
-/// A TLS record's worth: what is decrypted at once is passed on at once.
+/// The size of a TLS record: what is decrypted at once is passed on at once.
 const BUFFER: usize = 16 * 1024;
 
-/// The two ends of an upgraded request. Nothing is spliced before the kubelet's 101 has been seen.
-pub struct Tunnel {
+/// The two ends of an upgraded request. No byte is copied before the kubelet's 101 has arrived.
+pub(crate) struct Tunnel {
     client: OnUpgrade,
     kubelet: KubeletIo,
-    /// What the kubelet sent right behind its 101.
+    /// The bytes that followed the kubelet's 101.
     early: Bytes,
 }
 
-/// How a stream went.
+/// How a stream ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TunnelEnd {
+pub(crate) struct TunnelEnd {
     /// Bytes from the client to the kubelet.
     pub received: u64,
     /// Bytes from the kubelet to the client.
     pub sent: u64,
-    /// Who or what ended it.
+    /// The cause of the end.
     pub by: EndedBy,
 }
 
-/// What ended a stream.
+/// The cause of a stream's end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum EndedBy {
+pub(crate) enum EndedBy {
     /// The client closed or went away.
     Client,
     /// The gate is stopping.
@@ -54,7 +54,7 @@ pub enum EndedBy {
 
 impl EndedBy {
     /// The word in audit lines.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Gate => "gate",
@@ -73,9 +73,9 @@ impl Tunnel {
         }
     }
 
-    /// Copies until one side ends, `idle` (zero = never) passes without a byte, or `stop` is cancelled. When one
-    /// direction ends, the other may flush for a second; then both are closed.
-    pub async fn run(self, idle: Duration, stop: CancellationToken) -> TunnelEnd {
+    /// Copies until one side ends, no byte has passed for `idle` (zero means no limit), or `stop` is
+    /// cancelled. After one direction has ended, the other has a second to finish; then both are closed.
+    pub(crate) async fn run(self, idle: Duration, stop: CancellationToken) -> TunnelEnd {
         let Self {
             client,
             mut kubelet,
@@ -111,7 +111,7 @@ impl Tunnel {
                 () = stop.cancelled() => EndedBy::Gate,
             }
         };
-        // Both sides are told, within a bound; dropping the sockets does the rest.
+        // Both sides are shut down within a limit; dropping the sockets does the rest.
         let _ = timeout(FLUSH, async {
             tokio::join!(to_client.shutdown(), to_kubelet.shutdown())
         })
@@ -120,13 +120,13 @@ impl Tunnel {
     }
 }
 
-/// Which side of a copy failed.
+/// The side of a copy that failed.
 enum FailedSide {
     Reader,
     Writer,
 }
 
-/// Copies until the reader's end, then passes the end on.
+/// Copies until the reader ends, then shuts down the writer.
 async fn copy<R, W>(reader: &mut R, writer: &mut W, early: Bytes, count: &AtomicU64) -> Result<(), FailedSide>
 where
     R: AsyncRead + Unpin,
@@ -153,7 +153,8 @@ where
     }
 }
 
-/// Resolves once `idle` has passed without a byte either way. Looks at the counts instead of being told of every byte.
+/// Resolves once no byte has passed either way for `idle`. It polls the counts: a timer that every byte
+/// resets would cost more.
 async fn quiet(idle: Duration, sent: &AtomicU64, received: &AtomicU64) {
     if idle.is_zero() {
         return std::future::pending().await;
@@ -162,7 +163,7 @@ async fn quiet(idle: Duration, sent: &AtomicU64, received: &AtomicU64) {
         sent.load(Ordering::Relaxed)
             .wrapping_add(received.load(Ordering::Relaxed))
     };
-    // Four looks per period: a stream ends at most a quarter late.
+    // Four looks per period: a stream ends late by at most a quarter of it.
     let step = (idle / 4).max(Duration::from_millis(1));
     let (mut seen, mut since) = (total(), Instant::now());
     while since.elapsed() < idle {

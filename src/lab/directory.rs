@@ -1,4 +1,4 @@
-//! Where a lab keeps its files: a directory of its own that goes when the lab goes, or a given one that stays.
+//! The directory of a lab's files: a temporary one, removed when the lab ends, or a given one, which is kept.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -9,31 +9,31 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    thrown_away: bool,
+    temporary: bool,
 }
 
 impl Directory {
-    /// A new one among the temporary files.
+    /// A new temporary directory.
     pub(super) fn temporary() -> io::Result<Self> {
         let mut random = [0_u8; 8];
         aws_lc_rs::rand::fill(&mut random).map_err(io::Error::other)?;
         let name = format!("kubelet-gate-lab-{:016x}", u64::from_be_bytes(random));
         let path = std::path::absolute(std::env::temp_dir())?.join(name);
-        // Not recursive: a directory that somebody else has put there is an error.
+        // Not recursive: it is an error if another user has created the directory.
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self {
             path,
-            thrown_away: true,
+            temporary: true,
         })
     }
 
-    /// This one, made if need be.
+    /// This directory, which is created if it does not exist.
     pub(super) fn kept(path: &Path) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
         Ok(Self {
             path,
-            thrown_away: false,
+            temporary: false,
         })
     }
 
@@ -44,8 +44,8 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if self.thrown_away {
-            // What cannot be removed is for the system's own cleaning of temporary files.
+        if self.temporary {
+            // If it cannot be removed, the system's cleaning of temporary files does it.
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_temporary_directory_is_private_and_goes() {
+    fn a_temporary_directory_is_private_and_is_removed() {
         let directory = Directory::temporary().unwrap();
         let path = directory.path().to_owned();
         std::fs::write(path.join("key"), "secret").unwrap();
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_given_directory_stays() {
+    fn a_given_directory_is_kept() {
         let outer = tempfile::tempdir().unwrap();
         let path = outer.path().join("a/b");
         drop(Directory::kept(&path).unwrap());

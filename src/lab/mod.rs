@@ -1,8 +1,9 @@
-//! The lab: everything around the gate, on one machine, in one process.
+//! The lab: an open kubelet, an API server and a gate, in one process.
 
 pub mod scenes;
 
 mod directory;
+mod reserved_ports;
 mod running;
 
 pub use self::running::{Lab, LabError, LabOptions};

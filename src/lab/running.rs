@@ -1,4 +1,5 @@
-//! A lab that runs: a wide open kubelet, an API server, and between them and the world a gate as `serve` would run it.
+//! A running lab: an open kubelet, an API server, and a gate in front of the kubelet, started as `serve`
+//! starts it.
 
 use std::fmt;
 use std::io;
@@ -12,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::directory::Directory;
+use super::reserved_ports::ReservedPorts;
 use crate::audit::{AuditError, AuditThread};
 use crate::serve::Stopped;
 use crate::serve::start::{StartError, Started, start};
@@ -21,25 +23,25 @@ use fakes::apiserver::FakeApiServer;
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
 use fakes::pki::{self, KubeconfigUser, Pki, PkiError};
 
-/// What the audit writer gets to write out its queue at the end.
+/// Time for the audit writer to write its queue at the end.
 const AUDIT_FLUSH: Duration = Duration::from_secs(5);
 
-/// What a lab is started with.
+/// The options of a lab.
 #[derive(Clone, Debug, Default)]
 pub struct LabOptions {
-    /// Keep the files here; `None` writes them to a temporary directory, which goes when the lab goes.
+    /// Keeps the files here. `None` uses a temporary directory, which is removed when the lab ends.
     pub directory: Option<PathBuf>,
-    /// The gate's port; 0 takes a free one.
+    /// The gate's port. 0 takes a free one.
     pub port: u16,
 }
 
-/// A running lab. Dropping it ends it at once; [`Lab::stop`] also waits.
+/// A running lab. Dropping it ends it at once; [`Lab::stop`] also waits for the end.
 pub struct Lab {
-    /// Every certificate there is.
+    /// All certificates.
     pub pki: Pki,
-    /// The kubelet behind the gate: open to anybody, with its read-only port.
+    /// The kubelet behind the gate: an open one, with a read-only port.
     pub kubelet: FakeKubelet,
-    /// Whom the gate asks.
+    /// The API server.
     pub api_server: FakeApiServer,
     /// The gate.
     pub gate: Arc<Instance>,
@@ -51,9 +53,10 @@ pub struct Lab {
     stop: DropGuard,
     audit: AuditThread,
     directory: Directory,
+    _reserved: ReservedPorts,
 }
 
-/// The lab cannot start, or did not end well.
+/// The lab cannot start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// The audit writer could not write everything.
@@ -62,26 +65,26 @@ pub enum LabError {
     /// A fake server cannot listen.
     #[error("{what} cannot be started: {source}")]
     Fake {
-        /// Which one.
+        /// The server.
         what: &'static str,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
     /// A file or directory cannot be written.
     #[error("{}: cannot be written: {source}", path.display())]
     File {
-        /// Which one.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
-    /// The certificates.
+    /// Certificates cannot be made or written.
     #[error(transparent)]
     Pki(#[from] PkiError),
     /// The gate ended with an error.
     #[error("the gate did not serve: {0}")]
     Serve(io::Error),
-    /// The configuration that was written is refused.
+    /// The configuration is refused.
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The gate cannot start.
@@ -92,10 +95,10 @@ pub enum LabError {
 // === impl Lab ===
 
 impl Lab {
-    /// Starts everything on the current runtime; on return, all of it answers.
+    /// Starts everything on the current runtime. On return, every server answers.
     ///
     /// # Errors
-    /// A file cannot be written, or a socket not be bound.
+    /// A file cannot be written, or a socket cannot be bound.
     pub async fn start(options: LabOptions) -> Result<Self, LabError> {
         let directory = match &options.directory {
             Some(path) => Directory::kept(path).map_err(|error| file_error(path, error)),
@@ -116,20 +119,27 @@ impl Lab {
         .await
         .map_err(fake("the kubelet"))?;
         let api_server = FakeApiServer::start(&pki).await.map_err(fake("the API server"))?;
+        // As its kubelet would, so that the gate finds that the Node is this machine.
+        api_server.set_node(pki::NODE_NAME, fakes::kubelet::node_info());
 
         let write = |name: &str, text: String| {
             let path = directory.path().join(name);
             std::fs::write(&path, text).map_err(|error| file_error(&path, error))
         };
         write(CLIENT_CAS, bundle(&pki))?;
-        let credential = KubeconfigUser::CertificateFiles {
+        let user = KubeconfigUser::CertificateFiles {
             certificate: Path::new("gate.crt"),
             key: Path::new("gate.key"),
         };
-        write("kubeconfig", api_server.kubeconfig(&pki, credential))?;
-        write(CONFIGURATION, configuration(options.port, kubelet.address()))?;
+        write("kubeconfig", api_server.kubeconfig(&pki, user))?;
+        let reserved = ReservedPorts::new().map_err(LabError::Serve)?;
+        write(CONFIGURATION, configuration(&reserved, kubelet.address()))?;
 
-        let settings = Settings::load(&directory.path().join(CONFIGURATION), &KubeletFlags::default())?;
+        let mut settings = Settings::load(&directory.path().join(CONFIGURATION), &KubeletFlags::default())?;
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        settings.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, options.port))];
+        settings.read_only_port.listen = vec![any_port];
+        settings.admin_listen = Some(any_port);
         let Started {
             instance: gate,
             sockets,
@@ -157,13 +167,14 @@ impl Lab {
             stop: stop.drop_guard(),
             audit,
             directory,
+            _reserved: reserved,
         })
     }
 
-    /// Stops the gate as SIGTERM would, then the fakes, and removes the directory unless it is to be kept.
+    /// Stops the gate as SIGTERM does, then the fakes, and removes the directory if it is temporary.
     ///
     /// # Errors
-    /// The gate did not end well.
+    /// The gate ended with an error.
     pub async fn stop(self) -> Result<(), LabError> {
         drop(self.stop);
         let served = self.serving.await.map_err(io::Error::other).flatten();
@@ -176,7 +187,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Makes the gate believe only the cluster's CA, or the second one too; in force on return.
+    /// Makes the gate trust only the cluster's CA, or also the second one. It is in force on return.
     ///
     /// # Errors
     /// The bundle cannot be written.
@@ -191,7 +202,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Where its files are.
+    /// The directory of its files.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -203,13 +214,13 @@ impl Lab {
         self.address
     }
 
-    /// Where the gate answers for the closed read-only port.
+    /// The gate's tombstone on the read-only port.
     #[must_use]
     pub fn tombstone(&self) -> SocketAddr {
         self.tombstone
     }
 
-    /// The gate's own port: `/livez`, `/readyz`, `/metrics`.
+    /// The gate's admin port: `/livez`, `/readyz`, `/metrics`.
     #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin
@@ -231,18 +242,20 @@ impl fmt::Debug for Lab {
     }
 }
 
-/// The CAs whose clients the gate believes, before one of them is taken out.
+/// The CAs that the gate trusts: the cluster's and the second one.
 fn bundle(pki: &Pki) -> String {
     pki.ca.certificate_pem() + &pki.rotated_ca.certificate_pem()
 }
 
-/// The gate's configuration; its paths start at its own directory.
-fn configuration(port: u16, kubelet: SocketAddr) -> String {
+/// The configuration of the lab's gate, which listens on other ports, and of a second one that is started
+/// from the file. Paths are relative to its directory.
+fn configuration(reserved: &ReservedPorts, kubelet: SocketAddr) -> String {
     format!(
         "apiVersion: kubelet-gate.dev/v1alpha1
 kind: KubeletGateConfiguration
-# The node's name, {node}, is in the certificate that the kubeconfig names.
-listen: [\"{localhost}:{port}\"]
+# The lab's own gate has this configuration, but other ports: `serve` starts a second gate beside it.
+# The name of the node, {node}, is in the certificate that the kubeconfig names.
+listen: [\"{tls}\"]
 kubeconfig: kubeconfig
 upstream:
   url: https://{kubelet}
@@ -256,17 +269,19 @@ authentication:
 authorization:
   mode: Webhook
 readOnlyPort:
-  listen: [\"{localhost}:0\"]
+  listen: [\"{read_only}\"]
 limits:
-  # Nobody waits long for a lab to end.
+  # So that a lab ends soon.
   shutdownTimeout: 2s
 audit:
   path: {AUDIT_LOG}
 admin:
-  listen: {localhost}:0
+  listen: {admin}
 ",
         node = pki::NODE_NAME,
-        localhost = Ipv4Addr::LOCALHOST,
+        tls = reserved.tls,
+        read_only = reserved.read_only,
+        admin = reserved.admin,
     )
 }
 
@@ -287,7 +302,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_lab_starts_and_leaves_nothing_behind() {
+    async fn a_lab_starts_and_removes_its_files() {
         let lab = Lab::start(LabOptions::default()).await.unwrap();
         let directory = lab.directory().to_owned();
         assert!(directory.join(AUDIT_LOG).exists());

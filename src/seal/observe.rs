@@ -79,6 +79,9 @@ pub struct Process {
     pub cgroup: Option<String>,
 }
 
+/// How long packets that came before the end are read after it.
+const BACKLOG: Duration = Duration::from_secs(3);
+
 /// One connection's first packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Syn {
@@ -103,7 +106,15 @@ pub fn observe(ports: &[(u16, PortKind)], period: Duration, stop: &AtomicBool) -
     let mut others = 0;
     let (mut second, mut named) = (0, 0);
     let mut packet = [0; HEADS as usize];
-    while began.elapsed() < period && !stop.load(Relaxed) {
+    let mut ended = None;
+    loop {
+        if ended.is_none() && (began.elapsed() >= period || stop.load(Relaxed)) {
+            ended = Some(Instant::now());
+        }
+        // Packets that came before the end may wait unread: finding a caller's process takes a while.
+        if ended.is_some_and(|ended| ended.elapsed() > BACKLOG) {
+            break;
+        }
         let length = match socket.read(&mut packet) {
             Ok(length) => length,
             Err(error)
@@ -112,6 +123,9 @@ pub fn observe(ports: &[(u16, PortKind)], period: Duration, stop: &AtomicBool) -
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                 ) =>
             {
+                if ended.is_some() {
+                    break;
+                }
                 continue;
             }
             Err(error) => return Err(error),

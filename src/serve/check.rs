@@ -1,53 +1,65 @@
-//! What keeps a gate of these settings from serving, without serving: everything that `serve` would meet before it listens, and
-//! what only the API server knows.
+//! What keeps a gate of this configuration from serving, without serving: everything that `serve` would meet
+//! before it listens, and what only the API server knows.
 
-use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::node::{self, SameMachine, Shown};
+use super::node::{self, NodeError, SameMachine, Shown};
 use super::start::{StartError, api_server_and_node_name, unused_proxy};
 use crate::adopt::kubelet::running_kubelets;
 use crate::apiserver::{AccessSpec, ApiServer, ReviewError, UserInfo};
 use crate::audit::AuditError;
-use crate::forward::Kubelet;
+use crate::error::chain;
+use crate::forward::{Kubelet, KubeletError};
 use crate::metrics::Metrics;
-use crate::settings::{AuditSink, AuthorizationMode, Settings};
-use crate::tls::Serving;
+use crate::settings::{AuditSink, AuthorizationMode, KubeletFlags, Places, Settings, SettingsError};
+use crate::tls::{Serving, ServingError};
 
 /// What a check found.
 #[derive(Default)]
 pub(crate) struct Findings {
-    /// What keeps the gate from starting, or makes it unsafe.
-    pub(crate) problems: Vec<Box<dyn Error>>,
+    /// What would be in force, if the configuration can be read.
+    pub(crate) settings: Option<Settings>,
+    /// What keeps the gate from starting, or makes it unsafe: file and line, or flag, first.
+    pub(crate) problems: Vec<String>,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Findings {
-    /// Checks `settings`. Without `offline` the API server is asked too.
+    /// Checks the configuration file at `path`, under `flags`. Without `offline` the API server is asked too.
     ///
     /// # Errors
     /// The operating system gives no runtime to ask with.
-    pub(crate) fn of(settings: &Settings, offline: bool) -> io::Result<Self> {
-        let mut found = Self {
-            warnings: settings.warnings.clone(),
-            ..Self::default()
+    pub(crate) fn of(path: &Path, flags: &KubeletFlags, offline: bool) -> io::Result<Self> {
+        let mut found = Self::default();
+        let (settings, places) = match Settings::load_with_places(path, flags) {
+            Ok(loaded) => loaded,
+            Err(SettingsError::Invalid(problems)) => {
+                found.problems = problems.iter().map(ToString::to_string).collect();
+                return Ok(found);
+            }
+            Err(error) => {
+                found.problems.push(chain(&error));
+                return Ok(found);
+            }
         };
-        let api_server = found.look_at_files(settings);
+        found.warnings.clone_from(&settings.warnings);
+        let api_server = found.look_at_files(&settings, &places);
         if !offline && let Some((api_server, node_name)) = api_server {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(found.ask(settings, &api_server, &node_name));
+            runtime.block_on(found.ask(&settings, &places, &api_server, &node_name));
         }
+        found.settings = Some(settings);
         Ok(found)
     }
 
-    /// Every file that would keep the gate from starting, not only the first. Yields the client and the node's name,
-    /// if there is something to ask the API server.
-    fn look_at_files(&mut self, settings: &Settings) -> Option<(ApiServer, Arc<str>)> {
+    /// Every file that would keep the gate from starting, not only the first. Yields the client and the
+    /// node's name, if there is something to ask the API server.
+    fn look_at_files(&mut self, settings: &Settings, places: &Places) -> Option<(ApiServer, Arc<str>)> {
         let kubelet = Kubelet::new(
             settings.upstream.clone(),
             settings.limits.upstream_connect_timeout,
@@ -60,36 +72,37 @@ impl Findings {
         };
         let name = node_name.as_ref().ok().cloned();
         let outcomes: [Result<(), StartError>; 5] = [
-            Serving::load(settings).map(drop).map_err(StartError::from),
+            Serving::load(&settings.tls).map(drop).map_err(StartError::from),
             kubelet.map(drop).map_err(StartError::from),
             node_name.map(drop),
             node::may_listen(settings, &running_kubelets(Path::new("/proc"))).map_err(StartError::from),
             audit_directory(settings),
         ];
         for problem in outcomes.into_iter().filter_map(Result::err) {
-            self.problems.push(problem.into());
+            self.refuse(places, key(&problem), &problem);
         }
         self.warnings.extend(unused_proxy());
         api_server.zip(name)
     }
 
-    /// What the API server has to say: whether the Node is this machine, whether the gate may ask for reviews, and
-    /// whether what it shows its kubelet is good for others too. That it cannot be asked is no error, since `serve`
-    /// starts without it.
-    async fn ask(&mut self, settings: &Settings, api_server: &ApiServer, node_name: &str) {
+    /// What the API server has to say: whether the Node is this machine, whether the gate may ask for
+    /// reviews, and whether what it shows its kubelet is good for others too. That it cannot be asked is no
+    /// error, since `serve` starts without it.
+    async fn ask(&mut self, settings: &Settings, places: &Places, api_server: &ApiServer, node_name: &str) {
         match node::confirm(api_server, node_name, settings.limits.review_timeout).await {
             Ok(SameMachine::Yes) => {}
             Ok(SameMachine::Unproven(why)) => self.warnings.push(why),
             Ok(SameMachine::Unasked(why)) => {
                 return self.warnings.push(format!(
-                    "the API server cannot be asked, so that neither the node's name, the gate's rights nor the \
-                     credentials of upstream are checked: {why}"
+                    "the API server cannot be asked, so that neither the node's name, the gate's rights nor \
+                     the credentials of upstream are checked: {why}"
                 ));
             }
-            Err(error) => self.problems.push(error.into()),
+            Err(error) => self.refuse(places, "nodeName", &error),
         }
         if settings.authentication.webhook {
-            self.may_ask(api_server.review_token("kubelet-gate-check", &[]).await);
+            let answer = api_server.review_token("kubelet-gate-check", &[]).await;
+            self.may_ask(places, "authentication.webhook.enabled", answer);
         }
         if settings.authorization.mode == AuthorizationMode::Webhook {
             let user = UserInfo {
@@ -103,28 +116,67 @@ impl Findings {
                 subresource: "healthz",
                 name: node_name,
             };
-            self.may_ask(api_server.review_access(question).await);
+            let answer = api_server.review_access(question).await;
+            self.may_ask(places, "authorization.mode", answer);
         }
         let credentials = &settings.upstream.credentials;
         for shown in node::shown_to_kubelet(credentials, api_server, node_name).await {
             match shown {
                 Shown::Own => {}
                 Shown::Fleet(error) if credentials.allow_fleet => self.warnings.push(error.to_string()),
-                Shown::Fleet(error) => self.problems.push(error.into()),
+                Shown::Fleet(error) => self.refuse(places, error.key, &error),
                 Shown::Unknown(why) => self.warnings.push(why),
             }
         }
     }
 
     /// A review that is refused to the gate itself would be refused for every request.
-    fn may_ask<T>(&mut self, answer: Result<T, ReviewError>) {
+    fn may_ask<T>(&mut self, places: &Places, key: &str, answer: Result<T, ReviewError>) {
         match answer {
             Ok(_) => {}
             Err(error) if matches!(error.status().map(|status| status.as_u16()), Some(401 | 403)) => {
-                self.problems.push(error.into());
+                self.refuse(places, key, &error);
             }
             Err(error) => self.warnings.push(error.to_string()),
         }
+    }
+
+    /// Notes a problem with the place of the key that it is about, and with that key unless the problem names
+    /// it.
+    fn refuse(&mut self, places: &Places, key: &str, problem: &dyn std::error::Error) {
+        let (place, text) = (places.of(key), chain(problem));
+        self.problems.push(if text.starts_with(key) {
+            format!("{place}: {text}")
+        } else {
+            format!("{place}: {key}: {text}")
+        });
+    }
+}
+
+/// The key that a problem is about.
+fn key(problem: &StartError) -> &'static str {
+    match problem {
+        StartError::ApiServer(_) | StartError::Kubeconfig(_) | StartError::NoApiServer => "kubeconfig",
+        StartError::Audit(_) => "audit.path",
+        StartError::Bind(_) => "listen",
+        StartError::Kubelet(error) => match error {
+            KubeletError::Read { key, .. } | KubeletError::Pem { key, .. } => key,
+            KubeletError::ServerName(_) => "upstream.serverName",
+            KubeletError::Tls(_) => "upstream",
+            KubeletError::Token(_) => "upstream.tokenFile",
+        },
+        StartError::Node(error) => match error {
+            NodeError::KubeletsPort { key, .. } | NodeError::NoKubelet { key, .. } => key,
+            NodeError::KubeletConfig { .. } => "listen",
+            NodeError::AnotherMachine { .. } | NodeError::NoName => "nodeName",
+        },
+        StartError::NoRandomness(_) => "",
+        StartError::Serving(error) => match error {
+            ServingError::Read { key, .. } => key,
+            ServingError::Pem(_) | ServingError::Trust { .. } => "authentication.x509.clientCAFile",
+            ServingError::CrlPem(_) | ServingError::Revocation { .. } => "authentication.x509.crlFiles",
+            ServingError::Tls(_) => "tlsCertFile",
+        },
     }
 }
 

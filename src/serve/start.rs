@@ -90,7 +90,7 @@ pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError
 /// Reads every file and makes every part.
 fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
-    let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings)?));
+    let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let kubelet = Kubelet::new(
         settings.upstream.clone(),

@@ -2,22 +2,22 @@
 
 use std::net::SocketAddr;
 
-use super::AuthorizationMode;
-use super::ClientCertificates;
-use super::Settings;
-use super::UpstreamUrl;
+use super::authorization::AuthorizationMode;
 use super::reading::Reading;
+use super::settings::Settings;
+use super::upstream::UpstreamUrl;
+use crate::tls::ClientCertificates;
 
-/// Notes every contradiction and warning.
-pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings) {
-    let authentication = &settings.authentication;
+/// Notes every contradiction and warning. In a cluster the API server is found without a kubeconfig.
+pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings, in_cluster: bool) {
+    let (authentication, tls) = (&settings.authentication, &settings.tls);
     let ca = "authentication.x509.clientCAFile";
-    if authentication.client_ca_file.is_none() {
-        if authentication.client_certificates == ClientCertificates::Require {
+    if tls.client_ca_file.is_none() {
+        if tls.client_certificates == ClientCertificates::Require {
             reading.refuse(
                 ca,
-                "is missing, though authentication.x509.clientCertificates is Require; name the PEM bundle of the \
-                 clients' CAs, or write Request",
+                "is missing, though authentication.x509.clientCertificates is Require; name the PEM bundle \
+                 of the clients' CAs, or write Request",
             );
         } else if !authentication.webhook && !authentication.anonymous {
             reading.refuse(
@@ -28,32 +28,30 @@ pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings) {
             );
         }
     }
-    if authentication.client_ca_file.is_none() && !authentication.crl_files.is_empty() {
+    if tls.client_ca_file.is_none() && !tls.crl_files.is_empty() {
         reading.refuse(
             "authentication.x509.crlFiles",
-            "is given without authentication.x509.clientCAFile, so that nobody is asked for a certificate; name the \
-             PEM bundle of the clients' CAs, or write []",
+            "is given without authentication.x509.clientCAFile, so that no client is asked for a \
+             certificate; name the PEM bundle of the clients' CAs, or write []",
         );
     }
-    if authentication.legacy_v1_certificates
-        && authentication.client_certificates == ClientCertificates::Require
-    {
+    if tls.legacy_v1_certificates && tls.client_certificates == ClientCertificates::Require {
         reading.warn(
             "authentication.x509.legacyV1Certificates",
-            "has no effect while authentication.x509.clientCertificates is Require: the handshake refuses X.509 v1; \
-             write Request",
+            "has no effect while authentication.x509.clientCertificates is Require: the handshake refuses \
+             X.509 v1; write Request",
         );
     }
     match (settings.authorization.mode, authentication.anonymous) {
         (AuthorizationMode::AlwaysAllow, true) => reading.warn(
             "authorization.mode",
-            "ANYBODY WHO REACHES THE PORT MAY RUN COMMANDS IN EVERY POD OF THIS NODE: the mode is AlwaysAllow and \
-             authentication.anonymous.enabled is true; write Webhook",
+            "EVERY CLIENT THAT REACHES THE PORT MAY RUN COMMANDS IN EVERY POD OF THIS NODE: the mode is \
+             AlwaysAllow and authentication.anonymous.enabled is true; write Webhook",
         ),
         (AuthorizationMode::AlwaysAllow, false) => reading.warn(
             "authorization.mode",
-            "EVERYBODY WHO AUTHENTICATES MAY RUN COMMANDS IN EVERY POD OF THIS NODE: the mode is AlwaysAllow; write \
-             Webhook",
+            "EVERY AUTHENTICATED USER MAY RUN COMMANDS IN EVERY POD OF THIS NODE: the mode is AlwaysAllow; \
+             write Webhook",
         ),
         (AuthorizationMode::Webhook, true) => reading.warn(
             "authentication.anonymous.enabled",
@@ -64,7 +62,16 @@ pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings) {
     if !settings.authorization.interactive.require_create {
         reading.warn(
             "authorization.interactive.requireCreate",
-            "whoever may get nodes/proxy may run commands over a WebSocket; write true",
+            "every user who may get nodes/proxy may run commands over a WebSocket; write true",
+        );
+    }
+    let reviewed = authentication.webhook || settings.authorization.mode == AuthorizationMode::Webhook;
+    if reviewed && settings.kubeconfig.is_none() && !in_cluster {
+        reading.refuse(
+            "kubeconfig",
+            "is missing, KUBERNETES_SERVICE_HOST is not in the environment, and \
+             authentication.webhook.enabled or authorization.mode: Webhook needs the API server; name a \
+             kubeconfig such as /etc/kubernetes/kubelet.conf",
         );
     }
     overlaps(reading, settings);

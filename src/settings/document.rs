@@ -1,16 +1,22 @@
 //! A configuration file as a tree in which every key and value still knows its line.
 //!
-//! The tree exists for the error messages: a derived `Deserialize` alone knows neither the whole path of a key it
-//! stumbled over nor the keys that it might have been.
+//! The tree exists for the error messages: a derived `Deserialize` alone knows neither the whole path of a
+//! key it stumbled over nor the keys that it might have been.
 
 use std::fmt;
 
-use serde::Deserialize;
-use serde::Deserializer;
-use serde::de;
-use serde_json::Number;
-use serde_saphyr::DuplicateKeyPolicy;
-use serde_saphyr::Spanned;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, de};
+use serde_json::{Number, Value};
+use serde_saphyr::budget::BudgetBreach;
+use serde_saphyr::{DuplicateKeyPolicy, Error, MessageFormatter, Spanned, UserMessageFormatter};
+
+/// Values in a document, with what its aliases repeat. A real configuration has some 150; the rest is for
+/// lists.
+const MOST_VALUES: usize = 20_000;
+
+/// Levels of a document. A real configuration has seven.
+const MOST_LEVELS: usize = 32;
 
 /// A value and the line where it begins.
 #[derive(Debug)]
@@ -38,19 +44,110 @@ pub(super) struct Entry {
     pub(super) node: Node,
 }
 
+/// Why a text is no document, in plain words, and the line if there is one.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) line: Option<u64>,
+    pub(super) why: String,
+}
+
 // === impl Node ===
 
 impl Node {
-    /// Reads one YAML (or JSON) document. The error is serde-saphyr's own, which carries line and column.
-    pub(super) fn parse(text: &str) -> Result<Self, serde_saphyr::Error> {
-        // A real configuration has some 150 nodes, seven levels deep; the rest is for lists, and against alias bombs.
-        let options = serde_saphyr::options! {
-            budget: serde_saphyr::budget! { max_nodes: 20_000, max_events: 60_000, max_depth: 32 },
-            duplicate_keys: DuplicateKeyPolicy::PassThrough,
-            reject_unsupported_tags: true,
-            with_snippet: false,
-        };
-        serde_saphyr::from_str_with_options(text, options)
+    /// Reads one YAML (or JSON) document.
+    pub(super) fn parse(text: &str) -> Result<Self, Broken> {
+        serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
+            let at = error.location().filter(|at| at.line() > 0);
+            Broken {
+                line: at.map(|at| at.line()),
+                why: why(&error, text),
+            }
+        })
+    }
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_nodes: MOST_VALUES, max_events: 3 * MOST_VALUES, max_depth: MOST_LEVELS
+        },
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    }
+}
+
+/// The YAML library speaks to programmers, of its own types and functions, so what an operator may meet is
+/// said anew. Only keys are read as text at once: an error about a text is about a key.
+fn why(error: &Error, text: &str) -> String {
+    match error {
+        Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => why(error, text),
+        Error::MultipleDocuments { .. } => {
+            let documents = serde_saphyr::from_multiple_with_options::<IgnoredAny>(text, options());
+            // An empty document is not counted, and one that is broken ends the count.
+            let documents = documents.map_or(2, |documents| documents.len().max(2));
+            format!("the file has {documents} documents, 1 is expected; this is where the second one begins")
+        }
+        Error::Budget {
+            breach: BudgetBreach::Depth { .. },
+            ..
+        } => too_deep(),
+        Error::Budget { .. }
+        | Error::AliasReplayCounterOverflow { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => format!(
+            "the file has more than {MOST_VALUES} values, counting what its aliases repeat; write fewer"
+        ),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => {
+            "this alias stands within what it repeats; write the value itself".to_owned()
+        }
+        Error::UnknownAnchor { .. } => {
+            "this alias has no anchor before it; write the value itself".to_owned()
+        }
+        Error::UnsupportedTag { tag, .. } => {
+            format!("the tag {} is not known; remove it", quoted(tag))
+        }
+        Error::NullIntoString { .. } => "a key has no name; write one, or remove the line".to_owned(),
+        Error::Unexpected { .. } => "a key is a list or a mapping; write a name".to_owned(),
+        Error::NonFiniteFloat { value, .. } => {
+            format!(
+                "{} is no number that a key can have; write one with digits",
+                quoted(value)
+            )
+        }
+        error => match UserMessageFormatter.format_message(error).as_ref() {
+            "recursion limit exceeded" => too_deep(),
+            why => {
+                let column = error.location().map_or(1, |at| at.column());
+                format!("the file is not YAML from column {column} on: {}", printable(why))
+            }
+        },
+    }
+}
+
+fn too_deep() -> String {
+    format!("the file has more than {MOST_LEVELS} levels; no key needs as many")
+}
+
+// === impl Content ===
+
+impl Content {
+    /// The value without its lines.
+    pub(super) fn to_value(&self) -> Value {
+        match self {
+            Self::Null => Value::Null,
+            Self::Bool(value) => Value::Bool(*value),
+            Self::Number(value) => Value::Number(value.clone()),
+            Self::Text(text) => Value::String(text.clone()),
+            Self::List(items) => items.iter().map(|item| item.content.to_value()).collect(),
+            Self::Map(entries) => {
+                let entries = entries.iter();
+                entries
+                    .map(|entry| (entry.key.clone(), entry.node.content.to_value()))
+                    .collect()
+            }
+        }
     }
 }
 
@@ -90,6 +187,20 @@ pub(super) fn quoted(text: &str) -> String {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
     }
+}
+
+/// `text` as it may stand in a message: control characters escaped, since the file's author chose it, and cut
+/// after 200 characters.
+pub(super) fn printable(text: &str) -> String {
+    let mut printable = String::new();
+    for c in text.chars().take(200) {
+        if c.is_control() {
+            printable.extend(c.escape_default());
+        } else {
+            printable.push(c);
+        }
+    }
+    printable
 }
 
 struct ContentVisitor;
@@ -183,6 +294,12 @@ mod tests {
             let reference = format!("*a{}", level - 1);
             text += &format!("a{level}: &a{level} [{}]\n", vec![reference; 10].join(", "));
         }
-        assert!(Node::parse(&text).is_err());
+        let broken = Node::parse(&text).unwrap_err();
+        assert_eq!(broken.line, Some(5));
+        assert!(
+            broken.why.starts_with("the file has more than 20000 values"),
+            "{}",
+            broken.why
+        );
     }
 }

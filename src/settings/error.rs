@@ -8,12 +8,16 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file could not be read at all.
-    #[error("{}: the configuration cannot be read: {source}; name a readable file with --config", path.display())]
+    #[error(
+        "{}: the configuration cannot be read: {}; name a readable file with --config",
+        path.display(),
+        unreadable(error)
+    )]
     Read {
         /// The configuration file.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// The system's reason.
+        error: io::Error,
     },
     /// Everything that is wrong with it, in the order in which it was found, at least one.
     #[error("{}", Listed(.0))]
@@ -24,12 +28,22 @@ pub enum SettingsError {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{place}: {text}")]
 pub struct Problem {
-    /// `FILE:LINE: key.path`, or the flag.
+    /// `FILE:LINE: key.path`, `FILE: key.path` for a key that is not in the file, or the flag.
     place: String,
     text: String,
 }
 
 struct Listed<'a>(&'a [Problem]);
+
+/// Why a file cannot be read, without the system's numbers where there are plain words.
+fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
+        _ => error.to_string(),
+    }
+}
 
 // === impl Problem ===
 

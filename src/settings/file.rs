@@ -1,11 +1,11 @@
-//! The configuration file as it is written: `kind: KubeletGateConfiguration`, text and numbers, nothing judged yet.
+//! The configuration file as it is written: `kind: KubeletGateConfiguration`, text and numbers, nothing
+//! judged yet.
 //!
-//! Each section names its keys once, with type and default. [`File::default`] is therefore also the schema: the keys
-//! that it serializes to are the known keys, and their values show the type (see [`super::schema`]). Text that is empty
-//! means "not set", as in a `KubeletConfiguration`.
+//! Each section names its keys once, with type and default. [`File::default`] is therefore also the schema:
+//! the keys that it serializes to are the known keys, and their values show the type (see [`super::schema`]).
+//! Text that is empty means "not set", as in a `KubeletConfiguration`.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// `apiVersion`.
 pub(super) const API_VERSION: &str = "kubelet-gate.dev/v1alpha1";
@@ -15,7 +15,10 @@ pub(super) const KIND: &str = "KubeletGateConfiguration";
 
 /// Declares sections of the file: `name { key: type = default, … }`.
 macro_rules! sections {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $key:ident: $type:ty = $default:expr,)* })*) => {$(
+    ($(
+        $(#[$doc:meta])*
+        $name:ident { $($(#[$attribute:meta])* $key:ident: $type:ty = $default:expr,)* }
+    )*) => {$(
         $(#[$doc])*
         #[derive(Debug, Deserialize, Serialize)]
         #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -47,13 +50,10 @@ sections! {
         tls_cipher_suites: Vec<String> = Vec::new(),
         authentication: Authentication = Authentication::default(),
         authorization: Authorization = Authorization::default(),
-        enforcement: String = "Enforce".to_owned(),
         read_only_port: ReadOnlyPort = ReadOnlyPort::default(),
         streaming_connection_idle_timeout: String = "4h0m0s".to_owned(),
-        streams: Streams = Streams::default(),
         limits: Limits = Limits::default(),
         firewall: Firewall = Firewall::default(),
-        sandbox: String = "BestEffort".to_owned(),
         audit: Audit = Audit::default(),
         admin: Admin = Admin::default(),
         workers: u64 = 1,
@@ -115,13 +115,6 @@ sections! {
         cache_authorized_ttl: String = "5m0s".to_owned(),
         #[serde(rename = "cacheUnauthorizedTTL")]
         cache_unauthorized_ttl: String = "30s".to_owned(),
-        stale_allow: StaleAllow = StaleAllow::default(),
-    }
-
-    /// `authorization.webhook.staleAllow`
-    StaleAllow {
-        max_age: String = "0s".to_owned(),
-        subresources: Vec<String> = ["metrics", "healthz", "stats"].map(str::to_owned).to_vec(),
     }
 
     /// `authorization.interactive`
@@ -142,13 +135,6 @@ sections! {
         listen: Vec<String> = Vec::new(),
         answer: u64 = 410,
         healthz: bool = false,
-    }
-
-    /// `streams`
-    Streams {
-        recheck_interval: String = "30s".to_owned(),
-        max_unverified: String = "5m0s".to_owned(),
-        max_lifetime: String = "0s".to_owned(),
     }
 
     /// `limits`
@@ -189,9 +175,6 @@ sections! {
         path: String = "/var/lib/kubelet-gate/audit/audit.log".to_owned(),
         mode: String = "batch".to_owned(),
         commands: String = "hash".to_owned(),
-        #[serde(rename = "maxSizeMB")]
-        max_size_mb: u64 = 0,
-        max_backups: u64 = 0,
     }
 
     /// `admin`
@@ -199,16 +182,3 @@ sections! {
         listen: String = "127.0.0.1:19250".to_owned(),
     }
 }
-
-/// Keys whose feature is not built yet: accepted at their default, refused at any other value, never silently ignored.
-pub(super) const LATER: &[&str] = &[
-    "authorization.webhook.staleAllow.maxAge",
-    "authorization.webhook.staleAllow.subresources",
-    "enforcement",
-    "streams.recheckInterval",
-    "streams.maxUnverified",
-    "streams.maxLifetime",
-    "sandbox",
-    "audit.maxSizeMB",
-    "audit.maxBackups",
-];

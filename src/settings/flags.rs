@@ -1,19 +1,17 @@
 //! The kubelet's flags, spelled and read as the kubelet reads them, for the keys they win over.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::file::File;
 use crate::duration;
 
-/// The port on which a kubelet serves when nobody says otherwise.
+/// The port of a kubelet that is given no other.
 const KUBELET_PORT: u16 = 10250;
 
-/// Flags that a kubelet has too. Each wins over its key in the configuration file; without it the file decides, never
-/// the default that the kubelet's own flag has.
+/// Flags that a kubelet has too. Each wins over its key in the configuration file; without it the file
+/// decides, never the default that the kubelet's own flag has.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Flags of the kubelet, which win over the file")]
 pub struct KubeletFlags {
@@ -182,8 +180,8 @@ impl KubeletFlags {
         given.0
     }
 
-    /// The addresses to listen on, given those of the file: `--address` replaces their addresses and `--port` their
-    /// ports; what neither says is as in a kubelet, all addresses and port 10250.
+    /// The addresses to listen on, given those of the file: `--address` replaces their addresses and `--port`
+    /// their ports; what neither says is as in a kubelet, all addresses and port 10250.
     pub(super) fn listen(&self, file: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let with = |socket: SocketAddr| {
             SocketAddr::new(
@@ -206,7 +204,8 @@ impl KubeletFlags {
         }
     }
 
-    /// Where `--read-only-port` puts the tombstone, given the addresses listened on; `None` if it was not given.
+    /// Where `--read-only-port` puts the tombstone, given the addresses listened on; `None` if it was not
+    /// given.
     pub(super) fn read_only_listen(&self, listen: &[SocketAddr]) -> Option<Vec<SocketAddr>> {
         let port = self.read_only_port?;
         let mut tombstone = Vec::new();

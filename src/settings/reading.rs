@@ -1,28 +1,30 @@
-//! The small judgements that a configuration is made of: one written value becomes one typed value, or a problem.
+//! The small judgements that a configuration is made of: one written value becomes one typed value, or a
+//! problem.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::Component;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::document::quoted;
 use super::error::Problem;
-use super::schema;
+use super::places::Places;
 use crate::duration;
+use crate::named::Named;
+
+/// How long anything may be remembered, at most.
+pub(super) const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// What is known while a file is turned into settings: where each key was written, and what was wrong so far.
 ///
-/// A problem does not end the reading: the method that found it returns some value, which nobody will see.
+/// A problem does not end the reading: the method that found it returns some value, which is never used.
 pub(super) struct Reading<'a> {
-    pub(super) path: &'a Path,
+    pub(super) places: &'a Places,
     /// What relative paths in the file are relative to; for those in flags it is the working directory.
     pub(super) folder: PathBuf,
-    pub(super) lines: BTreeMap<String, u64>,
-    /// Keys that a flag has won over.
-    pub(super) flags: BTreeMap<&'static str, &'static str>,
+    /// Keys that a problem is about already. They have their defaults, which are not the operator's fault.
+    pub(super) noted: BTreeSet<String>,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<String>,
 }
@@ -31,20 +33,21 @@ pub(super) struct Reading<'a> {
 
 impl Reading<'_> {
     pub(super) fn refuse(&mut self, key: &str, text: impl Into<String>) {
-        self.problems.push(Problem::new(self.place(key), text));
+        if !self.is_noted(key) {
+            self.problems.push(Problem::new(self.places.with_key(key), text));
+        }
     }
 
     pub(super) fn warn(&mut self, key: &str, text: &str) {
-        self.warnings.push(format!("{}: {text}", self.place(key)));
+        self.warnings
+            .push(format!("{}: {text}", self.places.with_key(key)));
     }
 
-    /// `FILE:LINE: key`, without the line for a key that is not in the file; or the flag that won over it.
-    fn place(&self, key: &str) -> String {
-        match (self.flags.get(key), self.lines.get(key)) {
-            (Some(flag), _) => (*flag).to_owned(),
-            (None, Some(line)) => format!("{}: {key}", schema::place(self.path, *line)),
-            (None, None) => format!("{}: {key}", self.path.display()),
-        }
+    /// Whether a problem is about this key, or about a section or list that it is in.
+    fn is_noted(&self, key: &str) -> bool {
+        let ends = key.match_indices(['.', '[']).map(|(end, _)| end);
+        let mut around = ends.chain([key.len()]).map(|end| &key[..end]);
+        around.any(|key| self.noted.contains(key))
     }
 
     pub(super) fn duration(&mut self, key: &str, text: &str, range: RangeInclusive<Duration>) -> Duration {
@@ -81,19 +84,31 @@ impl Reading<'_> {
         }
     }
 
-    /// The value called `text`; the first of them is returned when there is none.
-    pub(super) fn choice<T: Copy, const N: usize>(
-        &mut self,
-        key: &str,
-        text: &str,
-        values: [(&str, T); N],
-    ) -> T {
-        if let Some((_, value)) = values.iter().find(|(name, _)| *name == text) {
-            return *value;
+    /// The value called `text`; the first of them when there is none.
+    pub(super) fn choice<T: Named>(&mut self, key: &str, text: &str) -> T {
+        T::from_name(text).unwrap_or_else(|| {
+            self.refuse_choice::<T>(key, text, None);
+            T::NAMES[0].1
+        })
+    }
+
+    /// The value called `text`, or `None` if it is `other`.
+    pub(super) fn choice_or<T: Named>(&mut self, key: &str, text: &str, other: &'static str) -> Option<T> {
+        let value = T::from_name(text);
+        if value.is_none() && text != other {
+            self.refuse_choice::<T>(key, text, Some(other));
         }
-        let names = values.map(|(name, _)| name).join(" or ");
-        self.refuse(key, format!("{} is not known; write {names}", quoted(text)));
-        values[0].1
+        value
+    }
+
+    fn refuse_choice<T: Named>(&mut self, key: &str, text: &str, other: Option<&'static str>) {
+        let names = T::NAMES.iter().map(|(name, _)| *name);
+        let names: Vec<_> = other.into_iter().chain(names).collect();
+        let names = names.join(", ");
+        self.refuse(
+            key,
+            format!("{} is not known; write one of {names}", quoted(text)),
+        );
     }
 
     pub(super) fn address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
@@ -130,7 +145,7 @@ impl Reading<'_> {
         if text.is_empty() {
             return None;
         }
-        let path = if self.flags.contains_key(key) {
+        let path = if self.places.flags.contains_key(key) {
             PathBuf::from(text)
         } else {
             self.folder.join(text)
@@ -185,4 +200,9 @@ pub(super) fn plain(path: &Path) -> PathBuf {
         }
     }
     plain
+}
+
+/// Whether an address cannot be reached from another machine.
+pub(super) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }

@@ -1,26 +1,31 @@
 //! Which keys there are and what type each has, and what to say about a key or value that does not fit.
 //!
-//! The schema is [`File::default`] serialized: a key is known if the structs have it, so the two cannot disagree.
+//! The schema is [`File::default`] serialized: a key is known if the structs have it, so the two cannot
+//! disagree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::document::Content;
-use super::document::Entry;
-use super::document::Node;
-use super::document::quoted;
+use super::document::{Content, Entry, Node, printable, quoted};
 use super::error::Problem;
-use super::file::API_VERSION;
-use super::file::File;
+use super::file::{API_VERSION, File};
+use super::nearest::{SIMILAR, similarity};
+use super::without_effect;
 
-/// A file whose keys are all known and whose values all have the right type.
+/// What a key at another place must be better spelled by, to be what was meant.
+const ELSEWHERE: f64 = 0.25;
+
+/// A file as far as its keys are known and its values have the right type. What does not fit has its default.
 pub(super) struct Checked {
     pub(super) file: File,
     /// The line of each key that is in the file, and of each list's items (`listen[0]`).
     pub(super) lines: BTreeMap<String, u64>,
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<String>,
+    /// The keys that the problems are about: what else is found about them follows from that.
+    pub(super) noted: BTreeSet<String>,
 }
 
 struct Walk<'a> {
@@ -29,24 +34,42 @@ struct Walk<'a> {
     known: Vec<String>,
     lines: BTreeMap<String, u64>,
     problems: Vec<Problem>,
+    warnings: Vec<String>,
+    noted: BTreeSet<String>,
+    /// The keys that unknown ones were probably meant to be.
+    meant: BTreeSet<String>,
 }
 
 /// Reads `text`; every unknown, duplicate or mistyped key is its own problem.
-pub(super) fn read(text: &str, path: &Path) -> Result<Checked, Vec<Problem>> {
-    let broken = |error: &dyn std::fmt::Display, line: Option<u64>| {
-        let place = line.map_or_else(|| path.display().to_string(), |line| place(path, line));
-        vec![Problem::new(
-            place,
-            format!("the file is not the YAML it should be: {error}; correct that place"),
-        )]
-    };
-    let node = Node::parse(text).map_err(|error| {
-        broken(
-            &error,
-            error.location().map(|at| at.line()).filter(|line| *line > 0),
-        )
+///
+/// # Errors
+/// It is not one YAML document with a mapping in it.
+pub(super) fn read(text: &str, path: &Path) -> Result<Checked, Problem> {
+    let node = Node::parse(text).map_err(|broken| {
+        let place = broken
+            .line
+            .map_or_else(|| path.display().to_string(), |line| place(path, line));
+        Problem::new(place, broken.why)
     })?;
-    let schema = schema().map_err(|error| broken(&error, None))?;
+    let begin = format!("begin with apiVersion: {API_VERSION}");
+    let Content::Map(entries) = &node.content else {
+        let problem = match &node.content {
+            Content::Null if text.trim().is_empty() => {
+                Problem::new(path.display().to_string(), format!("the file is empty; {begin}"))
+            }
+            Content::Null => Problem::new(
+                path.display().to_string(),
+                format!("the file has no keys; {begin}"),
+            ),
+            content => Problem::new(
+                place(path, node.line),
+                format!("{content} is found where the keys are expected; {begin}"),
+            ),
+        };
+        return Err(problem);
+    };
+    let internal = |error: serde_json::Error| Problem::new(path.display().to_string(), error.to_string());
+    let schema = schema().map_err(internal)?;
     let mut known = Vec::new();
     list_keys(&schema, "", &mut known);
     let mut walk = Walk {
@@ -54,15 +77,21 @@ pub(super) fn read(text: &str, path: &Path) -> Result<Checked, Vec<Problem>> {
         known,
         lines: BTreeMap::new(),
         problems: Vec::new(),
+        warnings: Vec::new(),
+        noted: BTreeSet::new(),
+        meant: BTreeSet::new(),
     };
-    let value = walk.value(&node, &schema, "");
-    if !walk.problems.is_empty() {
-        return Err(walk.problems);
-    }
-    let file = serde_json::from_value(value).map_err(|error| broken(&error, None))?;
+    let sections = schema.as_object().cloned().unwrap_or_default();
+    let value = Value::Object(walk.section(entries, &sections, ""));
+    let lines = &walk.lines;
+    let meant = walk.meant.into_iter().filter(|key| !lines.contains_key(key));
+    walk.noted.extend(meant);
     Ok(Checked {
-        file,
+        file: serde_json::from_value(value).map_err(internal)?,
         lines: walk.lines,
+        problems: walk.problems,
+        warnings: walk.warnings,
+        noted: walk.noted,
     })
 }
 
@@ -78,12 +107,12 @@ pub(super) fn at<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
 }
 
 /// `FILE:LINE`.
-pub(super) fn place(path: &Path, line: u64) -> String {
+fn place(path: &Path, line: u64) -> String {
     format!("{}:{line}", path.display())
 }
 
 /// The paths of all keys below `value`, sections included.
-pub(super) fn list_keys(value: &Value, parent: &str, keys: &mut Vec<String>) {
+fn list_keys(value: &Value, parent: &str, keys: &mut Vec<String>) {
     for (key, value) in value.as_object().into_iter().flatten() {
         let key = join(parent, key);
         list_keys(value, &key, keys);
@@ -94,42 +123,51 @@ pub(super) fn list_keys(value: &Value, parent: &str, keys: &mut Vec<String>) {
 // === impl Walk ===
 
 impl Walk<'_> {
-    /// The value of `node`, checked against `schema`. What does not fit is noted.
-    fn value(&mut self, node: &Node, schema: &Value, key: &str) -> Value {
+    /// The value of `node`, checked against `schema`; `None` if it does not fit, which is noted.
+    fn value(&mut self, node: &Node, schema: &Value, key: &str) -> Option<Value> {
         self.lines.insert(key.to_owned(), node.line);
         match (schema, &node.content) {
-            (Value::Object(schema), Content::Map(entries)) => self.section(entries, schema, key),
+            (Value::Object(schema), Content::Map(entries)) => {
+                Some(Value::Object(self.section(entries, schema, key)))
+            }
             (Value::Array(_), Content::List(items)) => {
                 let text = Value::String(String::new());
-                let items = items.iter().enumerate();
-                items
+                let items: Vec<_> = items
+                    .iter()
+                    .enumerate()
                     .map(|(index, item)| self.value(item, &text, &format!("{key}[{index}]")))
-                    .collect()
+                    .collect();
+                let items = items.into_iter().collect::<Option<Vec<_>>>();
+                if items.is_none() {
+                    self.noted.insert(key.to_owned());
+                }
+                items.map(Value::Array)
             }
-            (Value::Bool(_), Content::Bool(value)) => Value::Bool(*value),
-            (Value::Number(_), Content::Number(number)) if number.is_u64() => Value::Number(number.clone()),
-            (Value::String(_), Content::Text(text)) => Value::String(text.clone()),
-            (_, content) if key.is_empty() => {
-                self.note(
-                    node.line,
-                    key,
-                    format!("{content} is no configuration; begin with apiVersion: {API_VERSION}"),
-                );
-                Value::Null
+            (Value::Bool(_), Content::Bool(value)) => Some(Value::Bool(*value)),
+            (Value::Number(_), Content::Number(number)) if number.is_u64() => {
+                Some(Value::Number(number.clone()))
             }
+            (Value::String(_), Content::Text(text)) => Some(Value::String(text.clone())),
             (schema, content) => {
                 self.note(node.line, key, format!("{content} {}", mistyped(schema, content)));
-                Value::Null
+                None
             }
         }
     }
 
-    fn section(&mut self, entries: &[Entry], schema: &Map<String, Value>, parent: &str) -> Value {
+    /// The keys of a section that fit.
+    fn section(
+        &mut self,
+        entries: &[Entry],
+        schema: &Map<String, Value>,
+        parent: &str,
+    ) -> Map<String, Value> {
         let mut map = Map::new();
         let mut first_lines = BTreeMap::new();
+        let without_effect = without_effect::keys();
         for entry in entries {
             let key = join(parent, &entry.key);
-            let Some(known) = schema.get(&entry.key) else {
+            let Some(known) = schema.get(&entry.key).or_else(|| at(&without_effect, &key)) else {
                 let text = self.unknown(parent, &entry.key);
                 self.note(entry.line, &key, text);
                 continue;
@@ -143,50 +181,81 @@ impl Walk<'_> {
                 );
                 continue;
             }
-            let value = self.value(&entry.node, known, &key);
-            map.insert(entry.key.clone(), value);
+            if self.known.contains(&key) {
+                let value = self.value(&entry.node, known, &key);
+                map.extend(value.map(|value| (entry.key.clone(), value)));
+            } else if known.is_object() || matches!(entry.node.content, Content::Null) {
+                self.value(&entry.node, known, &key);
+            } else {
+                self.without_effect(entry, &key, known);
+            }
         }
-        Value::Object(map)
+        map
+    }
+
+    /// What to say about a key that no code reads.
+    fn without_effect(&mut self, entry: &Entry, key: &str, accepted: &Value) {
+        let (content, instead) = (&entry.node.content, without_effect::instead(key));
+        if without_effect::same(&content.to_value(), accepted) {
+            let place = place(self.path, entry.line);
+            self.warnings.push(format!(
+                "{place}: `{key}` has no effect in this version: {instead}; remove the key"
+            ));
+        } else {
+            let text = format!("{content} is not possible in this version: {instead}; remove the key");
+            self.note(entry.line, key, text);
+        }
     }
 
     fn note(&mut self, line: u64, key: &str, text: String) {
-        let place = place(self.path, line);
-        let place = if key.is_empty() {
-            place
-        } else {
-            format!("{place}: {}", printable(key))
-        };
+        self.noted.insert(key.to_owned());
+        let place = format!("{}: {}", place(self.path, line), printable(key));
         self.problems.push(Problem::new(place, text));
     }
 
-    /// What to say about a key that does not exist: the nearest one that does, siblings first.
-    fn unknown(&self, parent: &str, key: &str) -> String {
-        let cost = |known: &str| {
+    /// What to say about a key that does not exist: the one that was probably meant, or those that there are.
+    fn unknown(&mut self, parent: &str, key: &str) -> String {
+        let likeness = |known: &str| {
             let (known_parent, name) = split(known);
-            // A key at another place must be spelled all the better to be what was meant.
-            2 * distance(key, name) + if known_parent == parent { 0 } else { 3 }
+            similarity(key, name) - if known_parent == parent { 0.0 } else { ELSEWHERE }
         };
-        let Some(nearest) = self.known.iter().min_by_key(|known| cost(known)) else {
-            return "unknown key".to_owned();
-        };
-        let (nearest_parent, name) = split(nearest);
-        if cost(nearest) > name.len() {
-            let siblings = self
-                .known
-                .iter()
-                .map(|known| split(known))
-                .filter(|(at, _)| *at == parent);
-            let siblings = siblings.map(|(_, name)| name).collect::<Vec<_>>().join(", ");
+        let best = self.known.iter().map(|known| likeness(known)).fold(0.0, f64::max);
+        if best < SIMILAR {
+            let siblings = self.known.iter().map(|known| split(known));
+            let siblings = siblings.filter(|(at, _)| *at == parent).map(|(_, name)| name);
+            let siblings = siblings.collect::<Vec<_>>().join(", ");
             return format!(
-                "unknown key; the nearest known key is {nearest}, the keys of this place are {siblings}: use one of \
-                 them or remove this one"
+                "unknown key; the keys of this place are {siblings}: use one of them or remove this one"
             );
         }
-        let (here, way_out) = match nearest_parent == parent {
-            true => ("", format!("write {name}")),
-            false => (" here", "move it there".to_owned()),
-        };
-        format!("unknown key{here}; the nearest known key is {nearest}: {way_out} or remove this one")
+        let meant: Vec<_> = self
+            .known
+            .iter()
+            .filter(|known| likeness(known) >= best)
+            .collect();
+        self.meant.extend(meant.iter().map(|known| (*known).clone()));
+        match *meant {
+            [meant] if split(meant).0 == parent => {
+                let name = split(meant).1;
+                format!("unknown key; the nearest known key is {meant}: write {name} or remove this one")
+            }
+            [meant] => {
+                format!(
+                    "unknown key here; the nearest known key is {meant}: move it there or remove this one"
+                )
+            }
+            ref several => {
+                let several = several
+                    .iter()
+                    .map(|known| known.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                format!(
+                    "unknown key here; the nearest known keys are {several}: use one of them or remove \
+                     this one"
+                )
+            }
+        }
     }
 }
 
@@ -214,20 +283,6 @@ fn mistyped(schema: &Value, content: &Content) -> String {
     }
 }
 
-/// The key as it may stand in a message: control characters escaped, since the file's author chose it.
-fn printable(key: &str) -> String {
-    key.chars()
-        .take(200)
-        .flat_map(|c| {
-            if c.is_control() {
-                c.escape_default().collect()
-            } else {
-                vec![c]
-            }
-        })
-        .collect()
-}
-
 fn join(parent: &str, key: &str) -> String {
     if parent.is_empty() {
         key.to_owned()
@@ -239,20 +294,4 @@ fn join(parent: &str, key: &str) -> String {
 /// A key path as its section and its own name.
 fn split(key: &str) -> (&str, &str) {
     key.rsplit_once('.').unwrap_or(("", key))
-}
-
-/// How many characters must be inserted, deleted or replaced to make `b` of `a` (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().take(100).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

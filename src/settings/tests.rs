@@ -1,8 +1,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
@@ -10,12 +9,14 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::tls::{TlsVersion, suite_name};
 
 mod agreement;
 mod flags;
 mod keys;
 mod texts;
 mod values;
+mod yaml;
 
 const EXAMPLE: &str = include_str!("../../config/kubelet-gate.yaml");
 const DOCS: &str = include_str!("../../docs/configuration.md");
@@ -49,11 +50,23 @@ fn good(text: &str) -> Settings {
     parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
+fn without_warnings(settings: Settings) -> Settings {
+    Settings {
+        warnings: Vec::new(),
+        ..settings
+    }
+}
+
 fn error(text: &str) -> String {
     parse(text)
         .err()
         .unwrap_or_else(|| panic!("accepted:\n{text}"))
         .to_string()
+}
+
+fn suites(settings: &Settings) -> Vec<&'static str> {
+    let suites = settings.tls.cipher_suites.iter();
+    suites.map(|suite| suite_name(*suite)).collect()
 }
 
 /// `LEAST` and more.

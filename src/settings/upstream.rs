@@ -5,51 +5,125 @@ use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 
-use super::Upstream;
-use super::UpstreamCredentials;
-use super::UpstreamTrust;
-use super::UpstreamUrl;
 use super::document::quoted;
 use super::file;
-use super::reading::Reading;
-use super::validate::is_loopback;
+use super::reading::{Reading, is_loopback};
+use super::writing;
 
 /// The kubelet's read-only port: no authentication, no TLS, and to be closed rather than fronted.
 const READ_ONLY_PORT: u16 = 10255;
 
-/// Reads the section; problems are the reading's.
-pub(super) fn upstream(reading: &mut Reading<'_>, file: &file::Upstream) -> Upstream {
-    let url = url(reading, file);
-    let trust = match &url {
-        Some(UpstreamUrl::Https(_)) => trust(reading, file),
-        Some(plain) => {
-            unwanted(reading, file, plain);
-            None
-        }
-        None => None,
-    };
-    let certificate = reading.path("upstream.clientCertificateFile", &file.client_certificate_file);
-    let key = reading.path("upstream.clientKeyFile", &file.client_key_file);
-    if certificate.is_some() != key.is_some() {
-        let (missing, present) = if key.is_none() {
-            ("upstream.clientKeyFile", "upstream.clientCertificateFile")
-        } else {
-            ("upstream.clientCertificateFile", "upstream.clientKeyFile")
+/// `upstream`: the kubelet behind the gate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// `upstream.url`.
+    pub url: UpstreamUrl,
+    /// How the kubelet proves itself; `None` only for `http://` and `unix://`.
+    pub trust: Option<UpstreamTrust>,
+    /// What the gate shows a kubelet that authenticates.
+    pub credentials: UpstreamCredentials,
+}
+
+/// Where the kubelet is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UpstreamUrl {
+    /// `http://IP:PORT`, loopback only.
+    Http(SocketAddr),
+    /// `https://IP:PORT`.
+    Https(SocketAddr),
+    /// `unix:///PATH`, plain HTTP over a socket.
+    Unix(PathBuf),
+}
+
+/// How the kubelet's serving certificate is judged.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UpstreamTrust {
+    /// `upstream.caFile` + `upstream.serverName`: an ordinary chain to these CAs for this name.
+    Ca {
+        /// PEM bundle.
+        ca_file: PathBuf,
+        /// DNS name or IP address in the certificate.
+        server_name: String,
+    },
+    /// `upstream.certificateFile`: exactly this certificate's key.
+    Pinned(PathBuf),
+}
+
+/// `upstream.clientCertificateFile`/`clientKeyFile` and/or `upstream.tokenFile`; this node's own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UpstreamCredentials {
+    /// Certificate file and key file (PEM).
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// File with a bearer token.
+    pub token_file: Option<PathBuf>,
+    /// `upstream.allowFleetCredential`: they may be good for other nodes' kubelets too.
+    pub allow_fleet: bool,
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    pub(super) fn read(reading: &mut Reading<'_>, file: &file::Upstream) -> Self {
+        let url = url(reading, file);
+        let trust = match &url {
+            Some(UpstreamUrl::Https(_)) => trust(reading, file),
+            Some(plain) => {
+                unwanted(reading, file, plain);
+                None
+            }
+            None => None,
         };
-        reading.refuse(
-            missing,
-            format!("is missing, though {present} is there; name both or neither"),
-        );
+        let certificate = reading.path("upstream.clientCertificateFile", &file.client_certificate_file);
+        let key = reading.path("upstream.clientKeyFile", &file.client_key_file);
+        if certificate.is_some() != key.is_some() {
+            let (missing, present) = if key.is_none() {
+                ("upstream.clientKeyFile", "upstream.clientCertificateFile")
+            } else {
+                ("upstream.clientCertificateFile", "upstream.clientKeyFile")
+            };
+            reading.refuse(
+                missing,
+                format!("is missing, though {present} is there; name both or neither"),
+            );
+        }
+        Self {
+            // This address is never used: a URL that could not be read is a problem.
+            url: url.unwrap_or(UpstreamUrl::Unix(PathBuf::new())),
+            trust,
+            credentials: UpstreamCredentials {
+                client_certificate: certificate.zip(key),
+                token_file: reading.path("upstream.tokenFile", &file.token_file),
+                allow_fleet: file.allow_fleet_credential,
+            },
+        }
     }
-    Upstream {
-        // Nobody sees this address: a URL that could not be read is a problem.
-        url: url.unwrap_or(UpstreamUrl::Unix(PathBuf::new())),
-        trust,
-        credentials: UpstreamCredentials {
-            client_certificate: certificate.zip(key),
-            token_file: reading.path("upstream.tokenFile", &file.token_file),
-            allow_fleet: file.allow_fleet_credential,
-        },
+
+    pub(super) fn write(&self) -> file::Upstream {
+        let (certificate_file, ca_file, server_name) = match &self.trust {
+            Some(UpstreamTrust::Pinned(certificate)) => {
+                (writing::path(certificate), String::new(), String::new())
+            }
+            Some(UpstreamTrust::Ca { ca_file, server_name }) => {
+                (String::new(), writing::path(ca_file), server_name.clone())
+            }
+            None => Default::default(),
+        };
+        let client = self.credentials.client_certificate.as_ref();
+        file::Upstream {
+            url: match &self.url {
+                UpstreamUrl::Http(address) => format!("http://{address}"),
+                UpstreamUrl::Https(address) => format!("https://{address}"),
+                UpstreamUrl::Unix(socket) => format!("unix://{}", socket.display()),
+            },
+            allow_remote: matches!(self.url, UpstreamUrl::Https(address) if !is_loopback(address.ip())),
+            certificate_file,
+            ca_file,
+            server_name,
+            client_certificate_file: writing::optional(client.map(|(certificate, _)| certificate)),
+            client_key_file: writing::optional(client.map(|(_, key)| key)),
+            token_file: writing::optional(self.credentials.token_file.as_ref()),
+            allow_fleet_credential: self.credentials.allow_fleet,
+        }
     }
 }
 
@@ -92,8 +166,8 @@ fn url(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamUrl> 
         reading.refuse(
             KEY,
             format!(
-                "{shown} is not made of scheme, IP address and port alone; write {scheme}://127.0.0.1:10250 (an address \
-                 rather than a name, so that no resolver decides where requests go)"
+                "{shown} is not made of scheme, IP address and port alone; write {scheme}://127.0.0.1:10250 \
+                 (an address rather than a name, so that no resolver decides where requests go)"
             ),
         );
         return None;
@@ -104,8 +178,8 @@ fn url(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamUrl> 
             KEY,
             format!(
                 "{shown} is the kubelet's read-only port, which authenticates no caller and serves pods and \
-                 metrics to all: a gate in front of it would keep open what is to be closed; write the kubelet's own \
-                 port, such as https://127.0.0.1:10250, and set the kubelet's readOnlyPort to 0"
+                 metrics to all: a gate in front of it would keep open what is to be closed; write the \
+                 kubelet's own port, such as https://127.0.0.1:10250, and set the kubelet's readOnlyPort to 0"
             ),
         );
     } else if address.port() == 0 || address.ip().is_unspecified() {
@@ -125,8 +199,9 @@ fn url(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamUrl> 
         reading.refuse(
             KEY,
             format!(
-                "{shown} is not a loopback address: a kubelet reachable there can be reached around the gate; bind the \
-                 kubelet to 127.0.0.1 and write https://127.0.0.1:{}, or set upstream.allowRemote: true",
+                "{shown} is not a loopback address: a kubelet reachable there can be reached around the \
+                 gate; bind the kubelet to 127.0.0.1 and write https://127.0.0.1:{}, or set \
+                 upstream.allowRemote: true",
                 address.port()
             ),
         );
@@ -140,8 +215,8 @@ fn url(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamUrl> 
 }
 
 fn trust(reading: &mut Reading<'_>, file: &file::Upstream) -> Option<UpstreamTrust> {
-    const WAYS: &str = "name the kubelet's serving certificate in upstream.certificateFile, or a CA in upstream.caFile \
-                        and the certificate's name in upstream.serverName";
+    const WAYS: &str = "name the kubelet's serving certificate in upstream.certificateFile, or a CA in \
+                        upstream.caFile and the certificate's name in upstream.serverName";
     let pin = reading.path("upstream.certificateFile", &file.certificate_file);
     let ca = reading.path("upstream.caFile", &file.ca_file);
     let name = Some(file.server_name.as_str()).filter(|name| !name.is_empty());

@@ -1,7 +1,8 @@
-//! One certificate, read as strictly as the kubelet's TLS library reads it, and what a chain may use it for.
+//! One certificate, read as strictly as the kubelet's TLS library reads it, and the facts that decide what a
+//! chain may use it for.
 //!
-//! Go's crypto/tls parses every certificate a client sends and ends the handshake at the first that it cannot
-//! parse. The gate completes the handshake, but never believes such a chain either.
+//! Go's crypto/tls parses every certificate that a client sends, and ends the handshake at the first that it
+//! cannot parse. The gate completes the handshake, but does not accept such a chain either.
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,9 +25,9 @@ use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 use super::encoding;
 use super::refusal::{Malformed, Refusal};
 
-/// Go's crypto/tls refuses longer RSA keys, because checking them costs too much.
+/// Go's crypto/tls refuses longer RSA keys: verifying with them is too expensive.
 const MAX_RSA_BITS: usize = 8192;
-/// Go has no larger exponents.
+/// Go does not support larger exponents.
 const MAX_EXPONENT_BITS: usize = 31;
 
 /// Parses a certificate, and refuses what Go's parser refuses.
@@ -63,8 +64,8 @@ pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'
     Ok(certificate)
 }
 
-/// x509-parser stops at an attribute that it cannot read and keeps the ones before it; the kubelet would go
-/// on and take a later common name. So every attribute must have been read.
+/// x509-parser stops at an attribute that it cannot read, and keeps the ones before it. The kubelet would go
+/// on and might take a later common name. So every attribute must have been read.
 fn check_name(name: &X509Name<'_>) -> Result<(), Malformed> {
     let written = encoding::only(name.as_raw(), encoding::SEQUENCE)
         .and_then(encoding::elements)
@@ -166,7 +167,8 @@ fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), Malformed> 
                 (!readable).then_some("malformed name constraints")
             }
             ParsedExtension::CertificatePolicies(policies) => {
-                // A set: a stranger's certificate has room for thousands.
+                // A set, because a certificate has room for thousands of policies and any client may send
+                // one.
                 let ids: HashSet<_> = policies.iter().map(|policy| &policy.policy_id).collect();
                 (ids.len() != policies.len()).then_some("a certificate policy twice")
             }
@@ -217,7 +219,7 @@ fn is_readable_name(name: &GeneralName<'_>) -> bool {
     }
 }
 
-/// Whether Go refuses this name as soon as a CA above constrains any names, of whatever kind.
+/// Whether Go refuses this name as soon as a CA above has name constraints of any kind.
 fn is_odd_name(name: &GeneralName<'_>) -> bool {
     match name {
         GeneralName::DNSName(name) => !encoding::is_domain(name.as_bytes()),
@@ -227,7 +229,7 @@ fn is_odd_name(name: &GeneralName<'_>) -> bool {
         }),
         GeneralName::URI(uri) => {
             let uri = uri.parse::<http::Uri>().ok();
-            // Without a scheme the library takes the whole for a host.
+            // Without a scheme the library takes the whole URI as a host.
             let host = uri
                 .as_ref()
                 .filter(|uri| uri.scheme().is_some())
@@ -241,8 +243,8 @@ fn is_odd_name(name: &GeneralName<'_>) -> bool {
     }
 }
 
-/// The bases of all subtrees. Read here and not with x509-parser, which drops a list of subtrees that it
-/// cannot read.
+/// The bases of all subtrees. They are read here because x509-parser drops a list of subtrees that it cannot
+/// read.
 fn constraint_bases(value: &[u8]) -> Option<Vec<encoding::Element<'_>>> {
     const PERMITTED: u8 = 0xa0;
     const EXCLUDED: u8 = 0xa1;
@@ -305,29 +307,49 @@ fn is_readable_constraint(base: &encoding::Element<'_>) -> bool {
     }
 }
 
-/// What the verification of a chain wants to know about one of its certificates and webpki does not look at.
+/// One certificate of a chain, parsed.
+pub(super) struct ChainCertificate<'a> {
+    pub(super) der: &'a CertificateDer<'a>,
+    pub(super) parsed: X509Certificate<'a>,
+    pub(super) facts: CertificateFacts,
+}
+
+/// The facts about a certificate that the verification of a chain needs and webpki does not check.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CertificateFacts {
     not_before: i64,
     not_after: i64,
-    /// A v3 certificate with CA:TRUE, or an older one, whose key usage, if any, has keyCertSign.
+    /// It is a v3 certificate with CA:TRUE, or an older one; and its key usage, if any, has keyCertSign.
     pub(super) may_issue: bool,
-    /// No extended key usage at all, or one with clientAuth or any usage.
+    /// It has no extended key usage, or one with clientAuth or any usage.
     pub(super) for_clients: bool,
-    /// How many intermediates may stand between it and the leaf.
+    /// The most intermediates between it and the leaf.
     pub(super) path_length: Option<u32>,
-    /// A critical extension that Go does not handle.
+    /// It has a critical extension that Go does not handle.
     pub(super) unhandled_critical: bool,
-    /// The chain below needs a certificate policy, which the kubelet never has.
+    /// It requires a certificate policy of the chain below. The kubelet never has one.
     pub(super) requires_policy: bool,
-    /// It is a CA's.
+    /// It is a CA certificate.
     pub(super) is_ca: bool,
     /// It has alternative names.
     pub(super) has_names: bool,
-    /// One of its alternative names is not of the form that Go compares with constraints.
+    /// One of its alternative names is not in a form that Go compares with constraints.
     pub(super) has_odd_names: bool,
-    /// It says which names may be issued below it.
+    /// It has name constraints.
     pub(super) constrains_names: bool,
+}
+
+// === impl ChainCertificate ===
+
+impl<'a> ChainCertificate<'a> {
+    pub(super) fn read(der: &'a CertificateDer<'a>) -> Result<Self, Malformed> {
+        let parsed = parse(der)?;
+        Ok(Self {
+            der,
+            facts: CertificateFacts::of(&parsed),
+            parsed,
+        })
+    }
 }
 
 // === impl CertificateFacts ===
@@ -356,7 +378,7 @@ impl CertificateFacts {
                     facts.is_ca = constraints.ca;
                     facts.path_length = constraints.path_len_constraint;
                 }
-                // A key usage without any bit counts as none.
+                // A key usage without any bit counts as no key usage.
                 ParsedExtension::KeyUsage(usage) => may_sign = usage.flags == 0 || usage.key_cert_sign(),
                 ParsedExtension::ExtendedKeyUsage(usage) => {
                     let others = usage.server_auth
@@ -382,7 +404,7 @@ impl CertificateFacts {
         facts
     }
 
-    /// `notAfter`; a certificate that ended before 1970 ended in 1970.
+    /// `notAfter`. A time before 1970 counts as 1970.
     pub(super) fn not_after(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(u64::try_from(self.not_after).unwrap_or(0))
     }
@@ -396,8 +418,8 @@ impl CertificateFacts {
         now > self.not_after()
     }
 
-    /// Whether a CA of the bundle may head a path with so many intermediates below it. Go holds it to the same as an
-    /// intermediate; webpki does not look.
+    /// Whether a CA of the bundle may be the anchor of a path with `below` intermediates. Go requires the
+    /// same of an anchor as of an intermediate; webpki does not check it.
     pub(super) fn check_as_anchor(&self, below: u32, now: SystemTime) -> Result<(), Refusal> {
         if !self.has_begun(now) {
             return Err(Refusal::AnchorNotYetValid);
@@ -427,15 +449,15 @@ impl CertificateFacts {
     }
 }
 
-/// Whether Go acts on this extension, so that it may be critical.
+/// Whether Go handles this extension, so that it may be critical.
 fn is_handled(extension: &X509Extension<'_>) -> bool {
     match extension.parsed_extension() {
-        // Only names of a kind that Go compares count as handled: one of them among the alternative names …
+        // Only names of a kind that Go compares count as handled: at least one of the alternative names …
         ParsedExtension::SubjectAlternativeName(names) => names.general_names.iter().any(|name| {
             use GeneralName::{DNSName, IPAddress, RFC822Name, URI};
             matches!(name, DNSName(_) | IPAddress(_) | RFC822Name(_) | URI(_))
         }),
-        // … and all of them among the constraints.
+        // … and all of the constraints.
         ParsedExtension::NameConstraints(_) => constraint_bases(extension.value).is_some_and(|bases| {
             bases
                 .iter()

@@ -1,4 +1,5 @@
-//! What the gate's own listener speaks: one `ServerConfig`, built anew and whole whenever its parts change.
+//! The TLS configuration of the gate's listener: one `ServerConfig`, built as a whole whenever a part of it
+//! changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,35 +10,34 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
+use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedCipherSuite};
 use thiserror::Error;
 
+use super::options::{ClientCertificates, TlsVersion};
 use super::pem::{self, PemError};
 use super::possession::{self, PossessionVerifier};
 use super::signature;
-use super::suites;
 use super::trust::Trust;
-use crate::settings::{ClientCertificates, TlsVersion};
 
-/// A TLS configuration that cannot be built.
+/// Why a TLS configuration cannot be built.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// A PEM file.
+    /// A PEM file cannot be used.
     #[error(transparent)]
     Pem(#[from] PemError),
-    /// No certificate to go with a key.
+    /// There is a key without a certificate.
     #[error("a private key without a certificate: give the certificate chain, leaf first")]
     NoCertificate,
-    /// A certificate that cannot be parsed.
+    /// A certificate cannot be parsed.
     #[error("the certificate is not X.509: give the chain in PEM, leaf first")]
     BadCertificate,
-    /// A key that cannot be used.
+    /// A key cannot be used.
     #[error("the private key is unusable: give an RSA, ECDSA or Ed25519 key as PKCS#8, PKCS#1 or SEC1 PEM")]
     BadKey {
         /// What rustls says.
         source: rustls::Error,
     },
-    /// Certificate and key of different pairs.
+    /// Certificate and key do not belong together.
     #[error("certificate and private key do not belong together: give the key of the first certificate")]
     PairMismatch,
     /// One of the above, with the files it came from.
@@ -50,36 +50,22 @@ pub enum TlsError {
         /// What is wrong with them.
         source: Box<Self>,
     },
-    /// Go does not know this suite.
-    #[error("tlsCipherSuites: unknown cipher suite \"{}\": did you mean {nearest}", name.escape_debug())]
-    UnknownCipherSuite {
-        /// As written.
-        name: String,
-        /// The most similar known name.
-        nearest: &'static str,
-    },
-    /// Every suite named is one that rustls lacks.
-    #[error("tlsCipherSuites: none of {names} is implemented here: add an ECDHE suite with GCM or CHACHA20")]
-    NoCipherSuite {
-        /// As written.
-        names: String,
-    },
-    /// Certificates are demanded and none could be believed.
+    /// Client certificates are required, but no CA is given to verify them.
     #[error(
-        "authentication.x509.clientCertificates: Require without authentication.x509.clientCAFile: nobody could connect; \
-         name the CA bundle, or use Request"
+        "authentication.x509.clientCertificates: Require without authentication.x509.clientCAFile: no \
+         client could connect; name the CA bundle, or use Request"
     )]
     RequireWithoutTrust,
-    /// CA certificates that cannot serve as roots.
+    /// No CA certificate can serve as a root.
     #[error("no usable CA certificate in the bundle: give a PEM file with at least one CA certificate")]
     NoRoot,
-    /// Anything else that rustls finds wrong.
+    /// Another error of rustls.
     #[error("TLS configuration")]
     Rustls(#[from] rustls::Error),
 }
 
-/// A certificate chain, leaf first, with its key, which must be the leaf's.
-pub fn certified_key(
+/// A certificate chain, leaf first, with the leaf's key.
+pub(crate) fn certified_key(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<CertifiedKey>, TlsError> {
@@ -88,8 +74,8 @@ pub fn certified_key(
         .key_provider
         .load_private_key(key)
         .map_err(|source| TlsError::BadKey { source })?;
-    // `CertifiedKey::keys_match` would refuse what webpki cannot parse, v1 for one, which is good enough to
-    // serve with.
+    // `CertifiedKey::keys_match` refuses certificates that webpki cannot parse, such as v1. They are good
+    // enough to serve with.
     let public_key = possession::public_key(leaf).map_err(|_| TlsError::BadCertificate)?;
     if key.public_key().is_some_and(|own| own != public_key) {
         return Err(TlsError::PairMismatch);
@@ -97,8 +83,8 @@ pub fn certified_key(
     Ok(Arc::new(CertifiedKey::new(chain, key)))
 }
 
-/// [`certified_key`] from PEM, with both files named in the error; they may be the same file.
-pub fn certified_key_from_pem(
+/// [`certified_key`] from PEM. An error names both files, which may be the same.
+pub(super) fn certified_key_from_pem(
     certificate: (&Path, &[u8]),
     key: (&Path, &[u8]),
 ) -> Result<Arc<CertifiedKey>, TlsError> {
@@ -111,26 +97,23 @@ pub fn certified_key_from_pem(
     })
 }
 
-/// What clients are shown and asked for. `cipher_suites` are names as `parse_cipher_suites` keeps them; none
-/// means all.
+/// What clients are shown and asked for. An empty list of `cipher_suites` offers all. Those of TLS 1.3 are
+/// always offered, as in Go, but a list of nothing else switches TLS 1.2 off.
 ///
-/// Sessions are never resumed: a ticket would carry a client certificate past its expiry and past a change of
-/// the CA bundle, and saves little. For the same reason there is no early data. Keys are never logged,
+/// Sessions are never resumed: a ticket would let a client certificate outlive its expiry and a change of the
+/// CA bundle, and would save little. For the same reason there is no early data. Keys are never logged,
 /// whatever `SSLKEYLOGFILE` says.
-pub fn server_config(
+pub(super) fn server_config(
     pair: Arc<CertifiedKey>,
     trust: Option<&Trust>,
     client_certificates: ClientCertificates,
     min_version: TlsVersion,
-    cipher_suites: &[String],
+    cipher_suites: &[CipherSuite],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let is_offered = |suite: &SupportedCipherSuite| {
         suite.tls13().is_some()
             || min_version == TlsVersion::Tls12
-                && (cipher_suites.is_empty()
-                    || cipher_suites
-                        .iter()
-                        .any(|name| *name == suites::suite_name(suite.suite())))
+                && (cipher_suites.is_empty() || cipher_suites.contains(&suite.suite()))
     };
     let mut provider = provider();
     provider.cipher_suites.retain(is_offered);
@@ -144,7 +127,7 @@ pub fn server_config(
 
     let verifier: Arc<dyn ClientCertVerifier> = match (trust, client_certificates) {
         (None, ClientCertificates::Require) => return Err(TlsError::RequireWithoutTrust),
-        // Without a bundle nobody is asked, as the kubelet does.
+        // Without a bundle no client is asked for a certificate, as in the kubelet.
         (None, ClientCertificates::Request) => Arc::new(NoClientAuth),
         (Some(trust), ClientCertificates::Request) => {
             let algorithms = provider.signature_verification_algorithms;
@@ -169,7 +152,7 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// The one cryptography provider; never the process-wide default, which anybody may have set.
+/// The cryptography provider. The process-wide default is not used: any code in the process may set it.
 pub(super) fn provider() -> CryptoProvider {
     CryptoProvider {
         signature_verification_algorithms: signature::in_handshakes(),
@@ -177,7 +160,7 @@ pub(super) fn provider() -> CryptoProvider {
     }
 }
 
-/// Those of `certificates` that webpki can use as roots, at least one.
+/// The `certificates` that webpki can use as roots, at least one.
 pub(super) fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(certificates.iter().cloned());

@@ -1,33 +1,27 @@
-//! Leaves that webpki refuses to judge though the kubelet accepts them, if a CA of the bundle signed them itself: X.509
-//! v1, which `openssl x509 -req` makes when it is given no extensions, and CA:TRUE, which `openssl req -x509 -CA` makes.
+//! Judges leaves that the kubelet accepts and webpki does not, if a CA of the bundle signed them itself:
+//! X.509 v1, which `openssl x509 -req` makes without extensions, and CA:TRUE, which `openssl req -x509 -CA`
+//! makes.
 //!
-//! Such a leaf has no names that a constraint could be about, or is refused where there are constraints. Its signature is
-//! verified by the algorithms that are good enough for other leaves ([`super::signature`]). Longer paths are webpki's
-//! alone.
+//! If the CA has name constraints, such a leaf is refused unless it has no alternative names. Its signature
+//! is verified with the algorithms that other leaves may use ([`super::signature`]). Longer paths are left to
+//! webpki.
 
 use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::X509Certificate;
 
-use super::certificate::{self, CertificateFacts};
+use super::certificate::{self, CertificateFacts, ChainCertificate};
 use super::refusal::Refusal;
 use super::revocation::{self, RevocationList};
 use super::signature::is_signed_by;
 
-/// A leaf, parsed.
-pub(super) struct Leaf<'a> {
-    pub(super) der: &'a CertificateDer<'a>,
-    pub(super) parsed: &'a X509Certificate<'a>,
-    pub(super) facts: &'a CertificateFacts,
-}
-
-/// Judges a leaf by the one signature on it; the checks that need no issuer have been made. Yields how long the verdict
-/// holds, or `unissued` if no CA in `anchors` issued the leaf.
+/// Judges a leaf by the one signature on it; the checks that need no issuer have been made. Yields how long
+/// the verdict holds, or `unissued` if no CA in `anchors` issued the leaf.
 pub(super) fn judge(
     anchors: &[(CertificateDer<'static>, CertificateFacts)],
     lists: &[RevocationList],
-    leaf: &Leaf<'_>,
+    leaf: &ChainCertificate<'_>,
     now: SystemTime,
     unissued: Refusal,
 ) -> Result<SystemTime, Refusal> {
@@ -54,10 +48,10 @@ fn judge_issued_by(
     anchor: &X509Certificate<'_>,
     anchor_facts: &CertificateFacts,
     lists: &[RevocationList],
-    leaf: &Leaf<'_>,
+    leaf: &ChainCertificate<'_>,
     now: SystemTime,
 ) -> Result<SystemTime, Refusal> {
-    let facts = leaf.facts;
+    let facts = &leaf.facts;
     if !is_signed_by(leaf.der, anchor.public_key().raw) {
         return Err(Refusal::BadSignature);
     }
@@ -71,5 +65,5 @@ fn judge_issued_by(
         return Err(Refusal::NameConstraints);
     }
     let until = facts.not_after().min(anchor_facts.not_after());
-    revocation::check_path(lists, &[leaf.parsed, anchor], until, now)
+    revocation::check_path(lists, &[&leaf.parsed, anchor], until, now)
 }

@@ -1,8 +1,8 @@
-//! DER read as strictly as Go reads it: the shape of every element, and the content of every universal type.
+//! DER, read as strictly as Go reads it: the shape of every element, and the content of every universal type.
 //!
-//! x509-parser forgives a good deal (odd lengths, wrong character sets, a name that it stops reading
-//! half-way), and a certificate that reads differently in two parsers is a way to be two people. So every
-//! certificate is walked once with this before anything else looks at it.
+//! x509-parser accepts malformed input: odd lengths, wrong character sets, names that it reads only in part.
+//! A certificate that two parsers read differently can name two users. So every certificate is first checked
+//! here.
 
 use std::net::IpAddr;
 
@@ -32,7 +32,7 @@ pub(super) struct Element<'a> {
     pub(super) content: &'a [u8],
 }
 
-/// The elements of `input`, each with a minimal, definite length; `None` if anything is left over.
+/// The elements of `input`, each with a minimal, definite length; `None` if bytes are left over.
 pub(super) fn elements(mut input: &[u8]) -> Option<Vec<Element<'_>>> {
     let mut elements = Vec::new();
     while !input.is_empty() {
@@ -49,7 +49,7 @@ pub(super) fn only(input: &[u8], tag: u8) -> Option<&[u8]> {
     (element.tag == tag && rest.is_empty()).then_some(element.content)
 }
 
-/// What of a certificate or revocation list is signed (whole), the content of the algorithm, and the signature's bytes.
+/// The signed part of a certificate or revocation list, the content of the algorithm, and the signature.
 pub(super) fn signed(input: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let content = only(input, SEQUENCE)?;
     let (_, rest) = split(content)?;
@@ -69,7 +69,7 @@ pub(super) fn signed(input: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     }
 }
 
-/// Whether `input` is one element, and everything within it is as DER and Go's parser want it.
+/// Whether `input` is one element that DER and Go's parser accept, with everything in it.
 pub(super) fn is_strict(input: &[u8]) -> bool {
     matches!(split(input), Some((element, [])) if strict(&element, 0))
 }
@@ -89,7 +89,7 @@ fn strict(element: &Element<'_>, depth: usize) -> bool {
         OBJECT_IDENTIFIER => is_object_identifier(content),
         UTF8_STRING => std::str::from_utf8(content).is_ok(),
         NUMERIC_STRING => content.iter().all(|byte| byte.is_ascii_digit() || *byte == b' '),
-        // `*` and `&` are no PrintableString characters, but Go lets them pass.
+        // `*` and `&` are no PrintableString characters, but Go accepts them.
         PRINTABLE_STRING => content
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || b" '()+,-./:=?*&".contains(byte)),
@@ -143,7 +143,7 @@ fn is_bit_string(content: &[u8]) -> bool {
     }
 }
 
-/// Arcs are minimal and fit 31 bits, as in Go.
+/// Whether the arcs are minimal and fit 31 bits, as in Go.
 fn is_object_identifier(content: &[u8]) -> bool {
     if content.last().is_none_or(|last| last & 0x80 != 0) {
         return false;
@@ -166,8 +166,7 @@ fn is_bmp_string(content: &[u8]) -> bool {
 }
 
 fn is_utc_time(content: &[u8]) -> bool {
-    // Both centuries have the same months, and 2000 is the leap year that 1900 is not: X.509 years run 1950
-    // to 2049.
+    // Years run from 1950 to 2049.
     two_digits(content, 0).is_some_and(|year| {
         content.len() == 13
             && is_date_time(
@@ -203,7 +202,7 @@ fn two_digits(content: &[u8], at: usize) -> Option<u8> {
     }
 }
 
-/// A name of dot-separated, printable labels; the empty name too. A trailing dot is refused.
+/// Whether `name` consists of dot-separated, printable labels or is empty. A trailing dot is refused.
 pub(super) fn is_domain(name: &[u8]) -> bool {
     name.is_empty()
         || name
@@ -211,8 +210,8 @@ pub(super) fn is_domain(name: &[u8]) -> bool {
             .all(|label| !label.is_empty() && label.iter().all(u8::is_ascii_graphic))
 }
 
-/// A URI that Go would parse: a scheme, no blanks or control characters, and after `//` a host and a port
-/// that are such. Some that Go takes are refused (a relative one, a stray `%`); none the other way round.
+/// Whether Go would parse `uri`: a scheme, no blanks or control characters, and after `//` a valid host and
+/// port. Some URIs that Go accepts are refused (relative ones, a stray `%`), but not the other way round.
 pub(super) fn is_uri(uri: &[u8]) -> bool {
     let Some(colon) = uri.iter().position(|byte| *byte == b':') else {
         return false;
@@ -239,7 +238,7 @@ pub(super) fn is_uri(uri: &[u8]) -> bool {
         })
 }
 
-/// `host`, `host:port`, `[v6]:port`; no user, which only a forger would put into a certificate.
+/// `host`, `host:port` or `[v6]:port`. A user is refused: no CA puts one into a certificate.
 fn is_authority(authority: &[u8]) -> bool {
     let Ok(authority) = std::str::from_utf8(authority) else {
         return false;
@@ -269,20 +268,18 @@ mod tests {
     #[test]
     fn lengths_are_minimal_and_definite() {
         assert!(is_strict(&[0x30, 0x03, 0x02, 0x01, 0x05]));
-        assert!(
-            !is_strict(&[0x30, 0x81, 0x03, 0x02, 0x01, 0x05]),
-            "long form of a short length"
-        );
-        assert!(
-            !is_strict(&[0x30, 0x80, 0x02, 0x01, 0x05, 0x00, 0x00]),
-            "indefinite"
-        );
-        assert!(!is_strict(&[0x30, 0x03, 0x02, 0x01, 0x05, 0x00]), "trailing byte");
-        assert!(
-            !is_strict(&[0x30, 0x04, 0x02, 0x02, 0x00, 0x05]),
-            "needless zero in an integer"
-        );
-        assert!(!is_strict(&[0x30, 0x03, 0x01, 0x01, 0x01]), "a boolean of 1");
+        for (why, der) in [
+            (
+                "long form of a short length",
+                &[0x30, 0x81, 0x03, 0x02, 0x01, 0x05][..],
+            ),
+            ("indefinite", &[0x30, 0x80, 0x02, 0x01, 0x05, 0x00, 0x00]),
+            ("trailing byte", &[0x30, 0x03, 0x02, 0x01, 0x05, 0x00]),
+            ("needless zero", &[0x30, 0x04, 0x02, 0x02, 0x00, 0x05]),
+            ("a boolean of 1", &[0x30, 0x03, 0x01, 0x01, 0x01]),
+        ] {
+            assert!(!is_strict(der), "{why}");
+        }
     }
 
     #[test]
@@ -298,21 +295,16 @@ mod tests {
 
     #[test]
     fn object_identifiers_stay_within_31_bits() {
-        assert!(is_object_identifier(&[0x55, 0x04, 0x03]));
-        assert!(
-            is_object_identifier(&[0x2a, 0x87, 0xff, 0xff, 0xff, 0x7f]),
-            "2^31 - 1"
-        );
-        assert!(
-            !is_object_identifier(&[0x2a, 0x88, 0x80, 0x80, 0x80, 0x00]),
-            "2^31"
-        );
-        assert!(
-            !is_object_identifier(&[0x2a, 0x80, 0x01]),
-            "needless leading byte"
-        );
-        assert!(!is_object_identifier(&[0x2a, 0x81]), "unfinished");
-        assert!(!is_object_identifier(&[]));
+        const LARGEST: &[u8] = &[0x2a, 0x87, 0xff, 0xff, 0xff, 0x7f];
+        assert!(is_object_identifier(&[0x55, 0x04, 0x03]) && is_object_identifier(LARGEST));
+        for (why, content) in [
+            ("2^31", &[0x2a, 0x88, 0x80, 0x80, 0x80, 0x00][..]),
+            ("needless leading byte", &[0x2a, 0x80, 0x01]),
+            ("unfinished", &[0x2a, 0x81]),
+            ("empty", &[]),
+        ] {
+            assert!(!is_object_identifier(content), "{why}");
+        }
     }
 
     #[test]
@@ -320,14 +312,8 @@ mod tests {
         for good in ["000229000000Z", "491231235959Z", "500101000000Z"] {
             assert!(is_utc_time(good.as_bytes()), "{good}");
         }
-        for bad in [
-            "010229000000Z",
-            "491231235959+0000",
-            "4912312359Z",
-            "491331235959Z",
-            "491231235960Z",
-            "",
-        ] {
+        let bad = "010229000000Z 491231235959+0000 4912312359Z 491331235959Z 491231235960Z";
+        for bad in bad.split(' ').chain([""]) {
             assert!(!is_utc_time(bad.as_bytes()), "{bad}");
         }
         assert!(
@@ -340,25 +326,12 @@ mod tests {
 
     #[test]
     fn uris_have_a_scheme_and_a_readable_host() {
-        for good in [
-            "spiffe://inside.example/x",
-            "https://10.0.0.1:8443/a?b#c",
-            "urn:a:b",
-            "https://[::1]/",
-        ] {
+        for good in "spiffe://inside.example/x https://10.0.0.1:8443/a?b#c urn:a:b https://[::1]/".split(' ')
+        {
             assert!(is_uri(good.as_bytes()), "{good}");
         }
-        for bad in [
-            "",
-            "x",
-            "/a",
-            ":a",
-            "https://a b/",
-            "https://a..b/",
-            "https://[::1/",
-            "https://a:b/",
-            "u:%zz",
-        ] {
+        let bad = "x /a :a https://a..b/ https://[::1/ https://a:b/ u:%zz";
+        for bad in bad.split(' ').chain(["", "https://a b/"]) {
             assert!(!is_uri(bad.as_bytes()), "{bad}");
         }
     }

@@ -1,4 +1,4 @@
-//! PEM files: certificates, private keys, revocation lists. The only place that knows rustls-pemfile.
+//! PEM files: certificates, private keys and revocation lists. Only this file uses rustls-pemfile.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,25 +6,28 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use thiserror::Error;
 
-/// A PEM file that does not hold what it should.
+/// Why a PEM file cannot be used.
 #[derive(Debug, Error)]
 pub enum PemError {
-    /// No certificate in it.
+    /// It has no certificate.
     #[error("{}: no PEM block CERTIFICATE in it: name a file with at least one certificate", file.display())]
     NoCertificate {
         /// The file.
         file: PathBuf,
     },
-    /// No revocation list in it.
-    #[error("{}: neither a PEM block X509 CRL in it nor a revocation list in DER: name a file with one", file.display())]
+    /// It has no revocation list.
+    #[error(
+        "{}: neither a PEM block X509 CRL in it nor a revocation list in DER: name a file with one",
+        file.display()
+    )]
     NoRevocationList {
         /// The file.
         file: PathBuf,
     },
-    /// No private key in it.
+    /// It has no private key.
     #[error(
-        "{}: no PEM block PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY in it: name a PEM file with an unencrypted \
-         private key",
+        "{}: no PEM block PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY in it: name a PEM file with an \
+         unencrypted private key",
         file.display()
     )]
     NoKey {
@@ -33,7 +36,7 @@ pub enum PemError {
     },
     /// The key is encrypted.
     #[error(
-        "{}: the private key is encrypted, and there is nobody to ask for its password: store it decrypted \
+        "{}: the private key is encrypted, and the gate cannot ask for its password: store it decrypted \
          (openssl pkey -in FILE -out FILE) with mode 0600",
         file.display()
     )]
@@ -41,7 +44,7 @@ pub enum PemError {
         /// The file.
         file: PathBuf,
     },
-    /// A PEM block that cannot be decoded.
+    /// A PEM block cannot be decoded.
     #[error("{}: broken PEM: write the file anew, complete and in base64", file.display())]
     Broken {
         /// The file.
@@ -51,7 +54,7 @@ pub enum PemError {
     },
 }
 
-/// Every certificate in `bytes`, at least one, in order; other blocks are skipped, as the kubelet does.
+/// Every certificate in `bytes`, at least one, in order. Other blocks are skipped, as the kubelet does.
 pub fn certificates(file: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let certificates = rustls_pemfile::certs(&mut &*bytes)
         .collect::<Result<Vec<_>, _>>()
@@ -67,8 +70,8 @@ pub fn certificates(file: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'sta
     Ok(certificates)
 }
 
-/// Every revocation list in `bytes`, at least one, in order; or the one that `bytes` are, as many CAs publish theirs in
-/// DER.
+/// Every revocation list in `bytes`, at least one, in order. `bytes` may also be one list in DER, in which
+/// many CAs publish theirs.
 pub fn revocation_lists(
     file: &Path,
     bytes: &[u8],
@@ -89,8 +92,8 @@ pub fn revocation_lists(
     }
 }
 
-/// The first private key in `bytes`; certificates beside it are skipped (`kubelet-client-current.pem` holds
-/// both).
+/// The first private key in `bytes`. Certificates beside it are skipped: `kubelet-client-current.pem` holds
+/// both.
 pub fn private_key(file: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
     let encrypted = || {
         let text = String::from_utf8_lossy(bytes);
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encrypted_key_is_called_so() {
+    fn an_encrypted_key_is_reported_as_encrypted() {
         let pkcs8 = block("ENCRYPTED PRIVATE KEY", "MAA=");
         let traditional = block(
             "RSA PRIVATE KEY",

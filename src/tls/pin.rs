@@ -1,8 +1,8 @@
-//! The way to the kubelet: how its serving certificate is judged, and what it is shown.
+//! TLS to the kubelet: how its serving certificate is judged, and which certificate the gate presents.
 //!
-//! A kubelet's certificate is mostly self-signed, made once, and expires without anybody noticing, since the
-//! API server does not verify it by default. What identifies it on its own node is its key: the one in the
-//! file beside it.
+//! A kubelet's certificate is usually self-signed and made once. It expires unnoticed, because the API server
+//! does not verify it by default. On its own node a kubelet is identified by its key, which is the one in its
+//! certificate file.
 
 use std::io;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use super::possession::{prove_tls12, public_key};
 
 /// How the kubelet proves itself.
 #[derive(Clone, Debug)]
-pub enum UpstreamVerification {
-    /// By the key of the first of these certificates, and nothing else: names and dates are not looked at.
+pub(crate) enum UpstreamVerification {
+    /// By the key of the first of these certificates alone; names and dates are not checked.
     Pinned(Vec<CertificateDer<'static>>),
     /// By a chain to one of these CAs, for the name that is connected to.
     Ca {
@@ -29,10 +29,11 @@ pub enum UpstreamVerification {
     },
 }
 
-/// The kubelet showed another key than the pinned one.
+/// The kubelet presented another key than the pinned one.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the kubelet's serving key is not the one in upstream.certificateFile: name the certificate that it serves"
+    "the kubelet's serving key is not the one in upstream.certificateFile: name the certificate that it \
+     serves"
 )]
 struct PinMismatch;
 
@@ -42,9 +43,9 @@ struct PinnedKey {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// What the gate says and believes towards the kubelet: HTTP/1.1 (no ALPN, as upgrades need it anyway), no
-/// resumption, `client` as the certificate shown if the kubelet asks for one.
-pub fn upstream_config(
+/// The configuration for connections to the kubelet: HTTP/1.1 without ALPN, since upgrades need it anyway, no
+/// resumption, and `client` as the certificate if the kubelet asks for one.
+pub(crate) fn upstream_config(
     trust: &UpstreamVerification,
     client: Option<Arc<CertifiedKey>>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
@@ -77,9 +78,9 @@ pub fn upstream_config(
     Ok(Arc::new(config))
 }
 
-/// Whether a handshake with the kubelet failed because of the pin; then its certificate file may have
-/// changed, and is worth reading again.
-pub fn is_pin_mismatch(error: &io::Error) -> bool {
+/// Whether a handshake with the kubelet failed because of the pin. If so, its certificate file may have
+/// changed and should be read again.
+pub(crate) fn is_pin_mismatch(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
     match error {
         Some(Error::InvalidCertificate(CertificateError::Other(other))) => other.0.is::<PinMismatch>(),

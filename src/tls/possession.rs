@@ -1,9 +1,12 @@
-//! A client certificate in the handshake: asked for, and its key proven to be the client's. Nothing else.
+//! The client certificate in the handshake: the listener asks for one, and the client proves that it holds
+//! the key. Nothing else is checked here.
 //!
-//! The kubelet does the same (`ClientAuth: RequestClientCert`): whether the chain is any good is judged per
-//! request, so that a bad one becomes a 401 and a token beside it still counts. The key is taken from the
-//! certificate by x509-parser, because webpki does not read every certificate that Go does (v1, unusual
-//! extensions).
+//! The kubelet does the same (`ClientAuth: RequestClientCert`). The chain is judged later, per request: a bad
+//! one becomes a 401, and a token beside it still counts.
+//!
+//! x509-parser reads the key, because webpki does not read every certificate that Go reads (v1, unusual
+//! extensions). rustls shares one verifier between all connections and offers it no place for what it has
+//! read, so the chain is parsed once more when it is judged.
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
@@ -15,9 +18,9 @@ use rustls::{
 use webpki::RawPublicKeyEntity;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Asks for a certificate, takes any or none, and checks possession of its key.
+/// Asks for a certificate, accepts any or none, and checks possession of its key.
 #[derive(Debug)]
-pub struct PossessionVerifier {
+pub(super) struct PossessionVerifier {
     hints: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -25,8 +28,8 @@ pub struct PossessionVerifier {
 // === impl PossessionVerifier ===
 
 impl PossessionVerifier {
-    /// `hints` are the names of the CAs that clients may have a certificate of.
-    pub fn new(hints: Vec<DistinguishedName>, algorithms: WebPkiSupportedAlgorithms) -> Self {
+    /// `hints` are the names of the CAs whose certificates clients may use.
+    pub(super) fn new(hints: Vec<DistinguishedName>, algorithms: WebPkiSupportedAlgorithms) -> Self {
         Self { hints, algorithms }
     }
 }
@@ -40,7 +43,7 @@ impl ClientCertVerifier for PossessionVerifier {
         &self.hints
     }
 
-    /// Not judged here but by `Trust::judge`, against the bundle of the moment of each request.
+    /// The chain is not judged here, but by `Trust::judge` on a request, against the bundle of that time.
     fn verify_client_cert(
         &self,
         _end_entity: &CertificateDer<'_>,
@@ -85,8 +88,8 @@ pub(super) fn public_key(
     }
 }
 
-/// What rustls does for TLS 1.2 with a certificate, with a bare key: in TLS 1.2 a scheme does not fix the
-/// curve, so each algorithm of the scheme is tried.
+/// What rustls does for TLS 1.2 with a certificate, for a bare key. In TLS 1.2 a scheme does not determine
+/// the curve, so each algorithm of the scheme is tried.
 pub(super) fn prove_tls12(
     message: &[u8],
     key: &SubjectPublicKeyInfoDer<'_>,

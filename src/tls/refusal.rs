@@ -1,4 +1,4 @@
-//! Why a client's certificates were not believed, in a word for metrics and in a sentence with the way out.
+//! Why a client's chain is refused: a word for metrics, and a sentence that says what to do.
 
 use std::time::SystemTime;
 
@@ -8,22 +8,23 @@ use x509_parser::prelude::{X509Certificate, X509Name};
 use super::bounds::{MAX_BYTES, MAX_CERTIFICATES};
 use super::subject::Subject;
 
-/// A chain that was believed.
+/// A chain that was accepted.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Judged {
-    /// The least `notAfter` of leaf, intermediates and anchor used.
+    /// When the verdict ends: the least `notAfter` of leaf, intermediates and anchor, and the next update of
+    /// their revocation lists.
     pub valid_until: SystemTime,
     /// The subject of the leaf.
     pub(crate) subject: Subject,
 }
 
-/// Why a chain was not believed.
+/// Why a chain is refused.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum Refusal {
-    /// More certificates or bytes than are looked at.
+    /// It has more certificates or bytes than are read.
     #[error(
-        "the client sent a chain of {certificates} certificates and {bytes} bytes, at most {MAX_CERTIFICATES} and \
-         {MAX_BYTES} are looked at: send the leaf and its intermediates only"
+        "the client sent a chain of {certificates} certificates and {bytes} bytes, at most \
+         {MAX_CERTIFICATES} and {MAX_BYTES} are looked at: send the leaf and its intermediates only"
     )]
     TooLong {
         /// How many.
@@ -31,7 +32,7 @@ pub enum Refusal {
         /// How large.
         bytes: usize,
     },
-    /// A certificate that cannot be parsed.
+    /// A certificate cannot be parsed.
     #[error("certificate {number} of the client's chain is malformed ({reason}): have it issued anew")]
     Malformed {
         /// Its number in the chain, from 1.
@@ -39,111 +40,114 @@ pub enum Refusal {
         /// What is wrong.
         reason: Malformed,
     },
-    /// A certificate of the client's chain is past its end.
+    /// A certificate of the chain has expired.
     #[error("a certificate of the client's chain has expired: renew it (or check the clocks)")]
     Expired,
-    /// A certificate of the client's chain is before its begin.
+    /// A certificate of the chain is not valid yet.
     #[error(
-        "a certificate of the client's chain is not valid yet: check the clocks of this node and of the issuer"
+        "a certificate of the client's chain is not valid yet: check the clocks of this node and of the \
+         issuer"
     )]
     NotYetValid,
-    /// The CA is past its end.
+    /// The CA has expired.
     #[error(
         "the CA that issued the client's certificate has expired: renew the CA and put it into clientCAFile"
     )]
     AnchorExpired,
-    /// The CA is before its begin.
+    /// The CA is not valid yet.
     #[error("the CA that issued the client's certificate is not valid yet: check the clock of this node")]
     AnchorNotYetValid,
-    /// The CA may not issue what it issued.
+    /// The CA was not allowed to issue this.
     #[error(
-        "the CA that issued the client's certificate may not ({reason}): put a CA with CA:TRUE and keyCertSign into \
-         clientCAFile"
+        "the CA that issued the client's certificate may not ({reason}): put a CA with CA:TRUE and \
+         keyCertSign into clientCAFile"
     )]
     BadAnchor {
         /// What forbids it.
         reason: &'static str,
     },
-    /// Nobody in the bundle issued it.
+    /// No CA in the bundle issued it.
     #[error(
-        "no CA in clientCAFile issued the client's certificate (issuer {issuer}): add its CA there, or let the client \
-         send the intermediate certificates"
+        "no CA in clientCAFile issued the client's certificate (issuer {issuer}): add its CA there, or let \
+         the client send the intermediate certificates"
     )]
     UnknownIssuer {
         /// The leaf's issuer, escaped and shortened.
         issuer: String,
     },
-    /// Issued for something else than clients.
+    /// A certificate was issued for another use than clients.
     #[error(
-        "a certificate of the client's chain is not for clients: issue it with extended key usage clientAuth, or \
-         without any"
+        "a certificate of the client's chain is not for clients: issue it with extended key usage \
+         clientAuth, or without any"
     )]
     BadUsage,
-    /// A signature does not fit.
+    /// A signature is wrong.
     #[error(
-        "a signature in the client's chain is wrong, or by an RSA key of less than 2048 bits: have the certificate \
-         issued anew"
+        "a signature in the client's chain is wrong, or by an RSA key of less than 2048 bits: have the \
+         certificate issued anew"
     )]
     BadSignature,
-    /// A key or signature algorithm that is too weak or unknown.
+    /// A key or signature algorithm is too weak or unknown.
     #[error(
-        "a key or signature algorithm in the client's chain is too weak or unknown: use ECDSA, Ed25519 or RSA of \
-         2048 to 8192 bits, with SHA-256 or better"
+        "a key or signature algorithm in the client's chain is too weak or unknown: use ECDSA, Ed25519 or \
+         RSA of 2048 to 8192 bits, with SHA-256 or better"
     )]
     UnsupportedAlgorithm,
-    /// An intermediate certificate may not issue.
+    /// An intermediate certificate is not allowed to issue.
     #[error(
-        "a certificate of the client's chain was issued by one that may not ({reason}): issue it by a CA with CA:TRUE, \
-         keyCertSign and a sufficient path length"
+        "a certificate of the client's chain was issued by one that may not ({reason}): issue it by a CA \
+         with CA:TRUE, keyCertSign and a sufficient path length"
     )]
     BadIssuer {
         /// What forbids it.
         reason: &'static str,
     },
-    /// A name that a CA may not issue for.
+    /// A name is outside a CA's name constraints.
     #[error(
         "a name in the client's chain is outside a CA's name constraints: issue it by a CA that may name it"
     )]
     NameConstraints,
-    /// A v1 leaf, and these are not allowed.
+    /// The leaf is X.509 v1, which the settings do not allow.
     #[error(
         "the client's certificate is X.509 v1: issue it as v3 (openssl x509 -req with -extfile), or set \
          authentication.x509.legacyV1Certificates to true"
     )]
     Version1,
-    /// A v2 leaf.
+    /// The leaf is X.509 v2.
     #[error(
-        "the client's certificate is X.509 v2, which is not verified here: issue it as v3 (openssl x509 -req with \
-         -extfile)"
+        "the client's certificate is X.509 v2, which is not verified here: issue it as v3 (openssl x509 \
+         -req with -extfile)"
     )]
     Version2,
-    /// A CA as client, and no CA of the bundle issued it itself.
+    /// The leaf is a CA certificate, and no CA in the bundle issued it itself.
     #[error(
-        "the client's certificate is a CA certificate that no CA in clientCAFile issued itself: issue it with \
-         CA:FALSE, or put it into clientCAFile"
+        "the client's certificate is a CA certificate that no CA in clientCAFile issued itself: issue it \
+         with CA:FALSE, or put it into clientCAFile"
     )]
     CaAsClient,
     /// A certificate of the path is on a revocation list.
     #[error("a certificate of the client's chain is revoked: issue another one")]
     Revoked,
-    /// The newest list that a certificate might be on is past its next update.
+    /// The newest list that could revoke a certificate is past its next update.
     #[error(
-        "the revocation list of {issuer} has expired, so nobody knows what it has revoked: put a new one into crlFiles"
+        "the revocation list of {issuer} has expired, so newer revocations are unknown: put a new one into \
+         crlFiles"
     )]
     RevocationListExpired {
-        /// Whose list.
+        /// The list's issuer.
         issuer: String,
     },
-    /// The list that a certificate might be on is not there: what is there is signed by nobody known, or is another part.
+    /// The list that could revoke a certificate is missing: the lists of this issuer cover other
+    /// certificates, or no known CA signed them.
     #[error(
-        "the list of {issuer} that would revoke a certificate of the client's chain is not in crlFiles, only another part \
-         or one that its issuer has not signed: put it there"
+        "the list of {issuer} that would revoke a certificate of the client's chain is not in crlFiles, \
+         only another part or one that its issuer has not signed: put it there"
     )]
     RevocationUnknown {
-        /// Whose list.
+        /// The list's issuer.
         issuer: String,
     },
-    /// Something that the kubelet or webpki does not support.
+    /// The chain uses something that the kubelet or webpki does not support.
     #[error("the client's chain uses something that is not supported ({reason}): issue it without")]
     Unsupported {
         /// What it is.
@@ -154,7 +158,7 @@ pub enum Refusal {
     TooComplex,
 }
 
-/// A certificate that Go's parser refuses, or that does not read alike in two parsers: what is wrong with it.
+/// What is wrong with a certificate that Go's parser refuses, or that two parsers read differently.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub(super) &'static str);
@@ -162,7 +166,7 @@ pub struct Malformed(pub(super) &'static str);
 // === impl Refusal ===
 
 impl Refusal {
-    /// The reason as a metric label: one of a small, fixed set.
+    /// The reason as a metric label, from a small fixed set.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TooLong { .. } | Self::TooComplex => "too_long",
@@ -185,7 +189,7 @@ impl Refusal {
         }
     }
 
-    /// What webpki says, with the cause and the way out.
+    /// The refusal for an error of webpki.
     pub(super) fn from_webpki(error: webpki::Error, leaf: &X509Certificate<'_>) -> Self {
         use webpki::Error;
         match error {
@@ -217,7 +221,7 @@ impl Refusal {
     }
 }
 
-/// The refusal of a leaf that nobody in the bundle issued.
+/// The refusal of a leaf that no CA in the bundle issued.
 pub(super) fn unknown_issuer(leaf: &X509Certificate<'_>) -> Refusal {
     Refusal::UnknownIssuer {
         issuer: escaped(leaf.issuer()),

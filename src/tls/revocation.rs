@@ -1,13 +1,14 @@
 //! Certificate revocation lists: `authentication.x509.crlFiles`. The kubelet has none.
 //!
-//! A list speaks for every certificate whose issuer has its name, leaf, intermediate and CA of the bundle alike, whether
-//! webpki built the path or not. It is believed if a CA of the bundle signed it, which is checked when it is read, or
-//! else if the intermediate that issued the certificate did, which is checked when a path has one. An issuer with a
-//! list has no certificate believed beyond the last next update of its lists; an issuer without a list revokes nobody.
-//! Two CAs of one name are told apart by their keys, and lists that are published in parts by where they are published.
+//! A list covers every certificate whose issuer has the list's name: leaves, intermediates and CAs of the
+//! bundle, whether webpki built the path or not. It must be signed by a CA of the bundle, which is checked
+//! when it is read, or by the intermediate that issued the certificate, which is checked when a path has one.
+//! If an issuer has lists, its certificates are accepted until the latest next update of these lists. If it
+//! has none, none of its certificates is revoked. Two CAs of one name are told apart by their keys. Lists
+//! that are published in parts are told apart by the places of publication.
 //!
-//! Not webpki's own check, because that takes only the first list of an issuer's name (a CA with a new key has two),
-//! hashes it for every connection, and knows neither pinned nor v1 leaves.
+//! webpki's own check is not used: it takes only the first list of an issuer's name (a CA with a new key has
+//! two), hashes it for every connection, and covers neither pinned nor v1 leaves.
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,43 +26,43 @@ use super::signature::is_signed_by;
 
 /// One list.
 pub(super) struct RevocationList {
-    /// Who issued it, as bytes: names are compared so.
+    /// The issuer's name, as bytes: names are compared as bytes.
     issuer: Vec<u8>,
     next_update: SystemTime,
     revoked: CertRevocationList<'static>,
     /// The list itself.
     der: Vec<u8>,
-    /// The key (SubjectPublicKeyInfo) that signed it, once one was found to have.
+    /// The key (SubjectPublicKeyInfo) that signed it, once it is found.
     signer: OnceLock<Vec<u8>>,
-    /// Where it is published, if it says so: certificates that name other places are none of its business.
+    /// Where it is published, if it says so. It does not cover certificates that name only other places.
     published: Vec<String>,
 }
 
-/// A list that cannot be used.
+/// Why a list cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RevocationError {
-    /// It is malformed, or of a kind that is not read.
+    /// It is malformed, or of a kind that is not supported.
     #[error(
-        "not a usable revocation list ({reason}): give complete lists of version 2 with a next update, as PEM or DER \
-         (openssl ca -gencrl with crl_extensions)"
+        "not a usable revocation list ({reason}): give complete lists of version 2 with a next update, as \
+         PEM or DER (openssl ca -gencrl with crl_extensions)"
     )]
     Unusable {
         /// Why not.
         reason: String,
     },
-    /// Signed by nobody who may.
+    /// No CA that may sign it has signed it.
     #[error(
-        "the list of {issuer} is not signed by the CA of that name in clientCAFile: give that CA's own list, or the \
-         CA whose list it is"
+        "the list of {issuer} is not signed by the CA of that name in clientCAFile: give that CA's own \
+         list, or the CA whose list it is"
     )]
     NotSigned {
         /// Its issuer.
         issuer: String,
     },
-    /// It would never be looked at.
+    /// It would never be used.
     #[error(
-        "the list of {issuer} is signed by a CA of clientCAFile that spells its name differently: issue it with the \
-         CA's own subject"
+        "the list of {issuer} is signed by a CA of clientCAFile that spells its name differently: issue it \
+         with the CA's own subject"
     )]
     Misnamed {
         /// Its issuer.
@@ -74,8 +75,8 @@ impl RevocationList {
         self.next_update
     }
 
-    /// Takes a list; `bundle` are the CAs that it may be of. With `any_signer` it may be one that a CA of its name has not
-    /// signed: then nobody of that CA is let in.
+    /// Reads a list. `bundle` has the CAs that may have signed it. With `any_signer` a list is accepted even
+    /// if the CA of its name has not signed it; then no certificate of that CA is accepted.
     pub(super) fn new(
         der: &CertificateRevocationListDer<'_>,
         bundle: &[CertificateDer<'_>],
@@ -85,7 +86,7 @@ impl RevocationList {
             reason: reason.to_owned(),
         };
         let revoked = OwnedCertRevocationList::from_der(der).map_err(|error| unusable(&error.to_string()))?;
-        // Serial numbers are compared as bytes, so each must have the one encoding that DER has for it.
+        // Serial numbers are compared as bytes, so each must be in its only DER encoding.
         let (true, Ok(([], list))) = (encoding::is_strict(der), CertificateRevocationList::from_der(der))
         else {
             return Err(unusable("malformed"));
@@ -126,12 +127,13 @@ impl RevocationList {
             if named {
                 tracing::warn!(
                     issuer,
-                    "a revocation list is not of the CA of its name: nobody of that CA is let in"
+                    "a revocation list is not signed by the CA of its name: every certificate of that CA is \
+                     refused"
                 );
             } else {
                 tracing::info!(
                     issuer,
-                    "a revocation list is of no CA in clientCAFile: it counts for an intermediate"
+                    "a revocation list is of no CA in clientCAFile: it is used for an intermediate CA"
                 );
             }
         }
@@ -141,7 +143,8 @@ impl RevocationList {
             let issuer = escaped(list.issuer());
             tracing::warn!(
                 issuer,
-                "a revocation list has expired: without a newer one nobody of this issuer is let in"
+                "a revocation list has expired: without a newer one every certificate of its issuer is \
+                 refused"
             );
         }
         Ok(Self {
@@ -154,7 +157,7 @@ impl RevocationList {
         })
     }
 
-    /// Whether the holder of `key` signed it.
+    /// Whether `key` signed it.
     fn is_of(&self, key: &[u8]) -> bool {
         match self.signer.get() {
             Some(signer) => signer == key,
@@ -168,7 +171,7 @@ impl RevocationList {
         }
     }
 
-    /// Whether the part of the issuer's certificates that it is about has this one in it.
+    /// Whether it covers this certificate of its issuer.
     fn is_about(&self, certificate: &X509Certificate<'_>) -> bool {
         let named: Vec<_> = certificate
             .extensions()
@@ -181,7 +184,7 @@ impl RevocationList {
     }
 }
 
-/// Where a certificate says that it may be revoked.
+/// The places of revocation lists that a certificate names.
 fn distribution_points(extension: &X509Extension<'_>) -> Vec<String> {
     match extension.parsed_extension() {
         ParsedExtension::CRLDistributionPoints(points) => {
@@ -206,8 +209,8 @@ fn addresses(name: &DistributionPointName<'_>) -> Vec<String> {
     names.iter().filter_map(address).collect()
 }
 
-/// Checks every certificate of a path, leaf first, against `lists`; yields how long a verdict holds that would hold
-/// `until` then without them.
+/// Checks every certificate of a path, leaf first, against `lists`; yields how long a verdict holds that
+/// would hold `until` then without them.
 pub(super) fn check_path(
     lists: &[RevocationList],
     path: &[&X509Certificate<'_>],
@@ -226,8 +229,8 @@ pub(super) fn check_path(
         })
 }
 
-/// Until when a certificate stands that would stand `until` then without these lists. `issuer` is who issued it, where
-/// that is known.
+/// Checks one certificate; yields how long a verdict holds that would hold `until` then without these lists.
+/// `issuer` is the certificate's issuer, if it is known.
 fn check(
     lists: &[RevocationList],
     certificate: &X509Certificate<'_>,
@@ -240,7 +243,7 @@ fn check(
         issuer: escaped(name),
     };
     let of_that_name = || lists.iter().filter(|list| list.issuer == name.as_raw());
-    // A list that says "revoked" is heard, whoever wrote it: the operator put it there.
+    // A list that revokes the certificate counts whatever its signer: the operator put it there.
     if of_that_name().any(|list| !matches!(list.revoked.find_serial(certificate.raw_serial()), Ok(None))) {
         return Err(Refusal::Revoked);
     }
@@ -250,7 +253,8 @@ fn check(
         if let Some(key) = issuer.map(|issuer| issuer.public_key().raw)
             && !list.is_of(key)
         {
-            // That of another CA of the same name says nothing about this one's; that of nobody known might be its own.
+            // A list of another CA with the same name is skipped. A list of an unknown signer might be this
+            // CA's.
             if list.signer.get().is_none() {
                 return Err(unknown());
             }
@@ -267,7 +271,7 @@ fn check(
             issuer: escaped(name),
         }),
         Some(next_update) => Ok(until.min(next_update)),
-        // There are lists of this issuer, and the one that this certificate would be on is not among them.
+        // This issuer has lists, but none that covers this certificate.
         None if elsewhere => Err(unknown()),
         None => Ok(until),
     }

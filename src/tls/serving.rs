@@ -1,8 +1,10 @@
-//! What the listener shows and trusts, read from files and published as one value.
+//! The listener's certificate and the trust in client certificates, read from files and published as one
+//! value.
 //!
-//! Bad files change nothing, with one exception: a revocation list that cannot be used keeps no certificate and no CA in
-//! force that the other files have replaced. These are published with the last good lists, and whoever is of a CA that a
-//! list is of by its name but not by its key is refused. So whatever is wrong with a list, it lets nobody in.
+//! If a file cannot be used, the last good files stay in use, with one exception. A revocation list that
+//! cannot be used must not keep a certificate or CA in use that the other files have replaced. The other
+//! files are then published with the last good lists, and certificates of a CA that has a list's name but not
+//! its key are refused. So a bad list never admits a client.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,19 +16,19 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::config::{TlsError, certified_key_from_pem, server_config};
+use super::options::ServingOptions;
 use super::pem::{self, PemError};
 use super::revocation::RevocationError;
 use super::trust::{Trust, TrustError};
-use crate::settings::Settings;
 
-/// The listener's side of TLS. The handshake's CA hints, the CAs and the revocation lists that certificates are judged
-/// by are one value, so that no connection sees the one without the other.
-pub struct Serving {
-    /// For handshakes from now on.
+/// The listener's side of TLS. The CA hints of the handshake, the CAs and the revocation lists are one value:
+/// no connection sees one without the others.
+pub(crate) struct Serving {
+    /// The configuration of new handshakes.
     pub config: Arc<ServerConfig>,
-    /// What client certificates are judged by, now; `None` without `authentication.x509.clientCAFile`.
+    /// The trust that client certificates are judged by; `None` without `authentication.x509.clientCAFile`.
     pub trust: Option<Arc<Trust>>,
-    /// When the first certificate of the serving pair ends, as Unix time.
+    /// When the first certificate of the serving pair expires, as Unix time.
     pub expires: Option<i64>,
     files: Vec<Vec<u8>>,
     generation: u64,
@@ -72,16 +74,16 @@ pub enum ServingError {
     },
 }
 
-/// What revocation lists must be when a CA of their name is in the bundle.
+/// Which revocation lists are accepted if a CA of their name is in the bundle.
 #[derive(Clone, Copy, PartialEq)]
 enum Lists {
-    /// Signed by a CA of that name.
+    /// Only lists that a CA of that name signed.
     Good,
-    /// Signed by anybody: they are the last good ones, beside a bundle that has changed since.
+    /// Lists of any signer: they are the last good ones, and the bundle has changed since.
     OfAnySigner,
 }
 
-/// Certificate, key and CA bundle come before the lists, for which there must be a bundle.
+/// The number of files before the lists: certificate, key and CA bundle. Without a bundle there are no lists.
 const BEFORE_LISTS: usize = 3;
 const CRL_FILES: &str = "authentication.x509.crlFiles";
 
@@ -90,27 +92,23 @@ impl Serving {
     ///
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
-    pub fn load(settings: &Settings) -> Result<Self, ServingError> {
-        Self::build(settings, read(sources(settings))?, 0, Lists::Good)
+    pub(crate) fn load(options: &ServingOptions) -> Result<Self, ServingError> {
+        Self::build(options, read(sources(options))?, 0, Lists::Good)
     }
 
-    /// The files that [`Self::load`] reads.
-    pub fn files(settings: &Settings) -> Vec<PathBuf> {
-        sources(settings).into_iter().map(|(_, path)| path).collect()
-    }
-
-    /// Reads the files again and publishes them if anything changed and all of it is good; else the last good stays.
-    /// `Ok(true)` if something changed.
+    /// Reads the files again, and publishes them if one has changed and all are good: `Ok(true)`. On an error
+    /// the last good ones stay in use.
     ///
-    /// A revocation list that cannot be used keeps no CA in force that has been taken out of the bundle: the rest is
-    /// published with the last lists that could be read, and if those are not of the new CAs, nobody of these is believed.
+    /// A revocation list that cannot be used does not keep a CA in use that was removed from the bundle. The
+    /// other files are published with the last good lists, and if those are not signed by the new CAs, no
+    /// certificate of these CAs is accepted.
     ///
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
-    pub fn reload(published: &ArcSwap<Self>, settings: &Settings) -> Result<bool, ServingError> {
+    pub(crate) fn reload(published: &ArcSwap<Self>, options: &ServingOptions) -> Result<bool, ServingError> {
         let current = published.load();
         let generation = current.generation + 1;
-        let mut sources = sources(settings);
+        let mut sources = sources(options);
         let lists = sources.split_off(BEFORE_LISTS.min(sources.len()));
         let rest = read(sources)?;
         let next = read(lists).and_then(|lists| {
@@ -118,7 +116,7 @@ impl Serving {
             if files == current.files {
                 return Ok(None);
             }
-            Self::build(settings, files, generation, Lists::Good).map(Some)
+            Self::build(options, files, generation, Lists::Good).map(Some)
         });
         match next {
             Ok(None) => Ok(false),
@@ -128,7 +126,7 @@ impl Serving {
             }
             Err(error) if error.is_about_lists() && !current.files.starts_with(&rest) => {
                 let files = [&rest[..], &current.files[BEFORE_LISTS..]].concat();
-                let next = Self::build(settings, files, generation, Lists::OfAnySigner)?;
+                let next = Self::build(options, files, generation, Lists::OfAnySigner)?;
                 published.store(Arc::new(next));
                 Err(error)
             }
@@ -137,16 +135,18 @@ impl Serving {
     }
 
     fn build(
-        settings: &Settings,
+        options: &ServingOptions,
         files: Vec<Vec<u8>>,
         generation: u64,
         lists: Lists,
     ) -> Result<Self, ServingError> {
-        let tls = &settings.tls;
-        let pair = certified_key_from_pem((&tls.cert_file, &files[0]), (&tls.private_key_file, &files[1]))?;
-        let trust = match &settings.authentication.client_ca_file {
+        let pair = certified_key_from_pem(
+            (&options.cert_file, &files[0]),
+            (&options.private_key_file, &files[1]),
+        )?;
+        let trust = match &options.client_ca_file {
             None => None,
-            Some(path) => Some(Arc::new(trust(settings, path, &files[2..], generation, lists)?)),
+            Some(path) => Some(Arc::new(trust(options, path, &files[2..], generation, lists)?)),
         };
         let expires = pair
             .cert
@@ -156,9 +156,9 @@ impl Serving {
         let config = server_config(
             pair,
             trust.as_deref(),
-            settings.authentication.client_certificates,
-            tls.min_version,
-            &tls.cipher_suites,
+            options.client_certificates,
+            options.min_version,
+            &options.cipher_suites,
         )?;
         Ok(Self {
             config,
@@ -180,7 +180,7 @@ impl ServingError {
     }
 }
 
-/// What these files hold.
+/// The contents of these files.
 fn read(sources: Vec<(&'static str, PathBuf)>) -> Result<Vec<Vec<u8>>, ServingError> {
     let read = |(key, path): (&'static str, PathBuf)| {
         std::fs::read(&path).map_err(|source| ServingError::Read { key, path, source })
@@ -188,24 +188,23 @@ fn read(sources: Vec<(&'static str, PathBuf)>) -> Result<Vec<Vec<u8>>, ServingEr
     sources.into_iter().map(read).collect()
 }
 
-/// What `clientCAFile` and `crlFiles` hold, in this order in `files`.
+/// The trust of `clientCAFile` and `crlFiles`, whose contents are `files`, in this order.
 fn trust(
-    settings: &Settings,
+    options: &ServingOptions,
     path: &Path,
     files: &[Vec<u8>],
     generation: u64,
     lists: Lists,
 ) -> Result<Trust, ServingError> {
-    let authentication = &settings.authentication;
     let bundle = pem::certificates(path, &files[0]).map_err(ServingError::Pem)?;
     let mut trust = Trust::new(bundle, generation).map_err(|source| ServingError::Trust {
         path: path.to_owned(),
         source,
     })?;
-    if authentication.legacy_v1_certificates {
+    if options.legacy_v1_certificates {
         trust.allow_version1();
     }
-    for (path, bytes) in authentication.crl_files.iter().zip(&files[1..]) {
+    for (path, bytes) in options.crl_files.iter().zip(&files[1..]) {
         for list in pem::revocation_lists(path, bytes).map_err(ServingError::CrlPem)? {
             trust
                 .add_revocation_list(&list, lists == Lists::OfAnySigner)
@@ -218,21 +217,21 @@ fn trust(
     Ok(trust)
 }
 
-/// When a certificate ends, as Unix time.
+/// When a certificate expires, as Unix time.
 fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     Some(certificate.validity().not_after.timestamp())
 }
 
-/// The files with their keys, in a fixed order.
-fn sources(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
+/// The files with the keys that name them, in a fixed order.
+fn sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {
     let mut sources = vec![
-        ("tlsCertFile", settings.tls.cert_file.clone()),
-        ("tlsPrivateKeyFile", settings.tls.private_key_file.clone()),
+        ("tlsCertFile", options.cert_file.clone()),
+        ("tlsPrivateKeyFile", options.private_key_file.clone()),
     ];
-    if let Some(path) = &settings.authentication.client_ca_file {
+    if let Some(path) = &options.client_ca_file {
         sources.push(("authentication.x509.clientCAFile", path.clone()));
-        let lists = &settings.authentication.crl_files;
+        let lists = &options.crl_files;
         sources.extend(lists.iter().map(|path| (CRL_FILES, path.clone())));
     }
     sources

@@ -1,5 +1,5 @@
-//! The algorithms of signatures; and the signature on a certificate or a revocation list, for the two places where webpki
-//! does not check it itself. The cryptography is the provider's.
+//! The signature algorithms, and the check of a signature on a certificate or a revocation list where webpki
+//! does not make it. The cryptography is the provider's.
 
 use std::sync::LazyLock;
 
@@ -13,11 +13,11 @@ use super::encoding;
 
 type Algorithm = &'static dyn SignatureVerificationAlgorithm;
 
-/// The algorithms that the kubelet's TLS library has, too. webpki has ML-DSA besides.
+/// The algorithms that the kubelet's TLS library has as well. webpki also has ML-DSA.
 pub(super) static ALGORITHMS: LazyLock<Vec<Algorithm>> =
     LazyLock::new(|| ALL_VERIFICATION_ALGS.iter().copied().filter(is_known).collect());
 
-/// The provider's schemes with these algorithms.
+/// The provider's schemes that use only these algorithms.
 static SCHEMES: LazyLock<Vec<(SignatureScheme, &'static [Algorithm])>> = LazyLock::new(|| {
     let provider = aws_lc_rs::default_provider().signature_verification_algorithms;
     let schemes = provider.mapping.iter().copied();
@@ -30,7 +30,7 @@ fn is_known(algorithm: &Algorithm) -> bool {
     [RSA_ENCRYPTION, ECDSA_P256, ECDSA_P384, ECDSA_P521, ED25519].contains(&algorithm.public_key_alg_id())
 }
 
-/// What is offered and taken in handshakes.
+/// The algorithms offered and accepted in handshakes.
 pub(super) fn in_handshakes() -> WebPkiSupportedAlgorithms {
     WebPkiSupportedAlgorithms {
         all: &ALGORITHMS,
@@ -46,7 +46,7 @@ pub(super) fn is_signed_by(signed: &[u8], key: &[u8]) -> bool {
     else {
         return false;
     };
-    // One algorithm's identifier stands for several where the key says the curve.
+    // Several algorithms share an identifier where the key determines the curve.
     ALGORITHMS
         .iter()
         .filter(|candidate| candidate.signature_alg_id().as_ref() == algorithm)

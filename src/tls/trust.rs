@@ -1,11 +1,11 @@
-//! Whose client certificates count: the CA bundle, and the judgement of a chain against it.
+//! The trust in client certificates: the CA bundle, and the judgement of a chain against it.
 //!
-//! Judged after the handshake and against the bundle of this moment, as the kubelet does
-//! (`request/x509/x509.go`). Signatures, names and chain building are webpki's, but for the leaves that it will
-//! not look at ([`super::direct`]). Beside it stands what Go's
-//! verifier checks and webpki does not: the anchors' dates, usage, basic constraints and key usage, the
-//! issuers' key usage, policies, and a stricter parser. Where the two differ the stricter one wins, so a
-//! certificate is never believed that the kubelet would refuse.
+//! A chain is judged after the handshake, against the bundle of that time, as the kubelet does
+//! (`request/x509/x509.go`). webpki verifies signatures and names and builds the path, except for the leaves
+//! that it does not accept ([`super::direct`]). The gate adds what Go's verifier checks and webpki does not:
+//! the anchors' dates, usage, basic constraints and key usage, the issuers' key usage, policies, and a
+//! stricter parser. Where the two differ, the stricter one wins. A certificate that the kubelet would refuse
+//! is never accepted.
 
 use std::cell::Cell;
 use std::fmt;
@@ -18,10 +18,10 @@ use webpki::{
     EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, VerifiedPath,
     anchor_from_trusted_cert,
 };
-use x509_parser::prelude::{X509Certificate, X509Version};
+use x509_parser::prelude::X509Version;
 
 use super::bounds::{MAX_BYTES, MAX_CERTIFICATES};
-use super::certificate::{self, CertificateFacts};
+use super::certificate::{self, CertificateFacts, ChainCertificate};
 use super::direct;
 use super::refusal::{Judged, Malformed, Refusal, unknown_issuer};
 use super::revocation::{self, RevocationError, RevocationList};
@@ -31,10 +31,10 @@ use super::subject::Subject;
 /// A CA bundle, and the revocation lists that go with it.
 pub struct Trust {
     bundle: Vec<CertificateDer<'static>>,
-    /// What webpki can use of the bundle, the longest valid first, so that of a CA and its renewal the
-    /// renewal counts.
+    /// The anchors that webpki can use, the longest valid first: of a CA and its renewal, the renewal is
+    /// used.
     anchors: Vec<TrustAnchor<'static>>,
-    /// The certificate of the anchor at the same place, and its facts.
+    /// The certificate of each anchor, in the same order, and its facts.
     known: Vec<(CertificateDer<'static>, CertificateFacts)>,
     legacy_v1: bool,
     revocation: Vec<RevocationList>,
@@ -42,13 +42,13 @@ pub struct Trust {
     generation: u64,
 }
 
-/// A bundle that cannot be used.
+/// Why a bundle cannot be used.
 #[derive(Debug, Error)]
 pub enum TrustError {
     /// It is empty.
     #[error("no certificate in the CA bundle: name a PEM file with at least one CA certificate")]
     Empty,
-    /// One of it cannot be parsed; the kubelet refuses the whole file, too.
+    /// A certificate cannot be parsed. The kubelet refuses the whole file, too.
     #[error(
         "certificate {number} of the CA bundle is unusable ({reason}): remove it, or have it issued anew"
     )]
@@ -60,14 +60,14 @@ pub enum TrustError {
     },
 }
 
-/// Accepts clientAuth, any usage, and no usage at all, in each certificate of the chain for itself, as Go
-/// does.
+/// Accepts clientAuth, any usage, or no usage at all. As in Go, each certificate of the chain is checked by
+/// itself.
 struct ForClients;
 
 // === impl Trust ===
 
 impl Trust {
-    /// Takes a bundle; `generation` tells it from the ones before it.
+    /// Takes a bundle. `generation` tells it from earlier ones.
     pub fn new(bundle: Vec<CertificateDer<'static>>, generation: u64) -> Result<Self, TrustError> {
         if bundle.is_empty() {
             return Err(TrustError::Empty);
@@ -83,7 +83,7 @@ impl Trust {
             if !hints.iter().any(|hint| hint.as_ref() == subject) {
                 hints.push(subject.to_vec().into());
             }
-            // One that webpki cannot use as an anchor still counts as a pinned leaf.
+            // A certificate that webpki cannot use as an anchor is still accepted as a leaf.
             if let Ok(anchor) = anchor_from_trusted_cert(der) {
                 usable.push(((der.clone(), CertificateFacts::of(&parsed)), anchor.to_owned()));
             }
@@ -101,13 +101,13 @@ impl Trust {
         })
     }
 
-    /// Takes X.509 v1 leaves as well (`authentication.x509.legacyV1Certificates`).
+    /// Accepts X.509 v1 leaves as well (`authentication.x509.legacyV1Certificates`).
     pub fn allow_version1(&mut self) {
         self.legacy_v1 = true;
     }
 
-    /// Judges by this revocation list as well. With `any_signer` it may be one that the CA of its name has not signed: then
-    /// nobody of that CA is believed.
+    /// Adds a revocation list. With `any_signer` it is accepted even if the CA of its name has not signed it;
+    /// then no certificate of that CA is accepted.
     pub fn add_revocation_list(
         &mut self,
         list: &CertificateRevocationListDer<'_>,
@@ -118,30 +118,30 @@ impl Trust {
         Ok(())
     }
 
-    /// The subject of every CA, once each, as sent with the request for a client certificate: clients pick or
-    /// withhold theirs by it.
-    pub fn hints(&self) -> &[DistinguishedName] {
+    /// The subject of every CA, once each. The request for a client certificate carries them, and clients
+    /// choose their certificate by them.
+    pub(crate) fn hints(&self) -> &[DistinguishedName] {
         &self.hints
     }
 
-    /// When the first of the revocation lists expires: from then on nobody of its issuer is let in, unless there is a newer
-    /// one.
-    pub fn lists_expire(&self) -> Option<SystemTime> {
+    /// When the first of the revocation lists expires. From then on certificates of its issuer are refused,
+    /// unless there is a newer list.
+    pub(crate) fn lists_expire(&self) -> Option<SystemTime> {
         self.revocation.iter().map(RevocationList::next_update).min()
     }
 
-    /// Which bundle this is.
-    pub fn generation(&self) -> u64 {
+    /// The number of this bundle.
+    pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The bundle as read.
-    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+    /// The certificates of the bundle.
+    pub(crate) fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.bundle
     }
 
-    /// Judges the chain that a client sent, leaf first, whose key the handshake has proven to be the
-    /// client's.
+    /// Judges the chain that a client sent, leaf first. The handshake has proven that the client holds the
+    /// leaf's key.
     pub fn judge(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Judged, Refusal> {
         let bytes = chain.iter().map(|der| der.len()).sum();
         if chain.len() > MAX_CERTIFICATES || bytes > MAX_BYTES {
@@ -150,78 +150,61 @@ impl Trust {
                 bytes,
             });
         }
-        let parsed = chain
+        let malformed = |number, reason| Refusal::Malformed { number, reason };
+        let chain = chain
             .iter()
             .enumerate()
-            .map(|(at, der)| {
-                certificate::parse(der).map_err(|reason| Refusal::Malformed {
-                    number: at + 1,
-                    reason,
-                })
-            })
+            .map(|(at, der)| ChainCertificate::read(der).map_err(|reason| malformed(at + 1, reason)))
             .collect::<Result<Vec<_>, _>>()?;
-        let (Some((der, intermediates)), Some(leaf)) = (chain.split_first(), parsed.first()) else {
-            return Err(Refusal::Malformed {
-                number: 1,
-                reason: Malformed("missing"),
-            });
-        };
-        let facts = parsed.iter().map(CertificateFacts::of).collect::<Vec<_>>();
-        let valid_until = self.judge_parsed(der, intermediates, &parsed, &facts, now)?;
+        let (leaf, intermediates) = chain
+            .split_first()
+            .ok_or_else(|| malformed(1, Malformed("missing")))?;
+        let valid_until = self.judge_parsed(leaf, intermediates, now)?;
         Ok(Judged {
             valid_until,
-            subject: Subject::of(der, leaf),
+            subject: Subject::of(leaf.der, &leaf.parsed),
         })
     }
 
     /// Judges a chain that has been parsed; yields how long the verdict holds.
     fn judge_parsed(
         &self,
-        der: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        parsed: &[X509Certificate<'_>],
-        facts: &[CertificateFacts],
+        leaf: &ChainCertificate<'_>,
+        intermediates: &[ChainCertificate<'_>],
         now: SystemTime,
     ) -> Result<SystemTime, Refusal> {
-        let leaf = &parsed[0];
-        check_leaf(&facts[0], now)?;
-        // A leaf that is itself in the bundle needs no issuer, as in Go.
-        if self.bundle.iter().any(|pinned| pinned.as_ref() == der.as_ref()) {
-            return revocation::check_path(&self.revocation, &[leaf], facts[0].not_after(), now);
+        check_leaf(&leaf.facts, now)?;
+        // A leaf that is in the bundle itself needs no issuer, as in Go.
+        if self.bundle.contains(leaf.der) {
+            let until = leaf.facts.not_after();
+            return revocation::check_path(&self.revocation, &[&leaf.parsed], until, now);
         }
-        // Those that webpki does not take for leaves.
-        let unissued = match leaf.version {
-            X509Version::V1 if self.legacy_v1 => unknown_issuer(leaf),
+        // Leaves that webpki does not accept.
+        let unissued = match leaf.parsed.version {
+            X509Version::V1 if self.legacy_v1 => unknown_issuer(&leaf.parsed),
             X509Version::V1 => return Err(Refusal::Version1),
             X509Version::V2 => return Err(Refusal::Version2),
-            _ if facts[0].is_ca => Refusal::CaAsClient,
-            _ => return self.build_path(der, intermediates, parsed, facts, now),
+            _ if leaf.facts.is_ca => Refusal::CaAsClient,
+            _ => return self.build_path(leaf, intermediates, now),
         };
-        let leaf = direct::Leaf {
-            der,
-            parsed: leaf,
-            facts: &facts[0],
-        };
-        direct::judge(&self.known, &self.revocation, &leaf, now, unissued)
+        direct::judge(&self.known, &self.revocation, leaf, now, unissued)
     }
 
     fn build_path(
         &self,
-        der: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        parsed: &[X509Certificate<'_>],
-        facts: &[CertificateFacts],
+        leaf: &ChainCertificate<'_>,
+        intermediates: &[ChainCertificate<'_>],
         now: SystemTime,
     ) -> Result<SystemTime, Refusal> {
-        let leaf = &parsed[0];
+        let parsed = &leaf.parsed;
         let since_epoch = now.duration_since(UNIX_EPOCH).map_err(|_| Refusal::NotYetValid)?;
-        let end_entity = EndEntityCert::try_from(der).map_err(|error| Refusal::from_webpki(error, leaf))?;
-        // Two parsers read the leaf: webpki what is verified, x509-parser who it is. They must have read the
-        // same.
-        if end_entity.subject_public_key_info().as_ref() != leaf.public_key().raw
-            || !leaf.subject().as_raw().ends_with(end_entity.subject())
-            || !leaf.issuer().as_raw().ends_with(end_entity.issuer())
-            || end_entity.serial() != leaf.raw_serial()
+        let end_entity =
+            EndEntityCert::try_from(leaf.der).map_err(|error| Refusal::from_webpki(error, parsed))?;
+        // Two parsers read the leaf: webpki to verify it, x509-parser to find the user. They must agree.
+        if end_entity.subject_public_key_info().as_ref() != parsed.public_key().raw
+            || !parsed.subject().as_raw().ends_with(end_entity.subject())
+            || !parsed.issuer().as_raw().ends_with(end_entity.issuer())
+            || end_entity.serial() != parsed.raw_serial()
         {
             return Err(Refusal::Malformed {
                 number: 1,
@@ -229,13 +212,12 @@ impl Trust {
             });
         }
 
-        // A path that webpki verified and that is refused here is one of several: it goes on to look for
-        // others.
+        // webpki may find several paths. If one is refused here, it goes on to the next.
         let refused = Cell::new(None);
-        let believed = Cell::new(None);
-        let check = |path: &VerifiedPath<'_>| match self.check_path(path, intermediates, parsed, facts, now) {
+        let accepted = Cell::new(None);
+        let check = |path: &VerifiedPath<'_>| match self.check_path(path, leaf, intermediates, now) {
             Ok(valid_until) => {
-                believed.set(Some(valid_until));
+                accepted.set(Some(valid_until));
                 Ok(())
             }
             Err(refusal) => {
@@ -243,45 +225,52 @@ impl Trust {
                 Err(webpki::Error::UnknownIssuer)
             }
         };
+        let ders: Vec<_> = intermediates
+            .iter()
+            .map(|issuer| CertificateDer::from(issuer.der.as_ref()))
+            .collect();
         let verified = end_entity.verify_for_usage(
             &ALGORITHMS,
             &self.anchors,
-            intermediates,
+            &ders,
             UnixTime::since_unix_epoch(since_epoch),
             ForClients,
             None,
             Some(&check),
         );
-        match (verified, believed.take(), refused.take()) {
+        match (verified, accepted.take(), refused.take()) {
             (Ok(_), Some(valid_until), _) => Ok(valid_until),
             (Ok(_), None, _) => Err(Refusal::TooComplex),
             (Err(_), _, Some(refused)) => Err(refused),
-            (Err(error), _, None) => Err(Refusal::from_webpki(error, leaf)),
+            (Err(error), _, None) => Err(Refusal::from_webpki(error, parsed)),
         }
     }
 
-    /// What Go asks of a path beyond webpki; yields how long the path holds.
+    /// The checks of a path that Go makes and webpki does not; yields how long the path is valid.
     fn check_path(
         &self,
         path: &VerifiedPath<'_>,
-        intermediates: &[CertificateDer<'_>],
-        parsed: &[X509Certificate<'_>],
-        facts: &[CertificateFacts],
+        leaf: &ChainCertificate<'_>,
+        intermediates: &[ChainCertificate<'_>],
         now: SystemTime,
     ) -> Result<SystemTime, Refusal> {
-        let mut certificates = vec![&parsed[0]];
-        let mut valid_until = facts[0].not_after();
-        let mut requires_policy = facts[0].requires_policy;
-        let (mut constrained, mut has_odd_names) = (false, facts[0].has_odd_names);
+        let mut certificates = vec![&leaf.parsed];
+        let mut valid_until = leaf.facts.not_after();
+        let mut requires_policy = leaf.facts.requires_policy;
+        let (mut constrained, mut has_odd_names) = (false, leaf.facts.has_odd_names);
         let mut below = 0_u32;
         for certificate in path.intermediate_certificates() {
-            let at = intermediates
-                .iter()
-                .position(|der| der.as_ref() == certificate.der().as_ref());
-            let Some((at, issuer)) = at.and_then(|at| Some((at + 1, facts.get(at + 1)?))) else {
+            let der = certificate.der();
+            let issuer = intermediates.iter().find(|issuer| **issuer.der == *der);
+            let Some(ChainCertificate {
+                parsed,
+                facts: issuer,
+                ..
+            }) = issuer
+            else {
                 return Err(Refusal::TooComplex);
             };
-            certificates.push(&parsed[at]);
+            certificates.push(parsed);
             if !issuer.may_issue {
                 return Err(Refusal::BadIssuer {
                     reason: "its key usage lacks keyCertSign",
@@ -337,7 +326,7 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// What needs no issuer; a pinned leaf is held to it as well.
+/// The checks of a leaf that need no issuer. A leaf in the bundle must pass them as well.
 fn check_leaf(leaf: &CertificateFacts, now: SystemTime) -> Result<(), Refusal> {
     if leaf.unhandled_critical {
         return Err(Refusal::Unsupported {

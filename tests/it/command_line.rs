@@ -1,7 +1,8 @@
-//! If `check` passes what `serve` refuses, or an exit code is wrong, a rollout script on a thousand nodes goes on where
-//! it should have stopped.
+//! If `check` passes what `serve` refuses, or an exit code is wrong, a rollout script on a thousand nodes
+//! goes on where it should have stopped.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -62,19 +63,77 @@ fn a_misspelled_key_is_named_with_its_file_path_and_neighbour() {
     let file = file.to_str().unwrap();
     let key = "authentication.x509.clientCaFlie";
     assert_says(&stderr(&checked), &[file, key, "clientCAFile"]);
-    assert_eq!(stdout(&checked), "");
+    assert_eq!(stdout(&checked), "1 error\n");
 }
 
 #[test]
-fn check_prints_a_configuration_that_loads_again() {
+fn check_ends_with_a_verdict() {
     let installation = Installation::new();
-    let checked = installation.check(&[]);
+    let verdict = |expected_code: i32| {
+        let checked = installation.check(&["--offline"]);
+        assert_eq!(code(&checked), expected_code, "{}", stderr(&checked));
+        stdout(&checked)
+    };
+    assert_eq!(verdict(0), "ok\n");
+    installation.configure(|configuration| configuration["sandbox"] = json!("BestEffort"));
+    assert_eq!(verdict(0), "ok, 1 warning\n");
+    installation.configure(|configuration| configuration["workers"] = json!(0));
+    assert_eq!(verdict(64), "1 error\n");
+    installation.configure(|configuration| {
+        configuration["workers"] = json!(0);
+        configuration["frobnicate"] = json!(true);
+    });
+    assert_eq!(verdict(64), "2 errors\n");
+    let said = stderr(&installation.check(&["--offline"]));
+    let place = format!("error: {}:", installation.config());
+    assert!(said.lines().all(|line| line.starts_with(&place)), "{said}");
+}
+
+#[test]
+fn check_prints_what_would_be_in_force_if_asked_and_that_loads_again() {
+    let installation = Installation::new();
+    let checked = installation.check(&["--print"]);
     assert_eq!(code(&checked), 0, "{}", stderr(&checked));
+    assert!(
+        stderr(&checked).ends_with("ok, 1 warning\n"),
+        "{}",
+        stderr(&checked)
+    );
     let again = installation.path("again.yaml");
     fs::write(&again, stdout(&checked)).unwrap();
-    let checked_again = run(&["check", "--config", &again]);
+    let checked_again = run(&["check", "--print", "--config", &again]);
     assert_eq!(code(&checked_again), 0, "{}", stderr(&checked_again));
     assert_eq!(stdout(&checked_again), stdout(&checked));
+}
+
+/// A file that cannot be used is a fault of the line that names it.
+#[test]
+fn check_names_the_line_or_the_flag_of_a_file_that_cannot_be_used() {
+    let installation = Installation::new();
+    let config = fs::read_to_string(installation.config()).unwrap();
+    assert_eq!(
+        config.lines().count(),
+        1,
+        "the configuration of these tests is JSON in one line"
+    );
+    let missing = installation.path("missing.pem");
+    let checked = installation.check(&["--offline", &format!("--client-ca-file={missing}")]);
+    let said = stderr(&checked);
+    let expected =
+        format!("error: --client-ca-file: authentication.x509.clientCAFile: cannot read {missing}: ");
+    assert!(said.starts_with(&expected), "{said}");
+    fs::write(installation.config(), format!("\n\n{config}")).unwrap();
+    fs::write(installation.path("gate-serving.key"), "nothing").unwrap();
+    fs::remove_file(installation.path("kubelet-serving.crt")).unwrap();
+    let checked = installation.check(&["--offline"]);
+    assert_eq!((code(&checked), stdout(&checked).as_str()), (64, "2 errors\n"));
+    let said = stderr(&checked);
+    for (line, key) in said.lines().zip(["tlsCertFile", "upstream.certificateFile"]) {
+        assert!(
+            line.starts_with(&format!("error: {}:3: {key}", installation.config())),
+            "{said}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +195,7 @@ fn flags_spelled_as_the_kubelets_win_over_the_file() {
     installation
         .configure(|configuration| configuration["authentication"]["anonymous"] = json!({"enabled": false}));
     let effective = |flags: &[&str]| -> Value {
-        let checked = installation.check(flags);
+        let checked = installation.check(&[&["--print"], flags].concat());
         assert_eq!(code(&checked), 0, "{}", stderr(&checked));
         serde_saphyr::from_str(&stdout(&checked)).unwrap()
     };
@@ -158,7 +217,8 @@ fn flags_spelled_as_the_kubelets_win_over_the_file() {
     assert_eq!(flags["tlsMinVersion"], "VersionTLS13");
 }
 
-/// Seen red: with `may_listen` taking a machine without a kubelet process for a proof, the gate served on the kubelet's port.
+/// Seen red: with `may_listen` taking a machine without a kubelet process for a proof, the gate served on the
+/// kubelet's port.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_leaves_the_kubelets_ports_alone() {
     let installation = Installation::new();
@@ -183,6 +243,19 @@ async fn a_gate_leaves_the_kubelets_ports_alone() {
         let named = format!("{key}: 127.0.0.1:{port}");
         assert_says(&stderr(&refused), &[&named, "exits and the node is lost"]);
     }
+}
+
+/// "Address already in use" alone sends an operator looking for the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_address_names_the_process_that_has_it() {
+    let installation = Installation::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    installation.configure(|configuration| configuration["listen"] = json!([address]));
+    let served = installation.serve().await;
+    assert_eq!(code(&served), 1);
+    let holder = format!("it is taken by process {} (", std::process::id());
+    assert_says(&stderr(&served), &[&address.to_string(), &holder]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,8 +31,9 @@ fn own(mut command: Command) -> Command {
     command
 }
 
-/// The same in a process namespace, where no process of this machine is seen, but kubelets with these flags. Their process ids are 2, 3
-/// and so on. `None`, and the test counts as skipped, where the machine allows no process namespace.
+/// The same in a process namespace, where no process of this machine is seen, but kubelets with these flags.
+/// Their process ids are 2, 3 and so on. `None`, and the test counts as skipped, where the machine allows no
+/// process namespace.
 pub(crate) fn kubelet_gate_beside(kubelets: &[&str]) -> Option<Command> {
     let unshare = |more: &[&str]| {
         let mut command = Command::new("unshare");
@@ -185,14 +186,12 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) async fn start(installation: &Installation) -> Self {
+        Self::with_configuration(&installation.config()).await
+    }
+
+    pub(crate) async fn with_configuration(file: &str) -> Self {
         let mut process = kubelet_gate()
-            .args([
-                "serve",
-                "--log-format",
-                "json",
-                "--config",
-                &installation.config(),
-            ])
+            .args(["serve", "--log-format", "json", "--config", file])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

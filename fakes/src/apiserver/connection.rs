@@ -206,10 +206,10 @@ impl Handler {
 
     fn node(&self, caller: &User, name: &str) -> Response<Bytes> {
         if !may_read_node(caller, name) {
+            let user = &caller.name;
             let message = format!(
-                "nodes {name:?} is forbidden: User {:?} cannot get resource \"nodes\" in API group \"\" at the \
-                 cluster scope",
-                caller.name
+                "nodes {name:?} is forbidden: User {user:?} cannot get resource \"nodes\" in API group \"\" \
+                 at the cluster scope"
             );
             return status(StatusCode::FORBIDDEN, &message);
         }

@@ -19,10 +19,10 @@ use tokio_rustls::TlsConnector;
 
 use self::tls::TlsSettings;
 
-pub use self::connection::{ClientBody, Connection, Streaming};
+pub use self::connection::{BodySender, ClientBody, Connection, Streaming};
 pub use self::error::ClientError;
 pub use self::upgrade::{SpdyStream, UpgradeAnswer};
-pub use self::websocket::WsSession;
+pub use self::websocket::{ExecOutcome, WsSession};
 
 mod connection;
 mod error;

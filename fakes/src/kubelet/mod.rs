@@ -23,6 +23,7 @@ use self::wire::Wire;
 use crate::client::Duplex;
 
 pub use self::knobs::{Fault, Knobs};
+pub use self::pages::node_info;
 pub use self::record::RecordedRequest;
 pub use self::tls::ClientCa;
 

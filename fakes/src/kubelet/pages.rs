@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A pod of the fake node.
 #[derive(Debug)]
@@ -107,6 +107,22 @@ pub(super) fn command_line() -> String {
         .chain(flags)
         .collect::<Vec<_>>()
         .join("\0")
+}
+
+/// The `status.nodeInfo` that a kubelet writes into its Node: the ids of this machine. An id that cannot be
+/// read is empty.
+pub fn node_info() -> Value {
+    let read = |file| {
+        std::fs::read_to_string(file)
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    json!({
+        "bootID": read("/proc/sys/kernel/random/boot_id"),
+        "machineID": read("/etc/machine-id"),
+        "systemUUID": read("/sys/class/dmi/id/product_uuid"),
+    })
 }
 
 fn container_log(pod: &str) -> &'static str {

@@ -3,11 +3,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::server::{ALLOWED, Act, Authority, JANE, Server, client, eventually};
+use super::server::{ALLOWED, Act, JANE, Server, ServerAuthority, client, eventually};
 use crate::apiserver::client::ClientLimits;
-use crate::apiserver::{
-    AccessAnswer, AccessSpec, AnswerError, ApiServer, Cause, Kubeconfig, ReviewError, TokenAnswer, UserInfo,
-};
+use crate::apiserver::failure::Cause;
+use crate::apiserver::reviews::AnswerError;
+use crate::apiserver::{AccessAnswer, AccessSpec, ApiServer, Kubeconfig, ReviewError, TokenAnswer, UserInfo};
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
@@ -33,7 +33,7 @@ async fn may_get_metrics(client: &ApiServer) -> Result<AccessAnswer, ReviewError
 }
 
 #[tokio::test]
-async fn asks_as_the_kubelet_does() {
+async fn reviews_are_requested_as_the_kubelet_does() {
     let server = Server::start(vec![]).await;
     let client = server.client();
     assert_eq!(
@@ -44,13 +44,13 @@ async fn asks_as_the_kubelet_does() {
             reason: "because".into()
         }
     );
-    let nobody = UserInfo {
-        username: "nobody".into(),
+    let tom = UserInfo {
+        username: "tom".into(),
         ..UserInfo::default()
     };
     client
         .review_access(AccessSpec {
-            user: &nobody,
+            user: &tom,
             verb: "",
             subresource: "proxy",
             name: "worker-1",
@@ -88,7 +88,7 @@ async fn asks_as_the_kubelet_does() {
     assert_eq!(
         seen[1].body["spec"],
         json!({"resourceAttributes": {"version": "v1", "resource": "nodes", "subresource": "proxy", "name": "worker-1"},
-            "user": "nobody"})
+            "user": "tom"})
     );
     assert_eq!(seen[2].target, "/apis/authentication.k8s.io/v1/tokenreviews");
     assert_eq!(
@@ -111,7 +111,7 @@ async fn asks_as_the_kubelet_does() {
 }
 
 #[tokio::test]
-async fn a_path_in_the_server_url_stands_before_the_api() {
+async fn a_path_in_the_server_url_comes_before_the_apis_path() {
     let server = Server::start(vec![]).await;
     server.kubeconfig("", "token: t");
     let url = format!("https://{}", server.address);
@@ -147,7 +147,7 @@ async fn concurrent_reviews_are_bounded() {
         "must wait for a slot"
     );
     assert_eq!((server.calls(), server.accepted()), (4, 4));
-    // A review that is given up frees its slot and closes its connection.
+    // A review that is dropped frees its slot and closes its connection.
     hanging[0].abort();
     assert!(fifth.await.unwrap().unwrap().allowed);
     assert_eq!((server.calls(), server.accepted()), (5, 5));
@@ -252,7 +252,7 @@ async fn a_stale_connection_is_replaced_at_once() {
     let connections: Vec<_> = server.seen().iter().map(|seen| seen.connection).collect();
     assert_eq!(connections, [0, 0, 1]);
 
-    // And closed before the request: it must not even be tried.
+    // If it was closed before the request, it must not be tried.
     server.close_connections();
     eventually("closed", || server.open() == 0).await;
     may_get_metrics(&client).await.unwrap();
@@ -283,7 +283,7 @@ async fn an_answer_with_connection_close_is_read_and_the_connection_not_reused()
 }
 
 #[tokio::test]
-async fn nobody_listening_is_one_attempt() {
+async fn a_refused_connection_is_one_attempt() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let server = Server::start(vec![]).await;
     server.kubeconfig("", "token: t");
@@ -357,7 +357,7 @@ async fn an_answer_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn the_server_must_be_who_it_should_be() {
+async fn the_servers_certificate_must_be_of_the_ca_and_the_name() {
     let server = Server::start_as(&["kubernetes.default.svc"], vec![]).await;
     let wrong_name = client(server.kubeconfig("", "token: t"), SECONDS(20));
     let error = may_get_metrics(&wrong_name).await.unwrap_err();
@@ -370,19 +370,19 @@ async fn the_server_must_be_who_it_should_be() {
     );
     may_get_metrics(&named).await.unwrap();
 
-    server.write("ca.crt", &Authority::new("test-ca").pem());
+    server.write("ca.crt", &ServerAuthority::new("test-ca").pem());
     assert!(named.reload().unwrap());
     let error = may_get_metrics(&named).await.unwrap_err();
     assert!(matches!(error.cause, Cause::Handshake { .. }), "{error}");
     assert_eq!(server.calls(), 1, "nothing is sent to a stranger");
 }
 
-/// Go does not believe a server whose CA has expired, webpki alone would.
+/// Go refuses a server whose CA has expired; webpki alone would accept it.
 ///
-/// Seen red: with every anchor taken for valid, the first review is answered.
+/// Seen red with every anchor treated as valid: the first review is answered.
 #[tokio::test]
-async fn an_expired_authority_vouches_for_nobody() {
-    let server = Server::start_by(Authority::expired("test-ca"), &["127.0.0.1"], vec![]).await;
+async fn a_server_of_an_expired_ca_is_refused() {
+    let server = Server::start_by(ServerAuthority::expired("test-ca"), &["127.0.0.1"], vec![]).await;
     let client = server.client();
     let error = may_get_metrics(&client).await.unwrap_err();
     assert!(matches!(error.cause, Cause::Handshake { .. }), "{error}");

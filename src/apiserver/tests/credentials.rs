@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use super::server::{Act, Authority, Server, client, eventually};
+use super::server::{Act, Server, ServerAuthority, client, eventually};
 use crate::apiserver::client::ClientLimits;
-use crate::apiserver::{ApiServer, ApiServerError, Cause, Kubeconfig};
+use crate::apiserver::failure::Cause;
+use crate::apiserver::{ApiServer, ApiServerError, Kubeconfig};
 use crate::tls::pem;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -11,7 +12,7 @@ fn der(pem: &str) -> Vec<u8> {
     pem::certificates("test".as_ref(), pem.as_bytes()).unwrap()[0].to_vec()
 }
 
-/// Seen red: without `Pool::keep_only`, the old connection stays open until the next review.
+/// Seen red: without `ApiServerPool::keep_only`, the old connection stays open until the next review.
 #[tokio::test]
 async fn a_client_certificate_is_shown_and_rotates_with_its_file() {
     let server = Server::start(vec![]).await;
@@ -123,7 +124,7 @@ async fn a_token_file_rotates_without_a_new_connection() {
 #[tokio::test]
 async fn a_certificate_of_another_ca_is_an_error_of_one_call() {
     let server = Server::start(vec![]).await;
-    let stranger = Authority::new("other").client("stranger");
+    let stranger = ServerAuthority::new("other").client("stranger");
     server.write("crt", &stranger.certificate);
     server.write("key", &stranger.key);
     let client = client(

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::server::{Act, Server, Signed, client, eventually, kubeconfig_text};
 use crate::apiserver::credentials::Credentials;
-use crate::apiserver::{ApiServer, Cause, Kubeconfig, ReviewError};
+use crate::apiserver::failure::Cause;
+use crate::apiserver::{ApiServer, Kubeconfig, ReviewError};
 
 const V1: &str = "client.authentication.k8s.io/v1";
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -87,7 +88,7 @@ async fn a_hundred_reviews_at_once_run_it_once() {
 }
 
 #[tokio::test]
-async fn a_review_that_is_given_up_leaves_the_run_to_the_others() {
+async fn a_dropped_review_leaves_the_run_to_the_others() {
     let server = Server::start(vec![]).await;
     let client = with_plugin(&server, &format!("sleep 0.3\n{}", counts(&server)));
     let first = tokio::spawn({
@@ -126,7 +127,7 @@ async fn a_certificate_is_shown_and_a_new_one_closes_the_old_connections() {
 }
 
 #[tokio::test]
-async fn it_is_told_what_client_go_tells_it() {
+async fn it_receives_the_same_information_as_from_client_go() {
     let server = Server::start(vec![]).await;
     let script = format!(
         "printf %s \"$KUBERNETES_EXEC_INFO\" >{info}\nprintf %s \"$STAGE\" >{stage}\ncat >{stdin}\n{}",
@@ -199,9 +200,9 @@ async fn a_token_in_the_kubeconfig_wins_and_nothing_is_run() {
     assert_eq!((runs(&server), tokens(&server)), (0, vec!["fixed".to_owned()]));
 }
 
-/// Seen red: with the answer's kind, version or expiry not looked at, that row asks the API server.
+/// Seen red without the check of kind, version or expiry: that row reaches the API server.
 #[tokio::test]
-async fn what_it_gets_wrong_is_said_and_nothing_is_asked() {
+async fn its_mistakes_are_reported_and_no_review_is_sent() {
     let server = Server::start(vec![]).await;
     let (one, other) = (server.authority.client("one"), server.authority.client("other"));
     let mismatched = json!({"clientCertificateData": one.certificate, "clientKeyData": other.key});
@@ -251,7 +252,7 @@ async fn what_it_gets_wrong_is_said_and_nothing_is_asked() {
             "exit status: 3: who is [PASSWORD], [token]",
         ),
         ("kill -9 $$".into(), "signal: 9"),
-        // All of it is read, and a little kept.
+        // All of it is read, and its beginning is kept.
         (
             "yes | head -c 5000000 >&2; exit 1".into(),
             "exit status: 1: y y y",
@@ -284,7 +285,7 @@ async fn a_missing_command_shows_the_hint() {
 
 /// Seen red: without the kill of the process group, the grandchild lives on.
 #[tokio::test]
-async fn one_that_hangs_is_killed_with_all_that_it_started() {
+async fn a_plugin_that_hangs_is_killed_with_its_children() {
     let server = Server::start(vec![]).await;
     let pids = server.path("pids");
     let script = format!("sleep 1000 & echo $! >>{0}; echo $$ >>{0}; wait", pids.display());
@@ -302,7 +303,7 @@ async fn one_that_hangs_is_killed_with_all_that_it_started() {
         .collect();
     assert_eq!(pids.len(), 2);
     let gone = |pid: &u32| {
-        // Dead and not yet collected by whoever inherits it is as good.
+        // A zombie that its new parent has not collected yet is dead as well.
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
         state.map_or(true, |state| state.contains(") Z "))
     };
@@ -319,7 +320,7 @@ async fn after_a_failure_it_is_not_run_for_every_review() {
         assert_eq!(ask(&client).await.unwrap_err().to_string(), first);
     }
     assert!(runs(&server) <= 2, "{}", runs(&server));
-    // And it comes back by itself.
+    // It recovers by itself.
     server.write("plugin.sh", &counts(&server));
     let began = std::time::Instant::now();
     while ask(&client).await.is_err() {
@@ -353,9 +354,9 @@ async fn a_credential_is_replaced_when_it_expires() {
     );
 }
 
-/// Seen red: with the renewal awaited by whoever finds the credential due, it waits for the next.
+/// Seen red with the renewal awaited by the review that finds the credential due.
 #[tokio::test]
-async fn the_last_good_one_is_used_while_the_next_is_waited_for_or_fails() {
+async fn the_last_good_credential_is_used_while_the_next_is_issued_or_fails() {
     let server = Server::start(vec![]).await;
     let once = |then: &str| {
         let first = format!(
@@ -384,7 +385,7 @@ async fn the_last_good_one_is_used_while_the_next_is_waited_for_or_fails() {
     }
 }
 
-/// Seen red: with the refused credential asked with again, the second review fails.
+/// Seen red with the refused credential used again: the second review fails.
 #[tokio::test]
 async fn a_refused_credential_is_replaced_at_once_but_not_for_ever() {
     let server = Server::start(vec![]).await;
@@ -394,7 +395,7 @@ async fn a_refused_credential_is_replaced_at_once_but_not_for_ever() {
     ask(&client).await.unwrap();
     assert_eq!(tokens(&server), ["run-1", "run-1", "run-2"]);
 
-    // An API server that refuses whatever comes is not a reason to run it for every review.
+    // It is not run for every review if the API server refuses every credential.
     for _ in 0..40 {
         server.then(Act::Answer(401, ""));
     }
@@ -406,7 +407,7 @@ async fn a_refused_credential_is_replaced_at_once_but_not_for_ever() {
 }
 
 #[tokio::test]
-async fn what_one_plugin_issued_is_not_shown_on_behalf_of_another() {
+async fn a_credential_of_one_plugin_is_not_used_for_another() {
     let server = Server::start(vec![]).await;
     let client = with_plugin(&server, &counts(&server));
     ask(&client).await.unwrap();

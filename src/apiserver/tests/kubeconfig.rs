@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
 
-use super::server::{Authority, kubeconfig_text};
+use super::server::{ServerAuthority, kubeconfig_text};
 use crate::apiserver::material::Material;
 use crate::apiserver::{Kubeconfig, KubeconfigError};
 
@@ -23,117 +23,87 @@ fn refusal(server: &str, cluster: &str, user: &str) -> String {
         .to_string()
 }
 
+/// Asserts that an error is about this key of cluster or user, and says no secret.
+#[track_caller]
+fn assert_names(error: &str, key: &str) {
+    let begin = format!("/etc/kubernetes/kubelet.conf: {key}");
+    assert!(
+        error.starts_with(&begin),
+        "{error:?} does not begin with {begin:?}"
+    );
+    assert!(!error.contains("t0ken"), "{error}");
+}
+
 #[test]
-fn what_cannot_be_honoured_is_refused_by_name() {
-    let cluster = "/etc/kubernetes/kubelet.conf: clusters[k].cluster.";
-    let user = "/etc/kubernetes/kubelet.conf: users[u].user.";
-    let with_cluster = |line: &str| refusal(URL, &format!("{CA}, {line}"), TOKEN);
-    let with_user = |line: &str| refusal(URL, CA, &format!("{TOKEN}, {line}"));
-    let with_exec = |lines: &str| with_user(&format!("exec: {{{lines}}}"));
-    for (error, begin) in [
+fn unsupported_and_missing_keys_are_refused_by_name() {
+    for (line, key) in [
+        ("insecure-skip-tls-verify: true", "insecure-skip-tls-verify: "),
+        ("proxy-url: 'http://p'", "proxy-url: "),
+        ("tls-server-name: 'a b'", "tls-server-name: "),
+    ] {
+        let error = refusal(URL, &format!("{CA}, {line}"), TOKEN);
+        assert_names(&error, &format!("clusters[k].cluster.{key}"));
+    }
+    for (line, key) in [
+        ("username: a", "username: "),
+        ("password: a", "password: "),
+        ("auth-provider: {name: gcp}", "auth-provider: "),
+        ("as: root", "as: "),
+        ("as-uid: '1'", "as-uid: "),
+        ("as-groups: [a]", "as-groups: "),
+        ("as-user-extra: {a: [b]}", "as-user-extra: "),
+        ("client-key: k", "client-certificate: not set"),
+        ("client-certificate: k", "client-key: not set"),
+        ("client-key-data: '%%'", "client-key-data: not base64"),
+    ] {
+        let error = refusal(URL, CA, &format!("{TOKEN}, {line}"));
+        assert_names(&error, &format!("users[u].user.{key}"));
+    }
+    for (server, key) in [
+        ("", "server: not set"),
+        ("http://192.0.2.1", "server: not https://"),
+        ("192.0.2.1:6443", "server: not https://"),
+        ("https://u:p@192.0.2.1", "server: names a user"),
+        ("https://192.0.2.1:99999", "server: "),
+        ("https://192.0.2.1:", "server: "),
+        ("https://192.0.2.1/?a", "server: has a query"),
+    ] {
+        let error = refusal(server, CA, TOKEN);
+        assert_names(&error, &format!("clusters[k].cluster.{key}"));
+    }
+    let no_authority = refusal(URL, "", TOKEN);
+    assert_names(
+        &no_authority,
+        "clusters[k].cluster.certificate-authority: not set",
+    );
+    assert_names(&refusal(URL, CA, ""), "users[u].user: no credential");
+}
+
+#[test]
+fn an_exec_plugin_that_cannot_be_run_is_refused_by_key() {
+    const ALPHA: &str = "apiVersion: client.authentication.k8s.io/v1alpha1, command: aws";
+    const ALPHA_ERROR: &str = "apiVersion: client.authentication.k8s.io/v1alpha1; write ";
+    let v1 = |lines: &str| format!("{V1}{lines}");
+    for (lines, key) in [
+        ("command: aws".to_owned(), "apiVersion: not set"),
+        (ALPHA.to_owned(), ALPHA_ERROR),
+        (v1(""), "command: not set"),
+        (v1(", command: aws"), "interactiveMode: not set"),
         (
-            with_cluster("insecure-skip-tls-verify: true"),
-            format!("{cluster}insecure-skip-tls-verify: "),
+            v1(", command: aws, interactiveMode: Always"),
+            "interactiveMode: Always: there is no terminal here",
         ),
         (
-            with_cluster("proxy-url: 'http://p'"),
-            format!("{cluster}proxy-url: "),
+            v1(", command: aws, interactiveMode: Perhaps"),
+            "interactiveMode: Perhaps: unknown",
         ),
         (
-            with_cluster("tls-server-name: 'a b'"),
-            format!("{cluster}tls-server-name: "),
-        ),
-        (with_user("username: a"), format!("{user}username: ")),
-        (with_user("password: a"), format!("{user}password: ")),
-        (
-            with_user("auth-provider: {name: gcp}"),
-            format!("{user}auth-provider: "),
-        ),
-        (with_user("as: root"), format!("{user}as: ")),
-        (with_user("as-uid: '1'"), format!("{user}as-uid: ")),
-        (with_user("as-groups: [a]"), format!("{user}as-groups: ")),
-        (
-            with_user("as-user-extra: {a: [b]}"),
-            format!("{user}as-user-extra: "),
-        ),
-        (
-            with_exec("command: aws"),
-            format!("{user}exec.apiVersion: not set"),
-        ),
-        (
-            with_exec("apiVersion: client.authentication.k8s.io/v1alpha1, command: aws"),
-            format!("{user}exec.apiVersion: client.authentication.k8s.io/v1alpha1; write "),
-        ),
-        (with_exec(V1), format!("{user}exec.command: not set")),
-        (
-            with_exec(&format!("{V1}, command: aws")),
-            format!("{user}exec.interactiveMode: not set"),
-        ),
-        (
-            with_exec(&format!("{V1}, command: aws, interactiveMode: Always")),
-            format!("{user}exec.interactiveMode: Always: nobody can be asked here"),
-        ),
-        (
-            with_exec(&format!("{V1}, command: aws, interactiveMode: Perhaps")),
-            format!("{user}exec.interactiveMode: Perhaps: unknown"),
-        ),
-        (
-            with_exec(&format!(
-                "{V1}, command: aws, interactiveMode: Never, env: [{{value: t0ken}}]"
-            )),
-            format!("{user}exec.env: has an entry"),
-        ),
-        (
-            with_user("client-key: k"),
-            format!("{user}client-certificate: not set"),
-        ),
-        (
-            with_user("client-certificate: k"),
-            format!("{user}client-key: not set"),
-        ),
-        (
-            with_user("client-key-data: '%%'"),
-            format!("{user}client-key-data: not base64"),
-        ),
-        (
-            refusal(URL, "", TOKEN),
-            format!("{cluster}certificate-authority: not set"),
-        ),
-        (refusal("", CA, TOKEN), format!("{cluster}server: not set")),
-        (
-            refusal("http://192.0.2.1", CA, TOKEN),
-            format!("{cluster}server: not https://"),
-        ),
-        (
-            refusal("192.0.2.1:6443", CA, TOKEN),
-            format!("{cluster}server: not https://"),
-        ),
-        (
-            refusal("https://u:p@192.0.2.1", CA, TOKEN),
-            format!("{cluster}server: names a user"),
-        ),
-        (
-            refusal("https://192.0.2.1:99999", CA, TOKEN),
-            format!("{cluster}server: "),
-        ),
-        (
-            refusal("https://192.0.2.1:", CA, TOKEN),
-            format!("{cluster}server: "),
-        ),
-        (
-            refusal("https://192.0.2.1/?a", CA, TOKEN),
-            format!("{cluster}server: has a query"),
-        ),
-        (
-            refusal(URL, CA, ""),
-            "/etc/kubernetes/kubelet.conf: users[u].user: no credential".to_owned(),
+            v1(", command: aws, interactiveMode: Never, env: [{value: t0ken}]"),
+            "env: has an entry",
         ),
     ] {
-        assert!(
-            error.starts_with(&begin),
-            "{error:?} does not begin with {begin:?}"
-        );
-        assert!(!error.contains("t0ken"), "{error}");
+        let error = refusal(URL, CA, &format!("{TOKEN}, exec: {{{lines}}}"));
+        assert_names(&error, &format!("users[u].user.exec.{key}"));
     }
 }
 
@@ -232,7 +202,7 @@ fn the_files_must_be_files() {
 
 #[test]
 fn the_common_name_of_inline_data_is_found() {
-    let signed = Authority::new("ca").client("system:node:worker-1");
+    let signed = ServerAuthority::new("ca").client("system:node:worker-1");
     let data = |pem: &str| BASE64_STANDARD.encode(pem);
     let user = format!(
         "client-certificate-data: {}, client-key-data: {}",

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
+use crate::apiserver::TokenAnswer;
 use crate::apiserver::log_text::log_text;
-use crate::apiserver::reviews::{access_answer, token_answer};
-use crate::apiserver::{AnswerError, TokenAnswer};
+use crate::apiserver::reviews::{AnswerError, access_answer, token_answer};
 
 fn token(status: &str) -> Result<TokenAnswer, AnswerError> {
     token_answer(

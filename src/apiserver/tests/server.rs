@@ -33,8 +33,8 @@ pub(super) const ALLOWED: &str =
 pub(super) const JANE: &str =
     r#"{"kind":"TokenReview","status":{"authenticated":true,"user":{"username":"jane","groups":["a","b"]}}}"#;
 
-/// A CA and what it signs.
-pub(super) struct Authority {
+/// A CA that signs certificates.
+pub(super) struct ServerAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Signed {
     pub(super) key: String,
 }
 
-impl Authority {
+impl ServerAuthority {
     pub(super) fn new(name: &str) -> Self {
         Self::valid(
             name,
@@ -112,15 +112,15 @@ pub(super) enum Act {
     AnswerWith(u16, &'static [(&'static str, &'static str)], Vec<u8>),
     /// Never answers.
     Hang,
-    /// Closes the connection without a word.
+    /// Closes the connection without an answer.
     Cut,
     /// Resets it.
     Reset,
 }
 
-/// One request, as it came.
+/// One request, as it arrived.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct SeenRequest {
     pub(super) connection: usize,
     pub(super) method: String,
     pub(super) target: String,
@@ -131,9 +131,9 @@ pub(super) struct Seen {
 }
 
 #[derive(Default)]
-struct State {
+struct ServerState {
     script: Mutex<VecDeque<Act>>,
-    seen: Mutex<Vec<Seen>>,
+    seen: Mutex<Vec<SeenRequest>>,
     accepted: AtomicUsize,
     open: AtomicUsize,
     close_idle: Notify,
@@ -143,8 +143,8 @@ struct State {
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     pub(super) directory: TempDir,
-    pub(super) authority: Authority,
-    state: Arc<State>,
+    pub(super) authority: ServerAuthority,
+    state: Arc<ServerState>,
     _tasks: JoinSet<()>,
 }
 
@@ -153,13 +153,13 @@ impl Server {
         Self::start_as(&["127.0.0.1"], script).await
     }
 
-    /// Starts with a certificate for these names, and performs the script; after it, every review is a yes.
+    /// Starts with a certificate for these names, and performs the script. After it, every review is allowed.
     pub(super) async fn start_as(names: &[&str], script: Vec<Act>) -> Self {
-        Self::start_by(Authority::new("test-ca"), names, script).await
+        Self::start_by(ServerAuthority::new("test-ca"), names, script).await
     }
 
     /// The same with a certificate of this authority's.
-    pub(super) async fn start_by(authority: Authority, names: &[&str], script: Vec<Act>) -> Self {
+    pub(super) async fn start_by(authority: ServerAuthority, names: &[&str], script: Vec<Act>) -> Self {
         let serving = authority.server(names);
         let mut roots = RootCertStore::empty();
         roots.add(authority.issuer.der().clone()).unwrap();
@@ -182,9 +182,9 @@ impl Server {
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State {
+        let state = Arc::new(ServerState {
             script: Mutex::new(script.into()),
-            ..State::default()
+            ..ServerState::default()
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(
@@ -208,13 +208,13 @@ impl Server {
     }
 
     pub(super) fn write(&self, name: &str, content: &str) {
-        // As the kubelet and Kubernetes' projected volumes do it: nobody sees half a file.
+        // As the kubelet and Kubernetes' projected volumes do: no reader sees half a file.
         let temporary = self.path(&format!(".{name}"));
         std::fs::write(&temporary, content).unwrap();
         std::fs::rename(temporary, self.path(name)).unwrap();
     }
 
-    /// A kubeconfig that leads here, with further lines for cluster and user.
+    /// A kubeconfig for this server, with further lines for cluster and user.
     pub(super) fn kubeconfig(&self, cluster: &str, user: &str) -> Kubeconfig {
         let server = format!("https://{}", self.address);
         let text = kubeconfig_text(
@@ -235,7 +235,7 @@ impl Server {
         client(self.kubeconfig("", "token: gate-token"), timeout)
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(super) fn seen(&self) -> Vec<SeenRequest> {
         self.state.seen.lock().unwrap().clone()
     }
 
@@ -247,7 +247,7 @@ impl Server {
         self.state.accepted.load(Ordering::SeqCst)
     }
 
-    /// Connections that have shaken hands and not ended.
+    /// Open connections, after the handshake.
     pub(super) fn open(&self) -> usize {
         self.state.open.load(Ordering::SeqCst)
     }
@@ -261,7 +261,7 @@ impl Server {
     }
 }
 
-/// A client whose exec plugin is given as long as a review.
+/// A client whose exec plugin has as much time as a review.
 pub(super) fn client(kubeconfig: Kubeconfig, timeout: Duration) -> ApiServer {
     ApiServer::with_plugin_deadline(
         timeout,
@@ -284,7 +284,7 @@ pub(super) fn kubeconfig_text(server: &str, cluster: &str, user: &str) -> String
     )
 }
 
-/// Polls until it holds.
+/// Polls until the condition holds.
 pub(super) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..1000 {
         if condition() {
@@ -295,7 +295,7 @@ pub(super) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     panic!("not within 5 s: {what}");
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<ServerState>) {
     let mut connections = JoinSet::new();
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
@@ -304,8 +304,8 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>)
     }
 }
 
-async fn serve(number: usize, tcp: tokio::net::TcpStream, acceptor: TlsAcceptor, state: Arc<State>) {
-    // With data unread or a linger of zero, closing is a reset; only `Reset` lets it come to that.
+async fn serve(number: usize, tcp: tokio::net::TcpStream, acceptor: TlsAcceptor, state: Arc<ServerState>) {
+    // Closing with unread data or a linger of zero is a reset; only `Reset` should cause one.
     let duplicate = socket2::SockRef::from(&tcp).try_clone().unwrap();
     let Ok(tls) = acceptor.accept(tcp).await else {
         return;
@@ -326,7 +326,7 @@ async fn perform(
     connection: usize,
     certificate: Option<Vec<u8>>,
     request: Request<Incoming>,
-    state: &State,
+    state: &ServerState,
     socket: &socket2::Socket,
 ) -> Result<Response<Full<Bytes>>, std::io::Error> {
     let (head, body) = request.into_parts();
@@ -337,7 +337,7 @@ async fn perform(
     } else {
         ALLOWED
     };
-    state.seen.lock().unwrap().push(Seen {
+    state.seen.lock().unwrap().push(SeenRequest {
         connection,
         method: head.method.to_string(),
         target,

@@ -1,12 +1,13 @@
-//! Scene 13: somebody on the node itself, who does not come to the gate at all; and every probe of `prove`, before and after.
+//! Scene 13: a local user that connects to the kubelet directly, and every probe of `prove`, without the seal
+//! and with it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::caller::{Said, Who};
-use super::script::{PODS, UNAUTHORIZED};
-use super::{Line, Play, gives_in, stops};
+use super::caller::{Caller, Reply};
+use super::marks::{PODS, UNAUTHORIZED};
+use super::{Attempt, Demo, exposed, refused};
 use crate::adopt::prove::{self, Ports, SideKind};
 use crate::host::{Namespace, as_user};
 use crate::lab::{Lab, LabOptions};
@@ -14,15 +15,15 @@ use crate::seal::{Firewall, Plan, PortKind, SealedPort};
 use crate::settings::Backend;
 use fakes::client::ClientTls;
 
-/// A user without any rights, such as a container that escaped as `nobody`.
-const SOMEBODY: u32 = 65534;
+/// The user `nobody`, which has no rights, as a process that has escaped from a container.
+const UNPRIVILEGED_USER: u32 = 65534;
 
-/// A lab of its own in a network namespace of its own, for real: before and after the ways around the gate are sealed.
-/// Says why not where it cannot be played.
-pub(super) async fn local_user(play: &mut Play<'_>) -> Option<String> {
-    const SCENE: &str = "13  a local user walks around the gate: skipped";
+/// Starts a second lab in a network namespace, and tries the ways around its gate before and after they are
+/// sealed. Yields the reason if the scene cannot be played.
+pub(super) async fn local_user(demo: &mut Demo<'_>) -> Option<String> {
+    const SCENE: &str = "13  a local user bypasses the gate: skipped";
     if !rustix::process::geteuid().is_root() {
-        return Some(format!("{SCENE}, it takes root and network namespaces"));
+        return Some(format!("{SCENE}: it needs root and network namespaces"));
     }
     let played = tokio::task::spawn_blocking(|| {
         let namespace = Namespace::new("kubelet-gate-lab")?;
@@ -33,36 +34,36 @@ pub(super) async fn local_user(play: &mut Play<'_>) -> Option<String> {
         Ok(Err(why)) => return Some(format!("{SCENE}: {why}")),
         Err(panic) => return Some(format!("{SCENE}: {panic}")),
     };
-    play.scene();
-    let line = Line {
-        who: &Who::nobody("a local user"),
+    demo.next_scene();
+    let attempt = Attempt {
+        caller: &Caller::anonymous("a local user"),
         request: "GET https://127.0.0.1/pods, past the gate",
-        open: gives_in(200, PODS, "all pods, with their secrets"),
-        gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
-        why: "the seal brings whoever dials the kubelet to the gate",
+        open: exposed(200, PODS, "all pods, with their secrets"),
+        gate: refused(401, UNAUTHORIZED, UNAUTHORIZED),
+        why: "the seal redirects connections to the kubelet to the gate",
     };
-    play.row(line, &local.open, &local.gate, local.passed);
-    let line = Line {
-        who: &Who::nobody("attackers' tools"),
+    demo.add_row(attempt, &local.open, &local.gate, local.passed);
+    let attempt = Attempt {
+        caller: &Caller::anonymous("attackers' tools"),
         request: "kubelet-gate prove",
-        open: gives_in(2, "got through", "probes get through"),
-        gate: stops(0, "nothing got through", "nothing gets through"),
+        open: exposed(2, "got through", "probes get through"),
+        gate: refused(0, "nothing got through", "nothing gets through"),
         why: "exit codes: 2 is an exposure, 0 is none",
     };
-    play.row(line, &proven.open, &proven.gate, proven.passed);
+    demo.add_row(attempt, &proven.open, &proven.gate, proven.passed);
     None
 }
 
-/// What is said without and with the seal, and how often the kubelet heard of it then.
-struct Twice {
-    open: Said,
-    gate: Said,
+/// The replies without the seal and with it, and how many requests the kubelet received with it.
+struct BeforeAndAfter {
+    open: Reply,
+    gate: Reply,
     passed: u64,
 }
 
-/// What a local user is told, and what `prove` reports.
-fn in_a_namespace() -> io::Result<(Twice, Twice)> {
-    // The lab answers while the user's own thread waits.
+/// The replies to a local user, and the reports of `prove`.
+fn in_a_namespace() -> io::Result<(BeforeAndAfter, BeforeAndAfter)> {
+    // The lab has a thread of its own, since the thread of the user blocks.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -71,20 +72,20 @@ fn in_a_namespace() -> io::Result<(Twice, Twice)> {
         .block_on(Lab::start(LabOptions::default()))
         .map_err(io::Error::other)?;
     let kubelet = lab.kubelet.address();
-    let (open, proven_open) = (ask(kubelet)?, prove(&lab)?);
+    let (open, proven_open) = (request(kubelet)?, prove(&lab)?);
     let firewall = Firewall::of(Backend::Nftables);
     firewall
         .load(Some(&plan(&lab)), None, None)
         .map_err(io::Error::other)?;
     let passed = |before| lab.kubelet.request_count() - before;
     let before = lab.kubelet.request_count();
-    let local = Twice {
+    let local = BeforeAndAfter {
         open,
-        gate: ask(kubelet)?,
+        gate: request(kubelet)?,
         passed: passed(before),
     };
     let before = lab.kubelet.request_count();
-    let proven = Twice {
+    let proven = BeforeAndAfter {
         open: proven_open,
         gate: prove(&lab)?,
         passed: passed(before),
@@ -93,8 +94,8 @@ fn in_a_namespace() -> io::Result<(Twice, Twice)> {
     Ok((local, proven))
 }
 
-/// Its exit code, and what it counts.
-fn prove(lab: &Lab) -> io::Result<Said> {
+/// The exit code of `prove`, and how many probes got through.
+fn prove(lab: &Lab) -> io::Result<Reply> {
     let options = prove::Options {
         ports: Ports {
             secure: lab.kubelet.address().port(),
@@ -103,38 +104,39 @@ fn prove(lab: &Lab) -> io::Result<Said> {
         },
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
         sides: vec![SideKind::Loopback],
-        // It is the lab's own kubelet.
+        // No pause between probes: the kubelet is the lab's.
         interval: Duration::ZERO,
         ..prove::Options::default()
     };
     let report = prove::prove(&options, &mut |_| {}).map_err(io::Error::other)?;
     let through = report.exposures().count();
     Ok(if through == 0 {
-        Said {
+        Reply {
             status: Some(if report.faults().is_empty() { 0 } else { 1 }),
             text: "nothing got through".to_owned(),
         }
     } else {
-        Said {
+        Reply {
             status: Some(2),
             text: format!("{through} got through"),
         }
     })
 }
 
-fn ask(address: SocketAddr) -> io::Result<Said> {
-    as_user(SOMEBODY, || {
+/// The kubelet's pods, requested by an unprivileged user.
+fn request(address: SocketAddr) -> io::Result<Reply> {
+    as_user(UNPRIVILEGED_USER, || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let caller = Who::nobody("a local user")
-            .at(address, ClientTls::default())
+        let session = Caller::anonymous("a local user")
+            .session(address, ClientTls::default())
             .map_err(io::Error::other)?;
-        Ok(runtime.block_on(caller.get("/pods")))
+        Ok(runtime.block_on(session.get("/pods")))
     })?
 }
 
-/// The lab's own ports: both the kubelet's and the gate's are what was free.
+/// Seals the ports of the lab's kubelet.
 fn plan(lab: &Lab) -> Plan {
     let sealed = |port: SocketAddr, kind, to: SocketAddr| SealedPort {
         port: port.port(),

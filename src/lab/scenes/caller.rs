@@ -1,4 +1,4 @@
-//! Who knocks, at which door, and what they are told.
+//! The callers of the scenes, their sessions with the kubelet and the gate, and the replies.
 
 use std::net::SocketAddr;
 
@@ -12,32 +12,32 @@ use crate::lab::Lab;
 use fakes::client::{Client, ClientError, ClientTls, Connection, UpgradeAnswer};
 use fakes::pki::Pair;
 
-/// Somebody with or without credentials.
+/// A caller, with or without credentials.
 #[derive(Clone, Copy)]
-pub(super) struct Who<'a> {
+pub(super) struct Caller<'a> {
     pub(super) name: &'static str,
     pub(super) pair: Option<&'a Pair>,
     pub(super) token: Option<&'static str>,
 }
 
-/// Somebody at a door.
-pub(super) struct Caller {
+/// A caller's client for one address.
+pub(super) struct Session {
     client: Client,
     token: Option<&'static str>,
 }
 
-/// What they were told.
-pub(super) struct Said {
-    /// `None`: there was no answer, and the text says why.
+/// The reply to a request.
+pub(super) struct Reply {
+    /// `None` if there was no answer: the text has the reason.
     pub(super) status: Option<u16>,
-    /// The body, or what came out of a stream.
+    /// The body, or the output of a stream.
     pub(super) text: String,
 }
 
-// === impl Who ===
+// === impl Caller ===
 
-impl<'a> Who<'a> {
-    pub(super) fn nobody(name: &'static str) -> Self {
+impl<'a> Caller<'a> {
+    pub(super) fn anonymous(name: &'static str) -> Self {
         Self {
             name,
             pair: None,
@@ -48,46 +48,46 @@ impl<'a> Who<'a> {
     pub(super) fn certificate(name: &'static str, pair: &'a Pair) -> Self {
         Self {
             pair: Some(pair),
-            ..Self::nobody(name)
+            ..Self::anonymous(name)
         }
     }
 
     pub(super) fn token(name: &'static str, token: &'static str) -> Self {
         Self {
             token: Some(token),
-            ..Self::nobody(name)
+            ..Self::anonymous(name)
         }
     }
 
-    /// At the open kubelet, whose certificate nobody can check and everybody takes as it is.
-    pub(super) fn at_open(&self, lab: &Lab) -> Result<Caller, ClientError> {
-        self.at(lab.kubelet.address(), ClientTls::default())
+    /// A session with the open kubelet, whose certificate clients cannot verify.
+    pub(super) fn session_with_kubelet(&self, lab: &Lab) -> Result<Session, ClientError> {
+        self.session(lab.kubelet.address(), ClientTls::default())
     }
 
-    /// At the gate, whose certificate is the cluster's.
-    pub(super) fn at_gate(&self, lab: &Lab) -> Result<Caller, ClientError> {
+    /// A session with the gate, whose certificate is of the cluster's CA.
+    pub(super) fn session_with_gate(&self, lab: &Lab) -> Result<Session, ClientError> {
         let tls = ClientTls {
             roots: Some(vec![lab.pki.ca.certificate().clone()]),
             ..ClientTls::default()
         };
-        self.at(lab.address(), tls)
+        self.session(lab.address(), tls)
     }
 
-    /// At any door that speaks TLS.
-    pub(super) fn at(&self, address: SocketAddr, tls: ClientTls) -> Result<Caller, ClientError> {
+    /// A session with a TLS port.
+    pub(super) fn session(&self, address: SocketAddr, tls: ClientTls) -> Result<Session, ClientError> {
         let certificate = self.pair.map(|pair| (pair.chain.clone(), pair.key.clone_key()));
         let client = Client::new(address, ClientTls { certificate, ..tls })?;
-        Ok(Caller {
+        Ok(Session {
             client,
             token: self.token,
         })
     }
 }
 
-// === impl Caller ===
+// === impl Session ===
 
-impl Caller {
-    /// At a port without TLS.
+impl Session {
+    /// A session with a port without TLS.
     pub(super) fn plain(address: SocketAddr) -> Self {
         Self {
             client: Client::plain(address),
@@ -95,53 +95,53 @@ impl Caller {
         }
     }
 
-    pub(super) async fn get(&self, target: &str) -> Said {
+    pub(super) async fn get(&self, target: &str) -> Reply {
         self.call("GET", target, &[]).await
     }
 
-    pub(super) async fn post(&self, target: &str) -> Said {
+    pub(super) async fn post(&self, target: &str) -> Reply {
         self.call("POST", target, &[]).await
     }
 
-    pub(super) async fn call(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Said {
+    pub(super) async fn call(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Reply {
         self.answer(method, target, headers).await.into()
     }
 
-    /// POST that follows one redirect, as POST again: what a path trick is worth.
-    pub(super) async fn post_following(&self, target: &str) -> Said {
+    /// POST that follows one redirect with POST, as the client of a path trick does.
+    pub(super) async fn post_following(&self, target: &str) -> Reply {
         let answer = match self.answer("POST", target, &[]).await {
             Ok(answer) => answer,
-            Err(error) => return Said::failed(&error),
+            Err(error) => return Reply::failed(&error),
         };
         let to = answer.headers().get("location").and_then(|to| to.to_str().ok());
         match to {
             Some(to) if answer.status().is_redirection() => {
-                let said = self.post(to).await;
-                let text = format!("{} to {to}: {}", answer.status().as_u16(), said.text);
-                Said { text, ..said }
+                let reply = self.post(to).await;
+                let text = format!("{} to {to}: {}", answer.status().as_u16(), reply.text);
+                Reply { text, ..reply }
             }
             _ => Ok(answer).into(),
         }
     }
 
-    /// Opens a connection to ask on more than once.
+    /// Opens a connection for several requests.
     pub(super) async fn connect(&self) -> Result<Connection, ClientError> {
         self.client.connect().await
     }
 
-    /// Follows a log until so many lines have come.
-    pub(super) async fn follow(&self, target: &str, lines: usize) -> Said {
-        self.follow_lines(target, lines).await.unwrap_or_else(Said::from)
+    /// Follows a log until this many lines have arrived.
+    pub(super) async fn follow(&self, target: &str, lines: usize) -> Reply {
+        self.follow_lines(target, lines).await.unwrap_or_else(Reply::from)
     }
 
     /// Runs a command over a WebSocket, as current clients do; the text is its output.
-    pub(super) async fn exec_websocket(&self, target: &str) -> Said {
-        self.run_websocket(target).await.unwrap_or_else(Said::from)
+    pub(super) async fn exec_websocket(&self, target: &str) -> Reply {
+        self.run_websocket(target).await.unwrap_or_else(Reply::from)
     }
 
-    /// Opens an exec over SPDY, as older clients do, and writes; the text is what comes back.
-    pub(super) async fn exec_spdy(&self, target: &str, write: &str) -> Said {
-        self.echo_spdy(target, write).await.unwrap_or_else(Said::from)
+    /// Opens an exec over SPDY, as older clients do, and writes. The text is what is echoed.
+    pub(super) async fn exec_spdy(&self, target: &str, write: &str) -> Reply {
+        self.echo_spdy(target, write).await.unwrap_or_else(Reply::from)
     }
 
     async fn answer(
@@ -160,7 +160,7 @@ impl Caller {
         self.client.call(method, target, &all, Bytes::new()).await
     }
 
-    async fn follow_lines(&self, target: &str, lines: usize) -> Result<Said, ClientError> {
+    async fn follow_lines(&self, target: &str, lines: usize) -> Result<Reply, ClientError> {
         let mut request = Request::new(Full::<Bytes>::default());
         *request.method_mut() = Method::GET;
         *request.uri_mut() = target
@@ -174,13 +174,13 @@ impl Caller {
             };
             text.extend_from_slice(&piece);
         }
-        Ok(Said {
+        Ok(Reply {
             status: Some(answer.status().as_u16()),
             text: String::from_utf8_lossy(&text).into_owned(),
         })
     }
 
-    async fn run_websocket(&self, target: &str) -> Result<Said, ClientError> {
+    async fn run_websocket(&self, target: &str) -> Result<Reply, ClientError> {
         let authorization = self.authorization();
         let headers: Vec<_> = authorization
             .iter()
@@ -189,29 +189,29 @@ impl Caller {
         let protocols = ["v5.channel.k8s.io"];
         match self.client.websocket(target, &protocols, &headers).await? {
             UpgradeAnswer::Refused(answer) => Ok(Ok(answer).into()),
-            UpgradeAnswer::Switched(head, mut session) => Ok(Said {
+            UpgradeAnswer::Switched(head, mut session) => Ok(Reply {
                 status: Some(head.status.as_u16()),
                 text: session.exec_read().await?.stdout_text(),
             }),
         }
     }
 
-    async fn echo_spdy(&self, target: &str, write: &str) -> Result<Said, ClientError> {
+    async fn echo_spdy(&self, target: &str, write: &str) -> Result<Reply, ClientError> {
         match self.client.spdy("POST", target, &[]).await? {
             UpgradeAnswer::Refused(answer) => Ok(Ok(answer).into()),
             UpgradeAnswer::Switched(head, mut stream) => {
-                let mut back = vec![0; write.len()];
+                let mut echoed = vec![0; write.len()];
                 let echo = async {
                     stream.write_all(write.as_bytes()).await?;
                     stream.flush().await?;
-                    stream.read_exact(&mut back).await
+                    stream.read_exact(&mut echoed).await
                 };
                 tokio::time::timeout(ECHO, echo)
                     .await
                     .map_err(|_| ClientError::Timeout(ECHO))??;
-                Ok(Said {
+                Ok(Reply {
                     status: Some(head.status.as_u16()),
-                    text: String::from_utf8_lossy(&back).into_owned(),
+                    text: String::from_utf8_lossy(&echoed).into_owned(),
                 })
             }
         }
@@ -222,9 +222,9 @@ impl Caller {
     }
 }
 
-// === impl Said ===
+// === impl Reply ===
 
-impl Said {
+impl Reply {
     pub(super) fn failed(error: &ClientError) -> Self {
         Self {
             status: None,
@@ -233,13 +233,13 @@ impl Said {
     }
 }
 
-impl From<ClientError> for Said {
+impl From<ClientError> for Reply {
     fn from(error: ClientError) -> Self {
         Self::failed(&error)
     }
 }
 
-impl From<Result<Response<Bytes>, ClientError>> for Said {
+impl From<Result<Response<Bytes>, ClientError>> for Reply {
     fn from(answer: Result<Response<Bytes>, ClientError>) -> Self {
         match answer {
             Ok(answer) => Self {
@@ -251,5 +251,5 @@ impl From<Result<Response<Bytes>, ClientError>> for Said {
     }
 }
 
-/// For bytes to come back from a stream.
+/// Deadline for a stream to echo.
 const ECHO: std::time::Duration = std::time::Duration::from_secs(5);

@@ -1,94 +1,93 @@
-//! Scenes 11 and 12: what changes around the gate while it runs.
+//! Scenes 11 and 12: changes around the gate while it runs.
 
 use std::io;
 
-use super::caller::{Said, Who};
-use super::script::{API_SERVER, PODS, UNAUTHORIZED};
-use super::{Line, Play, gives_in, serves, stops};
+use super::caller::{Caller, Reply};
+use super::marks::{API_SERVER, PODS, UNAUTHORIZED};
+use super::{Attempt, Demo, exposed, refused, served};
 use fakes::apiserver::ADMIN_TOKEN;
 use fakes::client::ClientError;
 
-/// Scene 11: one connection to each door, asked on twice.
-pub(super) async fn removed_ca(play: &mut Play<'_>) -> io::Result<()> {
-    const WHO: &str = "carol, admin (cert. by a second CA)";
-    let lab = play.lab;
-    let carol = Who::certificate(WHO, &lab.pki.carol);
-    play.scene();
+/// Scene 11: two requests on one connection to the kubelet, and two on one to the gate.
+pub(super) async fn removed_ca(demo: &mut Demo<'_>) -> io::Result<()> {
+    let lab = demo.lab;
+    let carol = Caller::certificate("carol, admin (cert. by a second CA)", &lab.pki.carol);
+    demo.next_scene();
     let connections = async {
-        let (open, gate) = (carol.at_open(lab)?, carol.at_gate(lab)?);
+        let (open, gate) = (carol.session_with_kubelet(lab)?, carol.session_with_gate(lab)?);
         Ok((open.connect().await?, gate.connect().await?))
     };
     let (mut open, mut gate) = connections
         .await
         .map_err(|error: ClientError| io::Error::other(error))?;
     let (at_open, at_gate) = (open.get("/pods").await.into(), gate.get("/pods").await.into());
-    let line = Line {
-        who: &carol,
+    let attempt = Attempt {
+        caller: &carol,
         request: "GET /pods",
-        open: serves(200, PODS, "all pods"),
-        gate: serves(200, PODS, "all pods"),
+        open: served(200, PODS, "all pods"),
+        gate: served(200, PODS, "all pods"),
         why: "both CAs are in the bundle, as during a rotation",
     };
-    play.row(line, &at_open, &at_gate, 1);
+    demo.add_row(attempt, &at_open, &at_gate, 1);
 
     lab.trust_rotated_ca(false)?;
-    let at_open = Said::from(open.get("/pods").await);
+    let at_open = Reply::from(open.get("/pods").await);
     let before = lab.kubelet.request_count();
-    let at_gate = Said::from(gate.get("/pods").await);
+    let at_gate = Reply::from(gate.get("/pods").await);
     let passed = lab.kubelet.request_count() - before;
     lab.trust_rotated_ca(true)?;
-    let line = Line {
-        who: &carol,
+    let attempt = Attempt {
+        caller: &carol,
         request: "GET /pods, same connection, her CA removed",
-        open: gives_in(200, PODS, "all pods: there is no CA at all"),
-        gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
-        why: "the bundle changed: certificates are judged again, on open connections too",
+        open: exposed(200, PODS, "all pods: it verifies no certificate"),
+        gate: refused(401, UNAUTHORIZED, UNAUTHORIZED),
+        why: "the bundle changed: certificates are verified again, also on open connections",
     };
-    play.row(line, &at_open, &at_gate, passed);
+    demo.add_row(attempt, &at_open, &at_gate, passed);
     Ok(())
 }
 
 /// Scene 12.
-pub(super) async fn api_server_down(play: &mut Play<'_>) -> io::Result<()> {
-    let pki = &play.lab.pki;
-    play.scene();
-    play.lab.api_server.down().await?;
-    play.both(
-        Line {
-            who: &Who::certificate("bob, admin (certificate)", &pki.bob),
+pub(super) async fn api_server_down(demo: &mut Demo<'_>) -> io::Result<()> {
+    let pki = &demo.lab.pki;
+    demo.next_scene();
+    demo.lab.api_server.down().await?;
+    demo.compare(
+        Attempt {
+            caller: &Caller::certificate("bob, admin (certificate)", &pki.bob),
             request: "GET /stats/summary, API server down",
-            open: serves(200, "\"nodeName\"", "statistics: it asks nobody anyway"),
-            gate: stops(
+            open: served(200, "\"nodeName\"", "statistics: it needs no review"),
+            gate: refused(
                 503,
                 "SubjectAccessReview failed",
                 "review failed, nothing forwarded",
             ),
-            why: "he may, but nobody can say so: fails closed, try again",
+            why: "bob has the right, but no review can confirm it: fails closed",
         },
-        async |caller| caller.get("/stats/summary").await,
+        async |session| session.get("/stats/summary").await,
     )
     .await;
-    play.both(
-        Line {
-            who: &Who::token("admin (token)", ADMIN_TOKEN),
+    demo.compare(
+        Attempt {
+            caller: &Caller::token("admin (token)", ADMIN_TOKEN),
             request: "GET /pods, API server down",
-            open: serves(200, PODS, "all pods: it asks nobody anyway"),
-            gate: stops(503, "TokenReview failed", "review failed, nothing forwarded"),
-            why: "whose token is it? Nobody can say",
+            open: served(200, PODS, "all pods: it needs no review"),
+            gate: refused(503, "TokenReview failed", "review failed, nothing forwarded"),
+            why: "without a TokenReview the token's user is unknown",
         },
-        async |caller| caller.get("/pods").await,
+        async |session| session.get("/pods").await,
     )
     .await;
-    play.both(
-        Line {
-            who: &Who::certificate(API_SERVER, &pki.apiserver_client),
+    demo.compare(
+        Attempt {
+            caller: &Caller::certificate(API_SERVER, &pki.apiserver_client),
             request: "GET /pods, API server down",
-            open: serves(200, PODS, "all pods"),
-            gate: serves(200, PODS, "all pods"),
-            why: "allowed in scene 4, remembered for five minutes",
+            open: served(200, PODS, "all pods"),
+            gate: served(200, PODS, "all pods"),
+            why: "allowed in scene 4, cached for five minutes",
         },
-        async |caller| caller.get("/pods").await,
+        async |session| session.get("/pods").await,
     )
     .await;
-    play.lab.api_server.up().await
+    demo.lab.api_server.up().await
 }

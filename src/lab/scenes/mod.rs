@@ -1,106 +1,105 @@
-//! Thirteen attacks and errands, each first at the open kubelet, then through the gate, and what must come of each.
+//! Thirteen scenes: attacks and regular requests, each to the open kubelet and then through the gate, with
+//! the expected results.
 
 mod around;
 mod caller;
 mod changes;
+mod marks;
 mod script;
-mod table;
 mod tricks;
 
 use std::io;
 
-use self::caller::{Caller, Said, Who};
+use self::caller::{Caller, Reply, Session};
 use super::Lab;
 
-pub use self::table::{Style, table};
-
-/// The demonstration, played.
+/// The result of the scenes.
 #[derive(Clone, Debug)]
-pub struct Played {
-    /// Every line.
+pub struct DemoResult {
+    /// Every row, in order.
     pub rows: Vec<Row>,
     /// The scene that could not be played on this machine, and why.
     pub skipped: Option<String>,
 }
 
-/// One line of the demonstration.
+/// One request of a scene, to the open kubelet and through the gate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Row {
     /// The scene it belongs to, 1 to 13.
     pub scene: u8,
-    /// Who asks.
-    pub who: &'static str,
-    /// What for.
+    /// The name of the caller.
+    pub caller: &'static str,
+    /// The request, in short.
     pub request: &'static str,
-    /// What the open kubelet says.
-    pub open: Cell,
-    /// What the gate says.
-    pub gate: Cell,
-    /// Why the gate must say so.
+    /// The answer of the open kubelet.
+    pub open: Outcome,
+    /// The answer through the gate.
+    pub gate: Outcome,
+    /// Why the gate has to answer so.
     pub why: &'static str,
 }
 
-/// One answer, judged.
+/// One answer, compared with the expected one.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Cell {
-    /// What came, in a few words: its status first.
+pub struct Outcome {
+    /// The answer in a few words, with its status first.
     pub shown: String,
-    /// What that means for the node.
+    /// What the expected answer means for the node.
     pub meaning: Meaning,
-    /// What was expected and what came instead; `None` if all is as it must be.
-    pub wrong: Option<String>,
+    /// What was expected and what was found; `None` if the answer is as expected.
+    pub mismatch: Option<String>,
 }
 
 /// What an answer means for the node.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Meaning {
-    /// A stranger gets what they should not.
-    GivesIn,
-    /// Somebody gets what is theirs.
-    Serves,
-    /// Nobody gets anything, and the kubelet never hears of it.
-    Stops,
+    /// A caller gets what it has no right to.
+    Exposed,
+    /// A caller gets what it has a right to.
+    Served,
+    /// The request is refused, and the kubelet does not receive it.
+    Refused,
 }
 
-/// What an answer must be.
-struct Must {
+/// The expected answer.
+struct Expectation {
     meaning: Meaning,
     status: u16,
-    /// Stands in the answer.
-    proof: &'static str,
-    /// The proof for people.
+    /// Text that the answer contains.
+    evidence: &'static str,
+    /// The evidence as it is shown in the table.
     shown: &'static str,
 }
 
-/// A row before it is played.
-struct Line<'a> {
-    who: &'a Who<'a>,
+/// A row before its requests are sent.
+struct Attempt<'a> {
+    caller: &'a Caller<'a>,
     request: &'static str,
-    open: Must,
-    gate: Must,
+    open: Expectation,
+    gate: Expectation,
     why: &'static str,
 }
 
-/// A play under way.
-struct Play<'a> {
+/// The scenes that were played so far.
+struct Demo<'a> {
     lab: &'a Lab,
     scene: u8,
     rows: Vec<Row>,
 }
 
-/// Plays every scene. The lab is afterwards as it was before, but for what its caches and records remember.
+/// Plays every scene. Afterwards the lab is as it was before, except for its caches and records.
 ///
 /// # Errors
-/// The lab itself failed: a file could not be written, or the API server not be stopped or started again.
-pub async fn play(lab: &Lab) -> io::Result<Played> {
-    let mut play = Play {
+/// A file of the lab cannot be written, or its API server cannot be stopped or started again.
+pub async fn play(lab: &Lab) -> io::Result<DemoResult> {
+    let mut demo = Demo {
         lab,
         scene: 0,
         rows: Vec::new(),
     };
-    let skipped = script::all(&mut play).await?;
-    Ok(Played {
-        rows: play.rows,
+    let skipped = script::all(&mut demo).await?;
+    Ok(DemoResult {
+        rows: demo.rows,
         skipped,
     })
 }
@@ -108,115 +107,116 @@ pub async fn play(lab: &Lab) -> io::Result<Played> {
 // === impl Row ===
 
 impl Row {
-    /// Whether both answers are as they must be.
+    /// Whether both answers are as expected.
     #[must_use]
-    pub fn ok(&self) -> bool {
-        self.open.wrong.is_none() && self.gate.wrong.is_none()
+    pub fn is_as_expected(&self) -> bool {
+        self.open.mismatch.is_none() && self.gate.mismatch.is_none()
     }
 }
 
-// === impl Cell ===
+// === impl Outcome ===
 
-impl Cell {
-    /// Another thing that must be so; the first that is not is told.
-    fn and(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
-        if !holds && self.wrong.is_none() {
-            self.wrong = Some(otherwise());
+impl Outcome {
+    /// Adds a requirement. The first one that does not hold is the mismatch.
+    fn require(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        if !holds && self.mismatch.is_none() {
+            self.mismatch = Some(otherwise());
         }
     }
 }
 
-// === impl Must ===
+// === impl Expectation ===
 
-impl Must {
-    fn judge(&self, said: &Said) -> Cell {
-        let as_it_must = said.status == Some(self.status) && said.text.contains(self.proof);
+impl Expectation {
+    fn compare(&self, reply: &Reply) -> Outcome {
+        let as_expected = reply.status == Some(self.status) && reply.text.contains(self.evidence);
         let Self {
             status,
-            proof,
+            evidence,
             shown,
             meaning,
         } = *self;
-        if as_it_must {
-            return Cell {
+        if as_expected {
+            return Outcome {
                 shown: format!("{status} {shown}"),
                 meaning,
-                wrong: None,
+                mismatch: None,
             };
         }
-        let got = match said.status {
-            Some(got) => format!("{got} {:?}", excerpt(&said.text)),
-            None => format!("no answer ({})", said.text),
+        let got = match reply.status {
+            Some(got) => format!("{got} {:?}", excerpt(&reply.text)),
+            None => format!("no answer ({})", reply.text),
         };
-        Cell {
-            shown: said
+        Outcome {
+            shown: reply
                 .status
                 .map_or_else(|| "no answer".to_owned(), |got| got.to_string()),
             meaning,
-            wrong: Some(format!("expected {status} with {proof:?}, got {got}")),
+            mismatch: Some(format!("expected {status} with {evidence:?}, got {got}")),
         }
     }
 }
 
-fn gives_in(status: u16, proof: &'static str, shown: &'static str) -> Must {
-    Must {
-        meaning: Meaning::GivesIn,
+fn exposed(status: u16, evidence: &'static str, shown: &'static str) -> Expectation {
+    Expectation {
+        meaning: Meaning::Exposed,
         status,
-        proof,
+        evidence,
         shown,
     }
 }
 
-fn serves(status: u16, proof: &'static str, shown: &'static str) -> Must {
-    Must {
-        meaning: Meaning::Serves,
-        ..gives_in(status, proof, shown)
+fn served(status: u16, evidence: &'static str, shown: &'static str) -> Expectation {
+    Expectation {
+        meaning: Meaning::Served,
+        ..exposed(status, evidence, shown)
     }
 }
 
-fn stops(status: u16, proof: &'static str, shown: &'static str) -> Must {
-    Must {
-        meaning: Meaning::Stops,
-        ..gives_in(status, proof, shown)
+fn refused(status: u16, evidence: &'static str, shown: &'static str) -> Expectation {
+    Expectation {
+        meaning: Meaning::Refused,
+        ..exposed(status, evidence, shown)
     }
 }
 
-// === impl Play ===
+// === impl Demo ===
 
-impl Play<'_> {
-    fn scene(&mut self) {
+impl Demo<'_> {
+    fn next_scene(&mut self) {
         self.scene += 1;
     }
 
-    /// Does the same at both doors.
-    async fn both(&mut self, line: Line<'_>, act: impl AsyncFn(&Caller) -> Said) -> &mut Row {
-        let open = match line.who.at_open(self.lab) {
-            Ok(caller) => act(&caller).await,
+    /// Sends the same to the open kubelet and to the gate.
+    async fn compare(&mut self, attempt: Attempt<'_>, send: impl AsyncFn(&Session) -> Reply) -> &mut Row {
+        let open = match attempt.caller.session_with_kubelet(self.lab) {
+            Ok(session) => send(&session).await,
             Err(error) => error.into(),
         };
         let before = self.lab.kubelet.request_count();
-        let gate = match line.who.at_gate(self.lab) {
-            Ok(caller) => act(&caller).await,
+        let gate = match attempt.caller.session_with_gate(self.lab) {
+            Ok(session) => send(&session).await,
             Err(error) => error.into(),
         };
-        let passed = self.lab.kubelet.request_count() - before;
-        self.row(line, &open, &gate, passed)
+        let forwarded = self.lab.kubelet.request_count() - before;
+        self.add_row(attempt, &open, &gate, forwarded)
     }
 
-    /// Judges a line whose answers are there; `passed` is how many requests the kubelet saw from the gate for it.
-    fn row(&mut self, line: Line<'_>, open: &Said, gate: &Said, passed: u64) -> &mut Row {
-        let stopped = line.gate.meaning == Meaning::Stops;
-        let mut gate = line.gate.judge(gate);
-        gate.and(!stopped || passed == 0, || {
-            format!("expected that the kubelet never hears of it, but {passed} requests were forwarded")
+    /// Compares the replies with the expected ones. `forwarded` is how many requests the kubelet received
+    /// through the gate.
+    fn add_row(&mut self, attempt: Attempt<'_>, open: &Reply, gate: &Reply, forwarded: u64) -> &mut Row {
+        let refused = attempt.gate.meaning == Meaning::Refused;
+        let mut gate = attempt.gate.compare(gate);
+        gate.require(!refused || forwarded == 0, || {
+            format!("expected that nothing is forwarded to the kubelet, got {forwarded} requests")
         });
         let row = Row {
             scene: self.scene,
-            who: line.who.name,
-            request: line.request,
-            open: line.open.judge(open),
+            caller: attempt.caller.name,
+            request: attempt.request,
+            open: attempt.open.compare(open),
             gate,
-            why: line.why,
+            why: attempt.why,
         };
         let place = self.rows.len();
         self.rows.push(row);

@@ -1,279 +1,275 @@
-//! The scenes in their order, and the first eight: what each sort of caller gets.
+//! The order of the scenes, and the first eight: what each kind of caller gets.
 
 use std::io;
 
-use super::caller::{Caller, Who};
-use super::{Line, Play, around, changes, gives_in, serves, stops, tricks};
+use super::caller::{Caller, Session};
+use super::marks::{API_SERVER, NO_CREDENTIALS, PODS, ROOT, UNAUTHORIZED};
+use super::{Attempt, Demo, around, changes, exposed, refused, served, tricks};
 use fakes::apiserver::{METRICS_TOKEN, PROXY_GET_TOKEN};
 
-/// A secret in a pod's environment: who sees it has read `/pods`.
-pub(super) const PODS: &str = "STRIPE_API_KEY";
 const METRICS: &str = "kubelet_running_pods";
-pub(super) const ROOT: &str = "uid=0(root)";
 const EXEC: &str = "/exec/default/web/nginx?command=id&input=0&output=1&error=1";
 const RUN: &str = "/run/default/web/nginx?cmd=id";
-pub(super) const UNAUTHORIZED: &str = "Unauthorized";
-pub(super) const API_SERVER: &str = "the API server (certificate)";
 
-/// Plays them in order; yields what could not be played.
-pub(super) async fn all(play: &mut Play<'_>) -> io::Result<Option<String>> {
-    anonymous(play).await;
-    read_only_port(play).await;
-    api_server(play).await;
-    user_without_rights(play).await;
-    metrics_token(play).await;
-    get_nodes_proxy(play).await;
-    bad_certificates(play).await;
-    tricks::forged_headers(play).await;
-    tricks::path_tricks(play).await;
-    changes::removed_ca(play).await?;
-    changes::api_server_down(play).await?;
-    Ok(around::local_user(play).await)
+/// Plays every scene. Yields the one that could not be played, if any, with the reason.
+pub(super) async fn all(demo: &mut Demo<'_>) -> io::Result<Option<String>> {
+    anonymous(demo).await;
+    read_only_port(demo).await;
+    api_server(demo).await;
+    user_without_rights(demo).await;
+    metrics_token(demo).await;
+    get_nodes_proxy(demo).await;
+    bad_certificates(demo).await;
+    tricks::forged_headers(demo).await;
+    tricks::path_tricks(demo).await;
+    changes::removed_ca(demo).await?;
+    changes::api_server_down(demo).await?;
+    Ok(around::local_user(demo).await)
 }
 
 /// Scenes 1 and 2.
-async fn anonymous(play: &mut Play<'_>) {
-    let anybody = Who::nobody("anybody");
-    play.scene();
-    play.both(
-        Line {
-            who: &anybody,
+async fn anonymous(demo: &mut Demo<'_>) {
+    let client = Caller::anonymous(NO_CREDENTIALS);
+    demo.next_scene();
+    demo.compare(
+        Attempt {
+            caller: &client,
             request: "GET /pods",
-            open: gives_in(200, PODS, "all pods, secrets in their environment too"),
-            gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
-            why: "no certificate, no token: nobody known asks",
+            open: exposed(200, PODS, "all pods, with the secrets in their environment"),
+            gate: refused(401, UNAUTHORIZED, UNAUTHORIZED),
+            why: "no certificate and no token: the client is not authenticated",
         },
-        async |caller| caller.get("/pods").await,
+        async |session| session.get("/pods").await,
     )
     .await;
-    play.scene();
-    play.both(
-        Line {
-            who: &anybody,
+    demo.next_scene();
+    demo.compare(
+        Attempt {
+            caller: &client,
             request: "POST /run/default/web/nginx?cmd=id",
-            open: gives_in(200, ROOT, "uid=0(root): a command ran"),
-            gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
-            why: "the kubelet never hears of the command",
+            open: exposed(200, ROOT, "uid=0(root): a command ran"),
+            gate: refused(401, UNAUTHORIZED, UNAUTHORIZED),
+            why: "the command is not forwarded to the kubelet",
         },
-        async |caller| caller.post(RUN).await,
+        async |session| session.post(RUN).await,
     )
     .await;
 }
 
 /// Scene 3.
-async fn read_only_port(play: &mut Play<'_>) {
-    play.scene();
-    let (kubelet, tombstone) = (play.lab.read_only(), play.lab.tombstone());
-    let open = Caller::plain(kubelet).get("/pods").await;
-    let before = play.lab.kubelet.request_count();
-    let gate = Caller::plain(tombstone).get("/pods").await;
-    let passed = play.lab.kubelet.request_count() - before;
-    let line = Line {
-        who: &Who::nobody("anybody"),
+async fn read_only_port(demo: &mut Demo<'_>) {
+    demo.next_scene();
+    let (kubelet, tombstone) = (demo.lab.read_only(), demo.lab.tombstone());
+    let open = Session::plain(kubelet).get("/pods").await;
+    let before = demo.lab.kubelet.request_count();
+    let gate = Session::plain(tombstone).get("/pods").await;
+    let passed = demo.lab.kubelet.request_count() - before;
+    let attempt = Attempt {
+        caller: &Caller::anonymous(NO_CREDENTIALS),
         request: "GET http://…/pods, on the read-only port",
-        open: gives_in(200, PODS, "all pods, with their secrets"),
-        gate: stops(410, "read-only port is closed", "Gone, and where to go instead"),
-        why: "the gate takes its place, refuses everybody and counts them",
+        open: exposed(200, PODS, "all pods, with their secrets"),
+        gate: refused(410, "read-only port is closed", "Gone, and where to go instead"),
+        why: "the gate replaces it, refuses every request and counts the clients",
     };
-    play.row(line, &open, &gate, passed);
+    demo.add_row(attempt, &open, &gate, passed);
 }
 
 /// Scene 4.
-async fn api_server(play: &mut Play<'_>) {
-    let who = Who::certificate(API_SERVER, &play.lab.pki.apiserver_client);
-    play.scene();
-    play.both(
-        Line {
-            who: &who,
+async fn api_server(demo: &mut Demo<'_>) {
+    let api_server = Caller::certificate(API_SERVER, &demo.lab.pki.apiserver_client);
+    demo.next_scene();
+    demo.compare(
+        Attempt {
+            caller: &api_server,
             request: "GET /pods",
-            open: serves(200, PODS, "all pods"),
-            gate: serves(200, PODS, "all pods"),
+            open: served(200, PODS, "all pods"),
+            gate: served(200, PODS, "all pods"),
             why: "allowed by SubjectAccessReview: kubectl works as before",
         },
-        async |caller| caller.get("/pods").await,
+        async |session| session.get("/pods").await,
     )
     .await;
-    play.both(
-        Line {
-            who: &who,
+    demo.compare(
+        Attempt {
+            caller: &api_server,
             request: "GET /containerLogs/…?follow=true",
-            open: serves(200, "booked 7 transfers\nstill here", "lines as they are written"),
-            gate: serves(200, "booked 7 transfers\nstill here", "lines as they are written"),
+            open: served(200, "booked 7 transfers\nstill here", "lines as they are written"),
+            gate: served(200, "booked 7 transfers\nstill here", "lines as they are written"),
             why: "kubectl logs -f: each line passes at once",
         },
-        async |caller| {
+        async |session| {
             let target = "/containerLogs/payments/ledger/app?follow=true&tailLines=2";
-            caller.follow(target, 3).await
+            session.follow(target, 3).await
         },
     )
     .await;
-    play.both(
-        Line {
-            who: &who,
+    demo.compare(
+        Attempt {
+            caller: &api_server,
             request: "exec id, over WebSocket",
-            open: serves(101, ROOT, "uid=0(root)"),
-            gate: serves(101, ROOT, "uid=0(root)"),
+            open: served(101, ROOT, "uid=0(root)"),
+            gate: served(101, ROOT, "uid=0(root)"),
             why: "kubectl exec: it has create nodes/proxy",
         },
-        async |caller| caller.exec_websocket(EXEC).await,
+        async |session| session.exec_websocket(EXEC).await,
     )
     .await;
-    play.both(
-        Line {
-            who: &who,
+    demo.compare(
+        Attempt {
+            caller: &api_server,
             request: "exec, over SPDY/3.1",
-            open: serves(101, "to and fro", "bytes to and fro"),
-            gate: serves(101, "to and fro", "bytes to and fro"),
+            open: served(101, "both ways", "bytes in both directions"),
+            gate: served(101, "both ways", "bytes in both directions"),
             why: "older kubectl: bytes pass only after the kubelet's 101",
         },
-        async |caller| {
+        async |session| {
             let target = "/exec/default/web/nginx?command=cat&input=1&output=1";
-            caller.exec_spdy(target, "to and fro").await
+            session.exec_spdy(target, "both ways").await
         },
     )
     .await;
 }
 
 /// Scene 5.
-async fn user_without_rights(play: &mut Play<'_>) {
-    let alice = Who::certificate("alice, developer (certificate)", &play.lab.pki.alice);
-    play.scene();
-    play.both(
-        Line {
-            who: &alice,
+async fn user_without_rights(demo: &mut Demo<'_>) {
+    let alice = Caller::certificate("alice, developer (certificate)", &demo.lab.pki.alice);
+    demo.next_scene();
+    demo.compare(
+        Attempt {
+            caller: &alice,
             request: "GET /pods",
-            open: gives_in(200, PODS, "all pods, with their secrets"),
-            gate: stops(
+            open: exposed(200, PODS, "all pods, with their secrets"),
+            gate: refused(
                 403,
                 "Forbidden (user=alice, verb=get, resource=nodes, subresource(s)=[pods proxy])",
                 "Forbidden (user=alice, … [pods proxy])",
             ),
-            why: "the certificate says who she is; RBAC gives her nothing",
+            why: "the certificate proves that this is alice; RBAC allows her nothing",
         },
-        async |caller| caller.get("/pods").await,
+        async |session| session.get("/pods").await,
     )
     .await;
-    play.both(
-        Line {
-            who: &alice,
+    demo.compare(
+        Attempt {
+            caller: &alice,
             request: "POST /run/default/web/nginx?cmd=id",
-            open: gives_in(200, ROOT, "uid=0(root)"),
-            gate: stops(
+            open: exposed(200, ROOT, "uid=0(root)"),
+            gate: refused(
                 403,
                 "Forbidden (user=alice, verb=create, resource=nodes, subresource(s)=[proxy])",
                 "Forbidden (user=alice, … [proxy])",
             ),
-            why: "nor may she run commands",
+            why: "she may not run commands either",
         },
-        async |caller| caller.post(RUN).await,
+        async |session| session.post(RUN).await,
     )
     .await;
 }
 
 /// Scene 6.
-async fn metrics_token(play: &mut Play<'_>) {
-    let metrics = Who::token("monitoring (token, get nodes/metrics)", METRICS_TOKEN);
-    play.scene();
-    play.both(
-        Line {
-            who: &metrics,
+async fn metrics_token(demo: &mut Demo<'_>) {
+    let metrics = Caller::token("monitoring (token, get nodes/metrics)", METRICS_TOKEN);
+    demo.next_scene();
+    demo.compare(
+        Attempt {
+            caller: &metrics,
             request: "GET /metrics",
-            open: serves(200, METRICS, "metrics"),
-            gate: serves(200, METRICS, "metrics"),
-            why: "TokenReview says who it is, and that one may read metrics",
+            open: served(200, METRICS, "metrics"),
+            gate: served(200, METRICS, "metrics"),
+            why: "TokenReview names the user, and SubjectAccessReview allows it to read metrics",
         },
-        async |caller| caller.get("/metrics").await,
+        async |session| session.get("/metrics").await,
     )
     .await;
-    play.both(
-        Line {
-            who: &metrics,
+    demo.compare(
+        Attempt {
+            caller: &metrics,
             request: "GET /pods",
-            open: gives_in(200, PODS, "all pods: it never read the token"),
-            gate: stops(403, "subresource(s)=[pods proxy]", "Forbidden ([pods proxy])"),
-            why: "the same token opens nothing else",
+            open: exposed(200, PODS, "all pods: it ignores the token"),
+            gate: refused(403, "subresource(s)=[pods proxy]", "Forbidden ([pods proxy])"),
+            why: "the token allows nothing else",
         },
-        async |caller| caller.get("/pods").await,
+        async |session| session.get("/pods").await,
     )
     .await;
 }
 
 /// Scene 7.
-async fn get_nodes_proxy(play: &mut Play<'_>) {
-    let reader = Who::token("a reader (token, get nodes/proxy)", PROXY_GET_TOKEN);
-    play.scene();
-    play.both(
-        Line {
-            who: &reader,
+async fn get_nodes_proxy(demo: &mut Demo<'_>) {
+    let reader = Caller::token("a reader (token, get nodes/proxy)", PROXY_GET_TOKEN);
+    demo.next_scene();
+    demo.compare(
+        Attempt {
+            caller: &reader,
             request: "GET /pods",
-            open: serves(200, PODS, "all pods"),
-            gate: serves(200, PODS, "all pods"),
+            open: served(200, PODS, "all pods"),
+            gate: served(200, PODS, "all pods"),
             why: "get nodes/proxy is enough to read",
         },
-        async |caller| caller.get("/pods").await,
+        async |session| session.get("/pods").await,
     )
     .await;
-    let specs = |play: &Play<'_>| {
-        let specs = play.lab.api_server.access_specs();
+    let specs = |demo: &Demo<'_>| {
+        let specs = demo.lab.api_server.access_specs();
         specs
             .into_iter()
             .filter(|spec| spec["user"] == "system:serviceaccount:monitoring:reader")
             .map(|spec| spec["resourceAttributes"].clone())
-            .filter(|asked| asked["subresource"] == "proxy")
-            .filter_map(|asked| asked["verb"].as_str().map(str::to_owned))
+            .filter(|attributes| attributes["subresource"] == "proxy")
+            .filter_map(|attributes| attributes["verb"].as_str().map(str::to_owned))
             .collect::<Vec<_>>()
     };
-    play.both(
-        Line {
-            who: &reader,
+    demo.compare(
+        Attempt {
+            caller: &reader,
             request: "exec id, by GET over WebSocket",
-            open: gives_in(101, ROOT, "uid=0(root)"),
-            gate: stops(
+            open: exposed(101, ROOT, "uid=0(root)"),
+            gate: refused(
                 403,
                 "verb=create, resource=nodes, subresource(s)=[proxy]",
                 "Forbidden (… verb=create, … [proxy])",
             ),
-            why: "even a hardened kubelet takes this GET for reading; the gate asks for create, whatever the method",
+            why: "a hardened kubelet treats this GET as reading; the gate requires create for every method",
         },
-        async |caller| caller.exec_websocket(EXEC).await,
+        async |session| session.exec_websocket(EXEC).await,
     )
     .await;
-    let asked = specs(play);
-    if let Some(row) = play.rows.last_mut() {
-        row.gate.and(asked.iter().any(|verb| verb == "create"), || {
-            format!("expected a SubjectAccessReview for create nodes/proxy, got only {asked:?}")
+    let verbs = specs(demo);
+    if let Some(row) = demo.rows.last_mut() {
+        row.gate.require(verbs.iter().any(|verb| verb == "create"), || {
+            format!("expected a SubjectAccessReview for create nodes/proxy, got only {verbs:?}")
         });
     }
 }
 
 /// Scene 8.
-async fn bad_certificates(play: &mut Play<'_>) {
-    let pki = &play.lab.pki;
-    play.scene();
-    let cast = [
+async fn bad_certificates(demo: &mut Demo<'_>) {
+    let pki = &demo.lab.pki;
+    demo.next_scene();
+    let certificates = [
         (
-            Who::certificate("the API server's, expired", &pki.expired),
-            "it ended yesterday",
+            Caller::certificate("the API server's, expired", &pki.expired),
+            "it expired yesterday",
         ),
         (
-            Who::certificate("its twin, by a stranger's CA", &pki.wrong_ca),
-            "all names are the same, the CA's too; its key is not",
+            Caller::certificate("the same names, by an untrusted CA", &pki.wrong_ca),
+            "all names are the same, also the CA's; the CA's key is another",
         ),
         (
-            Who::certificate("the API server's, for servers only", &pki.wrong_usage),
+            Caller::certificate("the API server's, for servers only", &pki.wrong_usage),
             "the extended key usage lacks clientAuth",
         ),
     ];
-    for (who, why) in cast {
-        play.both(
-            Line {
-                who: &who,
+    for (caller, why) in certificates {
+        demo.compare(
+            Attempt {
+                caller: &caller,
                 request: "GET /pods",
-                open: gives_in(200, PODS, "all pods: it asks for no certificate"),
-                gate: stops(401, UNAUTHORIZED, UNAUTHORIZED),
+                open: exposed(200, PODS, "all pods: it asks for no certificate"),
+                gate: refused(401, UNAUTHORIZED, UNAUTHORIZED),
                 why,
             },
-            async |caller| caller.get("/pods").await,
+            async |session| session.get("/pods").await,
         )
         .await;
     }

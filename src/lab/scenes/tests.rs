@@ -4,55 +4,53 @@ use super::*;
 use crate::lab::LabOptions;
 
 #[tokio::test]
-async fn every_scene_is_as_it_must_be_and_can_be_played_again() {
+async fn every_scene_is_as_expected_and_can_be_played_again() {
     let lab = Lab::start(LabOptions::default()).await.unwrap();
     for _ in 0..2 {
-        let Played { rows, skipped } = play(&lab).await.unwrap();
+        let DemoResult { rows, skipped } = play(&lab).await.unwrap();
         let last = if skipped.is_some() { 12 } else { 13 };
         let scenes: std::collections::BTreeSet<u8> = rows.iter().map(|row| row.scene).collect();
         assert_eq!(scenes, (1..=last).collect());
-        assert!(rows.iter().all(Row::ok), "{}", table(&rows, Style::Plain));
-        let widest = table(&rows, Style::Plain)
-            .lines()
-            .map(|line| line.chars().count())
-            .max();
-        assert!(widest <= Some(120), "{widest:?}");
+        assert!(rows.iter().all(Row::is_as_expected), "{rows:#?}");
     }
     lab.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_gate_that_lets_the_wrong_one_in_is_found() {
+async fn a_gate_that_allows_too_much_is_found() {
     let lab = Lab::start(LabOptions::default()).await.unwrap();
     let alice = fakes::apiserver::Subject::user("alice");
     let rule = fakes::apiserver::Rule::allow(alice, &["get"], &["*"]);
     lab.api_server.add_rule(rule);
     let rows = play(&lab).await.unwrap().rows;
-    let wrong: Vec<_> = rows.iter().filter(|row| !row.ok()).collect();
-    assert_eq!(wrong.iter().map(|row| row.scene).collect::<Vec<_>>(), [5, 9]);
-    let said = wrong[0].gate.wrong.as_deref().unwrap();
+    let unexpected: Vec<_> = rows.iter().filter(|row| !row.is_as_expected()).collect();
+    assert_eq!(unexpected.iter().map(|row| row.scene).collect::<Vec<_>>(), [5, 9]);
+    let mismatch = unexpected[0].gate.mismatch.as_deref().unwrap();
     assert!(
-        said.starts_with("expected 403") && said.contains("got 200"),
-        "{said}"
+        mismatch.starts_with("expected 403") && mismatch.contains("got 200"),
+        "{mismatch}"
     );
     lab.stop().await.unwrap();
 }
 
 #[test]
-fn an_answer_is_right_only_with_its_status_and_its_proof() {
-    let said = |status, text: &str| Said {
+fn an_answer_is_as_expected_only_with_its_status_and_its_evidence() {
+    let reply = |status, text: &str| Reply {
         status,
         text: text.to_owned(),
     };
-    let must = stops(401, "Unauthorized", "Unauthorized");
-    assert_eq!(must.judge(&said(Some(401), "Unauthorized")).wrong, None);
+    let expectation = refused(401, "Unauthorized", "Unauthorized");
+    assert_eq!(
+        expectation.compare(&reply(Some(401), "Unauthorized")).mismatch,
+        None
+    );
     for (status, text) in [
         (Some(401), "no"),
         (Some(200), "Unauthorized"),
         (None, "Unauthorized"),
     ] {
         assert!(
-            must.judge(&said(status, text)).wrong.is_some(),
+            expectation.compare(&reply(status, text)).mismatch.is_some(),
             "{status:?} {text}"
         );
     }
@@ -60,13 +58,13 @@ fn an_answer_is_right_only_with_its_status_and_its_proof() {
 
 #[test]
 fn forwarding_what_was_stopped_is_found() {
-    let mut cell = stops(401, "", "").judge(&Said {
+    let mut outcome = refused(401, "", "").compare(&Reply {
         status: Some(401),
         text: String::new(),
     });
-    cell.and(true, || unreachable!());
-    assert_eq!(cell.wrong, None);
-    cell.and(false, || "first".to_owned());
-    cell.and(false, || "second".to_owned());
-    assert_eq!(cell.wrong.as_deref(), Some("first"));
+    outcome.require(true, || unreachable!());
+    assert_eq!(outcome.mismatch, None);
+    outcome.require(false, || "first".to_owned());
+    outcome.require(false, || "second".to_owned());
+    assert_eq!(outcome.mismatch.as_deref(), Some("first"));
 }

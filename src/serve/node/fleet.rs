@@ -18,7 +18,7 @@ use crate::tls::pem;
      upstream.allowFleetCredential: true", file.display()
 )]
 pub(crate) struct FleetCredential {
-    key: &'static str,
+    pub(in crate::serve) key: &'static str,
     file: PathBuf,
     user: String,
 }

@@ -1,6 +1,8 @@
 //! The example, the schema and the page agree.
 
 use super::*;
+use crate::named::Named;
+use crate::tls::ClientCertificates;
 
 #[test]
 fn the_example_has_every_key_and_no_other() {
@@ -65,6 +67,47 @@ fn the_page_names_every_key_its_default_and_every_flag() {
             flag == "`--help" || DOCS.contains(&flag),
             "docs/configuration.md does not name {flag}"
         );
+    }
+}
+
+/// The words of a key that takes one of a few.
+fn words<T: Named>(key: &str) -> (&str, Vec<&'static str>) {
+    (key, T::NAMES.iter().map(|(name, _)| *name).collect())
+}
+
+#[test]
+fn the_page_names_every_word_that_a_key_takes() {
+    for (key, words) in [
+        words::<AuditCommands>("audit.commands"),
+        words::<AuditMode>("audit.mode"),
+        words::<AuthorizationMode>("authorization.mode"),
+        words::<Backend>("firewall.backend"),
+        words::<ClientCertificates>("authentication.x509.clientCertificates"),
+        words::<TlsVersion>("tlsMinVersion"),
+    ] {
+        let row = DOCS
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{key}` |")))
+            .unwrap();
+        for word in words {
+            assert!(row.contains(&format!("`{word}`")), "{word} is not in: {row}");
+        }
+    }
+}
+
+/// An operator must not believe in what is not there.
+#[test]
+fn a_key_without_effect_is_in_neither_the_example_nor_the_page_nor_what_is_printed() {
+    let mut keys = Vec::new();
+    leaves(&without_effect::keys(), "", &mut keys);
+    assert_eq!(keys.len(), 9);
+    let printed = good(EXAMPLE).to_yaml().unwrap();
+    for (key, _) in keys {
+        let name = key.rsplit('.').next().unwrap();
+        for text in [EXAMPLE, &printed] {
+            assert!(!text.contains(&format!("{name}:")), "{key}");
+        }
+        assert!(!DOCS.contains(&format!("`{key}` |")), "{key}");
     }
 }
 

@@ -24,9 +24,9 @@ fn flags_win_over_the_file() {
         "--read-only-port=10255",
     ]);
     let settings = Settings::parse(EXAMPLE, Path::new("/etc/gate/gate.yaml"), &flags).unwrap();
-    let authentication = settings.authentication;
+    let authentication = &settings.authentication;
     assert!(authentication.anonymous && !authentication.webhook);
-    assert_eq!(authentication.client_ca_file, Some("/flag/ca.crt".into()));
+    assert_eq!(settings.tls.client_ca_file, Some("/flag/ca.crt".into()));
     assert_eq!(authentication.webhook_cache_ttl, Duration::from_secs(60));
     assert_eq!(settings.authorization.mode, AuthorizationMode::AlwaysAllow);
     assert_eq!(
@@ -39,7 +39,7 @@ fn flags_win_over_the_file() {
     assert_eq!(settings.tls.private_key_file, PathBuf::from("/flag/key"));
     assert_eq!(settings.tls.min_version, TlsVersion::Tls13);
     assert_eq!(
-        settings.tls.cipher_suites,
+        suites(&settings),
         [
             "TLS_AES_128_GCM_SHA256",
             "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"

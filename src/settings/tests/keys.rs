@@ -1,4 +1,4 @@
-//! Keys: unknown, misplaced, mistyped, not yet, pasted from a kubelet.
+//! Keys: unknown, misplaced, mistyped, without effect, pasted from a kubelet.
 
 use super::*;
 
@@ -22,10 +22,66 @@ fn a_key_at_the_wrong_place_is_sent_to_the_right_one() {
 }
 
 #[test]
-fn a_key_like_no_other_gets_the_list() {
-    let said = error(&least_and("audit: {zzzzzz: 1}"));
+fn a_key_that_several_sections_have_is_sent_to_all_of_them() {
+    let said = error(&least_and("cacheAuthorizedTTL: 1m"));
     assert!(
-        said.contains("nearest known key is audit.") && said.contains("commands, maxBackups, maxSizeMB"),
+        said.ends_with(
+            "unknown key here; the nearest known keys are authorization.interactive.cacheAuthorizedTTL, \
+             authorization.webhook.cacheAuthorizedTTL: use one of them or remove this one"
+        ),
+        "{said}"
+    );
+}
+
+/// Seen red: `frobnicate` was said to be near `nodeName`.
+#[test]
+fn a_key_like_no_other_gets_the_list_and_no_advice() {
+    assert_eq!(
+        error(&least_and("audit: {zzzzzz: 1}")),
+        "/etc/gate/gate.yaml:7: audit.zzzzzz: unknown key; the keys of this place are commands, mode, path: \
+         use one of them or remove this one"
+    );
+    let said = error(&least_and("frobnicate: 1"));
+    assert!(
+        said.contains("unknown key; the keys of this place are admin, ") && !said.contains("nearest"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_follows_from_a_problem_is_not_a_problem_of_its_own() {
+    for (from, to) in [
+        ("listen: [\"192.0.2.10:10250\"]", "listen: [1]"),
+        ("listen: [\"192.0.2.10:10250\"]", "lisetn: [\"192.0.2.10:10250\"]"),
+        (
+            "upstream: {url: \"https://127.0.0.1:10250\", certificateFile: kubelet.crt}",
+            "upstream: 3",
+        ),
+        ("tlsCertFile: gate.crt", "tlsCertFile: [gate.crt]"),
+    ] {
+        assert!(LEAST.contains(from));
+        let said = error(&LEAST.replace(from, to));
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn keys_and_values_are_told_together() {
+    let said = error(&least_and(
+        "wrokers: 1\nworkers: 0\nlimits: {idleTimeout: 3}\naudit: {mode: no-such}",
+    ));
+    let lines: Vec<_> = said
+        .lines()
+        .map(|line| line.split(": ").take(2).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            ["/etc/gate/gate.yaml:7", "wrokers"],
+            ["/etc/gate/gate.yaml:9", "limits.idleTimeout"],
+            ["/etc/gate/gate.yaml:10", "audit.mode"],
+            ["/etc/gate/gate.yaml:8", "workers"],
+        ],
         "{said}"
     );
 }
@@ -59,7 +115,7 @@ fn wrong_types_name_key_value_and_way_out() {
         ("nodeName:", ":7: nodeName: nothing is written here"),
         (
             "audit: 3",
-            ":7: audit: 3 is not a mapping; write the keys below it, indented: commands, maxBackups",
+            ":7: audit: 3 is not a mapping; write the keys below it, indented: commands, mode, path",
         ),
         (
             "nodeNameFromHost: maybe",
@@ -81,21 +137,6 @@ fn wrong_types_name_key_value_and_way_out() {
 }
 
 #[test]
-fn broken_yaml_names_the_line() {
-    let said = error(&least_and("audit: {path: [}"));
-    assert!(
-        said.starts_with("/etc/gate/gate.yaml:7: the file is not the YAML it should be"),
-        "{said}"
-    );
-    assert!(
-        error("").ends_with("nothing is no configuration; begin with apiVersion: kubelet-gate.dev/v1alpha1")
-    );
-    assert!(error("- a").contains(":1: a list is no configuration"));
-    assert!(error(&least_and("workers: !odd 1")).contains(":7: the file is not the YAML it should be"));
-    assert!(error("a: 1\n---\nb: 2").contains("the file is not the YAML it should be"));
-}
-
-#[test]
 fn a_kubelets_own_file_is_told_apart() {
     let text = LEAST.replace("KubeletGateConfiguration", "KubeletConfiguration");
     assert!(error(&text).contains("is the kubelet's own configuration"));
@@ -109,40 +150,92 @@ fn a_kubelets_own_file_is_told_apart() {
     );
 }
 
+/// The file that earlier versions wrote and printed, with every key of a feature that is not built.
+const WITHOUT_EFFECT: &str = "\
+enforcement: Enforce
+sandbox: BestEffort
+streams:
+  recheckInterval: 30s
+  maxUnverified: 300s
+  maxLifetime: 0s
+audit:
+  maxSizeMB: 0
+  maxBackups: 0
+authorization:
+  webhook:
+    staleAllow:
+      maxAge: 0s
+      subresources: [metrics, healthz, stats]
+";
+
 #[test]
-fn what_is_not_built_yet_is_refused_and_never_ignored() {
-    let example = example();
-    for key in file::LATER {
-        let mut changed = example.clone();
-        let value = key
-            .split('.')
-            .fold(&mut changed, |value, segment| &mut value[segment]);
-        *value = match value {
-            Value::Bool(value) => Value::Bool(!*value),
-            Value::Number(_) => Value::from(7),
-            Value::Array(_) => Value::from(vec!["x"]),
-            _ => Value::from("7s"),
-        };
-        let said = error(&changed.to_string());
+fn a_key_without_effect_is_read_with_a_warning_and_changes_nothing() {
+    let settings = good(&least_and(WITHOUT_EFFECT));
+    let warned: Vec<_> = settings
+        .warnings
+        .iter()
+        .map(|said| said.split(':').nth(1).unwrap())
+        .collect();
+    assert_eq!(warned, ["7", "8", "10", "11", "12", "14", "15", "19", "20"]);
+    assert_eq!(
+        settings.warnings[1],
+        "/etc/gate/gate.yaml:8: `sandbox` has no effect in this version: there is no sandbox; remove the key"
+    );
+    assert!(
+        settings.warnings[7]
+            .contains("`authorization.webhook.staleAllow.maxAge` has no effect in this version")
+    );
+    assert_eq!(without_warnings(settings), good(LEAST));
+}
+
+#[test]
+fn a_promise_that_is_not_kept_is_refused_and_never_ignored() {
+    for (key, value) in [
+        ("enforcement: ", "Report"),
+        ("sandbox: ", "Required"),
+        ("sandbox: ", "Off"),
+        ("streams: {recheckInterval: ", "10s"),
+        ("streams: {maxUnverified: ", "1m"),
+        ("streams: {maxLifetime: ", "1h"),
+        ("audit: {maxSizeMB: ", "100"),
+        ("audit: {maxBackups: ", "5"),
+        ("authorization: {webhook: {staleAllow: {maxAge: ", "1h"),
+        (
+            "authorization: {webhook: {staleAllow: {subresources: ",
+            "[metrics, log]",
+        ),
+    ] {
+        let ends = "}".repeat(key.matches('{').count());
+        let said = error(&least_and(&format!("{key}{value}{ends}")));
+        let path = key.replace(": {", ".").replace(": ", "");
         assert!(
-            said.contains(&format!(": {key}: ")) && said.contains("not yet"),
-            "{key}: {said}"
+            said.starts_with(&format!("/etc/gate/gate.yaml:7: {path}: ")),
+            "{said}"
         );
+        assert!(said.contains("is not possible in this version: "), "{said}");
     }
-    assert!(error(&least_and("enforcement: Report")).contains(r#"enforcement: "Report": not yet"#));
-    good(&least_and("streams: {maxUnverified: 300s}"));
+    assert_eq!(
+        error(&least_and("sandbox: Required")),
+        "/etc/gate/gate.yaml:7: sandbox: \"Required\" is not possible in this version: there is no sandbox; \
+         remove the key"
+    );
+    assert!(error(&least_and("streams: 3")).contains(":7: streams: 3 is not a mapping"));
+    assert!(error(&least_and("sandbox: 3")).contains(":7: sandbox: 3 is not possible in this version"));
+    assert!(error(&least_and("sandbox:")).contains(":7: sandbox: nothing is written here"));
+    assert!(error(&least_and("sandbox: BestEffort\nsandbox: Off")).contains("the key is already on line 7"));
 }
 
 #[test]
 fn blocks_of_a_kubelet_configuration_can_be_pasted() {
     let settings = good(&least_and(
-        "authentication:\n  anonymous:\n    enabled: false\n  webhook:\n    cacheTTL: 1m30s\n    enabled: true\n  x509:\n    \
-         clientCAFile: /etc/kubernetes/pki/ca.crt\nauthorization:\n  mode: Webhook\n  webhook:\n    cacheAuthorizedTTL: \
-         5m0s\n    cacheUnauthorizedTTL: 0s\nstreamingConnectionIdleTimeout: 1h0m0s",
+        "authentication:\n  anonymous:\n    enabled: false\n  webhook:\n    cacheTTL: 1m30s\n    enabled: \
+         true\n  x509:\n    clientCAFile: /etc/kubernetes/pki/ca.crt\nauthorization:\n  mode: Webhook\n  \
+         webhook:\n    cacheAuthorizedTTL: 5m0s\n    cacheUnauthorizedTTL: \
+         0s\nstreamingConnectionIdleTimeout: 1h0m0s",
     ));
     assert_eq!(settings.authentication.webhook_cache_ttl, Duration::from_secs(90));
     assert_eq!(
-        settings.authentication.client_ca_file.as_deref(),
+        settings.tls.client_ca_file.as_deref(),
         Some(Path::new("/etc/kubernetes/pki/ca.crt"))
     );
     assert_eq!(
@@ -156,7 +249,8 @@ fn blocks_of_a_kubelet_configuration_can_be_pasted() {
 fn zero_in_the_file_is_not_set_as_kubeadm_writes_it() {
     let zeroes = good(&least_and(
         "authentication: {webhook: {cacheTTL: 0s}}\nauthorization: {webhook: {cacheAuthorizedTTL: 0s, \
-         cacheUnauthorizedTTL: 0s}, interactive: {cacheAuthorizedTTL: '0'}}\nstreamingConnectionIdleTimeout: 0s",
+         cacheUnauthorizedTTL: 0s}, interactive: {cacheAuthorizedTTL: '0'}}\nstreamingConnectionIdleTimeout: \
+         0s",
     ));
     assert_eq!(zeroes, good(LEAST));
     assert_eq!(

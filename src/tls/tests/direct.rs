@@ -1,4 +1,4 @@
-//! Leaves that webpki will not judge: X.509 v1, and CA:TRUE.
+//! Leaves that webpki does not judge: X.509 v1, and CA:TRUE.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ fn judge(trust: &Trust, leaf: &Leaf) -> Result<Judged, Refusal> {
     trust.judge(std::slice::from_ref(&leaf.certificate), SystemTime::now())
 }
 
-/// The trust in this bundle, with v1 leaves.
+/// The trust in this bundle, with v1 leaves allowed.
 fn legacy(bundle: &[&Authority]) -> Trust {
     let bundle = bundle.iter().map(|authority| authority.certificate.clone());
     let mut trust = Trust::new(bundle.collect(), 1).unwrap();
@@ -26,16 +26,9 @@ fn version1(authority: &Authority) -> Leaf {
     authority.issue(|_| ()).into_version1(authority)
 }
 
-fn ca_leaf(authority: &Authority) -> Leaf {
-    authority.issue(|params| {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.subject_alt_names = Vec::new();
-    })
-}
-
 /// Seen red with `legacy_v1` ignored: nothing is refused.
 #[test]
-fn a_v1_leaf_is_believed_if_allowed_and_the_refusal_names_the_key() {
+fn a_v1_leaf_is_accepted_if_allowed_and_the_refusal_names_the_key() {
     for algorithm in [&PKCS_RSA_SHA256, &PKCS_ECDSA_P384_SHA384] {
         let authority = Authority::with_key("ca", KeyPair::generate_for(algorithm).unwrap(), |params| {
             params.not_after = date_time_ymd(2100, 1, 1);
@@ -53,9 +46,9 @@ fn a_v1_leaf_is_believed_if_allowed_and_the_refusal_names_the_key() {
     }
 }
 
-/// Seen red with `check_as_anchor` left out: the expired CA's leaf is believed.
+/// Seen red without `check_as_anchor`: the expired CA's leaf is accepted.
 #[test]
-fn the_ca_of_such_a_leaf_is_held_to_what_every_ca_is_held_to() {
+fn the_ca_of_such_a_leaf_must_meet_the_rules_for_every_ca() {
     let cas = [
         Authority::new("ca", |params| params.not_after = date_time_ymd(2020, 1, 1)),
         Authority::new("ca", |params| params.not_before = date_time_ymd(2998, 1, 1)),
@@ -87,8 +80,8 @@ fn the_ca_of_such_a_leaf_is_held_to_what_every_ca_is_held_to() {
     }
 }
 
-/// Seen red with `is_signed_by` true for everything: the namesake's leaves are believed; and with the comparison of keys
-/// left out: the CA's own renewal is.
+/// Seen red with `is_signed_by` always true: leaves of a CA with the same name are accepted. Also seen red
+/// without the comparison of keys: the CA's own renewal is accepted.
 #[test]
 fn only_a_ca_of_the_bundle_that_signed_it_itself_counts() {
     let authority = Authority::new("ca", |_| ());
@@ -129,7 +122,7 @@ fn only_a_ca_of_the_bundle_that_signed_it_itself_counts() {
 }
 
 #[test]
-fn what_else_a_leaf_is_held_to_holds_for_such_a_leaf_too() {
+fn such_a_leaf_must_meet_the_other_rules_for_leaves() {
     let authority = Authority::new("ca", |_| ());
     let trust = legacy(&[&authority]);
     let expired = authority.issue(|params| params.not_after = date_time_ymd(2020, 1, 1));
@@ -160,10 +153,10 @@ fn what_else_a_leaf_is_held_to_holds_for_such_a_leaf_too() {
 }
 
 proptest! {
-    /// Every bit of such a leaf is signed, or is the signature, or is compared with what is signed.
-    /// Seen red with `is_signed_by` true for everything.
+    /// Every bit of such a leaf is signed, part of the signature, or compared with signed bytes. Seen red
+    /// with `is_signed_by` always true.
     #[test]
-    fn no_v1_leaf_with_a_changed_byte_is_believed(at: proptest::sample::Index, change in 1..=255_u8) {
+    fn no_v1_leaf_with_a_changed_byte_is_accepted(at: proptest::sample::Index, change in 1..=255_u8) {
         static GOOD: LazyLock<[(Trust, Leaf); 2]> = LazyLock::new(|| {
             [&PKCS_RSA_SHA256, &PKCS_ECDSA_P384_SHA384].map(|algorithm| {
                 let key = KeyPair::generate_for(algorithm).unwrap();
@@ -180,9 +173,9 @@ proptest! {
         }
     }
 
-    /// Nor one that is cut short or longer.
+    /// A leaf that was cut or lengthened is refused as well.
     #[test]
-    fn no_v1_leaf_of_another_length_is_believed(at: proptest::sample::Index, insert: bool, byte: u8) {
+    fn no_v1_leaf_of_another_length_is_accepted(at: proptest::sample::Index, insert: bool, byte: u8) {
         static GOOD: LazyLock<(Trust, Leaf)> = LazyLock::new(|| {
             let mut params = Authority::params("ca");
             params.distinguished_name.push(DnType::OrganizationName, "o");

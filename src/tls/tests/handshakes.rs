@@ -1,4 +1,4 @@
-//! What gets through a handshake, and what the gate then thinks of it.
+//! Which clients pass the handshake, and how their chains are judged afterwards.
 
 use std::path::Path;
 use std::process::Command;
@@ -48,12 +48,12 @@ async fn a_key_that_is_not_the_certificates_fails_the_handshake() {
 }
 
 #[tokio::test]
-async fn a_version_1_leaf_gets_through_the_handshake_and_is_refused_after_it() {
+async fn a_version_1_leaf_passes_the_handshake_and_is_refused_after_it() {
     let authority = Authority::new("ca", |_| ());
     let leaf = authority.issue(|_| ()).into_version1(&authority);
     let refusal = shown_and_judged(&authority, &leaf).await.unwrap_err();
     assert_eq!(refusal, Refusal::Version1);
-    // Pinned it passes: nobody's signature counts but the handshake's.
+    // In the bundle itself it is accepted: then only the signature of the handshake matters.
     let pinned = Trust::new(vec![leaf.certificate.clone()], 1).unwrap();
     pinned.judge(&[leaf.certificate], SystemTime::now()).unwrap();
 }
@@ -100,9 +100,9 @@ async fn dates_count_of_leaf_and_anchor() {
     );
 }
 
-/// Seen red with rustls' own list offered: ML-DSA is in it, and so it was with `Require` alone.
+/// Seen red with rustls' own list, which has ML-DSA; with `Require` alone as well.
 #[tokio::test]
-async fn clients_are_asked_for_no_signature_that_no_kubelet_knows() {
+async fn clients_are_asked_only_for_signatures_that_kubelets_support() {
     #[derive(Debug, Default)]
     struct Offered(Mutex<Vec<SignatureScheme>>);
     impl ResolvesClientCert for Offered {
@@ -121,7 +121,7 @@ async fn clients_are_asked_for_no_signature_that_no_kubelet_knows() {
             let offered = Arc::new(Offered::default());
             let resolver: Arc<dyn ResolvesClientCert> = Arc::<Offered>::clone(&offered);
             let client = Arc::new(client_config(version, &ca, Some(resolver)));
-            // With `Require` this fails, after the question.
+            // With `Require` this fails, after the request for a certificate.
             let _ = handshake(&gate(&ca, Some(&ca.trust()), mode), &client).await;
             let offered = offered.0.lock().unwrap();
             assert!(offered.contains(&SignatureScheme::ECDSA_NISTP256_SHA256));
@@ -169,7 +169,7 @@ async fn clients_are_asked_with_the_names_of_the_cas_and_not_at_all_without_a_bu
 }
 
 #[tokio::test]
-async fn require_fails_the_handshake_of_a_stranger() {
+async fn require_fails_the_handshake_of_a_client_with_an_unknown_ca() {
     let authority = Authority::new("ca", |_| ());
     let trust = authority.trust();
     let server = gate(&authority, Some(&trust), ClientCertificates::Require);
@@ -198,7 +198,7 @@ async fn a_session_is_never_resumed() {
     let authority = Authority::new("ca", |_| ());
     let trust = authority.trust();
     let server = gate(&authority, Some(&trust), ClientCertificates::Request);
-    // The same with resumption, to see that this client would.
+    // The same with resumption, to show that this client supports it.
     let mut eager = ServerConfig::clone(&server);
     eager.session_storage = ServerSessionMemoryCache::new(8);
     eager.send_tls13_tickets = 2;
@@ -225,12 +225,19 @@ async fn a_session_is_never_resumed() {
     }
 }
 
+fn offered(name: &str) -> CipherSuite {
+    match cipher_suite(name) {
+        SuiteName::Offered(suite) => suite,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn versions_suites_and_protocols_are_as_configured() {
     let authority = Authority::new("ca", |_| ());
     let pair = serving(&authority).pair();
     let connect = async |min_version, suites: &[&str], version, protocols: &[&[u8]]| {
-        let suites = suites.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let suites = suites.iter().map(|name| offered(name)).collect::<Vec<_>>();
         let request = ClientCertificates::Request;
         let server = server_config(Arc::clone(&pair), None, request, min_version, &suites).unwrap();
         let mut client = client_config(version, &authority, None);
@@ -261,7 +268,7 @@ async fn versions_suites_and_protocols_are_as_configured() {
     }
 }
 
-/// The variable cannot be set in this process, so the test runs another one in a child that has it.
+/// The variable cannot be set in this process, so the test runs another one in a child process that has it.
 #[test]
 fn keys_are_not_logged() {
     let directory = tempfile::tempdir().unwrap();
@@ -280,7 +287,7 @@ fn keys_are_not_logged() {
 }
 
 #[tokio::test]
-async fn the_kubelet_is_known_by_its_pinned_key_alone() {
+async fn the_kubelet_is_recognised_by_its_pinned_key_alone() {
     let expired = Authority::new("kubelet", |params| params.not_after = date_time_ymd(2020, 1, 1));
     let other = Authority::new("kubelet", |_| ());
     for version in VERSIONS {
@@ -299,7 +306,7 @@ async fn the_kubelet_is_known_by_its_pinned_key_alone() {
         let (_, error) = handshake(&kubelet(&other), &pinned).await.unwrap_err();
         assert!(is_pin_mismatch(&error), "{error}");
 
-        // The pinned certificate without its key: no mismatch, but no way in.
+        // The pinned certificate without its key: no mismatch, but the handshake fails.
         let key = config::provider()
             .key_provider
             .load_private_key(private_key(&other.key))
@@ -317,7 +324,7 @@ async fn the_kubelet_is_known_by_its_pinned_key_alone() {
 }
 
 #[tokio::test]
-async fn the_kubelet_may_be_known_by_a_ca_and_is_shown_the_gates_certificate() {
+async fn the_kubelet_may_be_verified_by_a_ca_and_receives_the_gates_certificate() {
     let authority = Authority::new("ca", |_| ());
     let trust = authority.trust();
     let client = authority.issue(|_| ());

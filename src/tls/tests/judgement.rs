@@ -1,4 +1,4 @@
-//! What a chain is worth against a bundle.
+//! The judgement of a chain against a bundle.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -46,10 +46,11 @@ fn of_a_ca_and_its_renewal_the_longer_one_counts() {
     }
 }
 
-/// Go looks at every alternative name as soon as there is any constraint; webpki at those of the constraint's kind.
+/// Go checks every alternative name as soon as there is a constraint; webpki only those of the constraint's
+/// kind.
 ///
-/// Seen red with `has_odd_names` not looked at: `a..b` was believed under a constraint on addresses; and with the names,
-/// or the constraints, of intermediates left out: that one of the two chains was.
+/// Seen red without `has_odd_names`: `a..b` was accepted under a constraint on addresses. Also seen red
+/// without the names or without the constraints of intermediates: one of the two chains was accepted.
 #[test]
 fn under_constraints_of_any_kind_names_must_be_well_formed() {
     let free = Authority::new("ca", |_| ());
@@ -68,7 +69,7 @@ fn under_constraints_of_any_kind_names_must_be_well_formed() {
         (DnsName("a..b".try_into().unwrap()), false),
         (DnsName("a.b.".try_into().unwrap()), false),
         (Rfc822Name("who@a.b".try_into().unwrap()), true),
-        (Rfc822Name("nobody".try_into().unwrap()), false),
+        (Rfc822Name("mailbox".try_into().unwrap()), false),
         (URI("https://a.b/c".try_into().unwrap()), true),
         (URI("https://10.0.0.1/c".try_into().unwrap()), false),
         (URI("https://[::1]/c".try_into().unwrap()), false),
@@ -82,7 +83,7 @@ fn under_constraints_of_any_kind_names_must_be_well_formed() {
         let judged = judge(&bound);
         assert_eq!(judged.is_ok(), good, "{name:?}: {judged:?}");
 
-        // The name in an intermediate, or the constraints.
+        // The name, or the constraints, in an intermediate.
         let named = |params: &mut CertificateParams| params.subject_alt_names = vec![name.clone()];
         let bind = |params: &mut CertificateParams| {
             params.name_constraints.clone_from(&bound.params.name_constraints);
@@ -101,9 +102,10 @@ fn under_constraints_of_any_kind_names_must_be_well_formed() {
     }
 }
 
-/// A stranger's certificate is read before anything is known of it, on the thread that serves everybody.
+/// Any client's certificate is read before anything is known about it, on a thread that serves other clients
+/// too.
 ///
-/// Seen red with the comparison left out: believed.
+/// Seen red without the comparison: it was accepted.
 #[test]
 fn a_policy_twice_is_found_among_thousands() {
     let policies = |ids: &[u16]| {
@@ -140,15 +142,15 @@ fn a_policy_twice_is_found_among_thousands() {
     );
 }
 
-/// webpki and rustls know ML-DSA; a kubelet has no such clients.
+/// webpki and rustls support ML-DSA; a kubelet does not.
 ///
-/// Seen red with a key of an unknown kind taken: the refusal was webpki's, of the signature; and with all of webpki's
-/// algorithms in the list.
+/// Seen red with keys of unknown kinds accepted: webpki then refused the signature. Also seen red with all of
+/// webpki's algorithms in the list.
 #[test]
-fn keys_and_signatures_that_no_kubelet_knows_are_not_known_here() {
+fn keys_and_signatures_that_kubelets_do_not_support_are_refused() {
     let ca = Authority::new("ca", |_| ());
     let leaf = ca.issue(|_| ()).certificate.to_vec();
-    // The key's algorithm becomes one that nobody knows: ecPublicKey, with its last arc changed.
+    // The key's algorithm becomes an unknown one: ecPublicKey with its last arc changed.
     const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
     let at = leaf.windows(9).position(|bytes| bytes == EC_PUBLIC_KEY).unwrap();
     let mut changed = leaf;
@@ -172,15 +174,15 @@ fn keys_and_signatures_that_no_kubelet_knows_are_not_known_here() {
     );
 }
 
-/// What an exponent of a thousand bits costs, a stranger must not be able to ask for.
+/// A client must not be able to cause the cost of an exponent of a thousand bits.
 ///
-/// Seen red with the bound left out: the refusal was of the signature.
+/// Seen red without the limit: the signature was refused instead.
 #[test]
 fn an_rsa_key_has_no_larger_exponent_than_in_go() {
     let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_3072).unwrap();
     let ca = Authority::new("ca", |_| ());
     let leaf = ca.issue_for(key, |_| ()).certificate.to_vec();
-    // The modulus gives some of its bytes to the exponent, so that no length around them changes.
+    // Bytes move from the modulus to the exponent, so that no outer length changes.
     let widened = |exponent: &[u8]| {
         const MODULUS: &[u8] = &[0x02, 0x82, 0x01, 0x81, 0x00];
         let at = leaf.windows(5).position(|bytes| bytes == MODULUS).unwrap();
@@ -247,7 +249,7 @@ fn an_anchor_is_held_to_its_own_extensions() {
 }
 
 #[test]
-fn strangers_long_chains_and_rubbish_are_refused() {
+fn chains_of_unknown_cas_long_chains_and_malformed_ones_are_refused() {
     let authority = Authority::new("ca", |_| ());
     let trust = authority.trust();
     let now = SystemTime::now();
@@ -289,9 +291,9 @@ fn strangers_long_chains_and_rubbish_are_refused() {
 }
 
 proptest! {
-    /// Every bit of a chain is signed, or is the signature, or is compared with what is signed.
+    /// Every bit of a chain is signed, part of the signature, or compared with signed bytes.
     #[test]
-    fn no_chain_with_a_changed_bit_is_believed(at: proptest::sample::Index, bit in 0..8_u32) {
+    fn no_chain_with_a_changed_bit_is_accepted(at: proptest::sample::Index, bit in 0..8_u32) {
         static GOOD: LazyLock<(Trust, [Vec<u8>; 2])> = LazyLock::new(|| {
             let root = Authority::new("root", |_| ());
             let issuer = root.below("issuer", |_| ());

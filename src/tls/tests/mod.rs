@@ -1,4 +1,4 @@
-//! Handshakes in memory with certificates made on the spot, and the judgement of what came out of them.
+//! Handshakes in memory with certificates made by the test, and the judgement of the chains that they carry.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -15,13 +15,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion,
+    CipherSuite, ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig,
+    SupportedProtocolVersion,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::config::{certified_key_from_pem, server_config};
 use super::*;
-use crate::settings::{ClientCertificates, TlsVersion};
 
 mod direct;
 mod handshakes;
@@ -30,7 +31,7 @@ mod revocation;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
-/// A CA that issues what a test needs.
+/// A CA that issues the certificates of a test.
 struct Authority {
     params: CertificateParams,
     key: KeyPair,
@@ -108,8 +109,8 @@ impl Leaf {
         certified_key(vec![self.certificate.clone()], private_key(&self.key)).unwrap()
     }
 
-    /// The same as X.509 v1, as `openssl x509 -req` without extensions makes it: signed anew without the
-    /// version and the extensions.
+    /// The same certificate as X.509 v1, as `openssl x509 -req` makes it without extensions: signed again
+    /// without version and extensions.
     fn into_version1(self, authority: &Authority) -> Self {
         fn element(tag: u8, content: &[u8]) -> Vec<u8> {
             let length = u16::try_from(content.len()).unwrap().to_be_bytes();
@@ -152,7 +153,7 @@ fn private_key(key: &KeyPair) -> PrivateKeyDer<'static> {
     PrivatePkcs8KeyDer::from(key.serialize_der()).into()
 }
 
-/// A client that believes `server` and shows what `client` resolves to.
+/// A client that trusts `server` and presents the certificate of `client`.
 fn client_config(
     version: &'static SupportedProtocolVersion,
     server: &Authority,
@@ -174,7 +175,7 @@ fn shows(pair: Arc<CertifiedKey>) -> Option<Arc<dyn ResolvesClientCert>> {
     Some(Arc::new(SingleCertAndKey::from(pair)))
 }
 
-/// What the server knows after a handshake and a byte in each direction.
+/// What the server knows after a handshake and one byte in each direction.
 #[derive(Debug)]
 struct Met {
     chain: Vec<CertificateDer<'static>>,
@@ -224,7 +225,15 @@ fn gate(authority: &Authority, trust: Option<&Trust>, mode: ClientCertificates) 
     server_config(serving(authority).pair(), trust, mode, TlsVersion::Tls12, &[]).unwrap()
 }
 
-/// Shows `leaf` to a gate that trusts `authority`, over both versions, and has what arrived judged.
+/// A leaf with CA:TRUE.
+fn ca_leaf(authority: &Authority) -> Leaf {
+    authority.issue(|params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.subject_alt_names = Vec::new();
+    })
+}
+
+/// Presents `leaf` to a gate that trusts `authority`, over both versions, and judges the chain that arrives.
 async fn shown_and_judged(authority: &Authority, leaf: &Leaf) -> Result<Judged, Refusal> {
     let trust = authority.trust();
     let server = gate(authority, Some(&trust), ClientCertificates::Request);

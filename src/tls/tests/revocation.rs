@@ -1,4 +1,4 @@
-//! Whom a revocation list stops, and whom not.
+//! Which certificates a revocation list stops, and which it does not.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::*;
 type List = CertificateRevocationListDer<'static>;
 
 impl Authority {
-    /// This CA's list of these, good for a day.
+    /// This CA's list of these certificates, valid for a day.
     fn revokes(&self, certificates: &[&CertificateDer<'_>]) -> List {
         self.list(certificates, time::Duration::DAY, |_| ())
     }
@@ -67,14 +67,7 @@ fn judge(trust: &Trust, chain: &[&CertificateDer<'static>]) -> Result<Judged, Re
     trust.judge(&chain, SystemTime::now())
 }
 
-fn ca_leaf(authority: &Authority) -> Leaf {
-    authority.issue(|params| {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.subject_alt_names = Vec::new();
-    })
-}
-
-/// Seen red with the check left out for each of the four kinds in turn: that one is believed.
+/// Seen red without the check for each of the four kinds in turn: that kind is accepted.
 #[test]
 fn a_revoked_leaf_is_refused_whichever_way_it_is_judged() {
     let ca = Authority::new("ca", |_| ());
@@ -84,25 +77,25 @@ fn a_revoked_leaf_is_refused_whichever_way_it_is_judged() {
     let pinned = ca.issue(|_| ());
     let bundle = [&ca.certificate, &pinned.certificate];
     let leaves = [&version3, &version1, &with_ca_true, &pinned].map(|leaf| &leaf.certificate);
-    let nobody = trust(&bundle, &[&ca.revokes(&[])]).unwrap();
-    let everybody = trust(&bundle, &[&ca.revokes(&leaves)]).unwrap();
+    let none_revoked = trust(&bundle, &[&ca.revokes(&[])]).unwrap();
+    let all_revoked = trust(&bundle, &[&ca.revokes(&leaves)]).unwrap();
     for leaf in leaves {
-        let judged = judge(&nobody, &[leaf]).unwrap();
+        let judged = judge(&none_revoked, &[leaf]).unwrap();
         let day = Duration::from_secs(24 * 3600);
         assert!(
             judged.valid_until <= SystemTime::now() + day,
             "until the next list is due"
         );
-        assert_eq!(judge(&everybody, &[leaf]), Err(Refusal::Revoked));
+        assert_eq!(judge(&all_revoked, &[leaf]), Err(Refusal::Revoked));
     }
     let first = trust(&bundle, &[&ca.revokes(&leaves[..1])]).unwrap();
     assert_eq!(judge(&first, &leaves[..1]), Err(Refusal::Revoked));
     judge(&first, &leaves[1..2]).unwrap();
 }
 
-/// Seen red with the expiry of a list not looked at.
+/// Seen red without the check of a list's expiry.
 #[test]
-fn beyond_the_next_update_of_a_list_nobody_of_its_issuer_is_believed() {
+fn after_the_next_update_of_a_list_its_issuers_certificates_are_refused() {
     let ca = Authority::new("ca", |_| ());
     let other = Authority::new("other", |_| ());
     let list = ca.list(&[], -time::Duration::HOUR, |_| ());
@@ -122,14 +115,14 @@ fn beyond_the_next_update_of_a_list_nobody_of_its_issuer_is_believed() {
         assert_eq!(refusal.reason(), "revocation_unknown");
         assert!(refusal.to_string().contains("CN=ca has expired"), "{refusal}");
     }
-    // A CA without a list revokes nobody, and its certificates are not bound to the other's.
+    // A CA without a list revokes no certificate, and the other CA's list does not concern it.
     let judged = judge(&trust, &[&other.issue(|_| ()).certificate]).unwrap();
     assert!(judged.valid_until > SystemTime::now() + Duration::from_secs(7 * 24 * 3600));
 }
 
-/// Seen red with only the leaf looked at, and with the CA of the bundle left out.
+/// Seen red with only the leaf checked, and without the CA of the bundle.
 #[test]
-fn a_revoked_intermediate_takes_its_leaves_along_even_as_a_ca_of_the_bundle() {
+fn the_leaves_of_a_revoked_intermediate_are_refused_even_if_it_is_in_the_bundle() {
     let root = Authority::new("root", |_| ());
     let issuer = root.below("issuer", |_| ());
     let leaf = issuer.issue(|_| ());
@@ -143,12 +136,12 @@ fn a_revoked_intermediate_takes_its_leaves_along_even_as_a_ca_of_the_bundle() {
             Err(Refusal::Revoked)
         );
     }
-    // Without the root in the bundle nobody can tell whose list it is: it is heard all the same.
+    // Without the root in the bundle the list's signer is unknown, but the list still counts.
     let partial = trust(&[&issuer.certificate], &[&list]).unwrap();
     assert_eq!(judge(&partial, &chain), Err(Refusal::Revoked));
 }
 
-/// Seen red with the signature of an intermediate's list not verified.
+/// Seen red without the check of the signature on an intermediate's list.
 #[test]
 fn an_intermediates_own_list_counts_if_it_signed_it() {
     let root = Authority::new("root", |_| ());
@@ -166,9 +159,9 @@ fn an_intermediates_own_list_counts_if_it_signed_it() {
     assert!(matches!(refusal, Refusal::RevocationUnknown { .. }), "{refusal}");
 }
 
-/// As a rolled-over CA has them: one name, two keys, a list by each.
+/// As with a CA that changed its key: one name, two keys, a list by each.
 #[test]
-fn every_list_of_a_name_is_heard() {
+fn every_list_of_a_name_counts() {
     let (old, new) = (Authority::new("ca", |_| ()), Authority::new("ca", |_| ()));
     let (one, two, three) = (old.issue(|_| ()), new.issue(|_| ()), new.issue(|_| ()));
     let lists = [old.revokes(&[&one.certificate]), new.revokes(&[&two.certificate])];
@@ -181,13 +174,13 @@ fn every_list_of_a_name_is_heard() {
     }
 }
 
-/// The old key's list is no longer renewed some day, and an old file lies beside a new one.
+/// At some time the old key's list is no longer renewed, and an old file lies beside a new one.
 ///
-/// Seen red with lists taken by the name of their issuer alone: with the old CA's list only, both CAs ended or, once the
-/// new one had its own, the old one's client was believed; and with the oldest list deciding: the ended one beside its
-/// successor ended everybody.
+/// Seen red with lists chosen by the issuer's name alone: with only the old CA's list, both CAs were refused;
+/// when the new CA had its own list, the old CA's client was accepted. Also seen red with the oldest list
+/// deciding: an expired list refused every client, although its successor was there.
 #[test]
-fn a_list_that_has_ended_ends_nobody_for_whom_another_one_speaks() {
+fn an_expired_list_refuses_no_certificate_that_another_list_covers() {
     let (old, new) = (Authority::new("ca", |_| ()), Authority::new("ca", |_| ()));
     let (one, two) = (old.issue(|_| ()), new.issue(|_| ()));
     let bundle = [&old.certificate, &new.certificate];
@@ -202,10 +195,10 @@ fn a_list_that_has_ended_ends_nobody_for_whom_another_one_speaks() {
     judge(&trust, &[&one.certificate]).unwrap();
 }
 
-/// Seen red with one part taken for the whole, and with a part that is not there not missed: the second part's client was
-/// believed.
+/// Seen red with one part used as the whole list, and with a missing part ignored: the second part's client
+/// was accepted.
 #[test]
-fn a_part_of_a_list_speaks_for_no_certificate_of_another_part() {
+fn a_part_of_a_list_covers_no_certificate_of_another_part() {
     let ca = Authority::new("ca", |_| ());
     let points = |uri: &str| rcgen::CrlDistributionPoint {
         uris: vec![uri.to_owned()],
@@ -237,7 +230,7 @@ fn a_part_of_a_list_speaks_for_no_certificate_of_another_part() {
 
 /// Seen red with each of the three errors ignored.
 #[test]
-fn a_list_that_would_not_be_what_it_seems_is_not_taken() {
+fn a_list_that_cannot_be_used_is_refused() {
     let ca = Authority::new("ca", |_| ());
     let namesake = Authority::new("ca", |_| ());
     let refuse = |list: &List| trust(&[&ca.certificate], &[list]).unwrap_err().to_string();
@@ -263,7 +256,7 @@ fn a_list_that_would_not_be_what_it_seems_is_not_taken() {
         });
         assert!(refuse(&partial).contains("some of the issuer's certificates only"));
     }
-    // One that says where it is published, and is for all, is for all.
+    // A list that says where it is published, and covers all certificates, is accepted.
     let published = ca.list(&[], time::Duration::DAY, |params| {
         params.issuing_distribution_point = Some(CrlIssuingDistributionPoint {
             distribution_point: rcgen::CrlDistributionPoint {
