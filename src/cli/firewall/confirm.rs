@@ -8,7 +8,7 @@ use super::configuration::{Configuration, state};
 use super::error::CommandError;
 use super::output::{complain_of, say};
 use super::plan::say_ports;
-use crate::cli::{GOOD, complain};
+use crate::cli::{FAILED, GOOD, complain};
 use crate::seal::trial::{self, TrialError};
 use crate::seal::{Case, Plan, Standing, Unit};
 use crate::settings::Settings;
@@ -42,9 +42,11 @@ pub(super) fn confirm(
     let setbacks = confirm.change.setbacks();
     setbacks.iter().for_each(|setback| complain(setback));
     if let Err(error) = confirmed {
+        // The lock is let go of, so that the state is seen as the next command will see it.
         drop(confirm);
+        complain(&error);
         say_where_it_stopped(settings);
-        return Err(error.into());
+        return Ok(FAILED);
     }
     if confirm.already {
         say("already confirmed, and in force until firewall remove:");
