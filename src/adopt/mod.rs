@@ -1,6 +1,6 @@
-//! Adopting a node: its kubelet looked at, prepared for, and probed.
+//! Adopting a node: its kubelet inspected, prepared for, and probed.
 
-pub mod init;
+pub(crate) mod init;
 pub mod inspect;
 pub mod kubelet;
 pub mod prove;

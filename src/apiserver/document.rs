@@ -8,11 +8,11 @@ use super::keys::{Keys, KubeconfigError};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Document {
+pub(super) struct Document<C, U> {
     pub(super) current_context: Option<String>,
-    pub(super) clusters: Option<Vec<NamedEntry<ClusterSection>>>,
+    pub(super) clusters: Option<Vec<NamedEntry<C>>>,
     pub(super) contexts: Option<Vec<NamedEntry<ContextSection>>>,
-    pub(super) users: Option<Vec<NamedEntry<UserSection>>>,
+    pub(super) users: Option<Vec<NamedEntry<U>>>,
 }
 
 /// An entry of one of the three lists: a name, and a key that is named after its content.
@@ -52,7 +52,7 @@ pub(super) struct ClusterExtension {
 
 impl ClusterSection {
     /// Refuses keys that would weaken the connection, or that the gate does not support.
-    pub(super) fn refuse_unsupported(&self, keys: &Keys<'_>) -> Result<(), KubeconfigError> {
+    pub(super) fn refuse_unsupported(&self, keys: &Keys) -> Result<(), KubeconfigError> {
         if self.insecure_skip_tls_verify == Some(true) {
             let problem = "true lets any server pose as the API server and allow everything; \
                            remove it and give certificate-authority";
@@ -91,7 +91,7 @@ pub(super) struct UserSection {
 
 impl UserSection {
     /// Refuses kinds of credentials that the gate does not support.
-    pub(super) fn refuse_unsupported(&self, keys: &Keys<'_>) -> Result<(), KubeconfigError> {
+    pub(super) fn refuse_unsupported(&self, keys: &Keys) -> Result<(), KubeconfigError> {
         const OTHERS: &str = "client-certificate and client-key, tokenFile, token or exec";
         let basic = format!("API servers no longer accept basic authentication; use {OTHERS}");
         let impersonation = "impersonation is not supported; use a credential of the user's own";

@@ -110,11 +110,7 @@ struct PluginRun(Child);
 
 impl Plugin {
     /// Judges `exec`, a section of the user whose keys are `keys`, as client-go does.
-    pub(super) fn new(
-        exec: ExecSection,
-        keys: &Keys<'_>,
-        cluster: ClusterInfo,
-    ) -> Result<Self, KubeconfigError> {
+    pub(super) fn new(exec: ExecSection, keys: &Keys, cluster: ClusterInfo) -> Result<Self, KubeconfigError> {
         let version = given(exec.api_version);
         let Some(api_version) = VERSIONS
             .into_iter()
@@ -162,7 +158,7 @@ impl Plugin {
             origin: keys.path("exec"),
             api_version,
             command: if command.contains('/') {
-                beside(keys.file, &command)
+                beside(&keys.file, &command)
             } else {
                 command.into()
             },

@@ -1,6 +1,6 @@
 //! The keys of a kubeconfig: errors that name one, and the bytes that one holds.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -44,18 +44,27 @@ pub enum KubeconfigError {
 }
 
 /// The keys of one cluster or user, as messages name them.
-pub(super) struct Keys<'a> {
+pub(crate) struct Keys {
     /// The kubeconfig.
-    pub(super) file: &'a Path,
-    /// The path of the key that holds them.
+    pub(super) file: PathBuf,
+    /// Path of the key that holds them all.
     pub(super) prefix: String,
 }
 
-impl Keys<'_> {
-    /// An error about one of them: what is wrong, and what to do.
+impl Keys {
+    /// What is wrong with all of them, and the way out.
+    pub(super) fn refuse(&self, problem: &str) -> KubeconfigError {
+        KubeconfigError::Key {
+            file: self.file.clone(),
+            key: self.prefix.clone(),
+            problem: problem.to_owned(),
+        }
+    }
+
+    /// What is wrong with one of them, and the way out.
     pub(super) fn error(&self, key: &str, problem: &str) -> KubeconfigError {
         KubeconfigError::Key {
-            file: self.file.to_owned(),
+            file: self.file.clone(),
             key: format!("{}.{key}", self.prefix),
             problem: problem.to_owned(),
         }
@@ -68,7 +77,7 @@ impl Keys<'_> {
 
     /// A credential that may stand in the kubeconfig or in a file. `KEY-data` wins over `KEY`, as in
     /// client-go.
-    pub(super) fn material(
+    pub(crate) fn material(
         &self,
         key: &str,
         data: Option<String>,
@@ -85,6 +94,6 @@ impl Keys<'_> {
                 bytes,
             }));
         }
-        Ok(given(file).map(|file| Material::File(beside(self.file, &file))))
+        Ok(given(file).map(|file| Material::File(beside(&self.file, &file))))
     }
 }

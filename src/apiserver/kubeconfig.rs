@@ -9,7 +9,8 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::document::{Document, NamedEntry};
+use super::context::CurrentContext;
+use super::document::{ClusterSection, UserSection};
 use super::exec::{self, CLUSTER_EXTENSION, Plugin};
 use super::keys::{Keys, KubeconfigError};
 use super::material::{ClientCertificate, Material, beside, given, read_file};
@@ -156,38 +157,12 @@ impl Kubeconfig {
     /// # Errors
     /// The text is not a kubeconfig, or not a usable one.
     pub fn parse(path: &Path, text: &str) -> Result<Self, KubeconfigError> {
-        let document: Document = serde_saphyr::from_str(text).map_err(|error| KubeconfigError::Syntax {
-            file: path.to_owned(),
-            place: error.location().map_or_else(
-                || "an unknown line".to_owned(),
-                |location| format!("line {}, column {}", location.line(), location.column()),
-            ),
-        })?;
-        let refuse = |key: &str, problem: &str| KubeconfigError::Key {
-            file: path.to_owned(),
-            key: key.to_owned(),
-            problem: problem.to_owned(),
-        };
-
-        let current = given(document.current_context)
-            .ok_or_else(|| refuse("current-context", "not set; name the context to use"))?;
-        let context = pick(path, "contexts", document.contexts, &current)?;
-        let context_key = format!("contexts[{current}].context");
-        let cluster_name = given(context.cluster)
-            .ok_or_else(|| refuse(&format!("{context_key}.cluster"), "not set; name one of clusters"))?;
-        let user_name = given(context.user)
-            .ok_or_else(|| refuse(&format!("{context_key}.user"), "not set; name one of users"))?;
-        let cluster = pick(path, "clusters", document.clusters, &cluster_name)?;
-        let user = pick(path, "users", document.users, &user_name)?;
-
-        let cluster_keys = Keys {
-            file: path,
-            prefix: format!("clusters[{cluster_name}].cluster"),
-        };
-        let user_keys = Keys {
-            file: path,
-            prefix: format!("users[{user_name}].user"),
-        };
+        let CurrentContext {
+            cluster,
+            cluster_keys,
+            user,
+            user_keys,
+        } = CurrentContext::<ClusterSection, UserSection>::parse(path, text)?;
         cluster.refuse_unsupported(&cluster_keys)?;
         user.refuse_unsupported(&user_keys)?;
 
@@ -255,7 +230,7 @@ impl Kubeconfig {
         let fixed = client_certificate.is_some() || token.is_some();
         if !fixed && plugin.is_none() {
             let problem = "no credential; give client-certificate and client-key, tokenFile, token or exec";
-            return Err(refuse(&user_keys.prefix, problem));
+            return Err(user_keys.refuse(problem));
         }
         Ok(Self {
             origin: KubeconfigOrigin::File(path.to_owned()),
@@ -272,7 +247,7 @@ impl Kubeconfig {
 // === impl ServerUrl ===
 
 impl ServerUrl {
-    fn parse(url: &str, keys: &Keys<'_>) -> Result<Self, KubeconfigError> {
+    fn parse(url: &str, keys: &Keys) -> Result<Self, KubeconfigError> {
         let refuse = |problem| keys.error("server", problem);
         let uri: http::Uri = url
             .parse()
@@ -311,30 +286,5 @@ impl ServerUrl {
             authority: authority.as_str().to_owned(),
             prefix: uri.path().trim_end_matches('/').to_owned(),
         })
-    }
-}
-
-/// The entry of a list with this name. A name that occurs twice is refused, as in client-go.
-fn pick<T: Default>(
-    file: &Path,
-    list: &str,
-    entries: Option<Vec<NamedEntry<T>>>,
-    name: &str,
-) -> Result<T, KubeconfigError> {
-    let mut found = entries
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|entry| entry.name == name);
-    let refuse = |problem: String| KubeconfigError::Key {
-        file: file.to_owned(),
-        key: list.to_owned(),
-        problem,
-    };
-    let entry = found
-        .next()
-        .ok_or_else(|| refuse(format!("nothing in it is named {name:?}")))?;
-    match found.next() {
-        Some(_) => Err(refuse(format!("has {name:?} twice; remove one"))),
-        None => Ok(entry.content.unwrap_or_default()),
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct ClientCertificate {
 
 /// Bytes in the kubeconfig or in a file of their own.
 #[derive(Clone)]
-pub(super) enum Material {
+pub(crate) enum Material {
     /// From the kubeconfig itself; `origin` names file and key.
     Inline {
         origin: PathBuf,
@@ -69,7 +69,7 @@ pub(super) fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// A relative path in a kubeconfig is relative to the kubeconfig.
-pub(super) fn beside(kubeconfig: &Path, path: &str) -> PathBuf {
+pub(crate) fn beside(kubeconfig: &Path, path: &str) -> PathBuf {
     kubeconfig.parent().unwrap_or_else(|| Path::new("")).join(path)
 }
 

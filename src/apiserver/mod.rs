@@ -6,6 +6,7 @@
 //! document     a kubeconfig as it is written                                 document.rs
 //! keys         its keys in messages, and the bytes that they name            keys.rs
 //! material     a credential's bytes, inline or in a file                     material.rs
+//! context      the cluster and user of the current context                context.rs
 //! kubeconfig   the current context: server, CA bundle, credentials           kubeconfig.rs
 //! access       the files that it names, read and validated as one value      access.rs
 //! authorities  the CA bundle that verifies the API server                    authorities.rs
@@ -26,6 +27,7 @@ mod access;
 mod authorities;
 mod client;
 mod connection;
+mod context;
 mod credentials;
 mod document;
 mod exec;
@@ -39,12 +41,14 @@ mod reviews;
 mod tests;
 
 pub(crate) use access::ApiServerError;
-pub(crate) use authorities::Authorities;
+pub(crate) use authorities::{Authorities, AuthoritiesError};
 pub(crate) use client::{ApiServer, ClientLimits};
+pub(crate) use context::CurrentContext;
 pub(crate) use failure::ReviewError;
 pub use keys::KubeconfigError;
 pub use kubeconfig::Kubeconfig;
 pub(crate) use kubeconfig::SERVICE_ACCOUNT_DIRECTORY;
+pub(crate) use material::{Material, beside};
 #[cfg(test)]
 pub(crate) use reviews::access_review;
 pub(crate) use reviews::{AccessAnswer, AccessSpec, NodeInfo, TokenAnswer, UserInfo};

@@ -1,22 +1,28 @@
-//! `kubelet-gate explain`: what a request would need.
+//! `kubelet-gate explain`: the rights that a request needs.
 
 use clap::{Args, ValueEnum};
 use http::uri::PathAndQuery;
 use http::{Method, Request};
 use serde::Serialize;
 
-use super::{FAILED, GOOD, Output};
+use super::exit::{CliError, Exit};
+use super::output::Output;
+use super::terminal::{BAD, Terminal};
 use crate::attributes::Checks;
 use crate::error::RequestError;
 
 /// The arguments of `explain`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+The answer is that of a gate with authorization.requireCreate: true, the default.
+
+Exit codes: 0 the request is well formed, 1 the gate refuses it, 64 wrong command line")]
 pub(super) struct Explain {
-    /// GET, HEAD, POST, PUT, PATCH or DELETE, in capitals as on the wire
+    /// GET, HEAD, POST, PUT, PATCH or DELETE, in capitals as in a request
     method: String,
-    /// The path, with a query if it has one
+    /// The path, and the query if there is one
     path: String,
-    /// The protocol the request would upgrade to
+    /// The protocol that the request asks to upgrade to
     #[arg(long, value_enum)]
     upgrade: Option<UpgradeTo>,
     /// How to print it
@@ -30,7 +36,7 @@ enum UpgradeTo {
     Websocket,
 }
 
-/// What `-o json` prints of a request that can be judged.
+/// What `-o json` prints for a request that is well formed.
 #[derive(Serialize)]
 struct Explained {
     verb: &'static str,
@@ -39,7 +45,7 @@ struct Explained {
     path: String,
 }
 
-/// What `-o json` prints of one that is refused.
+/// What `-o json` prints for a request that the gate refuses.
 #[derive(Serialize)]
 struct Refused<'a> {
     refused: u16,
@@ -48,28 +54,30 @@ struct Refused<'a> {
 }
 
 impl Explain {
-    pub(super) fn run(&self) -> u8 {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         match self.checks() {
             Ok(checks) => {
-                self.print(&checks);
-                GOOD
+                self.print(&checks, terminal);
+                Ok(Exit::Good)
             }
             Err(error) => {
                 let (refused, why) = (error.status.as_u16(), error.inside_text());
                 match self.output {
-                    Output::Json => print_json(&Refused {
+                    Output::Json => terminal.out.json(&Refused {
                         refused,
                         reason: error.reason,
                         why,
                     }),
-                    Output::Table => println!("refused     {refused}: {why}"),
+                    Output::Table => terminal
+                        .out
+                        .labelled(BAD, "refused", &format!("{refused}: {why}")),
                 }
-                FAILED
+                Ok(Exit::Failed)
             }
         }
     }
 
-    /// Judged exactly as the gate judges a request on the wire.
+    /// Read exactly as the gate reads a request that it receives.
     fn checks(&self) -> Result<Checks, RequestError> {
         let method =
             Method::from_bytes(self.method.as_bytes()).map_err(|_| RequestError::method_not_allowed())?;
@@ -96,47 +104,38 @@ impl Explain {
         Checks::of(&parts, true)
     }
 
-    fn print(&self, checks: &Checks) {
+    fn print(&self, checks: &Checks, terminal: &mut Terminal) {
         let names: Vec<&'static str> = checks
             .subresources()
             .iter()
             .map(|subresource| subresource.as_str())
             .collect();
         let verb = checks.verb().as_str();
+        let out = &mut terminal.out;
         if self.output == Output::Json {
-            let path = checks.path().to_owned();
-            return print_json(&Explained {
+            return out.json(&Explained {
                 verb,
                 checks: names,
                 interactive: checks.interactive(),
-                path,
+                path: checks.path().to_owned(),
             });
         }
-        println!("path        {}", checks.path());
-        println!(
-            "verb        {verb}{}",
-            if checks.interactive() {
-                "  (interactive: always create)"
-            } else {
-                ""
-            }
-        );
+        out.hanging("path        ", checks.path());
+        let interactive = if checks.interactive() {
+            " (interactive: always create)"
+        } else {
+            ""
+        };
+        out.hanging("verb        ", &format!("{verb}{interactive}"));
         let reviews: Vec<String> = names.iter().map(|name| format!("{verb} nodes/{name}")).collect();
-        println!("reviews     {}", reviews.join(", else "));
+        out.hanging("reviews     ", &reviews.join(", else "));
         if self.upgrade.is_some() {
             let kind = if checks.tunnel().is_some() {
-                "may become a tunnel"
+                "possible: the connection may become a tunnel"
             } else {
-                "no tunnel here: answered plainly"
+                "ignored: this path has no upgrade, the request gets a plain answer"
             };
-            println!("upgrade     {kind}");
+            out.hanging("upgrade     ", kind);
         }
-    }
-}
-
-fn print_json(value: &impl Serialize) {
-    match serde_json::to_string(value) {
-        Ok(text) => println!("{text}"),
-        Err(error) => super::complain(&error),
     }
 }

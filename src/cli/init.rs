@@ -1,52 +1,47 @@
-//! `kubelet-gate init`: everything that a gate in front of this node's kubelet needs, written into a folder.
+//! `kubelet-gate init`: writes everything that a gate in front of this node's kubelet needs into a folder.
 
-use std::fs;
-use std::io::{self, Write as _};
 use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use time::OffsetDateTime;
 
+use super::check;
+use super::exit::{CliError, Exit};
+use super::terminal::{BAD, Stream, Terminal};
 use super::which_kubelet::{WhichKubelet, listed};
-use super::{FAILED, FINDINGS, GOOD, check};
-use crate::adopt::init::{Draft, Here, NAMES, Naming, Written, draft};
+use crate::adopt::init::{Destination, Draft, Naming};
 use crate::adopt::inspect::Inspection;
-use crate::adopt::kubelet::plain;
 use crate::host;
 
 /// The arguments of `init`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Exit codes:
+  0   written, and checked unless --node-paths
+  1   nothing could be written
+  2   written, but something is missing or will not work as it is
+  64  wrong command line")]
 pub(super) struct Init {
     #[command(flatten)]
     kubelet: WhichKubelet,
-    /// The folder to write into; it is made
+    /// The folder to write to; it is made if need be
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// With --root: name files as the node itself does, not as they are found from here; they are not checked then
+    /// With --root: write the paths that the node uses, not those that lead to the files from here; they
+    /// cannot be checked here
     #[arg(long, requires = "root")]
     node_paths: bool,
-    /// Write over files that are there
+    /// Overwrite existing files
     #[arg(long)]
     force: bool,
 }
 
 impl Init {
-    pub(super) fn run(&self) -> u8 {
-        self.written().unwrap_or_else(|errors| {
-            for error in errors {
-                eprintln!("error: {error}");
-            }
-            FAILED
-        })
-    }
-
-    fn written(&self) -> Result<u8, Vec<String>> {
-        let one = |error: String| vec![error];
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let (mut invocations, errors) = self.kubelet.find();
         if !errors.is_empty() {
-            return Err(errors);
+            return Err(CliError::several(Exit::Failed, errors));
         }
         if invocations.len() > 1 {
             let way_out = match self.kubelet.root {
@@ -55,22 +50,23 @@ impl Init {
                 }
                 None => "choose one with --pid",
             };
-            return Err(one(format!("{}: {way_out}", listed(&invocations))));
+            return Err(CliError::failed(format!("{}: {way_out}", listed(&invocations))));
         }
-        let invocation = invocations.pop().ok_or_else(Vec::new)?;
+        let Some(invocation) = invocations.pop() else {
+            return Err(CliError::failed("no kubelet was found"));
+        };
         let runs = invocation.pid().is_some();
         let seen = runs && !invocation.elsewhere;
-        let inspection =
-            Inspection::of(invocation, OffsetDateTime::now_utc()).map_err(|error| one(error.to_string()))?;
+        let inspection = Inspection::of(invocation, OffsetDateTime::now_utc()).map_err(CliError::failed)?;
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let out = absolute(&self.out);
-        let program =
-            std::env::current_exe().map_err(|error| one(format!("this program's file: {error}")))?;
+        let program = std::env::current_exe()
+            .map_err(|error| CliError::failed(format!("cannot find this program's own file: {error}")))?;
         let addresses = match seen {
             true => host::addresses().unwrap_or_default(),
             false => Vec::new(),
         };
-        let here = Here {
+        let destination = Destination {
             naming: match self.node_paths {
                 true => Naming::Node,
                 false => Naming::Here,
@@ -78,133 +74,66 @@ impl Init {
             out: &out,
             program: &program,
             addresses: &addresses,
-            // What the gate will do.
+            // The gate will bind both families if it can.
             ipv6: seen.then(|| TcpListener::bind("[::]:0").is_ok()),
         };
-        let draft = draft(&inspection, &here);
-        write(&draft, &out, self.force).map_err(one)?;
+        let draft = Draft::of(&inspection, &destination);
+        draft.write(&out, self.force).map_err(CliError::failed)?;
+        let err = &mut terminal.err;
         for note in &inspection.notes {
-            eprintln!("note: {}", plain(note));
+            err.note(note);
         }
         for remark in &draft.remarks {
-            eprintln!("warning: {}", plain(remark));
+            err.warning(remark);
         }
         for problem in &draft.problems {
-            eprintln!("problem: {}", plain(problem));
+            err.labelled(BAD, "problem:", problem);
         }
         for missing in &draft.missing {
-            eprintln!("missing: {}", plain(missing));
+            err.labelled(BAD, "missing:", missing);
         }
-        self.told(&inspection, &draft, runs)
-            .map_err(|error| one(format!("standard output: {error}")))
+        Ok(self.print(&inspection, &draft, runs, &mut terminal.out))
     }
 
-    /// Says what was written, and what `check` says to that.
-    fn told(&self, inspection: &Inspection, draft: &Draft, runs: bool) -> io::Result<u8> {
-        let mut stdout = io::stdout().lock();
-        let source = plain(&inspection.invocation.source.to_string());
-        writeln!(stdout, "written for the kubelet of {source}:")?;
+    /// Says what was written, checks it, and says what to do next.
+    fn print(&self, inspection: &Inspection, draft: &Draft, runs: bool, out: &mut Stream) -> Exit {
+        out.text(&format!(
+            "written for the kubelet of {}:",
+            inspection.invocation.source
+        ));
         for file in &draft.files {
-            writeln!(stdout, "  {}", self.out.join(file.name).display())?;
+            out.hanging("  ", &self.out.join(file.name).display().to_string());
         }
-        let next = self.out.join("NEXT.md");
+        let next = self.out.join("NEXT.md").display().to_string();
         let config = self.out.join("kubelet-gate.yaml");
         if self.node_paths {
-            writeln!(
-                stdout,
-                "its paths are the node's: to be checked there, by {}",
-                next.display()
-            )?;
+            out.text(&format!(
+                "the paths in it are the node's: check it there; {next} has the next steps"
+            ));
         } else if !draft.missing.is_empty() {
-            writeln!(
-                stdout,
-                "fill in what is missing, then: kubelet-gate check {}--config {}; and go on by {}",
-                if runs { "" } else { "--offline " },
-                config.display(),
-                next.display()
-            )?;
+            out.text("fill in what is missing, then check it:");
+            let offline = if runs { "" } else { "--offline " };
+            out.hanging(
+                "  ",
+                &format!("kubelet-gate check {offline}--config {}", config.display()),
+            );
+            out.text(&format!("{next} has the next steps"));
         } else {
-            // The kubeconfig of a file system that somebody copied here may name programs to run, and an API server to talk to.
-            if check::quietly(&config, !runs) != GOOD {
-                writeln!(stdout, "`kubelet-gate check` refuses it, as said above")?;
-                return Ok(FINDINGS);
+            // A kubeconfig in a copied file system may name programs to run, and an API server to call.
+            if check::quietly(&config, !runs) != super::GOOD {
+                out.text("`kubelet-gate check` refuses it, for the reasons above");
+                return Exit::Findings;
             }
-            writeln!(
-                stdout,
-                "checked{}; what to do next is in {}",
-                if runs {
-                    ""
-                } else {
-                    ", but for what only the API server knows"
-                },
-                next.display()
-            )?;
+            let unchecked = if runs {
+                ""
+            } else {
+                ", except for what only the API server knows"
+            };
+            out.text(&format!("checked{unchecked}; {next} has the next steps"));
         }
-        let good = draft.missing.is_empty() && draft.problems.is_empty();
-        Ok(if good { GOOD } else { FINDINGS })
-    }
-}
-
-/// All or nothing: each file is whole before any takes its place, and no link is followed.
-fn write(draft: &Draft, out: &Path, force: bool) -> Result<(), String> {
-    let told = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(out)
-        .map_err(|error| told(out, error))?;
-    let mut there = Vec::new();
-    for path in NAMES.map(|name| out.join(name)) {
-        match fs::symlink_metadata(&path) {
-            Ok(about) if about.is_dir() => {
-                return Err(format!(
-                    "{}: a folder of that name is in the way: choose another folder",
-                    path.display()
-                ));
-            }
-            Ok(_) => there.push(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(told(&path, error)),
+        match draft.missing.is_empty() && draft.problems.is_empty() {
+            true => Exit::Good,
+            false => Exit::Findings,
         }
     }
-    if !there.is_empty() && !force {
-        let there: Vec<String> = there.iter().map(|path| path.display().to_string()).collect();
-        return Err(format!(
-            "{}: there already, and may have been edited: choose another folder, or --force to write over",
-            there.join(", ")
-        ));
-    }
-    let aside = |file: &Written| out.join(format!(".{}.{}", file.name, std::process::id()));
-    let written = draft.files.iter().try_for_each(|file| {
-        let path = aside(file);
-        write_one(file, &path).map_err(|error| told(&path, error))
-    });
-    let moved = written.and_then(|()| {
-        draft.files.iter().try_for_each(|file| {
-            let path = out.join(file.name);
-            fs::rename(aside(file), &path).map_err(|error| told(&path, error))
-        })
-    });
-    if moved.is_err() {
-        for file in &draft.files {
-            // It may not have been made, or be in its place already.
-            let _ = fs::remove_file(aside(file));
-        }
-        return moved;
-    }
-    // What an earlier run wrote and this one did not would be taken for this one's.
-    let stale = there
-        .iter()
-        .filter(|path| draft.files.iter().all(|file| out.join(file.name) != **path));
-    for path in stale {
-        fs::remove_file(path).map_err(|error| told(path, error))?;
-    }
-    Ok(())
-}
-
-fn write_one(file: &Written, path: &Path) -> io::Result<()> {
-    let mode = if file.private { 0o600 } else { 0o644 };
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(mode);
-    options.open(path)?.write_all(file.text.as_bytes())
 }

@@ -1,42 +1,50 @@
-//! `kubelet-gate inspect`: what this node's kubelet is open to, and what a gate makes up for.
+//! `kubelet-gate inspect`: reports what this node's kubelet leaves open, and what a gate compensates.
 
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::prove::{ports_of, remarks, token};
+use super::exit::{CliError, Exit};
+use super::output::ReportFormat;
+use super::prove::{probe, remarks, token};
+use super::table::{Cell, Table};
+use super::terminal::{BAD, BOLD, DOUBTFUL, GOOD, Stream, Terminal};
 use super::which_kubelet::{WhichKubelet, elsewhere, listed};
-use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
-use crate::adopt::inspect::{Check, Gate, Inspection, Verdict};
+use crate::adopt::inspect::{CertificateRole, Check, Compensation, Inspection, Verdict};
+use crate::adopt::kubelet::binds;
 use crate::adopt::kubelet::invocation::Invocation;
-use crate::adopt::kubelet::{binds, plain};
-use crate::adopt::prove::{self, Report};
+use crate::adopt::prove::{self, Ports, ProbeReport, ProbeToken};
 use crate::report::sarif::{self, Finding, Level, Place, Rule};
 
 /// The arguments of `inspect`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Exit codes:
+  0   no check has the verdict that --fail-on names
+  1   nothing was found, but not everything could be read or probed
+  2   a check has this verdict and a gate was not seen to compensate it
+  64  wrong command line")]
 pub(super) struct Inspect {
     #[command(flatten)]
     kubelet: WhichKubelet,
-    /// Probe the kubelet's ports as well, as `prove` does: only what a probe sees closed is called compensated
+    /// Probe the kubelet's ports too, as `prove` does: a finding is called compensated only if probes find it
+    /// closed
     #[arg(long, conflicts_with_all = ["root", "kubelet_config", "kubelet_arg"])]
     prove: bool,
-    /// With --prove: one of this node's addresses; may be repeated. Without it, all of them
+    /// With --prove: an address of this node to probe; may be repeated. Default: all of them
     #[arg(long, value_name = "IP", requires = "prove")]
     address: Vec<IpAddr>,
-    /// With --prove: a file with a token that may only read; without one nothing is shown of 4.2.2
+    /// With --prove: a file with a token that may only read; without it, check 4.2.2 is not probed
     #[arg(long, value_name = "FILE", requires = "prove")]
     token_file: Option<PathBuf>,
-    /// Show every option that was read, not only what was judged
+    /// Print every option that was read, not only those that were checked
     #[arg(long)]
     options: bool,
-    /// The least verdict for exit code 2, unless a probe has seen it closed
+    /// The least verdict that makes the exit code 2
     #[arg(long, value_name = "LEVEL", default_value = "fail")]
     fail_on: FailOn,
     /// How to print it
@@ -46,30 +54,23 @@ pub(super) struct Inspect {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum FailOn {
-    /// Anything that is not a pass
+    /// WARN or FAIL
     Warn,
-    /// What is open or broken
+    /// FAIL
     Fail,
-    /// Nothing
+    /// No verdict
     Never,
 }
 
 impl Inspect {
-    pub(super) fn run(&self) -> u8 {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let (invocations, mut errors) = self.kubelet.find();
         if self.prove
             && let Some(why) = unprovable(&invocations)
         {
-            eprintln!("error: --prove: {why}");
-            return USAGE;
+            return Err(CliError::usage(format!("--prove: {why}")));
         }
-        let token = match token(self.token_file.as_deref()) {
-            Ok(token) => token,
-            Err(error) => {
-                eprintln!("error: {}", plain(&error));
-                return USAGE;
-            }
-        };
+        let token = token(self.token_file.as_deref())?;
         let now = OffsetDateTime::now_utc();
         let mut inspections = Vec::new();
         for invocation in invocations {
@@ -79,27 +80,15 @@ impl Inspect {
                 Err(error) => errors.push(format!("the kubelet of {source}: {error}")),
             }
         }
-        for error in &errors {
-            eprintln!("error: {}", plain(error));
+        if inspections.is_empty() {
+            return Err(CliError::several(Exit::Failed, errors));
         }
-        let proven = match inspections.as_slice() {
-            [inspection] if self.prove => Some(prove::prove(
-                &prove::Options {
-                    ports: ports_of(&inspection.options),
-                    addresses: self.address.clone(),
-                    token,
-                    ..prove::Options::default()
-                },
-                &mut |_| {},
-            )),
+        for error in &errors {
+            terminal.err.labelled(BAD, "error:", error);
+        }
+        let report = match inspections.as_slice() {
+            [inspection] if self.prove => Some(self.proven(inspection, token, &mut terminal.err)?),
             _ => None,
-        };
-        let report = match proven.transpose() {
-            Ok(report) => report,
-            Err(error) => {
-                complain(&error);
-                return FAILED;
-            }
         };
         let report = report.as_ref();
         if let Some(report) = report {
@@ -107,20 +96,16 @@ impl Inspect {
                 inspection.face(report);
             }
         }
-        let printed = match self.output {
-            _ if inspections.is_empty() => return FAILED,
-            ReportFormat::Table => self.table(&inspections, report),
-            ReportFormat::Json => print_json(&as_json(&inspections, &errors, report, now)),
-            ReportFormat::Sarif => print_json(&as_sarif(&inspections, &errors, report)),
-        };
-        if let Err(error) = printed {
-            complain(&error);
-            return FAILED;
+        let out = &mut terminal.out;
+        match self.output {
+            ReportFormat::Table => self.print(&inspections, report, out),
+            ReportFormat::Json => out.json_report(&as_json(&inspections, &errors, report, now)),
+            ReportFormat::Sarif => out.json_report(&as_sarif(&inspections, &errors, report)),
         }
         let least = match self.fail_on {
             FailOn::Warn => Verdict::Warn,
             FailOn::Fail => Verdict::Fail,
-            FailOn::Never => return GOOD,
+            FailOn::Never => return Ok(Exit::Good),
         };
         let mut checks = inspections.iter().flat_map(|inspection| &inspection.checks);
         let found = checks.any(|check| check.verdict >= least && !check.is_compensated(report));
@@ -128,59 +113,76 @@ impl Inspect {
         outcome(found, report, unread)
     }
 
-    fn table(&self, inspections: &[Inspection], report: Option<&Report>) -> std::io::Result<()> {
-        let mut out = anstream::stdout().lock();
+    fn proven(
+        &self,
+        inspection: &Inspection,
+        token: Option<ProbeToken>,
+        err: &mut Stream,
+    ) -> Result<ProbeReport, CliError> {
+        let options = prove::Options {
+            ports: Ports::of(&inspection.options),
+            addresses: self.address.clone(),
+            token,
+            ..prove::Options::default()
+        };
+        probe(&options, err)
+    }
+
+    fn print(&self, inspections: &[Inspection], report: Option<&ProbeReport>, out: &mut Stream) {
         if inspections.len() > 1 {
-            writeln!(
-                out,
-                "{} kubelets; --pid chooses one of those that run\n",
+            out.text(&format!(
+                "{} kubelets; --pid chooses one of those that run",
                 inspections.len()
-            )?;
+            ));
+            writeln!(out);
         }
         for inspection in inspections {
-            table(&mut out, inspection, report)?;
+            print(inspection, report, out);
             if self.options {
-                all_options(&mut out, inspection)?;
+                print_options(inspection, out);
             }
         }
         if let Some(report) = report {
             let mut through: Vec<&str> = report.exposures().map(|outcome| outcome.probe.as_str()).collect();
             through.sort_unstable();
             through.dedup();
+            writeln!(out);
             match through.as_slice() {
-                [] => writeln!(out, "\nno probe got through")?,
-                through => writeln!(
-                    out,
-                    "\ngot through: {}; `kubelet-gate prove` shows what each gives, and from where",
-                    through.join(", ")
-                )?,
+                [] => out.labelled(GOOD, "no probe", "got through"),
+                through => out.labelled(
+                    BAD,
+                    "got through:",
+                    &format!(
+                        "{}; `kubelet-gate prove` shows what each gives, and from where",
+                        through.join(", ")
+                    ),
+                ),
             }
-            for remark in remarks(report) {
-                writeln!(out, "{remark}")?;
-            }
+            remarks(report, out);
         }
-        Ok(())
     }
 }
 
-/// The exit code: a finding is one whatever else could not be told, and a probe that gets through is a finding, whether or not a
-/// check is about it.
-fn outcome(found: bool, report: Option<&Report>, unread: bool) -> u8 {
+/// The exit code. A finding counts even if not everything could be read, and a probe that gets through is a
+/// finding, whether or not a check is about it.
+fn outcome(found: bool, report: Option<&ProbeReport>, unread: bool) -> Result<Exit, CliError> {
     let through = report.is_some_and(|report| report.exposures().next().is_some());
     if found || through {
-        FINDINGS
+        Ok(Exit::Findings)
     } else if report.is_some_and(|report| !report.faults().is_empty()) {
-        eprintln!("error: not everything that was to be tried has shown something, so nothing is proven");
-        FAILED
+        Err(CliError::failed(
+            "not everything could be tried, or gave an answer, so nothing is proven",
+        ))
     } else if unread {
-        eprintln!("error: not everything could be read, so nothing is sure");
-        FAILED
+        Err(CliError::failed(
+            "not everything could be read, so nothing is sure",
+        ))
     } else {
-        GOOD
+        Ok(Exit::Good)
     }
 }
 
-/// Why the ports that are seen here are not those of the kubelet.
+/// Why the ports that are seen from here are not those of the kubelet.
 fn unprovable(invocations: &[Invocation]) -> Option<String> {
     match invocations {
         [invocation] if invocation.elsewhere => Some(elsewhere(invocation)),
@@ -189,16 +191,8 @@ fn unprovable(invocations: &[Invocation]) -> Option<String> {
     }
 }
 
-const WIDTH: usize = 118;
-
-fn table(
-    out: &mut impl std::io::Write,
-    inspection: &Inspection,
-    report: Option<&Report>,
-) -> std::io::Result<()> {
-    let bold = Style::new().bold();
-    let dim = Style::new().dimmed();
-    writeln!(out, "{bold}kubelet{bold:#}  {}", inspection.invocation.source)?;
+fn print(inspection: &Inspection, report: Option<&ProbeReport>, out: &mut Stream) {
+    out.labelled(BOLD, "kubelet", &inspection.invocation.source.to_string());
     let options = &inspection.options;
     let binds = match binds(options) {
         Ok(binds) if binds.is_empty() => "nothing".to_owned(),
@@ -206,73 +200,69 @@ fn table(
             let binds: Vec<String> = binds.iter().map(ToString::to_string).collect();
             binds.join(", ")
         }
-        Err(error) => plain(&error.to_string()),
+        Err(error) => error.to_string(),
     };
-    writeln!(out, "  binds     {binds}")?;
+    out.hanging("  binds     ", &binds);
     match options.files.as_slice() {
-        [] => writeln!(out, "  read      its flags only: there is no --config")?,
-        files => writeln!(out, "  read      {}", plain(&files.join(", ")))?,
+        [] => out.hanging("  reads     ", "its flags only: there is no --config"),
+        files => out.hanging("  reads     ", &files.join(", ")),
     }
     for certificate in &inspection.certificates {
-        let until = certificate.not_after.date();
-        writeln!(
-            out,
-            "  {:<9} {}, until {until} ({})",
-            role(certificate),
-            plain(&certificate.subject),
-            plain(&certificate.file)
-        )?;
-    }
-    writeln!(out)?;
-    writeln!(
-        out,
-        "{bold}{:<15} {:<4}  {:<38} value, and where it comes from{bold:#}",
-        "CIS", "", "what"
-    )?;
-    for check in &inspection.checks {
-        let style = match check.verdict {
-            Verdict::Pass => AnsiColor::Green.on_default(),
-            Verdict::Warn => AnsiColor::Yellow.on_default(),
-            Verdict::Fail => AnsiColor::Red.on_default().bold(),
+        let label = match certificate.role {
+            CertificateRole::Serving => "  serves    ",
+            CertificateRole::Client => "  presents  ",
+            CertificateRole::ClientCa => "  trusts    ",
         };
-        let word = check.verdict.word();
-        writeln!(
-            out,
-            "{:<15} {style}{word}{style:#}  {:<38} {} {dim}({}){dim:#}",
-            numbers(check),
-            check.title,
-            plain(&check.value),
-            plain(&check.origin)
-        )?;
-        if check.verdict != Verdict::Pass {
-            wrapped(out, &check.why)?;
-            wrapped(out, &format!("the gate: {}", check.with_gate(report)))?;
-        }
+        let until = certificate.not_after.date();
+        let text = format!("{}, until {until} ({})", certificate.subject, certificate.file);
+        out.hanging(label, &text);
     }
+    writeln!(out);
+    out.table(&checks(inspection, report));
     for unread in &inspection.unread {
-        wrapped_with(out, "not read: ", unread)?;
+        out.labelled(BAD, "not read:", unread);
     }
     for note in &inspection.notes {
-        wrapped_with(out, "note: ", note)?;
+        out.note(note);
     }
+    writeln!(out);
     let count = |verdict| {
-        inspection
-            .checks
-            .iter()
-            .filter(|check| check.verdict == verdict)
-            .count()
+        let checks = inspection.checks.iter();
+        checks.filter(|check| check.verdict == verdict).count()
     };
-    writeln!(
-        out,
-        "\n{bold}{} FAIL, {} WARN, {} PASS{bold:#} for the kubelet alone.{}",
+    let counts = format!(
+        "{} FAIL, {} WARN, {} PASS",
         count(Verdict::Fail),
         count(Verdict::Warn),
-        count(Verdict::Pass),
-        summary(inspection, report)
-    )
+        count(Verdict::Pass)
+    );
+    let text = format!("for the kubelet alone. {}", summary(inspection, report));
+    out.labelled(BOLD, &counts, &text);
 }
 
-fn summary(inspection: &Inspection, report: Option<&Report>) -> String {
+fn checks(inspection: &Inspection, report: Option<&ProbeReport>) -> Table<4> {
+    let mut table = Table::new(["CIS", "", "CHECK", "VALUE"]).aligned_with(2);
+    for check in &inspection.checks {
+        let style = match check.verdict {
+            Verdict::Pass => GOOD,
+            Verdict::Warn => DOUBTFUL,
+            Verdict::Fail => BAD,
+        };
+        let row = table.row([
+            numbers(check).into(),
+            Cell::styled(check.verdict.word(), style),
+            check.title.into(),
+            format!("{} ({})", check.value, check.origin).into(),
+        ]);
+        if check.verdict != Verdict::Pass {
+            row.below(&check.why);
+            row.below(&format!("the gate: {}", check.with_gate(report)));
+        }
+    }
+    table
+}
+
+fn summary(inspection: &Inspection, report: Option<&ProbeReport>) -> String {
     let open: Vec<&Check> = inspection
         .checks
         .iter()
@@ -281,30 +271,21 @@ fn summary(inspection: &Inspection, report: Option<&Report>) -> String {
     let compensated = open.iter().filter(|check| check.is_compensated(report)).count();
     let can = open
         .iter()
-        .filter(|check| matches!(check.gate, Gate::Yes(_)))
+        .filter(|check| matches!(check.gate, Compensation::Full(_)))
         .count();
     match report {
         Some(_) => format!(
-            " Of the {} FAIL, {compensated} are compensated, verified by probe.",
+            "Of the {} FAIL, {compensated} are compensated, verified by probe.",
             open.len()
         ),
         None => format!(
-            " Of the {} FAIL, a gate can compensate {can}; only a probe tells whether it does.",
+            "Of the {} FAIL, a gate can compensate {can}; only a probe tells whether it does.",
             open.len()
         ),
     }
 }
 
-fn role(certificate: &crate::adopt::inspect::Certificate) -> &'static str {
-    use crate::adopt::inspect::Role;
-    match certificate.role {
-        Role::Serving => "serves",
-        Role::Client => "is",
-        Role::ClientCa => "believes",
-    }
-}
-
-/// Both numbers, one if they are equal.
+/// Both numbers, or one if they are equal.
 fn numbers(check: &Check) -> String {
     match (check.old, check.new) {
         (Some(old), Some(new)) if old == new => old.to_owned(),
@@ -315,49 +296,23 @@ fn numbers(check: &Check) -> String {
     }
 }
 
-fn wrapped(out: &mut impl std::io::Write, text: &str) -> std::io::Result<()> {
-    wrapped_with(out, "                      ", text)
-}
-
-/// Breaks at spaces; the lines that follow are as far in as the first.
-fn wrapped_with(out: &mut impl std::io::Write, before: &str, text: &str) -> std::io::Result<()> {
-    let mut line = before.to_owned();
-    let indent = " ".repeat(before.len());
-    for word in plain(text).split(' ') {
-        if line.len() > before.len() && line.len() + word.len() >= WIDTH {
-            writeln!(out, "{}", line.trim_end())?;
-            line.clone_from(&indent);
-        }
-        line.push_str(word);
-        line.push(' ');
-    }
-    writeln!(out, "{}", line.trim_end())
-}
-
-fn all_options(out: &mut impl std::io::Write, inspection: &Inspection) -> std::io::Result<()> {
-    writeln!(out, "\nEvery option that was read:")?;
+fn print_options(inspection: &Inspection, out: &mut Stream) {
+    writeln!(out);
+    out.text("Every option that was read:");
+    let mut table = Table::new(["OPTION", "VALUE"]);
     for setting in inspection.options.settings() {
-        writeln!(
-            out,
-            "  {:<46} {:<24} {}",
-            setting.field.key,
-            plain(&setting.shown()),
-            plain(&setting.origin.to_string())
-        )?;
+        table.row([
+            setting.field.key.into(),
+            format!("{} ({})", setting.shown(), setting.origin).into(),
+        ]);
     }
-    Ok(())
-}
-
-fn print_json(value: &serde_json::Value) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)
+    out.table(&table);
 }
 
 fn as_json(
     inspections: &[Inspection],
     errors: &[String],
-    report: Option<&Report>,
+    report: Option<&ProbeReport>,
     now: OffsetDateTime,
 ) -> serde_json::Value {
     let kubelets: Vec<_> = inspections
@@ -375,7 +330,11 @@ fn as_json(
     })
 }
 
-fn as_sarif(inspections: &[Inspection], errors: &[String], report: Option<&Report>) -> serde_json::Value {
+fn as_sarif(
+    inspections: &[Inspection],
+    errors: &[String],
+    report: Option<&ProbeReport>,
+) -> serde_json::Value {
     let all = || inspections.iter().flat_map(|inspection| &inspection.checks);
     let mut rules: Vec<Rule> = Vec::new();
     for check in all() {
@@ -420,7 +379,7 @@ fn as_sarif(inspections: &[Inspection], errors: &[String], report: Option<&Repor
         })
     });
     let unread = inspections.iter().flat_map(|inspection| &inspection.unread);
-    let unproven = report.map(Report::faults).unwrap_or_default();
+    let unproven = report.map(ProbeReport::faults).unwrap_or_default();
     let faults: Vec<String> = errors.iter().chain(unread).chain(&unproven).cloned().collect();
     let notes: Vec<String> = inspections
         .iter()
@@ -437,12 +396,12 @@ fn rule_id(check: &Check) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::adopt::prove::{Answer, Outcome, Ports, SideKind};
+    use crate::adopt::prove::{ProbeAnswer, ProbeOutcome, SideKind};
 
     /// Seen red: with a probe that no check is about left out.
     #[test]
     fn what_gets_through_is_a_finding_whatever_the_checks_say() {
-        let report = |probe: &str, through, untried: &[&str]| Report {
+        let report = |probe: &str, through, untried: &[&str]| ProbeReport {
             api_version: String::new(),
             kind: String::new(),
             version: String::new(),
@@ -450,11 +409,11 @@ mod tests {
             started: String::new(),
             finished: String::new(),
             ports: Ports::default(),
-            results: vec![Outcome {
+            results: vec![ProbeOutcome {
                 probe: probe.to_owned(),
                 side: SideKind::Namespace,
                 address: "192.0.2.10:10248".parse().unwrap(),
-                answer: Answer::Status(200),
+                answer: ProbeAnswer::Status(200),
                 through,
             }],
             skipped: Vec::new(),
@@ -467,17 +426,17 @@ mod tests {
         shown.results[0].address.set_port(10250);
         let untried = report("pods", false, &["a side"]);
         for (found, report, unread, expected) in [
-            (false, None, false, GOOD),
-            (false, None, true, FAILED),
-            (true, None, true, FINDINGS),
-            (false, Some(&shown), false, GOOD),
-            (false, Some(&shown), true, FAILED),
-            (false, Some(&untried), false, FAILED),
-            (false, Some(&open), false, FINDINGS),
-            (true, Some(&shown), false, FINDINGS),
+            (false, None, false, Exit::Good),
+            (false, None, true, Exit::Failed),
+            (true, None, true, Exit::Findings),
+            (false, Some(&shown), false, Exit::Good),
+            (false, Some(&shown), true, Exit::Failed),
+            (false, Some(&untried), false, Exit::Failed),
+            (false, Some(&open), false, Exit::Findings),
+            (true, Some(&shown), false, Exit::Findings),
         ] {
             assert_eq!(
-                outcome(found, report, unread),
+                outcome(found, report, unread).unwrap_or_else(|error| error.exit),
                 expected,
                 "{found} {report:?} {unread}"
             );

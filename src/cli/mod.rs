@@ -1,41 +1,46 @@
-//! The command line: one file per subcommand.
+//! The command line: one file per subcommand, and what they share: how they end (`exit`), what they write
+//! (`terminal`, `table`, `wrap`), and the values of `--output` (`output`).
 
 #[cfg(feature = "lab")]
 mod certs;
 mod check;
+mod exit;
 mod explain;
 mod firewall;
 mod init;
 mod inspect;
 #[cfg(feature = "lab")]
 mod lab;
+mod output;
+mod progress;
 mod prove;
 mod readonly_census;
 mod serve;
+mod table;
+mod terminal;
 mod which_kubelet;
+mod wrap;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
-/// Done.
-pub const GOOD: u8 = 0;
-/// Failed at run time.
-pub const FAILED: u8 = 1;
-/// Done, and something was found that needs somebody.
-pub const FINDINGS: u8 = 2;
-/// Bad usage or configuration.
-pub const USAGE: u8 = 64;
+use self::exit::{CliError, Exit};
+use self::output::Output;
+use self::terminal::Terminal;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  1   failed at run time
+  2   done, and the result needs attention: open, missing, unsealed or refused
+  64  wrong command line or configuration";
 
 /// A mutual-TLS authenticating reverse proxy for the Kubernetes kubelet.
 #[derive(Debug, Parser)]
-#[command(name = "kubelet-gate", version, about)]
-#[command(
-    after_help = "Exit codes: 0 good, 1 failed at run time, 2 something was found, not sealed or refused, 64 bad usage or configuration"
-)]
+#[command(name = "kubelet-gate", version, about, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -43,54 +48,31 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write a development PKI: CAs, serving pairs, client certificates good and bad
+    /// Write a development PKI: authorities, serving certificates, valid and invalid client certificates
     #[cfg(feature = "lab")]
     Certs(certs::Certs),
-    /// Validate everything that serve would use, and change nothing
+    /// Check a configuration and every file that it names, without changing anything
     Check(check::Check),
-    /// Say which checks a request needs, or why it is refused (exit 1); as with requireCreate: true, the default
+    /// Show which rights a request needs, or why the gate refuses it
     Explain(explain::Explain),
-    /// Seal the ways around the gate: print, observe, apply, confirm, status, remove
+    /// Close every way around the gate with firewall rules, the seal
     Firewall(firewall::Firewall),
-    /// Write a gate's configuration, unit and plan for this node's kubelet
+    /// Write a gate's configuration, firewall rules and next steps for this node's kubelet
     Init(init::Init),
-    /// Tell what this node's kubelet is open to, and what a gate makes up for
+    /// Report what this node's kubelet leaves open, and what a gate compensates
     Inspect(inspect::Inspect),
-    /// Run a gate on this machine with an embedded, wide open kubelet and an API server
+    /// Run a gate on this machine, with an open kubelet and an API server to try it on
     #[cfg(feature = "lab")]
     Lab(lab::Lab),
-    /// Probe this node's own kubelet ports as known attack tools do, and report what gets through
+    /// Probe this node's kubelet ports as attack tools do, and report what gets through
     Prove(prove::Prove),
-    /// List who still asks the read-only port, as the running gate has counted them
+    /// List the callers of the read-only port, as the running gate has counted them
     ReadonlyCensus(readonly_census::ReadonlyCensus),
     /// Run the gate
     Serve(serve::Serve),
 }
 
-/// How a result is printed.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-enum Output {
-    /// One JSON document.
-    Json,
-    /// For people.
-    #[default]
-    Table,
-}
-
-/// How what was found on a node is printed.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
-enum ReportFormat {
-    /// One JSON document.
-    Json,
-    /// SARIF 2.1.0, for code scanning.
-    Sarif,
-    /// For people.
-    #[default]
-    Table,
-}
-
-/// Parses the arguments, runs the command, and says how it went: 0 good, 1 failed at run time, 2 findings, 64 bad
-/// usage or configuration.
+/// Parses the arguments, runs the command, and yields its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments.into_iter().map(hyphenated)) {
         Ok(arguments) => arguments,
@@ -98,23 +80,49 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Nothing can be done about an output that is gone.
             let _ = error.print();
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return ExitCode::from(if asked { GOOD } else { USAGE });
+            return if asked { Exit::Good } else { Exit::Usage }.into();
         }
     };
-    ExitCode::from(match arguments.command {
-        #[cfg(feature = "lab")]
-        Command::Certs(certs) => certs.run(),
-        Command::Check(check) => check.run(),
-        Command::Explain(explain) => explain.run(),
-        Command::Firewall(firewall) => firewall.run(),
-        Command::Init(init) => init.run(),
-        Command::Inspect(inspect) => inspect.run(),
-        #[cfg(feature = "lab")]
-        Command::Lab(lab) => lab.run(),
-        Command::Prove(prove) => prove.run(),
-        Command::ReadonlyCensus(census) => census.run(),
-        Command::Serve(serve) => serve.run(),
-    })
+    let mut terminal = Terminal::new();
+    let exit = match arguments.command.run(&mut terminal) {
+        Ok(exit) => exit,
+        Err(error) => terminal.exit_with(&error),
+    };
+    terminal.finish(exit).into()
+}
+
+impl Command {
+    fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
+        match self {
+            #[cfg(feature = "lab")]
+            Self::Certs(certs) => certs.run(terminal),
+            Self::Check(check) => Ok(of_code(check.run())),
+            Self::Explain(explain) => explain.run(terminal),
+            Self::Firewall(firewall) => Ok(of_code(firewall.run())),
+            Self::Init(init) => init.run(terminal),
+            Self::Inspect(inspect) => inspect.run(terminal),
+            #[cfg(feature = "lab")]
+            Self::Lab(lab) => lab.run(terminal),
+            Self::Prove(prove) => prove.run(terminal),
+            Self::ReadonlyCensus(census) => census.run(terminal),
+            Self::Serve(serve) => serve.run(),
+        }
+    }
+}
+
+const GOOD: u8 = Exit::Good as u8;
+const FAILED: u8 = Exit::Failed as u8;
+const FINDINGS: u8 = Exit::Findings as u8;
+const USAGE: u8 = Exit::Usage as u8;
+
+/// The exit code of a command that does not yield an [`Exit`] yet.
+fn of_code(code: u8) -> Exit {
+    match code {
+        GOOD => Exit::Good,
+        FINDINGS => Exit::Findings,
+        USAGE => Exit::Usage,
+        _ => Exit::Failed,
+    }
 }
 
 /// The kubelet reads `_` in a flag's name as `-`, and start scripts rely on it.
@@ -126,9 +134,9 @@ fn hyphenated(word: OsString) -> OsString {
     (flag[..end].replace('_', "-") + &flag[end..]).into()
 }
 
-/// Prints an error and its causes to standard error. If nobody reads that any more, what was begun goes on all the same.
+/// Prints an error, for the commands that do not return it yet.
 fn complain(error: &dyn std::error::Error) {
-    let _ = writeln!(std::io::stderr(), "error: {}", crate::error::chain(error));
+    Terminal::new().err.error(error);
 }
 
 #[cfg(test)]

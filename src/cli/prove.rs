@@ -1,53 +1,55 @@
-//! `kubelet-gate prove`: go about this node's kubelet as attackers' tools do, and report what gets through.
+//! `kubelet-gate prove`: probes this node's kubelet as attack tools do, and reports what gets through.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anstyle::{AnsiColor, Style};
 use clap::Args;
 
+use super::exit::{CliError, Exit};
+use super::output::ReportFormat;
+use super::progress::Progress;
+use super::table::{Cell, Table};
+use super::terminal::{BAD, DOUBTFUL, GOOD, Stream, Terminal};
 use super::which_kubelet::{elsewhere, listed};
-use super::{FAILED, FINDINGS, GOOD, ReportFormat, USAGE, complain};
-use crate::adopt::kubelet::invocation;
 use crate::adopt::kubelet::options::Effective;
-use crate::adopt::kubelet::plain;
+use crate::adopt::kubelet::running;
 use crate::adopt::prove::{
-    self, API_VERSION, Answer, Changes, KIND, Outcome, PROBES, Ports, Probe, ProveError, Report, Severity,
+    self, Exposure, PROBES, Ports, ProbeReport, ProbeToken, ProveError, ReportChanges, ReportFile, Severity,
     SideKind,
 };
-use crate::host;
 use crate::report::sarif::{self, Finding, Level, Place, Rule};
-
-/// Nobody has as many addresses.
-const LARGEST_REPORT: u64 = 64 * 1024 * 1024;
-const LARGEST_TOKEN: u64 = 1024 * 1024;
 
 /// The arguments of `prove`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+It sends at most five requests a second to this node's own addresses. None of them changes anything.
+
+Exit codes:
+  0   nothing got through
+  1   nothing got through, but not everything could be tried
+  2   something got through
+  64  wrong command line")]
 pub(super) struct Prove {
-    /// One of this node's addresses; may be repeated. Without it, all of them
+    /// An address of this node to probe; may be repeated. Default: all of them
     #[arg(long, value_name = "IP")]
     address: Vec<IpAddr>,
-    /// Where to probe from; may be repeated. Without it, everywhere
+    /// Where to probe from; may be repeated. Default: everywhere
     #[arg(long, value_name = "SIDE", value_delimiter = ',')]
     from: Vec<SideKind>,
-    /// The kubelet's port, instead of the running kubelet's
-    #[arg(long)]
+    /// The kubelet's port. Default: the running kubelet's
+    #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// Its read-only port, open or not
-    #[arg(long)]
+    /// The kubelet's read-only port, open or not. Default: the running kubelet's
+    #[arg(long, value_name = "PORT")]
     read_only_port: Option<u16>,
-    /// Its port for health checks
-    #[arg(long)]
+    /// The kubelet's port for health checks. Default: the running kubelet's
+    #[arg(long, value_name = "PORT")]
     healthz_port: Option<u16>,
-    /// A file with a token that may only read, with which to try commands by GET and WebSocket
+    /// A file with a token that may only read: commands are then tried by GET and WebSocket too
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Keep the report in a new file, to compare with later
+    /// Keep the report in a new file, for a later --compare
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// Show what has changed since a saved report
@@ -59,35 +61,22 @@ pub(super) struct Prove {
 }
 
 impl Prove {
-    pub(super) fn run(&self) -> u8 {
-        self.done().unwrap_or_else(|code| code)
-    }
-
-    fn done(&self) -> Result<u8, u8> {
-        let told = |code: u8, text: String| {
-            eprintln!("error: {}", plain(&text));
-            code
-        };
-        // Before anything is sent, what would keep the result from being seen.
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
+        // First everything that could keep the result from being shown, before anything is sent.
         if self.compare.is_some() && self.output == ReportFormat::Sarif {
-            let text = "--compare is shown by -o table and -o json only";
-            return Err(told(USAGE, text.to_owned()));
+            return Err(CliError::usage("--compare works with -o table and -o json only"));
         }
-        let before = match &self.compare {
-            None => None,
-            Some(path) => Some(
-                saved(path).map_err(|error| told(USAGE, format!("--compare {}: {error}", path.display())))?,
-            ),
+        let about_file = |flag: &str, path: &Path, error: &dyn std::error::Error| {
+            CliError::usage(format!("{flag} {}: {error}", path.display()))
         };
-        let token = token(self.token_file.as_deref()).map_err(|error| told(USAGE, error))?;
-        let (ports, guessed) = self.ports().map_err(|error| told(USAGE, error))?;
-        let mut kept = match &self.save {
-            None => None,
-            Some(path) => {
-                let opened = Kept::new(path);
-                Some(opened.map_err(|error| told(USAGE, format!("--save {}: {error}", path.display())))?)
-            }
-        };
+        let read =
+            |path: &PathBuf| ProbeReport::read(path).map_err(|error| about_file("--compare", path, &error));
+        let before = self.compare.as_ref().map(read).transpose()?;
+        let token = token(self.token_file.as_deref())?;
+        let (ports, guessed) = self.ports()?;
+        let create = |path| ReportFile::create(path).map_err(|error| about_file("--save", path, &error));
+        let mut kept = self.save.as_deref().map(create).transpose()?;
+
         let options = prove::Options {
             ports,
             addresses: self.address.clone(),
@@ -95,60 +84,33 @@ impl Prove {
             token,
             ..prove::Options::default()
         };
-        let watched = io::stderr().is_terminal();
-        if watched {
-            let addresses = if self.address.is_empty() {
-                host::addresses().map_or(0, |all| all.len())
-            } else {
-                self.address.len()
-            };
-            let about = prove::about(2 * addresses).as_secs();
-            eprintln!(
-                "five requests a second at most, none of which changes anything: about {about} s if all is open"
-            );
-        }
-        let report = prove::prove(&options, &mut |step| {
-            if watched {
-                eprintln!("  {step}");
-            }
-        });
-        let mut report = report.map_err(|error| {
-            complain(&error);
-            if matches!(error, ProveError::NotLocal(..) | ProveError::TooMany(..)) {
-                USAGE
-            } else {
-                FAILED
-            }
-        })?;
+        let mut report = probe(&options, &mut terminal.err)?;
         report.untried.extend(guessed);
-        let stored = match &mut kept {
-            None => Ok(()),
-            Some(kept) => kept.write(&report),
-        };
-        let printed = match self.output {
-            ReportFormat::Table => table(&report, before.as_ref()),
-            ReportFormat::Json => json(&report, before.as_ref()),
-            ReportFormat::Sarif => print(&as_sarif(&report)),
-        };
-        printed.map_err(|error| {
-            complain(&error);
-            FAILED
-        })?;
-        stored.map_err(|error| told(FAILED, format!("--save: {error}")))?;
+        let stored = kept.as_mut().map(|kept| kept.write(&report)).transpose();
+        match self.output {
+            ReportFormat::Table => print(&report, before.as_ref(), &mut terminal.out),
+            ReportFormat::Json => match &before {
+                None => terminal.out.json_report(&report),
+                Some(before) => terminal.out.json_report(&compared(&report, before)?),
+            },
+            ReportFormat::Sarif => terminal.out.json_report(&as_sarif(&report)),
+        }
+        stored.map_err(|error| CliError::failed(format!("--save: {error}")))?;
         if report.exposures().next().is_some() {
-            Ok(FINDINGS)
+            Ok(Exit::Findings)
         } else if report.results.is_empty() {
-            Err(told(FAILED, "nothing could be tried".to_owned()))
+            Err(CliError::failed("nothing could be tried"))
         } else if !report.faults().is_empty() {
-            let text = "not everything that was to be tried has shown something, so nothing is proven";
-            Err(told(FAILED, text.to_owned()))
+            Err(CliError::failed(
+                "not everything could be tried, or gave an answer, so nothing is proven",
+            ))
         } else {
-            Ok(GOOD)
+            Ok(Exit::Good)
         }
     }
 
-    /// Those that are named, else those of the running kubelet; and what was taken for granted.
-    fn ports(&self) -> Result<(Ports, Option<String>), String> {
+    /// The ports that are named, else those of the running kubelet; and what was assumed.
+    fn ports(&self) -> Result<(Ports, Option<String>), CliError> {
         let named = |ports: Ports| Ports {
             secure: self.port.unwrap_or(ports.secure),
             read_only: self.read_only_port.unwrap_or(ports.read_only),
@@ -157,128 +119,62 @@ impl Prove {
         if self.port.is_some() && self.read_only_port.is_some() && self.healthz_port.is_some() {
             return Ok((named(Ports::default()), None));
         }
-        let running = invocation::running(Path::new("/proc"));
+        let running = running(Path::new("/proc"));
         let name = "name the ports with --port, --read-only-port and --healthz-port";
         match running.as_slice() {
             [] => {
-                let guessed = format!("the running kubelet's own ports: none is seen; {name}");
+                let guessed =
+                    format!("the ports of the running kubelet: no kubelet is seen in /proc; {name}");
                 Ok((named(Ports::default()), Some(guessed)))
             }
             [invocation] if !invocation.elsewhere => {
-                let options = Effective::of(invocation)
-                    .map_err(|error| format!("the kubelet of {}: {error}; {name}", invocation.source))?;
+                let options = Effective::of(invocation).map_err(|error| {
+                    CliError::usage(format!("the kubelet of {}: {error}; {name}", invocation.source))
+                })?;
                 let unread = invocation.unread.iter().chain(&options.unread).next();
-                let guessed = unread.map(|why| format!("other ports, if there are: {why}; {name}"));
-                Ok((named(ports_of(&options)), guessed))
+                let guessed =
+                    unread.map(|why| format!("ports that may be configured elsewhere: {why}; {name}"));
+                Ok((named(Ports::of(&options)), guessed))
             }
-            [invocation] => Err(elsewhere(invocation)),
-            several => Err(format!("{}: {name}", listed(several))),
+            [invocation] => Err(CliError::usage(elsewhere(invocation))),
+            several => Err(CliError::usage(format!("{}: {name}", listed(several)))),
         }
-    }
-}
-
-/// The ports of a kubelet with these options; one that is switched off is looked for where it usually is.
-pub(super) fn ports_of(options: &Effective) -> Ports {
-    let usual = Ports::default();
-    let port = |key: &str, usual: u16| {
-        let port = u16::try_from(options.number(key)).ok();
-        port.filter(|port| *port != 0).unwrap_or(usual)
-    };
-    Ports {
-        secure: port("port", usual.secure),
-        read_only: port("readOnlyPort", usual.read_only),
-        healthz: port("healthzPort", usual.healthz),
     }
 }
 
 /// The token in `--token-file`.
-pub(super) fn token(path: Option<&Path>) -> Result<Option<String>, String> {
-    let Some(path) = path else {
-        return Ok(None);
+pub(super) fn token(path: Option<&Path>) -> Result<Option<ProbeToken>, CliError> {
+    let read = |path: &Path| {
+        ProbeToken::read(path)
+            .map_err(|error| CliError::usage(format!("--token-file {}: {error}", path.display())))
     };
-    let bytes =
-        read(path, LARGEST_TOKEN).map_err(|error| format!("--token-file {}: {error}", path.display()))?;
-    let text = String::from_utf8_lossy(&bytes);
-    let token = text.trim();
-    if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(format!(
-            "--token-file {}: it holds no single token",
-            path.display()
+    path.map(read).transpose()
+}
+
+/// Sends the probes, and shows how far it has come.
+pub(super) fn probe(options: &prove::Options, err: &mut Stream) -> Result<ProbeReport, CliError> {
+    let mut progress = Progress::on(err);
+    let probed = prove::prove(options, &mut |step| {
+        progress.show(&format!(
+            "probe {} of {}, about {} s left; {} {}",
+            step.done + 1,
+            step.total,
+            step.remaining().as_secs(),
+            step.side.name(),
+            step.address
         ));
-    }
-    Ok(Some(token.to_owned()))
+    });
+    drop(progress);
+    probed.map_err(|error| match error {
+        ProveError::NotLocal(..) | ProveError::TooMany(..) => CliError::usage(error),
+        ProveError::Interrupted | ProveError::System { .. } => CliError::failed(error),
+    })
 }
 
-/// A file, unless it is none or larger than anybody's: a device would be read without end.
-fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn saved(path: &Path) -> io::Result<Report> {
-    let report: Report = serde_json::from_slice(&read(path, LARGEST_REPORT)?)?;
-    if report.kind != KIND || report.api_version != API_VERSION {
-        return Err(io::Error::other(format!("not a report of prove, {API_VERSION}")));
-    }
-    Ok(report)
-}
-
-/// A new file for the report, which is taken away again unless it is written whole: half a report would be taken for one. It
-/// tells where a node is open, to its owner alone.
-struct Kept<'a> {
-    path: &'a Path,
-    file: fs::File,
-    whole: bool,
-}
-
-impl<'a> Kept<'a> {
-    fn new(path: &'a Path) -> io::Result<Self> {
-        let mut options = fs::OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(path);
-        let file = file.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => io::Error::other("there already, and may be wanted"),
-            _ => error,
-        })?;
-        Ok(Self {
-            path,
-            file,
-            whole: false,
-        })
-    }
-
-    fn write(&mut self, report: &Report) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(report)?;
-        self.file.write_all(&text)?;
-        self.file.sync_all()?;
-        self.whole = true;
-        Ok(())
-    }
-}
-
-impl Drop for Kept<'_> {
-    fn drop(&mut self) {
-        if !self.whole {
-            let _ = fs::remove_file(self.path);
-        }
-    }
-}
-
-fn print(value: &impl serde::Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)
-}
-
-fn json(report: &Report, before: Option<&Report>) -> io::Result<()> {
-    let Some(before) = before else {
-        return print(report);
-    };
-    let changes = Changes::between(before, report);
-    let mut value = serde_json::to_value(report)?;
+/// The report, and what has changed since the one before.
+fn compared(report: &ProbeReport, before: &ProbeReport) -> Result<serde_json::Value, CliError> {
+    let changes = ReportChanges::between(before, report);
+    let mut value = serde_json::to_value(report).map_err(CliError::failed)?;
     value["comparedWith"] = serde_json::json!({
         "started": before.started,
         "host": before.host,
@@ -287,176 +183,119 @@ fn json(report: &Report, before: Option<&Report>) -> io::Result<()> {
         "newlyOpen": changes.newly,
         "unknown": changes.unknown,
     });
-    print(&value)
+    Ok(value)
 }
 
-fn table(report: &Report, before: Option<&Report>) -> io::Result<()> {
-    let mut out = anstream::stdout().lock();
-    let (bold, red, green) = (
-        Style::new().bold(),
-        AnsiColor::Red.on_default(),
-        AnsiColor::Green.on_default(),
-    );
-    let open = through(report);
+fn print(report: &ProbeReport, before: Option<&ProbeReport>, out: &mut Stream) {
+    let open = report.exposed_probes();
     if !open.is_empty() {
-        writeln!(
-            out,
-            "{bold}{:<22} {:<58} FROM{bold:#}",
-            "GOT THROUGH", "WHAT IT GIVES"
-        )?;
+        let mut table = Table::new(["GOT THROUGH", "WHAT IT GIVES", "FROM"]);
+        for exposure in &open {
+            table.row([
+                Cell::styled(exposure.probe.id, BAD),
+                exposure.probe.gives.into(),
+                from(exposure).into(),
+            ]);
+        }
+        out.table(&table);
+        writeln!(out);
     }
-    for (probe, outcomes) in &open {
-        writeln!(
-            out,
-            "{red}{:<22}{red:#} {:<58} {}",
-            probe.id,
-            probe.gives,
-            from(outcomes)
-        )?;
-    }
-    if !open.is_empty() {
-        writeln!(out)?;
-    }
-    writeln!(out, "{bold}{:<18} {:<28} WHAT ANSWERED{bold:#}", "FROM", "TO")?;
-    for ((side, address), answers) in answers(report) {
-        let answers: Vec<String> = answers
-            .iter()
+    let mut answers = Table::new(["FROM, TO", "PORT", "ANSWERS"]);
+    for group in report.answer_groups() {
+        let counts = group.answers.iter();
+        let counts: Vec<String> = counts
             .map(|(answer, count)| format!("{answer} ×{count}"))
             .collect();
-        writeln!(
-            out,
-            "{:<18} {:<28} {}",
-            side.name(),
-            address.to_string(),
-            answers.join(", ")
-        )?;
+        answers.row([
+            group.to.to_string().into(),
+            group.port.to_string().into(),
+            counts.join(", ").into(),
+        ]);
     }
-    for remark in remarks(report) {
-        writeln!(out, "{remark}")?;
-    }
+    out.table(&answers);
+    remarks(report, out);
     if let Some(before) = before {
-        let changes = Changes::between(before, report);
-        writeln!(
-            out,
-            "\nsince {}: {} closed, {} still open, {} newly open, {} not shown this time",
-            plain(&before.started),
-            changes.closed.len(),
-            changes.still.len(),
-            changes.newly.len(),
-            changes.unknown.len()
-        )?;
-        if before.host != report.host {
-            writeln!(
-                out,
-                "that was on {}, this is {}",
-                plain(&before.host),
-                plain(&report.host)
-            )?;
-        }
-        for outcome in changes.newly {
-            writeln!(
-                out,
-                "  {red}newly open{red:#} {} from {} to {}",
-                outcome.probe,
-                outcome.side.name(),
-                outcome.address
-            )?;
-        }
+        print_changes(before, report, out);
     }
+    writeln!(out);
     let tried: BTreeSet<&str> = report
         .results
         .iter()
         .map(|outcome| outcome.probe.as_str())
         .collect();
-    if open.is_empty() && report.faults().is_empty() {
-        writeln!(
-            out,
-            "\n{green}nothing got through{green:#}: {} probes at {}",
-            tried.len(),
-            report.finished
-        )
-    } else if open.is_empty() {
-        writeln!(
-            out,
-            "\nnothing got through of what was answered: {} probes at {}",
-            tried.len(),
-            report.finished
-        )
+    let (tried, at) = (tried.len(), &report.finished);
+    if !open.is_empty() {
+        let through = format!("{} of {tried} probes got through", open.len());
+        let next = format!(
+            "at {at}. `kubelet-gate firewall status` tells whether this node is sealed, and docs/prove.md \
+             describes every probe."
+        );
+        out.labelled(BAD, &through, &next);
+    } else if report.faults().is_empty() {
+        out.labelled(GOOD, "nothing got through:", &format!("{tried} probes at {at}"));
     } else {
-        writeln!(
-            out,
-            "\n{red}{} of {} probes got through{red:#} at {}; `kubelet-gate firewall status` tells whether this node is sealed, \
-             docs/prove.md what each probe is",
-            open.len(),
-            tried.len(),
-            report.finished
-        )
+        let label = "nothing got through of what was answered:";
+        out.labelled(DOUBTFUL, label, &format!("{tried} probes at {at}"));
     }
 }
 
-/// What is not as it might be, and how far the answers reach.
-pub(super) fn remarks(report: &Report) -> Vec<String> {
-    let skipped = report.skipped.iter().map(|why| format!("left out: {why}"));
-    skipped.chain(report.faults()).collect()
-}
-
-/// What got through, by probe, in the order of the table.
-fn through(report: &Report) -> Vec<(&'static Probe, Vec<&Outcome>)> {
-    PROBES
-        .iter()
-        .map(|probe| {
-            (
-                probe,
-                report
-                    .exposures()
-                    .filter(|outcome| outcome.probe == probe.id)
-                    .collect::<Vec<_>>(),
-            )
-        })
-        .filter(|(_, outcomes)| !outcomes.is_empty())
-        .collect()
-}
-
-/// `loopback 127.0.0.1 ::1; node address 192.0.2.10`.
-fn from(outcomes: &[&Outcome]) -> String {
-    let mut sides: BTreeMap<SideKind, Vec<String>> = BTreeMap::new();
-    for outcome in outcomes {
-        sides
-            .entry(outcome.side)
-            .or_default()
-            .push(outcome.address.ip().to_string());
+fn print_changes(before: &ProbeReport, report: &ProbeReport, out: &mut Stream) {
+    let changes = ReportChanges::between(before, report);
+    writeln!(out);
+    out.text(&format!(
+        "since {}: {} closed, {} still open, {} newly open, {} not shown this time",
+        before.started,
+        changes.closed.len(),
+        changes.still.len(),
+        changes.newly.len(),
+        changes.unknown.len()
+    ));
+    if before.host != report.host {
+        out.text(&format!("that was on {}, this is {}", before.host, report.host));
     }
-    let sides: Vec<String> = sides
-        .iter()
-        .map(|(side, addresses)| format!("{} {}", side.name(), addresses.join(" ")))
-        .collect();
-    sides.join("; ")
-}
-
-type Answers<'a> = BTreeMap<(SideKind, std::net::SocketAddr), BTreeMap<&'a Answer, usize>>;
-
-fn answers(report: &Report) -> Answers<'_> {
-    let mut all = Answers::new();
-    for outcome in &report.results {
-        let answers = all.entry((outcome.side, outcome.address)).or_default();
-        *answers.entry(&outcome.answer).or_default() += 1;
+    for outcome in changes.newly {
+        let what = format!(
+            "{} from {} to {}",
+            outcome.probe,
+            outcome.side.name(),
+            outcome.address
+        );
+        out.labelled(BAD, "newly open:", &what);
     }
-    all
 }
 
-fn as_sarif(report: &Report) -> serde_json::Value {
+/// Prints what was left out, and what keeps the report from proving anything.
+pub(super) fn remarks(report: &ProbeReport, out: &mut Stream) {
+    for remark in report.remarks() {
+        out.text(&remark);
+    }
+}
+
+/// `everywhere`, or `loopback 127.0.0.1; node address (all)`.
+fn from(exposure: &Exposure<'_>) -> String {
+    match exposure.from.as_slice() {
+        [_, _, ..] if exposure.everywhere => "everywhere".to_owned(),
+        from => {
+            let from: Vec<String> = from.iter().map(ToString::to_string).collect();
+            from.join("; ")
+        }
+    }
+}
+
+fn as_sarif(report: &ProbeReport) -> serde_json::Value {
     let id = |probe: &str| format!("probe/{probe}");
     let rules: Vec<Rule> = PROBES
         .iter()
         .map(|probe| Rule {
             id: id(probe.id),
             name: format!("{} {} is refused to strangers", probe.method, probe.path),
-            help: format!("Whoever gets through has {}.", probe.gives),
+            help: format!("A client that gets through has {}.", probe.gives),
         })
         .collect();
-    let findings: Vec<Finding> = through(report)
+    let findings: Vec<Finding> = report
+        .exposed_probes()
         .into_iter()
-        .flat_map(|(probe, outcomes)| {
+        .flat_map(|Exposure { probe, outcomes, .. }| {
             outcomes.into_iter().map(move |outcome| Finding {
                 rule: id(probe.id),
                 level: match probe.severity {

@@ -1,24 +1,29 @@
-//! `kubelet-gate serve`: run the gate.
+//! `kubelet-gate serve`: runs the gate.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
-use super::{FAILED, GOOD, USAGE, complain};
+use super::exit::{CliError, Exit, runtime};
+use super::terminal::colours;
 use crate::serve::run::run;
 use crate::settings::{KubeletFlags, Settings};
 
 /// The arguments of `serve`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Exit codes: 0 stopped by a signal, 1 failed at run time, 64 wrong command line or configuration")]
 pub(super) struct Serve {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// How log lines are written to standard error; KUBELET_GATE_LOG filters them, such as debug (default info)
+    /// The format of the log on standard error
+    ///
+    /// The environment variable KUBELET_GATE_LOG sets what is logged, for example "debug". The default is
+    /// "info".
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: LogFormat,
     #[command(flatten)]
@@ -29,48 +34,29 @@ pub(super) struct Serve {
 pub(super) enum LogFormat {
     /// One JSON object per line
     Json,
-    /// For people
+    /// Text for people
     #[default]
     Text,
 }
 
 impl Serve {
-    pub(super) fn run(&self) -> u8 {
-        let settings = match Settings::load(&self.config, &self.flags) {
-            Ok(settings) => settings,
-            Err(error) => {
-                complain(&error);
-                return USAGE;
-            }
-        };
+    pub(super) fn run(&self) -> Result<Exit, CliError> {
+        let settings = Settings::load(&self.config, &self.flags).map_err(CliError::usage)?;
         log_to_stderr(self.log_format);
         no_core_dumps();
         gather_entropy();
-        // The control runtime: accepting, reviews, the admin port, reloads. Workers have runtimes of their own.
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                complain(&error);
-                return FAILED;
-            }
-        };
-        let code = serve(&runtime, settings);
+        // The control runtime: accepting, reviews, the admin port, reloads. Workers have runtimes of their
+        // own.
+        let runtime = runtime()?;
+        let served = run(&runtime, settings);
         // A worker that does not end must not keep the process: systemd would have to kill it.
         runtime.shutdown_timeout(Duration::from_secs(1));
-        code
-    }
-}
-
-fn serve(runtime: &Runtime, settings: Settings) -> u8 {
-    match run(runtime, settings) {
-        Ok(stopped) => {
-            tracing::info!(cut = stopped.cut, "stopped");
-            GOOD
-        }
-        Err(error) => {
-            complain(&error);
-            if error.is_configuration() { USAGE } else { FAILED }
-        }
+        let stopped = served.map_err(|error| match error.is_configuration() {
+            true => CliError::usage(error),
+            false => CliError::failed(error),
+        })?;
+        tracing::info!(cut = stopped.cut, "stopped");
+        Ok(Exit::Good)
     }
 }
 
@@ -83,11 +69,7 @@ pub(super) fn log_to_stderr(format: LogFormat) {
     // A second subscriber in one process (a test's) is no reason to fail.
     let _ = match format {
         LogFormat::Json => builder.json().try_init(),
-        LogFormat::Text => {
-            let colours =
-                io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-            builder.with_ansi(colours).try_init()
-        }
+        LogFormat::Text => builder.with_ansi(colours(&io::stderr())).try_init(),
     };
 }
 
@@ -105,12 +87,12 @@ pub(super) fn no_core_dumps() {
     }
 }
 
-/// The first random number of a process costs aws-lc some 45 ms of CPU. Asked for here, it is there before the first
-/// client's handshake needs it, on a core of its own if there is one.
+/// The first random number of a process costs aws-lc some 45 ms of CPU. Asked for here, on another core if
+/// there is one, it is ready before the first client's handshake needs it.
 fn gather_entropy() {
     let gather = || {
         let mut byte = [0u8; 1];
-        // Whoever really needs randomness asks again, and fails for itself.
+        // Code that needs randomness asks again, and handles its own failure.
         let _ = aws_lc_rs::rand::fill(&mut byte);
     };
     if let Err(error) = std::thread::Builder::new().name("entropy".into()).spawn(gather) {

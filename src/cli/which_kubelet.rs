@@ -1,25 +1,25 @@
-//! Which kubelet `inspect`, `init` and `prove` are about.
+//! The kubelet that `inspect`, `init` and `prove` are about.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::adopt::kubelet::Root;
-use crate::adopt::kubelet::invocation::{self, Invocation};
+use crate::adopt::kubelet::invocation::Invocation;
+use crate::adopt::kubelet::{Root, in_files, running};
 
-/// Which kubelet a command is about.
+/// The kubelet that a command is about.
 #[derive(Args, Debug)]
 pub(super) struct WhichKubelet {
-    /// The root of a node's file system, mounted or copied; without it, the running kubelet
+    /// The root of a node's file system, mounted or copied. Default: the running kubelet
     #[arg(long, value_name = "DIR")]
     pub(super) root: Option<PathBuf>,
-    /// The process, if there are several kubelets
+    /// The process id of the kubelet, if several run
     #[arg(long, value_name = "PID", conflicts_with = "root")]
     pub(super) pid: Option<i32>,
-    /// A kubelet's configuration file, instead of finding one
+    /// The kubelet's configuration file. Default: the one that its flags name
     #[arg(long, value_name = "FILE")]
     kubelet_config: Option<String>,
-    /// A kubelet's flag, such as --kubelet-arg=--anonymous-auth=false; may be repeated
+    /// A flag of the kubelet, such as --kubelet-arg=--anonymous-auth=false; may be repeated
     #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
     kubelet_arg: Vec<String>,
 }
@@ -31,11 +31,11 @@ impl WhichKubelet {
         Root::new(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
     }
 
-    /// Every kubelet that is meant, and what cannot be understood.
+    /// Every kubelet that the arguments mean, and what cannot be understood.
     pub(super) fn find(&self) -> (Vec<Invocation>, Vec<String>) {
         if self.kubelet_config.is_some() || !self.kubelet_arg.is_empty() {
             let config = self.kubelet_config.as_deref().map(|path| match &self.root {
-                // Without a root it is a file of here, wherever that is.
+                // Without a root the path is one of this machine.
                 None => std::path::absolute(path)
                     .map_or_else(|_| path.to_owned(), |path| path.display().to_string()),
                 Some(_) => path.to_owned(),
@@ -52,12 +52,16 @@ impl WhichKubelet {
             if !root.path().is_dir() {
                 return (
                     Vec::new(),
-                    vec![format!("--root {}: no such folder", root.path().display())],
+                    vec![format!(
+                        "--root {}: there is no such folder",
+                        root.path().display()
+                    )],
                 );
             }
-            return invocation::in_files(&root);
+            let (found, errors) = in_files(&root);
+            return (found, errors.iter().map(ToString::to_string).collect());
         }
-        let running = invocation::running(Path::new("/proc"));
+        let running = running(Path::new("/proc"));
         let chosen: Vec<Invocation> = running
             .into_iter()
             .filter(|invocation| self.pid.is_none_or(|pid| invocation.pid() == Some(pid)))
@@ -68,15 +72,16 @@ impl WhichKubelet {
                 .pid
                 .map_or_else(String::new, |pid| format!(" with process id {pid}"));
             errors.push(format!(
-                "no running kubelet{which} is seen in /proc: run as root in the node's own process namespace, or name the \
-                 node's file system with --root, or its configuration with --kubelet-config and --kubelet-arg"
+                "no running kubelet{which} is seen in /proc: run this as root in the node's process namespace, \
+                 or name the node's file system with --root, or the kubelet's configuration with \
+                 --kubelet-config and --kubelet-arg"
             ));
         }
         (chosen, errors)
     }
 }
 
-/// What several kubelets are, for an error.
+/// The kubelets that were found, for an error.
 pub(super) fn listed(invocations: &[Invocation]) -> String {
     let all: Vec<String> = invocations
         .iter()
@@ -85,11 +90,11 @@ pub(super) fn listed(invocations: &[Invocation]) -> String {
     format!("there are {} kubelets ({})", all.len(), all.join(", "))
 }
 
-/// What to do about a kubelet in another network.
+/// What to do about a kubelet in another network namespace.
 pub(super) fn elsewhere(invocation: &Invocation) -> String {
     format!(
-        "the kubelet ({}) is in another network namespace, whose ports are not seen from here: run this in its own, by nsenter -t \
-         {} -n",
+        "the kubelet ({}) is in another network namespace, whose ports cannot be seen from here: run this \
+         with nsenter -t {} -n",
         invocation.source,
         invocation.pid().unwrap_or_default()
     )

@@ -145,10 +145,10 @@ impl Kubelet {
         self.connect().await.map(drop)
     }
 
-    /// Sets whether the seal may redirect the gate's own connections back to it. If so, each new connection
-    /// is checked before it is used.
-    pub(crate) fn may_be_led_back(&self, led_back: bool) {
-        self.led_back.store(led_back, Ordering::Relaxed);
+    /// Whether the seal lets the gate's own connections through. Until it does, it may redirect them to the gate,
+    /// and each new one is looked at before it is used.
+    pub(crate) fn set_admitted(&self, admitted: bool) {
+        self.led_back.store(!admitted, Ordering::Relaxed);
     }
 
     pub(super) fn generation(&self) -> u64 {

@@ -7,17 +7,17 @@ use std::net::IpAddr;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 
-/// Where kube-proxy in its IPVS mode and kube-router keep the address of every Service of the cluster: thousands, of which none
-/// is the node's.
+/// Interfaces on which kube-proxy in IPVS mode and kube-router keep the addresses of Services: thousands,
+/// none of them the node's.
 const SERVICES: [&str; 2] = ["kube-ipvs0", "kube-dummy-if"];
-/// What our own wires to namespaces are called.
-pub const WIRE: &str = "kgp";
+/// How the names of the wires begin that probing makes.
+pub(super) const WIRE: &str = "kgp";
 
-/// Every address of an interface but link-local ones of IPv6, which need an interface's name to be dialled, those of Services, and
-/// those of wires that probing makes; loopback included.
+/// Every address of an interface, loopback included. Left out are link-local addresses of IPv6, which need an
+/// interface's name to be dialled, those of Services, and those of the wires that probing makes.
 ///
 /// # Errors
-/// The kernel does not tell.
+/// The kernel gives no list.
 pub fn addresses() -> io::Result<Vec<IpAddr>> {
     let all: BTreeSet<IpAddr> = getifaddrs()?
         .filter_map(|interface| own(&interface.interface_name, ip(interface.address.as_ref()?)?))

@@ -6,10 +6,10 @@ mod namespace;
 pub mod sockets;
 mod wire;
 
-pub use self::addresses::{WIRE, addresses};
+pub use self::addresses::addresses;
 pub use self::mark::Mark;
 pub use self::namespace::{Namespace, as_user, ip};
-pub use self::wire::Wire;
+pub use self::wire::{Unreached, Wire};
 
 /// The host's name, trimmed and in lower case; `None` if it cannot be read.
 pub(crate) fn host_name() -> Option<String> {

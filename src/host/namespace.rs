@@ -1,4 +1,4 @@
-//! Being somewhere else or somebody else for a moment, on a thread of its own: in a network namespace, or as another user.
+//! Work on a thread of its own that is in another network namespace, or belongs to another user.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -11,7 +11,7 @@ use rustix::thread::{
     LinkNameSpaceType, move_into_link_name_space, set_thread_gid, set_thread_groups, set_thread_res_uid,
 };
 
-/// A network namespace of its own, with `lo` up; gone when dropped.
+/// A new network namespace with `lo` up. It is removed when dropped.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -24,7 +24,7 @@ impl Namespace {
     /// This is not root, or `ip` is missing.
     pub fn new(name: &str) -> io::Result<Self> {
         let namespace = Self {
-            // Whatever a killed process left behind has another one.
+            // The process id tells it from one that a killed process left behind.
             name: format!("{name}-{}", std::process::id()),
         };
         ip(&["netns", "add", &namespace.name])?;
@@ -38,7 +38,7 @@ impl Namespace {
         &self.name
     }
 
-    /// `ip`, in here.
+    /// Runs `ip` in this namespace.
     ///
     /// # Errors
     /// It fails.
@@ -46,7 +46,8 @@ impl Namespace {
         ip(&[&["-n", self.name.as_str()][..], arguments].concat())
     }
 
-    /// Runs `work` on a thread of its own in here. Sockets that it makes stay in here, whoever they are given to.
+    /// Runs `work` on a thread of its own in this namespace. Sockets that it makes stay in the namespace,
+    /// also when other threads use them.
     ///
     /// # Errors
     /// The namespace cannot be entered.
@@ -76,8 +77,8 @@ impl Drop for Namespace {
     }
 }
 
-/// Runs `work` on a thread of its own that belongs to this user and has no privileges. The rest of the process stays what
-/// it is: to Linux, users are a matter of threads.
+/// Runs `work` on a thread of its own that belongs to this user and has no privileges. The rest of the
+/// process stays what it is: to Linux, users are a matter of threads.
 ///
 /// # Errors
 /// This is not root.
@@ -89,7 +90,7 @@ pub fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> io::Result
         set_thread_groups(&[])?;
         set_thread_gid(Gid::from_raw(uid))?;
         let uid = Uid::from_raw(uid);
-        // From root to somebody: the kernel takes the capabilities away.
+        // A change from root to another user drops the capabilities.
         Ok(set_thread_res_uid(uid, uid, uid)?)
     };
     elsewhere(become_user, work)
@@ -107,7 +108,7 @@ fn elsewhere<T: Send>(
     })
 }
 
-/// `ip`, in this thread's network namespace.
+/// Runs `ip` in this thread's network namespace.
 ///
 /// # Errors
 /// It is missing, or fails.

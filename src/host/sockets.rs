@@ -1,7 +1,7 @@
-//! TCP sockets of the node, and whose they are, as `/proc` tells.
+//! TCP sockets of the node and their owners, from `/proc`.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use procfs::FromReadSI as _;
 use procfs::net::{TcpNetEntries, TcpState};
@@ -16,9 +16,10 @@ pub struct TcpSocket {
     pub remote: SocketAddr,
     /// Whether it listens.
     pub listens: bool,
-    /// Whether bytes can still flow, if only in one direction: a half-closed connection carries a log to its end.
+    /// Whether bytes can still flow, if only in one direction: a half-closed connection carries a log to its
+    /// end.
     pub flows: bool,
-    /// Who made it; 0 too for a connection that nobody has accepted yet, or that has ended.
+    /// The user who made it; 0 too for a connection that is not accepted yet, or has ended.
     pub uid: u32,
     /// Its inode, by which [`owner`] knows it; 0 as for `uid`.
     pub inode: u64,
@@ -35,19 +36,19 @@ pub struct Owner {
     pub uid: u32,
 }
 
-/// Who took a connection.
+/// The listener that took a connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Taker {
-    /// Where.
+    /// Its address.
     pub address: SocketAddr,
-    /// The user; `None` if that cannot be told.
+    /// Its user; `None` if that is not known.
     pub uid: Option<u32>,
 }
 
 impl TcpSocket {
-    /// The user who accepted this connection; until somebody does, the one who listens there, among all `sockets`. `None` if
-    /// that cannot be told.
-    pub fn holder(&self, sockets: &[Self]) -> Option<u32> {
+    /// The user whose process accepted this connection, or before that the user of its listener among all
+    /// `sockets`. `None` if that is not certain.
+    pub(crate) fn holder(&self, sockets: &[Self]) -> Option<u32> {
         if self.inode != 0 {
             return Some(self.uid);
         }
@@ -117,14 +118,14 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Who took the connections whose other end, on this node, is `ours`. One, as a rule, but the same end may be used towards
-/// several at once. Empty if the one who took it is not in this network namespace, or has gone.
+/// Who took the connections whose other end, on this node, is `ours`. One, as a rule, but the same end may be
+/// used towards several at once. Empty if the one who took it is not in this network namespace, or has gone.
 ///
 /// The kernel lists a connection as soon as it is made, whether or not it was accepted.
 ///
 /// # Errors
 /// As [`tcp`].
-pub fn taken_by(ours: SocketAddr) -> io::Result<Vec<Taker>> {
+pub(crate) fn taken_by(ours: SocketAddr) -> io::Result<Vec<Taker>> {
     let (ours, sockets) = (canonical(ours), tcp()?);
     let takes = |socket: &&TcpSocket| socket.remote == ours && !socket.listens;
     let taker = |socket: &TcpSocket| Taker {
@@ -134,22 +135,16 @@ pub fn taken_by(ours: SocketAddr) -> io::Result<Vec<Taker>> {
     Ok(sockets.iter().filter(takes).map(taker).collect())
 }
 
-/// The process that holds the socket of this inode, as far as this process may see it (`CAP_SYS_PTRACE` for those of
-/// other users). Reads every process' descriptors: not for every request.
+/// The process that holds the socket of this inode, as far as this process may see it (`CAP_SYS_PTRACE` for
+/// those of other users). Reads every process' descriptors: not for every request.
 pub fn owner(inode: u64) -> Option<Owner> {
     if inode == 0 {
         return None;
     }
-    let holds = |process: &Process| {
-        process.fd().is_ok_and(|mut descriptors| {
-            // One that was closed meanwhile is an error.
-            descriptors.any(|fd| fd.is_ok_and(|fd| matches!(fd.target, FDTarget::Socket(of) if of == inode)))
-        })
-    };
     let mut processes: Vec<Process> = all_processes().ok()?.flatten().collect();
-    // Whoever dials and is gone in a moment was born a moment ago.
+    // Newest first: a client that exits soon has mostly started a moment ago.
     processes.sort_unstable_by_key(|process| std::cmp::Reverse(process.pid));
-    let process = processes.into_iter().find(holds)?;
+    let process = processes.into_iter().find(|process| holds(process, inode))?;
     let command = process.stat().map(|stat| stat.comm).unwrap_or_default();
     Some(Owner {
         pid: process.pid,
@@ -161,12 +156,20 @@ pub fn owner(inode: u64) -> Option<Owner> {
     })
 }
 
-/// Who would take a connection to this address, as far as it can be seen.
+fn holds(process: &Process, inode: u64) -> bool {
+    process.fd().is_ok_and(|mut descriptors| {
+        // One that was closed meanwhile is an error.
+        descriptors.any(|fd| fd.is_ok_and(|fd| matches!(fd.target, FDTarget::Socket(of) if of == inode)))
+    })
+}
+
+/// A listener that would take a connection, as far as `/proc` shows it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Listener {
     /// A process.
     Process(Owner),
-    /// A user whose process cannot be seen: this process lacks `CAP_SYS_PTRACE`, or it is in a container of its own.
+    /// A user whose process cannot be seen: this process lacks `CAP_SYS_PTRACE`, or it is in a container of
+    /// its own.
     User(u32),
 }
 
@@ -179,19 +182,49 @@ impl std::fmt::Display for Listener {
     }
 }
 
-/// Those who listen on this very address, or on every address of its port.
+/// The listeners on this address, or on every address of its port.
 pub fn listeners(address: SocketAddr) -> Vec<Listener> {
-    let address = canonical(address);
-    let takes = |socket: &TcpSocket| {
-        let (ip, here) = (socket.local.ip(), socket.local.port() == address.port());
-        socket.listens && here && (ip == address.ip() || ip.is_unspecified())
+    owners(listening(address))
+}
+
+/// The listeners that keep another socket from being bound to this address.
+pub fn in_the_way(address: SocketAddr) -> Vec<Listener> {
+    let ip = canonical(address).ip();
+    owners(on_port(address.port()).filter(move |socket| overlap(socket.local.ip(), ip)))
+}
+
+/// Whether this process listens on this address, or on every address of its port. [`owner`] does not tell: a child
+/// that a process has just forked holds its sockets too.
+pub(crate) fn listens(pid: i32, address: SocketAddr) -> bool {
+    let Ok(process) = Process::new(pid) else {
+        return false;
     };
-    tcp()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(takes)
+    listening(address).any(|socket| holds(&process, socket.inode))
+}
+
+fn owners(listening: impl Iterator<Item = TcpSocket>) -> Vec<Listener> {
+    listening
         .map(|socket| owner(socket.inode).map_or(Listener::User(socket.uid), Listener::Process))
         .collect()
+}
+
+fn listening(address: SocketAddr) -> impl Iterator<Item = TcpSocket> {
+    let wanted = canonical(address).ip();
+    on_port(address.port()).filter(move |socket| {
+        let ip = socket.local.ip();
+        ip == wanted || ip.is_unspecified()
+    })
+}
+
+fn on_port(port: u16) -> impl Iterator<Item = TcpSocket> {
+    let sockets = tcp().unwrap_or_default().into_iter();
+    sockets.filter(move |socket| socket.listens && socket.local.port() == port)
+}
+
+/// Whether one of these addresses covers the other. `[::]` takes IPv4 as well; 0.0.0.0 takes no IPv6.
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one == other || covers(one, other) || covers(other, one)
 }
 
 #[cfg(test)]
@@ -202,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_takes_a_connection_is_found_before_it_is_accepted() {
+    fn the_listener_that_takes_a_connection_is_found_before_it_accepts_it() {
         for listen in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
             let listener = TcpListener::bind(listen).unwrap();
             let port = listener.local_addr().unwrap().port();
@@ -223,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn until_a_connection_is_accepted_it_is_that_of_whoever_listens() {
+    fn until_a_connection_is_accepted_it_belongs_to_the_listener() {
         let socket = |local: &str, listens, uid, inode| TcpSocket {
             local: local.parse().unwrap(),
             remote: "192.0.2.20:40000".parse().unwrap(),
@@ -272,5 +305,22 @@ mod tests {
         let owner = owner(socket.inode).unwrap();
         assert_eq!(owner.pid, i32::try_from(std::process::id()).unwrap());
         assert!(super::owner(0).is_none());
+    }
+
+    #[test]
+    fn an_address_is_taken_by_the_listeners_that_cover_it() {
+        for (held, wanted, taken) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("127.0.0.1", "0.0.0.0", true),
+            ("127.0.0.1", "::", true),
+            ("0.0.0.0", "127.0.0.1", true),
+            ("::", "127.0.0.1", true),
+            ("0.0.0.0", "::1", false),
+            ("::1", "0.0.0.0", false),
+        ] {
+            let overlap = overlap(held.parse().unwrap(), wanted.parse().unwrap());
+            assert_eq!(overlap, taken, "{wanted} while {held} is held");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A wire to a network of its own, to come from there to this node as a neighbour or a pod does.
+//! A network namespace with a wire to this node, to dial the node as a neighbour or a pod does.
 
 use std::fs;
 use std::io;
@@ -7,23 +7,22 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Namespace, WIRE, ip};
+use super::addresses::WIRE;
+use super::namespace::{Namespace, ip};
 
 /// As for a first packet that is lost, twice.
 const CONTROL: Duration = Duration::from_millis(3500);
+
+/// An address of the node that is not reached over a wire.
+#[derive(Debug, thiserror::Error)]
+#[error("not reached from a network namespace ({0}): the node's firewall or routing is in the way")]
+pub struct Unreached(io::Error);
 
 /// A network namespace with a wire to this one, and everything reached over it. Both go when it is dropped.
 #[derive(Debug)]
 pub struct Wire {
     namespace: Namespace,
 }
-
-/// A port that was opened for the purpose is not reached over a wire: the node's own firewall or routing is in between.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "not reached over a wire of its own ({0}): the node's firewall or routing keeps it from showing anything"
-)]
-pub struct Unreached(#[source] io::Error);
 
 impl Wire {
     /// Makes one for these addresses of the node. One at a time in a process.
@@ -57,7 +56,8 @@ impl Wire {
         namespace.ip(&["link", "set", "eth0", "up"])?;
         namespace.ip(&["route", "add", "default", "via", &at(1)])?;
         if own.iter().any(IpAddr::is_ipv6) {
-            // A network that is unique by chance. Where there can be none, its addresses are not reached, which is told then.
+            // A network that is unique by chance. Where there can be none, its addresses are not reached,
+            // which is reported then.
             let prefix = format!("fd6b:{:x}:{:x}", pid >> 16, pid & 0xffff);
             let wired = ip(&["addr", "add", &format!("{prefix}::1/64"), "dev", &here, "nodad"])
                 .and_then(|()| {
@@ -95,7 +95,7 @@ impl Wire {
         self.namespace.run(work)
     }
 
-    /// Takes away what was left behind by runs that were killed.
+    /// Removes the namespaces that killed processes left behind.
     pub fn sweep() {
         let ours = namespaces();
         for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
@@ -111,14 +111,15 @@ impl Wire {
     }
 }
 
-/// What namespaces made here are called, up to the process id. That is one of a process namespace, which is a part of it.
+/// What namespaces made here are called, up to the process id. That is one of a process namespace, which is a
+/// part of it.
 fn namespaces() -> String {
     let processes = fs::metadata("/proc/self/ns/pid").map_or(0, |about| about.ino());
     format!("kgwire-{processes}")
 }
 
-/// A network of four addresses in the range for benchmarks that no address or route of this node is in. The search begins at
-/// another one in each process: two that look at the same time do not see each other's.
+/// A network of four addresses in the range for benchmarks that no address or route of this node is in. The
+/// search begins at another one in each process: two that look at the same time do not see each other's.
 fn free_network(own: &[IpAddr], routes: &str, pid: u32) -> Option<Ipv4Addr> {
     let number = |hex: Option<&str>| u32::from_str_radix(hex?, 16).ok().map(u32::swap_bytes);
     let taken: Vec<(u32, u32)> = routes

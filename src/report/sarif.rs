@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
-/// One thing that is looked for, whether or not it was found.
+/// A rule: what is checked, whether or not it was found.
 pub(crate) struct Rule {
-    /// Stable for ever, such as `kubelet/anonymous-auth`.
+    /// Its name, which never changes, such as `kubelet/anonymous-auth`.
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) help: String,
 }
 
-/// How bad it is.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Level {
     Error,
@@ -18,14 +18,14 @@ pub(crate) enum Level {
     Note,
 }
 
-/// One thing that was found.
+/// A finding.
 pub(crate) struct Finding {
     /// The [`Rule::id`].
     pub(crate) rule: String,
     pub(crate) level: Level,
     pub(crate) message: String,
     pub(crate) place: Place,
-    /// Why it need not be acted on.
+    /// Why no action is needed, if so.
     pub(crate) suppressed: Option<String>,
 }
 
@@ -33,11 +33,12 @@ pub(crate) struct Finding {
 pub(crate) enum Place {
     /// A file of the node, by its absolute path.
     File(String),
-    /// Something that is in no file: a process, an address.
+    /// A process, an address: something that is not in a file.
     Named(String),
 }
 
-/// The document: one run of this program. After `faults` it says nothing of what it did not find.
+/// The document, with one run of this program. With `faults` the run counts as failed: a finding that is
+/// missing then proves nothing.
 pub(crate) fn document(rules: &[Rule], findings: &[Finding], faults: &[String], notes: &[String]) -> Value {
     let rules: Vec<Value> = rules
         .iter()
@@ -98,7 +99,7 @@ fn result(finding: &Finding) -> Value {
     result
 }
 
-/// A `file:` URI; whatever is not plain in a path is escaped.
+/// A `file:` URI, with every character escaped that a URI reserves.
 fn uri(path: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
     path.bytes()

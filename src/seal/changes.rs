@@ -7,9 +7,11 @@ use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use tokio::net::UnixDatagram;
 
-/// `NFNLGRP_NFTABLES`, as a bit of the address: every transaction of nf_tables, which iptables-nft is made of too.
+/// `NFNLGRP_NFTABLES`, as a bit of the address: every transaction of nf_tables, which iptables-nft is made of
+/// too.
 const NFTABLES: u32 = 1 << 6;
-/// A message is about one table, chain, rule or set; longer ones are cut, which is fine for looking for a name.
+/// A message is about one table, chain, rule or set; longer ones are cut, which is fine for looking for a
+/// name.
 const MESSAGE: usize = 16 * 1024;
 
 /// What our tables and chains are called begins like this, in nftables and in iptables.

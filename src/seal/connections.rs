@@ -70,7 +70,8 @@ pub fn holder(connection: &Ungated) -> Option<Owner> {
     sockets::owner(end.inode)
 }
 
-/// Resets exactly this connection, at the kubelet's end, which tells the other. Whether it is gone, [`ungated`] tells.
+/// Resets exactly this connection, at the kubelet's end, which tells the other. Whether it is gone,
+/// [`ungated`] tells.
 ///
 /// # Errors
 /// `ss` is missing, may not (`CAP_NET_ADMIN`), or the kernel cannot (`CONFIG_INET_DIAG_DESTROY`).

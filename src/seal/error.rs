@@ -7,7 +7,8 @@ use crate::settings::Backend;
 pub enum FirewallError {
     /// The program is not installed.
     #[error(
-        "{tool} is neither in PATH nor in /usr/sbin or /sbin: install it, or choose another with firewall.backend"
+        "{tool} is neither in PATH nor in /usr/sbin or /sbin: install it, or choose another with \
+         firewall.backend"
     )]
     Missing {
         /// Its name.
@@ -43,7 +44,8 @@ pub enum FirewallError {
     },
     /// The trial ended before it was confirmed.
     #[error(
-        "too late: no trial is running any more, the kernel has gone back to what was confirmed before; apply again"
+        "too late: no trial is running any more, the kernel has gone back to what was confirmed before; \
+         apply again"
     )]
     TooLate,
     /// The kernel tries another plan than the one that is to be confirmed.

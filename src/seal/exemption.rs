@@ -8,11 +8,12 @@ use socket2::{Domain, Socket, Type};
 use super::foreign;
 use crate::host::Mark;
 
-/// Bits that no wide-spread network plugin uses: clear of kube-proxy's 0xc000, portmap's 0x2000, Cilium's 0x0f00, the AWS
-/// plugin's 0x80 and everything from 0x10000 up, which Calico, Weave and Tailscale take.
+/// Bits that no wide-spread network plugin uses: clear of kube-proxy's 0xc000, portmap's 0x2000, Cilium's
+/// 0x0f00, the AWS plugin's 0x80 and everything from 0x10000 up, which Calico, Weave and Tailscale take.
 pub const FREE_BITS: u32 = 0x0000_107f;
 
-/// How the seal recognizes the gate's own connections: their sockets have all of this. Never written into a plan.
+/// How the seal recognizes the gate's own connections: their sockets have all of this. Never written into a
+/// plan.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Exemption {
@@ -28,8 +29,8 @@ pub struct Exemption {
 // === impl Exemption ===
 
 impl Exemption {
-    /// Of this process: its user, a new random mark in `mask` or in bits that are free, its cgroup. `None` if it cannot have
-    /// one: it runs as root, or may not set marks (`CAP_NET_ADMIN`).
+    /// Of this process: its user, a new random mark in `mask` or in bits that are free, its cgroup. `None` if
+    /// it cannot have one: it runs as root, or may not set marks (`CAP_NET_ADMIN`).
     ///
     /// # Errors
     /// The operating system gives no random numbers.
@@ -52,7 +53,8 @@ fn may_mark(mark: u32) -> bool {
     Socket::new(Domain::IPV4, Type::STREAM, None).is_ok_and(|socket| socket.set_mark(mark).is_ok())
 }
 
-/// Of [`FREE_BITS`], those that no rule of this node looks at. If too few are left `firewall apply` names their users.
+/// Of [`FREE_BITS`], those that no rule of this node looks at. If too few are left `firewall apply` names
+/// their users.
 fn free_bits() -> u32 {
     const FEWEST: u32 = 4;
     let used = foreign::marks_in_use().unwrap_or_else(|error| {
@@ -67,8 +69,8 @@ fn free_bits() -> u32 {
     }
 }
 
-/// The process' place below the root of cgroup v2, from `/proc/self/cgroup`. The root itself would exempt every process,
-/// and is also what a container sees that has a cgroup namespace of its own.
+/// The process' place below the root of cgroup v2, from `/proc/self/cgroup`. The root itself would exempt
+/// every process, and is also what a container sees that has a cgroup namespace of its own.
 fn unified(cgroups: &str) -> Option<String> {
     let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let outside = path.is_empty() || path.starts_with("..") || path.ends_with(" (deleted)");

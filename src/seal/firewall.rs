@@ -94,7 +94,8 @@ impl Firewall {
     /// Replaces everything of ours: the confirmed plan, and before it, as long as it lasts, the trial.
     ///
     /// # Errors
-    /// What was confirmed before may be in force still, or in part; at no moment is the node more open than before.
+    /// What was confirmed before may be in force still, or in part; at no moment is the node more open than
+    /// before.
     pub fn load(
         self,
         confirmed: Option<&Plan>,
@@ -107,7 +108,8 @@ impl Firewall {
     /// Makes the running trial the confirmed plan.
     ///
     /// # Errors
-    /// [`FirewallError::TooLate`] when it has ended, [`FirewallError::AnotherTrial`] when another plan is being tried.
+    /// [`FirewallError::TooLate`] when it has ended, [`FirewallError::AnotherTrial`] when another plan is
+    /// being tried.
     pub fn confirm(self, trial: &Plan, exemption: Option<&Exemption>) -> Result<(), FirewallError> {
         let rules = self.rules()?;
         if rules.trial_remaining().is_none() {

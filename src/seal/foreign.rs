@@ -1,5 +1,5 @@
-//! What the node's other rules do with the kubelet's ports and with packet marks. Read from what their own programs
-//! print, by the few words that matter here; a line that is not understood names nothing.
+//! What the node's other rules do with the kubelet's ports and with packet marks. Read from what their own
+//! programs print, by the few words that matter here; a line that is not understood names nothing.
 
 use std::net::Ipv4Addr;
 
@@ -58,8 +58,8 @@ pub fn marks_in_use() -> Result<u32, FirewallError> {
     Ok(bits)
 }
 
-/// The rules in a listing that name one of these ports: as a destination, alone, in a range, in a set or map, or as what
-/// something else is brought to. One too many is shown rather than one too few.
+/// The rules in a listing that name one of these ports: as a destination, alone, in a range, in a set or map,
+/// or as what something else is brought to. One too many is shown rather than one too few.
 pub fn naming(tool: &str, text: &str, ports: &[u16]) -> Vec<ForeignRule> {
     rules(tool, text)
         .filter(|foreign| names(&foreign.rule, foreign.in_set, ports))
@@ -129,7 +129,8 @@ fn rules<'a>(tool: &'a str, text: &'a str) -> impl Iterator<Item = ForeignRule> 
     let set = |name: &&str| name.starts_with("set ") || name.starts_with("map ");
     text.lines().filter_map(move |line| {
         let line = line.trim();
-        // nft opens tables and chains with a brace; iptables-save names a table with an asterisk, and each rule its chain.
+        // nft opens tables and chains with a brace; iptables-save names a table with an asterisk, and each
+        // rule its chain.
         if let Some(name) = line
             .strip_prefix("table ")
             .and_then(|line| line.strip_suffix(" {"))
@@ -241,8 +242,8 @@ mod tests {
         );
     }
 
-    /// Seen red: with only the numbers right behind `dport` read, the verdict map, the concatenation and every redirection to the
-    /// port were missed.
+    /// Seen red: with only the numbers right behind `dport` read, the verdict map, the concatenation and
+    /// every redirection to the port were missed.
     #[test]
     fn a_port_is_found_however_a_rule_names_it() {
         let found = |rule: &&str| !naming("x", rule, &[10250]).is_empty();

@@ -76,7 +76,8 @@ impl Listing {
         matches!(rules.as_slice(), [rule] if normal(&rule["expr"]) == Value::Array(expected))
     }
 
-    /// A hash of the confirmed rules: without what the trial adds, what the exemption is, and what only counts.
+    /// A hash of the confirmed rules: without what the trial adds, what the exemption is, and what only
+    /// counts.
     pub(super) fn fingerprint(&self) -> String {
         let mut text = String::new();
         for object in &self.objects {

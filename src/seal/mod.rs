@@ -1,8 +1,8 @@
 //! The seal: the firewall rules that close every way to the kubelet but the one through the gate.
 //!
-//! A [`Plan`] says which ports are closed and where their connections are brought instead. It is tried for a while, in
-//! which the kernel itself falls back to the last confirmed plan, and then confirmed: see [`trial`]. Whether the kernel's
-//! rules are the confirmed ones is judged in [`standing`] alone.
+//! A [`Plan`] says which ports are closed and where their connections are brought instead. It is tried for a
+//! while, in which the kernel itself falls back to the last confirmed plan, and then confirmed: see
+//! [`trial`]. Whether the kernel's rules are the confirmed ones is judged in [`standing`] alone.
 
 mod boot;
 mod changes;

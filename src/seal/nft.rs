@@ -1,8 +1,9 @@
 //! The seal in the language of nftables: one table of its own, replaced in one transaction.
 //!
-//! Five base chains each send the ports of the running trial to the trial's rules, and then the confirmed ports to the
-//! confirmed rules. The trial's ports are elements with a timeout: when they expire, no rule of the trial matches any
-//! more, and no process is needed for that. See `docs/decisions/004-seal-primitives.md`.
+//! Five base chains each send the ports of the running trial to the trial's rules, and then the confirmed
+//! ports to the confirmed rules. The trial's ports are elements with a timeout: when they expire, no rule of
+//! the trial matches any more, and no process is needed for that. See
+//! `docs/decisions/004-seal-primitives.md`.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -105,7 +106,8 @@ impl Nft {
     }
 
     pub(super) fn remove(self) -> Result<(), FirewallError> {
-        // Adding first makes the deletion good for a table that is not there, as `destroy` would be in newer versions.
+        // Adding first makes the deletion good for a table that is not there, as `destroy` would be in newer
+        // versions.
         submit(
             "add table inet kubelet_gate\ndelete table inet kubelet_gate\n",
             "removing the table",
@@ -198,7 +200,8 @@ fn render(
         line!("    }}\n");
     }
     line!(
-        "    # The gate's own connections: its user, its mark and its cgroup together. Filled by the gate when it starts."
+        "    # The gate's own connections: its user, its mark and its cgroup together. Filled by the gate \
+         when it starts."
     );
     line!("    chain exempt {{");
     if let Some(rule) = exempt {

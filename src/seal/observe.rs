@@ -1,8 +1,9 @@
-//! The callers of the kubelet's ports, seen without changing anything: no rule is loaded, no connection tracked.
+//! The callers of the kubelet's ports, seen without changing anything: no rule is loaded, no connection
+//! tracked.
 //!
-//! A packet socket gets a copy of every packet; a filter in the kernel lets through the first packet of each connection to
-//! the ports in question, and nothing else. A caller on this node is named at once, by the socket that is still waiting
-//! for its answer.
+//! A packet socket gets a copy of every packet; a filter in the kernel lets through the first packet of each
+//! connection to the ports in question, and nothing else. A caller on this node is named at once, by the
+//! socket that is still waiting for its answer.
 
 use std::collections::HashMap;
 use std::fs;
@@ -78,6 +79,9 @@ pub struct Process {
     pub cgroup: Option<String>,
 }
 
+/// How long packets that came before the end are read after it.
+const BACKLOG: Duration = Duration::from_secs(3);
+
 /// One connection's first packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Syn {
@@ -102,7 +106,15 @@ pub fn observe(ports: &[(u16, PortKind)], period: Duration, stop: &AtomicBool) -
     let mut others = 0;
     let (mut second, mut named) = (0, 0);
     let mut packet = [0; HEADS as usize];
-    while began.elapsed() < period && !stop.load(Relaxed) {
+    let mut ended = None;
+    loop {
+        if ended.is_none() && (began.elapsed() >= period || stop.load(Relaxed)) {
+            ended = Some(Instant::now());
+        }
+        // Packets that came before the end may wait unread: finding a caller's process takes a while.
+        if ended.is_some_and(|ended| ended.elapsed() > BACKLOG) {
+            break;
+        }
         let length = match socket.read(&mut packet) {
             Ok(length) => length,
             Err(error)
@@ -111,6 +123,9 @@ pub fn observe(ports: &[(u16, PortKind)], period: Duration, stop: &AtomicBool) -
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                 ) =>
             {
+                if ended.is_some() {
+                    break;
+                }
                 continue;
             }
             Err(error) => return Err(error),
@@ -249,8 +264,8 @@ enum To {
     Drop,
 }
 
-/// Classic BPF: what came in for this node (on lo each packet is seen leaving as well), TCP, first fragment, SYN without
-/// ACK, to one of the ports.
+/// Classic BPF: what came in for this node (on lo each packet is seen leaving as well), TCP, first fragment,
+/// SYN without ACK, to one of the ports.
 fn filter(ports: impl Iterator<Item = u16> + Clone) -> Vec<SockFilter> {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;

@@ -12,8 +12,8 @@ use crate::settings::{Backend, Settings, UpstreamUrl};
 const READ_ONLY: u16 = 10255;
 const HEALTHZ: u16 = 10248;
 
-/// A seal, as it is printed, tried, confirmed and kept. It names nothing that lives shorter than the node's set-up: the
-/// gate's exemption is not in it.
+/// A seal, as it is printed, tried, confirmed and kept. It names nothing that lives shorter than the node's
+/// set-up: the gate's exemption is not in it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Plan {
@@ -56,14 +56,15 @@ pub enum PortKind {
 pub enum PlanError {
     /// The kubelet has no port.
     #[error(
-        "upstream.url: {0} is a socket in the file system: its permissions decide which processes reach it, not a firewall"
+        "upstream.url: {0} is a socket in the file system: its permissions decide which processes reach it, \
+         not a firewall"
     )]
     NoPort(String),
     /// Once the node is sealed, no client would reach the gate.
     #[error(
-        "listen: {listen} is neither a port of the gate's own on every address, to which the kubelet's port {port} could \
-         be redirected, nor that very port on an address of this node: write listen: [\"0.0.0.0:19443\"], or \"[::]:19443\" \
-         for IPv6 as well"
+        "listen: {listen} is neither a port of the gate's own on every address, to which the kubelet's port \
+         {port} could be redirected, nor that very port on an address of this node: write listen: \
+         [\"0.0.0.0:19443\"], or \"[::]:19443\" for IPv6 as well"
     )]
     Unreachable {
         /// As configured.
@@ -76,8 +77,8 @@ pub enum PlanError {
 // === impl Plan ===
 
 impl Plan {
-    /// What these settings need: the port behind the gate, every other port that a kubelet listens on (`listening`), 10255
-    /// whether or not it is open today, and 10248.
+    /// What these settings need: the port behind the gate, every other port that a kubelet listens on
+    /// (`listening`), 10255 whether or not it is open today, and 10248.
     ///
     /// # Errors
     /// The kubelet has no port, or no client would reach the gate.
@@ -114,8 +115,9 @@ impl Plan {
         Ok(Self { backend, ports })
     }
 
-    /// What to dial to see whether a connection bypasses the gate: each port on each address. That includes those where the
-    /// gate itself holds the port: no rule protects them from a process that takes the gate's place.
+    /// What to dial to see whether a connection bypasses the gate: each port on each address. That includes
+    /// those where the gate itself holds the port: no rule protects them from a process that takes the gate's
+    /// place.
     #[must_use]
     pub fn dialled(&self, addresses: &[IpAddr]) -> Vec<SocketAddr> {
         let ports = self.ports.iter().filter(|port| port.kind != PortKind::Healthz);

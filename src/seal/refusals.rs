@@ -1,5 +1,5 @@
-//! Everything that speaks against sealing this node now. All of it is found before any is told, and each names its way
-//! out.
+//! Everything that speaks against sealing this node now. All of it is found before any is told, and each
+//! names its way out.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,8 @@ use crate::error::chain;
 use crate::host::sockets;
 use crate::settings::Settings;
 
-/// The user `nobody` on every distribution, and the one that a kernel shows for users outside of its user namespace.
+/// The user `nobody` on every distribution, and the one that a kernel shows for users outside of its user
+/// namespace.
 const NOBODY: u32 = 65534;
 
 /// What the operator knows already and wants all the same.
@@ -33,8 +34,8 @@ pub struct Accepted {
 pub struct Refusals(Vec<String>);
 
 impl Refusals {
-    /// What speaks against sealing by `plan`, and the gate that it would be sealed around, if one runs. `served` asks the
-    /// admin port at an address whether the API server was served.
+    /// What speaks against sealing by `plan`, and the gate that it would be sealed around, if one runs.
+    /// `served` asks the admin port at an address whether the API server was served.
     pub fn of<E: std::error::Error + 'static>(
         settings: &Settings,
         plan: &Plan,
@@ -74,16 +75,16 @@ impl Refusals {
             Ok(Some(gate)) if gate.lives() => gate,
             Ok(Some(gate)) => {
                 self.add(format!(
-                    "no gate runs: the one that wrote to firewall.runDirectory {directory} was process {}, and that is gone; \
-                     start it",
+                    "no gate runs: the one that wrote to firewall.runDirectory {directory} was process {}, \
+                     and that is gone; start it",
                     gate.pid
                 ));
                 return None;
             }
             Ok(None) => {
                 self.add(format!(
-                    "no gate runs on this node: none has written to firewall.runDirectory {directory}; start it, and make \
-                     sure that the directory is there and the gate's own"
+                    "no gate runs on this node: none has written to firewall.runDirectory {directory}; start \
+                     it, and make sure that the directory is there and the gate's own"
                 ));
                 return None;
             }
@@ -96,22 +97,23 @@ impl Refusals {
         };
         match (gate.uid, &gate.exemption) {
             (0, _) => self.add(
-                "the gate runs as root, so that its connections cannot be told from those of the rest of the node; run it as a \
-                 user of its own, as config/systemd/kubelet-gate.service does"
+                "the gate runs as root, so that its connections cannot be told from those of the rest of the \
+                 node; run it as a user of its own, as config/systemd/kubelet-gate.service does"
                     .into(),
             ),
             (NOBODY, _) => self.add(format!(
                 "the gate runs as uid {NOBODY}, as other programs do; run it as a user of its own"
             )),
             (_, None) => self.add(
-                "the gate may not mark its connections; give it CAP_NET_ADMIN, as config/systemd/kubelet-gate.service does, and \
-                 restart it"
+                "the gate may not mark its connections; give it CAP_NET_ADMIN, as \
+                 config/systemd/kubelet-gate.service does, and restart it"
                     .into(),
             ),
             (uid, Some(exemption)) => {
                 if let Some(other) = other_of(uid, &gate, exemption) {
                     self.add(format!(
-                        "uid {uid}, the gate's, is not its own: {other} runs as the same user; give the gate a user of its own"
+                        "uid {uid}, the gate's, is not its own: {other} runs as the same user; give the gate \
+                         a user of its own"
                     ));
                 }
             }
@@ -126,17 +128,17 @@ impl Refusals {
     ) {
         let Some(admin) = admin else {
             return self.add(
-                "whether the API server has been served cannot be asked: admin.listen is off; switch it on, or give \
-                 --accept-unseen-api-server"
+                "whether the API server has been served cannot be asked: admin.listen is off; switch it on, \
+                 or give --accept-unseen-api-server"
                     .into(),
             );
         };
         match served(admin) {
             Ok(true) => {}
             Ok(false) => self.add(
-                "the gate has not served the API server yet: nothing shows that logs, exec and metrics of this node would \
-                 still work; have it come once (kubectl logs of any pod of this node, with the gate's port as the node's \
-                 kubelet port), or give --accept-unseen-api-server"
+                "the gate has not served the API server yet: nothing shows that logs, exec and metrics of \
+                 this node would still work; have it come once (kubectl logs of any pod of this node, with \
+                 the gate's port as the node's kubelet port), or give --accept-unseen-api-server"
                     .into(),
             ),
             Err(error) => self.add(format!(
@@ -155,8 +157,9 @@ impl Refusals {
         for (tool, text) in listings {
             for rule in foreign::naming(&tool, &text, &ports) {
                 self.add(format!(
-                    "another rule names these ports ({}): {}; packets pass both it and the seal, and either may refuse them, but a \
-                     redirection that comes before the seal's is not undone; remove it, or give --accept-foreign-rules",
+                    "another rule names these ports ({}): {}; packets pass both it and the seal, and either \
+                     may refuse them, but a redirection that comes before the seal's is not undone; remove \
+                     it, or give --accept-foreign-rules",
                     rule.place, rule.rule
                 ));
             }
@@ -172,8 +175,9 @@ impl Refusals {
         };
         if used != 0 {
             self.add(format!(
-                "bits {used:#010x} of the packet mark are used by other rules of this node, and by the gate (mask {:#010x}): set \
-                 firewall.mark to bits that are free, restart the gate; or give --accept-foreign-rules",
+                "bits {used:#010x} of the packet mark are used by other rules of this node, and by the gate \
+                 (mask {:#010x}): set firewall.mark to bits that are free, restart the gate; or give \
+                 --accept-foreign-rules",
                 exemption.mark.mask
             ));
         }
@@ -186,9 +190,10 @@ impl Refusals {
             .filter(|port| port.kind == PortKind::ReadOnly)
             .map(|port| port.port)
             .collect();
-        let way_out = "move it to the authenticated port or to 10248, or set readOnlyPort.healthz with the tombstone on a port \
-                       of its own, or give --close-health-checkers";
-        // The end that closes a connection keeps its row for a minute: a check that comes more often is always there.
+        let way_out = "move it to the authenticated port or to 10248, or set readOnlyPort.healthz with the \
+                       tombstone on a port of its own, or give --close-health-checkers";
+        // The end that closes a connection keeps its row for a minute: a check that comes more often is
+        // always there.
         match sockets::tcp() {
             Ok(sockets) => {
                 let calls = |port: &u16| {
@@ -202,8 +207,8 @@ impl Refusals {
                 };
                 for port in ports.iter().filter(|port| calls(port)) {
                     self.add(format!(
-                        "something on this node calls the read-only port {port} (a connection of the last minute; firewall \
-                         observe names it), and would be refused: {way_out}"
+                        "something on this node calls the read-only port {port} (a connection of the last \
+                         minute; firewall observe names it), and would be refused: {way_out}"
                     ));
                 }
             }
@@ -225,8 +230,8 @@ impl Refusals {
                 continue;
             }
             self.add(format!(
-                "{} (uid {}) on this node called the read-only port {} {} times until {}, and would be refused: {way_out}; then \
-                 observe again",
+                "{} (uid {}) on this node called the read-only port {} {} times until {}, and would be \
+                 refused: {way_out}; then observe again",
                 process.command.as_deref().unwrap_or("a process"),
                 process.uid,
                 caller.port,

@@ -13,7 +13,8 @@ use super::state::{Confirmed, State};
 pub enum Restored {
     /// They are listed as the next judgement expects.
     Noted,
-    /// Another version of the program lists them in a way that could not be noted: the next judgement cannot compare them.
+    /// Another version of the program lists them in a way that could not be noted: the next judgement cannot
+    /// compare them.
     Unnoted(FileError),
 }
 
@@ -46,7 +47,8 @@ pub fn put_back(
     })
 }
 
-/// Takes away what is left of a trial that ended, which matches nothing any more; `true`: something was. Needs the lock.
+/// Takes away what is left of a trial that ended, which matches nothing any more; `true`: something was.
+/// Needs the lock.
 ///
 /// # Errors
 /// It is still there.

@@ -19,7 +19,8 @@ pub enum Rules {
 }
 
 impl Rules {
-    /// The digest of everything of ours but a trial, the exemption, counters and handles; `None`: there is nothing of ours.
+    /// The digest of everything of ours but a trial, the exemption, counters and handles; `None`: there is
+    /// nothing of ours.
     #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
         match self {
@@ -46,8 +47,8 @@ impl Rules {
         }
     }
 
-    /// Whether the rules of the trial are those of `plan`, all of them loaded. A plan brings a chain that is named after it;
-    /// what other programs did to the rules since is told by the fingerprint alone.
+    /// Whether the rules of the trial are those of `plan`, all of them loaded. A plan brings a chain that is
+    /// named after it; what other programs did to the rules since is told by the fingerprint alone.
     #[must_use]
     pub fn tries(&self, plan: &Plan) -> bool {
         match self {

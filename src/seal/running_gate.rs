@@ -21,7 +21,8 @@ pub struct RunningGate {
     pub pid: u32,
     /// Its user.
     pub uid: u32,
-    /// How the seal recognizes its connections to the kubelet; `None` if it cannot: the gate runs as root, or may not mark.
+    /// How the seal recognizes its connections to the kubelet; `None` if it cannot: the gate runs as root, or
+    /// may not mark.
     pub exemption: Option<Exemption>,
     /// Where it listens.
     pub listen: Vec<SocketAddr>,
@@ -47,8 +48,8 @@ impl RunningGate {
         }
     }
 
-    /// Whether this is the gate: its user, on its TLS port or its tombstone. Once it has ended, any process may take these
-    /// ports.
+    /// Whether this is the gate: its user, on its TLS port or its tombstone. Once it has ended, any process
+    /// may take these ports.
     #[must_use]
     pub fn took(&self, taker: &Taker) -> bool {
         taker.uid == Some(self.uid) && self.listens_on(taker.address)

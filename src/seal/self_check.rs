@@ -1,4 +1,5 @@
-//! Bypassing the gate on purpose: connections that have nothing of the gate's exemption, and which process takes them.
+//! Bypassing the gate on purpose: connections that have nothing of the gate's exemption, and which process
+//! takes them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -69,8 +70,8 @@ pub async fn attempt_all(plan: &Plan, addresses: &[IpAddr], gate: &RunningGate) 
     attempts
 }
 
-/// Dials them one after the other, and yields the sockets or why there is none; the connections stay open until the result
-/// is dropped.
+/// Dials them one after the other, and yields the sockets or why there is none; the connections stay open
+/// until the result is dropped.
 pub(super) async fn dial_all(addresses: &[SocketAddr]) -> Vec<(SocketAddr, io::Result<TcpStream>)> {
     let mut dialled = Vec::new();
     for address in addresses {
@@ -86,8 +87,8 @@ pub(super) async fn dial_all(addresses: &[SocketAddr]) -> Vec<(SocketAddr, io::R
     dialled
 }
 
-/// From a port that is no other connection's: left to itself the kernel takes one that is in use towards another address,
-/// and then two takers are found.
+/// From a port that is no other connection's: left to itself the kernel takes one that is in use towards
+/// another address, and then two takers are found.
 async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let (socket, from) = match address {
         SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
@@ -97,7 +98,8 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-/// What took a connection, wherever it was made; to be asked in the node's own network namespace while it is open.
+/// What took a connection, wherever it was made; to be asked in the node's own network namespace while it is
+/// open.
 pub(super) fn reached(dialled: &io::Result<TcpStream>, gate: &RunningGate) -> Reached {
     let ends = match dialled {
         Err(error) if is_closed(error) => return Reached::Nothing,

@@ -1,6 +1,7 @@
 //! The one judgement: whether the kernel's rules are the confirmed ones, and what they are otherwise.
 //!
-//! The watch, `firewall status`, `apply`, `confirm`, `admit` and, by the watch, readiness all ask [`Standing::judge`].
+//! The watch, `firewall status`, `apply`, `confirm`, `admit` and, by the watch, readiness all ask
+//! [`Standing::judge`].
 
 use std::path::Path;
 use std::time::Duration;
@@ -35,14 +36,16 @@ pub enum Case {
         /// Until it ends.
         remaining: Duration,
     },
-    /// Those of a trial whose plan is not in the state: an `apply` ended before it loaded its rules, or other hands wrote.
+    /// Those of a trial whose plan is not in the state: an `apply` ended before it loaded its rules, or other
+    /// hands wrote.
     UnknownTrial {
         /// Until it ends.
         remaining: Duration,
     },
     /// A trial ended, and nothing was ever confirmed: none match.
     Ended,
-    /// Those of the plan that was tried, confirmed in the kernel and not in the state: a `confirm` did not finish.
+    /// Those of the plan that was tried, confirmed in the kernel and not in the state: a `confirm` did not
+    /// finish.
     Unfinished,
     /// A part of the plan that was tried, confirmed; the rest was taken away before `confirm` could finish.
     Fragment,
@@ -75,7 +78,8 @@ pub enum StandingError {
 // === impl Standing ===
 
 impl Standing {
-    /// Judges the kernel's rules; `None`: nothing was ever tried or confirmed on this node, or it was removed.
+    /// Judges the kernel's rules; `None`: nothing was ever tried or confirmed on this node, or it was
+    /// removed.
     ///
     /// Without the lock, a change that is being made may be seen halfway.
     ///
@@ -176,7 +180,8 @@ impl Case {
                 remaining.as_secs()
             ),
             Self::UnknownTrial { remaining } => format!(
-                "a trial runs that is not the plan in firewall.stateDirectory, and the kernel undoes it in {} s",
+                "a trial runs that is not the plan in firewall.stateDirectory, and the kernel undoes it in \
+                 {} s",
                 remaining.as_secs()
             ),
             Self::Ended => "the trial ended without being confirmed".into(),
@@ -184,12 +189,17 @@ impl Case {
             Self::Fragment => {
                 "only a part of the seal is in force, since its confirmation did not finish".into()
             }
-            Self::Changed => "the rules of the seal are not the confirmed ones: another program changed them".into(),
+            Self::Changed => "the rules of the seal are not the confirmed ones: another program changed \
+                              them"
+                .into(),
             Self::Gone => {
-                "the rules of the seal are gone: another program removed them, or they were not loaded at boot".into()
+                "the rules of the seal are gone: another program removed them, or they were not loaded at \
+                 boot"
+                    .into()
             }
             Self::Incomparable { confirmed_with, now } => format!(
-                "the rules of the seal cannot be compared: they were confirmed with {confirmed_with}, this is {now}"
+                "the rules of the seal cannot be compared: they were confirmed with {confirmed_with}, this \
+                 is {now}"
             ),
         })
     }

@@ -60,8 +60,8 @@ impl State {
         &self.directory
     }
 
-    /// Waits until no other process changes the seal, and keeps the others from it until dropped. The kernel's rules and
-    /// these files are changed together, by the process that has the lock.
+    /// Waits until no other process changes the seal, and keeps the others from it until dropped. The
+    /// kernel's rules and these files are changed together, by the process that has the lock.
     ///
     /// # Errors
     /// The directory cannot be made, or the file in it.
@@ -78,7 +78,8 @@ impl State {
         lock().map_err(|error| FileError::new(&path, error))
     }
 
-    /// The same without waiting, for a process that may only read here; `None` if another one is changing the seal.
+    /// The same without waiting, for a process that may only read here; `None` if another one is changing the
+    /// seal.
     ///
     /// # Errors
     /// The file exists and cannot be read.
@@ -117,8 +118,8 @@ impl State {
         file::read(&self.directory.join(TRIAL))
     }
 
-    /// How the kernel lists the confirmed plan since the gate has loaded it again, if the gate could note it in
-    /// `run_directory` only.
+    /// How the kernel lists the confirmed plan since the gate has loaded it again, if the gate could note it
+    /// in `run_directory` only.
     ///
     /// # Errors
     /// The file exists and cannot be read.
@@ -150,8 +151,8 @@ impl State {
         }
     }
 
-    /// Keeps how another version of the program lists the confirmed plan: here, or, if this directory is not the gate's,
-    /// in `run_directory`.
+    /// Keeps how another version of the program lists the confirmed plan: here, or, if this directory is not
+    /// the gate's, in `run_directory`.
     ///
     /// # Errors
     /// It can be written to neither.

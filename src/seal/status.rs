@@ -1,4 +1,5 @@
-//! Whether this node is sealed: the rules as the kernel has them, and what every way around the gate leads to.
+//! Whether this node is sealed: the rules as the kernel has them, and what every way around the gate leads
+//! to.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -72,7 +73,8 @@ pub enum StatusError {
 type Dialled = (SocketAddr, io::Result<TcpStream>);
 
 impl Report {
-    /// Looks at the rules, and dials every port from every side there is; without `wire`, not from another network.
+    /// Looks at the rules, and dials every port from every side there is; without `wire`, not from another
+    /// network.
     ///
     /// # Errors
     /// The kernel, the state or the node's addresses cannot be read.
@@ -143,8 +145,8 @@ impl Report {
         };
         if let Some(without) = without {
             self.notes.push(format!(
-                "{without}: the gate is known by its uid and mark alone, which a process with CAP_SETUID and CAP_NET_RAW on \
-                 this node can find out by trying"
+                "{without}: the gate is known by its uid and mark alone, which a process with CAP_SETUID and \
+                 CAP_NET_RAW on this node can find out by trying"
             ));
         }
         if !standing
@@ -201,8 +203,8 @@ impl Report {
         Ok(())
     }
 
-    /// Leaves out the addresses of which a wire shows nothing: where no answer of any kind came, and none does on a port
-    /// that is open.
+    /// Leaves out the addresses of which a wire shows nothing: where no answer of any kind came, and none
+    /// does on a port that is open.
     fn shown(&mut self, wire: &Wire, addresses: &[IpAddr], mut dialled: Vec<Dialled>) -> Vec<Dialled> {
         for address in addresses {
             let answered = |(to, outcome): &Dialled| {

@@ -1,16 +1,17 @@
 //! The protocol of the seal: `apply`, `confirm` and `remove`, each a list of steps.
 //!
-//! A verb takes the lock, judges what there is, and decides its steps; then [`Change::finish`] does one after the other. A
-//! crash may follow any step. The order is such that the node is then sealed as before or as decided, and that
-//! [`Standing::judge`] tells which:
+//! A verb takes the lock, judges what there is, and decides its steps; then [`Change::finish`] does one after
+//! the other. A crash may follow any step. The order is such that the node is then sealed as before or as
+//! decided, and that [`Standing::judge`] tells which:
 //!
-//! - A plan is in the state before its trial is in the kernel, so that a trial in the kernel has a known plan.
-//! - The kernel's step confirms a trial. From then on the rules stay; the plan in the state and the kernel's chain of its
-//!   name say that a confirmation is to be finished.
-//! - What loads the plan at boot is written before the state says that it is confirmed, to files with the plan's name: the
-//!   unit changes from one plan to the other at once.
-//! - `remove` takes the rules first, then the unit, and the confirmed plan last: as long as anything could load rules, the
-//!   state says which.
+//! - A plan is in the state before its trial is in the kernel, so that a trial in the kernel has a known
+//!   plan.
+//! - The kernel's step confirms a trial. From then on the rules stay; the plan in the state and the kernel's
+//!   chain of its name say that a confirmation is to be finished.
+//! - What loads the plan at boot is written before the state says that it is confirmed, to files with the
+//!   plan's name: the unit changes from one plan to the other at once.
+//! - `remove` takes the rules first, then the unit, and the confirmed plan last: as long as anything could
+//!   load rules, the state says which.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -42,8 +43,8 @@ pub enum TrialError {
     Unit(#[source] FirewallError),
     /// The confirmed plan is another packet filter's.
     #[error(
-        "the confirmed seal is carried by {}: two packet filters cannot fall back to each other; go on with it (--backend), \
-         or remove the seal first", .0.name()
+        "the confirmed seal is carried by {}: two packet filters cannot fall back to each other; go on with \
+         it (--backend), or remove the seal first", .0.name()
     )]
     OtherBackend(Backend),
     /// An earlier confirmation must be finished first.
@@ -63,7 +64,8 @@ pub enum TrialError {
     GoneAgain,
     /// Rules are left, and with them what belongs to them.
     #[error(
-        "not removed, so that the state and what loads the seal at boot are kept: repair this, and remove again"
+        "not removed, so that the state and what loads the seal at boot are kept: repair this, and remove \
+         again"
     )]
     NotRemoved,
 }
@@ -117,8 +119,8 @@ pub enum Step {
     ForgetConfirmed,
 }
 
-/// A change of the seal that has been decided. Until it is dropped no other process changes the seal; dropped before its
-/// last step, it leaves what a crash leaves.
+/// A change of the seal that has been decided. Until it is dropped no other process changes the seal; dropped
+/// before its last step, it leaves what a crash leaves.
 #[derive(Debug)]
 pub struct Change {
     state: State,
@@ -158,7 +160,8 @@ pub struct Confirm {
 /// Decides to try `plan` for `window`.
 ///
 /// # Errors
-/// The confirmed plan is another packet filter's, an earlier confirmation did not finish, or something cannot be read.
+/// The confirmed plan is another packet filter's, an earlier confirmation did not finish, or something cannot
+/// be read.
 pub fn apply(
     state: State,
     run_directory: &Path,
@@ -195,8 +198,8 @@ pub fn apply(
     Ok(Apply { change, falls_back })
 }
 
-/// Decides to confirm the trial that runs, or to finish an earlier confirmation. With `expected`, only if that plan is the
-/// one that is tried.
+/// Decides to confirm the trial that runs, or to finish an earlier confirmation. With `expected`, only if
+/// that plan is the one that is tried.
 ///
 /// # Errors
 /// There is nothing to confirm, it is too late, or something cannot be read.
@@ -236,7 +239,8 @@ pub fn confirm(
     let already = kernel.is_none();
     let steps = &mut change.steps;
     if let Some(kernel) = kernel {
-        // The plan was written before it was loaded. A disk that is full is better met before the kernel's step.
+        // The plan was written before it was loaded. A disk that is full is better met before the kernel's
+        // step.
         steps.extend([
             Step::KeepTrial(Some(plan.clone())),
             kernel,
@@ -273,7 +277,8 @@ pub fn remove(state: State, unit: Unit) -> Result<Change, TrialError> {
     let tried = trial.unwrap_or(None).map(|plan| plan.backend);
     let used = |backend: Backend| confirmed == Some(backend) || tried == Some(backend);
     let mut backends = [Backend::Nftables, Backend::IptablesNft, Backend::IptablesLegacy];
-    // The one with the rules comes first: both kinds of iptables have the trial's set, and it goes once no rule names it.
+    // The one with the rules comes first: both kinds of iptables have the trial's set, and it goes once no
+    // rule names it.
     backends.sort_by_key(|backend| !used(*backend));
     let rules = backends.map(|backend| Step::RemoveRules {
         backend,

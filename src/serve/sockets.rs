@@ -7,6 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 
+use crate::host::sockets;
 use crate::settings::Settings;
 
 /// Waiting connections per socket; the kernel caps it at `net.core.somaxconn`.
@@ -14,7 +15,8 @@ const BACKLOG: i32 = 1024;
 /// Send buffer of a client's socket, in bytes.
 const SEND_BUFFER: usize = 256 * 1024;
 
-/// Every socket the gate listens on. Port 0 is allowed everywhere; the methods below give the ports that were bound.
+/// Every socket the gate listens on. Port 0 is allowed everywhere; the methods below give the ports that were
+/// bound.
 pub struct Sockets {
     /// `listen`.
     pub tls: Vec<TcpListener>,
@@ -24,9 +26,9 @@ pub struct Sockets {
     pub admin: Option<TcpListener>,
 }
 
-/// An address cannot be listened on.
+/// The gate cannot listen on an address.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}: cannot listen on {address}: {source}")]
+#[error("{key}: cannot listen on {address}: {source}{holders}")]
 pub struct BindError {
     /// Where the configuration names it.
     pub key: &'static str,
@@ -34,6 +36,8 @@ pub struct BindError {
     pub address: SocketAddr,
     /// Why not.
     pub source: io::Error,
+    /// Which processes have the address, if it is taken; otherwise empty.
+    holders: String,
 }
 
 impl Sockets {
@@ -98,10 +102,11 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError
         socket.set_nonblocking(true)?;
         // A restart must not wait for the last process' connections in TIME_WAIT.
         socket.set_reuse_address(true)?;
-        // Accepted sockets inherit it. Otherwise the kernel grows the buffer to megabytes and wakes a writer only when a third
-        // of it is free: a slow but steady reader would look like one that has stopped.
+        // Accepted sockets inherit it. Otherwise the kernel grows the buffer to megabytes and wakes a writer
+        // only when a third of it is free: a slow but steady reader would look like one that has stopped.
         socket.set_send_buffer_size(SEND_BUFFER)?;
-        // A client whose host is gone never closes. Without keep-alive a followed log would hold its place, and the kubelet's.
+        // A client whose host is gone never closes. Without keep-alive a followed log would hold its place,
+        // and the kubelet's.
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
                 .with_time(Duration::from_secs(30))
@@ -112,5 +117,23 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
     };
-    listen().map_err(|source| BindError { key, address, source })
+    listen().map_err(|source| BindError {
+        key,
+        address,
+        holders: match source.kind() {
+            io::ErrorKind::AddrInUse => holders(address),
+            _ => String::new(),
+        },
+        source,
+    })
+}
+
+/// Names the processes that keep this address from being bound.
+fn holders(address: SocketAddr) -> String {
+    let listeners = sockets::in_the_way(address);
+    if listeners.is_empty() {
+        return "; which process has it cannot be seen".to_owned();
+    }
+    let listeners: Vec<String> = listeners.iter().map(ToString::to_string).collect();
+    format!("; it is taken by {}", listeners.join(" and "))
 }

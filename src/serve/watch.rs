@@ -1,4 +1,5 @@
-//! What `serve` does about the seal: it admits its own connections, watches the rules, and puts them back if it may.
+//! What `serve` does about the seal: it admits its own connections, watches the rules, and puts them back if
+//! it may.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,8 +16,8 @@ use crate::seal::{
 };
 use crate::settings::Backend;
 
-/// The seal is looked at this often even if nothing is announced: the end of a trial is not, nor is a change of
-/// iptables-legacy.
+/// The seal is looked at this often even if nothing is announced: the end of a trial is not, nor is a change
+/// of iptables-legacy.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The same as long as all is well and changes are announced: a look takes half a dozen processes.
 const QUIET: Duration = Duration::from_secs(15);
@@ -39,7 +40,8 @@ pub(super) struct Watch {
     announces: bool,
     /// Since when another process has been changing the seal at every look.
     changing: Option<Instant>,
-    /// The rules were put back, and how they are listed could not be noted: to load them once more would not help.
+    /// The rules were put back, and how they are listed could not be noted: to load them once more would not
+    /// help.
     unnoted: bool,
 }
 
@@ -78,7 +80,8 @@ enum LookError {
     /// A bug.
     #[error("a look ended early: {0}")]
     Panicked(#[from] tokio::task::JoinError),
-    /// Each program is given up on in time, so that the look ends by itself; until then the next ones find the lock taken.
+    /// Each program is given up on in time, so that the look ends by itself; until then the next ones find
+    /// the lock taken.
     #[error("a look was not done in {LOOK:?}")]
     Late,
 }
@@ -98,11 +101,11 @@ impl Watch {
         }
     }
 
-    /// Admits the gate, as far as it may, before it takes the first request: until then its connections to the kubelet would
-    /// be brought back to it.
+    /// Admits the gate, as far as it may, before it takes the first request: until then its connections to
+    /// the kubelet would be brought back to it.
     pub(super) async fn admit(&mut self) {
         let instance = self.instance.clone();
-        instance.gate.kubelet.may_be_led_back(true);
+        instance.gate.kubelet.set_admitted(false);
         let running = self.running.clone();
         let looking = spawn_blocking(move || look_once(&instance, &running, false));
         // What is wrong, or takes longer, is for the next look to tell.
@@ -140,7 +143,10 @@ impl Watch {
                 Err(_) => {}
                 Ok(Ok(())) => sleep(SETTLE).await,
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "changes of the seal are no longer announced; it is looked at every 2 s");
+                    tracing::warn!(
+                        %error,
+                        "changes of the seal are no longer announced; it is looked at every 2 s"
+                    );
                     changes = None;
                 }
             }
@@ -177,7 +183,8 @@ impl Watch {
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(LookError::Late),
         };
-        // Readings during a change are meaningless. A process that holds the lock for longer hides nothing by that.
+        // Readings during a change are meaningless. A process that holds the lock for longer hides nothing by
+        // that.
         let halfway = self.changing.is_some_and(|since| since.elapsed() < CHANGE);
         let found = match found {
             Ok(found @ Found::InForce { .. }) => found,
@@ -260,17 +267,17 @@ fn look_once(instance: &Instance, running: &RunningGate, mut unnoted: bool) -> L
     let mut changing = false;
     let mut look = || {
         if !state.begun() {
-            instance.gate.kubelet.may_be_led_back(false);
+            instance.gate.kubelet.set_admitted(true);
             return Ok(Found::Absent);
         }
         let lock = state.try_lock()?;
         changing = lock.is_none();
         let Some(standing) = Standing::judge(&state, &instance.settings.firewall.run_directory)? else {
-            instance.gate.kubelet.may_be_led_back(false);
+            instance.gate.kubelet.set_admitted(true);
             return Ok(Found::Absent);
         };
         let admitted = admit(&standing, running, lock.is_some())?;
-        instance.gate.kubelet.may_be_led_back(!admitted);
+        instance.gate.kubelet.set_admitted(admitted);
         Ok(act(
             instance,
             &state,
@@ -307,15 +314,16 @@ fn admit(standing: &Standing, running: &RunningGate, may_change: bool) -> Result
         // iptables-legacy wants a lock that is root's.
         Err(error) => {
             tracing::warn!(
-                "the seal does not let the gate's connections through: {error}; as root: kubelet-gate firewall admit"
+                "the seal does not let the gate's connections through: {error}; as root: kubelet-gate \
+                 firewall admit"
             );
             Ok(false)
         }
     }
 }
 
-/// Says what the judgement means. If it may change something it puts back what was taken away, and tidies up after a trial
-/// that ended.
+/// Says what the judgement means. If it may change something it puts back what was taken away, and tidies up
+/// after a trial that ended.
 fn act(
     instance: &Instance,
     state: &State,

@@ -1,5 +1,5 @@
-//! If the admin port says "ready" of a gate that cannot serve, a rollout goes on over dead nodes; if it proxied, it
-//! would be a way to the kubelet that nobody guards.
+//! If the admin port called a gate ready that cannot serve, a rollout would go on over dead nodes. If it
+//! forwarded requests, it would be an unguarded way to the kubelet.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use http::StatusCode;
 use crate::patience::eventually;
 use crate::world::{World, assert_answer, header};
 
-/// Metric names are what dashboards and alerts are made of: whoever changes one changes this list, and says so.
+/// Dashboards and alerts use these names. A change of one changes this list, and is announced.
 const FAMILIES: [&str; 20] = [
     "kubelet_gate_audit_events counter",
     "kubelet_gate_authentication_failures counter",
@@ -39,7 +39,7 @@ async fn get(world: &World, target: &str) -> (StatusCode, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gate_that_can_work_is_live_and_ready() {
+async fn a_gate_that_can_serve_is_live_and_ready() {
     let world = World::start().await;
     assert_eq!(get(&world, "/livez").await, (StatusCode::OK, "ok\n".into()));
     assert_eq!(get(&world, "/readyz").await, (StatusCode::OK, "ok\n".into()));
@@ -52,7 +52,7 @@ async fn a_gate_that_can_work_is_live_and_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_kubelet_it_is_live_and_not_ready() {
+async fn a_gate_without_its_kubelet_is_live_and_not_ready() {
     let world = World::builder()
         .set("upstream.url", "https://127.0.0.1:1")
         .start()
@@ -71,7 +71,7 @@ async fn without_its_kubelet_it_is_live_and_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_it_stops_it_is_not_ready_and_can_still_be_watched() {
+async fn a_stopping_gate_is_not_ready_and_its_admin_port_still_answers() {
     let world = World::start().await;
     // A followed log keeps the gate from stopping.
     let following = world
@@ -98,12 +98,12 @@ async fn metrics_are_openmetrics_under_stable_names() {
     let world = World::start().await;
     world.client("bob").get("/pods").await.unwrap();
     world.client("alice").get("/pods").await.unwrap();
-    // A family is listed from its first series on: one of each that has labels.
+    // A family is listed once it has a series: one for each family with labels.
     world.stranger().get("/pods").await.unwrap();
     world.stranger().raw(b"no HTTP\r\n\r\n").await.unwrap();
     std::fs::write(world.file("ca.crt"), "").unwrap();
     world.gate.reload();
-    eventually("both have ended", || {
+    eventually("both requests have ended", || {
         world.metric("requests_in_flight", &[]) == 0.0
     })
     .await;
@@ -144,7 +144,7 @@ async fn metrics_are_openmetrics_under_stable_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_never_proxies() {
+async fn the_admin_port_forwards_nothing() {
     let world = World::builder().always_allow().anonymous().start().await;
     for path in [
         "/pods",

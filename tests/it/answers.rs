@@ -1,5 +1,5 @@
-//! If an answer of the gate differs from the kubelet's by a byte, clients that match on it break in ways no operator can
-//! explain; if it says too much, strangers learn from it.
+//! If an answer of the gate differs from the kubelet's by a byte, clients that compare it break for reasons
+//! no operator can find. If it says too much, strangers learn from it.
 
 use bytes::Bytes;
 use fakes::apiserver::{Api, Behaviour, METRICS_TOKEN};
@@ -11,7 +11,7 @@ use http::Response;
 use crate::patience::{eventually, eventually_answers};
 use crate::world::{API_SERVER, PKI, Status as _, World, assert_answer, header};
 
-/// An HTTP/1.1 answer as bytes, with the date, which changes, taken out.
+/// An HTTP/1.1 answer as text, without its date, which changes.
 async fn raw(client: &Client, request: &str) -> String {
     let answer = client.raw(request.as_bytes()).await.unwrap();
     let text = String::from_utf8(answer).unwrap();
@@ -24,7 +24,7 @@ async fn raw(client: &Client, request: &str) -> String {
     text.replacen(&format!("{date}\r\n"), "", 1)
 }
 
-/// Checks an answer of the gate itself: plain text, dated.
+/// Checks an answer of the gate itself: plain text with a date.
 #[track_caller]
 fn assert_refusal(answer: &Response<Bytes>, status: u16, body: &str) {
     assert_answer(answer, status, body);
@@ -88,7 +88,8 @@ async fn forbidden_is_the_kubelets_sentence_byte_for_byte() {
     world.stop().await;
 }
 
-/// The kubelet echoes the name raw: a line feed in a CN then forges lines in whatever reads the answer.
+/// The kubelet echoes the name as it is: a line feed in a CN forges lines in the terminal or log that shows
+/// the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn control_characters_in_a_name_are_escaped() {
     let world = World::start().await;
@@ -102,7 +103,7 @@ async fn control_characters_in_a_name_are_escaped() {
     world.stop().await;
 }
 
-/// Refused before anybody is asked who that is: no review, nothing forwarded, even for those who may do everything.
+/// Refused before authentication: no review, nothing forwarded, even for an administrator.
 #[tokio::test(flavor = "multi_thread")]
 async fn ambiguous_targets_are_400_and_name_the_rule() {
     let world = World::start().await;
@@ -238,7 +239,7 @@ async fn other_methods_are_405_with_allow() {
             "{line}"
         );
     }
-    // Told in a header, another method changes nothing either.
+    // A header that names another method changes nothing.
     let override_ = [("x-http-method-override", "DELETE")];
     let answer = bob.call("GET", "/healthz", &override_, "").await.unwrap();
     assert_answer(&answer, 200, "ok");
@@ -274,9 +275,9 @@ async fn too_many_streams_of_one_user_are_429() {
     assert_eq!(
         header(&refused, "retry-after"),
         "",
-        "a client that upgrades understands none"
+        "a client that upgrades does not read it"
     );
-    // Another user has streams of their own, and everything else goes on.
+    // Another user has a limit of its own, and other requests go on.
     let other = world
         .client(API_SERVER)
         .websocket(exec, &["v5.channel.k8s.io"], &[])
@@ -286,7 +287,10 @@ async fn too_many_streams_of_one_user_are_429() {
     assert_eq!(bob.status("/healthz").await, 200);
 
     drop((open, other));
-    eventually("the stream is given back", || world.metric("streams", &[]) == 0.0).await;
+    eventually("the stream's slot is free", || {
+        world.metric("streams", &[]) == 0.0
+    })
+    .await;
     let again = bob.websocket(exec, &["v5.channel.k8s.io"], &[]).await.unwrap();
     assert_eq!(again.status(), 101);
     drop(again);
@@ -313,7 +317,7 @@ async fn a_second_checkpoint_at_once_is_429() {
     assert_eq!(header(&second, "retry-after"), "1");
     assert_eq!(world.kubelet.request_count(), 1);
 
-    // The client that leaves gives the turn back.
+    // A client that leaves frees the slot.
     first.abort();
     world.kubelet.heal();
     eventually("the first checkpoint is cancelled", || {
@@ -324,7 +328,7 @@ async fn a_second_checkpoint_at_once_is_429() {
     world.stop().await;
 }
 
-/// What must never happen when the API server cannot be asked is that a request passes.
+/// While the API server cannot be asked no request may pass.
 #[tokio::test(flavor = "multi_thread")]
 async fn reviews_that_cannot_be_made_are_503_with_a_retry_after() {
     let world = World::builder()
@@ -347,7 +351,7 @@ async fn reviews_that_cannot_be_made_are_503_with_a_retry_after() {
     .enumerate()
     {
         world.api.behave_all(behaviour);
-        // Errors are remembered for a second per token and per user: everybody asks once.
+        // A failure is remembered for a second, per token and per user: each of these asks once.
         let token = world.token_client(&format!("token-{number}"));
         let answer = token.get("/metrics").await.unwrap();
         assert_refusal(&answer, 503, NO_TOKEN_REVIEW);
@@ -364,7 +368,7 @@ async fn reviews_that_cannot_be_made_are_503_with_a_retry_after() {
         assert_refusal(&answer, 503, NO_ACCESS_REVIEW);
         assert_ne!(header(&answer, "retry-after"), "");
 
-        // A client that upgrades gets the same without Retry-After.
+        // For an upgrade it is the same without Retry-After.
         let answer = world
             .client_with(&dave)
             .call("GET", exec, &websocket, "")
@@ -394,7 +398,7 @@ async fn an_api_server_that_is_down_is_503() {
     assert_refusal(&answer, 503, NO_ACCESS_REVIEW);
     world.assert_nothing_forwarded();
 
-    // What needs no review is still answered as it is.
+    // Requests that need no review are answered as always.
     assert_refusal(&world.stranger().get("/pods").await.unwrap(), 401, "Unauthorized");
     world.api.up().await.unwrap();
     let bob = world.client("bob");
@@ -407,7 +411,7 @@ async fn an_api_server_that_is_down_is_503() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_kubelet_is_502() {
-    // Bound, but not listening: nobody else is given this port.
+    // Bound and not listening: the kernel gives this port to no other socket.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket
         .bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())
@@ -420,7 +424,7 @@ async fn an_unreachable_kubelet_is_502() {
     let answer = world.client("bob").get("/pods").await.unwrap();
     assert_refusal(&answer, 502, "the kubelet cannot be reached\n");
     assert_eq!(header(&answer, "retry-after"), "");
-    // Who may not ask learns nothing of it.
+    // A client without permission learns nothing of it.
     assert_refusal(
         &world.client("alice").get("/pods").await.unwrap(),
         403,
@@ -429,7 +433,7 @@ async fn an_unreachable_kubelet_is_502() {
     world.stop().await;
 }
 
-/// A local user who binds the kubelet's port while it restarts would receive everybody's requests.
+/// A local user could bind the kubelet's port while it restarts, and would receive every request.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_key_than_the_pinned_one_is_502() {
     let world = World::start().await;
@@ -448,7 +452,7 @@ async fn another_key_than_the_pinned_one_is_502() {
         .kubelet
         .rotate_certificate(squatter.chain.clone(), squatter.key.clone_key())
         .unwrap();
-    // The pooled connection goes to the kubelet that was pinned; new ones do not.
+    // The pooled connection is to the pinned kubelet; new ones are not.
     world.kubelet.fail("/lab/close", Fault::Close);
     assert_eq!(bob.status("/lab/close").await, 502);
     world.kubelet.clear();
@@ -458,7 +462,7 @@ async fn another_key_than_the_pinned_one_is_502() {
     }
     world.assert_nothing_forwarded();
 
-    // The kubelet has rotated: the file says so too, and is read again at once.
+    // The kubelet has rotated its certificate and written the file, which is read again at once.
     squatter.write(world.file("").as_path()).unwrap();
     assert_eq!(bob.status("/pods").await, 200);
     world.stop().await;
@@ -485,7 +489,7 @@ async fn a_kubelet_that_answers_nonsense_is_502() {
         assert_eq!(answer.status(), 502, "{fault:?}");
         assert_refusal(&answer, 502, "the kubelet gave no usable answer\n");
     }
-    // A 101 that nobody asked for would make a tunnel of an ordinary request.
+    // A 101 without a requested upgrade would make a tunnel of an ordinary request.
     let switched =
         raw("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
     world.kubelet.heal();
@@ -516,7 +520,7 @@ async fn plain_http_on_the_tls_port_gets_the_kubelets_short_answer() {
     world.stop().await;
 }
 
-/// These never reach the stations; the library's bare answer and a counter are all there is.
+/// These requests never reach the stations: they get the library's bare answer and are counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_that_cannot_be_parsed_get_a_bare_answer_and_are_counted() {
     let world = World::start().await;
@@ -567,7 +571,7 @@ async fn heads_that_cannot_be_parsed_get_a_bare_answer_and_are_counted() {
     }
     // Counted when the connection ends, a moment after its answer.
     let rejections = |reason| world.metric("rejections_total", &[("reason", reason)]);
-    eventually("they are counted by kind", || {
+    eventually("the rejections are counted by kind", || {
         (rejections("head_too_large"), rejections("malformed_http")) == (3.0, 4.0)
     })
     .await;
@@ -585,7 +589,7 @@ async fn the_answer_to_head_has_a_head_and_no_body() {
         "HTTP/1.1 401 Unauthorized\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n\
          content-length: 12\r\n\r\n"
     );
-    // HEAD is asked about as `get`, where the kubelet asks with an empty verb.
+    // HEAD is reviewed as `get`; the kubelet sends an empty verb.
     let token = world.token_client(METRICS_TOKEN);
     let answer = token.call("HEAD", "/metrics", &[], "").await.unwrap();
     assert_answer(&answer, 200, "");
@@ -601,7 +605,8 @@ async fn the_answer_to_head_has_a_head_and_no_body() {
     world.stop().await;
 }
 
-/// A client that is refused while it still sends must be able to read why, and must not be able to send for ever.
+/// A client that is refused while it still sends must be able to read why, and must not be able to send
+/// without end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_reads_a_small_body_and_gives_up_on_an_endless_one() {
     let world = World::start().await;
@@ -611,11 +616,7 @@ async fn a_refusal_reads_a_small_body_and_gives_up_on_an_endless_one() {
         .unwrap();
     let answer = connection.send(small).await.unwrap();
     assert_refusal(&answer, 401, "Unauthorized");
-    assert_eq!(
-        connection.status("/pods").await,
-        401,
-        "the connection is still good"
-    );
+    assert_eq!(connection.status("/pods").await, 401, "the connection stays open");
 
     let mut connection = world.client("alice").connect().await.unwrap();
     let (sender, body) = fakes::client::ClientBody::channel();
@@ -627,7 +628,7 @@ async fn a_refusal_reads_a_small_body_and_gives_up_on_an_endless_one() {
     world.stop().await;
 }
 
-/// A CN that names nobody in particular: the name is data, also where it looks like the sentence around it.
+/// The name is data, even where it looks like the sentence around it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_cannot_forge_the_sentence() {
     let world = World::start().await;

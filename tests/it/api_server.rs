@@ -1,5 +1,5 @@
-//! The API server decides everything. If its failure, or somebody playing it, opened the gate, an outage would be a
-//! break-in; and if a rotated credential were noticed late, every node would go dark at once.
+//! The API server decides every request. If its failure, or a server that impersonates it, opened the gate,
+//! an outage would be a break-in.
 
 use std::fs;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use time::Duration as Span;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::patience::eventually;
+use crate::patience::{eventually, stretched};
 use crate::program::{Installation, code, stderr};
 use crate::world::{PKI, Status as _, World, assert_answer, header};
 
@@ -45,7 +45,7 @@ fn kubeconfig_reloads(world: &World, result: &str) -> f64 {
 
 // === failing ===
 
-/// How often the gate may ask for the one request.
+/// How often the gate may ask for one request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Asked {
     Once,
@@ -53,10 +53,10 @@ enum Asked {
     Again,
 }
 
-/// T22. Seen red: with a review that failed taken for an allow, the first row; with `allowed` and `denied` at once, or
-/// `authenticated` and `error`, not refused, that row; with every 503 retried, that row.
+/// T22. Seen red: with a review that failed taken for an allow, the first row; with `allowed` and `denied` at
+/// once, or `authenticated` and `error`, not refused, that row; with every 503 retried, that row.
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_an_api_server_does_wrong_nothing_gets_through() {
+async fn whatever_the_api_server_answers_wrongly_nothing_gets_through() {
     let world = World::builder()
         .without_caches()
         .set("limits.reviewTimeout", "2s")
@@ -66,9 +66,9 @@ async fn whatever_an_api_server_does_wrong_nothing_gets_through() {
     let status = Behaviour::status;
     let access = r#""kind":"SubjectAccessReview","apiVersion":"authorization.k8s.io/v1""#;
     let token = r#""kind":"TokenReview","apiVersion":"authentication.k8s.io/v1""#;
-    let somebody = json!({"authenticated": true, "user": {"username": "admin", "groups": ["admins"]}});
-    let mut somebody_with_error = somebody.clone();
-    somebody_with_error["error"] = json!("or not");
+    let user = json!({"authenticated": true, "user": {"username": "admin", "groups": ["admins"]}});
+    let mut user_with_error = user.clone();
+    user_with_error["error"] = json!("or not");
     let both = [
         (Behaviour::Fail(500), Asked::Again),
         (Behaviour::Fail(504), Asked::Again),
@@ -108,12 +108,12 @@ async fn whatever_an_api_server_does_wrong_nothing_gets_through() {
         status(json!({"reason": "no word on it"})),
     ];
     let only_token = [
-        raw(201, &format!(r#"{{{access},"status":{somebody}}}"#)),
-        raw(201, &format!(r#"{{"status":{somebody}}}"#)),
+        raw(201, &format!(r#"{{{access},"status":{user}}}"#)),
+        raw(201, &format!(r#"{{"status":{user}}}"#)),
         status(json!({"authenticated": "true", "user": {"username": "admin"}})),
         status(json!({"authenticated": true, "user": {"groups": ["system:masters"]}})),
         status(json!({"authenticated": true})),
-        status(somebody_with_error),
+        status(user_with_error),
     ];
     let once = |behaviours: [Behaviour; 6]| behaviours.map(|behaviour| (behaviour, Asked::Once));
     let rows = both.clone().into_iter().chain(once(only_access));
@@ -160,16 +160,16 @@ async fn whatever_an_api_server_does_wrong_nothing_gets_through() {
     world.stop().await;
 }
 
-/// Contract §1.7: what passes within the deadline is not the client's trouble.
+/// Contract §1.7: a failure that is over within the deadline is not seen by the client.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_api_server_gets_over_is_not_seen_by_the_client() {
+async fn a_short_failure_of_the_api_server_is_not_seen_by_the_client() {
     let world = World::builder().without_caches().start().await;
-    // The connection that is kept for the next review.
+    // Leaves a connection for the next review.
     assert_eq!(world.client("bob").status("/healthz").await, 200);
     for (name, behaviours) in [
         ("throttled", vec![Behaviour::Throttle(1)]),
         ("failing", vec![Behaviour::Fail(500), Behaviour::Fail(504)]),
-        // On a connection that was kept, which may simply have been too old.
+        // On a kept connection, which the server may have closed as idle.
         ("closed", vec![Behaviour::Close]),
     ] {
         world.api.clear_reviews();
@@ -187,7 +187,7 @@ async fn what_an_api_server_gets_over_is_not_seen_by_the_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_server_that_is_not_there_is_503_at_once_and_said() {
+async fn an_unreachable_api_server_is_503_at_once_and_reported() {
     let world = World::start().await;
     world.api.down().await.unwrap();
     let answer = world.client("bob").get("/pods").await.unwrap();
@@ -209,7 +209,7 @@ async fn an_api_server_that_is_not_there_is_503_at_once_and_said() {
 
 /// T23. Seen red: with a verifier that believes every certificate, the first row is answered 200.
 #[tokio::test(flavor = "multi_thread")]
-async fn somebody_who_plays_the_api_server_is_told_nothing() {
+async fn a_server_that_impersonates_the_api_server_receives_nothing() {
     let names = ["127.0.0.1", "::1", "localhost"];
     let good = CertificateSpec::server("kube-apiserver", &names);
     for (pair, why) in [
@@ -233,7 +233,7 @@ async fn somebody_who_plays_the_api_server_is_told_nothing() {
                 .unwrap(),
             "not valid yet",
         ),
-        // A client of the cluster's, such as any other node, is not its API server.
+        // A client of the cluster, such as another node, is not its API server.
         (
             PKI.client("x", &CertificateSpec::client("system:node:worker-2"))
                 .unwrap(),
@@ -251,7 +251,7 @@ async fn somebody_who_plays_the_api_server_is_told_nothing() {
         assert_eq!(
             world.api.credentials(),
             Vec::<String>::new(),
-            "the gate showed itself"
+            "the gate showed its credential"
         );
         let report = world.admin_client().get("/readyz?verbose").await.unwrap();
         let said = String::from_utf8_lossy(report.body()).into_owned();
@@ -262,9 +262,9 @@ async fn somebody_who_plays_the_api_server_is_told_nothing() {
     }
 }
 
-/// T23: a kubeconfig that would believe anybody.
+/// T23: a kubeconfig by which the gate would trust any server.
 #[test]
-fn a_kubeconfig_that_trusts_anybody_is_refused_at_start() {
+fn a_kubeconfig_that_verifies_no_server_is_refused_at_start() {
     let node = Installation::new();
     let kubeconfig: Value = serde_json::from_slice(&fs::read(node.path("kubeconfig")).unwrap()).unwrap();
     for (key, value, way_out) in [
@@ -296,9 +296,10 @@ fn a_kubeconfig_that_trusts_anybody_is_refused_at_start() {
     }
 }
 
-/// A hundred scrapes of a node whose API server is dead are one question, and none waits for another's time to run out.
+/// A hundred scrapes of a node whose API server is dead cause one review each for user and token, and all end
+/// by its deadline.
 ///
-/// Seen red: with a review under way not joined, the API server is asked 50 times.
+/// Seen red: with a running review not joined, the API server is asked 50 times.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_waiters_on_a_dead_api_server_are_answered_within_one_deadline() {
     let world = World::builder().set("limits.reviewTimeout", "3s").start().await;
@@ -318,7 +319,7 @@ async fn a_hundred_waiters_on_a_dead_api_server_are_answered_within_one_deadline
         assert_eq!(status, 503);
     }
     let (took, deadline) = (began.elapsed(), Duration::from_secs(3));
-    assert!(took >= deadline && took < 3 * deadline, "{took:?}");
+    assert!(took >= deadline && took < stretched(3 * deadline), "{took:?}");
     assert_eq!(
         (world.api.count(Api::Access), world.api.count(Api::Token)),
         (1, 1)
@@ -540,7 +541,8 @@ async fn a_token_file_and_the_kubeconfig_itself_rotate() {
     world.stop().await;
 }
 
-/// A cluster's CA is replaced as Kubernetes says: first both are trusted, then the servers change, then the old one goes.
+/// A cluster's CA is replaced as Kubernetes says: first both are trusted, then the servers change, then the
+/// old one goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clusters_ca_rotates() {
     let (world, load) = world_and_load().await;

@@ -1,5 +1,5 @@
-//! A request without its event is one that nobody can investigate; an event with a token or a command in it is a leak
-//! into every system that logs are shipped to.
+//! A request without an event cannot be investigated. An event with a token or a command in it leaks that
+//! into every system that receives the log.
 
 use std::fs;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::patience::eventually;
 use crate::world::{PKI, Status as _, World, header, request};
 
-/// What must be in no line, whatever is asked and however it ends.
+/// What no line may have, whatever is requested and however it ends.
 const SECRETS: [&str; 5] = [
     ADMIN_TOKEN,
     METRICS_TOKEN,
@@ -149,7 +149,7 @@ async fn each_kind_of_request_has_exactly_one_event() {
     let uri = expected[9]["requestURI"].as_str().unwrap();
     assert!(uri.starts_with("/run/default/web/nginx?cmd="), "{uri}");
 
-    // A kubelet's own error is the kubelet's answer to an allowed request.
+    // An error of the kubelet is its answer to an allowed request.
     world.kubelet.fail("/metrics", Fault::status(500));
     assert_eq!(bob.status("/metrics").await, 500);
     then!(500, "allow", "bob", "metrics");
@@ -252,7 +252,7 @@ async fn a_stream_has_two_events_with_one_id_and_its_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_in_a_websocket_protocol_is_not_written_down() {
+async fn a_token_in_a_websocket_protocol_is_not_logged() {
     let world = World::start().await;
     // ADMIN_TOKEN, as kubectl's browser clients send it.
     let protocol = "base64url.bearer.authorization.k8s.io.YWRtaW4tdG9rZW4";
@@ -298,7 +298,7 @@ async fn commands_are_hashed_omitted_or_shown_as_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clients_audit_id_is_recorded_and_never_adopted() {
+async fn a_clients_audit_id_is_recorded_and_not_adopted() {
     let world = World::start().await;
     let id = "00000000-0000-4000-8000-000000000000";
     let answer = world
@@ -334,7 +334,7 @@ async fn in_blocking_mode_the_event_is_in_the_file_before_the_answer() {
             .collect()
             .await
             .unwrap();
-        // No waiting here: that is the point.
+        // Read without waiting.
         assert_eq!(world.audit().len(), count);
     }
     assert_eq!(world.client("alice").status("/pods").await, 403);
@@ -343,7 +343,7 @@ async fn in_blocking_mode_the_event_is_in_the_file_before_the_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_at_once_have_one_event_each() {
+async fn concurrent_requests_have_one_event_each() {
     let world = World::start().await;
     world
         .kubelet

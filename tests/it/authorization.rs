@@ -1,5 +1,5 @@
-//! If a decision is shared between two questions that differ, or outlives what it was made for, somebody does what they
-//! may not; if it is not shared at all, every scrape of every node is a review at the API server.
+//! If two different questions shared a decision, or a decision outlived its time, a user could do what is not
+//! permitted. If nothing were shared, every scrape of every node would be a review at the API server.
 
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,8 @@ async fn a_deny_is_final() {
     world.stop().await;
 }
 
-/// An error on the first check must not be mended by an allow on the second, nor contradictions read favourably.
+/// After an error on the first check an allow on the second must not count, nor may a contradiction be read
+/// as an allow.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_check_stops_the_rest() {
     let world = World::start().await;
@@ -94,7 +95,7 @@ async fn a_failed_check_stops_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_second_request_asks_nothing() {
+async fn a_second_request_causes_no_review() {
     let world = World::start().await;
     for (name, status) in [("bob", 200), ("alice", 403)] {
         world.api.clear_reviews();
@@ -120,7 +121,7 @@ async fn the_second_request_asks_nothing() {
     world.stop().await;
 }
 
-/// Fifty scrapers after a restart are one review, not fifty; and its failure is one failure, not fifty retries.
+/// Fifty scrapers after a restart cause one review, and its failure causes no retry of each.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_requests_share_one_review_and_its_outcome() {
     let world = World::builder().set("workers", 2).start().await;
@@ -144,7 +145,7 @@ async fn concurrent_requests_share_one_review_and_its_outcome() {
     world.stop().await;
 }
 
-/// A client that leaves must not take away the answer that others wait for.
+/// A client that leaves must not cancel the review that others wait for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_does_not_cancel_the_review() {
     let world = World::start().await;
@@ -171,8 +172,8 @@ async fn a_client_that_leaves_does_not_cancel_the_review() {
     world.stop().await;
 }
 
-/// Everything a review is asked with is part of the key: name, uid, groups with their order, credential, verb and
-/// subresource. Seen red with `hash` and equality of `Identity` reduced to the user name.
+/// All that a review contains is part of the key: name, uid, groups in their order, extra, verb and
+/// subresource. Seen red: with `hash` and equality of `Identity` reduced to the user name.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_two_questions_share_an_answer() {
     let world = World::start().await;
@@ -191,7 +192,7 @@ async fn no_two_questions_share_an_answer() {
     }
     assert_eq!(world.api.count(Api::Access), 5);
 
-    // Tokens of one user name, with other uids, groups and extra.
+    // Tokens of one user name, with different uids, groups and extra.
     world.api.clear_reviews();
     let named = |uid: &str, groups: &[&str], key: &str| User {
         uid: uid.to_owned(),
@@ -203,7 +204,7 @@ async fn no_two_questions_share_an_answer() {
         ("t2", named("2", &["admins"], "k"), 200),
         ("t3", named("1", &["x"], "k"), 403),
         ("t4", named("1", &["admins"], "l"), 200),
-        // The very same user by another token is the same question.
+        // The same user with another token is the same question.
         ("t5", named("1", &["admins"], "k"), 200),
     ] {
         world.api.add_token(token, user);
@@ -241,14 +242,14 @@ async fn no_two_questions_share_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_allow_for_a_command_lives_shorter() {
+async fn an_allow_for_a_command_is_remembered_for_a_shorter_time() {
     let world = World::builder()
         .set("authorization.interactive.cacheAuthorizedTTL", "300ms")
         .start()
         .await;
     let bob = world.client("bob");
     let run = async || bob.call("POST", RUN, &[], "").await.unwrap().status();
-    // The long-lived answer to the same check on a path that is not interactive is no use here.
+    // The long-lived answer to the same check on a path that runs no commands does not count here.
     assert_eq!(
         bob.call("POST", "/containerLogs/x", &[], "")
             .await
@@ -265,7 +266,7 @@ async fn an_allow_for_a_command_lives_shorter() {
         run().await == 403
     })
     .await;
-    // The other one stands for its five minutes.
+    // The other answer holds for its five minutes.
     assert_eq!(
         bob.call("POST", "/containerLogs/x", &[], "")
             .await
@@ -276,16 +277,16 @@ async fn an_allow_for_a_command_lives_shorter() {
     world.stop().await;
 }
 
-/// A scraper must not meet the API server's bad seconds, and one of its bad hours must not leave the node open.
+/// A scraper must not notice a short failure of the API server, and a long one must not leave the node open.
 ///
-/// Seen red: with no answer ever due, a request waits for the second review; with a failed renewal put in the place of the
-/// standing allow, that ends too early.
+/// Seen red: with no renewal, a request waits for the second review; with a failed renewal stored over the
+/// allow, the allow ends too early.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standing_allow_is_renewed_beside_the_request_and_ends_in_its_time() {
+async fn a_remembered_allow_is_renewed_in_the_background_and_ends_in_time() {
     let life = Duration::from_secs(5);
     let world = World::builder()
         .set("authorization.webhook.cacheAuthorizedTTL", "5s")
-        .set("limits.reviewTimeout", "100ms")
+        .set("limits.reviewTimeout", "1s")
         .start()
         .await;
     let bob = world.client("bob");
@@ -294,13 +295,13 @@ async fn a_standing_allow_is_renewed_beside_the_request_and_ends_in_its_time() {
     let began = Instant::now();
     assert_eq!(scrape().await, 200);
     world.api.behave(Api::Access, Behaviour::Hang);
-    eventually_answers("it is asked for again while it stands", async || {
+    eventually_answers("a renewal is asked for while the allow holds", async || {
         assert_eq!(scrape().await, 200);
         world.api.count(Api::Access) > 1
     })
     .await;
-    eventually_answers("it ends", async || scrape().await == 503).await;
-    // An answer may end up to a tenth early.
+    eventually_answers("the allow ends", async || scrape().await == 503).await;
+    // An answer may end a tenth of its time early.
     assert!(began.elapsed() >= life - life / 10, "{:?}", began.elapsed());
     world.kubelet.clear();
     assert_eq!(scrape().await, 503);
@@ -311,7 +312,7 @@ async fn a_standing_allow_is_renewed_beside_the_request_and_ends_in_its_time() {
     world.stop().await;
 }
 
-/// A role that was just granted works after the refusal's short life.
+/// A role that was just granted works once the refusal is forgotten.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_remembered_for_its_own_time() {
     let world = World::builder()
@@ -330,7 +331,7 @@ async fn a_refusal_is_remembered_for_its_own_time() {
     world.stop().await;
 }
 
-/// Where policy wants commands through the API server only, not even a cluster admin runs them directly (T39).
+/// Where only the API server may run commands, not even a cluster admin runs them directly (T39).
 #[tokio::test(flavor = "multi_thread")]
 async fn allowed_users_narrow_the_interactive_paths_and_nothing_else() {
     let world = World::builder()
@@ -342,13 +343,13 @@ async fn allowed_users_narrow_the_interactive_paths_and_nothing_else() {
     assert_answer(&bob.call("POST", RUN, &[], "").await.unwrap(), 403, sentence);
     let websocket = bob.websocket(EXEC, &["v5.channel.k8s.io"], &[]).await.unwrap();
     assert_answer(&websocket.refused().unwrap(), 403, sentence);
-    assert_eq!(world.api.reviews(), [], "no review can change that");
+    assert_eq!(world.api.reviews(), [], "no review can permit it");
     world.assert_nothing_forwarded();
 
     assert_eq!(bob.status("/pods").await, 200);
     let api_server = world.client(API_SERVER);
     assert_eq!(api_server.call("POST", RUN, &[], "").await.unwrap().status(), 200);
-    // On the list is not allowed yet.
+    // A user on the list still needs permission.
     world.api.set_rules(vec![]);
     let other = world
         .client(API_SERVER)
@@ -360,7 +361,7 @@ async fn allowed_users_narrow_the_interactive_paths_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn denied_paths_are_refused_for_everybody() {
+async fn denied_paths_are_refused_for_every_user() {
     let world = World::builder()
         .set(
             "authorization.paths.deny",
@@ -397,7 +398,7 @@ async fn denied_paths_are_refused_for_everybody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn always_allow_still_asks_who_it_is() {
+async fn always_allow_still_authenticates() {
     let world = World::builder().always_allow().start().await;
     assert_eq!(world.client("alice").status("/pods").await, 200);
     assert_eq!(
@@ -417,9 +418,9 @@ async fn always_allow_still_asks_who_it_is() {
     world.stop().await;
 }
 
-/// A gate that asks about another Node asks another question: RBAC with resourceNames would answer it wrongly (T38).
+/// RBAC with resourceNames would answer a review about another Node wrongly (T38).
 #[tokio::test(flavor = "multi_thread")]
-async fn the_node_in_the_question_is_this_node_in_lower_case() {
+async fn a_review_names_this_node_in_lower_case() {
     let world = World::builder().set("nodeName", "Edge-7.Example").start().await;
     world.client("alice").get("/metrics").await.unwrap();
     assert_eq!(
@@ -429,7 +430,7 @@ async fn the_node_in_the_question_is_this_node_in_lower_case() {
     world.stop().await;
 }
 
-/// Withdrawn from one Node is withdrawn there only.
+/// A rule for one Node counts for that Node alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_for_another_node_allows_nothing() {
     let world = World::start().await;

@@ -1,5 +1,5 @@
-//! What a kubelet, or whatever is between, writes may be broken. A client must not take a broken answer for a whole one
-//! (half a pod list deletes pods), and nobody may get what was left of somebody else's answer.
+//! An answer of the kubelet may arrive broken. A client must not take it for a whole one (half a pod list
+//! deletes pods), and no client may receive the rest of another client's answer.
 
 use std::time::Duration;
 
@@ -46,11 +46,11 @@ async fn gets(world: &World, alpn: Alpn, method: &str) -> String {
     }
 }
 
-/// Seen red with `Upstream::reusable` always true (a client waits for the end of an answer that broke off), with a body
-/// that ends where the kubelet's breaks off ("no last chunk": `200 hello`), and without `remove_second_framing` ("both
-/// framings": `200 hel` over HTTP/1, as if it were whole).
+/// Seen red with `Upstream::reusable` always true (a client waits for the end of an answer that broke off),
+/// with a body that ends where the kubelet's breaks off ("no last chunk": `200 hello`), and without
+/// `remove_second_framing` ("both framings": `200 hel` over HTTP/1, as if it were whole).
 #[tokio::test(flavor = "multi_thread")]
-async fn an_odd_answer_is_whole_or_broken_and_concerns_nobody_else() {
+async fn an_odd_answer_is_whole_or_broken_and_harms_no_other_client() {
     let world = World::start().await;
     let mut wrong = Vec::new();
     for row in rows(include_str!("data/kubelet_answers.tsv")) {
@@ -76,7 +76,7 @@ async fn an_odd_answer_is_whole_or_broken_and_concerns_nobody_else() {
 
 /// A HEAD is answered without a body, whatever the kubelet writes behind the head.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_of_a_head_is_nobodys() {
+async fn a_body_behind_the_answer_to_head_is_dropped() {
     let world = World::start().await;
     let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled";
     for close in [false, true] {
@@ -92,7 +92,7 @@ async fn a_body_of_a_head_is_nobodys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_without_measure_is_502() {
+async fn a_head_without_bounds_is_502() {
     let world = World::start().await;
     let line = format!("X-Filler: {}\r\n", "x".repeat(8000));
     for (name, head) in [
@@ -109,7 +109,7 @@ async fn a_head_without_measure_is_502() {
             assert_eq!(answer.body(), NO_ANSWER);
         }
     }
-    // What a kubelet may well send passes. Clients of HTTP/2 have limits of their own.
+    // A head that a kubelet may send passes. HTTP/2 clients have limits of their own.
     for (alpn, lines) in [(Alpn::H1, 5), (Alpn::H2, 1)] {
         world.kubelet.heal();
         let head = line.repeat(lines);
@@ -117,7 +117,7 @@ async fn a_head_without_measure_is_502() {
         world.kubelet.fail(PATH, raw(answer, false));
         assert_eq!(gets(&world, alpn, "GET").await, "200 hello");
     }
-    // A flood of heads that announce another one, and then one.
+    // Many informational heads, and then the final one.
     world.kubelet.heal();
     let flood = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(20_000);
     let answer = format!("{flood}HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
@@ -130,9 +130,9 @@ async fn a_head_without_measure_is_502() {
 
 // === sent once ===
 
-/// A command must not run twice because an answer was lost: what has been written is never written again, whatever the
-/// method, on a fresh connection as on a kept one. (Not seen red: hyper does not give a request back of which a byte was
-/// written, so there is nothing to send again.)
+/// A command must not run twice because an answer was lost: once a byte of a request was written it is not
+/// sent again, whatever the method, on a new connection or a kept one. (Not seen red: hyper does not give
+/// back a request of which it has written a byte.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_was_written_is_not_sent_again() {
     let world = World::start().await;
@@ -171,7 +171,7 @@ async fn a_request_that_was_written_is_not_sent_again() {
     world.stop().await;
 }
 
-/// Several kept connections may have died at once, when the kubelet restarts; none of them has read a byte.
+/// When the kubelet restarts, several kept connections may be dead at once; none of them has read a byte.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_outlives_every_dead_connection_before_it() {
     let mut world = World::start().await;

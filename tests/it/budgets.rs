@@ -1,5 +1,5 @@
-//! Credentials that fail cost the gate signatures and the API server questions: a stranger must not buy either without
-//! a bound, nor take them from anybody else.
+//! Failing credentials cost the gate signature checks and the API server reviews. A stranger must not cause
+//! either without a bound, nor take them from other clients.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -17,7 +17,7 @@ fn elsewhere() -> IpAddr {
 
 /// Seen red with `Budget::allows` always true: every one of the 2000 tokens was asked about.
 #[tokio::test(flavor = "multi_thread")]
-async fn random_tokens_buy_a_bounded_number_of_reviews_and_nobody_else_pays() {
+async fn random_tokens_cause_a_bounded_number_of_reviews_and_other_clients_are_served() {
     let world = World::builder()
         .set("limits.rejectedTokensPerAddress", 1)
         .set("limits.cacheEntries", 64)
@@ -51,7 +51,7 @@ async fn random_tokens_buy_a_bounded_number_of_reviews_and_nobody_else_pays() {
     assert_eq!(refused, 2000 - reviews, "each was asked about or refused");
     world.assert_nothing_forwarded_but("/metrics");
 
-    // Its own remembered token, certificates, and everybody elsewhere go on.
+    // A remembered token, certificates, and clients at other addresses go on.
     assert_eq!(known.status("/metrics").await, 200);
     assert_eq!(world.client("bob").status("/pods").await, 200);
     let other = world.stranger().with_source(elsewhere()).with_token("another");
@@ -79,7 +79,7 @@ async fn a_budget_comes_back_with_time() {
 
 /// Seen red with refusals not charged: every connection's chain was judged.
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_for_nothing_are_looked_at_a_bounded_number_of_times() {
+async fn bad_certificates_are_verified_a_bounded_number_of_times() {
     let world = World::builder()
         .set("limits.refusedCertificatesPerAddress", 1)
         .start()
@@ -99,7 +99,7 @@ async fn certificates_for_nothing_are_looked_at_a_bounded_number_of_times() {
     let other = world.client("bob").with_source(elsewhere());
     assert_eq!(other.status("/pods").await, 200);
 
-    // A certificate that is not looked at does not keep a token from being good, as a refused one does not.
+    // Neither a refused certificate nor one that is not looked at keeps a token from counting.
     let both = evil.with_token(METRICS_TOKEN);
     assert_eq!(both.status("/metrics").await, 200);
     drop(known);

@@ -1,5 +1,5 @@
-//! Before the read-only port is sealed somebody must know who still lives by it. A caller that is missing from the
-//! census breaks on that day, and a caller that can write to the operator's terminal owns more than a port.
+//! Before the read-only port is sealed an operator must know its callers: one that is missing from the census
+//! breaks on that day. And a caller must not be able to write to the operator's terminal.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -19,7 +19,7 @@ async fn census(world: &World) -> Value {
     serde_json::from_slice(answer.body()).unwrap()
 }
 
-/// The world's configuration, with the port that its admin port has got.
+/// The world's configuration, with the admin port's number.
 fn configuration(world: &World, admin: &str) -> PathBuf {
     let text = std::fs::read_to_string(world.file("kubelet-gate.yaml")).unwrap();
     let mut configuration: Value = serde_json::from_str(&text).unwrap();
@@ -53,7 +53,7 @@ fn assert_harmless(bytes: &[u8]) {
 
 /// Seen red: with the whole target kept, the secret of the query was.
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_are_told_apart_by_address_path_and_agent() {
+async fn callers_are_counted_by_address_path_and_agent() {
     let world = World::builder().set("readOnlyPort.healthz", true).start().await;
     let here = Client::plain(world.read_only);
     let there = here.clone().with_source(IpAddr::from([127, 0, 0, 2]));
@@ -80,7 +80,7 @@ async fn callers_are_told_apart_by_address_path_and_agent() {
 
     let report = census(&world).await;
     let callers = report["callers"].as_array().unwrap();
-    let told: Vec<_> = callers
+    let counted: Vec<_> = callers
         .iter()
         .map(|caller| {
             let field = |name: &str| caller[name].as_str().unwrap();
@@ -101,7 +101,7 @@ async fn callers_are_told_apart_by_address_path_and_agent() {
         })
         .collect();
     assert_eq!(
-        told,
+        counted,
         [
             ("127.0.0.2", "/metrics", "Prometheus/2.1", 3),
             ("127.0.0.1", "/pods", "", 2),
@@ -132,7 +132,7 @@ async fn callers_are_told_apart_by_address_path_and_agent() {
     world.stop().await;
 }
 
-/// Seen red: with bytes above ASCII left as they came, the CSI of 8-bit terminals was in the table.
+/// Seen red: with bytes above ASCII left as they are, the CSI of 8-bit terminals was in the table.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_callers_name_cannot_steer_the_operators_terminal() {
     let world = World::start().await;
@@ -167,10 +167,10 @@ async fn a_callers_name_cannot_steer_the_operators_terminal() {
     world.stop().await;
 }
 
-/// The gate is down and somebody else has its admin port. Seen red: with the answer printed as it came, ESC was in the
-/// table.
+/// The gate is down and another process has its admin port. Seen red: with the answer printed as it is, ESC
+/// was in the table.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_holds_the_admin_port_cannot_steer_it_either() {
+async fn another_process_on_the_admin_port_cannot_steer_the_terminal_either() {
     let world = World::start().await;
     let steer = "\u{1b}[2J\u{9b}\u{7f}";
     let report = json!({"since": steer, "forgotten": 3, "callers": [{
@@ -218,12 +218,12 @@ fn squatter(answer: String) -> SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_gate_to_ask_the_command_says_so() {
+async fn the_command_reports_that_no_gate_answers() {
     let world = World::start().await;
     let config = configuration(&world, &world.admin.to_string());
     let empty = text(&run(&config, "table").await);
     assert!(
-        empty.starts_with("nobody has asked the read-only port since 20"),
+        empty.starts_with("no caller has used the read-only port since 20"),
         "{empty}"
     );
     let asked = |config: PathBuf| async move {
@@ -242,7 +242,7 @@ async fn without_a_gate_to_ask_the_command_says_so() {
         assert_eq!(status, 64, "{said}");
         assert!(said.contains("admin.listen"), "{said}");
     }
-    // The tombstone answers, but is no admin port.
+    // The tombstone answers and is no admin port.
     let (status, said) = asked(configuration(&world, &world.read_only.to_string())).await;
     assert_eq!(status, 1);
     assert!(said.contains("/readonly-census answers 410 Gone"), "{said}");

@@ -2,6 +2,7 @@
 //! goes on where it should have stopped.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -242,6 +243,19 @@ async fn a_gate_leaves_the_kubelets_ports_alone() {
         let named = format!("{key}: 127.0.0.1:{port}");
         assert_says(&stderr(&refused), &[&named, "exits and the node is lost"]);
     }
+}
+
+/// "Address already in use" alone sends an operator looking for the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_address_names_the_process_that_has_it() {
+    let installation = Installation::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    installation.configure(|configuration| configuration["listen"] = json!([address]));
+    let served = installation.serve().await;
+    assert_eq!(code(&served), 1);
+    let holder = format!("it is taken by process {} (", std::process::id());
+    assert_says(&stderr(&served), &[&address.to_string(), &holder]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Tables of odd messages, kept beside the tests as text: one row a line, fields between tabs, bytes as `\xHH`.
+//! Tables beside the tests, as text: one row a line, fields between tabs, bytes as `\xHH`.
 
 /// The rows of a table, without its comments.
 pub(crate) fn rows(table: &str) -> impl Iterator<Item = Vec<&str>> {

@@ -1,5 +1,5 @@
-//! A client that does nothing slowly costs it nothing: without a deadline on every wait, a few of them hold every
-//! connection the gate has, and the node can no longer be reached.
+//! A client that does nothing needs no resources for it. Without a deadline on every wait a few such clients
+//! would hold every connection of the gate, and the node could not be reached.
 
 use std::time::{Duration, Instant};
 
@@ -13,47 +13,45 @@ use tokio::time::{interval, timeout};
 use crate::patience::{eventually, patience};
 use crate::world::{Status as _, World};
 
-/// What the deadline under test is set to; all others stay long.
-const SHORT: &str = "400ms";
+/// The deadline under test; the others are ten times as long.
+const SHORT: &str = "1s";
 
-/// Waits until the gate has closed the connection, and says how long that took.
-async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Duration {
-    let began = Instant::now();
+/// Waits until the gate has closed the connection by the deadline that began after `began`.
+async fn closes(stream: &mut (impl tokio::io::AsyncRead + Unpin), began: Instant) {
     let mut answer = Vec::new();
-    // A reset is as good an end as any.
+    // A reset is an end as well.
     let _ = timeout(patience(), stream.read_to_end(&mut answer))
         .await
         .expect("it is still open");
     assert_eq!(answer, b"", "{}", String::from_utf8_lossy(&answer));
-    began.elapsed()
+    assert_short(began.elapsed());
 }
 
 #[track_caller]
 fn assert_short(took: Duration) {
-    assert!(
-        took > Duration::from_millis(200) && took < Duration::from_secs(3),
-        "{took:?}"
-    );
+    let seconds = took.as_secs();
+    assert!((1..9).contains(&seconds), "{took:?}");
 }
 
 fn rejections(world: &World, reason: &str) -> f64 {
     world.metric("rejections_total", &[("reason", reason)])
 }
 
-/// Seen red without the `timeout` around the handshake.
+/// Seen red: without the `timeout` around the handshake.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handshake_that_is_never_finished_is_ended() {
     let world = World::builder()
         .set("limits.handshakeTimeout", SHORT)
         .start()
         .await;
-    // Nothing at all; the first byte of a handshake; the beginning of one that announces more.
+    // No byte; the first byte of a handshake; the beginning of a handshake.
     for sent in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00"] {
+        let began = Instant::now();
         let mut stream = TcpStream::connect(world.address).await.unwrap();
         stream.write_all(sent).await.unwrap();
-        assert_short(closed(&mut stream).await);
+        closes(&mut stream, began).await;
     }
-    // Counted when the connection ends, which the client may notice first.
+    // The count may come after the client sees the end.
     eventually("they are counted", || {
         world.metric("handshakes_total", &[("result", "timeout")]) == 3.0
     })
@@ -61,29 +59,31 @@ async fn a_handshake_that_is_never_finished_is_ended() {
     world.stop().await;
 }
 
-/// Seen red with `Watched::deadline` answering `None` while a head is read.
+/// Seen red: with `Watched::deadline` answering `None` while a head is read.
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_head_is_not_waited_for() {
+async fn an_unfinished_head_has_a_deadline() {
     let world = World::builder()
         .set("limits.requestHeadTimeout", SHORT)
         .start()
         .await;
     let mut stream = world.client("bob").stream().await.unwrap();
+    let began = Instant::now();
     stream.write_all(b"GET /pods HTTP/1.1\r\nHost: no").await.unwrap();
-    assert_short(closed(&mut stream).await);
+    closes(&mut stream, began).await;
     eventually("it is counted", || rejections(&world, "head_timeout") == 1.0).await;
     world.assert_nothing_forwarded();
     world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_drips_is_ended_however_steadily_it_drips() {
+async fn a_head_that_arrives_byte_by_byte_has_the_same_deadline() {
     let world = World::builder()
         .set("limits.requestHeadTimeout", SHORT)
         .start()
         .await;
     let stream = world.client("bob").stream().await.unwrap();
     let (mut read, mut write) = tokio::io::split(stream);
+    let began = Instant::now();
     let dripping = tokio::spawn(async move {
         let mut clock = interval(Duration::from_millis(50));
         let head = b"GET /pods HTTP/1.1\r\nHost: node\r\nX-Long: ";
@@ -94,15 +94,14 @@ async fn a_head_that_drips_is_ended_however_steadily_it_drips() {
             }
         }
     });
-    assert_short(closed(&mut read).await);
+    closes(&mut read, began).await;
     eventually("it is counted", || rejections(&world, "head_timeout") == 1.0).await;
     dripping.abort();
     world.stop().await;
 }
 
-/// The second request's head has the same deadline as the first's.
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_head_after_a_request_is_not_waited_for_either() {
+async fn an_unfinished_second_head_has_a_deadline() {
     let world = World::builder()
         .set("limits.requestHeadTimeout", SHORT)
         .start()
@@ -131,12 +130,12 @@ async fn half_a_head_after_a_request_is_not_waited_for_either() {
 
 async fn is_closed_when_idle(world: &World, client: Client) {
     let mut connection: Connection = client.connect().await.unwrap();
-    assert_eq!(connection.status("/healthz").await, 200);
     let began = Instant::now();
+    assert_eq!(connection.status("/healthz").await, 200);
     eventually("the idle connection is closed", || connection.is_closed()).await;
     assert_short(began.elapsed());
     eventually("nothing is left", || world.metric("connections", &[]) == 0.0).await;
-    assert_eq!(rejections(world, "idle"), 0.0, "that is nobody's fault");
+    assert_eq!(rejections(world, "idle"), 0.0, "an idle client is not at fault");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,16 +152,17 @@ async fn an_idle_http2_connection_is_closed() {
     world.stop().await;
 }
 
-/// A connection on which no request ever came is idle as well.
+/// A connection on which no request came is idle as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_a_request_is_closed() {
     let world = World::builder().set("limits.idleTimeout", SHORT).start().await;
+    let began = Instant::now();
     let mut stream = world.client("bob").stream().await.unwrap();
-    assert_short(closed(&mut stream).await);
+    closes(&mut stream, began).await;
     world.stop().await;
 }
 
-/// Seen red with `Watched::wrote` never noting a stall: the request holds its connections for good.
+/// Seen red: with `Watched::wrote` never noting a stall, the request held its connections for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_nothing_of_its_answer_is_cut() {
     let world = World::builder()
@@ -186,19 +186,20 @@ async fn a_client_that_reads_nothing_of_its_answer_is_cut() {
     world.stop().await;
 }
 
+/// It takes longer than each of the deadlines, and never pauses for as long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_and_steady_upload_is_not_cut() {
     let world = World::builder()
-        .set("limits.requestHeadTimeout", "300ms")
-        .set("limits.idleTimeout", "300ms")
-        .set("limits.writeStallTimeout", "300ms")
+        .set("limits.requestHeadTimeout", "2s")
+        .set("limits.idleTimeout", "2s")
+        .set("limits.writeStallTimeout", "2s")
         .start()
         .await;
     for client in [world.client("bob"), world.h2_client("bob")] {
         let (sender, body) = ClientBody::channel();
         let uploading = tokio::spawn(async move {
             let mut clock = interval(Duration::from_millis(100));
-            for _ in 0..10 {
+            for _ in 0..25 {
                 clock.tick().await;
                 assert!(sender.send(Bytes::from_static(b"0123456789")).await, "it was cut");
             }
@@ -207,7 +208,7 @@ async fn a_slow_and_steady_upload_is_not_cut() {
         let mut connection = client.connect().await.unwrap();
         let answer = connection.send(request).await.unwrap();
         uploading.await.unwrap();
-        assert_eq!((answer.status().as_u16(), answer.body().len()), (200, 100));
+        assert_eq!((answer.status().as_u16(), answer.body().len()), (200, 250));
     }
     world.stop().await;
 }
@@ -220,7 +221,7 @@ async fn a_slow_and_steady_answer_is_not_cut() {
         .set("limits.writeStallTimeout", "300ms")
         .start()
         .await;
-    // Silent for longer than any of them: a log that is followed may be.
+    // Silent for longer than the deadline: a followed log may be.
     world
         .kubelet
         .adjust(|knobs| knobs.log_interval = Duration::from_millis(700));

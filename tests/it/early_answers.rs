@@ -1,6 +1,5 @@
-//! A kubelet may answer before it has read a request's body, break an answer off, or send what is no HTTP. If the gate
-//! takes the rest of a body for the next request, a broken answer for a whole one, or one answer for the next one's,
-//! then somebody reads what is not theirs.
+//! A kubelet may answer before it has read a request's body. If the gate took the rest of that body for the
+//! next request, or one answer for the next one's, a client would read what is not its own.
 
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use fakes::kubelet::Fault;
 use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::patience::eventually;
+use crate::patience::{eventually, patience};
 use crate::world::{PKI, World, assert_answer};
 
 const BOTH: [Alpn; 2] = [Alpn::H1, Alpn::H2];
@@ -20,17 +19,15 @@ fn early(hold: Duration) -> Fault {
     Fault::Early { status: 413, hold }
 }
 
-// === answered early ===
-
-/// hyper#4176: the kubelet has answered, the client keeps the rest of its body to itself, and the connection between is
-/// neither idle nor closed: in hyper's own client it stays for good.
+/// hyper#4176: the kubelet has answered, the client does not send the rest of its body, and the connection
+/// between gate and kubelet is neither idle nor closed. In hyper's own client it stays for ever.
 ///
 /// Seen red with `Upstream::reusable` always true (all six are pooled, and stay at the kubelet), and with
 /// `PooledConnection::settle` forgetting what is not reusable (`mem::forget`: they leak).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_with_half_a_body_in_it_is_neither_kept_nor_leaked() {
     let world = World::start().await;
-    world.kubelet.fail("/lab/early", early(Duration::from_secs(60)));
+    world.kubelet.fail("/lab/early", early(2 * patience()));
     let mut held: Vec<(Connection, _)> = Vec::new();
     for alpn in BOTH {
         for _ in 0..3 {
@@ -45,7 +42,7 @@ async fn a_connection_with_half_a_body_in_it_is_neither_kept_nor_leaked() {
             held.push((connection, sender));
         }
     }
-    // The clients are all still there, and have not said another word.
+    // The clients are still connected, and have sent nothing more.
     eventually("the kubelet is rid of all six", || {
         world.kubelet.open_connections() == 0
     })
@@ -57,10 +54,11 @@ async fn a_connection_with_half_a_body_in_it_is_neither_kept_nor_leaked() {
     world.stop().await;
 }
 
-/// A client in the middle of a big upload must be able to read why it is not wanted. Closing over what it still sends
-/// would reset the connection, and the reset takes the answer away again.
+/// A client in the middle of a large upload must be able to read why it is refused. If the gate closed while
+/// the client still sends, the connection would be reset, and with it the answer lost.
 ///
-/// Seen red without `Watched::poll_linger`: on HTTP/1 "the connection was closed before the answer was complete".
+/// Seen red without `Watched::poll_linger`: on HTTP/1 "the connection was closed before the answer was
+/// complete".
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_still_sending_reads_the_early_answer() {
     let world = World::start().await;
@@ -84,7 +82,7 @@ async fn a_client_that_is_still_sending_reads_the_early_answer() {
     world.stop().await;
 }
 
-/// The same with a client that reads only once it has sent what it can, as simple ones do.
+/// The same with a client that reads once it can send no more, as simple clients do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_late_reads_the_early_answer() {
     let world = World::start().await;
@@ -100,7 +98,7 @@ async fn a_client_that_reads_late_reads_the_early_answer() {
             tokio::task::yield_now().await;
         }
         let mut answer = Vec::new();
-        let end = tokio::time::timeout(crate::patience::patience(), stream.read_to_end(&mut answer)).await;
+        let end = tokio::time::timeout(patience(), stream.read_to_end(&mut answer)).await;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(
             answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("answered early\n"),

@@ -1,5 +1,6 @@
-//! "100 Continue" invites a body. Said to somebody who may not send one, it lets strangers fill the node's disk through
-//! `/checkpoint` or keep its readers busy; kept from somebody who may, their upload waits for ever.
+//! "100 Continue" asks a client for its body. Sent to a client without permission, it would let strangers
+//! fill the node's disk through `/checkpoint`; not sent to a client with permission, its upload would wait
+//! for ever.
 
 use fakes::apiserver::{Api, Behaviour};
 use fakes::client::Client;
@@ -8,24 +9,24 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::world::{API_SERVER, World, assert_answer};
 
-/// A request that waits to be told to go on.
+/// A request that waits for 100 Continue.
 fn waiting(method: &str, path: &str, headers: &str) -> String {
     format!(
         "{method} {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{headers}Content-Length: 4\r\n\r\n"
     )
 }
 
-/// All that comes, until the gate closes.
+/// What the gate sends until it closes.
 async fn told(client: &Client, request: &str) -> String {
     String::from_utf8(client.raw(request.as_bytes()).await.unwrap()).unwrap()
 }
 
-/// And the connection is closed: whether a body comes or the next request, nobody can say.
+/// And the connection is closed: the next bytes may be a body or a new request.
 ///
-/// Seen red with `Gate::stations` draining the body of those who wait, too, and with `Gate::handle` leaving the connection
-/// open: what stood behind was answered.
+/// Seen red: with `Gate::stations` draining the body of a waiting client as well, and with `Gate::handle`
+/// leaving the connection open, the request behind was answered.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_who_is_refused_is_told_to_continue() {
+async fn a_refused_client_gets_no_100_continue() {
     let mut world = World::start().await;
     let behind = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
     let (bob, alice) = (world.client("bob"), world.client("alice"));
@@ -74,9 +75,9 @@ async fn nobody_who_is_refused_is_told_to_continue() {
     world.stop().await;
 }
 
-/// Only once the review has allowed it, and the kubelet hears nothing of an expectation.
+/// Only after the review has allowed it; and the kubelet receives no expectation.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_is_told_to_continue_after_the_review() {
+async fn a_permitted_client_gets_100_continue_after_the_review() {
     let world = World::start().await;
     for spelling in ["100-continue", "100-Continue"] {
         world.kubelet.clear();
@@ -100,13 +101,13 @@ async fn who_may_is_told_to_continue_after_the_review() {
     world.stop().await;
 }
 
-/// A kubelet that wants no body says so at once, and its answer is not held back until one has come.
+/// A kubelet may answer at once that it wants no body; that answer is not held back until a body has come.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_before_the_body_reaches_who_waits() {
+async fn an_answer_before_the_body_reaches_the_waiting_client() {
     let world = World::start().await;
     let early = Fault::Early {
         status: 413,
-        hold: std::time::Duration::from_secs(60),
+        hold: 2 * crate::patience::patience(),
     };
     world.kubelet.fail("/lab/early", early);
     let answer = told(&world.client("bob"), &waiting("POST", "/lab/early", "")).await;
@@ -120,9 +121,9 @@ async fn an_answer_before_the_body_reaches_who_waits() {
     world.stop().await;
 }
 
-/// HTTP/1.0 has no such thing, and HTTP/2 clients send their body after a while, told or not.
+/// HTTP/1.0 has no expectations, and HTTP/2 clients send their body after a while without 100 Continue.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_wait_is_served_alike() {
+async fn a_client_that_does_not_wait_is_served_as_well() {
     let world = World::start().await;
     let old = "POST /lab/echo HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\nbody";
     let answer = told(&world.client("bob"), old).await;

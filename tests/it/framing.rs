@@ -1,33 +1,33 @@
-//! Where a request ends is where the next one begins, and the next one may be somebody's who may not send it. Every row is
-//! a first request in odd clothes with a second one behind it, which its sender may not make: whatever the gate thinks of
-//! the first, the second is judged on its own, and the kubelet sees one well-formed request or none.
+//! The end of a request is the beginning of the next one. Every row of the table is an oddly framed request
+//! with a second one behind it that its sender may not make: however the gate reads the first, it must judge
+//! the second on its own, and the kubelet must see one well-formed request or none.
 
 use std::time::Duration;
 
 use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
 
 use crate::corpus::{bytes, rows};
-use crate::patience::eventually;
+use crate::patience::{eventually, stretched};
 use crate::smuggling::assert_well_formed;
 use crate::world::{World, assert_answer};
 
-/// A connection that says nothing for so long waits for more.
-const SILENCE: Duration = Duration::from_millis(1500);
+/// A gate that sends nothing for so long waits for more.
+const SILENCE: Duration = Duration::from_secs(3);
 
-/// What becomes of the two.
+/// What becomes of the two requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fate {
     /// The first passes with this many bytes of body, the second is refused for its own sake.
     Passed(u64),
     /// The first passes with this many bytes of body, and the connection is closed behind it.
     PassedAndClosed(u64),
-    /// The gate answers this, nothing passes, and the connection is closed.
+    /// The gate answers with this status, nothing passes, and the connection is closed.
     Refused(u16),
-    /// The gate answers this to the first, and 403 to the second.
+    /// The gate answers the first with this status, and the second with 403.
     Answered(u16),
-    /// The head may have passed, the body does not: it is broken off, there as here.
+    /// The head may have passed; the body is broken off, at the kubelet as at the client.
     BrokenOff,
-    /// The first takes the second for a part of itself, as its framing says, and waits for the rest.
+    /// By its framing the second is part of the first, whose rest the gate waits for.
     Waits,
 }
 use Fate::{Answered, BrokenOff, Passed, PassedAndClosed, Refused, Waits};
@@ -48,14 +48,14 @@ impl Fate {
     }
 }
 
-/// Which its sender may not make.
+/// A request that its sender may not make.
 fn second() -> String {
     format!(
         "GET /pods?second HTTP/1.1\r\nHost: node\r\nConnection: close\r\nAuthorization: Bearer {METRICS_TOKEN}\r\n\r\n"
     )
 }
 
-/// The statuses of the answers that came, without those that only say to go on.
+/// The statuses of the answers, without 100 Continue.
 fn statuses(answers: &[u8]) -> Vec<u16> {
     let text = String::from_utf8_lossy(answers);
     text.match_indices("HTTP/1.")
@@ -64,9 +64,9 @@ fn statuses(answers: &[u8]) -> Vec<u16> {
         .collect()
 }
 
-/// Seen red with `headers::for_kubelet` removing nothing (the first row's token is at the kubelet), with the coding not
-/// looked at ("identity, chunked" passes), and with `may_be_an_upgrade` looking at `Upgrade` alone ("half the word
-/// upgrade": the second request is answered).
+/// Seen red with `headers::for_kubelet` removing nothing (the first row's token is at the kubelet), with the
+/// coding not looked at ("identity, chunked" passes), and with `may_be_an_upgrade` looking at `Upgrade` alone
+/// ("half the word upgrade": the second request is answered).
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_is_one_request() {
     let world = World::start().await;
@@ -85,7 +85,7 @@ async fn one_request_is_one_request() {
         message.extend(format!("\r\nHost: node\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\n\r\n").bytes());
         message.extend(bytes(body));
         message.extend(second().bytes());
-        let client = world.stranger().with_deadline(SILENCE);
+        let client = world.stranger().with_deadline(stretched(SILENCE));
         let answers = client.raw(&message).await.unwrap_or_default();
         let statuses = statuses(&answers);
         if fate != Waits {
@@ -125,7 +125,7 @@ async fn one_request_is_one_request() {
         if !right {
             wrong.push(format!("{name}: {fate:?}, but {statuses:?} and {body:?}"));
         }
-        // Whoever uses the connection to the kubelet next gets an answer to their own request.
+        // The next client on this connection to the kubelet gets the answer to its own request.
         let next = world
             .token_client(METRICS_TOKEN)
             .get("/metrics/resource?next")

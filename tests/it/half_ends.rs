@@ -1,6 +1,6 @@
-//! A stream ends on one side first. If what the other side still had to say is cut off, the end of a command's output is
-//! lost; if the other side is left open, shells and sockets stay behind on the node. The kubelet is played by hand here,
-//! byte for byte.
+//! A stream ends on one side first. If the gate then cuts off what the other side still sends, the end of a
+//! command's output is lost; if it leaves the other side open, shells and sockets stay behind on the node.
+//! These tests play the kubelet byte by byte.
 
 use fakes::client::{Client, Duplex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,7 +14,7 @@ const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\
 const UPGRADE: &str = "POST /exec/default/web/nginx?command=cat&input=1&output=1 HTTP/1.1\r\nHost: x\r\n\
                        Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n";
 
-/// A gate before a kubelet that is nothing but a listening socket.
+/// A gate whose kubelet is a listening socket of the test.
 async fn before_a_socket() -> (World, TcpListener) {
     let kubelet = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", kubelet.local_addr().unwrap());
@@ -38,7 +38,7 @@ async fn read_to(stream: &mut (impl tokio::io::AsyncRead + Unpin), end: &[u8]) -
     read
 }
 
-/// Both ends of a fresh tunnel.
+/// Both ends of a new tunnel.
 async fn tunnel(client: &Client, kubelet: &TcpListener) -> (Box<dyn Duplex>, TcpStream) {
     let mut here = client.stream().await.unwrap();
     here.write_all(UPGRADE.as_bytes()).await.unwrap();
@@ -52,7 +52,7 @@ async fn tunnel(client: &Client, kubelet: &TcpListener) -> (Box<dyn Duplex>, Tcp
 
 async fn everything(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
     let mut read = Vec::new();
-    // However it ends.
+    // By end of stream or by reset.
     let _ = timeout(patience(), stream.read_to_end(&mut read))
         .await
         .expect("it is still open");
@@ -63,9 +63,9 @@ async fn ended(world: &World) {
     eventually("the stream is gone", || world.metric("streams", &[]) == 0.0).await;
 }
 
-/// Seen red with `Tunnel::run` not waiting for the other direction: the last words are lost.
+/// Seen red with `Tunnel::run` not waiting for the other direction: the last bytes are lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_clients_end_the_kubelets_last_words_arrive() {
+async fn after_the_clients_end_the_kubelets_last_bytes_arrive() {
     let (world, kubelet) = before_a_socket().await;
     let (mut here, mut there) = tunnel(&world.client("bob"), &kubelet).await;
     here.write_all(b"input").await.unwrap();
@@ -83,7 +83,7 @@ async fn after_the_clients_end_the_kubelets_last_words_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_kubelets_end_the_clients_last_words_arrive() {
+async fn after_the_kubelets_end_the_clients_last_bytes_arrive() {
     let (world, kubelet) = before_a_socket().await;
     let (mut here, mut there) = tunnel(&world.client("bob"), &kubelet).await;
     let output = vec![b'o'; 3_000_000];
@@ -95,7 +95,7 @@ async fn after_the_kubelets_end_the_clients_last_words_arrive() {
             there
         })
     };
-    // All of it has been said long before a client that takes its time has read it.
+    // A slow client reads it long after the kubelet has sent all of it.
     let mut read = vec![0; 1000];
     here.read_exact(&mut read).await.unwrap();
     here.write_all(b"last words").await.unwrap();
@@ -108,11 +108,12 @@ async fn after_the_kubelets_end_the_clients_last_words_arrive() {
     world.stop().await;
 }
 
-/// Seen red with `Tunnel::run` waiting for the other direction without `FLUSH`: both sides stay open for good.
+/// Seen red with `Tunnel::run` waiting for the other direction without `FLUSH`: both sides stay open for
+/// ever.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_side_that_does_not_take_the_hint_is_closed() {
+async fn a_side_that_goes_on_after_the_others_end_is_closed() {
     let (world, kubelet) = before_a_socket().await;
-    // The client has ended, and the kubelet goes on and on, reading nothing.
+    // The client has ended; the kubelet goes on writing and reads nothing.
     let (mut here, mut there) = tunnel(&world.client("bob"), &kubelet).await;
     here.shutdown().await.unwrap();
     let talking = async { while there.write_all(&[b'.'; 1000]).await.is_ok() {} };
@@ -122,7 +123,7 @@ async fn a_side_that_does_not_take_the_hint_is_closed() {
         .expect("the kubelet's side is still open");
     ended(&world).await;
 
-    // The kubelet has ended, and the client goes on and on.
+    // The kubelet has ended; the client goes on writing.
     let (mut here, mut there) = tunnel(&world.client("bob"), &kubelet).await;
     there.shutdown().await.unwrap();
     let talking =
@@ -133,7 +134,7 @@ async fn a_side_that_does_not_take_the_hint_is_closed() {
         .expect("the client's side is still open");
     ended(&world).await;
 
-    // Neither says anything any more, and neither closes.
+    // Neither writes any more, and neither closes.
     let (mut here, mut there) = tunnel(&world.client("bob"), &kubelet).await;
     here.shutdown().await.unwrap();
     assert_eq!(everything(&mut here).await, b"");
@@ -143,13 +144,13 @@ async fn a_side_that_does_not_take_the_hint_is_closed() {
     world.stop().await;
 }
 
-/// What comes before its time: pieces of the 101, bytes behind it, bytes of the client before it; none is lost, doubled,
-/// or taken for something else. Seen red with `Tunnel::run` dropping `early`: the kubelet's bytes never come.
+/// Pieces of the 101, bytes right behind it, and bytes of the client before it are neither lost nor doubled.
+/// Seen red: with `Tunnel::run` dropping `early`, the kubelet's bytes never come.
 #[tokio::test(flavor = "multi_thread")]
 async fn early_bytes_are_neither_lost_nor_taken_for_a_request() {
     let (world, kubelet) = before_a_socket().await;
     let bob = world.client("bob");
-    // It looks like a request, and is none: the tunnel's bytes are nobody's to read.
+    // The client's bytes look like a request and are part of the tunnel.
     let early = "GET /pods HTTP/1.1\r\nHost: x\r\n\r\n";
     for informational in [
         "",
@@ -186,10 +187,10 @@ async fn early_bytes_are_neither_lost_nor_taken_for_a_request() {
 
 /// Seen red with answers below 400 passed on: a 200 instead of 502.
 ///
-/// CVE-2018-1002105: whoever sent bytes for a tunnel that never came must not see them answered as requests, least of
-/// all where the connection is an API server's.
+/// CVE-2018-1002105: bytes that a client sent for a tunnel that never came must not be answered as requests,
+/// least of all on a connection of the API server.
 #[tokio::test(flavor = "multi_thread")]
-async fn early_bytes_of_a_refused_upgrade_are_nobodys() {
+async fn early_bytes_of_a_refused_upgrade_are_dropped() {
     let (world, kubelet) = before_a_socket().await;
     let behind = "GET /pods HTTP/1.1\r\nHost: x\r\n\r\n";
     for (status, passed_on) in [
@@ -219,7 +220,7 @@ async fn early_bytes_of_a_refused_upgrade_are_nobodys() {
     world.stop().await;
 }
 
-/// A client that vanishes without a word: its connection is reset.
+/// A client whose connection is reset.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_ends_the_other_side() {
     let (world, kubelet) = before_a_socket().await;

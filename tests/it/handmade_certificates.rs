@@ -1,5 +1,5 @@
-//! Labs make their certificates with a line of openssl each, and get X.509 v1 and CA:TRUE without having asked for
-//! them. If only certificates from our own maker were tried, the ones that people have would be the ones refused.
+//! Many labs make certificates with a line of openssl, and get X.509 v1 or CA:TRUE without asking for it.
+//! With certificates of our own PKI alone, the tests would not notice that the gate refuses those.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,8 +12,8 @@ use serde_json::json;
 use crate::skipped::skip;
 use crate::world::{Status as _, World, WorldBuilder};
 
-/// A CA; alice by `x509 -req` (v1), bob by `req -x509 -CA` (CA:TRUE), carol with extensions, dora with a short key; and a
-/// list with carol on it.
+/// A CA; alice by `x509 -req` (v1), bob by `req -x509 -CA` (CA:TRUE), carol with extensions, dora with a
+/// short key; and a list with carol on it.
 const SCRIPT: &str = r#"
 set -eu
 cat >ca.cnf <<'END'
@@ -69,7 +69,7 @@ fn pair(folder: &Path, name: &str) -> Pair {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_openssl_makes_without_being_told_is_somebody() {
+async fn certificates_made_by_openssl_with_its_defaults_authenticate() {
     if Command::new("openssl").arg("version").output().is_err() {
         return skip("openssl cannot be run");
     }
@@ -87,7 +87,7 @@ async fn what_openssl_makes_without_being_told_is_somebody() {
             let said = world.audit_events(3).await[0]["annotations"]["kubelet-gate.dev/error"].to_string();
             assert!(
                 said.contains("authentication.x509.legacyV1Certificates"),
-                "the way out: {said}"
+                "what to do: {said}"
             );
         }
 
@@ -98,9 +98,9 @@ async fn what_openssl_makes_without_being_told_is_somebody() {
     }
 }
 
-/// The kubelet would take it; here no signature of so short a key is one, in the handshake neither.
+/// The kubelet would accept it; here no signature of so short a key counts, not even in the handshake.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_rsa_key_of_1024_bits_proves_nothing() {
+async fn an_rsa_key_of_1024_bits_is_refused() {
     if Command::new("openssl").arg("version").output().is_err() {
         return skip("openssl cannot be run");
     }

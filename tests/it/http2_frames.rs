@@ -1,5 +1,5 @@
-//! HTTP/2 by hand: frames as they are written down, for what no library would send. HPACK is written without tables and
-//! without Huffman; of what comes back only the status is read.
+//! HTTP/2 frames written byte by byte, for what no library would send. HPACK is written without tables and
+//! without Huffman codes; of an answer only the status is read.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(crate) const INITIAL_WINDOW: u16 = 4;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A frame that came.
+/// A frame that was received.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
@@ -42,7 +42,7 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Shakes hands and sends the preface and these settings.
+    /// Makes the TLS handshake and sends the preface and these settings.
     pub(crate) async fn open(client: &Client, settings: &[(u16, u32)]) -> Self {
         let mut frames = Self {
             io: client.stream().await.unwrap(),
@@ -57,7 +57,7 @@ impl Frames {
         self.io.write_all(bytes).await.is_ok() && self.io.flush().await.is_ok()
     }
 
-    /// The next frame; `None` when the gate has closed or says nothing for `patience`.
+    /// The next frame; `None` if the gate has closed or sends nothing for `patience`.
     pub(crate) async fn next(&mut self, patience: Duration) -> Option<Frame> {
         let read = async {
             let mut head = [0; 9];
@@ -75,7 +75,7 @@ impl Frames {
         timeout(patience, read).await.ok().flatten()
     }
 
-    /// The next frame of this kind, on this stream unless it is 0; the others are passed over.
+    /// The next frame of this kind, on this stream unless it is 0; other frames are skipped.
     pub(crate) async fn find(&mut self, kind: u8, stream: u32, patience: Duration) -> Option<Frame> {
         let search = async {
             loop {

@@ -1,8 +1,6 @@
-//! Over HTTP/2 a request has no lines to break out of, but it becomes HTTP/1.1 on its way to the kubelet: what passes as a
-//! value here must not end a line, a body or a request there. And a client that keeps the rules of HTTP/2 but not its
-//! spirit must not hold what others need.
-
-use std::time::Duration;
+//! A request in HTTP/2 becomes HTTP/1.1 on its way to the kubelet: a value that is harmless in HTTP/2 must
+//! not end a line, a body or a request there. And a client that keeps to the rules of HTTP/2 must not be able
+//! to hold what other clients need.
 
 use fakes::apiserver::{Behaviour, METRICS_TOKEN};
 use fakes::client::Alpn;
@@ -19,11 +17,11 @@ use crate::world::{World, assert_answer};
 enum Fate {
     /// It passes, once.
     Passed,
-    /// The gate answers this, and nothing passes.
+    /// The gate answers with this status, and nothing passes.
     Answered(u16),
     /// The stream is reset, or the connection ended; nothing passes.
     Refused,
-    /// Its head may have passed; its body is broken off, there as here.
+    /// Its head may have passed; its body is broken off, at the kubelet as at the client.
     BrokenOff,
 }
 use Fate::{Answered, BrokenOff, Passed, Refused};
@@ -50,7 +48,7 @@ fn head(method: &str, path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     .to_vec()
 }
 
-/// Sends frames on stream 1 and tells what came back, in terms of [`Fate`] as far as the client can see.
+/// Sends frames on stream 1 and yields what the client sees: a status, or in a word what came instead.
 async fn play(world: &World, bytes: &[u8]) -> Result<u16, &'static str> {
     let mut frames = Frames::open(&world.h2_client("bob"), &[]).await;
     frames.send(bytes).await;
@@ -63,7 +61,7 @@ async fn play(world: &World, bytes: &[u8]) -> Result<u16, &'static str> {
             HEADERS if status.is_err() => status = Ok(frame.status().expect("a status")),
             GOAWAY if frame.code() != 0 => return Err("goaway"),
             RST_STREAM if frame.stream == 1 => {
-                // Of an answered request whose body is not wanted any more: NO_ERROR.
+                // NO_ERROR: the request is answered, and the rest of its body is not wanted.
                 return if frame.code() == 0 { status } else { Err("reset") };
             }
             _ => {}
@@ -178,7 +176,7 @@ fn bodies() -> Vec<(&'static str, Fate, Vec<Vec<u8>>)> {
         ("padding", Passed, vec![opening(None), frame(DATA, END | PADDED, 1, b"\x02body\0\0")]),
         ("padding that is too long", BrokenOff, vec![opening(None), frame(DATA, END | PADDED, 1, &[200, b'a'])]),
         ("a frame over the limit", BrokenOff, vec![opening(None), data(END, &[b'x'; 16_385])]),
-        // Trailers end at the gate, whatever they are called.
+        // Trailers end at the gate, whatever their names.
         ("a trailer", Passed, trailer("x-end", "1")),
         ("a trailer that frames", Passed, trailer("content-length", "44")),
         ("a trailer that authenticates", Passed, trailer("authorization", "Bearer x")),
@@ -217,7 +215,7 @@ async fn a_body_ends_where_its_stream_ends_or_is_broken_off() {
         let saw = if fate == BrokenOff && name.starts_with("a reset") {
             let mut connection = Frames::open(&world.h2_client("bob"), &[]).await;
             connection.send(&frames.concat()).await;
-            Err("nobody is told")
+            Err("silence")
         } else {
             play(&world, &frames.concat()).await
         };
@@ -257,12 +255,12 @@ async fn a_body_ends_where_its_stream_ends_or_is_broken_off() {
     world.stop().await;
 }
 
-// === windows that stay shut ===
+// === windows that stay closed ===
 
 const SHORT: &str = "400ms";
-/// More than any window or buffer on the way takes.
+/// More than all windows and buffers on the way hold.
 const MUCH: &str = "/lab/bytes?n=10000000";
-/// A followed log that says nothing for longer than any test takes.
+/// A followed log without a line for longer than any test takes.
 const QUIET: &str = "/containerLogs/default/web/nginx?follow=true&tailLines=0";
 
 fn get(stream: u32, path: &str) -> Vec<u8> {
@@ -287,20 +285,19 @@ fn stalls(world: &World) -> f64 {
     world.metric("rejections_total", &[("reason", "write_stall")])
 }
 
-/// Each of them would hold a connection to the kubelet for good, and a hundred fit on one connection.
+/// Each such stream would hold a connection to the kubelet for ever, and one connection has room for a
+/// hundred.
 ///
-/// Seen red with `Streams` polling the stream and nothing else: no reset came.
+/// Seen red: with `Streams` polling the stream alone, no reset came.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_whose_window_stays_shut_is_reset_and_the_others_go_on() {
+async fn a_stream_whose_window_stays_closed_is_reset_and_the_others_go_on() {
     let world = World::builder()
         .set("limits.writeStallTimeout", SHORT)
         .start()
         .await;
-    world
-        .kubelet
-        .adjust(|knobs| knobs.log_interval = Duration::from_secs(60));
+    world.kubelet.adjust(|knobs| knobs.log_interval = 2 * patience());
     let mut frames = Frames::open(&world.h2_client("bob"), &[(INITIAL_WINDOW, 0)]).await;
-    // Nothing comes of this one that could be taken: it stays.
+    // This stream has nothing to send: it stays.
     frames.send(&get(1, QUIET)).await;
     assert_eq!(
         frames.find(HEADERS, 1, patience()).await.unwrap().status(),
@@ -309,7 +306,7 @@ async fn a_stream_whose_window_stays_shut_is_reset_and_the_others_go_on() {
     for (number, stream) in [(1, 3), (2, 5), (3, 7)] {
         frames.send(&get(stream, MUCH)).await;
         if stream == 7 {
-            // Some of it is taken, and then no more.
+            // The client takes some of it, and then no more.
             frames.send(&window(7, 200_000)).await;
         }
         let reset = frames.find(RST_STREAM, 0, patience()).await.expect("a reset");
@@ -322,7 +319,7 @@ async fn a_stream_whose_window_stays_shut_is_reset_and_the_others_go_on() {
     }
     assert_eq!(world.metric("requests_in_flight", &[]), 1.0, "the log goes on");
 
-    // A client that takes its time takes all.
+    // A slow client gets all of it.
     frames.send(&get(9, MUCH)).await;
     let (mut taken, mut given) = (0, 0);
     while taken < 10_000_000 {
@@ -340,9 +337,9 @@ async fn a_stream_whose_window_stays_shut_is_reset_and_the_others_go_on() {
     world.stop().await;
 }
 
-/// The same by the window of the whole connection, which the client never opens for any stream. Seen red likewise.
+/// The same with the window of the connection, which the client never opens. Seen red in the same way.
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_on_a_connection_whose_window_stays_shut_are_reset() {
+async fn streams_on_a_connection_whose_window_stays_closed_are_reset() {
     let world = World::builder()
         .set("limits.writeStallTimeout", SHORT)
         .start()
@@ -365,18 +362,18 @@ async fn streams_on_a_connection_whose_window_stays_shut_are_reset() {
 
 // === floods ===
 
-/// Sends these bytes over and over until the gate has had enough; true if it has.
+/// Sends these bytes again and again until the gate closes; false if it does not.
 async fn flood(frames: &mut Frames, times: usize, bytes: impl Fn(u32) -> Vec<u8>) -> bool {
     for number in 0..times {
         let bytes = bytes(u32::try_from(number).unwrap());
         match tokio::time::timeout(patience(), frames.send(&bytes)).await {
             Ok(true) => {}
             Ok(false) => return true,
-            // It neither takes more nor closes.
+            // The gate neither reads on nor closes.
             Err(_) => return false,
         }
     }
-    // What was sent last may still be on its way: the gate answers a PING, or has closed.
+    // The last bytes may still be on their way: the gate answers a PING, or has closed.
     frames.send(&frame(PING, 0, 0, b"anybody?")).await;
     loop {
         match frames.next(patience()).await {
@@ -388,7 +385,7 @@ async fn flood(frames: &mut Frames, times: usize, bytes: impl Fn(u32) -> Vec<u8>
     }
 }
 
-/// By somebody who is signed in: the connection of a stranger is closed after its first answer.
+/// Sent by an authenticated client: a stranger's connection is closed after its first answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_end_the_connection_and_nothing_else() {
     let world = World::builder()
@@ -405,7 +402,7 @@ async fn floods_end_the_connection_and_nothing_else() {
         "CONTINUATION"
     );
 
-    // Of nothing at all.
+    // Empty frames.
     let mut frames = open(&world).await;
     frames.send(&frame(HEADERS, 0, 1, &post(None))).await;
     assert!(
@@ -413,7 +410,7 @@ async fn floods_end_the_connection_and_nothing_else() {
         "empty CONTINUATION"
     );
 
-    // CVE-2019-9518, RUSTSEC-2026-0258: a body of nothing.
+    // CVE-2019-9518, RUSTSEC-2026-0258: a body of empty frames.
     let mut frames = open(&world).await;
     frames.send(&opening(None)).await;
     assert!(
@@ -421,7 +418,7 @@ async fn floods_end_the_connection_and_nothing_else() {
         "empty DATA"
     );
 
-    // CVE-2019-9512 and 9515: a question that must be answered, by somebody who does not read the answers.
+    // CVE-2019-9512 and 9515: frames that must be answered, from a client that does not read the answers.
     for (name, bytes) in [
         ("SETTINGS", settings(&[(INITIAL_WINDOW, 65_535)])),
         ("PING", frame(PING, 0, 0, b"anybody?")),
@@ -439,7 +436,7 @@ async fn floods_end_the_connection_and_nothing_else() {
     world.stop().await;
 }
 
-/// CVE-2023-44487: streams that are opened and reset cost the kubelet no more than their number at once.
+/// CVE-2023-44487: of streams that are opened and reset, the kubelet sees no more than may be open at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rapid_reset_leaves_nothing_at_the_kubelet() {
     let world = World::start().await;
@@ -477,7 +474,7 @@ async fn status_and_stay(frames: &mut Frames, stream: u32, token: Option<&str>) 
         match frame.kind {
             HEADERS if frame.stream == stream && status.is_none() => {
                 status = Some(frame.status().expect("a status"));
-                // What the gate has to say about the connection it says before it answers this.
+                // A GOAWAY would come before the answer to this.
                 frames.send(&self::frame(PING, 0, 0, b"anything")).await;
             }
             GOAWAY => return (status.expect("an answer before it leaves"), false),
@@ -487,22 +484,23 @@ async fn status_and_stay(frames: &mut Frames, stream: u32, token: Option<&str>) 
     }
 }
 
-/// If a monitor lost its connection with every review that fails, a broken API server would cost the gate a handshake for
-/// each request. A stranger's connection is another matter.
+/// If every failed review closed the client's connection, a broken API server would cost the gate a handshake
+/// for each request. A stranger's connection is closed.
 ///
-/// Seen red with every failure taken for a stranger's: GOAWAY behind the 503.
+/// Seen red: with every failure treated as a stranger's, GOAWAY behind the 503.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_nobody_could_be_asked_about_keeps_its_connection() {
+async fn a_client_whose_review_failed_keeps_its_connection() {
     let world = World::start().await;
     let client = world.tls_client(None, Alpn::H2);
     let mut frames = Frames::open(&client, &[]).await;
     world.api.behave_all(Behaviour::Fail(500));
-    // (Each status once, since a second one would be an index into a table that is not read here.)
+    // (Each status once: HPACK would send a second one as an index into its table, which these tests do not
+    // read.)
     assert_eq!(status_and_stay(&mut frames, 1, Some("one")).await, (503, true));
     world.api.heal();
     let answer = status_and_stay(&mut frames, 3, Some(METRICS_TOKEN)).await;
     assert_eq!(answer, (200, true), "on the same connection");
-    // Once somebody was known on it, a mistake does not end it.
+    // Once a client was authenticated on it, a refused request does not end it.
     assert_eq!(status_and_stay(&mut frames, 5, None).await, (401, true));
     drop(frames);
 

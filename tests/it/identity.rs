@@ -1,5 +1,5 @@
-//! If credentials are combined in another order than the kubelet's, somebody is let in as somebody else, or a stranger
-//! with a broken credential is let in as nobody.
+//! If credentials were combined in another order than the kubelet's, a client would be taken for another
+//! user, or a stranger with a broken credential for the anonymous user.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use crate::patience::eventually;
 use crate::world::{PKI, Status as _, World, WorldBuilder, assert_answer};
 
-/// What the gate made of a request: the user it asked the API server about, or `None` for 401.
-async fn who(
+/// The user that the gate sees in a request, which it asks the API server about; `None` for 401.
+async fn user_of(
     world: &World,
     pair: Option<&str>,
     authorization: &[&str],
@@ -44,7 +44,11 @@ async fn who(
     };
     let asked = world.api.access_specs();
     if status == 401 {
-        assert_eq!(asked, Vec::<Value>::new(), "nobody's request was authorized");
+        assert_eq!(
+            asked,
+            Vec::<Value>::new(),
+            "an unauthenticated request was authorized"
+        );
         return None;
     }
     Some(
@@ -84,7 +88,7 @@ async fn credentials_are_combined_as_the_kubelet_combines_them() {
     );
     let (only_token, nothing_in_it) = ([protocol_good.as_str()], protocol(""));
     let two_tokens = [protocol_good.as_str(), protocol_good.as_str(), V5];
-    // Certificate, Authorization headers, subprotocols; who it is, with anonymous off and on.
+    // Certificate, Authorization headers, subprotocols; the user, with anonymous requests off and on.
     type Row<'a> = (
         Option<&'a str>,
         &'a [&'a str],
@@ -92,16 +96,17 @@ async fn credentials_are_combined_as_the_kubelet_combines_them() {
         [Option<&'a str>; 2],
     );
     let both = |user| [Some(user), Some(user)];
-    let nobody = [None, Some(ANONYMOUS)];
+    let no_credential = [None, Some(ANONYMOUS)];
     let refused = [None, None];
     let rows: &[Row<'_>] = &[
-        (None, &[], &[], nobody),
+        (None, &[], &[], no_credential),
         (Some("alice"), &[], &[], both("alice")),
-        // A good certificate ends the search: the token is never looked at.
+        // A good certificate decides: the token is not looked at.
         (Some("alice"), &[&good], &[], both("alice")),
         (Some("alice"), &["Bearer unknown"], &[], both("alice")),
         (Some("alice"), &["Bearer"], &[], both("alice")),
-        // A bad one does not stop a token, but without one it is 401 even where anonymous is allowed.
+        // With a bad certificate a token still counts; without one it is 401, even where anonymous requests
+        // are allowed.
         (Some("wrong-ca"), &[], &[], refused),
         (Some("expired"), &[], &[], refused),
         (Some("not-yet-valid"), &[], &[], refused),
@@ -109,30 +114,30 @@ async fn credentials_are_combined_as_the_kubelet_combines_them() {
         (Some("wrong-ca"), &[&good], &[], both(METRICS)),
         (Some("expired"), &[&good], &[], both(METRICS)),
         (Some("wrong-ca"), &["Bearer unknown"], &[], refused),
-        // A certificate without a name is no opinion.
-        (Some("no-cn"), &[], &[], nobody),
+        // A certificate without a common name names no user.
+        (Some("no-cn"), &[], &[], no_credential),
         (Some("no-cn"), &[&good], &[], both(METRICS)),
         (None, &[&good], &[], both(METRICS)),
         (None, &[&ignored_rest], &[], both(METRICS)),
         (None, &["Bearer unknown"], &[], refused),
-        // What is no bearer token is nothing at all.
-        (None, &["Basic Ym9iOmJvYg=="], &[], nobody),
-        (None, &["Bearer"], &[], nobody),
-        (None, &[""], &[], nobody),
-        (None, &[&two_spaces], &[], nobody),
-        (None, &[&tab], &[], nobody),
+        // A header that is no bearer token counts as none.
+        (None, &["Basic Ym9iOmJvYg=="], &[], no_credential),
+        (None, &["Bearer"], &[], no_credential),
+        (None, &[""], &[], no_credential),
+        (None, &[&two_spaces], &[], no_credential),
+        (None, &[&tab], &[], no_credential),
         // Only the first header is read.
         (None, &[&good, "Bearer unknown"], &[], both(METRICS)),
-        (None, &["Basic Ym9iOmJvYg==", &good], &[], nobody),
+        (None, &["Basic Ym9iOmJvYg==", &good], &[], no_credential),
         // The token of a WebSocket's subprotocol.
         (None, &[], &[&protocol_good, V5], both(METRICS)),
         (None, &["Bearer unknown"], &[&protocol_good, V5], both(METRICS)),
-        (None, &[], &[V5], nobody),
+        (None, &[], &[V5], no_credential),
         (None, &[], &only_token, refused),
         (None, &[], &two_tokens, refused),
         (None, &[], &[bad_encoding, V5], refused),
         (None, &[], &[&not_utf8, V5], refused),
-        (None, &[], &[&nothing_in_it, V5], nobody),
+        (None, &[], &[&nothing_in_it, V5], no_credential),
         (Some("alice"), &[], &only_token, both("alice")),
     ];
     for (column, anonymous) in [false, true].into_iter().enumerate() {
@@ -142,7 +147,7 @@ async fn credentials_are_combined_as_the_kubelet_combines_them() {
             .start()
             .await;
         for (pair, authorization, protocols, expected) in rows {
-            let found = who(&world, *pair, authorization, protocols).await;
+            let found = user_of(&world, *pair, authorization, protocols).await;
             assert_eq!(
                 found.as_deref(),
                 expected[column],
@@ -158,7 +163,7 @@ async fn credentials_are_combined_as_the_kubelet_combines_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_no_credential_while_webhook_authentication_is_off() {
+async fn a_token_does_not_count_while_webhook_authentication_is_off() {
     let world = World::builder()
         .set("authentication.webhook.enabled", false)
         .anonymous()
@@ -166,21 +171,24 @@ async fn a_token_is_no_credential_while_webhook_authentication_is_off() {
         .start()
         .await;
     let good = format!("Bearer {METRICS_TOKEN}");
-    assert_eq!(who(&world, None, &[&good], &[]).await.as_deref(), Some(ANONYMOUS));
+    assert_eq!(
+        user_of(&world, None, &[&good], &[]).await.as_deref(),
+        Some(ANONYMOUS)
+    );
     let protocols = [&protocol(METRICS_TOKEN), V5];
     assert_eq!(
-        who(&world, None, &[], &protocols).await.as_deref(),
+        user_of(&world, None, &[], &protocols).await.as_deref(),
         Some(ANONYMOUS)
     );
     assert_eq!(
-        who(&world, Some("alice"), &[&good], &[]).await.as_deref(),
+        user_of(&world, Some("alice"), &[&good], &[]).await.as_deref(),
         Some("alice")
     );
     assert_eq!(world.api.count(Api::Token), 0);
     world.stop().await;
 }
 
-/// A subprotocol's token is one only in a WebSocket upgrade; elsewhere the header is a header like any other.
+/// A token in a subprotocol counts in a WebSocket upgrade alone; elsewhere the header is an ordinary one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subprotocol_token_needs_a_websocket_upgrade() {
     let world = World::start().await;
@@ -200,7 +208,7 @@ async fn a_subprotocol_token_needs_a_websocket_upgrade() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_in_the_query_authenticates_nobody() {
+async fn a_token_in_the_query_does_not_count() {
     let world = World::start().await;
     for query in ["access_token", "token", "authorization"] {
         let target = format!("/metrics?{query}={METRICS_TOKEN}");
@@ -269,9 +277,9 @@ async fn a_certificate_with_two_uids_or_an_empty_one_is_refused() {
     world.stop().await;
 }
 
-/// Showing a certificate proves nothing; having its key does, and that the handshake itself must find out.
+/// A certificate proves nothing without its key, which the handshake must verify.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_with_anothers_key_fails_the_handshake() {
+async fn a_certificate_with_another_key_fails_the_handshake() {
     let world = World::start().await;
     let (bob, alice) = (PKI.pair("bob").unwrap(), PKI.pair("alice").unwrap());
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
@@ -290,7 +298,7 @@ async fn a_certificate_with_anothers_key_fails_the_handshake() {
     world.stop().await;
 }
 
-/// In the hard mode a client without a good certificate does not even get a 401; a token alone is not enough.
+/// With `Require` a client without a good certificate gets no 401 but an alert; a token alone is not enough.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_certificates_are_required_no_handshake_succeeds_without_a_good_one() {
     let world = World::builder()
@@ -309,7 +317,7 @@ async fn where_certificates_are_required_no_handshake_succeeds_without_a_good_on
 
 // === tokens ===
 
-/// A behaviour that writes down each `spec` and answers with this `status`.
+/// A behaviour that records each `spec` and answers with this `status`.
 fn recorded(status: Value) -> (Behaviour, Arc<Mutex<Vec<Value>>>) {
     let specs = Arc::new(Mutex::new(Vec::new()));
     let record = specs.clone();
@@ -340,7 +348,7 @@ async fn a_token_review_asks_about_the_token_and_nothing_else() {
     assert_eq!(world.token_client("to.ken+/=~").status("/metrics").await, 403);
     assert_eq!(*specs.lock().unwrap(), [json!({"token": "to.ken+/=~"})]);
 
-    // The user passes into the access review as it is, but for the group that every authenticated user is in.
+    // The access review has the user as it is, and the group of all authenticated users.
     let spec = &world.api.access_specs()[0];
     assert_eq!(
         (&spec["user"], &spec["uid"], &spec["groups"], &spec["extra"]),
@@ -355,14 +363,14 @@ async fn a_token_review_asks_about_the_token_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_for_another_audience_is_nobodys() {
+async fn a_token_for_another_audience_is_refused() {
     let world = world_with_audience().await;
     let user = json!({"username": "zoe"});
     for (number, (audiences, status)) in [
         (json!(["kubelet"]), 403),
         (json!(["other", "kubelet-gate"]), 403),
         (json!(["other"]), 401),
-        // An API server that knows nothing of audiences: the token is for itself, not for us.
+        // An API server that ignores audiences: the token is for the API server, not for the gate.
         (json!([]), 401),
         (Value::Null, 401),
     ]
@@ -378,7 +386,7 @@ async fn a_token_for_another_audience_is_nobodys() {
         let asked = json!({"token": token, "audiences": ["kubelet-gate", "kubelet"]});
         assert_eq!(*specs.lock().unwrap(), [asked]);
     }
-    // And through a real look-up: the lab's own tokens are for the API server.
+    // In a real look-up: the lab's own tokens are for the API server.
     world.api.heal();
     assert_eq!(world.token_client(ADMIN_TOKEN).status("/pods").await, 401);
     world
@@ -388,9 +396,9 @@ async fn a_token_for_another_audience_is_nobodys() {
     world.stop().await;
 }
 
-/// An answer that contradicts itself must not be read in the client's favour.
+/// A contradictory answer must not be read in the client's favour.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_contradictory_token_review_lets_nobody_in() {
+async fn a_contradictory_token_review_is_refused() {
     let world = World::start().await;
     for (number, (status, code)) in [
         (
@@ -446,7 +454,7 @@ async fn a_token_is_reviewed_once_for_all_connections() {
         [&review]
     );
 
-    // What a connection remembers of its last token is no licence for another one.
+    // What a connection remembers of its last token does not count for another one.
     for token in ["unknown", "metrics-tokem", "metrics-toke"] {
         let bearer = format!("Bearer {token}");
         let request = crate::world::request("GET", "/metrics", &[("authorization", &bearer)]);
@@ -456,9 +464,9 @@ async fn a_token_is_reviewed_once_for_all_connections() {
     world.stop().await;
 }
 
-/// A flood of the same bad token must not become a flood of reviews.
+/// Many requests with the same bad token must not cause many reviews.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_token_is_not_asked_about_again_at_once() {
+async fn a_rejected_token_is_not_reviewed_again_at_once() {
     let world = World::start().await;
     for _ in 0..5 {
         let answer = world.token_client("unknown").get("/metrics").await.unwrap();
@@ -468,9 +476,9 @@ async fn a_rejected_token_is_not_asked_about_again_at_once() {
     world.stop().await;
 }
 
-/// The cache's 2 minutes must not outlive the token itself.
+/// A remembered answer must not outlive the token.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_asked_about_again_once_it_has_expired() {
+async fn a_token_is_reviewed_again_once_it_has_expired() {
     let world = World::start().await;
     let soon = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_millis(1300);
     let claims = URL_SAFE_NO_PAD.encode(json!({"exp": soon.as_secs_f64()}).to_string());

@@ -1,4 +1,5 @@
-//! If `init` writes what it does not know, an operator at night starts a gate that turns the API server away.
+//! If `init` wrote a value that it does not know, the gate that an operator starts with it would turn the API
+//! server away.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -23,7 +24,7 @@ fn configuration(out: &Path) -> Value {
     serde_saphyr::from_str(&text).unwrap()
 }
 
-/// What `init` made of a node of kubeadm's that was changed before.
+/// What `init` made of a changed node of kubeadm.
 pub(crate) struct Made {
     pub(crate) code: i32,
     pub(crate) said: String,
@@ -37,7 +38,7 @@ impl Made {
         fs::read_to_string(self.out.join(name)).unwrap_or_default()
     }
 
-    /// The same without regard to where lines end.
+    /// Its words, wherever lines end.
     pub(crate) fn words(&self, name: &str) -> String {
         let text = self.text(name).replace("\n#", " ").replace("\n  #", " ");
         text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -48,7 +49,7 @@ impl Made {
     }
 }
 
-/// `change` makes of kubeadm's node what it should be.
+/// Runs `init` on kubeadm's node after this change.
 pub(crate) fn made(more: &[&str], change: impl FnOnce(&Path)) -> Made {
     let node = copied("kubeadm");
     change(node.path());
@@ -62,17 +63,17 @@ pub(crate) fn made(more: &[&str], change: impl FnOnce(&Path)) -> Made {
     }
 }
 
-/// Flags beside those that kubeadm gives its kubelet.
+/// Adds flags to those that kubeadm gives its kubelet.
 pub(crate) fn flags(node: &Path, flags: &str) {
     let text = format!("KUBELET_EXTRA_ARGS=\"{flags}\"\n");
     write(&node.join("etc/default/kubelet"), text);
 }
 
-/// The certificate that kubeadm's node shows the API server, with its key.
+/// The client certificate of kubeadm's node, with its key.
 pub(crate) const CLIENT: &str = "var/lib/kubelet/pki/kubelet-client-2024-01-01-00-00-00.pem";
 
 #[test]
-fn every_distribution_gets_a_configuration_that_stands() {
+fn every_distribution_gets_a_configuration_that_passes_check() {
     for (name, node, open_read_only, credential) in [
         ("kubeadm", "worker-1", false, true),
         ("k3s", "edge-1", false, true),
@@ -86,7 +87,7 @@ fn every_distribution_gets_a_configuration_that_stands() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
         let output = init(&tree(name), &out, &[]);
-        // The client certificate of one of them ended long ago.
+        // The client certificate of one of them has expired.
         let expected = if name == "flags-only" { 2 } else { 0 };
         assert_eq!(code(&output), expected, "{name}: {}", stderr(&output));
         let configuration = configuration(&out);
@@ -119,7 +120,7 @@ fn every_distribution_gets_a_configuration_that_stands() {
         assert_eq!(next.contains("Do not seal"), credential, "{name}");
         let rules = fs::read_to_string(out.join("firewall.nft")).unwrap();
         assert!(rules.contains("10250") && rules.contains("10255"), "{name}");
-        // Paths of here are of no use to a unit of the node's.
+        // A unit would need the node's own paths.
         assert!(!out.join("kubelet-gate.service").exists(), "{name}");
         let on_node = folder.path().join("on-node");
         assert_eq!(code(&init(&tree(name), &on_node, &["--node-paths"])), expected);
@@ -143,7 +144,7 @@ fn every_distribution_gets_a_configuration_that_stands() {
     }
 }
 
-/// As the documentation has it: without `--offline`, and nobody at 127.0.0.1:6443.
+/// As the documentation says it: without `--offline`, and with no API server at 127.0.0.1:6443.
 #[test]
 fn what_is_written_for_kubeadm_passes_check() {
     let folder = tempfile::tempdir().unwrap();
@@ -171,9 +172,9 @@ fn what_is_written_for_kubeadm_passes_check() {
     }
 }
 
-/// Seen red: with a well-known place taken for the CA.
+/// Seen red: with a file in a usual place taken for the CA.
 #[test]
-fn what_is_not_found_is_left_out_and_said() {
+fn what_is_not_found_is_left_out_and_reported() {
     let node = copied("flags-only");
     let at = node.path();
     let unit = at.join("etc/systemd/system/kubelet.service");
@@ -208,13 +209,13 @@ fn what_is_not_found_is_left_out_and_said() {
     }
     assert!(
         text.contains("called \"worker-0\""),
-        "what it may be is said, not set"
+        "a guess is reported, not written as a value"
     );
     assert!(
         text.contains("/var/lib/kubernetes/ca.pem, which may be it"),
         "{text}"
     );
-    // Settings refuses what is not whole, rather than starting with it.
+    // An incomplete configuration is refused.
     let check = kubelet_gate()
         .args(["check", "--config"])
         .arg(out.join("kubelet-gate.yaml"))
@@ -223,7 +224,8 @@ fn what_is_not_found_is_left_out_and_said() {
     assert_eq!(code(&check), 64);
 }
 
-/// A kubelet of a copied tree must not have its say here. Seen red: with `check` asking the API server for a tree, the plugin ran.
+/// A copied file system must not decide what runs here. Seen red: with `check` asking the API server, the
+/// plugin ran.
 #[test]
 fn nothing_that_a_copied_file_system_names_is_run() {
     let node = copied("eks");
@@ -244,7 +246,7 @@ fn nothing_that_a_copied_file_system_names_is_run() {
 }
 
 #[test]
-fn the_nodes_own_paths_can_be_had() {
+fn the_nodes_own_paths_can_be_written() {
     let folder = tempfile::tempdir().unwrap();
     let output = init(&tree("kubeadm"), folder.path(), &["--node-paths"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
@@ -262,9 +264,9 @@ fn the_nodes_own_paths_can_be_had() {
     assert!(!folder.path().join("kubeconfig").exists());
 }
 
-/// A plain check would run the copied tree's plugin. Seen red: with a plain check in what is said.
+/// A plain check would run the copied tree's plugin. Seen red: with a plain check in the instructions.
 #[test]
-fn what_is_to_be_run_next_on_a_tree_asks_nobody() {
+fn the_instructions_for_a_tree_ask_no_server() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let missing = copied("flags-only");
@@ -277,15 +279,15 @@ fn what_is_to_be_run_next_on_a_tree_asks_nobody() {
         assert!(line.contains("--offline"), "{line}");
     }
     assert!(next.contains("gate check --offline"));
-    // There are no rules for a configuration that is not whole, and nobody is sent to them.
+    // There are no rules for an incomplete configuration, and no instruction names them.
     assert!(!out.join("firewall.nft").exists() && !next.contains("firewall.nft"));
     assert!(next.contains("firewall print"));
 }
 
-/// A link of the node's from its root leads elsewhere from here: the file behind it is not the one after a rotation. Seen red:
-/// with every link taken for one that is seen switched.
+/// An absolute link of the node leads elsewhere from here: after a rotation the gate would still read the old
+/// file. Seen red: with every link taken for one that a gate here would see switched.
 #[test]
-fn files_behind_links_of_the_nodes_are_called_todays() {
+fn files_behind_absolute_links_are_reported_as_todays() {
     for (name, link) in [
         (
             "kubeadm",
@@ -323,7 +325,7 @@ fn files_behind_links_of_the_nodes_are_called_todays() {
 
 /// Seen red: with links not followed.
 #[test]
-fn files_that_the_unit_hides_are_named() {
+fn files_that_the_unit_would_hide_are_named() {
     let at_home = |node: &Path| {
         fs::create_dir_all(node.join("root/keys")).unwrap();
         fs::rename(
@@ -345,14 +347,14 @@ fn files_that_the_unit_hides_are_named() {
         "{hidden}"
     );
     assert!(there.words("NEXT.md").contains("ProtectHome=read-only"));
-    // Where no unit is written nothing is hidden.
+    // Without a unit nothing is hidden.
     let here = made(&[], at_home);
     assert!(!here.said.contains("hides"), "{}", here.said);
 }
 
-/// Seen red: with what was not read left out, and with enableServer not looked at.
+/// Seen red: with unread options left out, and with enableServer not looked at.
 #[test]
-fn a_kubelet_without_a_port_or_half_read_is_a_finding() {
+fn a_kubelet_without_a_port_or_with_unread_options_is_a_problem() {
     let without = made(&[], |node| flags(node, "--enable-server=false"));
     assert_eq!(without.code, 2);
     assert!(
@@ -378,9 +380,9 @@ fn a_kubelet_without_a_port_or_half_read_is_a_finding() {
     assert!(unread.words("NEXT.md").contains("not read"));
 }
 
-/// Seen red: with --pid, which is of no use in a tree, in what is said.
+/// Seen red: with --pid, which is of no use in a tree, in the message.
 #[test]
-fn of_two_kubelets_in_a_tree_one_is_to_be_named_in_a_way_that_works() {
+fn with_two_kubelets_in_a_tree_the_message_says_how_to_name_one() {
     let node = copied("kubeadm");
     let k3s = tree("k3s");
     shell(&format!("cp -a {}/. {}", k3s.display(), node.path().display()));

@@ -1,4 +1,5 @@
-//! If `init` writes by half, or into somebody else's file, an operator at night goes on with a mixture of two nodes.
+//! If `init` wrote half of its files, or over other files, an operator would go on with a mixture of two
+//! nodes.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,7 +11,7 @@ use crate::program::{code, kubelet_gate, stderr};
 use crate::trees::tree;
 
 #[test]
-fn what_is_there_is_not_written_over() {
+fn existing_files_are_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(code(&init(&tree("kops"), folder.path(), &[])), 0);
     let config = folder.path().join("kubelet-gate.yaml");
@@ -23,10 +24,10 @@ fn what_is_there_is_not_written_over() {
     assert_ne!(fs::read_to_string(&config).unwrap(), "edited");
 }
 
-/// What is in the way is left alone, and what is half of it is not left. Seen red: with links followed by the look, with each
-/// file written in its place, with files of an earlier run left.
+/// All files are written or none. Seen red: with links followed, with each file written in its place, with
+/// files of an earlier run left.
 #[test]
-fn nothing_is_written_through_a_link_or_by_half() {
+fn no_file_is_written_through_a_link_and_no_half_is_left() {
     let folder = tempfile::tempdir().unwrap();
     let (out, elsewhere) = (folder.path().join("out"), folder.path().join("elsewhere"));
     fs::create_dir(&out).unwrap();
@@ -40,11 +41,7 @@ fn nothing_is_written_through_a_link_or_by_half() {
         names
     };
     let output = init(&tree("kubeadm"), &out, &[]);
-    assert_eq!(
-        code(&output),
-        1,
-        "a link that leads nowhere is there all the same"
-    );
+    assert_eq!(code(&output), 1, "a link that leads nowhere is a file in the way");
     assert!(stderr(&output).contains("--force"), "{}", stderr(&output));
     assert_eq!(names(&out), ["NEXT.md"]);
     assert_eq!(code(&init(&tree("kubeadm"), &out, &["--force"])), 0);
@@ -53,7 +50,7 @@ fn nothing_is_written_through_a_link_or_by_half() {
         names(&out),
         ["NEXT.md", "firewall.nft", "kubeconfig", "kubelet-gate.yaml"]
     );
-    // What an earlier run left would be taken for this one's.
+    // Files of an earlier run would be taken for this one's.
     fs::write(out.join("mine"), "").unwrap();
     assert_eq!(
         code(&init(&tree("kubeadm"), &out, &["--force", "--node-paths"])),
@@ -70,13 +67,17 @@ fn nothing_is_written_through_a_link_or_by_half() {
             "mine"
         ]
     );
-    // A folder is not replaced, not even with --force, and then nothing is.
+    // A folder is not replaced, not even with --force, and then no file is.
     fs::remove_file(out.join("kubeconfig")).unwrap_or_default();
     fs::create_dir(out.join("kubeconfig")).unwrap();
     let before = fs::read_to_string(out.join("NEXT.md")).unwrap();
     let output = init(&tree("k3s"), &out, &["--force"]);
     assert_eq!(code(&output), 1);
-    assert!(stderr(&output).contains("in the way"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("has the name of a file"),
+        "{}",
+        stderr(&output)
+    );
     assert_eq!(fs::read_to_string(out.join("NEXT.md")).unwrap(), before);
 }
 

@@ -1,5 +1,5 @@
-//! If `init` takes a node for another, or a certificate for good that is not, the gate asks about the wrong Node or is believed by
-//! nobody.
+//! If `init` took a node for another one, or a bad certificate for a good one, the gate would ask about the
+//! wrong Node, or no client would accept it.
 
 use std::fs;
 use std::path::Path;
@@ -13,14 +13,14 @@ use crate::trees::tree;
 
 const SERVING: &str = "var/lib/kubelet/pki/kubelet.crt";
 
-/// A CA of the cluster's, in place of the node's.
+/// Replaces the node's CA by a new one of the same cluster.
 fn authority(node: &Path) -> Ca {
     let ca = Ca::generate("kubernetes").unwrap();
     fs::write(node.join("etc/kubernetes/pki/ca.crt"), ca.certificate_pem()).unwrap();
     ca
 }
 
-/// The certificate and key that the node shows the API server.
+/// Sets the certificate and key that the node shows the API server.
 fn client(node: &Path, pair: &Pair) {
     fs::write(node.join(CLIENT), pair.certificate_pem() + &pair.key_pem()).unwrap();
 }
@@ -30,13 +30,14 @@ fn serving(node: &Path, pair: &Pair) {
     fs::write(node.join("var/lib/kubelet/pki/kubelet.key"), pair.key_pem()).unwrap();
 }
 
-/// The gate would start, and nobody get in. Seen red: with the end of a certificate taken for a remark.
+/// With such a certificate the gate would start and admit no client. Seen red: with an expired certificate
+/// reported as a warning.
 #[test]
-fn a_certificate_that_is_over_is_a_problem_and_one_that_soon_is_a_remark() {
+fn an_expired_certificate_is_a_problem_and_one_that_expires_soon_a_warning() {
     let day = Duration::DAY;
     for (from, until, word, expected) in [
         (-2 * day, -day, "has expired", 2),
-        (day, 2 * day, "is valid from", 2),
+        (day, 2 * day, "is not valid before", 2),
         (-day, 3 * day, "expires in", 0),
         (-day, 300 * day, "", 0),
     ] {
@@ -65,9 +66,10 @@ fn a_certificate_that_is_over_is_a_problem_and_one_that_soon_is_a_remark() {
     }
 }
 
-/// The kubelet leaves what its kubeconfig has once it rotates. Seen red: with the kubeconfig taken as it is.
+/// A kubelet that rotates does not use the certificate of its kubeconfig. Seen red: with the kubeconfig taken
+/// as it is.
 #[test]
-fn a_kubelet_that_rotates_shows_its_own_certificate_and_so_does_the_gate() {
+fn the_gate_uses_the_client_certificate_that_the_kubelet_uses() {
     let old = |node: &Path| {
         let ca = authority(node);
         let spec = |name: &str| CertificateSpec::client(name).group("system:nodes");
@@ -119,7 +121,7 @@ fn a_kubelet_that_rotates_shows_its_own_certificate_and_so_does_the_gate() {
     );
     let made_here = made(&[], old);
     assert!(made_here.text("kubeconfig").contains("kubelet-client-2024"));
-    // A kubelet that does not rotate shows what it is told to.
+    // A kubelet that does not rotate uses the one of its kubeconfig.
     let fixed = made(&["--node-paths"], |node| {
         old(node);
         let config = node.join("var/lib/kubelet/config.yaml");
@@ -137,10 +139,10 @@ fn a_kubelet_that_rotates_shows_its_own_certificate_and_so_does_the_gate() {
     );
 }
 
-/// What the node says is text, never a key, a heading or a right. Seen red: with control characters left as they are; with
-/// an HTML comment that begins; with any name taken for a Node's.
+/// A value of the node is text, never a key, a heading or a permission. Seen red: with control characters
+/// left as they are; with an HTML comment that begins; with any name taken for a Node's.
 #[test]
-fn a_node_cannot_write_into_what_is_written_about_it() {
+fn a_nodes_values_cannot_change_the_files_about_it() {
     let evil = "x\nauthorization: {mode: AlwaysAllow}\n## Then\n```sh\nrm -rf /\n<!--";
     let hostile = made(&[], |node| {
         let ca = authority(node);
@@ -166,26 +168,26 @@ fn a_node_cannot_write_into_what_is_written_about_it() {
     assert!(
         hostile
             .said
-            .contains("missing: nodeName: by the node's own certificate"),
+            .contains("missing: nodeName: the node's own certificate"),
         "{}",
         hostile.said
     );
     assert!(hostile.said.contains("RFC 1123"), "{}", hostile.said);
-    // The same by a flag, and in values, which are JSON's strings.
+    // The same with a flag, and in values, which are JSON strings.
     let flagged = made(&[], |node| flags(node, "--hostname-override=a_b"));
     assert_eq!(flagged.code, 2);
 }
 
-/// One of two names is not this node's: the API server would be asked about another's. Seen red: with the name looked for
-/// in the subject as it is shown, and with the certificate's name whatever the flag says.
+/// If two sources name different Nodes, one of them is wrong. Seen red: with the name looked for in the
+/// subject as text, and with the certificate's name whatever the flag says.
 #[test]
-fn two_names_are_none_and_the_last_common_name_counts() {
+fn contradicting_names_are_not_written_and_the_last_common_name_counts() {
     let two = made(&[], |node| {
         let ca = authority(node);
         let spec =
             CertificateSpec::client("system:node:first").attribute(Attribute::CommonName, "system:node:Last");
         client(node, &ca.issue("c", &spec).unwrap());
-        // It looks like a common name where a subject is shown as one text.
+        // In a subject that is printed as one text it looks like a common name.
         let spec = CertificateSpec::client("").group("x, CN=system:node:other");
         serving(node, &ca.issue("s", &spec).unwrap());
     });
@@ -209,10 +211,11 @@ fn two_names_are_none_and_the_last_common_name_counts() {
     );
 }
 
-/// By key and date, not by name. Seen red: with the names compared; with the kubeconfig's CA left out.
+/// By signature and dates, not by names. Seen red: with the names compared; with the kubeconfig's CA left
+/// out.
 #[test]
-fn who_accepts_the_certificate_is_verified() {
-    const REFUSED: &str = "who verifies by the cluster's CA refuses it";
+fn the_serving_certificate_is_verified_against_the_clusters_ca() {
+    const REFUSED: &str = "a client that verifies by the cluster's CA refuses it";
     for (name, accepted) in [
         ("kubeadm", false),
         ("k3s", true),
@@ -249,7 +252,7 @@ fn who_accepts_the_certificate_is_verified() {
     assert!(by_intermediate.words("NEXT.md").contains("CA accepts it"));
 }
 
-/// A program is found where the node would find it. Seen red: with its path left as it is.
+/// A plugin's relative path is resolved as the node would. Seen red: with its path left as it is.
 #[test]
 fn a_copied_kubeconfig_has_the_current_context_alone() {
     let several = |command: &str| {

@@ -1,12 +1,13 @@
-//! If `inspect` reads a node otherwise than its kubelet does, an operator believes that a door is closed which is open.
+//! If `inspect` reads a node otherwise than its kubelet does, an operator believes that a door is closed
+//! which is open.
 
 use std::fs;
 use std::path::Path;
 use std::process::Output;
 
 use kubelet_gate::adopt::inspect::{Check, Inspection, Verdict};
-use kubelet_gate::adopt::kubelet::Root;
-use kubelet_gate::adopt::kubelet::invocation::{self, Invocation};
+use kubelet_gate::adopt::kubelet::invocation::Invocation;
+use kubelet_gate::adopt::kubelet::{Root, in_files};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -31,7 +32,7 @@ pub(crate) fn inspected(name: &str) -> Inspection {
 
 /// The only kubelet that the files of a node start.
 pub(crate) fn only(folder: &Path) -> Inspection {
-    let (mut found, errors) = invocation::in_files(&Root::new(folder));
+    let (mut found, errors) = in_files(&Root::new(folder));
     let counts = (found.len(), errors.len());
     assert_eq!(counts, (1, 0), "{}: {errors:?}", folder.display());
     judged(found.remove(0))
@@ -211,7 +212,8 @@ fn secrets_of_a_node_are_not_shown() {
     assert_says(&said, &["\"export B\" names no variable"]);
 }
 
-/// A node's file cannot print a line that passes for one of the program's. Seen red: with values printed as they are.
+/// A node's file cannot print a line that passes for one of the program's. Seen red: with values printed as
+/// they are.
 #[test]
 fn what_a_node_says_is_shown_as_text() {
     let folder = files(&[
@@ -286,7 +288,8 @@ async fn a_kubelet_that_runs_is_found_and_chosen() {
         .map(|kubelet| kubelet["pid"].as_u64().unwrap())
         .collect();
     assert_eq!(ids, [2, 3]);
-    // Which of them to probe must be said. Seen red: with the usual ports probed, which no process has, both were called closed.
+    // Which of them to probe must be said. Seen red: with the usual ports probed, which no process has, both
+    // were called closed.
     for (command, option) in [(&["inspect", "--prove"][..], "--pid"), (&["prove"], "--port")] {
         let several = beside(&two, command).await.unwrap();
         assert_eq!(code(&several), 64);

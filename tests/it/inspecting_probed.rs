@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Output, Stdio};
 
 use kubelet_gate::adopt::inspect::Verdict;
-use kubelet_gate::adopt::prove::{Answer, Outcome, Ports, Report, SideKind};
+use kubelet_gate::adopt::prove::{Ports, ProbeAnswer, ProbeOutcome, ProbeReport, SideKind};
 
 use crate::inspecting::{check, inspect, inspected};
 use crate::node::{Node, on_a_node};
@@ -13,17 +13,17 @@ use crate::program::{assert_says, code, json_of, kubelet_gate, stderr, stdout};
 use crate::schemas::{assert_valid, schema};
 
 /// A report in which each probe was tried from both sides, a gate answered, and those named got through.
-fn report(through: &[&str]) -> Report {
-    let outcome = |probe: &str, side| Outcome {
+fn report(through: &[&str]) -> ProbeReport {
+    let outcome = |probe: &str, side| ProbeOutcome {
         probe: probe.to_owned(),
         side,
         address: "127.0.0.1:10250".parse().unwrap(),
-        answer: Answer::Status(if probe == "double-slash" { 400 } else { 401 }),
+        answer: ProbeAnswer::Status(if probe == "double-slash" { 400 } else { 401 }),
         through: through.contains(&probe),
     };
     let tried = ["pods", "double-slash", "foreign-certificate", "read-only-pods"];
     let sides = [SideKind::NodeAddress, SideKind::Loopback];
-    Report {
+    ProbeReport {
         api_version: String::new(),
         kind: String::new(),
         version: String::new(),
@@ -53,11 +53,12 @@ fn what_a_probe_gets_through_is_open_whatever_the_files_say() {
     assert!(open.with_gate(Some(&report(&["pods"]))).starts_with("open: "));
 }
 
-/// Seen red: with what the gate could do taken for done; with every refusal taken for the gate's; with no answer taken for a refusal.
+/// Seen red: with what the gate could do taken for done; with every refusal taken for the gate's; with no
+/// answer taken for a refusal.
 #[test]
 fn only_what_a_probe_has_seen_closed_is_called_compensated() {
     let mut found = inspected("flags-only");
-    let said = |id: &str, report: Option<&Report>| check(&found, id).with_gate(report);
+    let said = |id: &str, report: Option<&ProbeReport>| check(&found, id).with_gate(report);
     let closed = report(&[]);
     assert_eq!(
         said("read-only-port", Some(&closed)),
@@ -77,7 +78,7 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
     let mut alone = report(&[]);
     for outcome in &mut alone.results {
         if outcome.probe == "double-slash" {
-            outcome.answer = Answer::Status(307);
+            outcome.answer = ProbeAnswer::Status(307);
         }
     }
     assert!(said("anonymous-auth", Some(&alone)).ends_with("no gate that answered"));
@@ -85,7 +86,7 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
     assert!(said("read-only-port", Some(&alone)).ends_with("no gate that answered"));
     // An answer that never came shows nothing.
     let mut waiting = report(&[]);
-    waiting.results[0].answer = Answer::Unknown("no answer".to_owned());
+    waiting.results[0].answer = ProbeAnswer::Unknown("no answer".to_owned());
     assert!(said("anonymous-auth", Some(&waiting)).ends_with("not probed"));
     // Nor does one side alone.
     let mut half = report(&[]);
@@ -125,8 +126,8 @@ impl Drop for Named {
     }
 }
 
-/// From the kubelet's own network, before and after the seal. Seen red: from a neighbour's network, where no server has the ports, all
-/// was called compensated.
+/// From the kubelet's own network, before and after the seal. Seen red: from a neighbour's network, where no
+/// server has the ports, all was called compensated.
 #[test]
 fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
     on_a_node(async |mut node: Node| {
@@ -174,8 +175,8 @@ fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
         for id in checks {
             assert_eq!(probe(&after, id), "closed", "{id}");
         }
-        // Without a token nothing is shown of callers with credentials, and without `ip` a side is missing. Seen red: with a refusal to
-        // every caller taken for the authorizer's.
+        // Without a token nothing is shown of callers with credentials, and without `ip` a side is missing.
+        // Seen red: with a refusal to every caller taken for the authorizer's.
         let mut blind = kubelet_gate();
         let blind = blind.arg("inspect").args(&prove).env("PATH", "").output();
         let blind = blind.unwrap();

@@ -1,13 +1,13 @@
-//! How a kubelet is started: among processes, by systemd, inside k3s or MicroK8s. An option that is missed there may be the one that
-//! opens the node.
+//! How a kubelet is started: among processes, by systemd, inside k3s or MicroK8s. An option that is missed
+//! there may be the one that opens the node.
 
 use std::fs;
 use std::path::Path;
 
 use kubelet_gate::adopt::inspect::Verdict::{self, Fail, Pass, Warn};
-use kubelet_gate::adopt::kubelet::Root;
-use kubelet_gate::adopt::kubelet::invocation::{self, Invocation};
+use kubelet_gate::adopt::kubelet::invocation::Invocation;
 use kubelet_gate::adopt::kubelet::options::Effective;
+use kubelet_gate::adopt::kubelet::{Root, in_files, running};
 
 use crate::inspecting::{check, inspect_tree, judged, only};
 use crate::program::{assert_says, code, stderr, stdout};
@@ -37,7 +37,7 @@ fn processes_are_understood_however_odd_they_are() {
         &proc.path().join("35/root/etc/k.yaml"),
         "kind: KubeletConfiguration\nport: 7\n",
     );
-    let found = invocation::running(proc.path());
+    let found = running(proc.path());
     let pids: Vec<i32> = found.iter().filter_map(Invocation::pid).collect();
     assert_eq!(pids, [10, 20, 35, 40]);
     let options: Vec<_> = found
@@ -101,7 +101,7 @@ fn k3s_is_read_wherever_its_options_are() {
     assert!(!only(folder.path()).options.is_on("protectKernelDefaults"));
     // A server without an agent has no kubelet.
     let folder = files(&[(K3S, &k3s(" --disable-agent"))]);
-    assert!(invocation::in_files(&Root::new(folder.path())).0.is_empty());
+    assert!(in_files(&Root::new(folder.path())).0.is_empty());
     let folder = files(&[(K3S, &k3s(""))]);
     assert_eq!(verdicts(folder.path()).0, [Pass; 3]);
 }
@@ -126,7 +126,7 @@ fn nothing_is_certain_of_a_k3s_whose_file_cannot_be_read() {
 fn a_running_k3s_is_read_by_its_unit_and_environment() {
     let proc = proc(&[(7, b"/usr/local/bin/k3s server\0\0\0\0")]);
     let process = proc.path().join("7");
-    let found = || judged(invocation::running(proc.path()).remove(0));
+    let found = || judged(running(proc.path()).remove(0));
     let anonymous = || check(&found(), "anonymous-auth").verdict;
     assert_says(&found().unread[0], &["hides its arguments"]);
     assert_eq!(anonymous(), Warn);
@@ -140,15 +140,18 @@ fn a_running_k3s_is_read_by_its_unit_and_environment() {
     assert_eq!(anonymous(), Fail);
 }
 
-/// A program that starts a kubelet may add flags, unless it is known not to. Seen red: with any word that ends in kubelet taken for it.
+/// A program that starts a kubelet may add flags, unless it is known not to. Seen red: with any word that
+/// ends in kubelet taken for it.
 #[test]
 fn a_program_that_starts_a_kubelet_is_looked_through_only_if_it_is_known() {
     let of = |command: &str| {
         let unit = format!("[Service]\nExecStart={command}\n");
         let folder = files(&[("etc/systemd/system/kubelet.service", &unit)]);
-        let (found, errors) = invocation::in_files(&Root::new(folder.path()));
+        let (found, errors) = in_files(&Root::new(folder.path()));
         let words = |found: &Invocation| found.words.iter().map(|word| word.text.clone()).collect();
-        found.first().map_or(errors, words).join(" ")
+        let errors = errors.iter().map(ToString::to_string).collect();
+        let said: Vec<String> = found.first().map_or(errors, words);
+        said.join(" ")
     };
     for known in [
         "/usr/bin/nice -n 5 /usr/bin/kubelet --port=7",
@@ -189,6 +192,6 @@ fn microk8s_keeps_its_arguments_in_a_file() {
     assert!(!options.is_on("authentication.anonymous.enabled"));
     let proc = proc(&[(7, b"/snap/microk8s/1/kubelite\0--kubelet-args-file=/args\0")]);
     fs::write(proc.path().join("7/root/args"), "--port=9\n").unwrap();
-    let found = invocation::running(proc.path());
+    let found = running(proc.path());
     assert_eq!(Effective::of(&found[0]).unwrap().number("port"), 9);
 }

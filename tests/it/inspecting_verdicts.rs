@@ -82,8 +82,8 @@ fn a_serving_certificate_is_judged_by_its_dates_and_names() {
     }
 }
 
-/// The kubeconfig has a certificate that ended in 2020; beside it lies a rotated one. Seen red: with the kubeconfig's certificate where the
-/// kubelet has a rotated one.
+/// The kubeconfig has a certificate that ended in 2020; beside it lies a rotated one. Seen red: with the
+/// kubeconfig's certificate where the kubelet has a rotated one.
 #[test]
 fn the_client_certificate_that_the_kubelet_uses_is_judged() {
     let of = |name: &str, path: &str| fs::read_to_string(tree(name).join(path)).unwrap();

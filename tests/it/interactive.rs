@@ -1,12 +1,13 @@
-//! Whoever may `get nodes/proxy` (every monitoring stack) runs commands in every pod of an ordinary kubelet, because a
-//! WebSocket handshake is a GET; through the gate it takes `create`, however the request is spelled.
+//! A client that may `get nodes/proxy`, as every monitoring stack may, can run commands in every pod of an
+//! ordinary kubelet, because a WebSocket handshake is a GET. Through the gate this needs `create`, however
+//! the request is spelled.
 
 use fakes::apiserver::{PROXY_GET_TOKEN, Rule, Subject};
 use fakes::client::{Client, UpgradeAnswer, WsSession};
 
 use crate::world::{Status as _, WithToken as _, World, assert_answer};
 
-/// Every path that hands out a process or a connection into a pod, and ways to write it.
+/// Every path that runs a process in a pod or connects to one, in several spellings.
 const PATHS: [&str; 12] = [
     "/exec/default/web/nginx?command=id&output=1",
     "/exec/default/web/1f0c1a52-6b1e-4f0a-9a55-0c3f5f0e7a01/nginx?command=id&output=1",
@@ -34,11 +35,11 @@ async fn websocket(client: &Client, target: &str, token: &str) -> UpgradeAnswer<
         .unwrap()
 }
 
-/// Seen red with `is_interactive` answering false: the request is at the kubelet.
+/// Seen red: with `is_interactive` answering false, the request is at the kubelet.
 #[tokio::test(flavor = "multi_thread")]
 async fn get_over_websocket_needs_create() {
     let world = World::start().await;
-    // What the token is for works.
+    // The token works for what it is meant for.
     let reader = world.token_client(PROXY_GET_TOKEN);
     let logs = reader.get("/containerLogs/default/web/nginx").await.unwrap();
     assert_eq!(logs.status(), 200);
@@ -59,9 +60,9 @@ async fn get_over_websocket_needs_create() {
     world.stop().await;
 }
 
-/// Neither an upgrade header, nor its absence, nor its spelling loosens anything.
+/// Neither an upgrade header, nor its absence, nor its spelling lowers what is needed.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_spelling_of_the_upgrade_and_no_method_loosens_it() {
+async fn no_spelling_of_the_upgrade_and_no_method_needs_less() {
     let world = World::start().await;
     let reader = world.token_client(PROXY_GET_TOKEN);
     let spellings: [&[(&str, &str)]; 10] = [
@@ -103,9 +104,10 @@ async fn no_spelling_of_the_upgrade_and_no_method_loosens_it() {
     world.stop().await;
 }
 
-/// Paths that only look like the interactive ones are not: the kubelet compares bytes, whole segments and case.
+/// Paths that only look like the interactive ones are ordinary: the kubelet compares bytes, whole segments
+/// and case.
 #[tokio::test(flavor = "multi_thread")]
-async fn paths_that_the_kubelet_reads_as_others_are_judged_as_others() {
+async fn paths_that_the_kubelet_takes_for_others_are_judged_as_others() {
     let world = World::start().await;
     let reader = world.token_client(PROXY_GET_TOKEN);
     for path in [
@@ -143,9 +145,9 @@ async fn create_is_enough_for_commands() {
     world.stop().await;
 }
 
-/// Whoever switches the guard off gets the kubelet's behaviour, with all that follows.
+/// With the guard off the gate behaves as the kubelet does, with all that follows.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_guard_the_verb_is_the_methods() {
+async fn without_the_guard_the_method_decides_the_verb() {
     let world = World::builder()
         .set("authorization.interactive.requireCreate", false)
         .start()
@@ -163,7 +165,7 @@ async fn without_the_guard_the_verb_is_the_methods() {
     world.stop().await;
 }
 
-/// An upgrade of a path that has none is an ordinary request: it must not become a tunnel past the checks.
+/// An upgrade on a path without streams is an ordinary request: it must not become a tunnel past the checks.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_elsewhere_is_an_ordinary_request() {
     let world = World::start().await;

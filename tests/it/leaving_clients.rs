@@ -1,8 +1,6 @@
-//! A client that has gone must not leave its request at the kubelet: a followed log goes on for ever, a command runs on,
-//! and each holds one of the kubelet's streams. However it goes, and whatever it was waiting for, the connection to the
-//! kubelet is closed within moments.
-
-use std::time::Duration;
+//! A client that has gone must not leave its request at the kubelet: a followed log would go on for ever, a
+//! command run on, and each hold one of the kubelet's streams. However the client goes, and whatever it
+//! waited for, the connection to the kubelet is closed at once.
 
 use fakes::client::Duplex;
 use fakes::kubelet::Fault;
@@ -17,15 +15,15 @@ use crate::world::World;
 enum Doing {
     /// Waiting for a head that never comes.
     Waiting,
-    /// Following a log that says nothing.
+    /// Following a log without lines.
     Following,
     /// Downloading, and reading nothing of it.
     Downloading,
-    /// Half through a body.
+    /// In the middle of a body.
     Uploading,
     /// Waiting for a 101 that never comes.
     Upgrading,
-    /// Holding an open stream on which nobody says anything.
+    /// Holding an open stream without traffic.
     Streaming,
 }
 use Doing::{Downloading, Following, Streaming, Upgrading, Uploading, Waiting};
@@ -33,9 +31,9 @@ use Doing::{Downloading, Following, Streaming, Upgrading, Uploading, Waiting};
 /// How it leaves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Leaving {
-    /// The connection is closed without a word.
+    /// The connection is closed without TLS's goodbye.
     Dropping,
-    /// The end is announced as TLS wants it, and the socket stays.
+    /// TLS's goodbye is sent, and the socket stays open.
     Ending,
 }
 
@@ -65,18 +63,16 @@ impl Doing {
     }
 }
 
-/// A world whose kubelet keeps quiet.
+/// A world whose kubelet sends nothing.
 async fn quiet() -> World {
     let world = World::start().await;
-    world
-        .kubelet
-        .adjust(|knobs| knobs.log_interval = Duration::from_secs(60));
+    world.kubelet.adjust(|knobs| knobs.log_interval = 2 * patience());
     world.kubelet.fail("/lab/hang", Fault::Hang);
     world.kubelet.fail("/attach", Fault::Hang);
     world
 }
 
-/// Until the kubelet has the request, as far as it will ever have it.
+/// Waits until the kubelet has what it will get of the request.
 async fn arrived(world: &World, doing: Doing) {
     eventually(&format!("{doing:?}: the request is at the kubelet"), || {
         let seen = world.kubelet.requests();
@@ -97,9 +93,10 @@ async fn gone(world: &World, what: &str) {
     world.kubelet.clear();
 }
 
-/// Seen red with `half_close` switched on in `listen::connection`: a client that goes is not noticed.
+/// Seen red: with `half_close` switched on in `listen::connection`, the gate did not notice that the client
+/// was gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn over_http1_its_request_goes_with_it() {
+async fn over_http1_the_request_ends_with_the_client() {
     let world = quiet().await;
     for doing in [Waiting, Following, Downloading, Uploading, Upgrading, Streaming] {
         for leaving in [Leaving::Dropping, Leaving::Ending] {
@@ -125,9 +122,9 @@ async fn over_http1_its_request_goes_with_it() {
     world.stop().await;
 }
 
-/// One stream ends, and the connection goes on; or the connection ends with all of them.
+/// One stream ends and the connection goes on; or the connection ends with all its streams.
 #[tokio::test(flavor = "multi_thread")]
-async fn over_http2_its_request_goes_with_its_stream() {
+async fn over_http2_the_request_ends_with_its_stream() {
     let world = quiet().await;
     let mut kept = Frames::open(&world.h2_client("bob"), &[]).await;
     let mut stream = 1;

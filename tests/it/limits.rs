@@ -1,5 +1,5 @@
-//! Whatever a client can hold without a bound, one client can take away from all others: connections, streams, and the
-//! disk that checkpoints are written to.
+//! What one client could hold without a bound it could take from all others: connections, streams, and the
+//! disk for checkpoints.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use fakes::apiserver::{Api, Behaviour};
 use fakes::client::{ClientError, UpgradeAnswer};
 use fakes::kubelet::Fault;
+use tokio::time::timeout;
 
 use crate::patience::eventually;
 use crate::world::{API_SERVER, Status as _, World, assert_answer, header, request};
@@ -18,9 +19,9 @@ fn source(last: u8) -> IpAddr {
     IpAddr::from([127, 0, 0, last])
 }
 
-/// Seen red with `Quota::take` not looking at what one key holds.
+/// Seen red: with `Quota::take` not looking at what one key holds.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_address_gets_only_so_many_connections() {
+async fn the_number_of_connections_of_one_address_is_bounded() {
     let world = World::builder()
         .set("limits.connectionsPerAddress", 2)
         .start()
@@ -48,7 +49,7 @@ async fn one_address_gets_only_so_many_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_are_only_so_many_connections_in_total() {
+async fn the_number_of_connections_is_bounded() {
     let world = World::builder().set("limits.connections", 3).start().await;
     let mut held = Vec::new();
     for last in 1..=3 {
@@ -73,9 +74,9 @@ async fn there_are_only_so_many_connections_in_total() {
     world.stop().await;
 }
 
-/// Seen red with `Gate::share` taking each share from a fresh quota.
+/// Seen red: with each stream's slot taken from a new quota.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_user_gets_only_so_many_streams() {
+async fn the_number_of_streams_of_one_user_is_bounded() {
     let world = World::builder().set("limits.streamsPerIdentity", 2).start().await;
     let open = async |name: &str| {
         world
@@ -109,9 +110,9 @@ async fn one_user_gets_only_so_many_streams() {
     world.stop().await;
 }
 
-/// Seen red with a `checkpoints` semaphore of two places.
+/// Seen red: with a `checkpoints` semaphore of two slots.
 #[tokio::test(flavor = "multi_thread")]
-async fn checkpoints_run_one_at_a_time() {
+async fn one_checkpoint_runs_at_a_time() {
     let world = World::start().await;
     let checkpoint = "/checkpoint/default/web/nginx";
     world.kubelet.fail(checkpoint, Fault::Hang);
@@ -140,7 +141,7 @@ async fn checkpoints_run_one_at_a_time() {
 
 /// Seen red with `Connection::nobody` telling nobody.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_http2_connection_of_nobody_is_closed_after_its_first_answer() {
+async fn a_strangers_http2_connection_is_closed_after_its_first_answer() {
     let world = World::start().await;
     let mut stranger = world
         .tls_client(None, fakes::client::Alpn::H2)
@@ -150,7 +151,7 @@ async fn an_http2_connection_of_nobody_is_closed_after_its_first_answer() {
     assert_answer(&stranger.get("/pods").await.unwrap(), 401, "Unauthorized");
     eventually("it is closed", || stranger.is_closed()).await;
 
-    // Somebody without rights, or whose token has run out in between, is not a stranger.
+    // A user without permissions, or whose token has expired meanwhile, is no stranger.
     let mut alice = world.h2_client("alice").connect().await.unwrap();
     for _ in 0..3 {
         assert_eq!(alice.status("/pods").await, 403);
@@ -161,17 +162,16 @@ async fn an_http2_connection_of_nobody_is_closed_after_its_first_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_http2_connection_gets_only_so_many_requests_at_once() {
+async fn the_number_of_concurrent_requests_of_an_http2_connection_is_bounded() {
     let world = World::builder().set("limits.http2Streams", 2).start().await;
-    let client = world.h2_client("bob").with_deadline(Duration::from_millis(500));
-    let mut connection = client.connect().await.unwrap();
-    // The first answer shows that the gate's settings have arrived.
+    let mut connection = world.h2_client("bob").connect().await.unwrap();
+    // With the first answer the gate's settings have arrived.
     assert_eq!(connection.status("/healthz").await, 200);
     let first = connection.open(request("GET", LOG, &[])).await.unwrap();
     let second = connection.open(request("GET", LOG, &[])).await.unwrap();
     world.kubelet.clear();
-    let third = connection.get("/pods").await;
-    assert!(matches!(third, Err(ClientError::Timeout(_))), "{third:?}");
+    let third = timeout(Duration::from_millis(500), connection.get("/pods")).await;
+    assert!(third.is_err(), "{third:?}");
     world.assert_nothing_forwarded();
     drop((first, second));
     assert_eq!(connection.status("/pods").await, 200);
@@ -179,9 +179,10 @@ async fn one_http2_connection_gets_only_so_many_requests_at_once() {
     world.stop().await;
 }
 
-/// Seen red with the share of a token's review not taken: the second stranger waits like the first, and bob behind both.
+/// Seen red: with no limit for reviews of tokens by address, the second stranger waits like the first, and
+/// bob behind both.
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_from_one_address_leave_room_for_the_reviews_of_others() {
+async fn tokens_from_one_address_leave_room_for_other_reviews() {
     let world = World::builder()
         .set("limits.concurrentReviews", 2)
         .set("limits.reviewTimeout", "3s")
@@ -202,14 +203,14 @@ async fn tokens_from_one_address_leave_room_for_the_reviews_of_others() {
         "its address has all the reviews it may have"
     );
     assert_eq!(world.client("bob").status("/pods").await, 200);
-    assert!(!waiting.is_finished(), "bob had to wait for nobody");
+    assert!(!waiting.is_finished(), "bob did not wait");
     assert_eq!(waiting.await.unwrap().unwrap(), 503);
     assert_eq!(world.api.count(Api::Token), 1);
     world.api.heal();
     world.stop().await;
 }
 
-/// Seen red with the connection left open: the request behind the refused upgrade was answered.
+/// Seen red: with the connection left open, the request behind the refused upgrade was answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_upgrade_ends_the_connection() {
     let world = World::start().await;

@@ -1,8 +1,8 @@
 //! kubelet-gate on real sockets: one binary, so that it links once; one module per behaviour.
 //!
-//! Every test starts a [`world::World`] of its own: a fake kubelet, a fake API server and a gate between them, each on
-//! a free port of 127.0.0.1. What a module is about, and what would go wrong in production without it, is its first
-//! sentence.
+//! Every test starts a [`world::World`] of its own: a fake kubelet, a fake API server and a gate between
+//! them, each on a free port of 127.0.0.1. What a module is about, and what would go wrong in production
+//! without it, is its first sentence.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -57,6 +57,7 @@ mod proving_command;
 mod proving_nodes;
 mod read_only_port;
 mod replay;
+mod seal_agreement;
 mod seal_around;
 mod seal_crash;
 mod seal_interrupted;
@@ -66,6 +67,7 @@ mod seal_streams;
 mod seal_trial;
 mod seal_watch;
 mod smuggling;
+mod terminal;
 mod trust_changes;
 mod trust_vectors;
 mod upgrades;

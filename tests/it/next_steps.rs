@@ -1,5 +1,5 @@
-//! If what `init` says to do next is wrong, or can be done in the wrong order, an operator at night seals a node that then has no
-//! logs and no exec.
+//! If the next steps that `init` describes were wrong, or possible in the wrong order, an operator would seal
+//! a node that then has no logs and no exec.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -20,7 +20,7 @@ fn blocks(next: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a shell reads it.
+/// Asserts that a shell can parse these commands.
 fn assert_reads(commands: &str) {
     let output = Command::new("bash")
         .args(["-n", "-c", commands])
@@ -29,7 +29,7 @@ fn assert_reads(commands: &str) {
     assert!(output.status.success(), "{}\n{commands}", stderr(&output));
 }
 
-/// A machine whose kubelet is named by its options, and whose folders are somewhere else.
+/// A machine whose kubelet is described by options, and whose folders are in a temporary one.
 struct Machine {
     folder: TempDir,
     out: PathBuf,
@@ -82,7 +82,8 @@ impl Machine {
         assert!(said.contains("NEXT.md"), "{said}{}", stderr(&output));
     }
 
-    /// Pastes every block, with programs that only note how they were called; `kubelet` is what that answers. Yields the calls.
+    /// Runs every block, with programs that record how they were called; `kubelet` prints the kubelet's
+    /// answer. Yields the calls.
     fn follow(&self, kubelet: &str) -> String {
         let tools = self.folder.path().join("tools");
         fs::create_dir_all(&tools).unwrap();
@@ -101,7 +102,7 @@ impl Machine {
         }
         let root = self.folder.path().join("root").display().to_string();
         let next = fs::read_to_string(self.out.join("NEXT.md")).unwrap();
-        // Whoever pastes them goes on after one that fails; here none may.
+        // An operator who pastes them goes on after a failure; here none may fail.
         let trap = "trap 'echo \"FAILED: $BASH_COMMAND\" >&2' ERR";
         let mut commands = format!("{trap}\nPATH={}:$PATH\n", tools.display());
         for block in blocks(&next) {
@@ -131,7 +132,7 @@ impl Machine {
     }
 }
 
-/// Whatever a command is to read must be there by then.
+/// What a command reads must be there by then.
 const GATE: &str = "for last in \"$@\"; do :; done\n\
     case \"$*\" in\n\
     *--save*) touch \"$last\" ;;\n\
@@ -147,9 +148,9 @@ fn assert_in_order(text: &str, parts: &[&str]) {
     }
 }
 
-/// From top to bottom, as it is. Seen red: with `check` before the files are installed.
+/// From top to bottom, unchanged. Seen red: with `check` before the files are installed.
 #[test]
-fn what_to_do_next_can_be_pasted_as_it_is() {
+fn the_next_steps_can_be_pasted_as_they_are() {
     let machine = Machine::new();
     machine.init();
     let calls = machine.follow("echo ok");
@@ -186,7 +187,7 @@ fn what_to_do_next_can_be_pasted_as_it_is() {
     for key in ["clientCertificateFile: \"", "clientKeyFile: \"", "tokenFile: \""] {
         assert!(text.contains(&format!("\n  {key}")), "{key} {text}");
     }
-    // The gate's own certificate is of that name, and asked for as the API server wants it.
+    // The gate's own certificate has that name, and is requested as the API server demands.
     let request = Command::new("openssl")
         .args(["req", "-noout", "-subject", "-verify", "-in"])
         .arg(machine.out.join("kubelet-client.csr"))
@@ -196,10 +197,10 @@ fn what_to_do_next_can_be_pasted_as_it_is() {
     assert!(subject.contains("kubelet-gate:worker-1"), "{subject}");
 }
 
-/// While the trial lasts logs and exec would end, since the kubelet answers 401 to whatever the gate passes on. Seen red: with
-/// `apply` in the block without its condition.
+/// During the trial there would be no logs and no exec, since the kubelet answers 401 to all that the gate
+/// forwards. Seen red: with `apply` in the block without its condition.
 #[test]
-fn a_node_is_not_sealed_before_its_kubelet_takes_the_gates_credential() {
+fn a_node_is_not_sealed_before_its_kubelet_accepts_the_gates_credential() {
     let machine = Machine::new();
     machine.init();
     let next = fs::read_to_string(machine.out.join("NEXT.md")).unwrap();
@@ -212,7 +213,7 @@ fn a_node_is_not_sealed_before_its_kubelet_takes_the_gates_credential() {
 }
 
 #[test]
-fn every_way_to_run_it_has_commands_that_a_shell_reads() {
+fn the_next_steps_are_commands_that_a_shell_can_parse() {
     for more in [&[][..], &["--node-paths"]] {
         let made = made(more, |_| {});
         let blocks = blocks(&made.text("NEXT.md"));
@@ -220,7 +221,7 @@ fn every_way_to_run_it_has_commands_that_a_shell_reads() {
         for block in &blocks {
             assert_reads(block);
         }
-        // The folder comes before whatever is in it.
+        // The folder is entered before its files are used.
         let all = blocks.concat();
         let go = all.find("\ncd ").or_else(|| all.starts_with("cd ").then_some(0));
         assert!(go < all.find("kubelet-gate check") && go.is_some(), "{all}");
@@ -229,7 +230,7 @@ fn every_way_to_run_it_has_commands_that_a_shell_reads() {
 }
 
 #[test]
-fn what_the_api_servers_own_manifest_says_is_said() {
+fn the_api_servers_own_manifest_is_read() {
     let manifest = |flags: &'static str| {
         made(&[], move |node| {
             let folder = node.join("etc/kubernetes/manifests");
@@ -248,10 +249,11 @@ fn what_the_api_servers_own_manifest_says_is_said() {
     assert!(elsewhere.contains("`firewall apply` refuses until the gate has served the API server"));
 }
 
-/// What there is to show depends on what the kubelet asks. Seen red: with rights granted where nobody asks for them; with 401 for
-/// whom the kubelet knows as system:anonymous; with a certificate offered that its CA has not issued.
+/// The credential depends on how the kubelet authenticates and authorizes. Seen red: with permissions granted
+/// where the kubelet checks none; with 401 where the kubelet sees system:anonymous; with a certificate of
+/// another CA offered.
 #[test]
-fn the_way_to_a_credential_is_one_that_this_kubelet_takes() {
+fn the_credential_is_one_that_this_kubelet_accepts() {
     const CERTIFICATE: &str = "signerName: kubernetes.io/kube-apiserver-client";
     const TOKEN: &str = "kind: ServiceAccount";
     const RIGHTS: &str = "kind: ClusterRole";
@@ -327,23 +329,25 @@ fn the_way_to_a_credential_is_one_that_this_kubelet_takes() {
             assert_reads(&block);
         }
     }
-    // A token is a ServiceAccount's, and so is the right.
+    // A token belongs to a ServiceAccount, and so does the permission.
     let tokens = of("", false).words("NEXT.md");
     assert!(
         tokens.contains("- {kind: ServiceAccount, namespace: kube-system, name: kubelet-gate-worker-1}"),
         "{tokens}"
     );
-    // Whoever is of its CA may everything: the node's own certificate will do, and that it does elsewhere is said.
+    // This kubelet permits every certificate of its CA: the node's own one suffices, and it is reported that
+    // it suffices elsewhere too.
     let own = of("--authorization-mode=AlwaysAllow", true);
     let key = own.configuration()["upstream"]["clientKeyFile"].clone();
     assert!(key.as_str().unwrap().contains("kubelet-client-2024"), "{key}");
     let next = own.words("NEXT.md");
     assert!(
-        next.contains("so does each other kubelet that is set up like it") && !next.contains("Do not seal"),
+        next.contains("so does each other kubelet that is configured like it")
+            && !next.contains("Do not seal"),
         "{next}"
     );
     assert!(!next.contains(RIGHTS));
-    // Not if it is of another CA than the kubelet's: then it opens nothing, and one has to be made.
+    // A certificate of another CA opens nothing, and one must be made.
     let another = made(&[], |node| {
         flags(node, "--authorization-mode=AlwaysAllow");
         fs::write(

@@ -1,5 +1,5 @@
-//! Operators look at the gate with curl and openssl: where these see something else than the tests' own client does,
-//! a mistake shared by client and gate stays hidden until a cluster finds it.
+//! Operators use curl and openssl. A mistake that the gate shares with the tests' own client would stay
+//! hidden without them.
 
 use std::process::{Output, Stdio};
 
@@ -12,7 +12,8 @@ use crate::patience::patience;
 use crate::skipped::skip;
 use crate::world::World;
 
-/// Runs a tool in the folder of the configuration; `None`, and a line that says so, where it is not installed.
+/// Runs a tool in the folder of the configuration; `None`, and the test counts as skipped, where it is not
+/// installed.
 async fn tool(world: &World, program: &str, arguments: &[&str], input: &str) -> Option<Output> {
     let spawned = Command::new(program)
         .args(arguments)
@@ -61,7 +62,7 @@ async fn curl(world: &World, path: &str, arguments: &[&str]) -> Option<(String, 
     Some((body.to_owned(), status.to_owned()))
 }
 
-/// What s_client prints, both channels together. It asks for `/healthz` and waits for the end.
+/// Whether s_client succeeds, and what it prints. It asks for `/healthz` and waits for the end.
 async fn s_client(world: &World, arguments: &[&str]) -> Option<(bool, String)> {
     let address = world.address.to_string();
     let fixed = ["s_client", "-connect", &address, "-CAfile", "ca.crt", "-ign_eof"];
@@ -98,7 +99,7 @@ async fn curl_with_a_certificate() {
     world.stop().await;
 }
 
-/// Judged in the handshake, curl would end with an alert and without a status.
+/// If the handshake judged it, curl would end with an alert and without a status.
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_with_a_bad_certificate_is_answered_401() {
     let world = World::start().await;
@@ -157,7 +158,7 @@ async fn openssl_is_asked_for_a_certificate_of_the_ca_on_both_versions() {
             .unwrap_or_else(|| panic!("no CA names in {text}"));
         assert!(names.starts_with("CN = kubernetes\n"), "{names}");
         assert!(text.contains("HTTP/1.1 200 OK"), "{text}");
-        // A session that could be resumed would carry an identity past a change of trust.
+        // A session that can be resumed would keep its identity after a change of trust.
         for ticket in ["New Session Ticket arrived", "TLS session ticket:"] {
             assert!(!text.contains(ticket), "{text}");
         }
@@ -165,8 +166,8 @@ async fn openssl_is_asked_for_a_certificate_of_the_ca_on_both_versions() {
     world.stop().await;
 }
 
-/// An alert came, rather than silence. (rustls misses the signature algorithms of an old hello before its version.)
-fn was_told(text: &str) -> bool {
+/// Whether an alert came. (rustls refuses an old hello for its signature algorithms before its version.)
+fn has_alert(text: &str) -> bool {
     text.contains("alert protocol version") || text.contains("alert handshake failure")
 }
 
@@ -180,7 +181,7 @@ async fn openssl_with_an_old_version_is_refused() {
         };
         assert!(!ended_well, "{text}");
         assert!(!text.contains("HTTP/1.1"), "{text}");
-        assert!(was_told(&text), "{text}");
+        assert!(has_alert(&text), "{text}");
     }
     world.stop().await;
 
@@ -189,6 +190,6 @@ async fn openssl_with_an_old_version_is_refused() {
         .start()
         .await;
     let (ended_well, text) = s_client(&strict, &["-tls1_2"]).await.unwrap();
-    assert!(!ended_well && was_told(&text), "{text}");
+    assert!(!ended_well && has_alert(&text), "{text}");
     strict.stop().await;
 }

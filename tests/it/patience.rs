@@ -1,5 +1,6 @@
-//! How long the tests wait. Every deadline is made here, so that `KUBELET_GATE_TEST_PATIENCE=3` makes each of them three times as
-//! long on a slow machine. A long deadline costs nothing: a test that passes does not wait for it.
+//! How long the tests wait. Every deadline is made here, so that `KUBELET_GATE_TEST_PATIENCE=3` makes each of
+//! them three times as long on a slow machine. A long deadline costs nothing: a test that passes does not
+//! wait for it.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};

@@ -31,8 +31,9 @@ fn own(mut command: Command) -> Command {
     command
 }
 
-/// The same in a process namespace, where no process of this machine is seen, but kubelets with these flags. Their process ids are 2, 3
-/// and so on. `None`, and the test counts as skipped, where the machine allows no process namespace.
+/// The same in a process namespace, where no process of this machine is seen, but kubelets with these flags.
+/// Their process ids are 2, 3 and so on. `None`, and the test counts as skipped, where the machine allows no
+/// process namespace.
 pub(crate) fn kubelet_gate_beside(kubelets: &[&str]) -> Option<Command> {
     let unshare = |more: &[&str]| {
         let mut command = Command::new("unshare");

@@ -1,4 +1,5 @@
-//! If `prove` misses a way in, it calls an open node closed; if it does more than look, it does the attacker's work.
+//! If `prove` misses a way in, it calls an open node closed; if it does more than look, it does the
+//! attacker's work.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use fakes::kubelet::{ClientCa, Fault, RecordedRequest};
 use kubelet_gate::adopt::prove::{
-    self, Answer, Credential, Options, Outcome, PROBES, Port, Ports, Report, SideKind, Verified,
+    self, Options, PROBES, Port, Ports, ProbeAnswer, ProbeCredential, ProbeOutcome, ProbeReport, ProbeToken,
+    SideKind, Verified,
 };
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -26,7 +28,7 @@ fn ports(secure: SocketAddr, read_only: SocketAddr) -> Ports {
     }
 }
 
-pub(crate) async fn proven(options: Options) -> Report {
+pub(crate) async fn proven(options: Options) -> ProbeReport {
     tokio::task::spawn_blocking(move || prove::prove(&options, &mut |_| {}))
         .await
         .unwrap()
@@ -38,34 +40,34 @@ fn on_loopback(ports: Ports) -> Options {
         ports,
         addresses: vec![LOCALHOST],
         sides: vec![SideKind::Loopback],
-        token: Some("proxy-get-token".to_owned()),
+        token: Some(ProbeToken::new("proxy-get-token").unwrap()),
         interval: Duration::ZERO,
         answer_within: patience(),
     }
 }
 
 /// The probes that got through.
-fn through(report: &Report) -> BTreeSet<&str> {
+fn through(report: &ProbeReport) -> BTreeSet<&str> {
     report.exposures().map(|outcome| outcome.probe.as_str()).collect()
 }
 
 /// The probes without a certain answer.
-fn unknown(report: &Report) -> Vec<&str> {
+fn unknown(report: &ProbeReport) -> Vec<&str> {
     report.unknown().map(|outcome| outcome.probe.as_str()).collect()
 }
 
 /// The outcomes at one address.
-fn at(report: &Report, address: SocketAddr) -> Vec<&Outcome> {
-    let of_it = |outcome: &&Outcome| outcome.address == address;
+fn at(report: &ProbeReport, address: SocketAddr) -> Vec<&ProbeOutcome> {
+    let of_it = |outcome: &&ProbeOutcome| outcome.address == address;
     report.results.iter().filter(of_it).collect()
 }
 
-fn is_unknown(outcome: &Outcome) -> bool {
-    matches!(outcome.answer, Answer::Unknown(_))
+fn is_unknown(outcome: &ProbeOutcome) -> bool {
+    matches!(outcome.answer, ProbeAnswer::Unknown(_))
 }
 
-/// Probes that get through a wide-open kubelet of the lab. The others are of pages that no kubelet serves any more, or the lab's does not;
-/// or of paths that a kubelet tidies by a redirect.
+/// Probes that get through a wide-open kubelet of the lab. The others are of pages that no kubelet serves any
+/// more, or the lab's does not; or of paths that a kubelet tidies by a redirect.
 pub(crate) fn open_probes() -> impl Iterator<Item = &'static prove::Probe> {
     const CLOSED: [&str; 9] = [
         "stats",
@@ -94,7 +96,7 @@ pub(crate) async fn world() -> (World, Ports) {
     (world, ports)
 }
 
-/// RecordedRequest red: with 404 taken for a refusal, exec, run, attach, port-forward and checkpoint were called closed.
+/// Seen red: with 404 taken for a refusal, exec, run, attach, port-forward and checkpoint were called closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_kubelet_is_open_to_every_probe_and_the_gate_to_none() {
     let (world, open) = world().await;
@@ -107,9 +109,9 @@ async fn an_open_kubelet_is_open_to_every_probe_and_the_gate_to_none() {
     let gated = ports(world.address, world.read_only);
     let report = proven(on_loopback(gated)).await;
     assert_eq!(through(&report), BTreeSet::new(), "{report:#?}");
-    let answers: BTreeSet<&Answer> = report.results.iter().map(|outcome| &outcome.answer).collect();
-    let expected = [400, 401, 403, 410].map(Answer::Status);
-    assert_eq!(answers, expected.iter().chain([&Answer::Refused]).collect());
+    let answers: BTreeSet<&ProbeAnswer> = report.results.iter().map(|outcome| &outcome.answer).collect();
+    let expected = [400, 401, 403, 410].map(ProbeAnswer::Status);
+    assert_eq!(answers, expected.iter().chain([&ProbeAnswer::Refused]).collect());
     world.assert_nothing_forwarded();
     // Only the seal closes the way past the gate.
     let past = proven(on_loopback(open)).await;
@@ -119,7 +121,7 @@ async fn an_open_kubelet_is_open_to_every_probe_and_the_gate_to_none() {
 
 /// Every request of the table, byte for byte, and no other; none of them could change anything.
 ///
-/// RecordedRequest red: with a body, and with PUT to the flags.
+/// Seen red: with a body, and with PUT to the flags.
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_the_documented_requests_are_sent() {
     let (world, open) = world().await;
@@ -138,7 +140,10 @@ async fn exactly_the_documented_requests_are_sent() {
         assert!(matches!(seen.method.as_str(), "GET" | "POST"), "{}", probe.id);
         assert_eq!(seen.upgrade, probe.websocket, "{}", probe.id);
         let shown = seen.header("authorization");
-        let with_token = matches!(probe.credential, Credential::GarbageToken | Credential::Token);
+        let with_token = matches!(
+            probe.credential,
+            ProbeCredential::GarbageToken | ProbeCredential::Token
+        );
         assert_eq!(shown.is_some(), with_token, "{}: {shown:?}", probe.id);
         let port = if seen.read_only {
             open.read_only
@@ -155,9 +160,11 @@ async fn exactly_the_documented_requests_are_sent() {
     world.stop().await;
 }
 
-/// A kubelet that authenticates lets nothing through, though it redirects untidy paths before it authenticates; and it is no gate.
+/// A kubelet that authenticates lets nothing through, though it redirects untidy paths before it
+/// authenticates; and it is no gate.
 ///
-/// RecordedRequest red: with redirects taken for the kubelet's own answer, four paths were called open on a kubelet that is not.
+/// Seen red: with redirects taken for the kubelet's own answer, four paths were called open on a kubelet that
+/// is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_that_authenticates_is_neither_open_nor_a_gate() {
     let (world, open) = world().await;
@@ -175,15 +182,15 @@ async fn a_kubelet_that_authenticates_is_neither_open_nor_a_gate() {
     });
     let report = proven(options.clone()).await;
     assert_eq!(through(&report), BTreeSet::new());
-    let status = |outcome: &Outcome| match outcome.answer {
-        Answer::Status(status) => Some(status),
+    let status = |outcome: &ProbeOutcome| match outcome.answer {
+        ProbeAnswer::Status(status) => Some(status),
         _ => None,
     };
     // To the foreign certificate the answer is an alert.
     let answers: BTreeSet<u16> = report.results.iter().filter_map(status).collect();
     assert_eq!(answers, BTreeSet::from([301, 401, 404, 410]));
     // As if seen from the node's address as well.
-    let from_both = |mut report: Report| {
+    let from_both = |mut report: ProbeReport| {
         for mut outcome in report.results.clone() {
             outcome.side = SideKind::NodeAddress;
             report.results.push(outcome);
@@ -202,7 +209,8 @@ async fn a_kubelet_that_authenticates_is_neither_open_nor_a_gate() {
     world.stop().await;
 }
 
-/// RecordedRequest red: with one answer that did not come taken for a closed port, exec and all later probes were called closed.
+/// Seen red: with one answer that did not come taken for a closed port, exec and all later probes were called
+/// closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_that_leaves_one_request_unanswered_is_asked_the_others() {
     let (world, open) = world().await;
@@ -220,7 +228,8 @@ async fn a_kubelet_that_leaves_one_request_unanswered_is_asked_the_others() {
     world.stop().await;
 }
 
-/// A port that takes connections and never answers is not proven closed, and does not hold up everything else.
+/// A port that takes connections and never answers is not proven closed, and does not hold up everything
+/// else.
 #[tokio::test]
 async fn a_silent_port_proves_nothing() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -239,10 +248,12 @@ async fn a_silent_port_proves_nothing() {
     }
 }
 
-/// RecordedRequest red: with a port that was closed at first taken for closed, and with an overloaded kubelet taken for one that refuses.
+/// Seen red: with a port that was closed at first taken for closed, and with an overloaded kubelet taken for
+/// one that refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_have_been_open_is_not_called_closed() {
-    // A kubelet that restarts: its port is closed at the first address, and open when the second one is tried.
+    // A kubelet that restarts: its port is closed at the first address, and open when the second one is
+    // tried.
     let restarting = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     restarting.bind(&SocketAddr::new(LOCALHOST, 0).into()).unwrap();
     let address = restarting.local_addr().unwrap().as_socket().unwrap();
@@ -252,8 +263,11 @@ async fn what_may_have_been_open_is_not_called_closed() {
         ..on_loopback(ports(address, NO_SERVER))
     };
     let report = tokio::task::spawn_blocking(move || {
-        prove::prove(&options, &mut |step| {
-            if step.ends_with("::1") {
+        let mut done = None;
+        prove::prove(&options, &mut |progress| {
+            assert!(progress.done < progress.total && done < Some(progress.done));
+            done = Some(progress.done);
+            if progress.address == Ipv6Addr::LOCALHOST {
                 restarting.listen(64).unwrap();
             }
         })
@@ -268,14 +282,15 @@ async fn what_may_have_been_open_is_not_called_closed() {
     let address = going.local_addr().unwrap();
     let answered = std::thread::spawn(move || {
         let (mut stream, _) = going.accept().unwrap();
-        // A process that another test starts may have a copy of the listener for a moment: closing it would not suffice.
+        // A process that another test starts may have a copy of the listener for a moment: closing it would
+        // not suffice.
         SockRef::from(&going).shutdown(Shutdown::Both).unwrap();
         stream.write_all(b"HTTP/1.1 404 Not Found\r\n\r\n").unwrap();
     });
     let report = proven(on_loopback(ports(NO_SERVER, address))).await;
     answered.join().unwrap();
     let gone = at(&report, address);
-    assert_eq!(gone[0].answer, Answer::Status(404));
+    assert_eq!(gone[0].answer, ProbeAnswer::Status(404));
     assert!(gone[1..].iter().all(|outcome| is_unknown(outcome)), "{gone:#?}");
 
     // A kubelet that cannot ask for authorization, or has too much to do.
@@ -293,9 +308,10 @@ async fn what_may_have_been_open_is_not_called_closed() {
     world.stop().await;
 }
 
-/// A gate that requires a certificate refuses by an alert in the handshake. A server that hangs up, or speaks no TLS, has refused nothing.
+/// A gate that requires a certificate refuses by an alert in the handshake. A server that hangs up, or speaks
+/// no TLS, has refused nothing.
 ///
-/// RecordedRequest red: with every failed handshake taken for a refusal.
+/// Seen red: with every failed handshake taken for a refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_handshake_is_told_from_one_that_fails() {
     let world = World::builder()
@@ -317,7 +333,7 @@ async fn a_refused_handshake_is_told_from_one_that_fails() {
 
 /// Five requests a second by the kubelet's own clock, and never more, however slow this machine is.
 ///
-/// RecordedRequest red: without the wait, 32 requests in 0.1 s.
+/// Seen red: without the wait, 32 requests in 0.1 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pace_is_kept() {
     let (world, open) = world().await;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use kubelet_gate::adopt::prove::{self, Credential, Options, PROBES, Port, ProveError};
+use kubelet_gate::adopt::prove::{self, Options, PROBES, Port, ProbeCredential, ProveError};
 use serde_json::Value;
 
 use crate::program::{assert_says, code, kubelet_gate, stderr, stdout};
@@ -24,7 +24,8 @@ fn a_port_without_a_server_is_told_from_one_that_a_gate_has() {
     assert!(!said.contains("nothing got through:"), "{said}");
 }
 
-/// A saved report is one of this program, whole, for its owner alone; what is read back cannot steer a terminal.
+/// A saved report is one of this program, whole, for its owner alone; what is read back cannot steer a
+/// terminal.
 #[test]
 fn a_report_is_saved_whole_and_compared_with_care() {
     let folder = tempfile::tempdir().unwrap();
@@ -104,7 +105,7 @@ async fn the_table_names_what_got_through() {
     .unwrap();
     let said = stdout(&output);
     assert_eq!(code(&output), 2, "{said}");
-    for probe in open_probes().filter(|probe| probe.credential != Credential::Token) {
+    for probe in open_probes().filter(|probe| probe.credential != ProbeCredential::Token) {
         let of_it = |line: &&str| line.split_whitespace().next() == Some(probe.id);
         let line = said.lines().find(of_it);
         let line = line.unwrap_or_else(|| panic!("{}: {said}", probe.id));
@@ -130,11 +131,11 @@ fn row(probe: &prove::Probe) -> String {
         Port::Healthz => "10248",
     };
     let shown = match (probe.credential, probe.websocket) {
-        (Credential::Nobody, false) => "nothing",
-        (Credential::Nobody, true) => "nothing, WebSocket",
-        (Credential::ForeignCertificate, _) => "a certificate nobody issued",
-        (Credential::GarbageToken, _) => "a token nobody issued",
-        (Credential::Token, _) => "`--token-file`, WebSocket",
+        (ProbeCredential::None, false) => "nothing",
+        (ProbeCredential::None, true) => "nothing, WebSocket",
+        (ProbeCredential::ForeignCertificate, _) => "a self-signed certificate",
+        (ProbeCredential::GarbageToken, _) => "a made-up token",
+        (ProbeCredential::Token, _) => "`--token-file`, WebSocket",
     };
     let reaches: Vec<String> = probe.reaches.iter().map(ToString::to_string).collect();
     format!(

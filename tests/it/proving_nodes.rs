@@ -1,4 +1,5 @@
-//! `prove` on a node with interfaces: from every side, before and after the seal. It must leave nothing behind.
+//! `prove` on a node with interfaces: from every side, before and after the seal. It must leave nothing
+//! behind.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +7,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use fakes::kubelet::FakeKubelet;
-use kubelet_gate::adopt::prove::{Answer, Options, Ports, Report, SideKind};
+use kubelet_gate::adopt::prove::{Options, Ports, ProbeAnswer, ProbeReport, ProbeToken, SideKind};
 use kubelet_gate::host::as_user;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -25,7 +26,7 @@ async fn only_wire() -> MutexGuard<'static, ()> {
     WIRE.lock().await
 }
 
-async fn proven_from_every_side(options: Options) -> Report {
+async fn proven_from_every_side(options: Options) -> ProbeReport {
     let _wire = only_wire().await;
     proven(Options {
         interval: Duration::ZERO,
@@ -39,8 +40,8 @@ fn links() -> String {
     shell("ip -o link | cut -d: -f2")
 }
 
-/// A token is not given away to a local user who has taken the port, from whichever side. Seen red: with the listeners looked for in the
-/// other namespace, where there are none.
+/// A token is not given away to a local user who has taken the port, from whichever side. Seen red: with the
+/// listeners looked for in the other namespace, where there are none.
 #[test]
 fn a_token_is_not_shown_to_another_users_server() {
     on_a_node(async |node: Node| {
@@ -54,7 +55,7 @@ fn a_token_is_not_shown_to_another_users_server() {
                 secure: 20250,
                 ..Ports::default()
             },
-            token: Some("secret".to_owned()),
+            token: Some(ProbeToken::new("secret").unwrap()),
             ..Options::default()
         })
         .await;
@@ -66,7 +67,7 @@ fn a_token_is_not_shown_to_another_users_server() {
         assert_eq!(tokens.len(), 2, "none, and a made-up one: {tokens:?}");
         assert!(!tokens.contains(&Some("Bearer secret".to_owned())), "{tokens:?}");
         for outcome in &report.results {
-            let withheld = matches!(outcome.answer, Answer::Unknown(_));
+            let withheld = matches!(outcome.answer, ProbeAnswer::Unknown(_));
             assert!(outcome.probe != "token-exec-websocket" || withheld, "{outcome:?}");
         }
         drop(taken);

@@ -1,5 +1,5 @@
-//! The read-only port serves pods and their environment to anybody: one path of it that still answers, and everything
-//! the gate guards can be read next door.
+//! A kubelet's read-only port serves pods and their environment to every client. If one path of it still
+//! answered, what the gate guards could be read there.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -14,7 +14,7 @@ use crate::world::{Status as _, World, assert_answer, header};
 const RECORDED: &str = include_str!("data/read_only.tsv");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_is_gone_and_is_counted() {
+async fn every_recorded_path_is_410_and_counted() {
     let world = World::builder().always_allow().anonymous().start().await;
     let client = Client::plain(world.read_only);
     let (mut gone, mut malformed) = (0, 0);
@@ -24,7 +24,7 @@ async fn everything_is_gone_and_is_counted() {
         let answer = String::from_utf8(client.raw(request.as_bytes()).await.unwrap()).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         if target == "\\pods" {
-            // What is no request gets no sentence either.
+            // What is not HTTP gets no explanation.
             malformed += 1;
             assert!(
                 head.starts_with("HTTP/1.1 400 ") && body.is_empty(),
@@ -58,10 +58,10 @@ async fn everything_is_gone_and_is_counted() {
     world.stop().await;
 }
 
-/// Who may ask elsewhere is said as the gate judges it: what the sentence names is what a 403 of the gate names.
-/// Seen red: with the first subresource alone in the sentence, nodes/proxy was missing.
+/// The explanation names the permission that the gate will check, as its 403 does. Seen red: with the first
+/// subresource alone, nodes/proxy was missing.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_it_says_is_what_the_gate_asks_for() {
+async fn the_explanation_names_what_the_gate_checks() {
     let world = World::builder().set("limits.cacheEntries", 64).start().await;
     let (tombstone, alice) = (Client::plain(world.read_only), world.client("alice"));
     let (mut named, mut general) = (0, 0);
@@ -110,7 +110,8 @@ async fn what_it_says_is_what_the_gate_asks_for() {
     world.stop().await;
 }
 
-/// Where the seal brings callers to the gate from the kubelet's port, that port is named, since it is the one they know.
+/// Where the seal redirects the kubelet's port to the gate, the explanation names that port, which callers
+/// know.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_reached_by_redirect_names_the_kubelets_port() {
     let world = World::builder().set("listen", vec!["0.0.0.0:0"]).start().await;
@@ -136,8 +137,8 @@ async fn the_status_is_the_operators_choice() {
     }
 }
 
-/// Agents of ten years ago, scanners and broken clients get the same answer, or none; never a reset that hides it.
-/// Seen red: with the body read of who waits for "100 Continue", two answers.
+/// Old agents, scanners and broken clients get the same answer or none, and never a reset that hides it. Seen
+/// red: with the body read of a client that waits for 100 Continue, two answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_requests_are_answered_alike() {
     let world = World::start().await;
@@ -185,7 +186,7 @@ async fn odd_requests_are_answered_alike() {
     world.stop().await;
 }
 
-/// Seen red: with the path in the sentence as it was decoded, CSI came back to the caller's terminal.
+/// Seen red: with the decoded path in the answer, CSI came back to the caller's terminal.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_request_comes_back_that_a_browser_or_terminal_obeys() {
     let world = World::start().await;
@@ -222,7 +223,8 @@ async fn nothing_of_a_request_comes_back_that_a_browser_or_terminal_obeys() {
     world.stop().await;
 }
 
-/// A node's own checker keeps working while everybody else is sent away; it asks the gate, never the kubelet's port.
+/// A node's own health checks may go on while other requests are refused; the gate answers them by its own
+/// probe of the kubelet.
 #[tokio::test(flavor = "multi_thread")]
 async fn local_health_checks_may_go_on() {
     let mut world = World::builder().set("readOnlyPort.healthz", true).start().await;
@@ -260,7 +262,7 @@ async fn local_health_checks_may_go_on() {
     world.stop().await;
 }
 
-/// Seen red: with a probe for each who asks, the kubelet was dialled a hundred times.
+/// Seen red: with a probe for each request, the kubelet was dialled a hundred times.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_checks_cannot_flood_the_kubelet() {
     let world = World::builder().set("readOnlyPort.healthz", true).start().await;
@@ -279,7 +281,7 @@ async fn health_checks_cannot_flood_the_kubelet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_told_to_nobody_unless_it_is_set() {
+async fn health_checks_are_refused_unless_they_are_enabled() {
     let world = World::start().await;
     let answer = Client::plain(world.read_only).get("/healthz").await.unwrap();
     assert_eq!(answer.status(), 410);
@@ -287,9 +289,9 @@ async fn health_is_told_to_nobody_unless_it_is_set() {
     world.stop().await;
 }
 
-/// Seen red: with the test of the peer left out, 200.
+/// Seen red: with the peer's address not checked, 200.
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_told_to_the_node_alone() {
+async fn health_checks_are_answered_to_the_node_alone() {
     let Some(address) = own_address() else {
         return skip("this machine has no address but loopback");
     };
@@ -298,7 +300,7 @@ async fn health_is_told_to_the_node_alone() {
         .set("readOnlyPort.listen", vec!["0.0.0.0:0"])
         .start()
         .await;
-    // Dialled by its own address, the machine is a neighbour to itself.
+    // Dialled at its own address, the machine looks like a neighbour.
     let neighbour = Client::plain(SocketAddr::new(address, world.read_only.port()));
     assert_eq!(neighbour.status("/healthz").await, 410);
     let local = Client::plain(SocketAddr::new([127, 0, 0, 1].into(), world.read_only.port()));
@@ -306,7 +308,7 @@ async fn health_is_told_to_the_node_alone() {
     world.stop().await;
 }
 
-/// The address this machine would be seen with. Nothing is sent.
+/// The source address of this machine's packets to other machines. No packet is sent.
 fn own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;

@@ -1,4 +1,5 @@
-//! The ways around the gate. If one of them stays open, a process on the node or beside it has everything that the gate should guard.
+//! The ways around the gate. If one of them stays open, a process on the node or beside it has everything
+//! that the gate should guard.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -68,12 +69,13 @@ fn without_the_seal_every_way_leads_to_the_kubelet_and_with_it_to_the_gate() {
     });
 }
 
-/// As Calico wires pods: routes to each, and no address on the node's side. Seen red: with `redirect` in prerouting, which takes the
-/// incoming interface's address, the pod's connections were dropped.
+/// As Calico wires pods: routes to each, and no address on the node's side. Seen red: with `redirect` in
+/// prerouting, which takes the incoming interface's address, the pod's connections were dropped.
 #[test]
 fn a_pod_behind_an_interface_without_an_address_is_redirected_to_the_gate() {
     on_every_backend(async |mut node: Node| {
-        // Without proxy_delay=0, which Calico sets as well, the kernel answers for another host after up to 0.8 s.
+        // Without proxy_delay=0, which Calico sets as well, the kernel answers for another host after up to
+        // 0.8 s.
         node.shell(
             "ip addr flush dev pod0; ip -6 addr add fe80::1/64 dev pod0 nodad
             echo 1 > /proc/sys/net/ipv4/conf/pod0/proxy_arp; echo 0 > /proc/sys/net/ipv4/neigh/pod0/proxy_delay
@@ -147,8 +149,8 @@ fn neither_root_nor_a_process_that_knows_uid_and_mark_gets_through() {
     });
 }
 
-/// Dials as this user, with this mark, and with no more than `CAP_NET_RAW` and `CAP_SETUID`. Prints which server takes the connection: it
-/// asks for pods to find out.
+/// Dials as this user, with this mark, and with no more than `CAP_NET_RAW` and `CAP_SETUID`. Prints which
+/// server takes the connection: it asks for pods to find out.
 fn dial(node: &Node, cgroup: Option<&Path>, address: &str, uid: u32, mark: u64) -> Child {
     let family = if address.contains(':') {
         "AF_INET6"
@@ -194,7 +196,8 @@ fn printed(script: Child) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// Seen red: without the raw chain's second rule the neighbour reached the gate, where loopback must not lead either.
+/// Seen red: without the raw chain's second rule the neighbour reached the gate, where loopback must not lead
+/// either.
 #[test]
 fn a_neighbour_does_not_reach_loopback_even_if_the_node_routes_it() {
     on_every_backend(async |mut node: Node| {
@@ -293,8 +296,9 @@ fn a_process_that_takes_the_port_of_a_gate_that_is_gone_is_not_taken_for_it() {
     });
 }
 
-/// This test plays the gate: a real one takes no address that the kubelet may want while it sees any kubelet process whose addresses it
-/// does not know. Seen red: with the gate's own addresses left out, `status` said "sealed".
+/// This test plays the gate: a real one takes no address that the kubelet may want while it sees any kubelet
+/// process whose addresses it does not know. Seen red: with the gate's own addresses left out, `status` said
+/// "sealed".
 #[test]
 fn a_kubelet_on_the_gates_own_address_is_found() {
     on_a_node(async |mut node: Node| {
@@ -350,9 +354,9 @@ fn a_kubelet_on_the_gates_own_address_is_found() {
     });
 }
 
-/// `status` makes a wire to a network of its own, and dials from there. Seen red: with one address for every wire, "nobody" and "ok" from
-/// another network while the wire of a killed run, or of another run, was there; without the control connection the same where no
-/// packet comes over the wire.
+/// `status` makes a wire to a network of its own, and dials from there. Seen red: with one address for every
+/// wire, "nobody" and "ok" from another network while the wire of a killed run, or of another run, was there;
+/// without the control connection the same where no packet comes over the wire.
 #[test]
 fn a_leftover_wire_or_a_rule_that_drops_on_the_wire_is_not_taken_for_a_seal() {
     on_a_node(async |mut node: Node| {

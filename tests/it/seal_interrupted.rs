@@ -1,5 +1,5 @@
-//! Steps that end halfway. If the kernel's rules and the files on the disk described two different seals, the next command, or the
-//! watch, would take the one for the other, and the node would be open.
+//! Steps that end halfway. If the kernel's rules and the files on the disk described two different seals, the
+//! next command, or the watch, would take the one for the other, and the node would be open.
 
 use std::fs;
 
@@ -32,7 +32,8 @@ fn a_confirmation_that_cannot_print_is_one() {
     });
 }
 
-/// Seen red: with a watch that takes a confirmation that was not written down for a trial that ended, the neighbour reached the kubelet.
+/// Seen red: with a watch that takes a confirmation that was not written down for a trial that ended, the
+/// neighbour reached the kubelet.
 #[test]
 fn a_confirmation_that_cannot_be_kept_leaves_the_seal_and_can_be_finished() {
     on_every_backend(async |mut node: Node| {

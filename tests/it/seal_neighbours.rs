@@ -1,4 +1,5 @@
-//! Rules of other programs on the node: kube-proxy, a network plugin, a firewall. The seal must work beside them, and they as before.
+//! Rules of other programs on the node: kube-proxy, a network plugin, a firewall. The seal must work beside
+//! them, and they as before.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -41,8 +42,8 @@ fn node_ports_host_ports_and_default_drop_work_as_before() {
             }
         });
         let iptables = node.iptables();
-        // As kube-proxy writes them: a NodePort, also on localhost, masqueraded by mark 0x4000. As portmap does: a hostPort. And a
-        // firewall that accepts what it knows.
+        // As kube-proxy writes them: a NodePort, also on localhost, masqueraded by mark 0x4000. As portmap
+        // does: a hostPort. And a firewall that accepts what it knows.
         node.shell("for i in all lo eth0 pod0; do echo 1 > /proc/sys/net/ipv4/conf/$i/route_localnet; done");
         node.shell(&format!(
             "i={iptables}
@@ -107,7 +108,8 @@ fn a_chain_of_another_program_is_left_alone_whatever_its_name() {
     });
 }
 
-/// Seen red: with the cgroup in the exemption of iptables, which looks up its path again at each of these changes.
+/// Seen red: with the cgroup in the exemption of iptables, which looks up its path again at each of these
+/// changes.
 #[test]
 fn rules_of_other_programs_can_be_changed_when_the_gates_cgroup_is_gone() {
     on_every_backend(async |mut node: Node| {
@@ -150,8 +152,9 @@ fn packets_that_miss_the_redirect_do_not_reach_the_kubelet() {
     });
 }
 
-/// A kubelet on loopback, and the gate on the same port of the node's own address. Seen red: without the output filter the kubelet was
-/// reached; without the rule that leaves the gate's addresses alone the gate was not.
+/// A kubelet on loopback, and the gate on the same port of the node's own address. Seen red: without the
+/// output filter the kubelet was reached; without the rule that leaves the gate's addresses alone the gate
+/// was not.
 #[test]
 fn a_gate_that_has_the_port_itself_is_left_alone() {
     on_every_backend(async |node: Node| {

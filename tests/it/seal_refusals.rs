@@ -1,5 +1,5 @@
-//! What must not be sealed yet. An operator who is locked out, or a fleet without logs, would have been better off with an open kubelet
-//! and a clear message.
+//! What must not be sealed yet. An operator who is locked out, or a fleet without logs, would have been
+//! better off with an open kubelet and a clear message.
 
 use serde_json::json;
 

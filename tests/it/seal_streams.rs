@@ -1,4 +1,5 @@
-//! Connections that are open when the seal is applied. If it tore a shell or a followed log, every user would notice.
+//! Connections that are open when the seal is applied. If it tore a shell or a followed log, every user would
+//! notice.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

@@ -1,5 +1,5 @@
-//! Trials. If a trial outlived its window, an operator who locked herself out would have to drive to the node; if its end removed the
-//! confirmed seal too, the node would be open and no one would know.
+//! Trials. If a trial outlived its window, an operator who locked herself out would have to drive to the
+//! node; if its end removed the confirmed seal too, the node would be open and no one would know.
 
 use std::time::Duration;
 
@@ -63,7 +63,8 @@ fn an_unconfirmed_second_trial_falls_back_to_the_confirmed_seal() {
         assert_eq!(server_at("127.0.0.1:10250").await, "gate");
         node.kill_gate();
         trial_ends(&node).await;
-        // No process of ours lives, and plan A is in force: it leads from 10255 to any listener on the tombstone's port.
+        // No process of ours lives, and plan A is in force: it leads from 10255 to any listener on the
+        // tombstone's port.
         let tombstone = std::net::TcpListener::bind("127.0.0.1:19255").unwrap();
         tombstone.set_nonblocking(true).unwrap();
         let connected = std::net::TcpStream::connect("127.0.0.1:10255").is_ok();
@@ -136,7 +137,8 @@ async fn stuttering_admin_port() -> std::net::SocketAddr {
     address
 }
 
-/// Seen red: with a failed question taken for "never", and any answer that differs from the one before for a call.
+/// Seen red: with a failed question taken for "never", and any answer that differs from the one before for a
+/// call.
 #[test]
 fn a_call_before_the_trial_verifies_nothing() {
     on_a_node(async |mut node: Node| {
@@ -145,8 +147,8 @@ fn a_call_before_the_trial_verifies_nothing() {
         let mut gate = node.running_gate();
         gate["admin"] = stuttering_admin_port().await.to_string().into();
         std::fs::write(node.file("run/exemption.json"), gate.to_string()).unwrap();
-        let arguments = "apply --confirm-within 4s --confirm-when-verified --accept-unseen-api-server";
-        let said = node.firewall_exits(1, arguments);
+        let arguments = apply(" --confirm-when-verified --accept-unseen-api-server");
+        let said = node.firewall_exits(1, &arguments);
         assert!(said.contains("has not come through the seal"), "{said}");
         node.stop().await;
     });

@@ -1,5 +1,5 @@
-//! A seal that is gone and believed to be there is worse than none. The gate watches it, and has itself exempted after a restart; what
-//! was confirmed holds from boot on, without a gate.
+//! A seal that is gone and believed to be there is worse than none. The gate watches it, and has itself
+//! exempted after a restart; what was confirmed holds from boot on, without a gate.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
@@ -71,7 +71,8 @@ fn removed_rules_are_put_back_where_the_gate_manages_them() {
     });
 }
 
-/// Seen red: with a watch that finds nothing while another process holds the lock; and with a lock that every user may open.
+/// Seen red: with a watch that finds nothing while another process holds the lock; and with a lock that every
+/// user may open.
 #[test]
 fn a_process_that_holds_the_lock_does_not_blind_the_watch() {
     on_a_node(async |mut node: Node| {
@@ -144,7 +145,8 @@ fn a_gate_that_starts_again_is_let_through() {
     });
 }
 
-/// Seen red: with a boot file whose output chain lets every process through; and with a gate that does not admit itself.
+/// Seen red: with a boot file whose output chain lets every process through; and with a gate that does not
+/// admit itself.
 #[test]
 fn a_node_that_boots_without_a_gate_is_sealed() {
     on_every_backend(async |mut node: Node| {
@@ -210,8 +212,9 @@ fn a_squatter_on_the_kubelets_port_is_named() {
     });
 }
 
-/// With the kubelet's own certificate at the gate the pin matches, and a connection that is not exempted is redirected back to the
-/// gate. Seen red: with the other end not looked at, one request became hundreds of nested ones.
+/// With the kubelet's own certificate at the gate the pin matches, and a connection that is not exempted is
+/// redirected back to the gate. Seen red: with the other end not looked at, one request became hundreds of
+/// nested ones.
 #[test]
 fn a_gate_that_is_not_let_through_does_not_ask_itself() {
     on_every_backend(async |mut node: Node| {

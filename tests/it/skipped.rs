@@ -1,5 +1,5 @@
-//! Tests that cannot run on this machine. libtest counts them as passed and hides what they print. What was skipped, and why, is
-//! therefore printed to the real standard error when the test process has ended.
+//! Tests that cannot run on this machine. libtest counts them as passed and hides what they print. What was
+//! skipped, and why, is therefore printed to the real standard error when the test process has ended.
 
 use std::io::Write as _;
 use std::os::fd::AsFd as _;

@@ -1,27 +1,30 @@
-//! If the gate and the kubelet disagree about where a request ends, whoever may read metrics writes a second request
-//! into its body, and the kubelet runs it: on a connection that the gate vouches for.
+//! If gate and kubelet disagreed about the end of a request, a client that may read metrics could write a
+//! second request into its body, and the kubelet would run it on a connection that it trusts.
+
+use std::time::Duration;
 
 use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
 use fakes::kubelet::RecordedRequest;
 
+use crate::patience::stretched;
 use crate::world::{World, assert_answer};
 
 /// What the attacker wants the kubelet to see.
 const SMUGGLED: &str = "GET /pods?smuggled=1 HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n";
 
-/// A connection that says nothing for so long waits for more.
-const SILENCE: std::time::Duration = std::time::Duration::from_millis(1500);
+/// A gate that sends nothing for so long waits for more.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fate {
     /// It is answered 400 or 501, and nothing passes.
     Refused,
-    /// It passes in one meaning, and so does what follows it.
+    /// It passes with one meaning, and so does the request behind it.
     Passed,
-    /// It passes in one meaning, and the connection is closed behind it.
+    /// It passes with one meaning, and the connection is closed behind it.
     PassedAndClosed,
-    /// Its head may have passed; its body is broken off, there as here.
+    /// Its head may have passed; its body is broken off, at the kubelet as at the client.
     BrokenOff,
 }
 
@@ -122,7 +125,7 @@ const CORPUS: [(&str, Fate, &str); 21] = [
     ("a proper body", Fate::Passed, "Content-Length: 2\r\n\r\nab"),
 ];
 
-/// A request has one framing at most, and it is the gate's own.
+/// A request has at most one framing, and that is the gate's own.
 pub(crate) fn assert_well_formed(name: &str, seen: &RecordedRequest) {
     assert_eq!(seen.version, "HTTP/1.1", "{name}");
     let framings = seen
@@ -147,7 +150,7 @@ async fn play(world: &World, name: &str, message: &[u8]) -> Vec<String> {
     world.kubelet.clear();
     let answer = world
         .stranger()
-        .with_deadline(SILENCE)
+        .with_deadline(stretched(SILENCE))
         .raw(message)
         .await
         .unwrap_or_default();
@@ -164,7 +167,7 @@ async fn play(world: &World, name: &str, message: &[u8]) -> Vec<String> {
         "{name}: {:?}",
         world.kubelet.requests()
     );
-    // Whoever uses the connection to the kubelet next gets an answer to their own request.
+    // The next client on this connection to the kubelet gets the answer to its own request.
     let next = world
         .token_client(METRICS_TOKEN)
         .get("/metrics/resource?next")
@@ -173,16 +176,16 @@ async fn play(world: &World, name: &str, message: &[u8]) -> Vec<String> {
     assert_eq!(next.status(), 200, "{name}");
     let honest = world.client("bob").get("/healthz").await.unwrap();
     assert_answer(&honest, 200, "ok");
-    // An answer's body may end without a line's end.
+    // An answer's body may end without a line feed.
     answer
         .match_indices("HTTP/1.")
         .map(|(at, _)| answer[at + 9..at + 12].to_owned())
         .collect()
 }
 
-/// Seen red with `headers::for_kubelet` removing nothing.
+/// Seen red: with `headers::for_kubelet` removing nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_request_in_the_first_ones_clothes_reaches_nobody() {
+async fn a_request_hidden_in_another_does_not_reach_the_kubelet() {
     let world = World::start().await;
     let mut wrong = Vec::new();
     for (name, fate, between) in CORPUS {
@@ -197,7 +200,7 @@ async fn a_second_request_in_the_first_ones_clothes_reaches_nobody() {
         let statuses: Vec<&str> = statuses.iter().map(String::as_str).collect();
         let right = match fate {
             Fate::Refused => matches!(statuses[..], ["400" | "501"]),
-            // The second request has no credentials of its own.
+            // The second request has no credentials.
             Fate::Passed => statuses == ["200", "401"],
             Fate::PassedAndClosed => statuses == ["200"],
             Fate::BrokenOff => matches!(statuses[..], [] | ["200" | "400" | "502"]),
@@ -211,7 +214,7 @@ async fn a_second_request_in_the_first_ones_clothes_reaches_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn targets_and_lines_that_are_none_reach_nobody() {
+async fn malformed_targets_and_lines_do_not_reach_the_kubelet() {
     let world = World::start().await;
     let token = format!("Authorization: Bearer {METRICS_TOKEN}\r\n\r\n");
     let mut wrong = Vec::new();
@@ -267,9 +270,9 @@ async fn targets_and_lines_that_are_none_reach_nobody() {
     world.stop().await;
 }
 
-/// Lines that end in a bare LF are read by hyper and by Go alike; what passes is written anew, with CRLF.
+/// hyper and Go both accept lines that end in a bare LF; the gate writes what passes anew, with CRLF.
 #[tokio::test(flavor = "multi_thread")]
-async fn bare_line_feeds_pass_in_one_meaning_or_not_at_all() {
+async fn bare_line_feeds_pass_with_one_meaning_or_not_at_all() {
     let world = World::start().await;
     let message = format!(
         "GET /metrics/resource HTTP/1.1\nHost: node\nAuthorization: Bearer {METRICS_TOKEN}\nContent-Length: {}\n\n{SMUGGLED}",

@@ -1,7 +1,8 @@
-//! A world to test in: a fake kubelet, a fake API server, and a gate between them that was started as `serve` starts it.
+//! A world to test in: a fake kubelet, a fake API server, and a gate between them that was started as `serve`
+//! starts it.
 //!
-//! [`World::stop`] ends every test: it shows that nothing leaked. Nothing here sleeps for a fixed time; what takes time
-//! is waited for by [`eventually`].
+//! [`World::stop`] ends every test: it shows that nothing leaked. Nothing here sleeps for a fixed time;
+//! [`eventually`] waits for what takes time.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -53,7 +54,7 @@ pub(crate) struct World {
     stop: CancellationToken,
 }
 
-/// What is to be different in a world.
+/// How a world differs from the default.
 pub(crate) struct WorldBuilder {
     directory: TempDir,
     kubelet: FakeKubeletOptions,
@@ -134,7 +135,7 @@ impl WorldBuilder {
         self.set("authentication.anonymous.enabled", true)
     }
 
-    /// Lets everybody who authenticates do everything.
+    /// Permits every authenticated client everything.
     pub(crate) fn always_allow(self) -> Self {
         self.set("authorization.mode", "AlwaysAllow")
     }
@@ -145,7 +146,8 @@ impl WorldBuilder {
         self
     }
 
-    /// Remembers no review, so that every request asks. By flags: a 0 in the file is the default, as in a kubelet's.
+    /// Remembers no review, so that every request asks. By flags: in the file a 0 means the default, as in a
+    /// kubelet's.
     pub(crate) fn without_caches(self) -> Self {
         self.flags(|flags| {
             flags.authentication_token_webhook_cache_ttl = Some(Duration::ZERO);
@@ -201,7 +203,7 @@ impl WorldBuilder {
     }
 }
 
-/// The kubelet as a node has it, wide open behind its self-made certificate.
+/// The kubelet as a node has it: it admits every client, and has a self-signed certificate.
 fn kubelet_options() -> FakeKubeletOptions {
     let pair = &PKI.kubelet_serving;
     FakeKubeletOptions {
@@ -269,7 +271,7 @@ impl World {
         self.tls_client(Some(pair), Alpn::H1)
     }
 
-    /// A client that shows nothing.
+    /// A client without credentials.
     pub(crate) fn stranger(&self) -> Client {
         self.tls_client(None, Alpn::H1)
     }
@@ -279,7 +281,7 @@ impl World {
         self.stranger().with_token(token)
     }
 
-    /// A client that believes the cluster's CA, with or without a certificate.
+    /// A client that trusts the cluster's CA, with or without a certificate.
     pub(crate) fn tls_client(&self, pair: Option<&Pair>, alpn: Alpn) -> Client {
         let tls = ClientTls {
             roots: Some(vec![PKI.ca.certificate().clone()]),
@@ -300,7 +302,8 @@ impl World {
         self.directory.path().join(name)
     }
 
-    /// The sum of all series of a metric that have these labels: `metric("requests_total", &[("code", "401")])`.
+    /// The sum of all series of a metric that have these labels: `metric("requests_total", &[("code",
+    /// "401")])`.
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         sum(&self.gate.metrics().encode(), name, labels)
     }
@@ -315,7 +318,7 @@ impl World {
             .collect()
     }
 
-    /// Waits for so many audit events.
+    /// Waits for this number of audit events.
     pub(crate) async fn audit_events(&self, count: usize) -> Vec<Value> {
         eventually("the audit events are written", || self.audit().len() >= count).await;
         let events = self.audit();
@@ -340,7 +343,8 @@ impl World {
     /// Ends the kubelet; its port refuses connections.
     pub(crate) async fn stop_kubelet(&mut self) -> SocketAddr {
         let address = self.kubelet.address();
-        // Somebody must stand in, on another port: the field is not optional for the sake of all other tests.
+        // Another one takes its place, on another port: the field is not optional for the sake of all other
+        // tests.
         let stand_in = FakeKubelet::start(FakeKubeletOptions::default()).await.unwrap();
         std::mem::replace(&mut self.kubelet, stand_in).shutdown().await;
         address
@@ -391,7 +395,7 @@ impl World {
 }
 
 impl Drop for World {
-    /// A test that forgets to stop its world would never know of a leak.
+    /// A test that did not stop its world would not notice a leak.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             assert!(

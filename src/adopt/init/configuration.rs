@@ -1,18 +1,21 @@
-//! The gate's configuration for a kubelet that is there already: each value with a comment on where it was found.
+//! The gate's configuration for an existing kubelet: each value with a comment on where it was found.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 
-use super::credential::Asks;
-use super::findings::Findings;
-use super::kubeconfig::{self, Client};
+use super::credential::CallerPolicy;
+use super::destination::Destination;
+use super::files::KUBECONFIG;
+use super::findings::NodeFindings;
+use super::kubeconfig::{self, NodeCertificate};
 use super::listening::{self, Listening};
-use super::paths::{Named, Paths};
-use super::{Here, filled, node_name, serving};
-use crate::adopt::inspect::{Inspection, Role};
+use super::paths::{NoPath, Paths};
+use super::text::{comment, quoted};
+use super::{node_name, serving};
+use crate::adopt::inspect::{CertificateRole, Inspection};
 use crate::adopt::kubelet::binds;
-use crate::adopt::kubelet::kubeconfig::Kubeconfig;
+use crate::adopt::kubelet::kubeconfig::{NodeKubeconfig, NodeKubeconfigError};
 use crate::adopt::kubelet::options::OptionsError;
-use crate::adopt::kubelet::plain;
 
 /// Where distributions keep the CA of client certificates.
 const CLIENT_CAS: [&str; 7] = [
@@ -25,64 +28,105 @@ const CLIENT_CAS: [&str; 7] = [
     "/var/lib/kubernetes/ca.pem",
 ];
 
-/// The file, and what there is to say about it.
+/// Why there is no kubeconfig for the gate.
+#[derive(Debug, thiserror::Error)]
+enum NoKubeconfig {
+    #[error(
+        "the kubelet has no --kubeconfig: name one whose user may create tokenreviews and \
+         subjectaccessreviews"
+    )]
+    NoFlag,
+    #[error(transparent)]
+    Unreadable(#[from] NodeKubeconfigError),
+}
+
+/// Why it is not known where the kubelet listens.
+#[derive(Debug, thiserror::Error)]
+enum NoUpstream {
+    #[error(transparent)]
+    Options(OptionsError),
+    #[error("the kubelet opens no port (enableServer is off)")]
+    NoServer,
+    #[error("the kubelet opens no port")]
+    NoPort,
+}
+
+/// Why there is no CA of client certificates.
+#[derive(Debug, thiserror::Error)]
+enum NoClientCa {
+    #[error(
+        "the kubelet has no clientCAFile: name the CA that issued the API server's client certificate{}",
+        candidates(.0)
+    )]
+    NotSet(Vec<&'static str>),
+    #[error(transparent)]
+    Path(NoPath),
+}
+
+fn candidates(files: &[&str]) -> String {
+    match files {
+        [] => String::new(),
+        files => format!("; there is {}, which may be it", files.join(" and ")),
+    }
+}
+
+/// The configuration, and what there is to say about it.
 #[derive(Debug, Default)]
-pub(super) struct Configuration {
+pub(super) struct DraftConfiguration {
     pub(super) text: String,
-    /// A kubeconfig of the gate's own, where the node's does not fit.
+    /// A kubeconfig for the gate, where it cannot use the node's.
     pub(super) kubeconfig: Option<String>,
     pub(super) missing: Vec<String>,
-    pub(super) findings: Findings,
-    /// What clients of the gate will see.
+    pub(super) findings: NodeFindings,
+    /// The certificate that clients of the gate will see.
     pub(super) presented: Vec<String>,
     /// How the kubelet decides about its callers.
-    pub(super) asks: Asks,
-    /// The gate has nothing yet that such a kubelet would take.
+    pub(super) policy: CallerPolicy,
+    /// The gate has no credential yet that this kubelet accepts.
     pub(super) needs_credential: bool,
     pub(super) node_name: Option<String>,
     pub(super) port: u16,
-    /// Where the kubelet is asked, if it is known.
+    /// Where the kubelet listens, if it is known.
     pub(super) upstream: Option<SocketAddr>,
 }
 
-/// What is read of the node once, and used all over the file.
-struct Node<'a> {
+/// What is read of the node once, and used by several sections.
+struct NodeFacts<'a> {
     inspection: &'a Inspection,
     paths: &'a Paths,
-    here: &'a Here<'a>,
+    destination: &'a Destination<'a>,
     bound: Result<Vec<SocketAddr>, OptionsError>,
-    kubeconfig: Result<Kubeconfig, String>,
-    client: Option<Client>,
+    kubeconfig: Result<NodeKubeconfig, NoKubeconfig>,
+    client: Option<NodeCertificate>,
 }
 
-impl Configuration {
-    pub(super) fn of(inspection: &Inspection, paths: &Paths, here: &Here<'_>) -> Self {
+impl DraftConfiguration {
+    pub(super) fn of(inspection: &Inspection, paths: &Paths, destination: &Destination<'_>) -> Self {
         let path = inspection.options.text("--kubeconfig");
         let kubeconfig = match path {
-            "" => Err(
-                "the kubelet has no --kubeconfig; any that may create tokenreviews and subjectaccessreviews will do"
-                    .to_owned(),
-            ),
-            path => Kubeconfig::read(&inspection.invocation.root, path),
+            "" => Err(NoKubeconfig::NoFlag),
+            path => NodeKubeconfig::read(&inspection.invocation.root, path).map_err(NoKubeconfig::from),
         };
-        let client = Client::of(inspection, kubeconfig.as_ref().ok());
-        let findings = Findings::of(inspection, paths, kubeconfig.as_ref().ok(), client.as_ref());
-        let node = Node {
+        let client = NodeCertificate::of(inspection, kubeconfig.as_ref().ok());
+        let findings = NodeFindings::of(inspection, paths, kubeconfig.as_ref().ok(), client.as_ref());
+        let node = NodeFacts {
             inspection,
             paths,
-            here,
+            destination,
             bound: binds(&inspection.options),
             kubeconfig,
             client,
         };
         let mut this = Self {
-            asks: Asks::of(&inspection.options),
+            policy: CallerPolicy::of(&inspection.options),
             findings,
             ..Self::default()
         };
         this.text.push_str(
-            "# A gate for the kubelet that was found on this node; each value says where it comes from. Every other key has its\n\
-             # default: see config/kubelet-gate.yaml in the gate's own files for all of them.\n\
+            "# A gate for the kubelet that was found on this node. The comment on each value says where it \
+             comes from. Every\n\
+             # key that is not here has its default: config/kubelet-gate.yaml in the gate's own files lists \
+             all keys.\n\
              apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\n",
         );
         this.node_name(&node);
@@ -100,38 +144,36 @@ impl Configuration {
     }
 
     /// A value that was found, or a line to be filled in.
-    fn value(&mut self, indent: &str, key: &str, value: Named, from: &str) {
+    fn value(&mut self, indent: &str, key: &str, value: Result<String, impl Display>, from: &str) {
         match value {
             Ok(value) => {
                 self.comment(indent, from);
                 self.text
                     .push_str(&format!("{indent}{key}: {}\n", quoted(&value)));
             }
-            Err(why) => self.not_found(indent, key, &why, "\"\""),
+            Err(why) => self.not_found(indent, key, &why.to_string(), "\"\""),
         }
     }
 
-    /// `empty` is written for it, behind a `#`.
+    /// The value is written as `empty`, in a comment.
     fn not_found(&mut self, indent: &str, key: &str, why: &str, empty: &str) {
         self.comment(indent, &format!("NOT FOUND: {why}"));
         self.text.push_str(&format!("{indent}# {key}: {empty}\n"));
         self.missing.push(format!("{key}: {why}"));
     }
 
-    fn node_name(&mut self, node: &Node<'_>) {
+    fn node_name(&mut self, node: &NodeFacts<'_>) {
         self.text.push('\n');
         let found = node_name::found(node.inspection, node.client.as_ref());
         self.node_name = found.as_ref().ok().map(|(name, _)| name.clone());
-        match found {
-            Ok((name, from)) => self.value("", "nodeName", Ok(name), &from),
-            Err(why) => self.not_found("", "nodeName", &why, "\"\""),
-        }
+        let from = found.as_ref().map_or("", |(_, from)| from).to_owned();
+        self.value("", "nodeName", found.map(|(name, _)| name), &from);
     }
 
-    fn listen(&mut self, node: &Node<'_>) {
+    fn listen(&mut self, node: &NodeFacts<'_>) {
         self.text.push('\n');
         let bound = node.bound.as_deref().unwrap_or_default();
-        let listening = Listening::of(node.inspection, bound, node.here);
+        let listening = Listening::of(node.inspection, bound, node.destination);
         self.port = listening.port;
         match listening.addresses {
             Ok(addresses) => {
@@ -145,54 +187,47 @@ impl Configuration {
             }
             Err(why) => {
                 let empty = format!("[\"ADDRESS:{}\"]", listening.port);
-                self.not_found("", "listen", &why, &empty);
+                self.not_found("", "listen", &why.to_string(), &empty);
             }
         }
     }
 
-    fn kubeconfig(&mut self, node: &Node<'_>) {
+    fn kubeconfig(&mut self, node: &NodeFacts<'_>) {
         self.text.push('\n');
         let path = node.inspection.options.text("--kubeconfig");
         let rotated = node.client.as_ref().filter(|client| client.rotated);
         let kubeconfig = match &node.kubeconfig {
             Ok(kubeconfig) => kubeconfig,
-            Err(why) => return self.not_found("", "kubeconfig", why, "\"\""),
+            Err(why) => return self.not_found("", "kubeconfig", &why.to_string(), "\"\""),
         };
         if !node.paths.differ() && rotated.is_none() {
-            let from = "The kubelet's own, by its --kubeconfig: a node may ask for token and access reviews.";
+            let from =
+                "The kubelet's own, from its --kubeconfig: a node may create token and access reviews.";
             return self.value("", "kubeconfig", node.paths.named(path), from);
         }
         let from = match rotated {
             Some(client) => format!(
-                "Of the gate's own, beside this file: the node's {path} names another client certificate than {}, which the kubelet \
-                 itself shows since it rotates (rotateCertificates).",
+                "The gate's own, beside this file: the kubelet rotates its client certificate \
+                 (rotateCertificates) and presents {}, while the node's {path} names another one.",
                 client.file
             ),
             None => format!(
-                "A copy of the node's {path}, in which files have the paths by which they are found from here."
+                "A copy of the node's {path}, in which files have the paths by which this machine finds them."
             ),
         };
         let copy = kubeconfig::copied(kubeconfig, node.paths, node.client.as_ref());
-        let name = copy
-            .as_ref()
-            .map(|_| kubeconfig::NAME.to_owned())
-            .map_err(Clone::clone);
+        let name = copy.as_ref().map(|_| KUBECONFIG.to_owned());
         self.value("", "kubeconfig", name, &from);
         self.kubeconfig = copy.ok();
     }
 
-    fn upstream(&mut self, node: &Node<'_>) {
+    fn upstream(&mut self, node: &NodeFacts<'_>) {
         let options = &node.inspection.options;
         self.text.push_str("\nupstream:\n");
         let bound = match &node.bound {
-            Err(error) => Err(error.to_string()),
-            Ok(_) if !options.is_on("enableServer") => {
-                Err("the kubelet opens no port (enableServer is off)".to_owned())
-            }
-            Ok(bound) => bound
-                .first()
-                .copied()
-                .ok_or_else(|| "the kubelet opens no port".to_owned()),
+            Err(error) => Err(NoUpstream::Options(error.clone())),
+            Ok(_) if !options.is_on("enableServer") => Err(NoUpstream::NoServer),
+            Ok(bound) => bound.first().copied().ok_or(NoUpstream::NoPort),
         };
         let address = bound.map(|bound| match bound.ip() {
             ip if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], bound.port())),
@@ -204,7 +239,7 @@ impl Configuration {
             "  ",
             "url",
             url,
-            "Where the kubelet listens, by its address and port.",
+            "Where the kubelet listens, from its address and port.",
         );
         if self.upstream.is_some_and(|address| !address.ip().is_loopback()) {
             self.comment("  ", "The kubelet does not listen on loopback.");
@@ -213,7 +248,8 @@ impl Configuration {
         let (certificate, _) = options.serving_pair();
         let from = match node.paths.is_behind_link(&certificate) {
             true => {
-                "The certificate that the kubelet serves today, pinned by its key; the link to it is not seen from here (NEXT.md)."
+                "The certificate that the kubelet serves today, pinned by its key. The link to it does not \
+                 work on this machine (NEXT.md)."
             }
             false => {
                 "The certificate that the kubelet serves: pinned by its key, and read again when it changes."
@@ -223,55 +259,56 @@ impl Configuration {
         self.upstream_credential(node);
     }
 
-    /// What the gate shows the kubelet.
-    fn upstream_credential(&mut self, node: &Node<'_>) {
-        let asks = self.asks;
-        if asks.nothing() {
+    /// The gate's credential for the kubelet.
+    fn upstream_credential(&mut self, node: &NodeFacts<'_>) {
+        let policy = self.policy;
+        if policy.accepts_every_caller() {
             return self.comment(
                 "  ",
-                "This kubelet lets everybody do everything, so the gate needs nothing to show it.",
+                "This kubelet lets every caller do everything, so the gate needs no credential for it.",
             );
         }
         let own = node
             .client
             .as_ref()
-            .and_then(|client| asks.own(client, node.inspection));
+            .and_then(|client| policy.own(client, node.inspection));
         let own = own
             .and_then(|(file, key)| Some((file, node.paths.named(file).ok()?, node.paths.named(key).ok()?)));
         if let Some((file, certificate, key)) = own {
-            let others = "this kubelet lets everybody of its CA do everything, and so does each other kubelet that is set up like it";
+            let others = "this kubelet lets every client with a certificate from its CA do everything, and so \
+                          does each other kubelet that is configured like it";
             self.value(
                 "  ",
                 "clientCertificateFile",
-                Ok(certificate),
+                Ok::<_, NoPath>(certificate),
                 &format!("The node's own client certificate: {others}."),
             );
-            self.value("  ", "clientKeyFile", Ok(key), "Its key.");
+            self.value("  ", "clientKeyFile", Ok::<_, NoPath>(key), "Its key.");
             self.findings.remarks.push(format!(
-                "upstream.clientCertificateFile: {others}: the node's own certificate, {file}, which the gate shows it, opens them all, \
-                 and no RBAC limits it"
+                "upstream.clientCertificateFile: {others}. The gate presents the node's own certificate, \
+                 {file}, to it: that opens them all, and no RBAC limits it"
             ));
             return;
         }
         self.needs_credential = true;
-        let (does, refusal) = (asks.does(), asks.refusal());
-        if asks.can_be_shown() {
+        let (does, refusal) = (policy.does(), policy.refusal());
+        if policy.can_be_shown() {
             self.comment(
                 "  ",
                 &format!(
-                    "NOT FOUND: {does}, and nothing on this node is the gate's to show it. NEXT.md says how to come by a credential \
-                     and takes the # away; without it what the gate passes on is answered {refusal}."
+                    "NOT FOUND: {does}, and this node has no credential for the gate. NEXT.md says how to get \
+                     one and removes the #. Without it, requests through the gate are answered {refusal}."
                 ),
             );
-            self.text.push_str(&asks.lines());
+            self.text.push_str(&policy.lines());
             self.findings.remarks.push(format!(
-                "upstream: {does}, and nothing on this node is the gate's to show it: what the gate passes on is answered {refusal} until \
-                 upstream has a credential; do not seal this node before (NEXT.md)"
+                "upstream: {does}, and this node has no credential for the gate: requests through the gate \
+                 are answered {refusal} until upstream has one; do not seal this node before (NEXT.md)"
             ));
         } else {
             let why = format!(
-                "{does}, but it has no clientCAFile and takes no tokens: nothing can be shown to it, and what the gate passes on is \
-                 answered {refusal}"
+                "{does}, but it has no clientCAFile and accepts no tokens, so it accepts no credential at \
+                 all: requests through the gate are answered {refusal}"
             );
             self.comment("  ", &format!("NOT FOUND: {why}."));
             self.findings
@@ -280,50 +317,44 @@ impl Configuration {
         }
     }
 
-    fn serving_pair(&mut self, node: &Node<'_>) {
+    fn serving_pair(&mut self, node: &NodeFacts<'_>) {
         self.text.push('\n');
         let (certificate, key) = node.inspection.options.serving_pair();
         let serving = node
             .inspection
             .certificates
             .iter()
-            .find(|certificate| certificate.role == Role::Serving);
+            .find(|certificate| certificate.role == CertificateRole::Serving);
         if let Some(serving) = serving {
             self.presented = serving::presented(serving, node.inspection, node.kubeconfig.as_ref().ok());
         }
         let told = self.presented.join(" ");
-        let from = format!("What clients see: the kubelet's own serving pair. {told}");
+        let from = format!("What clients see: the kubelet's own serving certificate. {told}");
         self.value("", "tlsCertFile", node.paths.named(&certificate), from.trim_end());
         self.value("", "tlsPrivateKeyFile", node.paths.named(&key), "Its key.");
     }
 
-    fn authentication(&mut self, node: &Node<'_>) {
+    fn authentication(&mut self, node: &NodeFacts<'_>) {
         let configured = node.inspection.options.text("authentication.x509.clientCAFile");
         self.text
             .push_str("\nauthentication:\n  anonymous: {enabled: false}\n  x509:\n");
         let ca = if configured.is_empty() {
-            let there: Vec<&str> = CLIENT_CAS
+            let there: Vec<&'static str> = CLIENT_CAS
                 .into_iter()
                 .filter(|path| node.inspection.invocation.root.has(path))
                 .collect();
-            let perhaps = match there.as_slice() {
-                [] => String::new(),
-                there => format!("; there is {}, which may be it", there.join(" and ")),
-            };
-            Err(format!(
-                "the kubelet has no clientCAFile; the API server's client certificate must be of a CA named here{perhaps}"
-            ))
+            Err(NoClientCa::NotSet(there))
         } else {
-            node.paths.named(configured)
+            node.paths.named(configured).map_err(NoClientCa::Path)
         };
-        let from =
-            "The kubelet's clientCAFile. The API server's client certificate must be of one of these CAs.";
+        let from = "The kubelet's clientCAFile. One of these CAs must have issued the API server's client \
+                    certificate.";
         self.value("    ", "clientCAFile", ca, from);
         self.text
             .push_str("  webhook: {enabled: true}\nauthorization:\n  mode: Webhook\n");
     }
 
-    fn rest(&mut self, node: &Node<'_>) {
+    fn rest(&mut self, node: &NodeFacts<'_>) {
         let options = &node.inspection.options;
         let read_only = options.number("readOnlyPort");
         self.text.push('\n');
@@ -334,42 +365,32 @@ impl Configuration {
             self.comment(
                 "",
                 &format!(
-                    "The kubelet's read-only port, {read_only}, is open: `kubelet-gate firewall` closes it, and brings its callers to \
-                     this tombstone, which says where to go instead and counts them."
+                    "The kubelet's read-only port, {read_only}, is open: `kubelet-gate firewall` closes it \
+                     and redirects its callers to this tombstone, which answers 410 with the replacement and \
+                     counts them."
                 ),
             );
-            let tombstone = listening::tombstone(node.here);
+            let tombstone = listening::tombstone(node.destination);
             self.text
                 .push_str(&format!("readOnlyPort: {{listen: [\"{tombstone}\"]}}\n"));
         }
         let idle = options.get("streamingConnectionIdleTimeout");
         if let Some(idle) = idle.filter(|idle| idle.is_set() && !crate::duration::is_zero(&idle.shown())) {
             self.text.push('\n');
-            let from = format!("As the kubelet's, by {}; here it is honoured.", idle.origin);
-            self.value("", "streamingConnectionIdleTimeout", Ok(idle.shown()), &from);
+            let from = format!("As on the kubelet ({}). The gate honours it.", idle.origin);
+            self.value(
+                "",
+                "streamingConnectionIdleTimeout",
+                Ok::<_, NoPath>(idle.shown()),
+                &from,
+            );
         }
         self.text.push('\n');
         self.comment(
             "",
-            "Standard output, which systemd's journal keeps. For a file of its own, which is not thinned out under load, name it \
-             here: the unit makes /var/lib/kubelet-gate/audit for it.",
+            "Standard output, which systemd's journal keeps. Under load the journal may drop lines: a file of \
+             its own keeps them all. The unit makes the folder /var/lib/kubelet-gate/audit for it.",
         );
         self.text.push_str("audit: {path: \"-\"}\n");
     }
-}
-
-/// Comment lines, whatever is in the text.
-pub(super) fn comment(indent: &str, text: &str) -> String {
-    let start = format!("{indent}# ");
-    filled(&start, &start, &plain(text))
-}
-
-/// JSON's strings are YAML's, but for the characters that only YAML wants escaped.
-fn quoted(text: &str) -> String {
-    let json = serde_json::Value::from(text).to_string();
-    let escaped = |c: char| match plain(c.encode_utf8(&mut [0; 4])) {
-        plain if plain.chars().count() == 1 => plain,
-        _ => format!("\\u{:04x}", u32::from(c)),
-    };
-    json.chars().map(escaped).collect()
 }

@@ -1,9 +1,9 @@
-//! What the gate has to show a kubelet that asks its callers who they are, and how to come by it.
+//! The credential that a kubelet wants from the gate, and how to get it.
 
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::kubeconfig::Client;
+use super::kubeconfig::NodeCertificate;
 use crate::adopt::inspect::Inspection;
 use crate::adopt::kubelet::options::Effective;
 use crate::tls::{Trust, pem};
@@ -13,24 +13,24 @@ pub(super) const CERTIFICATE: &str = "kubelet-client.crt";
 pub(super) const KEY: &str = "kubelet-client.key";
 pub(super) const TOKEN: &str = "kubelet-token";
 
-/// Every subresource that a kubelet asks about, so that the gate may pass on whatever it allows.
-const SUBRESOURCES: &str = "nodes/proxy, nodes/metrics, nodes/stats, nodes/log, nodes/checkpoint, nodes/pods, nodes/healthz, \
-                            nodes/configz, nodes/statusz, nodes/flagz";
+/// Every subresource that a kubelet checks, so that the gate may forward every request that it allows.
+const SUBRESOURCES: &str = "nodes/proxy, nodes/metrics, nodes/stats, nodes/log, nodes/checkpoint, nodes/pods, \
+                            nodes/healthz, nodes/configz, nodes/statusz, nodes/flagz";
 
 /// How a kubelet decides about its callers.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Asks {
-    /// Whoever shows nothing is somebody.
+pub(super) struct CallerPolicy {
+    /// It accepts requests without a credential, as system:anonymous.
     anonymous: bool,
-    /// The API server says what each may; otherwise each may everything.
+    /// The API server decides what each caller may do; otherwise each may do everything.
     reviews: bool,
-    /// It knows certificates, by its clientCAFile.
+    /// It accepts client certificates, by its clientCAFile.
     certificates: bool,
-    /// It knows tokens, by the API server.
+    /// It accepts tokens, which the API server reviews.
     tokens: bool,
 }
 
-impl Asks {
+impl CallerPolicy {
     pub(super) fn of(options: &Effective) -> Self {
         Self {
             anonymous: options.is_on("authentication.anonymous.enabled"),
@@ -40,14 +40,18 @@ impl Asks {
         }
     }
 
-    /// It lets everybody do everything.
-    pub(super) fn nothing(self) -> bool {
+    /// It lets every caller do everything.
+    pub(super) fn accepts_every_caller(self) -> bool {
         self.anonymous && !self.reviews
     }
 
-    /// The node's own certificate and key, if this kubelet takes them and they open it: a node's own user may not ask its kubelet
-    /// for anything where the API server is asked.
-    pub(super) fn own<'a>(self, client: &'a Client, inspection: &Inspection) -> Option<(&'a str, &'a str)> {
+    /// The node's own certificate and key, if this kubelet accepts them and gives them rights. Where the API
+    /// server decides, a node's own user has no rights at its kubelet.
+    pub(super) fn own<'a>(
+        self,
+        client: &'a NodeCertificate,
+        inspection: &Inspection,
+    ) -> Option<(&'a str, &'a str)> {
         if self.reviews || !self.certificates {
             return None;
         }
@@ -59,18 +63,16 @@ impl Asks {
         Some((&client.file, client.key.as_deref()?))
     }
 
-    /// What it does, in half a sentence.
+    /// What it does, as the start of a sentence.
     pub(super) fn does(self) -> &'static str {
         match (self.anonymous, self.reviews) {
-            (true, _) => "the kubelet has the API server say what its callers may",
-            (false, true) => {
-                "the kubelet asks its callers who they are and has the API server say what they may"
-            }
-            (false, false) => "the kubelet asks its callers who they are",
+            (true, _) => "the kubelet has the API server authorize its callers",
+            (false, true) => "the kubelet authenticates its callers and has the API server authorize them",
+            (false, false) => "the kubelet authenticates its callers",
         }
     }
 
-    /// Its answer to a gate that shows nothing: without a user there is nobody about whom the API server could be asked.
+    /// Its answer to a gate without a credential: 401, or 403 where it accepts system:anonymous.
     pub(super) fn refusal(self) -> &'static str {
         match self.anonymous {
             true => "403",
@@ -78,12 +80,12 @@ impl Asks {
         }
     }
 
-    /// Whether there is anything that could be shown to it.
+    /// Whether it accepts any credential.
     pub(super) fn can_be_shown(self) -> bool {
         self.certificates || self.tokens
     }
 
-    /// The keys of `upstream` that a credential will fill in.
+    /// The keys of `upstream` for a credential, as comments.
     pub(super) fn lines(self) -> String {
         let mut lines = String::new();
         if self.certificates {
@@ -97,7 +99,7 @@ impl Asks {
         lines
     }
 
-    /// The files that are to be installed once they are there.
+    /// The files to install once they exist.
     pub(super) fn installed(self) -> Vec<&'static str> {
         let mut files = Vec::new();
         if self.certificates {
@@ -109,28 +111,32 @@ impl Asks {
         files
     }
 
-    /// How to come by a credential, to be read and pasted. `url` is where the kubelet is asked.
+    /// How to get a credential, with commands to paste. `url` is the kubelet's.
     pub(super) fn section(self, node: &str, url: &str) -> String {
         if !self.can_be_shown() {
-            return "This kubelet has no clientCAFile, and authentication by token is off: it knows nobody but system:anonymous, and \
-                    no credential will make it answer the gate. Rights for system:anonymous would be everybody's. Its own options \
-                    have to change first.\n"
+            return "This kubelet has no clientCAFile, and authentication by token is off: it accepts callers \
+                    only as system:anonymous, and no credential will make it answer the gate. Do not give \
+                    rights to system:anonymous: every caller would have them. Change the kubelet's own \
+                    options first.\n"
                 .to_owned();
         }
         let both = self.certificates && self.tokens;
         let mut text = match self.reviews {
             true => format!(
-                "A credential with rights at the Node {node} alone: stolen, it opens no other kubelet. `check` asks the API server \
-                 whether it is good for other nodes too, and refuses it then.\n"
+                "A credential with rights at the Node {node} only: if it is stolen, it opens no other \
+                 kubelet. `check` asks the API server whether it has rights at other nodes, and refuses it if \
+                 so.\n"
             ),
-            false => "This kubelet lets everybody whom it knows do everything, and so does each other kubelet that is set up like it: no \
-                      RBAC limits the credential, and whoever steals it from this node has them all. Where you can, have the kubelets \
-                      ask the API server first (authorization.mode: Webhook).\n"
+            false => "This kubelet lets every authenticated caller do everything, and so does each other \
+                      kubelet that is configured like it: no RBAC limits the credential, and stolen from this \
+                      node it opens all of them. If you can, have the kubelets ask the API server first \
+                      (authorization.mode: Webhook).\n"
                 .to_owned(),
         };
         text.push_str(
-            "\nkubectl is an administrator's here, and may be run elsewhere: the .csr goes there, the answer comes back into this \
-             folder. On a control-plane node of kubeadm's: `export KUBECONFIG=/etc/kubernetes/admin.conf`.\n",
+            "\nThe kubectl commands need an administrator's rights. They may run on another machine: take the \
+             .csr there, and the answer back into this folder. On a control-plane node of kubeadm: `export \
+             KUBECONFIG=/etc/kubernetes/admin.conf`.\n",
         );
         if self.reviews {
             text.push_str(&role(node));
@@ -141,7 +147,7 @@ impl Asks {
         }
         if self.tokens {
             text.push_str(if both {
-                "\n### Or by token, where the cluster signs no such certificates (EKS)\n"
+                "\n### Or by token, where the cluster does not sign such certificates (EKS)\n"
             } else {
                 ""
             });
@@ -176,14 +182,14 @@ impl Asks {
              EOF\n\
              kubectl certificate approve kubelet-gate-{node}\n\
              sleep 5     # until it is signed\n\
-             kubectl get csr kubelet-gate-{node} -o jsonpath='{{.status.certificate}}' | base64 -d >{CERTIFICATE}\n\
-             {rights}\
-             {}\
-             ```\n\n\
-             The certificate must be of a CA in the kubelet's clientCAFile. It ends after a year, unless the cluster says otherwise: a new \
-             one in its place is taken up without a restart. Before Kubernetes 1.19 sign the .csr by hand, with the key of that CA and \
+             kubectl get csr kubelet-gate-{node} -o jsonpath='{{.status.certificate}}' | base64 -d \
+             >{CERTIFICATE}\n\
+             {rights}{}```\n\n\
+             A CA in the kubelet's clientCAFile must have issued the certificate. It expires after a year, \
+             unless the cluster says otherwise; the gate picks up a new one in its place without a restart. \
+             Before Kubernetes 1.19, sign the .csr by hand, with the key of that CA and \
              extendedKeyUsage=clientAuth.\n",
-            taken(
+            if_accepted(
                 &format!("curl -sk --cert {CERTIFICATE} --key {KEY} {url}/healthz"),
                 "client(Certificate|Key)File"
             )
@@ -215,16 +221,17 @@ impl Asks {
              \u{20} namespace: kube-system\n\
              \u{20} annotations: {{kubernetes.io/service-account.name: kubelet-gate-{node}}}\n\
              EOF\n\
-             {rights}\
-             sleep 5     # until it has a token\n\
-             (umask 077; kubectl -n kube-system get secret kubelet-gate-{node} -o jsonpath='{{.data.token}}' | base64 -d >{TOKEN})\n\
-             {}\
-             ```\n\n\
-             This token does not end; deleting the Secret ends it. One from `kubectl -n kube-system create token kubelet-gate-{node}` ends \
-             by itself and has to be put into the file anew in time, which the gate takes up without a restart.\n",
-            taken(
+             {rights}sleep 5     # until it has a token\n\
+             (umask 077; kubectl -n kube-system get secret kubelet-gate-{node} -o jsonpath='{{.data.token}}' \
+             | base64 -d >{TOKEN})\n\
+             {}```\n\n\
+             This token does not expire; deleting the Secret revokes it. A token from `kubectl -n kube-system \
+             create token kubelet-gate-{node}` expires: write a new one into the file in time, and the gate \
+             picks it up without a restart.\n",
+            if_accepted(
                 &format!(
-                    "printf 'header = \"Authorization: Bearer %s\"' \"$(cat {TOKEN})\" | curl -sk -K - {url}/healthz"
+                    "printf 'header = \"Authorization: Bearer %s\"' \"$(cat {TOKEN})\" | curl -sk -K - \
+                     {url}/healthz"
                 ),
                 "tokenFile"
             )
@@ -232,7 +239,7 @@ impl Asks {
     }
 }
 
-/// The rights of one node's gate at its kubelet.
+/// The rights of one node's gate at its own kubelet.
 fn role(node: &str) -> String {
     format!(
         "\n```sh\n\
@@ -250,18 +257,19 @@ fn role(node: &str) -> String {
     )
 }
 
-/// The keys of `upstream` take effect if the kubelet takes what they name.
-fn taken(asked: &str, keys: &str) -> String {
+/// Puts the keys of `upstream` into effect if the kubelet accepts the credential that they name.
+fn if_accepted(asked: &str, keys: &str) -> String {
     format!(
         "if [ \"$({asked})\" = ok ]; then\n\
          \u{20} sed -i -E 's/^  # ({keys}: )/  \\1/' kubelet-gate.yaml\n\
          else\n\
-         \u{20} echo 'not taken by the kubelet: kubelet-gate.yaml stays as it is'\n\
+         \u{20} echo 'the kubelet refuses it: kubelet-gate.yaml stays as it is'\n\
          fi\n"
     )
 }
 
-/// `name` is the binding's: that of one credential must not undo another's.
+/// `name` is the binding's. Each credential has a binding of its own, so that one does not replace the
+/// other's.
 fn binding(name: &str, node: &str, subject: &str) -> String {
     format!(
         "kubectl apply -f - <<'EOF'\n\

@@ -1,17 +1,52 @@
-//! What the Node is called, if it can be told for sure.
+//! The name of the Node, if it is certain.
 
-use super::kubeconfig::Client;
+use super::kubeconfig::NodeCertificate;
 use crate::adopt::inspect::Inspection;
 use crate::authn::user_of_certificate;
 
-/// The longest name that the API server takes.
+/// The longest name that the API server accepts.
 const LONGEST: usize = 253;
 
-/// The Node's name and who says so.
+/// Why the Node's name is not known.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NodeNameError {
+    #[error(
+        "the node's own certificate, {file}, names the Node {certified:?}, and the kubelet's \
+         --hostname-override names {overridden:?}: find the right one with kubectl get nodes"
+    )]
+    Two {
+        file: String,
+        certified: String,
+        overridden: String,
+    },
+    #[error(
+        "neither the certificate in the kubelet's kubeconfig nor --hostname-override names the Node: see \
+         kubectl get nodes{}",
+        host(.0)
+    )]
+    None(String),
+    #[error(
+        "{from} names {name:?}, which no Node can have as its name: at most {LONGEST} lower-case letters, \
+         digits, - and . (RFC 1123)"
+    )]
+    Invalid { from: String, name: String },
+}
+
+fn host(name: &str) -> String {
+    match name {
+        "" => String::new(),
+        name => format!("; the host is called {name:?}"),
+    }
+}
+
+/// The Node's name, and a comment on where it comes from.
 ///
 /// # Errors
-/// Nothing says it, two say different things, or no Node can be called so.
-pub(super) fn found(inspection: &Inspection, client: Option<&Client>) -> Result<(String, String), String> {
+/// No source names it, two sources differ, or no Node can have the name.
+pub(super) fn found(
+    inspection: &Inspection,
+    client: Option<&NodeCertificate>,
+) -> Result<(String, String), NodeNameError> {
     let overridden = inspection.options.text("--hostname-override");
     let overridden = Some(overridden.trim().to_lowercase()).filter(|name| !name.is_empty());
     let certified = client.and_then(|client| {
@@ -21,40 +56,31 @@ pub(super) fn found(inspection: &Inspection, client: Option<&Client>) -> Result<
     });
     let (name, from) = match (certified, overridden) {
         (Some((name, file)), Some(other)) if name != other => {
-            return Err(format!(
-                "the node's own certificate, {file}, is of the Node {name:?}, and the kubelet's --hostname-override is {other:?}; one \
-                 of them is not this node's (kubectl get nodes)"
-            ));
+            return Err(NodeNameError::Two {
+                file: file.to_owned(),
+                certified: name,
+                overridden: other,
+            });
         }
-        (Some((name, file)), _) => (name, format!("By the node's own certificate, {file}.")),
-        (None, Some(name)) => (name, "By the kubelet's --hostname-override.".to_owned()),
+        (Some((name, file)), _) => (name, format!("the node's own certificate, {file}")),
+        (None, Some(name)) => (name, "the kubelet's --hostname-override".to_owned()),
         (None, None) => {
             let host = inspection
                 .invocation
                 .root
                 .read("/etc/hostname")
                 .unwrap_or_default();
-            let host = host.trim().to_lowercase();
-            let perhaps = match host.as_str() {
-                "" => String::new(),
-                host => format!("; the host is called {host:?}"),
-            };
-            return Err(format!(
-                "neither the certificate in the kubelet's kubeconfig nor --hostname-override says what the Node is called (kubectl \
-                 get nodes){perhaps}"
-            ));
+            return Err(NodeNameError::None(host.trim().to_lowercase()));
         }
     };
-    if is_subdomain(&name) {
-        return Ok((name, from));
+    match is_subdomain(&name) {
+        true => Ok((name, format!("From {from}."))),
+        false => Err(NodeNameError::Invalid { from, name }),
     }
-    let from = from.trim_end_matches('.').replacen("By", "by", 1);
-    Err(format!(
-        "{from} it is {name:?}, but no Node can be called so: at most {LONGEST} lower-case letters, digits, - and . (RFC 1123)"
-    ))
 }
 
-/// As the API server wants it of a Node: labels of letters, digits and hyphens within, with dots between.
+/// Whether the API server accepts this name of a Node: labels of letters and digits, with hyphens inside and
+/// dots between them.
 fn is_subdomain(name: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let label = |label: &str| {

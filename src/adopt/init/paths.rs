@@ -1,14 +1,16 @@
-//! By which path the gate finds a file of the node, and whether it goes on to find it there.
+//! By which path the gate finds a file of the node, also after the node has replaced it.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::Naming;
+use super::destination::Naming;
 use crate::adopt::kubelet::Root;
 use crate::adopt::kubelet::invocation::Invocation;
 
-/// What the unit hides from the gate, and the setting that shows it.
+/// Folders that the unit hides from the gate, and the setting that shows them.
 const HIDDEN: [(&str, &str); 5] = [
     ("/home", "ProtectHome=read-only"),
     ("/root", "ProtectHome=read-only"),
@@ -25,8 +27,17 @@ pub(super) struct Paths {
     runs: bool,
 }
 
-/// A path for the configuration, or why there is none.
-pub(super) type Named = Result<String, String>;
+/// Why a file of the kubelet has no path for the gate.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum NoPath {
+    #[error("{path}: {source}")]
+    Read { path: String, source: Arc<io::Error> },
+    #[error(
+        "{path}: the kubelet runs in a file system of its own, and this program sees another file under this \
+         name"
+    )]
+    OtherFile { path: String },
+}
 
 impl Paths {
     pub(super) fn new(invocation: &Invocation, naming: Naming) -> Self {
@@ -46,37 +57,43 @@ impl Paths {
         &self.root
     }
 
-    /// The gate's path of a file that the kubelet knows as `path`; it must be there.
-    pub(super) fn named(&self, path: &str) -> Named {
+    /// The gate's path of a file that the kubelet knows as `path`.
+    ///
+    /// # Errors
+    /// The file cannot be found, or the gate would see another one.
+    pub(super) fn named(&self, path: &str) -> Result<String, NoPath> {
         let real = self
             .root
             .resolve(Path::new(path))
             .and_then(|real| fs::metadata(&real).map(|about| (real, about)))
-            .map_err(|error| format!("{path}: {error}"));
+            .map_err(|error| NoPath::Read {
+                path: path.to_owned(),
+                source: Arc::new(error),
+            });
         let (real, about) = real?;
         let same = |other: &Path| {
             fs::metadata(other).is_ok_and(|other| (other.dev(), other.ino()) == (about.dev(), about.ino()))
         };
         if self.runs {
-            // A kubelet in a container has files that the gate does not see by this path.
+            // A kubelet in a container has its own files under such paths.
             return match same(Path::new(path)) {
                 true => Ok(path.to_owned()),
-                false => Err(format!(
-                    "{path}: the kubelet's own file of this name is not the one that is seen here: it runs in a file system of \
-                     its own"
-                )),
+                false => Err(NoPath::OtherFile {
+                    path: path.to_owned(),
+                }),
             };
         }
         if !self.differ() {
             return Ok(path.to_owned());
         }
-        // Links that start at the node's root lead elsewhere here; others are kept, for they are switched when files rotate.
+        // Absolute links of the node lead elsewhere on this machine. Others are kept: the kubelet switches
+        // them when it rotates files.
         let below = self.below(path);
         let named = if same(&below) { below } else { real };
         Ok(named.display().to_string())
     }
 
-    /// Whether the gate's path of this file is one behind a link of the node's that it does not see switched.
+    /// Whether the gate's path of this file bypasses a link that the kubelet switches.
     pub(super) fn is_behind_link(&self, path: &str) -> bool {
         self.differ()
             && self
@@ -84,7 +101,7 @@ impl Paths {
                 .is_ok_and(|named| Path::new(&named) != self.below(path))
     }
 
-    /// The setting of systemd's by which the unit, on the node, would not see this file.
+    /// The systemd setting that the unit needs to see this file on the node.
     pub(super) fn hidden_by(&self, path: &str) -> Option<&'static str> {
         if self.differ() {
             return None;

@@ -1,4 +1,4 @@
-//! Who accepts the certificate that clients of the gate will see: the kubelet's own.
+//! Which clients accept the certificate that the gate will present: the kubelet's own.
 
 use std::path::Path;
 
@@ -7,18 +7,37 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, Error};
 
 use crate::adopt::inspect::{Certificate, Inspection};
-use crate::adopt::kubelet::kubeconfig::Kubeconfig;
-use crate::apiserver::Authorities;
+use crate::adopt::kubelet::kubeconfig::NodeKubeconfig;
+use crate::apiserver::{Authorities, AuthoritiesError};
 use crate::tls::pem;
 
-/// One line each.
+/// Why a bundle of CAs does not vouch for a certificate.
+#[derive(Debug, thiserror::Error)]
+enum VouchError {
+    #[error(transparent)]
+    Bundle(#[from] AuthoritiesError),
+    #[error("its file has no certificate")]
+    NoCertificate,
+    #[error("none of its CAs issued it")]
+    UnknownIssuer,
+    #[error("its signature does not match the keys of these CAs")]
+    Signature,
+    #[error("it has expired")]
+    Expired,
+    #[error("it is not valid yet")]
+    NotYet,
+    #[error(transparent)]
+    Other(Error),
+}
+
+/// Two sentences on the certificate: its names and its issuer.
 pub(super) fn presented(
     serving: &Certificate,
     inspection: &Inspection,
-    kubeconfig: Option<&Kubeconfig>,
+    kubeconfig: Option<&NodeKubeconfig>,
 ) -> Vec<String> {
     let names = match serving.names.as_slice() {
-        [] => "no name at all".to_owned(),
+        [] => "no name".to_owned(),
         names => names.join(", "),
     };
     vec![
@@ -27,8 +46,8 @@ pub(super) fn presented(
     ]
 }
 
-/// Which of the CAs that the node knows would have a client accept it.
-fn trust(serving: &Certificate, inspection: &Inspection, kubeconfig: Option<&Kubeconfig>) -> String {
+/// Which of the CAs that the node knows make a client accept it.
+fn trust(serving: &Certificate, inspection: &Inspection, kubeconfig: Option<&NodeKubeconfig>) -> String {
     let root = &inspection.invocation.root;
     let read = |path: &str| root.read(path).ok().map(String::into_bytes);
     let issuer = &serving.issuer;
@@ -43,49 +62,47 @@ fn trust(serving: &Certificate, inspection: &Inspection, kubeconfig: Option<&Kub
     };
     match (vouches(cluster.as_ref()), vouches(clients.as_ref())) {
         (Some(Ok(())), _) => format!(
-            "It was issued by {issuer}, the cluster's CA by which the kubeconfig knows the API server as well: who verifies by that \
-             CA accepts it."
+            "It was issued by {issuer}, the cluster's CA, which the kubeconfig names for the API server too: \
+             a client that verifies by this CA accepts it."
         ),
         (cluster, Some(Ok(()))) => format!(
-            "It was issued by {issuer}, a CA of client certificates (clientCAFile): who verifies by that CA accepts it.{}",
+            "It was issued by {issuer}, a CA of client certificates (clientCAFile): a client that verifies by \
+             this CA accepts it.{}",
             match cluster {
                 None => "",
                 Some(_) =>
-                    " The CA by which the kubeconfig knows the API server is another, and who verifies by it refuses it.",
+                    " The kubeconfig names another CA for the API server, and a client that verifies by that \
+                     one refuses it.",
             }
         ),
-        (None, None) => {
-            format!(
-                "It was issued by {issuer}; whether that is a CA of the cluster's cannot be told from here."
-            )
-        }
-        (cluster, clients) => {
-            let why = cluster.or(clients).and_then(Result::err).unwrap_or_default();
-            format!(
-                "It was issued by {issuer}, and no CA of the cluster's that this node knows vouches for it ({why}): who verifies by \
-                 the cluster's CA refuses it, as metrics-server without --kubelet-insecure-tls and an API server with \
-                 --kubelet-certificate-authority do."
-            )
-        }
+        (None, None) => format!(
+            "It was issued by {issuer}; whether that is a CA of the cluster is not known, since no CA of the \
+             cluster could be read."
+        ),
+        (Some(Err(why)), _) | (None, Some(Err(why))) => format!(
+            "It was issued by {issuer}, and no CA of the cluster that this node knows vouches for it ({why}): \
+             a client that verifies by the cluster's CA refuses it, as do metrics-server without \
+             --kubelet-insecure-tls and an API server with --kubelet-certificate-authority."
+        ),
     }
 }
 
-fn vouch(file: &str, bundle: &[u8], chain: &[CertificateDer<'_>]) -> Result<(), String> {
-    let authorities = Authorities::new(Path::new(file), bundle).map_err(|error| error.to_string())?;
-    let (leaf, intermediates) = chain.split_first().ok_or("it has no certificate")?;
+fn vouch(file: &str, bundle: &[u8], chain: &[CertificateDer<'_>]) -> Result<(), VouchError> {
+    let authorities = Authorities::new(Path::new(file), bundle)?;
+    let (leaf, intermediates) = chain.split_first().ok_or(VouchError::NoCertificate)?;
     let verdict = ParsedCertificate::try_from(leaf)
         .and_then(|leaf| authorities.vouch_for(&leaf, intermediates, UnixTime::now()));
     verdict.map_err(|error| match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => "none of them issued it".to_owned(),
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => VouchError::UnknownIssuer,
         Error::InvalidCertificate(
             CertificateError::BadSignature | CertificateError::UnsupportedSignatureAlgorithmContext { .. },
-        ) => "the signature on it is not of their keys".to_owned(),
+        ) => VouchError::Signature,
         Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-            "it has expired".to_owned()
+            VouchError::Expired
         }
         Error::InvalidCertificate(
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-        ) => "it is not valid yet".to_owned(),
-        error => error.to_string(),
+        ) => VouchError::NotYet,
+        error => VouchError::Other(error),
     })
 }

@@ -1,101 +1,125 @@
-//! The certificates of a kubelet: what it serves, what it shows the API server, and whom it believes.
+//! The certificates of a kubelet: the one it serves, the one it presents to the API server, and the CAs of
+//! its clients.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use x509_parser::extensions::GeneralName;
 
-use super::checks::{Check, Gate, Verdict};
-use super::{Addresses, read};
+use super::addresses::DialledAddresses;
+use super::check::{Check, CheckResult, Compensation};
 use crate::adopt::kubelet::Root;
-use crate::adopt::kubelet::kubeconfig::Kubeconfig;
+use crate::adopt::kubelet::kubeconfig::{NodeKubeconfig, NodeKubeconfigError};
 use crate::adopt::kubelet::options::Effective;
+use crate::timestamp::timestamp;
+use crate::tls::Malformed;
+use crate::tls::pem::PemError;
 use crate::tls::{certificate, pem};
 
-/// A certificate that ends sooner needs somebody.
+/// A certificate that expires sooner is a warning.
 const SOON: time::Duration = time::Duration::days(30);
 
 /// What a certificate is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Role {
-    /// The kubelet shows it to those who call it.
+pub enum CertificateRole {
+    /// The kubelet presents it to its clients.
     Serving,
-    /// The kubelet shows it to the API server.
+    /// The kubelet presents it to the API server.
     Client,
-    /// A CA of client certificates.
+    /// The kubelet accepts client certificates that this CA issued.
     ClientCa,
 }
 
-/// A certificate, as far as it matters here.
+/// A certificate of a kubelet.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Certificate {
     /// What it is for.
-    pub role: Role,
+    pub role: CertificateRole,
     /// The file it is in.
     pub file: String,
     /// Its subject.
     pub subject: String,
     /// Its issuer.
     pub issuer: String,
-    /// The names and addresses it is for.
+    /// The names and addresses that it is for.
     pub names: Vec<String>,
-    /// The first moment of its life.
+    /// When it begins to be valid.
     #[serde(serialize_with = "rfc3339")]
     pub not_before: OffsetDateTime,
-    /// The last.
+    /// When it expires.
     #[serde(serialize_with = "rfc3339")]
     pub not_after: OffsetDateTime,
 }
 
 fn rfc3339<S: serde::Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time.format(&Rfc3339).unwrap_or_default())
+    serializer.serialize_str(&timestamp((*time).into()))
 }
 
-/// Those that can be read; what cannot is noted.
+/// Why a certificate is not known.
+#[derive(Debug, thiserror::Error)]
+enum UnreadCertificate {
+    #[error("{file}: {source}")]
+    Read { file: String, source: io::Error },
+    #[error(transparent)]
+    Kubeconfig(#[from] NodeKubeconfigError),
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    #[error("{file}: {why}")]
+    Malformed { file: String, why: Malformed },
+}
+
+/// The certificates that can be read. Each of the others is noted.
 pub(super) fn of(options: &Effective, root: &Root, notes: &mut Vec<String>) -> Vec<Certificate> {
     let mut found = Vec::new();
-    let mut take = |role, file: &str, text: Result<String, String>, all: bool| {
-        let parsed = text.and_then(|text| parsed(role, file, text.as_bytes()));
-        match parsed {
-            Ok(certificates) => found.extend(certificates.into_iter().take(if all { usize::MAX } else { 1 })),
-            Err(why) => notes.push(why),
-        }
+    let mut take = |certificates: Result<Vec<Certificate>, UnreadCertificate>, most: usize| match certificates
+    {
+        Ok(certificates) => found.extend(certificates.into_iter().take(most)),
+        Err(error) => notes.push(error.to_string()),
     };
     let (serving, _) = options.serving_pair();
-    take(Role::Serving, &serving, read(root, &serving), false);
+    take(read(CertificateRole::Serving, root, &serving), 1);
     let kubeconfig = options.text("--kubeconfig");
     let rotated = format!("{}/kubelet-client-current.pem", options.text("--cert-dir"));
-    // A kubelet that rotates its certificate leaves what its kubeconfig has, once it has one of its own.
+    // A kubelet that rotates its certificate no longer uses its kubeconfig's once it has one of its own.
     if options.is_on("rotateCertificates") && root.has(&rotated) {
-        take(Role::Client, &rotated, read(root, &rotated), false);
+        take(read(CertificateRole::Client, root, &rotated), 1);
     } else if !kubeconfig.is_empty() {
-        let found =
-            Kubeconfig::read(root, kubeconfig).and_then(|kubeconfig| kubeconfig.client_certificate(root));
-        match found {
-            Ok(Some((file, bytes))) => {
-                let text = String::from_utf8_lossy(&bytes).into_owned();
-                take(Role::Client, &file, Ok(text), false);
-            }
-            Ok(None) => {}
-            Err(why) => take(Role::Client, kubeconfig, Err(why), false),
-        }
+        take(of_kubeconfig(root, kubeconfig), 1);
     }
     let ca = options.text("authentication.x509.clientCAFile");
     if !ca.is_empty() {
-        take(Role::ClientCa, ca, read(root, ca), true);
+        take(read(CertificateRole::ClientCa, root, ca), usize::MAX);
     }
     found
 }
 
-fn parsed(role: Role, file: &str, bytes: &[u8]) -> Result<Vec<Certificate>, String> {
-    let ders = pem::certificates(Path::new(file), bytes).map_err(|error| error.to_string())?;
+fn read(role: CertificateRole, root: &Root, file: &str) -> Result<Vec<Certificate>, UnreadCertificate> {
+    let text = root.read(file).map_err(|source| UnreadCertificate::Read {
+        file: file.to_owned(),
+        source,
+    })?;
+    parsed(role, file, text.as_bytes())
+}
+
+fn of_kubeconfig(root: &Root, path: &str) -> Result<Vec<Certificate>, UnreadCertificate> {
+    match NodeKubeconfig::read(root, path)?.client_certificate(root)? {
+        Some((file, bytes)) => parsed(CertificateRole::Client, &file, &bytes),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn parsed(role: CertificateRole, file: &str, bytes: &[u8]) -> Result<Vec<Certificate>, UnreadCertificate> {
+    let ders = pem::certificates(Path::new(file), bytes)?;
     let one = |der| {
-        let parsed = certificate::parse(der).map_err(|why| format!("{file}: {why}"))?;
+        let parsed = certificate::parse(der).map_err(|why| UnreadCertificate::Malformed {
+            file: file.to_owned(),
+            why,
+        })?;
         let names = parsed.subject_alternative_name().ok().flatten();
         let names = names.map_or_else(Vec::new, |names| {
             names.value.general_names.iter().filter_map(name).collect()
@@ -128,72 +152,68 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
 }
 
 impl Certificate {
-    /// Whether it lives.
-    pub(super) fn life(&self, now: OffsetDateTime) -> Check {
+    /// Whether it is valid, and for how long.
+    pub(super) fn validity(&self, now: OffsetDateTime) -> Check {
         let (id, title, gate) = match self.role {
-            Role::Serving => (
+            CertificateRole::Serving => (
                 "serving-certificate-expiry",
-                "serving certificate",
-                Gate::Yes("clients see the gate's certificate; the kubelet's is pinned by its key"),
+                "serving certificate should be valid",
+                Compensation::Full("clients see the gate's certificate; the kubelet's is pinned by its key"),
             ),
-            Role::Client => (
+            CertificateRole::Client => (
                 "client-certificate-expiry",
-                "certificate towards the API server",
-                Gate::No,
+                "client certificate should be valid",
+                Compensation::None,
             ),
-            Role::ClientCa => ("client-ca-expiry", "CA of client certificates", Gate::No),
+            CertificateRole::ClientCa => (
+                "client-ca-expiry",
+                "CA of clients should be valid",
+                Compensation::None,
+            ),
         };
-        let rfc3339 = |time: OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
         let left = self.not_after - now;
-        let (verdict, why) = if now < self.not_before {
-            (
-                Verdict::Fail,
-                format!("{} is valid from {} only", self.subject, rfc3339(self.not_before)),
-            )
+        let judgement = if now < self.not_before {
+            let from = timestamp(self.not_before.into());
+            CheckResult::fail(format!("{} is not valid before {from}", self.subject))
         } else if left.is_negative() {
-            (Verdict::Fail, format!("{} has expired", self.subject))
+            CheckResult::fail(format!("{} has expired", self.subject))
         } else if left < SOON {
-            (
-                Verdict::Warn,
-                format!("{} expires in {} days", self.subject, left.whole_days()),
-            )
+            CheckResult::warn(format!("{} expires in {} days", self.subject, left.whole_days()))
         } else {
-            (Verdict::Pass, String::new())
+            CheckResult::PASS
         };
-        let value = format!("until {}", rfc3339(self.not_after));
-        self.check(id, title, value, verdict, why, gate)
+        let value = format!("until {}", timestamp(self.not_after.into()));
+        self.check(id, title, value, judgement, gate)
     }
 
-    /// Whether a serving certificate is for the addresses under which the node is dialled.
-    pub(super) fn named(&self, addresses: &Addresses) -> Check {
+    /// Whether a serving certificate is for the addresses that clients dial.
+    pub(super) fn names(&self, addresses: &DialledAddresses) -> Check {
         let missing = |all: &[IpAddr]| -> Vec<String> {
             let texts = all.iter().map(ToString::to_string);
             texts.filter(|address| !self.names.contains(address)).collect()
         };
-        const REFUSED: &str = "whoever dials one of these and verifies is refused, as metrics-server and an API server with \
-                               --kubelet-certificate-authority do";
-        let (verdict, why) = match addresses {
-            Addresses::Announced(all) => match missing(all) {
-                missing if missing.is_empty() => (Verdict::Pass, String::new()),
-                missing => (
-                    Verdict::Warn,
-                    format!("it does not name the node's {}: {REFUSED}", missing.join(", ")),
-                ),
+        const REFUSED: &str = "clients that dial such an address and verify the certificate refuse it, as do \
+                               metrics-server and an API server with --kubelet-certificate-authority";
+        let judgement = match addresses {
+            DialledAddresses::Announced(all) => match missing(all) {
+                missing if missing.is_empty() => CheckResult::PASS,
+                missing => {
+                    let missing = missing.join(", ");
+                    CheckResult::warn(format!("it does not name the node's {missing}: {REFUSED}"))
+                }
             },
-            Addresses::Interfaces(all) => match missing(all) {
-                missing if missing.len() < all.len() => (Verdict::Pass, String::new()),
-                missing => (
-                    Verdict::Warn,
-                    format!(
-                        "it names none of this node's addresses ({}): {REFUSED}",
-                        missing.join(", ")
-                    ),
-                ),
+            DialledAddresses::Interfaces(all) => match missing(all) {
+                missing if missing.len() < all.len() => CheckResult::PASS,
+                missing => {
+                    let missing = missing.join(", ");
+                    CheckResult::warn(format!(
+                        "it names none of this node's addresses ({missing}): {REFUSED}"
+                    ))
+                }
             },
-            Addresses::Unknown => (
-                Verdict::Warn,
-                "not compared: nothing says which addresses the node has (--node-ip, or the running node)"
-                    .to_owned(),
+            DialledAddresses::Unknown => CheckResult::warn(
+                "not compared: the node's addresses are not known, since there is no --node-ip and the node \
+                 does not run here",
             ),
         };
         let value = if self.names.is_empty() {
@@ -203,11 +223,10 @@ impl Certificate {
         };
         self.check(
             "serving-certificate-names",
-            "names in the serving certificate",
+            "certificate should name the node",
             value,
-            verdict,
-            why,
-            Gate::Yes("clients see the gate's certificate"),
+            judgement,
+            Compensation::Full("clients see the gate's certificate"),
         )
     }
 
@@ -216,9 +235,8 @@ impl Certificate {
         id: &'static str,
         title: &'static str,
         value: String,
-        verdict: Verdict,
-        why: String,
-        gate: Gate,
+        judgement: CheckResult,
+        gate: Compensation,
     ) -> Check {
         Check {
             id,
@@ -228,8 +246,8 @@ impl Certificate {
             value,
             origin: self.file.clone(),
             file: Some(self.file.clone()),
-            verdict,
-            why,
+            verdict: judgement.verdict,
+            why: judgement.why,
             gate,
         }
     }

@@ -1,47 +1,48 @@
-//! Who may read and change the files that make a kubelet what it is: section 4.1 of the benchmark.
+//! Which users may read and change the files that configure a kubelet: section 4.1 of the benchmark.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::checks::{Check, Gate, Verdict};
+use super::check::{Check, CheckResult, Compensation};
 use crate::adopt::kubelet::invocation::Invocation;
 use crate::adopt::kubelet::options::Effective;
 
-/// A file, and its two checks. Their numbers are the same in all versions of the benchmark.
-struct Row {
+/// The two checks of a file. Their numbers are the same in all versions of the benchmark.
+struct FileChecks {
     mode: [&'static str; 2],
     owner: [&'static str; 2],
     title: &'static str,
-    /// What is read by everybody on purpose.
+    /// Every user may read it, on purpose.
     public: bool,
 }
 
-const UNIT: Row = Row {
+const UNIT: FileChecks = FileChecks {
     mode: ["unit-mode", "4.1.1"],
     owner: ["unit-owner", "4.1.2"],
     title: "the kubelet's systemd unit",
     public: true,
 };
-const KUBECONFIG: Row = Row {
+const KUBECONFIG: FileChecks = FileChecks {
     mode: ["kubeconfig-mode", "4.1.5"],
     owner: ["kubeconfig-owner", "4.1.6"],
     title: "the kubelet's kubeconfig",
     public: false,
 };
-const CLIENT_CA: Row = Row {
+const CLIENT_CA: FileChecks = FileChecks {
     mode: ["client-ca-mode", "4.1.7"],
     owner: ["client-ca-owner", "4.1.8"],
     title: "the client CA file",
     public: true,
 };
-const CONFIG: Row = Row {
+const CONFIG: FileChecks = FileChecks {
     mode: ["config-mode", "4.1.9"],
     owner: ["config-owner", "4.1.10"],
     title: "the kubelet's configuration file",
     public: false,
 };
 
-/// Mode and owner of the unit, the kubeconfig, the client CA and the configuration file; of each only if there is one.
+/// Mode and owner of the unit, the kubeconfig, the client CA and the configuration file; of each only if
+/// there is one.
 pub(super) fn checks(options: &Effective, invocation: &Invocation) -> Vec<Check> {
     let unit = invocation.unit.as_ref().map_or("", |unit| &unit.file);
     [
@@ -52,34 +53,36 @@ pub(super) fn checks(options: &Effective, invocation: &Invocation) -> Vec<Check>
     ]
     .into_iter()
     .filter(|(_, path)| !path.is_empty())
-    .filter_map(|(row, path)| {
-        // What cannot be read at all is told elsewhere.
+    .filter_map(|(checks, path)| {
+        // A file that cannot be read is reported where its content is needed.
         let about = invocation
             .root
             .resolve(Path::new(path))
             .and_then(std::fs::metadata)
             .ok()?;
-        Some(row.judge(path, about.mode() & 0o7777, about.uid(), about.gid()))
+        Some(checks.judge(path, about.mode() & 0o7777, about.uid(), about.gid()))
     })
     .flatten()
     .collect()
 }
 
-impl Row {
+impl FileChecks {
     fn judge(&self, path: &str, mode: u32, owner: u32, group: u32) -> [Check; 2] {
         let too_open = if self.public { 0o133 } else { 0o177 };
         let by_mode = if mode & 0o022 != 0 {
-            (Verdict::Fail, format!("{path} may be changed by others"))
+            CheckResult::fail(format!("users other than the owner may change {path}"))
         } else if mode & too_open != 0 {
-            (Verdict::Warn, format!("{path} is more open than it has to be"))
+            CheckResult::warn(format!(
+                "{path} is readable or executable by more users than necessary"
+            ))
         } else {
-            (Verdict::Pass, String::new())
+            CheckResult::PASS
         };
         let by_owner = match (owner, group) {
-            (0, 0) => (Verdict::Pass, String::new()),
-            _ => (Verdict::Fail, format!("{path} is not root's")),
+            (0, 0) => CheckResult::PASS,
+            _ => CheckResult::fail(format!("{path} does not belong to root")),
         };
-        let check = |[id, number]: [&'static str; 2], value, (verdict, why)| Check {
+        let check = |[id, number]: [&'static str; 2], value, judgement: CheckResult| Check {
             id,
             old: Some(number),
             new: Some(number),
@@ -87,9 +90,9 @@ impl Row {
             value,
             origin: path.to_owned(),
             file: Some(path.to_owned()),
-            verdict,
-            why,
-            gate: Gate::No,
+            verdict: judgement.verdict,
+            why: judgement.why,
+            gate: Compensation::None,
         };
         [
             check(self.mode, format!("mode {mode:04o}"), by_mode),
@@ -100,6 +103,7 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
+    use super::super::check::Verdict;
     use super::*;
 
     #[test]

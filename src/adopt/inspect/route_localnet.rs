@@ -1,80 +1,97 @@
-//! Whether the node routes loopback, by which a neighbour reaches what listens on 127.0.0.1.
+//! Whether the node routes loopback: then machines and pods beside it reach what listens on 127.0.0.1.
 
 use std::collections::BTreeMap;
 
-use super::checks::{Check, Gate, Verdict};
+use super::check::{Check, CheckResult, Compensation};
 use crate::adopt::kubelet::Root;
 use crate::adopt::kubelet::invocation::Invocation;
 
-/// Whether packets from outside may be for 127.0.0.0/8: on a running node as the kernel has it. What its files set is not all:
-/// kube-proxy sets it while it runs.
+/// Where the kernel has the settings of each interface.
+const FOLDER: &str = "/proc/sys/net/ipv4/conf";
+
+/// The sysctl that is on, and the file that says so.
+struct RoutedLoopback {
+    file: String,
+    name: String,
+}
+
+/// Why it is not known whether loopback is routed.
+#[derive(Debug, thiserror::Error)]
+enum LocalnetError {
+    #[error("this program is in another network namespace than the kubelet")]
+    Elsewhere,
+    #[error("{file}: {source}")]
+    Read { file: String, source: std::io::Error },
+}
+
+fn unread(file: &str) -> impl FnOnce(std::io::Error) -> LocalnetError {
+    let file = file.to_owned();
+    |source| LocalnetError::Read { file, source }
+}
+
+/// Whether packets from other machines may be for 127.0.0.0/8: on a running node, by the kernel's own
+/// settings. Files do not tell all, since kube-proxy sets it while it runs.
 pub(super) fn check(invocation: &Invocation) -> Check {
-    const OPEN: &str = "neighbours and pods may reach what listens on 127.0.0.1, the kubelet too (CVE-2020-8558); kube-proxy sets \
-                        it for node ports on loopback";
+    const OPEN: &str = "machines on the same network and pods may reach what listens on 127.0.0.1, the \
+                        kubelet too (CVE-2020-8558); kube-proxy sets it for node ports on loopback";
     let runs = invocation.pid().is_some();
     let found = match runs {
-        true if invocation.elsewhere => Err("this program is in another network than the kubelet".to_owned()),
-        true => in_force().map_err(|error| error.to_string()),
+        true if invocation.elsewhere => Err(LocalnetError::Elsewhere),
+        true => in_force(),
         false => configured(&invocation.root),
     };
-    let place = found
-        .as_ref()
-        .ok()
-        .and_then(|found| Some(found.as_ref()?.0.clone()));
-    let (verdict, value, why) = match found {
-        Ok(Some((_, name))) => (Verdict::Warn, format!("{name}=1"), OPEN.to_owned()),
-        Ok(None) if runs => (Verdict::Pass, "0".to_owned(), String::new()),
+    let place = found.as_ref().ok().and_then(Option::as_ref);
+    let place = place.map(|routed| routed.file.clone());
+    let (value, judgement) = match found {
+        Ok(Some(routed)) => (format!("{}=1", routed.name), CheckResult::warn(OPEN)),
+        Ok(None) if runs => ("0".to_owned(), CheckResult::PASS),
         Ok(None) => {
-            let why = "no file sets it; whether kube-proxy does, for node ports on loopback, only the running node tells";
-            (Verdict::Warn, "(not set)".to_owned(), why.to_owned())
+            let why = "no file sets it; only the running node tells whether kube-proxy does, for node ports \
+                       on loopback";
+            ("(not set)".to_owned(), CheckResult::warn(why))
         }
-        Err(why) => (Verdict::Warn, "(unknown)".to_owned(), why),
+        Err(error) => ("(unknown)".to_owned(), CheckResult::warn(error.to_string())),
     };
     Check {
         id: "route-localnet",
         old: None,
         new: None,
-        title: "loopback is not routed",
+        title: "loopback should not be routed",
         value,
         origin: place
             .clone()
             .unwrap_or_else(|| if runs { FOLDER } else { "sysctl.d" }.to_owned()),
         file: place.filter(|_| !runs),
-        verdict,
-        why,
-        gate: Gate::Yes("its seal refuses such packets before anything else sees them"),
+        verdict: judgement.verdict,
+        why: judgement.why,
+        gate: Compensation::Full("its seal refuses such packets before any other rule sees them"),
     }
 }
 
-const FOLDER: &str = "/proc/sys/net/ipv4/conf";
-
-/// A file that says so, and the sysctl.
-type Found = Option<(String, String)>;
-
-fn in_force() -> std::io::Result<Found> {
+fn in_force() -> Result<Option<RoutedLoopback>, LocalnetError> {
     let mut on = Vec::new();
-    for entry in std::fs::read_dir(FOLDER)? {
-        let interface = entry?.file_name().to_string_lossy().into_owned();
-        match std::fs::read_to_string(format!("{FOLDER}/{interface}/route_localnet")) {
+    for entry in std::fs::read_dir(FOLDER).map_err(unread(FOLDER))? {
+        let entry = entry.map_err(unread(FOLDER))?;
+        let interface = entry.file_name().to_string_lossy().into_owned();
+        let file = format!("{FOLDER}/{interface}/route_localnet");
+        match std::fs::read_to_string(&file) {
             Ok(value) if value.trim() == "1" => on.push(interface),
             Ok(_) => {}
-            // It has just gone.
+            // The interface has just gone.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(unread(&file)(error)),
         }
     }
     on.sort();
-    Ok(on.first().map(|interface| {
-        (
-            format!("{FOLDER}/{interface}/route_localnet"),
-            format!("net.ipv4.conf.{}.route_localnet", on.join(",")),
-        )
+    Ok(on.first().map(|interface| RoutedLoopback {
+        file: format!("{FOLDER}/{interface}/route_localnet"),
+        name: format!("net.ipv4.conf.{}.route_localnet", on.join(",")),
     }))
 }
 
-/// The last of sysctl's files that sets it decides, in the order of their names, whichever folder they are in; of two with the
-/// same name the folder that comes first wins.
-fn configured(root: &Root) -> Result<Found, String> {
+/// As sysctl reads its files: in the order of their names, whichever folder they are in, the last that sets
+/// it decides. Of two files with the same name, the one in the first folder counts.
+fn configured(root: &Root) -> Result<Option<RoutedLoopback>, LocalnetError> {
     const FOLDERS: [&str; 4] = [
         "/etc/sysctl.d",
         "/run/sysctl.d",
@@ -83,7 +100,7 @@ fn configured(root: &Root) -> Result<Found, String> {
     ];
     let mut files = BTreeMap::new();
     for folder in FOLDERS {
-        let names = root.list(folder).map_err(|error| format!("{folder}: {error}"))?;
+        let names = root.list(folder).map_err(unread(folder))?;
         for name in names.into_iter().filter(|name| name.ends_with(".conf")) {
             files
                 .entry(name.clone())
@@ -99,7 +116,7 @@ fn configured(root: &Root) -> Result<Found, String> {
         let text = match root.read(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(format!("{file}: {error}")),
+            Err(error) => return Err(unread(&file)(error)),
         };
         for line in text.lines() {
             let Some((name, value)) = line.trim().trim_start_matches('-').split_once('=') else {
@@ -112,5 +129,5 @@ fn configured(root: &Root) -> Result<Found, String> {
         }
     }
     let on = found.into_iter().find(|(_, (_, on))| *on);
-    Ok(on.map(|(name, (file, _))| (file, name)))
+    Ok(on.map(|(name, (file, _))| RoutedLoopback { file, name }))
 }

@@ -15,8 +15,9 @@ enum At {
     CommentEscaped,
 }
 
-/// The assignments of an environment file, in their order: `NAME=value`, quoted or not, also over several lines. Names are not
-/// judged. As systemd reads it (its `parse_env_file_internal`), which is not as a shell does.
+/// The assignments of an environment file, in their order: `NAME=value`, quoted or not, also over several
+/// lines. Names are not checked. This is how systemd reads it (`parse_env_file_internal`), which differs from
+/// a shell.
 pub(super) fn assignments(text: &str) -> Vec<(String, String)> {
     use At::{
         BeforeName, BeforeValue, Comment, CommentEscaped, DoubleQuoted, DoubleQuotedEscaped, Name,
@@ -24,7 +25,7 @@ pub(super) fn assignments(text: &str) -> Vec<(String, String)> {
     };
     let mut found = Vec::new();
     let (mut name, mut value) = (String::new(), String::new());
-    // As long as the value is without the space that ends it.
+    // The value's length without trailing white space.
     let mut solid = 0;
     let mut at = BeforeName;
     let newline = |c: char| c == '\n' || c == '\r';
@@ -36,7 +37,7 @@ pub(super) fn assignments(text: &str) -> Vec<(String, String)> {
                 name.push(c);
                 Name
             }
-            // A line without an equals sign is nothing.
+            // A line without an equals sign is ignored.
             (Name, c) if newline(c) => {
                 name.clear();
                 BeforeName

@@ -1,100 +1,130 @@
-//! A node's kubeconfig, as far as it tells who the node is and whom it believes.
+//! A node's kubeconfig: the same file that the gate reads, found in the node's file system.
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
-use super::root::{Root, broken};
+use super::root::Root;
+use crate::apiserver::{CurrentContext, KubeconfigError, Material, beside};
 
-/// The current context of a kubeconfig; paths in it are relative to its folder.
-#[derive(Debug)]
-pub(crate) struct Kubeconfig {
+/// The current context of a kubeconfig, with every key as it is written; relative paths start at its folder.
+pub(crate) struct NodeKubeconfig {
+    /// Its path on the node.
     pub(crate) path: String,
-    pub(crate) cluster: Value,
-    pub(crate) user: Value,
+    context: CurrentContext<Value, Value>,
 }
 
-impl Kubeconfig {
-    pub(crate) fn read(root: &Root, path: &str) -> Result<Self, String> {
-        let text = root.read(path).map_err(|error| format!("{path}: {error}"))?;
-        let document: Value = serde_saphyr::from_str(&text)
-            .map_err(|error| format!("{path}: not a kubeconfig: {}", broken(&error)))?;
-        let named = |list: &str, part: &str, name: &Value| {
-            let entries = document[list].as_array()?;
-            let entry = entries.iter().find(|entry| entry["name"] == *name)?;
-            Some(entry[part].clone())
-        };
-        let context = named("contexts", "context", &document["current-context"])
-            .ok_or_else(|| format!("{path}: its current-context names no context that it has"))?;
-        let part = |list: &str, part: &str| {
-            named(list, part, &context[part])
-                .ok_or_else(|| format!("{path}: its current-context names no {part} that it has"))
-        };
+/// Why nothing is known from a node's kubeconfig.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodeKubeconfigError {
+    /// It, or a file that it names, cannot be read.
+    #[error("{file}: {source}")]
+    Read { file: String, source: io::Error },
+    /// It is not a kubeconfig.
+    #[error(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
+}
+
+impl NodeKubeconfig {
+    /// Reads the file at `path` on the node.
+    pub(crate) fn read(root: &Root, path: &str) -> Result<Self, NodeKubeconfigError> {
+        let text = read(root, path)?;
         Ok(Self {
             path: path.to_owned(),
-            cluster: part("clusters", "cluster")?,
-            user: part("users", "user")?,
+            context: CurrentContext::parse(Path::new(path), &text)?,
         })
     }
 
-    /// The certificates by which it knows the API server, and the file they are in.
-    pub(crate) fn authority(&self, root: &Root) -> Result<Option<(String, Vec<u8>)>, String> {
-        self.material(root, &self.cluster, "certificate-authority")
+    pub(crate) fn cluster(&self) -> &Value {
+        &self.context.cluster
+    }
+
+    pub(crate) fn user(&self) -> &Value {
+        &self.context.user
+    }
+
+    /// The CA certificates by which it verifies the API server, and the file that they are in.
+    pub(crate) fn authority(&self, root: &Root) -> Result<Option<(String, Vec<u8>)>, NodeKubeconfigError> {
+        let (data, file) = pair(self.cluster(), "certificate-authority");
+        let material = self
+            .context
+            .cluster_keys
+            .material("certificate-authority", data, file)?;
+        self.bytes(root, material)
+    }
+
+    /// The certificate that its user presents to the API server, and the file that it is in. `None`: it
+    /// presents another credential.
+    pub(crate) fn client_certificate(
+        &self,
+        root: &Root,
+    ) -> Result<Option<(String, Vec<u8>)>, NodeKubeconfigError> {
+        let (data, file) = pair(self.user(), "client-certificate");
+        let material = self
+            .context
+            .user_keys
+            .material("client-certificate", data, file)?;
+        self.bytes(root, material)
+    }
+
+    fn bytes(
+        &self,
+        root: &Root,
+        material: Option<Material>,
+    ) -> Result<Option<(String, Vec<u8>)>, NodeKubeconfigError> {
+        Ok(match material {
+            None => None,
+            Some(Material::Inline { bytes, .. }) => Some((self.path.clone(), bytes)),
+            Some(Material::File(file)) => {
+                let file = file.display().to_string();
+                let text = read(root, &file)?;
+                Some((file, text.into_bytes()))
+            }
+        })
     }
 
     /// The program that is run for a credential.
     pub(crate) fn plugin(&self) -> Option<&str> {
-        given(&self.user["exec"], "command")
+        given(&self.user()["exec"], "command")
     }
 
     /// Every file that it names.
     pub(crate) fn files(&self) -> Vec<String> {
         let user = ["client-certificate", "client-key", "tokenFile"];
-        let user = user.iter().filter_map(|key| self.file(&self.user, key));
-        let cluster = self.file(&self.cluster, "certificate-authority");
+        let user = user.iter().filter_map(|key| self.file(self.user(), key));
+        let cluster = self.file(self.cluster(), "certificate-authority");
         user.chain(cluster).collect()
     }
 
-    /// The certificate that its user shows the API server, and the file that it is in. `None`: it shows something else.
-    pub(crate) fn client_certificate(&self, root: &Root) -> Result<Option<(String, Vec<u8>)>, String> {
-        self.material(root, &self.user, "client-certificate")
-    }
-
-    /// The file that `key` names, if it counts: data beside it wins.
-    pub(crate) fn file(&self, part: &Value, key: &str) -> Option<String> {
-        if given(part, &format!("{key}-data")).is_some() {
-            return None;
+    /// The file that `key` names, if it is used: data beside it wins.
+    pub(crate) fn file(&self, section: &Value, key: &str) -> Option<String> {
+        match pair(section, key) {
+            (None, Some(file)) => Some(self.beside(&file)),
+            _ => None,
         }
-        Some(self.beside(given(part, key)?))
     }
 
+    /// A path in the kubeconfig, as the node knows it.
     pub(crate) fn beside(&self, path: &str) -> String {
-        let folder = Path::new(&self.path)
-            .parent()
-            .map(PathBuf::from)
-            .unwrap_or_default();
-        folder.join(path).display().to_string()
-    }
-
-    fn material(&self, root: &Root, part: &Value, key: &str) -> Result<Option<(String, Vec<u8>)>, String> {
-        if let Some(data) = given(part, &format!("{key}-data")) {
-            let compact: String = data.split_ascii_whitespace().collect();
-            let bytes = BASE64_STANDARD
-                .decode(compact)
-                .map_err(|_| format!("{}: {key}-data is no base64", self.path))?;
-            return Ok(Some((self.path.clone(), bytes)));
-        }
-        let Some(file) = self.file(part, key) else {
-            return Ok(None);
-        };
-        let text = root.read(&file).map_err(|error| format!("{file}: {error}"))?;
-        Ok(Some((file, text.into_bytes())))
+        beside(Path::new(&self.path), path).display().to_string()
     }
 }
 
-/// A text; client-go does not tell an empty one from none.
-pub(crate) fn given<'a>(part: &'a Value, key: &str) -> Option<&'a str> {
-    part[key].as_str().filter(|text| !text.is_empty())
+fn read(root: &Root, file: &str) -> Result<String, NodeKubeconfigError> {
+    root.read(file).map_err(|source| NodeKubeconfigError::Read {
+        file: file.to_owned(),
+        source,
+    })
+}
+
+/// The data and the file that a credential's `key` may have.
+fn pair(section: &Value, key: &str) -> (Option<String>, Option<String>) {
+    let text = |key: &str| given(section, key).map(str::to_owned);
+    (text(&format!("{key}-data")), text(key))
+}
+
+/// A text; client-go does not tell an empty one from an absent one.
+fn given<'a>(section: &'a Value, key: &str) -> Option<&'a str> {
+    section[key].as_str().filter(|text| !text.is_empty())
 }

@@ -8,7 +8,7 @@ use super::systemd;
 pub(super) const ARGUMENTS: &str = "/var/snap/microk8s/current/args/kubelet";
 const FLAG: &str = "--kubelet-args-file=";
 
-/// Whether this command is such a process.
+/// Whether this command starts `kubelite`.
 pub(super) fn is(words: &[Word]) -> bool {
     words
         .first()

@@ -1,16 +1,35 @@
 //! How this node's kubelet is started, and its effective options.
+//!
+//! ```text
+//! listening    running kubelets, and where they listen         listening.rs
+//! options      flags, files and defaults combined              options/
+//! processes    kubelets that run                               processes.rs
+//! files        kubelets that a node's files start              files.rs
+//! rancher      k3s and RKE2                                    rancher.rs
+//! microk8s     MicroK8s                                        microk8s.rs
+//! systemd      what a unit starts                              systemd/
+//! kubeconfig   the kubelet's kubeconfig                        kubeconfig.rs
+//! invocation   how one kubelet is started, as all these say    invocation.rs
+//! root         the node's file system                          root.rs
+//! ```
 
 mod environment;
+mod files;
 pub mod invocation;
 pub(crate) mod kubeconfig;
-mod kubelet;
+mod listening;
 mod microk8s;
 pub mod options;
+mod processes;
 mod rancher;
 mod root;
 mod systemd;
 
-pub(crate) use self::kubelet::{PORT, READ_ONLY_PORT};
-pub use self::kubelet::{RunningKubelet, binds, listening_ports, running_kubelets};
+pub use self::files::{FindError, in_files};
+pub(crate) use self::listening::{
+    PORT, READ_ONLY_PORT, RunningKubelet, binds, listening_ports, running_kubelets,
+};
+pub use self::processes::running;
 pub use self::root::Root;
 pub(crate) use self::root::plain;
+pub use self::systemd::UnitError;

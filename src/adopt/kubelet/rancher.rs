@@ -1,4 +1,4 @@
-//! k3s and RKE2: they make the kubelet's arguments themselves, from files and flags of their own.
+//! k3s and RKE2: they make the kubelet's arguments from files and flags of their own.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::invocation::{Invocation, Source, Word, placed, program};
 use super::root::{Root, broken};
-use super::systemd::Started;
+use super::systemd::UnitStart;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,9 +45,9 @@ impl Product {
     }
 }
 
-/// What it is told, by its configuration files, its environment and its flags.
+/// What its configuration files, its environment and its flags set.
 #[derive(Default)]
-struct Told {
+struct RancherOptions {
     data: Option<String>,
     node_name: Option<String>,
     node_ip: Option<String>,
@@ -55,13 +55,13 @@ struct Told {
     kubelet: Vec<Word>,
 }
 
-/// The kubelet inside this process. k3s hides its arguments: its title is one word, `/usr/local/bin/k3s agent`, and what it
-/// was started with is in its unit alone.
+/// The kubelet inside this process. k3s hides its arguments: its title is one word, `/usr/local/bin/k3s
+/// agent`, and only its unit has what it was started with.
 pub(super) fn of_process(
     product: Product,
     words: &[Word],
     process: &Path,
-    unit: Option<&Started>,
+    unit: Option<&UnitStart>,
     source: Source,
     root: Root,
 ) -> Option<Invocation> {
@@ -82,7 +82,7 @@ pub(super) fn of_process(
     match started {
         Some(started) if hidden => invocation.unread.extend(started.unread.clone()),
         None if hidden => invocation.unread.push(format!(
-            "{} hides its arguments, and no unit tells them",
+            "{} hides its arguments, and no unit has them",
             product.name()
         )),
         _ => {}
@@ -99,12 +99,12 @@ pub(super) fn invocation(
     root: Root,
 ) -> Option<Invocation> {
     let (mut notes, mut unread) = (Vec::new(), Vec::new());
-    let told = told(product, words, environment, &root, &mut unread);
-    if told.no_agent {
+    let options = read_options(product, words, environment, &root, &mut unread);
+    if options.no_agent {
         return None;
     }
     let name = product.name();
-    let data = told.data.unwrap_or_else(|| format!("/var/lib/rancher/{name}"));
+    let data = options.data.unwrap_or_else(|| format!("/var/lib/rancher/{name}"));
     let agent = format!("{}/agent", data.trim_end_matches('/'));
     let mut passed = vec![
         format!("--kubeconfig={agent}/kubelet.kubeconfig"),
@@ -119,7 +119,7 @@ pub(super) fn invocation(
         passed.push(format!("--config-dir={drop_ins}"));
     } else {
         notes.push(format!(
-            "{drop_ins} is not to be seen: the flags are those that {name} passed before it had drop-ins (1.32)"
+            "{drop_ins} is not found: the flags are those that {name} passed before it had drop-ins (1.32)"
         ));
         passed.extend(
             [
@@ -140,14 +140,14 @@ pub(super) fn invocation(
             .ok()
             .map(|name| name.trim().to_lowercase())
     };
-    if let Some(node) = told.node_name.or_else(host).filter(|name| !name.is_empty()) {
+    if let Some(node) = options.node_name.or_else(host).filter(|name| !name.is_empty()) {
         passed.push(format!("--hostname-override={node}"));
     }
-    if let Some(ip) = told.node_ip {
+    if let Some(ip) = options.node_ip {
         passed.push(format!("--node-ip={ip}"));
     }
     let mut arguments = placed(&passed, &format!("as {name} passes it"));
-    arguments.extend(told.kubelet.into_iter().map(|word| Word {
+    arguments.extend(options.kubelet.into_iter().map(|word| Word {
         text: format!("--{}", word.text.trim_start_matches('-')),
         place: word.place,
     }));
@@ -158,16 +158,16 @@ pub(super) fn invocation(
     })
 }
 
-/// Files first, of which a later one replaces what an earlier one says, then the environment, then flags.
-fn told(
+/// Files first, later ones over earlier ones, then the environment, then flags.
+fn read_options(
     product: Product,
     words: &[Word],
     environment: &BTreeMap<String, String>,
     root: &Root,
     unread: &mut Vec<String>,
-) -> Told {
-    let mut told = Told::default();
-    // The last one, by any of its names.
+) -> RancherOptions {
+    let mut options = RancherOptions::default();
+    // The last one, under any of its names.
     let flag = |names: &[&str]| {
         let mut found = None;
         let mut rest = words.iter();
@@ -195,18 +195,20 @@ fn told(
         let parsed =
             read.and_then(|text| serde_saphyr::from_str::<Value>(&text).map_err(|error| broken(&error)));
         match parsed {
-            Ok(value) => told.take(&value, &file),
-            Err(why) => unread.push(format!("{file}: {why}; what it says of the kubelet is not seen")),
+            Ok(value) => options.take(&value, &file),
+            Err(why) => unread.push(format!(
+                "{file}: {why}; its options for the kubelet are not known"
+            )),
         }
     }
-    told.data = flag(&["data-dir", "d"])
+    options.data = flag(&["data-dir", "d"])
         .or_else(|| variable("DATA_DIR"))
-        .or(told.data);
-    told.node_name = flag(&["node-name"])
+        .or(options.data);
+    options.node_name = flag(&["node-name"])
         .or_else(|| variable("NODE_NAME"))
-        .or(told.node_name);
-    told.node_ip = flag(&["node-ip", "i"]).or(told.node_ip);
-    told.no_agent |= words.iter().any(|word| {
+        .or(options.node_name);
+    options.node_ip = flag(&["node-ip", "i"]).or(options.node_ip);
+    options.no_agent |= words.iter().any(|word| {
         matches!(
             named(&word.text),
             Some((
@@ -228,11 +230,11 @@ fn told(
             place: Arc::clone(&word.place),
         }));
     }
-    // A list of flags takes the place of the files'.
+    // A list of flags replaces that of the files.
     if !given.is_empty() {
-        told.kubelet = given;
+        options.kubelet = given;
     }
-    told
+    options
 }
 
 /// A flag's name, with one hyphen or two, and its value, if that is in the same word.
@@ -249,7 +251,7 @@ fn files(root: &Root, main: String, unread: &mut Vec<String>) -> Vec<String> {
     let folder = format!("{main}.d");
     let names = root.list(&folder).unwrap_or_else(|error| {
         unread.push(format!(
-            "{folder}: {error}; what its files say of the kubelet is not seen"
+            "{folder}: {error}; the options of its files for the kubelet are not known"
         ));
         Vec::new()
     });
@@ -257,12 +259,12 @@ fn files(root: &Root, main: String, unread: &mut Vec<String>) -> Vec<String> {
         .iter()
         .filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"))
         .map(|name| format!("{folder}/{name}"));
-    // What cannot be looked at is told when it is read.
+    // A file that cannot be looked up is reported when it is read.
     let there = |file: &String| root.exists(file).unwrap_or(true);
     std::iter::once(main).chain(others).filter(there).collect()
 }
 
-impl Told {
+impl RancherOptions {
     fn take(&mut self, value: &Value, file: &str) {
         let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
         let first = |key: &str| match value.get(key) {

@@ -1,4 +1,4 @@
-//! A node's file system: this machine's, one that is mounted or copied somewhere, or what a process sees of it.
+//! A node's file system: this machine's, a mounted or copied one, or the one that a process sees.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -6,12 +6,13 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Component, Path, PathBuf};
 
-/// As many as the kernel follows.
+/// The number of links that the kernel follows.
 const LINKS: usize = 40;
-/// Nothing that configures a kubelet is larger.
+/// Largest file that is read, in bytes.
 const LARGEST: u64 = 1024 * 1024;
 
-/// Where a node's `/` is. Paths are the node's own and absolute; links are followed as the node would, never out of it.
+/// Where a node's `/` is. Paths are the node's own and absolute; links are followed as the node would, never
+/// out of it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Root {
     at: PathBuf,
@@ -26,7 +27,7 @@ impl Root {
 
     /// Whether it is this machine's own.
     #[must_use]
-    pub fn is_here(&self) -> bool {
+    pub(crate) fn is_here(&self) -> bool {
         self.at == Path::new("/")
     }
 
@@ -36,11 +37,11 @@ impl Root {
         &self.at
     }
 
-    /// The path by which this process reaches one of the node's, all its links followed below the root. The last component
-    /// need not exist.
+    /// The path by which this process reaches one of the node's, all its links followed below the root. The
+    /// last component need not exist.
     ///
     /// # Errors
-    /// A component cannot be looked at, or links go round in circles.
+    /// A component cannot be looked up, or links lead back to themselves.
     pub fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         let mut todo: VecDeque<OsString> = components(path);
         let mut done: Vec<OsString> = Vec::new();
@@ -96,16 +97,16 @@ impl Root {
         Ok(text)
     }
 
-    /// Whether there is such a file or folder, as far as can be seen.
-    pub fn has(&self, path: impl AsRef<Path>) -> bool {
+    /// Whether there is such a file or folder. One that cannot be looked up counts as missing.
+    pub(crate) fn has(&self, path: impl AsRef<Path>) -> bool {
         self.exists(path).unwrap_or(false)
     }
 
     /// Whether there is such a file or folder.
     ///
     /// # Errors
-    /// Something on the way to it cannot be looked at: it may be there.
-    pub fn exists(&self, path: impl AsRef<Path>) -> io::Result<bool> {
+    /// A folder in its path cannot be read, so it may exist.
+    pub(crate) fn exists(&self, path: impl AsRef<Path>) -> io::Result<bool> {
         match self.resolve(path.as_ref()).and_then(fs::metadata) {
             Ok(_) => Ok(true),
             Err(error)
@@ -120,8 +121,8 @@ impl Root {
         }
     }
 
-    /// Whether this is a link to `/dev/null`, by which systemd knows what is not to be.
-    pub fn is_masked(&self, path: impl AsRef<Path>) -> bool {
+    /// Whether this is a link to `/dev/null`, by which systemd masks a file.
+    pub(crate) fn is_masked(&self, path: impl AsRef<Path>) -> bool {
         let path = path.as_ref();
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return false;
@@ -132,8 +133,8 @@ impl Root {
         link.is_ok_and(|target| target == Path::new("/dev/null"))
     }
 
-    /// Whether this is a folder itself; a link to one is not.
-    pub fn is_folder(&self, path: impl AsRef<Path>) -> bool {
+    /// Whether this is a folder and not a link to one.
+    pub(crate) fn is_folder(&self, path: impl AsRef<Path>) -> bool {
         let path = path.as_ref();
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return true;
@@ -146,7 +147,7 @@ impl Root {
     ///
     /// # Errors
     /// It cannot be listed.
-    pub fn list(&self, folder: impl AsRef<Path>) -> io::Result<Vec<String>> {
+    pub(crate) fn list(&self, folder: impl AsRef<Path>) -> io::Result<Vec<String>> {
         let listed = self.resolve(folder.as_ref()).and_then(fs::read_dir);
         let entries = match listed {
             Ok(entries) => entries,
@@ -161,7 +162,8 @@ impl Root {
     }
 }
 
-/// Text of the node's on one line of ours: it must not begin another, nor turn what follows around.
+/// Text from the node, for one line of output: it must not begin another line, nor reverse the text that
+/// follows.
 pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
@@ -174,7 +176,7 @@ pub(crate) fn plain(text: &str) -> String {
     plain
 }
 
-/// Where a YAML text is broken. The parser's own words may quote it, tokens included.
+/// Where YAML is broken. The parser's own message may quote the text, tokens included.
 pub(crate) fn broken(error: &serde_saphyr::Error) -> String {
     match error.location() {
         Some(at) => format!("broken YAML in line {}, column {}", at.line(), at.column()),
@@ -182,7 +184,7 @@ pub(crate) fn broken(error: &serde_saphyr::Error) -> String {
     }
 }
 
-/// The names in a path; its root and whatever means "here" left out.
+/// The names in a path, without its root and `.`.
 fn components(path: &Path) -> VecDeque<OsString> {
     path.components()
         .filter(|component| matches!(component, Component::Normal(_) | Component::ParentDir))

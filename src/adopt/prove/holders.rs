@@ -1,4 +1,4 @@
-//! Who holds a port of this node, before a token is shown to him.
+//! Which user listens on a port of this node, asked before a token is sent there.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,8 +8,9 @@ use crate::host::sockets;
 /// The gate's own user, as its unit has it.
 const GATE: &str = "kubelet-gate";
 
-/// Whether everybody who listens on this address is root, the gate, or who runs this program: a local user who has taken the
-/// kubelet's port, while that was away, would be given the token. What cannot be seen, such as a redirect, is root's doing.
+/// Whether every listener on this address belongs to root, the gate, or the user of this program. A local
+/// user who took the kubelet's port while the kubelet was away would be sent the token. What `/proc` does not
+/// show, such as a redirect by the firewall, only root can set up.
 pub(super) fn are_trusted(address: SocketAddr) -> bool {
     let Ok(sockets) = sockets::tcp() else {
         return false;
@@ -37,7 +38,7 @@ mod tests {
     use super::*;
     use crate::host::as_user;
 
-    /// Seen red: with everybody trusted.
+    /// Seen red: with every user trusted.
     #[test]
     fn the_port_of_a_local_user_is_not_trusted() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

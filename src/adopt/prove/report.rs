@@ -5,40 +5,43 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::table::UNTIDY;
-use super::{Credential, PROBES, Ports, Probe, SideKind};
+use super::ports::Ports;
+use super::sides::SideKind;
+use super::table::{PROBES, Probe, ProbeCredential, UNTIDY};
 
-/// The [`Report::api_version`].
-pub const API_VERSION: &str = "kubelet-gate.dev/v1alpha1";
-/// The [`Report::kind`].
-pub const KIND: &str = "ProbeReport";
-/// Not everybody may do everything.
+/// The [`ProbeReport::api_version`].
+pub(crate) const API_VERSION: &str = "kubelet-gate.dev/v1alpha1";
+/// The [`ProbeReport::kind`].
+pub(super) const KIND: &str = "ProbeReport";
+/// The check of the authorization mode.
 const AUTHORIZATION: &str = "4.2.2";
 
 /// What came back.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Answer {
+pub enum ProbeAnswer {
     /// An HTTP status.
     Status(u16),
-    /// No connection: nobody listens, or a rule refuses.
+    /// No connection: there is no listener, or a firewall rule refuses.
     Refused,
-    /// No connection, and no word of it for too long: mostly a rule that drops.
+    /// No connection and no refusal in time: mostly a firewall rule that drops packets.
     Silent,
-    /// A connection that the other end closed without an HTTP answer, such as one that wants a certificate in the handshake.
+    /// A connection that the server closed without an HTTP answer, such as one that requires a certificate in
+    /// the handshake.
     Failed(String),
-    /// Nothing that shows anything, and why: a connection and no answer in time, or a fault on this side.
+    /// Nothing that shows open or closed, and why: a connection without an answer in time, or a fault on this
+    /// side.
     Unknown(String),
 }
 
-impl std::fmt::Display for Answer {
+impl std::fmt::Display for ProbeAnswer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Status(status) => write!(f, "{status}"),
             Self::Refused => f.write_str("refused"),
             Self::Silent => f.write_str("no connection"),
             Self::Failed(why) => write!(f, "failed: {why}"),
-            Self::Unknown(why) => write!(f, "nothing shown: {why}"),
+            Self::Unknown(why) => write!(f, "inconclusive: {why}"),
         }
     }
 }
@@ -46,7 +49,7 @@ impl std::fmt::Display for Answer {
 /// One probe, sent from one side to one address.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Outcome {
+pub struct ProbeOutcome {
     /// The [`Probe::id`].
     pub probe: String,
     /// From where.
@@ -54,7 +57,7 @@ pub struct Outcome {
     /// To where.
     pub address: SocketAddr,
     /// What came back.
-    pub answer: Answer,
+    pub answer: ProbeAnswer,
     /// It got through.
     pub through: bool,
 }
@@ -62,7 +65,7 @@ pub struct Outcome {
 /// Everything that was tried.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct ProbeReport {
     /// [`API_VERSION`].
     pub api_version: String,
     /// [`KIND`].
@@ -78,7 +81,7 @@ pub struct Report {
     /// The ports that were probed.
     pub ports: Ports,
     /// Each probe on each address.
-    pub results: Vec<Outcome>,
+    pub results: Vec<ProbeOutcome>,
     /// What was left out or done otherwise, and why.
     pub skipped: Vec<String>,
     /// What was to be tried and could not be, and why: without it nothing is proven.
@@ -90,28 +93,30 @@ pub struct Report {
 pub enum Verified {
     /// One got through.
     Open,
-    /// They were tried from the node's addresses and from loopback, none got through, and who refused them is a gate.
+    /// They were tried from the node's addresses and from loopback, none got through, and a gate refused
+    /// them.
     Closed,
-    /// None got through, but no gate was seen: a kubelet that refuses strangers by itself does so as well, and so does nobody.
+    /// None got through, but no gate was seen: a kubelet that refuses strangers by itself, or a port without
+    /// a listener, gives the same result.
     NoGate,
-    /// It cannot be said.
+    /// The probes do not tell.
     Untried,
 }
 
-impl Report {
+impl ProbeReport {
     /// What got through.
-    pub fn exposures(&self) -> impl Iterator<Item = &Outcome> {
+    pub fn exposures(&self) -> impl Iterator<Item = &ProbeOutcome> {
         self.results.iter().filter(|outcome| outcome.through)
     }
 
     /// What shows nothing.
-    pub fn unknown(&self) -> impl Iterator<Item = &Outcome> {
-        let unknown = |outcome: &&Outcome| matches!(outcome.answer, Answer::Unknown(_));
+    pub fn unknown(&self) -> impl Iterator<Item = &ProbeOutcome> {
+        let unknown = |outcome: &&ProbeOutcome| matches!(outcome.answer, ProbeAnswer::Unknown(_));
         self.results.iter().filter(unknown)
     }
 
-    /// What keeps this report from proving anything, though nothing got through: what was not tried, or showed nothing, and that
-    /// nobody is there at all.
+    /// What keeps this report from proving anything, even if nothing got through: probes that were not tried
+    /// or were inconclusive, and a kubelet's port without a listener.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let untried = self
@@ -119,44 +124,51 @@ impl Report {
             .iter()
             .map(|why| format!("could not be tried: {why}"));
         let unknown = self.unknown().count();
-        let unknown = (unknown > 0)
-            .then(|| format!("nothing is shown by {unknown} of {} requests", self.results.len()));
+        let unknown =
+            (unknown > 0).then(|| format!("{unknown} of {} requests were inconclusive", self.results.len()));
         let deserted = self.is_deserted().then(|| {
             format!(
-                "nobody takes connections on port {}, neither a kubelet nor a gate: it is closed, but to everybody",
+                "nothing listens on port {}, neither a kubelet nor a gate: it is closed to the API server as \
+                 well",
                 self.ports.secure
             )
         });
         untried.chain(unknown).chain(deserted).collect()
     }
 
-    /// Whether nobody takes connections on the kubelet's own port: no kubelet runs, or it has another port.
+    /// Whether nothing listens on the kubelet's own port: no kubelet runs, or it has another port.
     fn is_deserted(&self) -> bool {
         let mut secure = self
             .results
             .iter()
             .filter(|outcome| outcome.address.port() == self.ports.secure);
         !self.results.is_empty()
-            && secure.all(|outcome| matches!(outcome.answer, Answer::Refused | Answer::Silent))
+            && secure.all(|outcome| matches!(outcome.answer, ProbeAnswer::Refused | ProbeAnswer::Silent))
     }
 
     /// What has been shown of a check, by its number since CIS 1.7.
     #[must_use]
     pub fn verified(&self, cis: &str) -> Verified {
-        let probe = |outcome: &Outcome| PROBES.iter().find(|probe| probe.id == outcome.probe);
-        let bearing: Vec<(&Outcome, &Probe)> = self
+        let probe = |outcome: &ProbeOutcome| PROBES.iter().find(|probe| probe.id == outcome.probe);
+        let bearing: Vec<(&ProbeOutcome, &Probe)> = self
             .results
             .iter()
             .filter_map(|outcome| Some((outcome, probe(outcome)?)))
             .filter(|(_, probe)| probe.cis.contains(&cis))
             .collect();
+        let with_token = || {
+            bearing
+                .iter()
+                .any(|(_, probe)| probe.credential == ProbeCredential::Token)
+        };
         let from = |side| bearing.iter().any(|(outcome, _)| outcome.side == side);
-        let unknown = |outcome: &Outcome| matches!(outcome.answer, Answer::Unknown(_));
+        let unknown = |outcome: &ProbeOutcome| matches!(outcome.answer, ProbeAnswer::Unknown(_));
         if bearing.iter().any(|(outcome, _)| outcome.through) {
             Verified::Open
         } else if !from(SideKind::NodeAddress)
-            // Who shows nothing is refused for that alone: what those may who are somebody takes a token to see.
-            || (cis == AUTHORIZATION && !bearing.iter().any(|(_, probe)| probe.credential == Credential::Token))
+            // A client without credentials is refused for that alone: what an authenticated client may do
+            // takes a token to see.
+            || (cis == AUTHORIZATION && !with_token())
             || !from(SideKind::Loopback)
             || bearing.iter().any(|(outcome, _)| unknown(outcome))
         {
@@ -168,46 +180,46 @@ impl Report {
         }
     }
 
-    /// Whether a gate, and nobody else, answers where the kubelet's own port takes connections. A kubelet tidies a path by a
-    /// redirect before it asks who wants it; a gate refuses it.
+    /// Whether only a gate answers on the kubelet's own port. A kubelet redirects from an untidy path before
+    /// it authenticates the client; a gate refuses the path.
     fn is_gated(&self) -> bool {
         let untidy = self.results.iter().filter(|outcome| outcome.probe == UNTIDY);
         let mut answers = untidy.map(|outcome| &outcome.answer);
         let mut gated = false;
         answers.all(|answer| match answer {
-            Answer::Refused | Answer::Silent => true,
+            ProbeAnswer::Refused | ProbeAnswer::Silent => true,
             answer => {
                 gated = true;
-                *answer == Answer::Status(400)
+                *answer == ProbeAnswer::Status(400)
             }
         }) && gated
     }
 }
 
-/// What has become of what was open, and what is open that was not.
+/// What was open before and what is open now.
 #[derive(Debug)]
-pub struct Changes<'a> {
+pub(crate) struct ReportChanges<'a> {
     /// It was open, and is not.
-    pub closed: Vec<&'a Outcome>,
+    pub closed: Vec<&'a ProbeOutcome>,
     /// It was and is.
-    pub still: Vec<&'a Outcome>,
+    pub still: Vec<&'a ProbeOutcome>,
     /// It was not, and is.
-    pub newly: Vec<&'a Outcome>,
-    /// Not tried any more, or without an answer that shows anything.
-    pub unknown: Vec<&'a Outcome>,
+    pub newly: Vec<&'a ProbeOutcome>,
+    /// Not tried any more, or inconclusive.
+    pub unknown: Vec<&'a ProbeOutcome>,
 }
 
-impl<'a> Changes<'a> {
+impl<'a> ReportChanges<'a> {
     /// Compares two reports.
     #[must_use]
-    pub fn between(before: &'a Report, now: &'a Report) -> Self {
-        let key = |outcome: &Outcome| (outcome.probe.clone(), outcome.side, outcome.address);
-        let open = |report: &Report| report.exposures().map(key).collect::<BTreeSet<_>>();
+    pub(crate) fn between(before: &'a ProbeReport, now: &'a ProbeReport) -> Self {
+        let key = |outcome: &ProbeOutcome| (outcome.probe.clone(), outcome.side, outcome.address);
+        let open = |report: &ProbeReport| report.exposures().map(key).collect::<BTreeSet<_>>();
         let (was, is) = (open(before), open(now));
         let shown = now
             .results
             .iter()
-            .filter(|outcome| !matches!(outcome.answer, Answer::Unknown(_)));
+            .filter(|outcome| !matches!(outcome.answer, ProbeAnswer::Unknown(_)));
         let shown: BTreeSet<_> = shown.map(key).collect();
         let (gone, unknown) = before
             .exposures()

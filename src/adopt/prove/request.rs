@@ -1,4 +1,5 @@
-//! One probe: a connection of its own, a request head as it stands in the table, and the status of the answer.
+//! One probe: a connection of its own, a request head as it stands in the table, and the status of the
+//! answer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,18 +17,20 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::table::{Credential, Port, Probe};
-use super::{Answer, stranger};
+use super::report::ProbeAnswer;
+use super::stranger;
+use super::table::{Port, Probe, ProbeCredential};
 
-/// A rule that drops says nothing for ever. A first packet that is lost is sent again after one second, and after three.
+/// A dropping firewall rule never answers. A lost first packet is sent again after one second, and after
+/// three.
 const DIAL: Duration = Duration::from_millis(3500);
-/// It looks like a service account's, and its signature is nobody's.
+/// It looks like a service account's token, and its signature is not valid.
 const GARBAGE: &str =
     "eyJhbGciOiJSUzI1NiIsImtpZCI6Im5vYm9keSJ9.eyJzdWIiOiJrdWJlbGV0LWdhdGUtcHJvdmUifQ.bm9ib2R5";
 
 /// Sends probes.
 pub(super) struct Prober {
-    nobody: TlsConnector,
+    no_certificate: TlsConnector,
     stranger: TlsConnector,
     token: Option<String>,
     answer_within: Duration,
@@ -40,20 +43,21 @@ impl Prober {
             let versions = ClientConfig::builder_with_provider(Arc::clone(&provider))
                 .with_safe_default_protocol_versions()
                 .map_err(io::Error::other)?;
-            // An attacker verifies nobody. No secret goes over this connection but the token, to the node itself.
-            let verifier = Arc::new(Anybody(Arc::clone(&provider)));
+            // An attacker verifies no server. The only secret on this connection is the token, sent to the
+            // node itself.
+            let verifier = Arc::new(AcceptAnyServer(Arc::clone(&provider)));
             Ok(versions.dangerous().with_custom_certificate_verifier(verifier))
         };
-        let shown = Arc::new(Shown(stranger::certified_key()?));
+        let shown = Arc::new(FixedCertificate(stranger::certified_key()?));
         Ok(Arc::new(Self {
-            nobody: TlsConnector::from(Arc::new(config()?.with_no_client_auth())),
+            no_certificate: TlsConnector::from(Arc::new(config()?.with_no_client_auth())),
             stranger: TlsConnector::from(Arc::new(config()?.with_client_cert_resolver(shown))),
             token: token.map(str::to_owned),
             answer_within,
         }))
     }
 
-    pub(super) async fn send(&self, probe: &Probe, address: SocketAddr) -> Answer {
+    pub(super) async fn send(&self, probe: &Probe, address: SocketAddr) -> ProbeAnswer {
         let stream = match self.dial(address).await {
             Ok(stream) => stream,
             Err(answer) => return answer,
@@ -64,20 +68,20 @@ impl Prober {
                 return exchange(stream, &head).await;
             }
             let connector = match probe.credential {
-                Credential::ForeignCertificate => &self.stranger,
-                _ => &self.nobody,
+                ProbeCredential::ForeignCertificate => &self.stranger,
+                _ => &self.no_certificate,
             };
             let stream = connector.connect(ServerName::from(address.ip()), stream).await?;
             exchange(stream, &head).await
         };
         match timeout(self.answer_within, answered).await {
-            Ok(Ok(status)) if probe.reaches.contains(&status) => Answer::Status(status),
-            // Whoever is overloaded, or cannot ask the API server, has not refused anything.
-            Ok(Ok(status @ (429 | 500..=599))) => Answer::Unknown(format!("{status}")),
-            Ok(Ok(status)) => Answer::Status(status),
-            Ok(Err(error)) if wants_a_certificate(&error) => Answer::Failed(error.to_string()),
-            Ok(Err(error)) => Answer::Unknown(error.to_string()),
-            Err(_) => Answer::Unknown(format!("no answer within {:?}", self.answer_within)),
+            Ok(Ok(status)) if probe.reaches.contains(&status) => ProbeAnswer::Status(status),
+            // An overloaded server, or one that cannot reach the API server, has not refused the request.
+            Ok(Ok(status @ (429 | 500..=599))) => ProbeAnswer::Unknown(format!("{status}")),
+            Ok(Ok(status)) => ProbeAnswer::Status(status),
+            Ok(Err(error)) if wants_a_certificate(&error) => ProbeAnswer::Failed(error.to_string()),
+            Ok(Err(error)) => ProbeAnswer::Unknown(error.to_string()),
+            Err(_) => ProbeAnswer::Unknown(format!("no answer within {:?}", self.answer_within)),
         }
     }
 
@@ -85,22 +89,22 @@ impl Prober {
     ///
     /// # Errors
     /// There is none: what that shows.
-    pub(super) async fn dial(&self, address: SocketAddr) -> Result<TcpStream, Answer> {
+    pub(super) async fn dial(&self, address: SocketAddr) -> Result<TcpStream, ProbeAnswer> {
         match timeout(DIAL, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(not_connected(&error)),
-            Err(_) => Err(Answer::Silent),
+            Err(_) => Err(ProbeAnswer::Silent),
         }
     }
 
-    /// Written by hand, since every HTTP library would tidy the path.
+    /// Written by hand: HTTP libraries would normalise the path.
     fn head(&self, probe: &Probe, address: SocketAddr) -> String {
         let Probe { method, path, .. } = probe;
         let mut head =
             format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: kubelet-gate-prove\r\n");
         match (probe.credential, &self.token) {
-            (Credential::GarbageToken, _) => head += &format!("Authorization: Bearer {GARBAGE}\r\n"),
-            (Credential::Token, Some(token)) => head += &format!("Authorization: Bearer {token}\r\n"),
+            (ProbeCredential::GarbageToken, _) => head += &format!("Authorization: Bearer {GARBAGE}\r\n"),
+            (ProbeCredential::Token, Some(token)) => head += &format!("Authorization: Bearer {token}\r\n"),
             _ => {}
         }
         if *method == "POST" {
@@ -116,19 +120,19 @@ impl Prober {
     }
 }
 
-/// The words of nobody and of rules that refuse are told from what went wrong on this side.
-fn not_connected(error: &io::Error) -> Answer {
+/// Tells a port without a listener, and a refusing firewall rule, from a fault on this side.
+fn not_connected(error: &io::Error) -> ProbeAnswer {
     match error.kind() {
         io::ErrorKind::ConnectionRefused
         | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::HostUnreachable => Answer::Refused,
-        io::ErrorKind::TimedOut => Answer::Silent,
-        _ => Answer::Unknown(error.to_string()),
+        | io::ErrorKind::HostUnreachable => ProbeAnswer::Refused,
+        io::ErrorKind::TimedOut => ProbeAnswer::Silent,
+        _ => ProbeAnswer::Unknown(error.to_string()),
     }
 }
 
-/// Whether the other end has ended the handshake, or what followed, for want of a certificate that it likes. Any other end, such
-/// as for want of a cipher in common, shows only that this program cannot talk to it.
+/// Whether the server ended the connection because it did not accept the client certificate, or missed one.
+/// Any other end, such as one for want of a common cipher, shows only that this program cannot talk to it.
 fn wants_a_certificate(error: &io::Error) -> bool {
     use rustls::AlertDescription::{
         AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
@@ -156,7 +160,7 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, head: &str) -
         stream.write_all(head.as_bytes()).await?;
         stream.flush().await
     };
-    // Whoever has refused already takes no more, and what it said is still to be read.
+    // A server that has refused already reads no more; its answer is still there to be read.
     let sent = sent.await;
     let mut line = [0; 12];
     match stream.read_exact(&mut line).await {
@@ -170,14 +174,14 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, head: &str) -
         let (version, status) = line.split_once(' ')?;
         version.starts_with("HTTP/1.").then(|| status.parse().ok())?
     });
-    status.ok_or_else(|| io::Error::other("the answer is no HTTP"))
+    status.ok_or_else(|| io::Error::other("the answer is not HTTP"))
 }
 
-/// Takes every server for what it says.
+/// Accepts every server certificate.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AcceptAnyServer(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAnyServer {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -214,9 +218,9 @@ impl ServerCertVerifier for Anybody {
 
 /// Shows the stranger's certificate, whichever CAs the server would like.
 #[derive(Debug)]
-struct Shown(Arc<CertifiedKey>);
+struct FixedCertificate(Arc<CertifiedKey>);
 
-impl ResolvesClientCert for Shown {
+impl ResolvesClientCert for FixedCertificate {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0))
     }

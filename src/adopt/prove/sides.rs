@@ -1,4 +1,5 @@
-//! From where probes are sent: the node's own addresses, loopback as somebody else, and a network namespace as a pod has it.
+//! From where probes are sent: the node's own addresses, loopback as an unprivileged user, and a network
+//! namespace such as a pod has.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,27 +7,37 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::host::{Wire, as_user};
+use crate::host::{Unreached, Wire, as_user};
 
-/// Of a range that systemd and distributions leave free: whoever has the same user id may end a thread of ours.
-const SOMEBODY: u32 = 65530;
+/// Of a range that systemd and distributions leave free: a process with the same user id could end our
+/// thread.
+const UNPRIVILEGED: u32 = 65530;
+
+/// Why there are no probes from a side.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SideError {
+    #[error("only root can make a network namespace")]
+    NotRoot,
+    #[error(transparent)]
+    Wire(io::Error),
+}
 
 /// A kind of side.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum SideKind {
-    /// The node's addresses, from the node.
+    /// The node's addresses, from the node itself
     NodeAddress,
-    /// Loopback, as a user without rights.
+    /// Loopback, as an unprivileged user
     Loopback,
-    /// The node's addresses, from a network of its own.
+    /// The node's addresses, from a network namespace
     Namespace,
 }
 
 impl SideKind {
     pub(super) const ALL: [Self; 3] = [Self::NodeAddress, Self::Loopback, Self::Namespace];
 
-    /// For people.
+    /// Its name in tables and messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -50,42 +61,50 @@ impl SideKind {
 }
 
 /// Somewhere to probe from.
-pub(super) enum Side {
+pub(super) enum ProbeSide {
     Here,
-    AsSomebody,
+    AsUnprivileged,
     In(Wire),
 }
 
-impl Side {
-    /// Goes there, as far as it has to be prepared for these addresses. What is not as it should be is the second.
+impl ProbeSide {
+    /// Prepares a side for these addresses. The second value is a remark, if probes from there show less than
+    /// they should.
     ///
     /// # Errors
     /// This is not root, or the kernel or `ip` refuses.
-    pub(super) fn new(kind: SideKind, addresses: &[IpAddr]) -> Result<(Self, Option<String>), String> {
+    pub(super) fn new(
+        kind: SideKind,
+        addresses: &[IpAddr],
+    ) -> Result<(Self, Option<&'static str>), SideError> {
         let root = rustix::process::geteuid().is_root();
         match kind {
             SideKind::NodeAddress => Ok((Self::Here, None)),
-            SideKind::Loopback if root => Ok((Self::AsSomebody, None)),
+            SideKind::Loopback if root => Ok((Self::AsUnprivileged, None)),
             SideKind::Loopback => Ok((
                 Self::Here,
-                Some("loopback was dialled as this user, since only root can be another".to_owned()),
+                Some(
+                    "loopback as an unprivileged user: probed as this user instead, since only root can \
+                     switch",
+                ),
             )),
             SideKind::Namespace if root => {
-                let wire = Wire::new(addresses).map_err(|error| error.to_string())?;
+                let wire = Wire::new(addresses).map_err(SideError::Wire)?;
                 Ok((Self::In(wire), None))
             }
-            SideKind::Namespace => Err("only root can make one".to_owned()),
+            SideKind::Namespace => Err(SideError::NotRoot),
         }
     }
 
-    /// Whether packets from here reach this address of the node at all, and its answers come back: without that, silence shows nothing.
+    /// Whether packets from here reach this address of the node at all, and its answers come back: without
+    /// that, silence shows nothing.
     ///
     /// # Errors
-    /// A port that is open to everybody is not reached: why.
-    pub(super) fn reaches(&self, address: IpAddr) -> Result<(), String> {
+    /// A port that was opened for this is not reached: why.
+    pub(super) fn reaches(&self, address: IpAddr) -> Result<(), Unreached> {
         match self {
-            Self::In(wire) => wire.reaches(address).map_err(|error| error.to_string()),
-            Self::Here | Self::AsSomebody => Ok(()),
+            Self::In(wire) => wire.reaches(address),
+            Self::Here | Self::AsUnprivileged => Ok(()),
         }
     }
 
@@ -93,17 +112,17 @@ impl Side {
     pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         match self {
             Self::Here => Ok(work()),
-            Self::AsSomebody => as_user(SOMEBODY, work),
+            Self::AsUnprivileged => as_user(UNPRIVILEGED, work),
             Self::In(wire) => wire.run(work),
         }
     }
 }
 
-/// Signals that end a program: what was made must be taken away before the end.
+/// Signals that end a program: network namespaces and wires must be removed before it ends.
 pub(super) struct Interrupted {
     interrupt: Signal,
     terminate: Signal,
-    // Of a terminal that is gone.
+    // Its terminal is gone.
     hangup: Signal,
     quit: Signal,
 }

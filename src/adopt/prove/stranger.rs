@@ -1,4 +1,4 @@
-//! A client certificate that nobody issued, made anew for every run.
+//! A client certificate that no CA issued, made anew for every run.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ const NAME: &[u8] = b"kubelet-gate-prove";
 /// UTCTime: from 2020 to 2049.
 const VALIDITY: [&[u8]; 2] = [b"200101000000Z", b"491231235959Z"];
 
-/// A key and a certificate that it signed itself, of version 1: it is to be refused by whoever judges it at all.
+/// A key and a self-signed certificate of version 1: every server that verifies client certificates refuses
+/// it.
 pub(super) fn certified_key() -> io::Result<Arc<CertifiedKey>> {
     let failed = |what: &'static str| move |_| io::Error::other(what);
     let pair =

@@ -1,8 +1,8 @@
-//! The probes. docs/prove.md shows them to people.
+//! The probes. docs/prove.md lists them for operators.
 
 use Severity::{High, Low, Medium};
 
-use super::Ports;
+use super::ports::Ports;
 
 /// Which of the kubelet's ports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,34 +25,34 @@ impl Port {
     }
 }
 
-/// What the caller shows.
+/// What the client presents.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Credential {
+pub enum ProbeCredential {
     /// Nothing.
-    Nobody,
-    /// A certificate that nobody issued.
+    None,
+    /// A self-signed certificate.
     ForeignCertificate,
-    /// A bearer token that nobody issued.
+    /// A made-up bearer token.
     GarbageToken,
-    /// The limited token that was given; without one the probe is left out.
+    /// The read-only token that was given; without one the probe is left out.
     Token,
 }
 
-/// How bad it is if it gets through.
+/// How serious it is if the probe gets through.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Severity {
-    /// Commands, or secrets.
+    /// Gives commands or secrets.
     High,
-    /// What runs here and how.
+    /// Gives what runs here and how.
     Medium,
-    /// That a kubelet is here.
+    /// Gives that a kubelet is here.
     Low,
 }
 
 /// A request, and the answers by which it is known to have got through.
 #[derive(Debug)]
 pub struct Probe {
-    /// Stable for ever.
+    /// Its name; it never changes.
     pub id: &'static str,
     /// To which port.
     pub port: Port,
@@ -62,17 +62,17 @@ pub struct Probe {
     pub path: &'static str,
     /// With headers that ask for a WebSocket.
     pub websocket: bool,
-    /// As whom.
-    pub credential: Credential,
-    /// Any of these statuses proves that the kubelet itself has taken the request for allowed.
+    /// With which credential.
+    pub credential: ProbeCredential,
+    /// Each of these statuses proves that the kubelet treated the request as allowed.
     pub reaches: &'static [u16],
-    /// It is open to the node itself on every kubelet, and has to be for health checks.
+    /// Every kubelet allows it from the node itself, for health checks.
     pub normal_on_node: bool,
-    /// How bad that is.
+    /// How serious it is.
     pub severity: Severity,
-    /// The checks that it bears on, by their numbers since CIS 1.7.
+    /// The checks of the benchmark that it tells about, by their numbers since CIS 1.7.
     pub cis: &'static [&'static str],
-    /// What it gives whoever gets through.
+    /// What a client gets if it gets through.
     pub gives: &'static str,
 }
 
@@ -82,7 +82,7 @@ const BASE: Probe = Probe {
     method: "GET",
     path: "",
     websocket: false,
-    credential: Credential::Nobody,
+    credential: ProbeCredential::None,
     reaches: &[200],
     normal_on_node: false,
     severity: Medium,
@@ -100,7 +100,7 @@ const fn get(id: &'static str, path: &'static str, severity: Severity, gives: &'
     }
 }
 
-/// A pod that cannot be, by its name: the kubelet's 404 comes after it has let the request in.
+/// Asks for a pod whose name no pod can have: the kubelet answers 404 only after it has allowed the request.
 const fn on_no_pod(id: &'static str, method: &'static str, path: &'static str, gives: &'static str) -> Probe {
     Probe {
         method,
@@ -109,8 +109,8 @@ const fn on_no_pod(id: &'static str, method: &'static str, path: &'static str, g
     }
 }
 
-/// A path that a proxy may read otherwise than the kubelet, and let pass for another. A kubelet answers most of them with a
-/// redirect or 404 before it asks who is there, so that only a 200 shows anything.
+/// A path that a proxy may read differently than the kubelet. A kubelet answers most of them with a redirect
+/// or 404 before it authenticates the client, so that only a 200 shows anything.
 const fn trick(id: &'static str, path: &'static str) -> Probe {
     get(
         id,
@@ -120,7 +120,7 @@ const fn trick(id: &'static str, path: &'static str) -> Probe {
     )
 }
 
-/// By its answer a gate, which refuses it with 400, is told from a kubelet, which sends a redirect to `/pods`.
+/// Tells a gate, which answers 400, from a kubelet, which redirects to `/pods`.
 pub(super) const UNTIDY: &str = "double-slash";
 
 const fn read_only(id: &'static str, path: &'static str, severity: Severity, gives: &'static str) -> Probe {
@@ -131,133 +131,59 @@ const fn read_only(id: &'static str, path: &'static str, severity: Severity, giv
     }
 }
 
-/// All of them, in the order in which they are sent.
+const ATTACH: &str = "/attach/kubelet-gate-prove/Does_Not_Exist/none?output=1";
+const CONTAINER_LOGS: &str = "/containerLogs/kubelet-gate-prove/Does_Not_Exist/none";
+const EXEC: &str = "/exec/kubelet-gate-prove/Does_Not_Exist/none?command=id&output=1";
+const PORT_FORWARD: &str = "/portForward/kubelet-gate-prove/Does_Not_Exist?port=80";
+const RUN: &str = "/run/kubelet-gate-prove/Does_Not_Exist/none?cmd=id";
+const CHECKPOINT: &str = "/checkpoint/kubelet-gate-prove/Does_Not_Exist/none";
+
+const CADVISOR: &str = "every container by name, with its use of the machine";
+
+/// Every probe, in the order in which they are sent.
+#[rustfmt::skip]
 pub const PROBES: &[Probe] = &[
-    get(
-        "pods",
-        "/pods",
-        High,
-        "every pod of the node, with its environment",
-    ),
-    get(
-        "running-pods",
-        "/runningpods/",
-        Medium,
-        "what runs here, as the container runtime has it",
-    ),
-    get(
-        "metrics",
-        "/metrics",
-        Medium,
-        "version and workings of the kubelet",
-    ),
-    get(
-        "metrics-cadvisor",
-        "/metrics/cadvisor",
-        Medium,
-        "every container by name, with its use of the machine",
-    ),
-    get(
-        "metrics-resource",
-        "/metrics/resource",
-        Medium,
-        "every container by name, with CPU and memory",
-    ),
-    get(
-        "metrics-probes",
-        "/metrics/probes",
-        Low,
-        "every container by name, and whether it is well",
-    ),
-    get(
-        "stats-summary",
-        "/stats/summary",
-        Medium,
-        "every pod by name, with its use of the machine",
-    ),
+    get("pods", "/pods", High, "every pod of the node, with its environment"),
+    get("running-pods", "/runningpods/", Medium, "what runs here, as the container runtime has it"),
+    get("metrics", "/metrics", Medium, "version and workings of the kubelet"),
+    get("metrics-cadvisor", "/metrics/cadvisor", Medium, CADVISOR),
+    get("metrics-resource", "/metrics/resource", Medium, "every container by name, with CPU and memory"),
+    get("metrics-probes", "/metrics/probes", Low, "every container by name, and whether it is healthy"),
+    get("stats-summary", "/stats/summary", Medium, "every pod by name, with its use of the machine"),
     get("stats", "/stats/", Medium, "the machine's use, on old kubelets"),
     get("spec", "/spec/", Medium, "the machine, on old kubelets"),
     get("configz", "/configz", Medium, "the kubelet's whole configuration"),
     get("healthz", "/healthz", Low, "that a kubelet is here"),
     get("node-logs", "/logs/", High, "the node's /var/log"),
-    on_no_pod(
-        "container-logs",
-        "GET",
-        "/containerLogs/kubelet-gate-prove/Does_Not_Exist/none",
-        "the log of any container",
-    ),
-    on_no_pod(
-        "exec",
-        "POST",
-        "/exec/kubelet-gate-prove/Does_Not_Exist/none?command=id&output=1",
-        "a shell in any container",
-    ),
+    on_no_pod("container-logs", "GET", CONTAINER_LOGS, "the log of any container"),
+    on_no_pod("exec", "POST", EXEC, "a shell in any container"),
     Probe {
         websocket: true,
         reaches: &[101, 404],
-        ..on_no_pod(
-            "exec-websocket",
-            "GET",
-            "/exec/kubelet-gate-prove/Does_Not_Exist/none?command=id&output=1",
-            "a shell in any container, by GET and WebSocket",
-        )
+        ..on_no_pod("exec-websocket", "GET", EXEC, "a shell in any container, by GET and WebSocket")
     },
-    on_no_pod(
-        "run",
-        "POST",
-        "/run/kubelet-gate-prove/Does_Not_Exist/none?cmd=id",
-        "commands in any container, by one request",
-    ),
-    on_no_pod(
-        "attach",
-        "POST",
-        "/attach/kubelet-gate-prove/Does_Not_Exist/none?output=1",
-        "the terminal of any container",
-    ),
-    on_no_pod(
-        "port-forward",
-        "POST",
-        "/portForward/kubelet-gate-prove/Does_Not_Exist?port=80",
-        "every port of any pod",
-    ),
+    on_no_pod("run", "POST", RUN, "commands in any container, by one request"),
+    on_no_pod("attach", "POST", ATTACH, "the terminal of any container"),
+    on_no_pod("port-forward", "POST", PORT_FORWARD, "every port of any pod"),
+    // A kubelet without this endpoint answers 404 before it authenticates the client; with it, it refuses the
+    // method.
     Probe {
-        // Where there is no such endpoint, it is a 404 before anybody is asked for; the wrong method is refused by the endpoint.
         reaches: &[405],
-        ..get(
-            "checkpoint",
-            "/checkpoint/kubelet-gate-prove/Does_Not_Exist/none",
-            High,
-            "the memory of any container, and a full disk",
-        )
+        ..get("checkpoint", CHECKPOINT, High, "the memory of any container, and a full disk")
     },
-    get(
-        "pprof",
-        "/debug/pprof/cmdline",
-        High,
-        "profiles and memory of the kubelet, and its time",
-    ),
+    get("pprof", "/debug/pprof/cmdline", High, "profiles and memory of the kubelet, and its time"),
+    // The endpoint itself refuses every method but PUT: the request has reached it.
     Probe {
-        // Anything but PUT is refused by the endpoint itself, which has been reached then.
         reaches: &[406],
-        ..get(
-            "debug-flags",
-            "/debug/flags/v",
-            Medium,
-            "how much the kubelet logs, to be changed by PUT",
-        )
+        ..get("debug-flags", "/debug/flags/v", Medium, "how much the kubelet logs, to be changed by PUT")
     },
     Probe {
-        credential: Credential::ForeignCertificate,
+        credential: ProbeCredential::ForeignCertificate,
         cis: &["4.2.1", "4.2.2", "4.2.3", "4.2.15"],
-        ..get(
-            "foreign-certificate",
-            "/pods",
-            High,
-            "every pod, to a self-signed certificate",
-        )
+        ..get("foreign-certificate", "/pods", High, "every pod, to a self-signed certificate")
     },
     Probe {
-        credential: Credential::GarbageToken,
+        credential: ProbeCredential::GarbageToken,
         ..get("garbage-token", "/pods", High, "every pod, to a made-up token")
     },
     trick(UNTIDY, "//pods"),
@@ -266,44 +192,19 @@ pub const PROBES: &[Probe] = &[
     trick("encoded-slashes", "/metrics%2f..%2fpods"),
     trick("trailing-dot", "/pods/."),
     Probe {
-        credential: Credential::Token,
+        credential: ProbeCredential::Token,
         websocket: true,
         reaches: &[101, 404],
         cis: &["4.2.2"],
-        ..on_no_pod(
-            "token-exec-websocket",
-            "GET",
-            "/exec/kubelet-gate-prove/Does_Not_Exist/none?command=id&output=1",
-            "a shell in any container, to a token that may only read",
-        )
+        ..on_no_pod("token-exec-websocket", "GET", EXEC, "a shell in any container, to a read-only token")
     },
-    read_only(
-        "read-only-pods",
-        "/pods",
-        High,
-        "every pod of the node, with its environment",
-    ),
-    read_only(
-        "read-only-metrics",
-        "/metrics",
-        Medium,
-        "version and workings of the kubelet",
-    ),
-    read_only(
-        "read-only-cadvisor",
-        "/metrics/cadvisor",
-        Medium,
-        "every container by name, with its use of the machine",
-    ),
-    read_only(
-        "read-only-stats",
-        "/stats/summary",
-        Medium,
-        "every pod by name, with its use of the machine",
-    ),
+    read_only("read-only-pods", "/pods", High, "every pod of the node, with its environment"),
+    read_only("read-only-metrics", "/metrics", Medium, "version and workings of the kubelet"),
+    read_only("read-only-cadvisor", "/metrics/cadvisor", Medium, CADVISOR),
+    read_only("read-only-stats", "/stats/summary", Medium, "every pod by name, with its use of the machine"),
     read_only("read-only-spec", "/spec/", Medium, "the machine, on old kubelets"),
+    // 500: the kubelet is there, and unhealthy.
     Probe {
-        // 500: not well, but there.
         reaches: &[200, 500],
         ..read_only("read-only-healthz", "/healthz", Low, "that a kubelet is here")
     },
@@ -313,14 +214,14 @@ pub const PROBES: &[Probe] = &[
         High,
         "profiles and memory of the kubelet, on old ones",
     ),
+    // Not served on this port: 404. Served: 405, since only the method is wrong (CVE-2025-0426).
     Probe {
-        // Where it is not served on this port it is a 404; the right path with the wrong method is a 405 (CVE-2025-0426).
         reaches: &[405],
         ..read_only(
             "read-only-checkpoint",
-            "/checkpoint/kubelet-gate-prove/Does_Not_Exist/none",
+            CHECKPOINT,
             High,
-            "checkpoints by strangers, until the disk is full",
+            "checkpoints without a credential, until the disk is full",
         )
     },
     Probe {
@@ -328,12 +229,7 @@ pub const PROBES: &[Probe] = &[
         normal_on_node: true,
         reaches: &[200, 500],
         cis: &[],
-        ..get(
-            "healthz-port",
-            "/healthz",
-            Low,
-            "that a kubelet is here, and whether it is well",
-        )
+        ..get("healthz-port", "/healthz", Low, "that a kubelet is here, and whether it is healthy")
     },
     Probe {
         port: Port::Healthz,

@@ -42,7 +42,8 @@ pub(super) struct Apply {
     /// The kernel goes back to the last confirmed plan after this time, unless confirmed
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
     confirm_within: Duration,
-    /// Confirm by itself once no connection bypasses the gate and the API server has been served through the seal
+    /// Confirm by itself once no connection bypasses the gate and the API server has been served through the
+    /// seal
     #[arg(long)]
     confirm_when_verified: bool,
     /// Reset the connections to the kubelet that are open past the gate, and no others
@@ -155,7 +156,8 @@ impl Apply {
         }
     }
 
-    /// Names the connections that the seal leaves alone, since they are older than it; resets them if asked to.
+    /// Names the connections that the seal leaves alone, since they are older than it; resets them if asked
+    /// to.
     fn past_the_gate(&self, plan: &Plan, gate: &RunningGate) -> Result<(), CommandError> {
         let open = connections::ungated(plan, gate.uid)?;
         let named = |connection: &connections::Ungated| {
@@ -181,7 +183,8 @@ impl Apply {
         for (connection, name) in open.iter().zip(names) {
             if left.contains(connection) {
                 complain_of(format_args!(
-                    "warning: could not be reset: {name}: the kernel lacks CONFIG_INET_DIAG_DESTROY, or ss cannot use it"
+                    "warning: could not be reset: {name}: the kernel lacks CONFIG_INET_DIAG_DESTROY, or ss \
+                     cannot use it"
                 ));
             } else {
                 say(format_args!("reset: {name}"));
@@ -199,7 +202,8 @@ impl Apply {
         (began, tried_since): (Instant, SystemTime),
     ) -> Result<(), CommandError> {
         let admin = gate.admin.ok_or(CommandError::Incomplete(
-            "admin.listen is off, so that the gate cannot be asked whether it served the API server; confirm by hand",
+            "admin.listen is off, so that the gate cannot be asked whether it served the API server; confirm \
+             by hand",
         ))?;
         let state = state(settings);
         let addresses = host::addresses()?;
@@ -230,8 +234,8 @@ async fn api_server_seen(admin: SocketAddr) -> Result<Option<String>, AdminError
     Ok(seal["apiServer"]["last"].as_str().map(str::to_owned))
 }
 
-/// Whether the API server was last seen in the trial. The gate tells whole seconds and leaves the rest out: a request in
-/// the second in which the trial began may have come before it.
+/// Whether the API server was last seen in the trial. The gate tells whole seconds and leaves the rest out: a
+/// request in the second in which the trial began may have come before it.
 fn after(last: &str, tried_since: SystemTime) -> bool {
     OffsetDateTime::parse(last, &Rfc3339).is_ok_and(|last| last > OffsetDateTime::from(tried_since))
 }

@@ -29,8 +29,8 @@ impl Confirm {
     }
 }
 
-/// Confirms the trial that runs, keeps it, and has it loaded at every boot from now on. With `expected`, only if that is
-/// the plan on trial.
+/// Confirms the trial that runs, keeps it, and has it loaded at every boot from now on. With `expected`, only
+/// if that is the plan on trial.
 pub(super) fn confirm(
     settings: &Settings,
     units: &Path,

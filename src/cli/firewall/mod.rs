@@ -23,7 +23,8 @@ pub(super) struct Firewall {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Let the running gate's own connections through a seal that is in force; serve does it itself where it may
+    /// Let the running gate's own connections through a seal that is in force; serve does it itself where it
+    /// may
     Admit(admit::Admit),
     /// Try the seal: the kernel itself undoes it unless it is confirmed in time
     Apply(apply::Apply),

@@ -6,15 +6,12 @@ mod caller;
 mod changes;
 mod marks;
 mod script;
-mod table;
 mod tricks;
 
 use std::io;
 
 use self::caller::{Caller, Reply, Session};
 use super::Lab;
-
-pub use self::table::{Style, table};
 
 /// The result of the scenes.
 #[derive(Clone, Debug)]

@@ -11,16 +11,7 @@ async fn every_scene_is_as_expected_and_can_be_played_again() {
         let last = if skipped.is_some() { 12 } else { 13 };
         let scenes: std::collections::BTreeSet<u8> = rows.iter().map(|row| row.scene).collect();
         assert_eq!(scenes, (1..=last).collect());
-        assert!(
-            rows.iter().all(Row::is_as_expected),
-            "{}",
-            table(&rows, Style::Plain)
-        );
-        let widest = table(&rows, Style::Plain)
-            .lines()
-            .map(|line| line.chars().count())
-            .max();
-        assert!(widest <= Some(120), "{widest:?}");
+        assert!(rows.iter().all(Row::is_as_expected), "{rows:#?}");
     }
     lab.stop().await.unwrap();
 }

@@ -74,8 +74,8 @@ pub(super) fn trial_chains(plan: &Plan, family: Family) -> String {
     TABLES.iter().map(table).collect()
 }
 
-/// Takes away the chains that are named after other plans. The name of a trial that ends here goes last, with its rules:
-/// whatever stops this midway, the plan is still recognized.
+/// Takes away the chains that are named after other plans. The name of a trial that ends here goes last, with
+/// its rules: whatever stops this midway, the plan is still recognized.
 pub(super) fn without_others(saved: &Saved, confirmed: Option<&Plan>, trial: Option<&Plan>) -> String {
     let kept = [(confirmed, "CONF"), (trial, "TRIAL")].map(|(plan, which)| Some(named_after(plan?, which)));
     let others: String = saved
@@ -89,7 +89,8 @@ pub(super) fn without_others(saved: &Saved, confirmed: Option<&Plan>, trial: Opt
     format!("*{NAMED_IN}\n{others}COMMIT\n")
 }
 
-/// Deletes those of our chains of which `which` is true, and with `entrances` the jumps to them; empty if there are none.
+/// Deletes those of our chains of which `which` is true, and with `entrances` the jumps to them; empty if
+/// there are none.
 pub(super) fn deletion(saved: &Saved, which: impl Fn(&str) -> bool, entrances: bool) -> String {
     let mut text = String::new();
     for table in TABLES {

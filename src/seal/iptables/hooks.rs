@@ -85,9 +85,10 @@ pub(super) fn named_after(plan: &Plan, which: &str) -> String {
     format!("KG-{}-{which}", plan.id())
 }
 
-/// The rule that lets the gate's own connections go on to the chains after ours. By user and mark alone: the path of a
-/// cgroup is looked up again at every change of the table by any program (iptables-legacy), or when a saved listing is
-/// restored (iptables-nft). Once the cgroup of a stopped gate is gone, every such change would fail.
+/// The rule that lets the gate's own connections go on to the chains after ours. By user and mark alone: the
+/// path of a cgroup is looked up again at every change of the table by any program (iptables-legacy), or when
+/// a saved listing is restored (iptables-nft). Once the cgroup of a stopped gate is gone, every such change
+/// would fail.
 pub(super) fn exempt_rule(exemption: &Exemption) -> String {
     let mark = exemption.mark;
     format!(

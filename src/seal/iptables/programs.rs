@@ -117,8 +117,8 @@ impl Iptables {
         if lasting.is_empty() {
             return Err(FirewallError::TooLate);
         }
-        // From here on no port times out. If one of the steps that follow fails, this plan is in force in every table,
-        // by the trial's rules or by confirmed ones, and can be loaded again.
+        // From here on no port times out. If one of the steps that follow fails, this plan is in force in
+        // every table, by the trial's rules or by confirmed ones, and can be loaded again.
         tool::run("ipset", &["restore"], &lasting, "confirming the trial")?;
         self.load(Some(trial), None, exemption)
     }

@@ -40,11 +40,11 @@ pub(crate) fn may_listen(settings: &Settings, kubelets: &[RunningKubelet]) -> Re
         for kubelet in kubelets {
             let pid = kubelet.pid;
             match &kubelet.binds {
-                Err((path, why)) => {
+                Err(error) => {
                     return Err(NodeError::KubeletConfig {
                         pid,
-                        path: path.clone(),
-                        why: why.clone(),
+                        path: error.place.clone(),
+                        why: error.why.clone(),
                         address,
                     });
                 }

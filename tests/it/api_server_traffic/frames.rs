@@ -1,6 +1,6 @@
-//! Real frames, byte for byte: what goes over an upgraded connection in either protocol.
+//! Frames of an upgraded connection, byte by byte, in either protocol.
 
-/// What a client says over WebSocket: every way to give a length, pieces, a ping between them, v5's end of standard
+/// A client's WebSocket frames: every form of a length, fragments, a ping between them, v5's end of standard
 /// input, and the goodbye.
 pub(super) fn websocket_client() -> Vec<u8> {
     let every_byte: Vec<u8> = (0..=255).collect();
@@ -18,8 +18,8 @@ pub(super) fn websocket_client() -> Vec<u8> {
     .concat()
 }
 
-/// What a server says over WebSocket: the empty message that announces a channel, output, pong, v5's end of a channel,
-/// the status, the goodbye.
+/// A server's WebSocket frames: the empty message that announces a channel, output, pong, v5's end of a
+/// channel, the status, the goodbye.
 pub(super) fn websocket_server() -> Vec<u8> {
     [
         frame(0x82, b"\x01"),
@@ -32,8 +32,8 @@ pub(super) fn websocket_server() -> Vec<u8> {
     .concat()
 }
 
-/// What either side says over SPDY/3.1: settings, streams (the compressed header block is not looked at), data that
-/// looks like HTTP, a window update, a ping, and the goodbye.
+/// SPDY/3.1 frames of either side: settings, streams (with a compressed header block that is not looked at),
+/// data that looks like HTTP, a window update, a ping, and the goodbye.
 pub(super) fn spdy() -> Vec<u8> {
     let block = [
         0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2, 0x02, 0x26, 0x5f, 0xff, 0x00, 0x0d, 0x0a,
@@ -62,7 +62,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     [&length(first, payload.len(), 0)[..], payload].concat()
 }
 
-/// A WebSocket frame as clients must send it. Real masks are random; any will do.
+/// A WebSocket frame as clients must send it. Real masks are random; any mask is valid.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x00, 0x0a];
     let mut frame = length(first, payload.len(), 0x80);

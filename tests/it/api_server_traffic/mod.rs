@@ -1,6 +1,6 @@
-//! What a real API server sends for logs, exec, attach, port-forward and node proxy must come to a kubelet behind the
-//! gate as it came to one without: if not, `kubectl` breaks for whoever puts the gate in front, and no test with a
-//! client of our own would notice.
+//! What a real API server sends for logs, exec, attach, port-forward and node proxy must reach a kubelet
+//! behind the gate as it reaches one without a gate. Otherwise `kubectl` would break, and no test with the
+//! tests' own client would notice.
 
 mod frames;
 mod recording;
@@ -29,7 +29,7 @@ const REVIEWS: [(&str, &str); 9] = [
     ("/metrics", "get/metrics"),
     ("/pods", "get/pods"),
     ("/stats/", "get/stats"),
-    // Whatever the method: a GET runs commands, too.
+    // With every method: a GET runs commands too.
     ("/attach/", "create/proxy"),
     ("/exec", "create/proxy"),
     ("/portForward/", "create/proxy"),
@@ -43,21 +43,21 @@ struct Pooled {
     h2: Option<Connection>,
 }
 
-/// A replay under way: what differs from the recording, in words.
+/// A replay, and its differences from the recording.
 struct Replay<'a> {
     world: &'a World,
     what: String,
     exchange: &'a Exchange,
-    /// Streams whose end was seen in the audit.
+    /// Streams whose end the audit has.
     ends: usize,
     differences: Vec<String>,
 }
 
-/// Seen red: with one `X-Stream-Protocol-Version` of five kept, the kubelet's 403; with `X-Forwarded-*` passed on, and
-/// with another `Host`, every exchange that has them; with the method's verb for exec, every GET of a stream; with a
-/// tunnel that drops the kubelet's early bytes, not everything came back.
+/// Seen red: with one `X-Stream-Protocol-Version` of five kept, the kubelet's 403; with `X-Forwarded-*`
+/// forwarded, and with another `Host`, every exchange that has them; with the method's verb for exec, every
+/// GET of a stream; with a tunnel that drops the kubelet's early bytes, some bytes did not come back.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_recorded_exchange_passes_as_it_was() {
+async fn every_recorded_exchange_passes_unchanged() {
     let world = World::builder().without_caches().start().await;
     let (mut exchanges, mut upgrades, mut also_http2, mut differences) = (0, 0, 0, Vec::new());
     for (file, recorded) in recordings() {
@@ -74,7 +74,8 @@ async fn every_recorded_exchange_passes_as_it_was() {
             }
             differences.extend(replay.differences);
 
-            // That kubelet offered HTTP/1.1 only; to one that offers both, as the gate does, this goes in HTTP/2.
+            // That kubelet offered HTTP/1.1 only. To the gate, which offers both, an API server sends this in
+            // HTTP/2.
             if exchange.alpn != "h2" && exchange.upgrade().is_none() {
                 also_http2 += 1;
                 let exchange = exchange.clone().in_http2();
@@ -98,12 +99,12 @@ async fn every_recorded_exchange_passes_as_it_was() {
     world.stop().await;
 }
 
-/// An API server passes on whatever the user's client sent, a dashboard in a browser included: that must work, and the
-/// user's credentials must not come along.
+/// An API server forwards all that the user's client sent, be it a dashboard in a browser. That must work,
+/// and the user's credentials must not reach the kubelet.
 ///
-/// Seen red: with `cookie` taken out of the forbidden headers, it reaches the kubelet.
+/// Seen red: with `cookie` removed from the forbidden headers, it reaches the kubelet.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_users_client_adds_passes_unless_it_is_a_credential() {
+async fn what_a_users_client_adds_is_forwarded_unless_it_is_a_credential() {
     let world = World::start().await;
     let added = [
         ("Origin", "https://dashboard.example"),
@@ -130,7 +131,7 @@ async fn what_a_users_client_adds_passes_unless_it_is_a_credential() {
     ];
     for (_, exchanges) in recordings() {
         for mut exchange in exchanges {
-            // The certificate counts, whatever comes with it.
+            // The certificate counts, whatever else is sent.
             for (name, value) in added.iter().chain(&removed) {
                 exchange.header.insert(name.to_string(), vec![value.to_string()]);
             }
@@ -139,7 +140,7 @@ async fn what_a_users_client_adds_passes_unless_it_is_a_credential() {
             let mut stream = world.client(API_SERVER).stream().await.unwrap();
             let answer = exchange.upgrade_on(&mut stream).await;
             assert_eq!(answer.status, 101, "{} {}", exchange.method, exchange.uri);
-            // The extension was not agreed to, and the frames are as they are.
+            // The extension was not agreed on: the frames stay unchanged.
             assert_eq!(answer.header("sec-websocket-extensions"), None);
             let seen = &world.kubelet.requests()[0];
             for (name, value) in added {
@@ -192,8 +193,8 @@ impl<'a> Replay<'a> {
         self.world.kubelet.heal();
     }
 
-    /// An upgrade, on connections of its own: bytes both ways and the client's end; the kubelet's end; and once more as
-    /// a client that understands what it is told.
+    /// An upgrade on connections of its own: bytes both ways and the client's end; the kubelet's end; and a
+    /// session with a client that speaks the protocol.
     async fn upgrade(&mut self) {
         let (from_client, from_kubelet) = match self.exchange.upgrade() {
             Some("websocket") => (frames::websocket_client(), frames::websocket_server()),
@@ -241,7 +242,7 @@ impl<'a> Replay<'a> {
         let mut bytes = self.exchange.upgrade_on(&mut stream).await.body;
         stream.read_to_end(&mut bytes).await.unwrap();
         self.same("last bytes of the kubelet", &from_kubelet, &bytes);
-        // The gate would close it by itself, a second later.
+        // The gate would close it itself a second later.
         let _ = stream.shutdown().await;
         self.both_ends(&mut stream, "kubelet").await;
 
@@ -269,7 +270,7 @@ impl<'a> Replay<'a> {
         self.no_stream_is_left().await;
     }
 
-    /// A client as the API server is one: its certificate, and the protocol it settled on.
+    /// A client like the API server: its certificate, and the protocol that it negotiated.
     async fn client(&mut self) -> Client {
         self.same(
             "subject of the certificate",
@@ -286,13 +287,14 @@ impl<'a> Replay<'a> {
         client
     }
 
-    /// Has the kubelet answer as recorded. A body without a length was chunked; its content was not recorded.
+    /// Makes the kubelet answer as recorded. A body without a length was chunked; its content was not
+    /// recorded.
     fn answer_as_recorded(&self) -> Vec<u8> {
         self.clear();
         let length = self.exchange.resp_header.get("Content-Length");
         let length = length.map_or(5000, |values| values[0].parse().unwrap());
         let body: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
-        // These the fake kubelet adds by itself.
+        // The fake kubelet adds these itself.
         let given = |(name, _): &(String, String)| !matches!(name.as_str(), "date" | "content-length");
         self.world.kubelet.fail(
             &self.exchange.uri,
@@ -319,8 +321,8 @@ impl<'a> Replay<'a> {
         self.world.api.clear_reviews();
     }
 
-    /// Status and headers of the answer; only its date may be another. A 101 of the gate's has one, too, which a
-    /// kubelet's has not: RFC 9110 §6.6.1 leaves that to the server.
+    /// Compares status and headers of the answer but for the date. The gate's 101 has a date and a kubelet's
+    /// has none: RFC 9110 §6.6.1 leaves that to the server.
     fn check_answer(&mut self, answer: &Answer) {
         let framing = |name: &str| name == "transfer-encoding" || (name == "date" && answer.status == 101);
         let sorted = |headers: &[(String, String)]| {
@@ -340,7 +342,7 @@ impl<'a> Replay<'a> {
         );
     }
 
-    /// What the kubelet saw: the very request, less what claims where it came from.
+    /// Compares what the kubelet saw: the same request without the headers that claim its origin.
     fn check_kubelet(&mut self) {
         let seen = self.world.kubelet.requests();
         self.same("requests at the kubelet", &1, &seen.len());
@@ -359,7 +361,8 @@ impl<'a> Replay<'a> {
                 .collect();
             self.same(name, &sent, &values(seen, name));
         }
-        // Of one name in their order; that of different names means nothing (RFC 9110 §5.3), and is not kept.
+        // Values of one name keep their order; the order of names means nothing (RFC 9110 §5.3) and is not
+        // kept.
         let ends_here = |name: &str| matches!(name, "connection" | "host" | "upgrade");
         let claims = |name: &str| matches!(name, "x-forwarded-for" | "x-forwarded-uri");
         let mut sent: Vec<(String, String)> = self
@@ -381,7 +384,7 @@ impl<'a> Replay<'a> {
         self.same("body at the kubelet", &self.exchange.body(), &seen.body);
     }
 
-    /// One review, of the certificate's user: no token is asked about.
+    /// Expects one review, about the certificate's user, and none of a token.
     fn check_reviews(&mut self) {
         let expected = REVIEWS
             .iter()
@@ -396,7 +399,8 @@ impl<'a> Replay<'a> {
         self.same("groups", &groups, &spec["groups"]);
     }
 
-    /// The stream has ended here, at the kubelet, and in the audit, by this side.
+    /// Checks that the stream has ended at the client, at the kubelet and in the audit, and that this side
+    /// ended it.
     async fn both_ends(&mut self, stream: &mut Box<dyn Duplex>, by: &str) {
         let end = timeout(patience(), stream.read(&mut [0])).await;
         self.same("bytes after the end", &Some(0), &end.ok().and_then(Result::ok));
@@ -432,7 +436,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Writes while it reads, as both ends of a stream do, until everything is back.
+/// Writes while it reads, as both ends of a stream do, until all bytes are back.
 async fn exchange_bytes(
     stream: &mut Box<dyn Duplex>,
     mut back: Vec<u8>,
@@ -441,7 +445,7 @@ async fn exchange_bytes(
 ) -> Vec<u8> {
     let (mut read, mut write) = tokio::io::split(stream);
     let writing = async {
-        // In odd pieces: no frame's border is a packet's.
+        // In pieces whose borders are not those of frames.
         for piece in sent.chunks(997) {
             write.write_all(piece).await.unwrap();
             write.flush().await.unwrap();
@@ -459,12 +463,12 @@ async fn exchange_bytes(
     back
 }
 
-/// A session as `kubectl` has it, to the kubelet's goodbye: everything that came, as text.
+/// A session like `kubectl`'s, to the kubelet's goodbye. Yields all that came as text.
 async fn talk(stream: Box<dyn Duplex>, early: Vec<u8>, target: &str) -> String {
     let mut socket = WebSocketStream::from_partially_read(stream, early, Role::Client, None).await;
     let messages: &[&[u8]] = match target {
         target if target.starts_with("/portForward") => &[b"\x80\x03through the tunnel"],
-        // The end of standard input is v5's alone.
+        // Only v5 can end standard input.
         target if target.contains("input=1") => &[b"\0meow", &[255, 0]],
         _ => &[],
     };
@@ -477,7 +481,7 @@ async fn talk(stream: Box<dyn Duplex>, early: Vec<u8>, target: &str) -> String {
         match message.unwrap() {
             Message::Binary(data) => {
                 said.extend(data.iter().map(|byte| char::from(*byte)));
-                // A tunnel has no end of its own.
+                // A tunnel has no message for its end.
                 if said.ends_with("through the tunnel") {
                     socket.close(None).await.unwrap();
                 }
@@ -489,7 +493,7 @@ async fn talk(stream: Box<dyn Duplex>, early: Vec<u8>, target: &str) -> String {
     said
 }
 
-/// Who ended each stream, as the audit has it so far.
+/// The side that ended each stream, as far as the audit has it.
 fn ends(world: &World) -> Vec<String> {
     let events = world.audit();
     let ended_by = |event: &serde_json::Value| {

@@ -1,4 +1,4 @@
-//! Recorded exchanges of a real API server with a real kubelet, sent again as they were.
+//! Recorded exchanges of a real API server with a real kubelet, sent again unchanged.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use http_body_util::Full;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// One exchange. Names are as Go canonicalises and sorts them, which is how it writes them, too.
+/// One exchange. Header names are as Go writes them: in its canonical form, and sorted.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Exchange {
     pub(super) method: String,
@@ -24,7 +24,7 @@ pub(super) struct Exchange {
     pub(super) resp_header: BTreeMap<String, Vec<String>>,
 }
 
-/// What came back.
+/// The answer.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -60,7 +60,7 @@ impl Exchange {
         self.header.get("Upgrade").map(|values| values[0].as_str())
     }
 
-    /// Names as they were written, repeated ones one by one.
+    /// The headers as they were written, repeated names one by one.
     pub(super) fn headers(&self) -> Vec<(&str, &str)> {
         flat(&self.header)
     }
@@ -71,7 +71,7 @@ impl Exchange {
         flat(&self.resp_header).into_iter().map(lower).collect()
     }
 
-    /// The same as it goes to a port that offers HTTP/2.
+    /// The same as it is sent to a port that offers HTTP/2.
     pub(super) fn in_http2(self) -> Self {
         Self {
             proto: "HTTP/2.0".to_owned(),
@@ -80,7 +80,7 @@ impl Exchange {
         }
     }
 
-    /// The request's body: its content was not recorded, its length was.
+    /// A body of the recorded length; its content was not recorded.
     pub(super) fn body(&self) -> Vec<u8> {
         let length = self.header.get("Content-Length");
         vec![b'b'; length.map_or(0, |values| values[0].parse().unwrap())]
@@ -99,7 +99,7 @@ impl Exchange {
         [text.into_bytes(), self.body()].concat()
     }
 
-    /// Sends it in HTTP/1.1, byte by byte as Go would, and reads the head of the answer and what came right behind it.
+    /// Sends it in HTTP/1.1 as Go would, and reads the head of the answer and what came right behind it.
     pub(super) async fn upgrade_on(&self, stream: &mut Box<dyn Duplex>) -> Answer {
         stream.write_all(&self.encode()).await.unwrap();
         stream.flush().await.unwrap();

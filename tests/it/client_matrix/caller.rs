@@ -1,5 +1,5 @@
-//! The clients of a kubelet's port, each behaving as the real one does: what it sends, what it keeps open, whom it
-//! believes.
+//! The clients of a kubelet's port, each behaving as the real one: what it sends, what it keeps open, which
+//! servers it trusts.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -35,7 +35,8 @@ pub(super) enum Kind {
     LogsHttp1,
     /// The same where it offers HTTP/2.
     LogsHttp2,
-    /// Verifies the serving certificate, and keeps its connection: HTTP/2, which Go's client takes where it is offered.
+    /// Verifies the serving certificate, and keeps its connection: HTTP/2, which Go's client takes where it
+    /// is offered.
     MetricsServer,
     /// Reads its token before each scrape, and its CA for each connection; with `enable_http2: false`.
     Prometheus,
@@ -43,12 +44,12 @@ pub(super) enum Kind {
     NodeProxy,
 }
 
-/// A client with an identity of its own, so that its reviews can be told from all others.
+/// A client with an identity of its own, by which its reviews are recognised.
 pub(super) struct Caller {
     pub(super) kind: Kind,
     user: String,
     credential: Credential,
-    believes: Believes,
+    believes: Trust,
     gate: SocketAddr,
     source: IpAddr,
 }
@@ -58,10 +59,10 @@ enum Credential {
     TokenFile(PathBuf),
 }
 
-/// Whose serving certificates a client takes.
-enum Believes {
+/// The serving certificates that a client accepts.
+enum Trust {
     /// An API server without `--kubelet-certificate-authority`, which is how kubeadm starts it.
-    Anybody,
+    AnyServer,
     /// Read when the client started.
     Cas(Vec<CertificateDer<'static>>),
     /// Read again for each connection.
@@ -73,13 +74,13 @@ pub(super) enum Open {
     Spdy(SpdyStream),
     WebSocket(WsSession, Kind),
     Log(Streaming),
-    /// With the connection, on which further requests go out beside it.
+    /// With the connection, on which further requests are sent.
     LogHttp2(Streaming, Connection),
     /// Between two requests.
     Kept(Connection),
 }
 
-/// A client that is at it.
+/// A client with an open stream or connection.
 pub(super) struct Running {
     pub(super) caller: Caller,
     open: Open,
@@ -90,7 +91,7 @@ pub(super) const PORT_FORWARD: &str = "/portForward/default/web";
 pub(super) const LOG: &str = "/containerLogs/default/web/nginx?follow=true";
 pub(super) const NODE_LOG: &str = "/logs/?query=kubelet&tailLines=10";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
-/// In which a client that does not end at once shows that it is still there.
+/// A client that still runs after this time has not ended at once.
 const MOMENT: Duration = Duration::from_millis(1);
 
 // === impl Kind ===
@@ -138,7 +139,7 @@ impl Kind {
         matches!(self, Self::MetricsServer | Self::Prometheus)
     }
 
-    /// What the client says of itself with each request.
+    /// The headers by which the client describes itself.
     fn headers(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::MetricsServer => &[
@@ -178,8 +179,8 @@ impl Kind {
 // === impl Caller ===
 
 impl Caller {
-    /// A client that nobody has seen before: an API server's certificate is by `ca`, a serving certificate must be by
-    /// one of `believed`. `number` tells it from the others.
+    /// A new client: an API server's certificate is issued by `ca`, a serving certificate must be by one of
+    /// `believed`. `number` makes its name unique.
     pub(super) fn new(world: &World, kind: Kind, number: usize, ca: &Ca, believed: &[&Ca]) -> Self {
         let name = format!("{}-{number}", kind.name().replace([' ', '/'], "-").to_lowercase());
         let (user, credential) = if kind.has_token() {
@@ -194,11 +195,9 @@ impl Caller {
             )
         };
         let believes = match kind {
-            Kind::MetricsServer => {
-                Believes::Cas(believed.iter().map(|ca| ca.certificate().clone()).collect())
-            }
-            Kind::Prometheus => Believes::CaFile(world.file("prometheus-ca.crt")),
-            _ => Believes::Anybody,
+            Kind::MetricsServer => Trust::Cas(believed.iter().map(|ca| ca.certificate().clone()).collect()),
+            Kind::Prometheus => Trust::CaFile(world.file("prometheus-ca.crt")),
+            _ => Trust::AnyServer,
         };
         let index = Kind::ALL.iter().position(|other| *other == kind).unwrap();
         Self {
@@ -207,12 +206,13 @@ impl Caller {
             credential,
             believes,
             gate: world.address,
-            // Each on a machine of its own.
+            // Each client has a machine of its own.
             source: IpAddr::from([127, 0, 10, u8::try_from(index + 1).unwrap()]),
         }
     }
 
-    /// Does what the client does, and keeps what it keeps: the status, or what there was instead of one.
+    /// Sends the client's requests and keeps open what it keeps open. Yields the status, or what came
+    /// instead.
     pub(super) async fn start(self) -> (String, Result<Running, Self>) {
         match self.open().await {
             Ok((status, Some(open))) => (status, Ok(Running { caller: self, open })),
@@ -221,7 +221,7 @@ impl Caller {
         }
     }
 
-    /// The reviews that were asked because of this client: `T` and `A`, with a + if one was asked more than once.
+    /// The reviews about this client: `T` and `A`, with a + if there was more than one.
     pub(super) fn reviews(&self, reviews: &[Review]) -> String {
         let token = match &self.credential {
             Credential::TokenFile(file) => token_hash(&fs::read_to_string(file).unwrap()),
@@ -288,8 +288,8 @@ impl Caller {
         })
     }
 
-    /// One round of requests on a kept connection: 200, or the first status that is another. The requests behind it may
-    /// be answered otherwise, since a failure is forgotten at any moment.
+    /// One round of requests on a kept connection: 200, or the first other status. Later requests may have
+    /// another answer, since a failure is forgotten at any moment.
     async fn ask(&self, connection: &mut Connection) -> Result<String, ClientError> {
         for target in self.kind.targets() {
             let authorization = match &self.credential {
@@ -311,9 +311,9 @@ impl Caller {
     fn client(&self) -> Client {
         let tls = ClientTls {
             roots: match &self.believes {
-                Believes::Anybody => None,
-                Believes::Cas(cas) => Some(cas.clone()),
-                Believes::CaFile(file) => Some(
+                Trust::AnyServer => None,
+                Trust::Cas(cas) => Some(cas.clone()),
+                Trust::CaFile(file) => Some(
                     CertificateDer::pem_file_iter(file)
                         .unwrap()
                         .map(Result::unwrap)
@@ -340,7 +340,7 @@ impl Caller {
 // === impl Running ===
 
 impl Running {
-    /// Does it once more: a new stream beside the open one, or another request on what is kept.
+    /// Asks once more: with a new stream beside the open one, or another request on the kept connection.
     pub(super) async fn again(&mut self) -> String {
         let status = match &mut self.open {
             Open::Kept(connection) => self.caller.ask(connection).await,
@@ -354,7 +354,7 @@ impl Running {
         status.unwrap_or_else(|error| word(&error))
     }
 
-    /// Whether what is open still does what it is for: bytes go both ways, or new lines come.
+    /// Whether what is open still works: bytes go both ways, or new lines come.
     pub(super) async fn lives(&mut self) -> bool {
         let lives = match &mut self.open {
             Open::Spdy(stream) => {
@@ -383,7 +383,7 @@ impl Running {
             }
             Open::Log(log) | Open::LogHttp2(log, _) => {
                 async {
-                    // What has come already says nothing about now.
+                    // Lines that have arrived earlier prove nothing.
                     while let Ok(piece) = timeout(MOMENT, log.next()).await {
                         if piece?.is_none() {
                             return Ok(false);
@@ -402,8 +402,8 @@ impl Running {
     }
 }
 
-/// Puts a new token into the file, for the service account of this name: its user. The old one is worth nothing from
-/// now on.
+/// Writes a new token for the service account of this name into the file and revokes the old one. Yields the
+/// user.
 pub(super) fn rotate_token(world: &World, file: &Path, name: &str) -> String {
     let old = fs::read_to_string(file).ok();
     let serial = old.as_deref().map_or(1, |old| {
@@ -419,14 +419,14 @@ pub(super) fn rotate_token(world: &World, file: &Path, name: &str) -> String {
         vec![format!("JTI={token}")],
     );
     world.api.add_token(&token, user.clone());
-    // As the kubelet does for a pod: nobody reads half a token.
+    // As the kubelet does for a pod: the file is never half written.
     let fresh = file.with_extension("new");
     fs::write(&fresh, token).unwrap();
     fs::rename(fresh, file).unwrap();
     user.name
 }
 
-/// One word for what there was instead of an answer.
+/// One word for what came instead of an answer.
 fn word(error: &ClientError) -> String {
     match error {
         ClientError::Closed(_) => "closed",

@@ -1,5 +1,5 @@
-//! Old and new API servers with old and new kubelets (threat T40): a cluster is upgraded one by one, in either order,
-//! with the gate in between.
+//! Old and new API servers with old and new kubelets (threat T40): a cluster is upgraded node by node, with
+//! the gate in between.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const V4: &str = "v4.channel.k8s.io";
 const V5: &str = "v5.channel.k8s.io";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 
-/// Whether the kubelet is one that knows the WebSockets of 1.36, or redirects and refuses as older ones do.
+/// Whether the kubelet knows the WebSockets of 1.36, or redirects and refuses as older ones do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kubelet {
     Old,
@@ -30,15 +30,15 @@ enum Kubelet {
 enum Way {
     /// Up to 1.35, and 1.36 for a node that does not declare `ExtendWebSocketsToKubelet`.
     Spdy,
-    /// The user's own WebSocket passed on: v4 by every API server, v5 and the tunnel by 1.36.
+    /// The user's own WebSocket: every API server forwards v4, 1.36 also v5 and the tunnel.
     WebSocket(&'static str),
 }
 
-/// Columns: the API server; the kubelet; the command; how it is asked for; the status; what was agreed on; what came
-/// of it.
+/// Columns: the API server; the kubelet; the command; how it is requested; the status; the agreed protocol;
+/// the result.
 ///
-/// Seen red: with `Sec-WebSocket-Protocol` taken out of the kubelet's answer, every WebSocket row; with redirects
-/// refused as for an upgrade, 4 rows; with `Content-Length: 0` taken for a body, no SPDY stream.
+/// Seen red: with `Sec-WebSocket-Protocol` taken out of the kubelet's answer, every WebSocket row; with
+/// redirects refused as for an upgrade, 4 rows; with `Content-Length: 0` taken for a body, no SPDY stream.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_and_new_api_servers_reach_old_and_new_kubelets() {
     let world = World::start().await;
@@ -60,7 +60,7 @@ async fn old_and_new_api_servers_reach_old_and_new_kubelets() {
             ("attach", ATTACH, v4),
             ("port-forward", PORT_FORWARD, Way::Spdy),
             ("port-forward", "/portForward/default/web?port=80", v4),
-            // For an old kubelet that is a mistake, which it must be free to refuse in its own words.
+            // An old kubelet refuses this, and its own answer must pass.
             ("exec", EXEC, v5),
             ("attach", ATTACH, v5),
             ("port-forward", PORT_FORWARD, tunnel),
@@ -128,7 +128,7 @@ impl Kubelet {
     }
 }
 
-/// Status, the protocol agreed on, and what went through.
+/// Status, the agreed protocol, and what went through.
 async fn stream(client: &Client, target: &str, way: Way) -> (u16, String, String) {
     match way {
         Way::Spdy => {
@@ -168,7 +168,7 @@ async fn stream(client: &Client, target: &str, way: Way) -> (u16, String, String
 async fn converse(mut session: WsSession, protocol: &str, target: &str) -> String {
     if target.starts_with("/portForward") {
         if protocol == V4 {
-            // Each port's channels, data and errors, begin with its number.
+            // Each port's channels for data and errors begin with its number.
             assert_eq!(session.next().await.unwrap().unwrap(), &[0, 80, 0][..]);
             assert_eq!(session.next().await.unwrap().unwrap(), &[1, 80, 0][..]);
         }
@@ -214,7 +214,7 @@ async fn run(client: &Client) -> (&'static str, u16, String) {
     ("run", answer.status().as_u16(), said)
 }
 
-/// What Go's mux says to a path without its slash: 301 up to Go 1.25, 307 since.
+/// The answer of Go's mux to a path without its slash: 301 up to Go 1.25, 307 since.
 async fn redirect(world: &World, client: &Client, kubelet: Kubelet) -> (&'static str, u16, String) {
     if kubelet == Kubelet::New {
         world.kubelet.fail(

@@ -1,5 +1,6 @@
-//! Every client of a kubelet's port through an operator's bad days: a gate that cuts open shells when the API server
-//! hiccups, keeps serving who was shut out, or needs a restart afterwards, is worse than none.
+//! Every client of a kubelet's port while the API server fails, the CA rotates and the API server restarts. A
+//! gate that cut open shells, served clients that were shut out, or needed a restart afterwards would be
+//! worse than none.
 
 mod caller;
 mod generations;
@@ -16,10 +17,10 @@ use self::caller::{Caller, Kind, Running, rotate_token};
 use crate::patience::{eventually_answers, patience};
 use crate::world::{PKI, World, WorldBuilder, request};
 
-/// How long a review that failed is remembered (design: so that a dead API server is not asked by every request).
+/// How long a failed review is remembered, so that not every request asks a dead API server.
 const FAILURE_LIFE: Duration = Duration::from_secs(1);
 
-/// A world whose clients go through the phases, and what each phase came to, line by line.
+/// A world whose clients go through the phases, and the outcome of each phase, line by line.
 struct Matrix {
     world: World,
     running: Vec<Running>,
@@ -28,15 +29,15 @@ struct Matrix {
     lines: Vec<String>,
 }
 
-/// The four phases. Columns: the phase; the client; what one that was there before gets, and the reviews that costs;
-/// what a new one gets, and the reviews that costs (T = TokenReview, A = SubjectAccessReview, + = more than once);
-/// whether the streams and connections opened before the phase are open after it.
+/// The four phases. Columns: the phase; the client; the status of a known client and its reviews; the status
+/// of a new client and its reviews (T = TokenReview, A = SubjectAccessReview, + = more than once); whether
+/// the streams and connections opened before the phase are open after it.
 ///
-/// Seen red, by phase. Normal: with a cache that finds nothing, reviews for those who are known. Reviews failing: with
-/// a failed review that allows, 101 and 200 for newcomers; with failures remembered for an hour, still refused. CA
-/// rotation: with judgements that ignore the bundle's generation, 200 on kept connections; with streams cut on reload,
-/// `cut`; with nothing published, 401 for the new. Restart: with answers forgotten when the API server is away, reviews
-/// for those who are known.
+/// Seen red, by phase. Normal: with a cache that finds nothing, reviews for known clients. Reviews failing:
+/// with a failed review that allows, 101 and 200 for new clients; with failures remembered for an hour, still
+/// refused. CA rotation: with judgements that ignore the bundle's generation, 200 on kept connections; with
+/// streams cut on reload, `cut`; with nothing published, 401 for the new. Restart: with answers forgotten
+/// while the API server is away, reviews for known clients.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_client_through_four_phases() {
     let mut matrix = Matrix::start().await;
@@ -73,14 +74,14 @@ async fn every_client_through_four_phases() {
         .unwrap();
     serving.write(&matrix.world.file("")).unwrap();
     matrix.world.gate.reload();
-    // metrics-server has not been told of the new CA; Prometheus has.
+    // metrics-server does not know the new CA; Prometheus does.
     matrix
         .phase("serving certificate by the new CA", new, &[old])
         .await;
     matrix.write("ca.crt", &bundle(&[new]));
     matrix.world.gate.reload();
     matrix.phase("client CA new only", new, &[new]).await;
-    // Everybody is issued anew.
+    // Every client gets a new certificate.
     matrix.start_all(new, &[new]).await;
 
     matrix.world.api.down().await.unwrap();
@@ -104,12 +105,12 @@ async fn every_client_through_four_phases() {
     world.stop().await;
 }
 
-/// The other half of serving from memory: an answer's life is its bound, however the API server fails.
+/// A remembered answer ends in its time, however the API server fails.
 ///
-/// Seen red: with a cache that does not look at the expiry, and with a failed renewal that gives the answer two more
-/// seconds, 200 beyond its life.
+/// Seen red: with a cache that does not look at the expiry, and with a failed renewal that gives the answer
+/// two more seconds, 200 beyond its life.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_remembered_answer_is_served_for_its_life_and_not_a_moment_longer() {
+async fn a_remembered_answer_is_served_for_its_life_and_no_longer() {
     let matrix = Matrix::of(World::builder(), "4s").await;
     for (number, behaviour) in [Behaviour::Fail(503), Behaviour::Close].into_iter().enumerate() {
         let kinds = [Kind::ExecWebSocket, Kind::MetricsServer, Kind::NodeProxy];
@@ -145,7 +146,7 @@ async fn a_remembered_answer_is_served_for_its_life_and_not_a_moment_longer() {
     matrix.world.stop().await;
 }
 
-/// Asks until the answer, that was asked for and came at these times, has ended and no more is served.
+/// Asks until the remembered answer, which was asked for and came at these times, is served no more.
 async fn outlive(
     mut running: Running,
     served: String,
@@ -158,7 +159,7 @@ async fn outlive(
     while refusals < 3 {
         let begun = Instant::now();
         let status = running.again().await;
-        // An answer may be given up a tenth of its life early, so that not all of a burst end at once.
+        // An answer may end a tenth of its life early, so that not all of a burst end at once.
         if asked.elapsed() < LIFE * 9 / 10 {
             assert_eq!(status, served, "{name}: within its life");
         } else if begun >= answered + LIFE {
@@ -171,11 +172,11 @@ async fn outlive(
     (running, served)
 }
 
-/// A scraper whose token is rotated under it reads the file again. Its connection is kept, so that what is known of
-/// the connection's last token must not stand in for the new one; and in the API server's trouble the new token is
-/// nobody's.
+/// A scraper reads its rotated token from the file. It keeps its connection, so what the gate remembers of
+/// the connection's last token must not count for the new one; and while reviews fail the new token is
+/// refused.
 ///
-/// Seen red: with `Presented::remembered` not comparing the value, nobody is asked about the rotated token.
+/// Seen red: with `Presented::remembered` not comparing the value, the rotated token is not reviewed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scraper_follows_its_token_file_on_one_connection() {
     let matrix = Matrix::of(World::builder(), "1h").await;
@@ -188,7 +189,7 @@ async fn a_scraper_follows_its_token_file_on_one_connection() {
         for target in Kind::Prometheus.targets() {
             let scrape = request("GET", target, &[("authorization", &authorization)]);
             let status = connection.send(scrape).await.unwrap().status().as_u16();
-            // The next request may be answered otherwise: a failure is forgotten at any moment.
+            // The next request may have another answer: a failure is forgotten at any moment.
             if status != 200 {
                 return status;
             }
@@ -218,9 +219,10 @@ async fn a_scraper_follows_its_token_file_on_one_connection() {
     world.api.up().await.unwrap();
     eventually_answers("the rotated token is known", async || scrape().await == 200).await;
 
-    // What an earlier file had is worth what the gate remembers of it, and on this connection nothing else.
+    // An earlier token of the file counts as the gate remembers it, and no other token counts on this
+    // connection.
     fs::write(&file, "scraper.999").unwrap();
-    assert_eq!(scrape().await, 401, "a token that nobody issued");
+    assert_eq!(scrape().await, 401, "a token that was never issued");
     fs::write(&file, good).unwrap();
     assert_eq!(scrape().await, 200, "a rotated token lives as long as its answer");
     drop(connection);
@@ -230,14 +232,14 @@ async fn a_scraper_follows_its_token_file_on_one_connection() {
 // === impl Matrix ===
 
 impl Matrix {
-    /// A world with one client of each kind, whose answers are remembered for longer than the test takes.
+    /// A world with one client of each kind, which remembers answers for longer than the test takes.
     async fn start() -> Self {
         let mut matrix = Self::of(World::builder(), "1h").await;
         matrix.start_all(&PKI.ca, &[&PKI.ca]).await;
         matrix
     }
 
-    /// A world whose answers all live so long, without clients.
+    /// A world without clients, which remembers every answer for this time.
     async fn of(builder: WorldBuilder, life: &'static str) -> Self {
         let world = builder
             .set("authentication.webhook.cacheTTL", life)
@@ -265,7 +267,7 @@ impl Matrix {
         matrix
     }
 
-    /// Clients of each kind that nobody has seen before.
+    /// A new client of each kind.
     fn newcomers(&mut self, ca: &Ca, believed: &[&Ca]) -> Vec<Caller> {
         self.made += 1;
         Kind::ALL
@@ -274,7 +276,7 @@ impl Matrix {
             .collect()
     }
 
-    /// Starts a new client of each kind, all of which must be served, in the place of those that ran.
+    /// Starts a new client of each kind in place of those that ran. Each must be served.
     async fn start_all(&mut self, ca: &Ca, believed: &[&Ca]) {
         self.running.clear();
         let starting = self.newcomers(ca, believed).into_iter().map(Caller::start);
@@ -288,7 +290,7 @@ impl Matrix {
         }
     }
 
-    /// What the phase that has begun is to those who run and, at the same time, to newcomers, whom it gives back if they
+    /// Notes how running clients and, at the same time, new ones fare in this phase. Yields the new ones that
     /// were refused.
     async fn phase(&mut self, phase: &str, ca: &Ca, believed: &[&Ca]) -> Vec<Caller> {
         self.world.api.clear_reviews();
@@ -304,7 +306,7 @@ impl Matrix {
         let ((again, known_served), started) = tokio::join!(again, join_all(starting));
         if phase == "reviews hang" {
             let first = started.iter().map(|(_, answered)| answered).min();
-            assert!(first > Some(&known_served), "those who are known had to wait");
+            assert!(first > Some(&known_served), "known clients had to wait");
         }
         let reviews = self.world.api.reviews();
         let known = self.running.iter().zip(again);
@@ -336,8 +338,7 @@ impl Matrix {
         refused
     }
 
-    /// Those who were refused are served as soon as the failure is forgotten: without a restart, of the gate or of
-    /// them.
+    /// Refused clients are served once the failure is forgotten, without a restart of gate or client.
     async fn served_again(&self, refused: Vec<Caller>) {
         let healed = Instant::now();
         for mut caller in refused {

@@ -1,8 +1,9 @@
-//! A node to seal: network namespaces for the node, a neighbour and a pod; on the node a kubelet that admits everyone, an API server,
-//! and the gate as a process with a user and a cgroup of its own.
+//! A node to seal: network namespaces for the node, a neighbour and a pod; on the node a kubelet that admits
+//! everyone, an API server, and the gate as a process with a user and a cgroup of its own.
 //!
-//! It needs root, `ip`, `nft` and more. Elsewhere these tests are skipped and say so. Where `KUBELET_GATE_NAMESPACES` names a file a
-//! test that cannot run fails, and each that has passed is noted there.
+//! It needs root, `ip`, `nft` and more. Elsewhere these tests are skipped and say so. Where
+//! `KUBELET_GATE_NAMESPACES` names a file a test that cannot run fails, and each that has passed is noted
+//! there.
 
 mod network;
 mod seal;
@@ -197,7 +198,8 @@ impl Node {
             .await;
     }
 
-    /// The API server calls the kubelet's port, from this node and through a tunnel that dials loopback: both lead to the gate.
+    /// The API server calls the kubelet's port, from this node and through a tunnel that dials loopback: both
+    /// lead to the gate.
     pub(crate) async fn api_server_calls_kubelet(&self) {
         for address in ["127.0.0.1:10250", "[::1]:10250", "192.0.2.10:10250"] {
             self.api_server_calls(address.parse().unwrap()).await;

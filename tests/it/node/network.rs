@@ -1,4 +1,5 @@
-//! Where a node's test runs: network namespaces for the node, a neighbour and a pod, once for each packet filter, side by side.
+//! Where a node's test runs: network namespaces for the node, a neighbour and a pod, once for each packet
+//! filter, side by side.
 
 use std::fs;
 use std::io::Write as _;
@@ -63,8 +64,8 @@ fn on_node<T: AsyncFn(Node) + Sync>(backend: &'static str, test: &T) {
     let number = COUNT.fetch_add(1, Relaxed);
     let (node, neighbour, pod) = network(number);
     node.run(|| {
-        // The kubelet must answer while the test waits for a thread in another namespace, so it needs a thread of its own. A new
-        // thread is in its parent's namespace.
+        // The kubelet must answer while the test waits for a thread in another namespace, so it needs a
+        // thread of its own. A new thread is in its parent's namespace.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

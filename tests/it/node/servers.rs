@@ -8,7 +8,8 @@ use kubelet_gate::host::Namespace;
 
 use crate::patience::{patience, stretched};
 
-/// The server that answers at this address: `gate`, `kubelet`, or `none`, where the connection is refused or nothing comes back.
+/// The server that answers at this address: `gate`, `kubelet`, or `none`, where the connection is refused or
+/// nothing comes back.
 pub(crate) async fn server_at(address: &str) -> &'static str {
     let address: SocketAddr = address.parse().unwrap();
     // The kernel takes a connection at once, however busy the server is: only that has a short deadline.

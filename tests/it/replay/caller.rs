@@ -1,4 +1,5 @@
-//! The clients: each identity of the recording with a certificate or token of our own, and requests written byte by byte.
+//! The clients: each identity of the recording has a certificate or token of the test, and requests are
+//! written byte by byte.
 
 use std::collections::HashMap;
 
@@ -16,7 +17,7 @@ use super::kubelet::ROW;
 use super::recording::{NODE, Row, bytes};
 use crate::world::{PKI, World};
 
-/// The recorded certificates, made anew: same subject, same usage, same fault.
+/// Certificates like the recorded ones: the same subject, usage and fault.
 pub(super) struct Certificates(HashMap<&'static str, Pair>);
 
 /// Connections that are kept, one for each certificate.
@@ -26,7 +27,7 @@ pub(super) struct Caller<'a> {
     open: HashMap<String, Wire>,
 }
 
-/// An answer as it came.
+/// An answer.
 pub(super) struct Answer {
     pub(super) status: u16,
     /// Names in lower case.
@@ -77,7 +78,7 @@ impl Certificates {
         self.0.get(name)
     }
 
-    /// What the user's `credential-id` has to say of this certificate.
+    /// The user's `credential-id` for this certificate.
     pub(super) fn credential_id(&self, name: &str) -> String {
         let hash = digest(&SHA256, &self.0[name].chain[0]);
         let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -94,7 +95,7 @@ fn self_signed(name: &str) -> Pair {
     }
 }
 
-/// The token that a row sends: of its own, so that no review can be another row's.
+/// The token of a row: each row has its own, so that its review is recognised.
 pub(super) fn token(row: &Row, number: usize) -> String {
     format!("row{number}-{}", row.token().unwrap_or_default())
 }
@@ -178,14 +179,14 @@ impl Wire {
         }
     }
 
-    /// Writes all of it; a server that has closed meanwhile has answered all the same.
+    /// Writes all of it. A server that has closed may have answered before: that is no error.
     pub(super) async fn write(&mut self, bytes: &[u8]) {
         if self.stream.write_all(bytes).await.is_ok() {
             let _ = self.stream.flush().await;
         }
     }
 
-    /// The next final answer; `None` if the connection ends before there is one. What has no length, and every stream
+    /// The next final answer; `None` if the connection ends before. A body without a length, and a stream
     /// after a 101, is read to its end.
     pub(super) async fn answer(&mut self, to_head: bool) -> Option<Answer> {
         let (status, headers) = loop {

@@ -1,4 +1,4 @@
-//! The kubelet behind the gate: it answers each row with what was recorded for it, and writes down what it is asked.
+//! The kubelet behind the gate: it answers each row with what was recorded for it, and records the requests.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use super::recording::Recording;
 /// The header that says which row is being replayed; the gate passes it on as any other.
 pub(super) const ROW: &str = "X-Replay-Row";
 
-/// Speaks plain HTTP on loopback until it is dropped.
+/// It serves plain HTTP on loopback until it is dropped.
 pub(super) struct RecordedKubelet {
     pub(super) address: SocketAddr,
     seen: Arc<Mutex<Vec<String>>>,
@@ -86,7 +86,7 @@ async fn request(stream: &mut TcpStream, input: &mut Vec<u8>) -> Option<String> 
         if let Some(end) = input.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = input[..end].iter().copied().map(char::from).collect::<String>();
             let lower = head.to_ascii_lowercase();
-            // A row's body is empty: what is to be read is at most the last chunk.
+            // A row's body is empty: at most the last chunk is to be read.
             let body = if lower.contains("transfer-encoding: chunked") {
                 5
             } else {

@@ -1,9 +1,9 @@
-//! If the gate answered otherwise than the kubelet it stands for, a client that worked yesterday would fail today, or a
-//! stranger would get in: everything that a real kubelet was recorded doing is asked of the running gate, and what
-//! differs must differ by a written rule.
+//! If the gate answered otherwise than the kubelet behind it, a client that worked yesterday would fail
+//! today, or a stranger get in. Every request that was recorded with a real kubelet is sent to the running
+//! gate, and a difference must follow a written rule.
 //!
-//! Before the gate is a client with certificates like the recorded ones, beside it an API server that answers as the
-//! recorded one did, behind it the kubelet's own recorded answers. Nothing is remembered, so every request is decided.
+//! The client has certificates like the recorded ones, the API server answers as the recorded one did, and
+//! the kubelet gives its recorded answers. The gate remembers no reviews, so every request is decided.
 
 mod caller;
 mod kubelet;
@@ -33,7 +33,7 @@ const ANONYMOUS: &str = include_str!("../data/kubelet-anonymous-enabled.json");
 /// Kind and `spec` of every review since the last row.
 type Asked = Arc<Mutex<Vec<(String, Value)>>>;
 
-/// What was found.
+/// The result of a replay.
 #[derive(Default)]
 struct Findings {
     compared: usize,
@@ -42,7 +42,7 @@ struct Findings {
     others: Vec<String>,
 }
 
-/// A gate between recorded answers.
+/// A gate between a recorded API server and a recorded kubelet.
 struct Stage {
     world: World,
     kubelet: RecordedKubelet,
@@ -115,7 +115,7 @@ impl Stage {
 }
 
 impl Findings {
-    /// Judges what the gate did with the row of this number.
+    /// Compares what the gate did with the row of this number.
     fn judge(&mut self, recording: &Recording, certificates: &Certificates, number: usize, did: &Outcome) {
         let row = &recording.rows[number];
         let own = |mut outcome: Outcome| {
@@ -165,7 +165,7 @@ impl Findings {
             .push(format!("row {number}: {asked}\nis {did}\n{complaint}"));
     }
 
-    /// Prints the summary, and fails if a row is left over.
+    /// Prints the summary, and fails if a row differs without a rule.
     fn report(&self, what: &str, began: Instant) {
         let differ: usize = self.by_rule.values().sum();
         println!(
@@ -196,7 +196,7 @@ fn note(asked: &Asked, kind: &str, spec: &Value) {
     asked.lock().unwrap().push((kind.to_owned(), spec.clone()));
 }
 
-/// The recording has its own token and certificate in its reviews.
+/// Puts the test's token and certificate into a recorded review.
 fn own_credentials(spec: &mut Value, row: &Row, number: usize, certificates: &Certificates) {
     if spec["token"].is_string() {
         spec["token"] = token(row, number).into();
@@ -208,7 +208,7 @@ fn own_credentials(spec: &mut Value, row: &Row, number: usize, certificates: &Ce
     }
 }
 
-/// Plays all rows, one after the other, so that a review is the row's that is being played.
+/// Plays all rows one after the other: a review then belongs to the row that is being played.
 async fn replay(recording: Arc<Recording>, anonymous: bool) -> Findings {
     let certificates = Certificates::new();
     let stage = Stage::start(&recording, anonymous).await;
@@ -223,11 +223,11 @@ async fn replay(recording: Arc<Recording>, anonymous: bool) -> Findings {
     findings
 }
 
-/// Seen red: without the uid of a token's user 1051 rows; with `proxy` asked before `pods` 249; with HEAD as `create`
-/// 285; with `system:authenticated` added where it stands already 1051; without the credential-id of certificates 1560;
-/// with the interactive guard off for upgrades 121; with a bad certificate final 40; with `Bearer` in one spelling 40;
-/// with `.` segments passed on 72; and with `Authorization` passed on at the first row that has one. With a rule that
-/// covers a row too many, that row.
+/// Seen red: without the uid of a token's user 1051 rows; with `proxy` asked before `pods` 249; with HEAD as
+/// `create` 285; with `system:authenticated` added where it stands already 1051; without the credential-id of
+/// certificates 1560; with the interactive guard off for upgrades 121; with a bad certificate final 40; with
+/// `Bearer` in one spelling 40; with `.` segments passed on 72; and with `Authorization` passed on at the
+/// first row that has one. With a rule that covers a row too many, that row.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_recorded_exchange_comes_out_as_recorded_or_differs_by_a_rule() {
     let began = Instant::now();
@@ -239,13 +239,14 @@ async fn every_recorded_exchange_comes_out_as_recorded_or_differs_by_a_rule() {
     for rule in &RULES {
         assert!(
             findings.by_rule.contains_key(rule.name),
-            "{} is about nothing",
+            "{} covers no row",
             rule.name
         );
     }
 }
 
-/// Seen red: with failed credentials taken for none 12 rows; with `system:authenticated` given to the anonymous user 8.
+/// Seen red: with failed credentials taken for none 12 rows; with `system:authenticated` given to the
+/// anonymous user 8.
 #[tokio::test(flavor = "multi_thread")]
 async fn anonymous_requests_come_out_as_recorded() {
     let began = Instant::now();

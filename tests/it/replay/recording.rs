@@ -1,6 +1,7 @@
 //! What was recorded: a kubelet's answers, and the reviews it asked for before each.
 //!
-//! The recordings are kept as plain text: git packs their 5 MB into less than 100 kB, and no test needs a decompressor.
+//! The recordings are kept as plain text: git packs their 5 MB into less than 100 kB, and no test needs a
+//! decompressor.
 
 use std::collections::HashMap;
 
@@ -40,16 +41,16 @@ pub(super) struct Asked {
     pub(super) status: Value,
 }
 
-/// Every exchange of a kubelet, and what follows from all of them together.
+/// Every exchange of a kubelet, and what they show together.
 pub(super) struct Recording {
     pub(super) rows: Vec<Row>,
     /// Answers to SubjectAccessReviews: the same question was never answered in two ways.
     access: HashMap<Question, Value>,
     /// Answers to TokenReviews, by the token's name.
     tokens: HashMap<String, Value>,
-    /// The user each identity came to be: a `spec` without attributes.
+    /// The user of each identity, as a `spec` without attributes.
     users: HashMap<String, Value>,
-    /// Where the kubelet itself answered: series, method and target to row.
+    /// The rows that a handler of the kubelet answered, by series, method and target.
     passed: HashMap<[String; 3], usize>,
 }
 
@@ -57,7 +58,7 @@ pub(super) struct Recording {
 type Question = (String, String, String);
 
 impl Row {
-    /// The name of the certificate that is shown.
+    /// The name of the client certificate.
     pub(super) fn certificate(&self) -> Option<&str> {
         match self.identity.split_once(':')? {
             ("cert", name) => Some(name),
@@ -67,7 +68,7 @@ impl Row {
         }
     }
 
-    /// The name of the token that is sent, in whatever way.
+    /// The name of the token, however it is sent.
     pub(super) fn token(&self) -> Option<&str> {
         match self.identity.split_once(':')? {
             ("token", name) => Some(name),
@@ -97,7 +98,7 @@ impl Row {
         (!status_line.is_empty()).then(|| lines.map(pair).map(|(name, value)| (name, value.trim())))
     }
 
-    /// The answer as bytes for the wire, and whether the connection ends behind it.
+    /// The answer's bytes, and whether the connection ends behind it.
     pub(super) fn answer(&self) -> (Vec<u8>, bool) {
         let body = self.body();
         let mut head = format!("HTTP/1.1 {} Recorded\r\n", self.status);
@@ -185,22 +186,22 @@ impl Recording {
         self.tokens[name].clone()
     }
 
-    /// Whom an identity turned out to be: a `spec` without attributes; `None` for nobody.
+    /// The user of an identity, as a `spec` without attributes; `None` if it was not authenticated.
     pub(super) fn user(&self, identity: &str) -> Option<&Value> {
         self.users.get(identity)
     }
 
-    /// Whether the token of this identity is looked at.
+    /// Whether the token of this identity was reviewed.
     pub(super) fn token_counts(&self, identity: &str) -> bool {
         let reviewed = |row: &Row| row.identity == identity && row.reviews.iter().any(Asked::about_token);
         self.rows.iter().any(reviewed)
     }
 
-    /// The row with the answer of the kubelet itself, behind its door, to this row's request.
+    /// The row with the answer of the kubelet's handler to this row's request.
     pub(super) fn behind(&self, number: usize) -> Option<&Row> {
         let row = &self.rows[number];
         let answered_before_the_door = row.reviews.is_empty() && row.status != 401;
-        // No fragment gets so far.
+        // A fragment is cut off before.
         let whole = row.target.split('#').next().unwrap_or_default().to_owned();
         if row.allowed() || answered_before_the_door && whole == row.target {
             return Some(row);
@@ -210,7 +211,7 @@ impl Recording {
     }
 }
 
-/// Bytes are recorded each as the character of its number.
+/// Each byte is recorded as the character of its number.
 pub(super) fn bytes(text: &str) -> Vec<u8> {
     text.chars().map(|char| u8::try_from(char).unwrap()).collect()
 }

@@ -1,6 +1,6 @@
-//! The one table of what the gate does otherwise than the kubelet, on purpose: which rows, and what it does instead.
+//! What the gate does otherwise than the kubelet on purpose: which rows, and what it does instead.
 //!
-//! The predictions are made from the recording and from the tables below, with no code of the gate in them.
+//! The predictions are made from the recording and the tables below, without the gate's code.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::recording::{NODE, Recording, Row};
 
-/// What became of a request.
+/// What happened to a request.
 #[derive(Clone, PartialEq)]
 pub(super) struct Outcome {
     pub(super) status: u16,
@@ -17,14 +17,14 @@ pub(super) struct Outcome {
     pub(super) body: Vec<u8>,
     /// Kind and whole `spec` of each review, in order.
     pub(super) reviews: Vec<(String, Value)>,
-    /// How often the kubelet was asked.
+    /// How often the request reached the kubelet.
     pub(super) forwarded: usize,
 }
 
 /// One difference.
 pub(super) struct Rule {
     pub(super) name: &'static str,
-    /// Where the design decides it.
+    /// The section of the design that decides it.
     pub(super) section: &'static str,
     pub(super) covers: fn(&Row, &Recording) -> bool,
     /// What the gate does with the row of this number.
@@ -45,10 +45,10 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// All differences. Each row is covered by one of them at most, and then it does differ.
+/// All differences. Each row is covered by at most one of them, and then it does differ.
 pub(super) const RULES: [Rule; 13] = [
     Rule {
-        name: "what is no HTTP gets the library's bare 400",
+        name: "malformed HTTP gets the library's bare 400",
         section: "5.5",
         covers: |row, _| refusal(row) == Some(Refusal::Malformed),
         instead: |number, recording| refused(&recording.rows[number], 400, Vec::new(), ""),
@@ -73,7 +73,7 @@ pub(super) const RULES: [Rule; 13] = [
         },
     },
     Rule {
-        name: "a path that reads in two ways is 400",
+        name: "an ambiguous path is 400",
         section: "5.3",
         covers: |row, _| matches!(refusal(row), Some(Refusal::Path(_))),
         instead: bad_request,
@@ -88,7 +88,9 @@ pub(super) const RULES: [Rule; 13] = [
         name: "401 before 404 and 307",
         section: "5.3",
         covers: |row, recording| {
-            at_the_door(row) && before_the_door(row) && recording.user(&row.identity).is_none()
+            is_authenticated_by_gate(row)
+                && is_answered_unauthenticated(row)
+                && recording.user(&row.identity).is_none()
         },
         instead: |number, recording| decided(number, recording, None),
     },
@@ -96,7 +98,9 @@ pub(super) const RULES: [Rule; 13] = [
         name: "403 before 404 and 307",
         section: "5.3",
         covers: |row, recording| {
-            at_the_door(row) && before_the_door(row) && may(row, recording) == Some(false)
+            is_authenticated_by_gate(row)
+                && is_answered_unauthenticated(row)
+                && may(row, recording) == Some(false)
         },
         instead: decided_by_table,
     },
@@ -104,8 +108,8 @@ pub(super) const RULES: [Rule; 13] = [
         name: "reviews before 404 and 307",
         section: "5.3",
         covers: |row, recording| {
-            at_the_door(row)
-                && before_the_door(row)
+            is_authenticated_by_gate(row)
+                && is_answered_unauthenticated(row)
                 && !row.target.contains('#')
                 && may(row, recording) == Some(true)
         },
@@ -115,7 +119,7 @@ pub(super) const RULES: [Rule; 13] = [
         name: "a fragment is cut off the target by the library, before anything is decided",
         section: "5.3",
         covers: |row, recording| {
-            at_the_door(row) && row.target.contains('#') && may(row, recording) == Some(true)
+            is_authenticated_by_gate(row) && row.target.contains('#') && may(row, recording) == Some(true)
         },
         instead: decided_by_table,
     },
@@ -161,7 +165,7 @@ pub(super) const RULES: [Rule; 13] = [
     },
 ];
 
-/// Why a request does not get as far as the door.
+/// Why a request is refused before authentication.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Refusal {
     Malformed,
@@ -171,8 +175,8 @@ enum Refusal {
     Upgrade(&'static str),
 }
 
-/// The targets that two kubelets could read differently, and what the client is told.
-const TWO_MEANINGS: [(&str, &str); 23] = [
+/// The ambiguous targets, and the answer's explanation.
+const AMBIGUOUS: [(&str, &str); 23] = [
     ("*", NOT_A_PATH),
     ("/./pods", DOT),
     ("//evil.example/metrics", EMPTY),
@@ -203,7 +207,7 @@ const EMPTY: &str = "the path has an empty segment\n";
 const NOT_A_PATH: &str = "the request target must be a path starting with /\n";
 const SLASH: &str = "the path has an encoded slash\n";
 
-/// Targets that are no URI at all.
+/// Targets that are no URI.
 const NO_TARGETS: [&str; 2] = ["\\pods", "?x"];
 
 /// The kubelet's table of paths, by their first segment.
@@ -220,8 +224,8 @@ const SUBRESOURCES: [(&str, &[&str]); 10] = [
     ("statusz", &["statusz"]),
 ];
 
-/// The headers of an answer that are compared. The others say how one message is framed on one connection, or when; but
-/// the answer to HEAD has a length for no body.
+/// Whether this header of an answer is compared. The others depend on the connection or the time; the length
+/// of an answer to HEAD does not.
 pub(super) fn told(name: &str, method: &str) -> bool {
     match name {
         "connection" | "date" | "transfer-encoding" => false,
@@ -230,7 +234,7 @@ pub(super) fn told(name: &str, method: &str) -> bool {
     }
 }
 
-/// What the kubelet did, with the caller's own certificate and token where the recording has others.
+/// What the kubelet did, with the test's own certificate and token in place of the recorded ones.
 pub(super) fn recorded(number: usize, recording: &Recording) -> Outcome {
     let row = &recording.rows[number];
     let mut headers: Vec<_> = row
@@ -268,7 +272,7 @@ fn refusal(row: &Row) -> Option<Refusal> {
     if !["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].contains(&row.method.as_str()) {
         return Some(Refusal::Method);
     }
-    if let Some((_, told)) = TWO_MEANINGS.iter().find(|(target, _)| *target == row.target) {
+    if let Some((_, told)) = AMBIGUOUS.iter().find(|(target, _)| *target == row.target) {
         return Some(Refusal::Path(told));
     }
     match (lines("Upgrade: "), lines("Upgrade: h2c")) {
@@ -280,19 +284,19 @@ fn refusal(row: &Row) -> Option<Refusal> {
     }
 }
 
-/// Whether the gate asks who it is.
-fn at_the_door(row: &Row) -> bool {
+/// Whether the gate authenticates the request.
+fn is_authenticated_by_gate(row: &Row) -> bool {
     refusal(row).is_none()
 }
 
-/// Whether the kubelet answered without asking who it is.
-fn before_the_door(row: &Row) -> bool {
+/// Whether the kubelet answered without authentication.
+fn is_answered_unauthenticated(row: &Row) -> bool {
     row.reviews.is_empty() && row.status != 401
 }
 
-/// Whether both asked what the user may.
+/// Whether both asked for authorization.
 fn asked(row: &Row) -> bool {
-    at_the_door(row)
+    is_authenticated_by_gate(row)
         && row
             .reviews
             .iter()
@@ -333,7 +337,7 @@ fn subresources(row: &Row) -> &'static [&'static str] {
     found.map_or(&["proxy"], |(_, subresources)| subresources)
 }
 
-/// The reviews about a user, in order, up to the first that allows; and whether one does.
+/// The reviews about a user, in order, up to the first that allows; and whether one allows.
 fn access(row: &Row, recording: &Recording, user: &Value) -> (Vec<(String, Value)>, bool) {
     let mut reviews = Vec::new();
     for subresource in subresources(row) {
@@ -354,7 +358,7 @@ fn access(row: &Row, recording: &Recording, user: &Value) -> (Vec<(String, Value
     (reviews, false)
 }
 
-/// Whether the user may by the gate's table; `None` for nobody.
+/// Whether the user is permitted by the gate's table; `None` without a user.
 fn may(row: &Row, recording: &Recording) -> Option<bool> {
     let user = recording.user(&row.identity)?;
     Some(access(row, recording, user).1)
@@ -365,7 +369,7 @@ fn decided_by_table(number: usize, recording: &Recording) -> Outcome {
     decided(number, recording, user)
 }
 
-/// Who asks, then whether they may, then the kubelet behind its door.
+/// Authentication, then authorization, then the answer of the kubelet's handler.
 fn decided(number: usize, recording: &Recording, user: Option<&Value>) -> Outcome {
     let row = &recording.rows[number];
     let mut reviews = Vec::new();
@@ -412,7 +416,7 @@ fn bad_request(number: usize, recording: &Recording) -> Outcome {
     refused(row, 400, vec![plain_text()], told)
 }
 
-/// Refused at once: nothing asked, nothing forwarded.
+/// Refused at once, without reviews and without the kubelet.
 fn refused(row: &Row, status: u16, mut headers: Vec<(String, String)>, body: &str) -> Outcome {
     let to_head = row.method == "HEAD";
     if to_head {

@@ -1,5 +1,5 @@
-//! If the gate's handshake were weaker than the kubelet's, or refused where the kubelet does not, scanners and old
-//! clients would notice before we do. Hellos are written byte by byte, since no library offers what is to be refused.
+//! The gate's handshake must not be weaker than the kubelet's, nor refuse what the kubelet accepts. The
+//! hellos are written byte by byte, since no library offers what must be refused.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,17 +19,17 @@ use tokio_rustls::TlsConnector;
 use super::caller::Certificates;
 use crate::world::{PKI, World};
 
-/// What openssl saw of a kubelet.
+/// What openssl reported of a kubelet.
 const RECORDED: &str = include_str!("../data/kubelet-tls.txt");
 
-/// What a server makes of a hello: what it chooses, or its alert.
+/// A server's answer to a hello: what it chooses, or its alert.
 type Reply = Result<Chosen, u8>;
 
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Chosen {
     version: u16,
     suite: u16,
-    /// Only where it asks for a key share.
+    /// Only if it asks for a key share.
     group: Option<u16>,
     /// Only before TLS 1.3, which encrypts it.
     alpn: Option<String>,
@@ -83,13 +83,13 @@ const GROUPS: [(&str, u16); 6] = [
     ("ffdhe2048", 256),
 ];
 
-/// What the kubelet takes and the gate does not, and why.
+/// What the kubelet accepts and the gate does not, and why.
 const REFUSED: [(&str, &str); 3] = [
     ("ECDHE-ECDSA-AES128-SHA", "CBC; rustls has none"),
     ("ECDHE-ECDSA-AES256-SHA", "CBC; rustls has none"),
     (
         "P-521",
-        "rustls has none with aws-lc-rs; who has it has P-256 too",
+        "rustls has none with aws-lc-rs; clients with P-521 have P-256 too",
     ),
 ];
 
@@ -130,7 +130,7 @@ impl Hello<'_> {
         [&[22, 3, 1], sized(2, &handshake).as_slice()].concat()
     }
 
-    /// Says hello, and nothing else.
+    /// Sends the hello and nothing else.
     async fn say(&self, world: &World) -> Reply {
         let mut stream = TcpStream::connect(world.address).await.unwrap();
         stream.write_all(&self.bytes()).await.unwrap();
@@ -173,7 +173,7 @@ impl Chosen {
     }
 }
 
-/// With its length in front, in so many bytes.
+/// The content behind its length, which has this number of bytes.
 fn sized(bytes: usize, content: &[u8]) -> Vec<u8> {
     [
         &content.len().to_be_bytes()[size_of::<usize>() - bytes..],
@@ -186,7 +186,7 @@ fn extension(kind: u16, content: &[u8]) -> Vec<u8> {
     [&kind.to_be_bytes()[..], &sized(2, content)].concat()
 }
 
-/// The recorded facts: what stands before the colon, and what behind it.
+/// The recorded facts: the text before the colon, and the text behind it.
 fn facts() -> BTreeMap<&'static str, &'static str> {
     RECORDED
         .lines()
@@ -194,7 +194,7 @@ fn facts() -> BTreeMap<&'static str, &'static str> {
         .collect()
 }
 
-/// Whether the kubelet took what was offered.
+/// Whether the kubelet accepted the offer.
 fn taken(fact: &str) -> bool {
     !fact.contains("error") && !fact.contains("(NONE)")
 }
@@ -218,7 +218,7 @@ async fn versions_suites_and_groups_are_the_kubelets_or_fewer() {
         suites: &suites_1_2,
         ..modern
     };
-    // What was offered, whether the kubelet took it, what the gate made of it.
+    // The offer, whether the kubelet accepted it, the gate's answer.
     let mut found: Vec<(&str, bool, Reply)> = Vec::new();
     for (name, version) in [
         ("tls1", V1_0),
@@ -287,10 +287,10 @@ async fn versions_suites_and_groups_are_the_kubelets_or_fewer() {
     world.stop().await;
 }
 
-/// A kubelet 1.36 ignores ALPN while it reloads its client CA file, as it does by default; older ones, and those with
-/// that switched off, do as the gate does. Seen red: without h2 in the server's protocols.
+/// A kubelet 1.36 ignores ALPN while it reloads its client CA file, as it does by default; older ones, and
+/// those with that switched off, do as the gate does. Seen red: without h2 in the server's protocols.
 #[tokio::test(flavor = "multi_thread")]
-async fn http_2_is_offered_and_an_unknown_protocol_refused() {
+async fn http_2_is_offered_and_unknown_protocols_are_refused() {
     let world = World::start().await;
     for (fact, alpn, gate) in [
         (
@@ -323,9 +323,9 @@ async fn http_2_is_offered_and_an_unknown_protocol_refused() {
     world.stop().await;
 }
 
-/// The names the gate asks for are the bundle's subjects, as the kubelet's. Seen red: with the first name alone.
+/// Like the kubelet, the gate names the subjects of the CA bundle. Seen red: with the first name alone.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_are_told_the_bundles_names_and_no_others() {
+async fn the_gate_names_the_subjects_of_the_ca_bundle_and_no_others() {
     #[derive(Debug, Default)]
     struct Asked(Mutex<Vec<Vec<u8>>>);
 
@@ -366,7 +366,7 @@ async fn clients_are_told_the_bundles_names_and_no_others() {
 
 /// Seen red: with TLS 1.2 switched off.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_certificate_is_an_alert_and_each_gets_its_status_on_both_versions() {
+async fn every_certificate_gets_its_status_and_not_an_alert_on_both_versions() {
     let world = World::start().await;
     world
         .api

@@ -43,7 +43,8 @@ impl Drop for Disk {
     }
 }
 
-/// Seen red: with the boot files written before the plan that is confirmed, and with files that are not replaced in one step.
+/// Seen red: with the boot files written before the plan that is confirmed, and with files that are not
+/// replaced in one step.
 #[test]
 fn a_disk_that_is_full_at_any_write_leaves_a_seal_that_every_command_knows() {
     on_every_backend(async |node: Node| {
@@ -77,8 +78,10 @@ fn a_disk_that_is_full_at_any_write_leaves_a_seal_that_every_command_knows() {
                 failures += 1;
                 assert_eq!(output.status.code(), Some(1), "{context}");
                 assert!(said.contains("No space left"), "{context}");
-                let (_, ports) = crash.agrees(&context).await;
+                let (case, ports) = crash.agrees(&context).await;
                 assert_eq!(ports, before.ports(), "{context}");
+                let begun = case == Some(Case::Unfinished) && before != Before::UnfinishedB;
+                assert!(free > 0 || !begun, "{context}: found before the kernel's step");
                 disk.leave(MANY);
                 crash.goes_on(verb, verb.ports(before), &context).await;
             }
@@ -93,7 +96,8 @@ fn a_disk_that_is_full_at_any_write_leaves_a_seal_that_every_command_knows() {
     });
 }
 
-/// Seen red: with a unit that cannot be written ending the confirmation, and without a second confirm that mends it.
+/// Seen red: with a unit that cannot be written ending the confirmation, and without a second confirm that
+/// mends it.
 #[test]
 fn a_unit_that_cannot_be_written_is_written_by_another_confirm() {
     on_every_backend(async |node: Node| {
@@ -174,6 +178,8 @@ fn a_file_that_cannot_be_deleted_leaves_a_seal_that_every_command_knows() {
                     [before.ports(), verb.ports(before)].contains(&ports),
                     "{context}: {ports:?}"
                 );
+                crash.boots();
+                crash.agrees(&format!("{context}, then a new start")).await;
                 crash.goes_on(verb, verb.ports(before), &context).await;
             }
         }
@@ -183,7 +189,8 @@ fn a_file_that_cannot_be_deleted_leaves_a_seal_that_every_command_knows() {
     });
 }
 
-/// Runs the command where `file` is a mount point, of its own mount namespace: it can be neither deleted nor replaced.
+/// Runs the command where `file` is a mount point, of its own mount namespace: it can be neither deleted nor
+/// replaced.
 fn beside_a_mount(crash: &Crash, file: &str, verb: Verb) -> Option<i32> {
     configure(&crash.node, verb);
     let file = crash.node.file(file).display().to_string();

@@ -1,5 +1,5 @@
-//! The command itself is killed, by stand-ins for the programs that it runs: after each transaction of the kernel, of which
-//! iptables has many in one step, and after each call of systemd.
+//! The command itself is killed, by stand-ins for the programs that it runs: after each transaction of the
+//! kernel, of which iptables has many in one step, and after each call of systemd.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -24,8 +24,8 @@ const WALKS: [(Before, Verb); 6] = [
 /// More transactions than any verb has.
 const MANY: usize = 100;
 
-/// Seen red: with the confirmed rules of iptables written before the trial's ports are made to last, a kill in between left
-/// a node that was open in part once the trial ended, and could not be confirmed any more.
+/// Seen red: with the confirmed rules of iptables written before the trial's ports are made to last, a kill
+/// in between left a node that was open in part once the trial ended, and could not be confirmed any more.
 #[test]
 fn a_kill_after_any_transaction_leaves_a_seal_that_every_command_knows() {
     on_every_backend(async |node: Node| {
@@ -104,7 +104,8 @@ fn a_kill_beside_systemd_leaves_a_unit_that_confirm_mends() {
         );
         let beside_systemd = |words: &str| {
             let script = format!(
-                "mount --bind {} /etc/systemd/system; mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/system\n\
+                "mount --bind {} /etc/systemd/system; mount -t tmpfs tmpfs /run; mkdir -p \
+                 /run/systemd/system\n\
                  exec \"$@\"",
                 units.display()
             );
@@ -178,7 +179,8 @@ impl Tools {
             path: format!("{}:{}", directory.display(), std::env::var("PATH").unwrap()),
             directory: directory.to_owned(),
         };
-        // What reads, how many transactions the input is, the part of the input that is the first `$n` of them, and the program.
+        // What reads, how many transactions the input is, the part of the input that is the first `$n` of
+        // them, and the program.
         let restore = (
             "--test|--version",
             "$(grep -c ^COMMIT in)",

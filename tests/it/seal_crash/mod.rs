@@ -1,6 +1,6 @@
-//! A crash after any step of `firewall apply`, `confirm` and `remove`, and a write that fails at any. If the kernel's rules
-//! and the files on the disk then described two different seals, the node would be open, or closed to its gate, and no
-//! command would say so.
+//! A crash after any step of `firewall apply`, `confirm` and `remove`, and a write that fails at any. If the
+//! kernel's rules and the files on the disk then described two different seals, the node would be open, or
+//! closed to its gate, and no command would say so.
 
 mod failed_writes;
 mod killed;
@@ -167,7 +167,8 @@ impl Crash {
     fn words(verb: Verb) -> &'static str {
         match verb {
             Verb::ApplyA | Verb::ApplyB => {
-                "apply --confirm-within 2m --accept-foreign-rules --accept-unseen-api-server --close-health-checkers"
+                "apply --confirm-within 2m --accept-foreign-rules --accept-unseen-api-server \
+                 --close-health-checkers"
             }
             Verb::Confirm => "confirm",
             Verb::Remove => "remove",
@@ -214,7 +215,7 @@ impl Crash {
             _ if !all(&secure) || !all(&read_only) => Ports::Mixed(format!("{secure:?}, {read_only:?}")),
             ("kubelet", "kubelet") => Ports::Open,
             ("gate", "gate") => Ports::PlanA,
-            ("gate", "nobody") => Ports::PlanB,
+            ("gate", "none") => Ports::PlanB,
             _ => Ports::Mixed(format!("{secure:?}, {read_only:?}")),
         }
     }
@@ -277,7 +278,7 @@ impl Crash {
         Firewall::of(self.plan_a.backend).remove().unwrap();
         let unit = std::fs::read_to_string(self.unit().path()).unwrap_or_default();
         for command in unit.lines().filter_map(|line| line.strip_prefix("ExecStart=")) {
-            crate::node::shell(command);
+            self.node.shell(command);
         }
     }
 }

@@ -1,12 +1,15 @@
-//! A kubelet's effective options: what it really runs with, from its flags, its configuration file, its drop-ins and both
-//! sets of defaults, combined as the kubelet combines them.
+//! A kubelet's effective options: what it really runs with, from its flags, its configuration file, its
+//! drop-ins and both sets of defaults, combined as the kubelet combines them.
 
 mod fields;
 #[cfg(test)]
 mod tests;
 
-pub use self::fields::{FIELDS, Field, Kind};
+pub(crate) use self::fields::FIELDS;
+pub use self::fields::Field;
+use self::fields::ValueKind;
 
+use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
@@ -16,16 +19,17 @@ use super::invocation::Invocation;
 use super::root::{Root, broken};
 use crate::duration;
 
-/// Nobody nests drop-ins deeper; the kubelet does not follow links to folders, so they cannot go round.
+/// Deepest nesting of drop-ins that is read. The kubelet does not follow links to folders, so they cannot go
+/// round.
 const DEPTH: usize = 32;
 
 /// Where a value came from.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "kind", content = "place")]
-pub enum Origin {
-    /// Nobody set it.
+pub enum ValueOrigin {
+    /// It is not set.
     Default,
-    /// Nobody set it on a kubelet without `--config`, which has defaults of its own.
+    /// It is not set, on a kubelet without `--config`, which has defaults of its own.
     LegacyDefault,
     /// A flag, and where that stands.
     Flag(String),
@@ -35,7 +39,7 @@ pub enum Origin {
     DropIn(String),
 }
 
-impl std::fmt::Display for Origin {
+impl std::fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -53,14 +57,14 @@ pub struct Setting {
     pub field: &'static Field,
     /// What it is.
     pub value: Value,
-    /// Who says so.
-    pub origin: Origin,
+    /// Where it is set.
+    pub origin: ValueOrigin,
 }
 
 impl Setting {
-    /// The value for people; an empty one is "".
+    /// The value as it is printed; an empty text is `""`.
     #[must_use]
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         match &self.value {
             Value::String(text) if text.is_empty() => "\"\"".to_owned(),
             Value::String(text) => text.clone(),
@@ -76,14 +80,32 @@ impl Setting {
         }
     }
 
-    /// Whether anybody set it.
+    /// Whether it is on.
     #[must_use]
-    pub fn is_set(&self) -> bool {
-        !matches!(self.origin, Origin::Default | Origin::LegacyDefault)
+    pub fn is_on(&self) -> bool {
+        self.value == Value::Bool(true)
+    }
+
+    /// Its number, 0 if it has none.
+    #[must_use]
+    pub fn number(&self) -> i64 {
+        self.value.as_i64().unwrap_or(0)
+    }
+
+    /// Its text, empty if it has none.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.value.as_str().unwrap_or_default()
+    }
+
+    /// Whether a file or a flag sets it.
+    #[must_use]
+    pub(crate) fn is_set(&self) -> bool {
+        !matches!(self.origin, ValueOrigin::Default | ValueOrigin::LegacyDefault)
     }
 }
 
-/// Why the options of a kubelet cannot be told.
+/// Why the options of a kubelet are not known.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{place}: {why}")]
 pub struct OptionsError {
@@ -99,14 +121,14 @@ pub struct Effective {
     settings: Vec<Setting>,
     /// The files that were read, in their order.
     pub files: Vec<String>,
-    /// What a kubelet would trip over, or what may surprise its owner.
+    /// What a kubelet would refuse, or what may surprise the operator.
     pub notes: Vec<String>,
-    /// What could not be read, and may say anything.
+    /// Sources that could not be read, and may hold any option.
     pub unread: Vec<String>,
 }
 
 /// A flag as it was given.
-struct Given<'a> {
+struct GivenFlag<'a> {
     name: String,
     value: String,
     place: &'a str,
@@ -116,7 +138,7 @@ impl Effective {
     /// Combines what `invocation` says: defaults, then the file, then the drop-ins, then the flags.
     ///
     /// # Errors
-    /// A file cannot be read or understood, or a flag's value is none: a kubelet would not have started with it.
+    /// A file cannot be read or understood, or a flag's value is wrong: a kubelet would not start with it.
     pub fn of(invocation: &Invocation) -> Result<Self, OptionsError> {
         let (mut notes, mut unread) = (Vec::new(), Vec::new());
         let flags = parsed(invocation, &mut notes);
@@ -136,7 +158,9 @@ impl Effective {
         }
         if last("dynamic-config-dir").is_some() {
             unread.push(
-                "--dynamic-config-dir: what the API server keeps for this node wins over all that is read here".to_owned(),
+                "--dynamic-config-dir: the configuration that the API server keeps for this node overrides \
+                 the files"
+                    .to_owned(),
             );
         }
         if let Some(folder) = last("config-dir").map(|path| absolute(&invocation.directory, path)) {
@@ -151,11 +175,12 @@ impl Effective {
             .collect::<Result<_, _>>()?;
         let left_out = settings
             .iter()
-            .filter(|setting| setting.origin == Origin::LegacyDefault);
+            .filter(|setting| setting.origin == ValueOrigin::LegacyDefault);
         let left_out: Vec<&str> = left_out.map(|setting| setting.field.key).collect();
         if config.is_none() && !layers.is_empty() && !left_out.is_empty() {
             notes.push(format!(
-                "--config-dir without --config: what the drop-ins leave out has the defaults of a kubelet without a file, here {}",
+                "--config-dir without --config: options that the drop-ins do not set have the defaults of a \
+                 kubelet without a file: {}",
                 left_out.join(", ")
             ));
         }
@@ -182,27 +207,34 @@ impl Effective {
     /// Whether this option is on.
     #[must_use]
     pub fn is_on(&self, key: &str) -> bool {
-        self.get(key)
-            .is_some_and(|setting| setting.value == Value::Bool(true))
+        self.get(key).is_some_and(Setting::is_on)
     }
 
     /// Its number.
     #[must_use]
     pub fn number(&self, key: &str) -> i64 {
-        self.get(key)
-            .and_then(|setting| setting.value.as_i64())
-            .unwrap_or(0)
+        self.get(key).map_or(0, Setting::number)
     }
 
     /// Its text, empty if it has none.
     #[must_use]
     pub fn text(&self, key: &str) -> &str {
-        self.get(key)
-            .and_then(|setting| setting.value.as_str())
-            .unwrap_or_default()
+        self.get(key).map_or("", Setting::text)
     }
 
-    /// The certificate and key that the kubelet serves: rotated by itself, as configured, or made by itself.
+    /// The addresses that the kubelet announces for its node, by `--node-ip`. An unspecified one leaves the
+    /// choice to the kubelet.
+    #[must_use]
+    pub(crate) fn announced_addresses(&self) -> Vec<IpAddr> {
+        self.text("--node-ip")
+            .split(',')
+            .filter_map(|address| address.trim().parse().ok())
+            .filter(|address: &IpAddr| !address.is_unspecified())
+            .collect()
+    }
+
+    /// The files of the certificate and key that the kubelet serves: the rotated ones, the configured ones,
+    /// or the ones that it makes itself.
     #[must_use]
     pub fn serving_pair(&self) -> (String, String) {
         let folder = self.text("--cert-dir");
@@ -218,14 +250,14 @@ impl Effective {
     }
 }
 
-/// What lies over the defaults.
+/// A file whose options override the defaults and earlier files.
 enum Layer {
     File(PathBuf),
     DropIn(PathBuf),
 }
 
 /// The words as pflag reads them: `--name=value`, `--name value`, `--switch`; `_` may stand for `-`.
-fn parsed<'a>(invocation: &'a Invocation, notes: &mut Vec<String>) -> Vec<Given<'a>> {
+fn parsed<'a>(invocation: &'a Invocation, notes: &mut Vec<String>) -> Vec<GivenFlag<'a>> {
     let mut flags = Vec::new();
     let mut words = invocation.words.iter().peekable();
     while let Some(word) = words.next() {
@@ -235,13 +267,13 @@ fn parsed<'a>(invocation: &'a Invocation, notes: &mut Vec<String>) -> Vec<Given<
             if short && word.text.len() == 2 {
                 words.next_if(|next| !next.text.starts_with('-'));
             } else if !short {
-                // Mostly what was meant for a switch; the value of a flag that is not known may be a secret.
+                // Mostly the value meant for a switch. The value of an unknown flag may be a secret.
                 let shown = match word.text.as_str() {
                     "true" | "false" => &word.text,
                     _ => "…",
                 };
                 notes.push(format!(
-                    "{}: the word {shown:?} is no flag: a kubelet exits on it",
+                    "{}: the word {shown:?} is not a flag: a kubelet exits on it",
                     word.place
                 ));
             }
@@ -253,9 +285,9 @@ fn parsed<'a>(invocation: &'a Invocation, notes: &mut Vec<String>) -> Vec<Given<
                 let name = flag.replace('_', "-");
                 let known = FIELDS.iter().find(|field| field.flag == name);
                 let value = match known {
-                    Some(field) if field.kind == Kind::Bool => None,
+                    Some(field) if field.kind == ValueKind::Bool => None,
                     Some(_) => words.next(),
-                    // What is not known may be a switch.
+                    // An unknown flag may be a switch.
                     None => words.next_if(|next| !next.text.starts_with('-')),
                 };
                 (
@@ -264,7 +296,7 @@ fn parsed<'a>(invocation: &'a Invocation, notes: &mut Vec<String>) -> Vec<Given<
                 )
             }
         };
-        flags.push(Given {
+        flags.push(GivenFlag {
             name,
             value,
             place: &word.place,
@@ -273,7 +305,7 @@ fn parsed<'a>(invocation: &'a Invocation, notes: &mut Vec<String>) -> Vec<Given<
     flags
 }
 
-/// The value of a flag alone, if it is given and not empty: the last, whatever the kubelet's files say or whether they can be read.
+/// The last value of a flag, if it is given and not empty. Files are not read for it.
 #[must_use]
 pub fn given(invocation: &Invocation, flag: &str) -> Option<String> {
     let flags = parsed(invocation, &mut Vec::new());
@@ -281,9 +313,9 @@ pub fn given(invocation: &Invocation, flag: &str) -> Option<String> {
     Some(last.value).filter(|value| !value.is_empty())
 }
 
-/// The flags as they were given, without the values of those that are not known here: these may be secrets.
+/// The flags as they were given. Values of unknown flags are left out, since they may be secrets.
 pub(crate) fn arguments(invocation: &Invocation) -> Vec<String> {
-    let shown = |given: Given<'_>| match FIELDS.iter().any(|field| field.flag == given.name) {
+    let shown = |given: GivenFlag<'_>| match FIELDS.iter().any(|field| field.flag == given.name) {
         true => format!("--{}={}", given.name, given.value),
         false => format!("--{}=…", given.name),
     };
@@ -293,7 +325,7 @@ pub(crate) fn arguments(invocation: &Invocation) -> Vec<String> {
         .collect()
 }
 
-/// Long words cut short: they may be anything.
+/// The start of a value, for messages.
 fn excerpt(text: &str) -> String {
     text.chars().take(60).collect()
 }
@@ -312,7 +344,7 @@ fn document(root: &Root, path: &Path, notes: &mut Vec<String>) -> Result<Value, 
             let options = serde_saphyr::options! {
                 duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
             };
-            // A kubelet reads the first document, and leaves what comes after it.
+            // A kubelet reads the first document and ignores the others.
             let mut bytes = text.as_bytes();
             let first = serde_saphyr::read_with_options::<_, Value>(&mut bytes, options)
                 .next()
@@ -322,7 +354,9 @@ fn document(root: &Root, path: &Path, notes: &mut Vec<String>) -> Result<Value, 
         }
     };
     if !value.is_object() {
-        return Err(failed("it is no KubeletConfiguration".to_owned()));
+        return Err(failed(
+            "not a KubeletConfiguration: the file is empty, a list or a single value".to_owned(),
+        ));
     }
     if value["kind"] != "KubeletConfiguration" {
         notes.push(format!(
@@ -333,7 +367,8 @@ fn document(root: &Root, path: &Path, notes: &mut Vec<String>) -> Result<Value, 
     Ok(value)
 }
 
-/// The `*.conf` below a folder in the kubelet's order; links to folders are not followed, not even at the top.
+/// The `*.conf` below a folder, in the kubelet's order. Links to folders are not followed, not even at the
+/// top.
 fn drop_ins(
     root: &Root,
     folder: &Path,
@@ -359,9 +394,12 @@ fn drop_ins(
         let folder = shown(folder);
         match root.exists(&folder) {
             Ok(true) => notes.push(format!(
-                "--config-dir {folder}: no folder, or a link to one, which a kubelet does not follow: no drop-ins"
+                "--config-dir {folder}: not a folder, or a link to one, which a kubelet does not follow: no \
+                 drop-ins"
             )),
-            Ok(false) => unread.push(format!("--config-dir {folder}: not there: a kubelet does not start")),
+            Ok(false) => unread.push(format!(
+                "--config-dir {folder}: not found: a kubelet does not start"
+            )),
             Err(error) => unread.push(format!("--config-dir {folder}: {error}")),
         }
         return Ok(found);
@@ -377,33 +415,31 @@ fn setting(
     field: &'static Field,
     no_config: bool,
     layers: &[(Value, Layer)],
-    flags: &[Given<'_>],
+    flags: &[GivenFlag<'_>],
     directory: &Path,
 ) -> Result<Setting, OptionsError> {
     let json = |text: &str| serde_json::from_str(text).unwrap_or(Value::Null);
     let (mut value, mut origin) = match field.legacy {
-        Some(legacy) if no_config => (json(legacy), Origin::LegacyDefault),
-        _ => (json(field.default), Origin::Default),
+        Some(legacy) if no_config => (json(legacy), ValueOrigin::LegacyDefault),
+        _ => (json(field.default), ValueOrigin::Default),
     };
     for (document, layer) in layers.iter().filter(|_| !field.key.starts_with("--")) {
         let (path, from) = match layer {
-            Layer::File(path) => (path, Origin::File(shown(path))),
-            Layer::DropIn(path) => (path, Origin::DropIn(shown(path))),
+            Layer::File(path) => (path, ValueOrigin::File(shown(path))),
+            Layer::DropIn(path) => (path, ValueOrigin::DropIn(shown(path))),
         };
-        let found = found(document, field.key).map_err(|why| OptionsError {
+        let failed = |error: ValueError| OptionsError {
             place: shown(path),
-            why,
-        })?;
+            why: error.to_string(),
+        };
+        let found = found(document, field.key).map_err(failed)?;
         match found {
             None => {}
-            Some(Value::Null) => (value, origin) = (json(field.default), Origin::Default),
+            Some(Value::Null) => (value, origin) = (json(field.default), ValueOrigin::Default),
             Some(given) => {
-                let typed = typed(field.kind, given).map_err(|why| OptionsError {
-                    place: shown(path),
-                    why: format!("{}: {why}", field.key),
-                })?;
+                let typed = typed(field, given).map_err(failed)?;
                 if field.zero_is_unset && is_zero(&typed) {
-                    (value, origin) = (json(field.default), Origin::Default);
+                    (value, origin) = (json(field.default), ValueOrigin::Default);
                 } else {
                     (value, origin) = (typed, from.clone());
                 }
@@ -423,25 +459,29 @@ fn setting(
                 .filter_map(|gate| gate.trim().split_once('='));
             let gates = gates.map(|(name, set)| (name.trim(), set.trim()));
             for (_, set) in gates.filter(|(name, _)| *name == gate) {
-                (value, origin) = (flagged(field, given, set)?, Origin::Flag(given.place.to_owned()));
+                (value, origin) = (
+                    flagged(field, given, set)?,
+                    ValueOrigin::Flag(given.place.to_owned()),
+                );
             }
         }
     }
-    let named = |given: &&Given<'_>| !field.flag.is_empty() && given.name == field.flag;
+    let named = |given: &&GivenFlag<'_>| !field.flag.is_empty() && given.name == field.flag;
     for (at, given) in flags.iter().filter(named).enumerate() {
         let flagged = flagged(field, given, &given.value)?;
         match (&mut value, flagged) {
-            // The first flag replaces what files say, the others add to it; of what is no list the last counts.
+            // Of a list, the first flag replaces the file's value and later ones add to it. Otherwise the
+            // last counts.
             (Value::Array(all), Value::Array(more)) if at > 0 => all.extend(more),
             (value, flagged) => *value = located(field, flagged, directory),
         }
-        origin = Origin::Flag(given.place.to_owned());
+        origin = ValueOrigin::Flag(given.place.to_owned());
     }
     Ok(Setting { field, value, origin })
 }
 
-/// The value at a dotted key; what is null above it was deleted with all below.
-fn found<'a>(document: &'a Value, key: &str) -> Result<Option<&'a Value>, String> {
+/// The value at a dotted key. A null section counts as a null value: it unsets all keys below.
+fn found<'a>(document: &'a Value, key: &str) -> Result<Option<&'a Value>, ValueError> {
     let mut value = document;
     for (at, name) in key.split('.').enumerate() {
         value = match value {
@@ -452,51 +492,72 @@ fn found<'a>(document: &'a Value, key: &str) -> Result<Option<&'a Value>, String
             },
             _ => {
                 let above: Vec<&str> = key.split('.').take(at).collect();
-                return Err(format!("{}: not what a kubelet can read", above.join(".")));
+                return Err(ValueError::NotASection(above.join(".")));
             }
         };
     }
     Ok(Some(value))
 }
 
+/// Why a value in a file is not what a kubelet can read.
+#[derive(Debug, thiserror::Error)]
+enum ValueError {
+    #[error("{0}: not a section with keys, which a kubelet needs here")]
+    NotASection(String),
+    #[error("{key}: {found} is not a {wanted}")]
+    WrongKind {
+        key: &'static str,
+        found: String,
+        wanted: &'static str,
+    },
+}
+
 /// Checks a file's value. A kubelet's YAML is version 1.1, where `yes` and `off` are booleans.
-fn typed(kind: Kind, value: &Value) -> Result<Value, String> {
-    let wrong = |wanted: &str| Err(format!("{} is no {wanted}", excerpt(&value.to_string())));
-    Ok(match (kind, value) {
-        (Kind::Bool, Value::Bool(_)) | (Kind::Text | Kind::Path, Value::String(_)) => value.clone(),
-        (Kind::Bool, Value::String(text)) => match text.to_lowercase().as_str() {
+fn typed(field: &Field, value: &Value) -> Result<Value, ValueError> {
+    let wrong = |wanted| {
+        Err(ValueError::WrongKind {
+            key: field.key,
+            found: excerpt(&value.to_string()),
+            wanted,
+        })
+    };
+    Ok(match (field.kind, value) {
+        (ValueKind::Bool, Value::Bool(_)) | (ValueKind::Text | ValueKind::Path, Value::String(_)) => {
+            value.clone()
+        }
+        (ValueKind::Bool, Value::String(text)) => match text.to_lowercase().as_str() {
             "yes" | "on" | "y" => json!(true),
             "no" | "off" | "n" => json!(false),
             _ => return wrong("boolean"),
         },
-        (Kind::Bool, _) => return wrong("boolean"),
-        (Kind::Number, Value::Number(number)) if number.is_i64() => value.clone(),
-        (Kind::Number, _) => return wrong("whole number"),
-        (Kind::Duration, Value::String(text)) if duration::is_duration(text) => value.clone(),
-        (Kind::Duration, _) => return wrong("duration"),
-        (Kind::Texts, Value::Array(values)) if values.iter().all(Value::is_string) => value.clone(),
-        (Kind::Texts, _) => return wrong("list of texts"),
-        (Kind::Text | Kind::Path, _) => return wrong("text"),
+        (ValueKind::Bool, _) => return wrong("boolean"),
+        (ValueKind::Number, Value::Number(number)) if number.is_i64() => value.clone(),
+        (ValueKind::Number, _) => return wrong("whole number"),
+        (ValueKind::Duration, Value::String(text)) if duration::is_duration(text) => value.clone(),
+        (ValueKind::Duration, _) => return wrong("duration"),
+        (ValueKind::Texts, Value::Array(values)) if values.iter().all(Value::is_string) => value.clone(),
+        (ValueKind::Texts, _) => return wrong("list of texts"),
+        (ValueKind::Text | ValueKind::Path, _) => return wrong("text"),
     })
 }
 
 /// Reads a flag's value as pflag does.
-fn flagged(field: &Field, given: &Given<'_>, text: &str) -> Result<Value, OptionsError> {
+fn flagged(field: &Field, given: &GivenFlag<'_>, text: &str) -> Result<Value, OptionsError> {
     let wrong = |wanted: &str| OptionsError {
         place: given.place.to_owned(),
-        why: format!("--{}={} is no {wanted}", given.name, excerpt(text)),
+        why: format!("--{}={} is not a {wanted}", given.name, excerpt(text)),
     };
     Ok(match field.kind {
-        Kind::Bool => match text {
+        ValueKind::Bool => match text {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => json!(true),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => json!(false),
             _ => return Err(wrong("boolean")),
         },
-        Kind::Number => json!(text.parse::<i64>().map_err(|_| wrong("whole number"))?),
-        Kind::Duration if duration::is_duration(text) => json!(text),
-        Kind::Duration => return Err(wrong("duration")),
-        Kind::Texts => text.split(',').filter(|text| !text.is_empty()).collect(),
-        Kind::Text | Kind::Path => json!(text),
+        ValueKind::Number => json!(text.parse::<i64>().map_err(|_| wrong("whole number"))?),
+        ValueKind::Duration if duration::is_duration(text) => json!(text),
+        ValueKind::Duration => return Err(wrong("duration")),
+        ValueKind::Texts => text.split(',').filter(|text| !text.is_empty()).collect(),
+        ValueKind::Text | ValueKind::Path => json!(text),
     })
 }
 
@@ -511,12 +572,14 @@ fn is_zero(value: &Value) -> bool {
 /// A path made absolute.
 fn located(field: &Field, value: Value, directory: &Path) -> Value {
     match (&value, field.kind) {
-        (Value::String(path), Kind::Path) if !path.is_empty() => json!(shown(&absolute(directory, path))),
+        (Value::String(path), ValueKind::Path) if !path.is_empty() => {
+            json!(shown(&absolute(directory, path)))
+        }
         _ => value,
     }
 }
 
-/// An absolute path without `.` and `..`; links are no matter of text.
+/// An absolute path without `.` and `..`; links are not followed.
 fn absolute(directory: &Path, path: &str) -> PathBuf {
     let mut absolute = PathBuf::from("/");
     for component in directory.join(path).components() {
@@ -537,7 +600,7 @@ fn shown(path: &Path) -> String {
 
 /// As JSON, by key: `{"value": …, "origin": …}`, with the flag that would set it.
 #[must_use]
-pub fn as_json(effective: &Effective) -> Value {
+pub(crate) fn as_json(effective: &Effective) -> Value {
     let all = effective.settings.iter().map(|setting| {
         let flag = (!setting.field.flag.is_empty()).then_some(setting.field.flag);
         let about = json!({"flag": flag, "value": setting.value, "origin": setting.origin});

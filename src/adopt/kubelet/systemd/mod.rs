@@ -1,15 +1,16 @@
-//! What a systemd unit starts, read from its files: the fragment, its drop-ins, and the environment they name.
+//! What a systemd unit starts, read from its files: the fragment, its drop-ins, and the environment they
+//! name.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::environment;
-use super::invocation::Word;
+use super::invocation::{KubeletUnit, Word};
 use super::root::Root;
 
-/// Where units are looked for; what comes first wins.
+/// Where systemd looks for units; the first one counts.
 const FOLDERS: [&str; 7] = [
     "/etc/systemd/system.control",
     "/run/systemd/system.control",
@@ -19,7 +20,7 @@ const FOLDERS: [&str; 7] = [
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 ];
-/// How deep one file may include another; systemd itself gave this up in version 239.
+/// How deep one file may include another; systemd removed this in version 239.
 const INCLUDES: usize = 8;
 /// How many files one unit may have.
 const FILES: usize = 256;
@@ -28,7 +29,7 @@ const LONGEST_COMMAND: usize = 4 * 1024 * 1024;
 
 /// What a unit starts.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Started {
+pub(super) struct UnitStart {
     /// The file of the unit itself.
     pub(super) file: String,
     /// The last `ExecStart`, with every variable in its place.
@@ -37,52 +38,89 @@ pub(super) struct Started {
     pub(super) directory: String,
     /// The environment, as far as the unit makes it.
     pub(super) environment: BTreeMap<String, String>,
-    /// With `IPAddressDeny=any`, whom `IPAddressAllow` lets in.
+    /// With `IPAddressDeny=any`, the addresses that `IPAddressAllow` lets in.
     pub(super) allows_only: Option<Vec<String>>,
-    /// What is unusual.
+    /// What may surprise the operator.
     pub(super) notes: Vec<String>,
-    /// What could not be read, and may say anything.
+    /// Sources that could not be read, and may hold any option.
     pub(super) unread: Vec<String>,
 }
 
-/// A value of a unit's file, and that file.
+/// A value in a unit's file, and that file.
 #[derive(Clone, Debug)]
-struct Said {
+struct UnitValue {
     text: String,
     file: Arc<str>,
 }
 
-/// What the files of a unit say.
+/// What the files of a unit set.
 #[derive(Debug, Default)]
-struct Unit<'a> {
+struct UnitFiles<'a> {
     name: &'a str,
     host: String,
     files: usize,
-    commands: Vec<Said>,
-    assignments: Vec<Said>,
-    environment_files: Vec<Said>,
-    unset: Vec<Said>,
-    denied: Vec<Said>,
-    allowed: Vec<Said>,
+    commands: Vec<UnitValue>,
+    assignments: Vec<UnitValue>,
+    environment_files: Vec<UnitValue>,
+    unset: Vec<UnitValue>,
+    denied: Vec<UnitValue>,
+    allowed: Vec<UnitValue>,
     directory: String,
     notes: Vec<String>,
     unread: Vec<String>,
 }
 
-type Environment = BTreeMap<String, Said>;
+type Environment = BTreeMap<String, UnitValue>;
+
+/// Why it is not known what a unit starts.
+#[derive(Debug, thiserror::Error)]
+pub enum UnitError {
+    /// One of its files or folders cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file or folder.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file includes itself, or there are far too many.
+    #[error("{0}: files include each other, or there are too many (more than {FILES})")]
+    Includes(String),
+    /// There is no `ExecStart`.
+    #[error("{0}: it starts nothing: there is no ExecStart")]
+    NoCommand(String),
+    /// Variables make the command far too long.
+    #[error("{0}: with its variables the command is longer than 4 MiB")]
+    LongCommand(String),
+}
+
+fn unread(path: &str) -> impl FnOnce(io::Error) -> UnitError {
+    let path = path.to_owned();
+    |source| UnitError::Read { path, source }
+}
+
+impl UnitStart {
+    /// The unit.
+    pub(super) fn unit(&self) -> KubeletUnit {
+        KubeletUnit {
+            file: self.file.clone(),
+            allows_only: self.allows_only.clone(),
+        }
+    }
+}
 
 /// What the unit of this name starts. `None`: there is no such unit, or it is masked.
 ///
 /// # Errors
-/// One of its files cannot be read: which, and why.
-pub(super) fn started(root: &Root, name: &str) -> Result<Option<Started>, String> {
+/// One of its files cannot be read, or it starts nothing.
+pub(super) fn started(root: &Root, name: &str) -> Result<Option<UnitStart>, UnitError> {
     let Some(file) = fragment(root, name)? else {
         return Ok(None);
     };
-    let mut unit = Unit {
+    let mut unit = UnitFiles {
         name,
         host: root.read("/etc/hostname").unwrap_or_default().trim().to_owned(),
-        ..Unit::default()
+        ..UnitFiles::default()
     };
     unit.take(root, &file, 0)?;
     for file in drop_ins(root, name)? {
@@ -90,7 +128,7 @@ pub(super) fn started(root: &Root, name: &str) -> Result<Option<Started>, String
     }
     let environment = unit.environment(root);
     let Some(command) = unit.commands.pop() else {
-        return Err(format!("{file}: it starts nothing: there is no ExecStart"));
+        return Err(UnitError::NoCommand(file));
     };
     if !unit.commands.is_empty() {
         unit.notes.push(format!(
@@ -103,7 +141,7 @@ pub(super) fn started(root: &Root, name: &str) -> Result<Option<Started>, String
         "" | "~" => "/".to_owned(),
         directory => directory.to_owned(),
     };
-    Ok(Some(Started {
+    Ok(Some(UnitStart {
         file,
         words,
         directory,
@@ -128,26 +166,26 @@ pub(super) fn started(root: &Root, name: &str) -> Result<Option<Started>, String
 }
 
 /// The unit's own file.
-fn fragment(root: &Root, name: &str) -> Result<Option<String>, String> {
+fn fragment(root: &Root, name: &str) -> Result<Option<String>, UnitError> {
     for folder in FOLDERS {
         let file = format!("{folder}/{name}");
         if root.is_masked(&file) {
             return Ok(None);
         }
-        if root.exists(&file).map_err(|error| format!("{file}: {error}"))? {
+        if root.exists(&file).map_err(unread(&file))? {
             return Ok(Some(file));
         }
     }
     Ok(None)
 }
 
-/// The drop-ins of a unit, in the order of their names; of two with the same name the folder that comes first wins, also to
-/// mask the other.
-fn drop_ins(root: &Root, name: &str) -> Result<Vec<String>, String> {
+/// The drop-ins of a unit, in the order of their names; of two with the same name the folder that comes first
+/// wins, also to mask the other.
+fn drop_ins(root: &Root, name: &str) -> Result<Vec<String>, UnitError> {
     let mut found = BTreeMap::new();
     let folders = drop_in_folders(name).into_iter();
     for folder in folders.flat_map(|name| FOLDERS.map(|folder| format!("{folder}/{name}.d"))) {
-        let names = root.list(&folder).map_err(|error| format!("{folder}: {error}"))?;
+        let names = root.list(&folder).map_err(unread(&folder))?;
         for name in names.into_iter().filter(|name| name.ends_with(".conf")) {
             found
                 .entry(name.clone())
@@ -157,7 +195,8 @@ fn drop_ins(root: &Root, name: &str) -> Result<Vec<String>, String> {
     Ok(found.into_values().filter(|file| !root.is_masked(file)).collect())
 }
 
-/// The units whose drop-ins count for this one, the nearest first: itself, those with a part of its name, all services.
+/// The units whose drop-ins count for this one, the nearest first: itself, those with a part of its name, all
+/// services.
 fn drop_in_folders(name: &str) -> Vec<String> {
     let stem = name.strip_suffix(".service").unwrap_or(name);
     let prefixes = stem
@@ -169,13 +208,13 @@ fn drop_in_folders(name: &str) -> Vec<String> {
         .collect()
 }
 
-impl Unit<'_> {
-    fn take(&mut self, root: &Root, file: &str, depth: usize) -> Result<(), String> {
+impl UnitFiles<'_> {
+    fn take(&mut self, root: &Root, file: &str, depth: usize) -> Result<(), UnitError> {
         self.files += 1;
         if depth > INCLUDES || self.files > FILES {
-            return Err(format!("{file}: files that include each other, or far too many"));
+            return Err(UnitError::Includes(file.to_owned()));
         }
-        let text = root.read(file).map_err(|error| format!("{file}: {error}"))?;
+        let text = root.read(file).map_err(unread(file))?;
         let place: Arc<str> = file.into();
         let mut section = String::new();
         for line in joined(&text) {
@@ -206,7 +245,7 @@ impl Unit<'_> {
         };
         match value {
             "" => list.clear(),
-            value => list.push(Said {
+            value => list.push(UnitValue {
                 text: value.to_owned(),
                 file: Arc::clone(file),
             }),
@@ -220,7 +259,7 @@ impl Unit<'_> {
             for assignment in words(&said.text) {
                 let assignment = self.specified(&assignment);
                 if let Some((name, value)) = assignment.split_once('=') {
-                    let value = Said {
+                    let value = UnitValue {
                         text: value.to_owned(),
                         file: Arc::clone(&said.file),
                     };
@@ -241,7 +280,7 @@ impl Unit<'_> {
                     }
                 }
                 None => self.unread.push(format!(
-                    "EnvironmentFile {path}: a pattern that is not understood here"
+                    "EnvironmentFile {path}: this pattern is not supported here"
                 )),
             }
         }
@@ -257,9 +296,9 @@ impl Unit<'_> {
         let text = match root.read(Path::new(path)) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound && optional => return,
-            // systemd starts nothing without it; but the copy of a node may lack a file that the node has.
+            // systemd does not start the unit without it, but a copy of a node may lack files.
             Err(error) => {
-                let why = format!("EnvironmentFile {path}: {error}; its variables are taken for empty");
+                let why = format!("EnvironmentFile {path}: {error}; its variables are treated as empty");
                 return self.unread.push(why);
             }
         };
@@ -268,18 +307,17 @@ impl Unit<'_> {
             if is_name(&name) {
                 environment.insert(
                     name,
-                    Said {
+                    UnitValue {
                         text,
                         file: Arc::clone(&file),
                     },
                 );
             } else {
-                // Whatever else it is, it may be a secret.
+                // The line may hold a secret: only a variable's name is shown.
                 let shown = name.strip_prefix("export ").filter(|name| is_name(name));
                 let line = shown.map_or_else(|| "a line".to_owned(), |name| format!("\"export {name}\""));
-                self.notes.push(format!(
-                    "{path}: {line} names no variable, so systemd leaves it out"
-                ));
+                self.notes
+                    .push(format!("{path}: {line} names no variable, so systemd ignores it"));
             }
         }
     }
@@ -297,7 +335,7 @@ impl Unit<'_> {
                 Some('H') => all.push_str(&self.host),
                 Some('l') => all.push_str(self.host.split('.').next().unwrap_or_default()),
                 Some('n') => all.push_str(self.name),
-                // None of these units is of a template.
+                // None of these units is made from a template.
                 Some('N' | 'p') => all.push_str(stem),
                 Some('i' | 'I') => {}
                 Some('t') => all.push_str("/run"),
@@ -312,7 +350,7 @@ impl Unit<'_> {
                     all.push('%');
                     all.extend(other);
                     self.unread.push(format!(
-                        "{}: the specifier in {text:?} is not known here",
+                        "{}: the specifier in {text:?} is not supported here",
                         self.name
                     ));
                 }
@@ -322,16 +360,20 @@ impl Unit<'_> {
         all + rest
     }
 
-    /// The words of a command: prefixes such as `-` taken away, `${NAME}` replaced within a word, `$NAME` alone by as many
-    /// words as it has.
-    fn command_words(&mut self, command: &Said, environment: &Environment) -> Result<Vec<Word>, String> {
+    /// The words of a command: prefixes such as `-` taken away, `${NAME}` replaced within a word, `$NAME`
+    /// alone by as many words as it has.
+    fn command_words(
+        &mut self,
+        command: &UnitValue,
+        environment: &Environment,
+    ) -> Result<Vec<Word>, UnitError> {
         let text = command.text.trim_start_matches(['@', '-', ':', '+', '!', '|']);
         let prefix = &command.text[..command.text.len() - text.len()];
         let mut expanded = Vec::new();
         let mut length = 0;
         for (at, word) in words(text).into_iter().enumerate() {
             if at == 1 && prefix.contains('@') {
-                // What the program is to call itself.
+                // The second word is argv[0].
                 continue;
             }
             let word = self.specified(&word);
@@ -354,17 +396,15 @@ impl Unit<'_> {
                 .map(|word| word.text.len() + 1)
                 .sum::<usize>();
             if length > LONGEST_COMMAND {
-                return Err(format!(
-                    "{}: with its variables the command is longer than 4 MiB",
-                    command.file
-                ));
+                return Err(UnitError::LongCommand(command.file.to_string()));
             }
         }
         Ok(expanded)
     }
 }
 
-/// The files that are meant: a name may have `*` and `?` in it. `None`: there are other patterns, or patterns of folders.
+/// The files that match: a name may have `*` and `?` in it. `None`: another pattern, or one in a folder's
+/// name.
 fn matching(root: &Root, path: &str) -> Option<Vec<String>> {
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
     if folder.contains(['*', '?', '[']) || name.contains('[') {
@@ -373,7 +413,7 @@ fn matching(root: &Root, path: &str) -> Option<Vec<String>> {
     if !name.contains(['*', '?']) {
         return Some(vec![path.to_owned()]);
     }
-    // A folder that cannot be listed is told like a file that cannot be read.
+    // A folder that cannot be listed is reported like a file that cannot be read.
     Some(match root.list(Path::new("/").join(folder)) {
         Ok(names) => names
             .into_iter()
@@ -384,8 +424,8 @@ fn matching(root: &Root, path: &str) -> Option<Vec<String>> {
     })
 }
 
-/// Whether a name is of this pattern. A star that turns out to be too short is made longer, the last one first: no more steps than
-/// the lengths multiplied.
+/// Whether a name matches a pattern. If the match fails, the last star takes one more character: there are at
+/// most as many steps as both lengths multiplied.
 fn like(name: &[u8], pattern: &[u8]) -> bool {
     let (mut n, mut p) = (0, 0);
     let mut star = None;
@@ -436,7 +476,7 @@ fn is_name(text: &str) -> bool {
     text.starts_with(first) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// `${NAME}` replaced, `$$` made one. The word is said where its variable is.
+/// Replaces `${NAME}`, and `$$` by `$`. The word's place is where the variable is set.
 fn replaced(word: &str, environment: &Environment, file: &Arc<str>) -> Word {
     let mut text = String::new();
     let mut place = file;

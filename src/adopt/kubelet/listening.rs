@@ -1,40 +1,42 @@
-//! The running kubelet: which addresses it binds, from its own flags and configuration file.
+//! Running kubelets: which addresses they bind, from their flags and configuration files.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use super::invocation::{self, Invocation};
+use super::invocation::Invocation;
 use super::options::{self, Effective, OptionsError};
-use crate::host::sockets::{self, Listener};
+use super::processes::running;
+use crate::host::sockets;
 
-/// What a kubelet binds unless told otherwise. Started without `--config`, it opens the read-only port as well.
+/// What a kubelet binds unless told otherwise. Started without `--config`, it opens the read-only port as
+/// well.
 pub(crate) const PORT: u16 = 10250;
 pub(crate) const READ_ONLY_PORT: u16 = 10255;
 
 /// A kubelet process, as `/proc` shows it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct RunningKubelet {
+pub(crate) struct RunningKubelet {
     /// Its process id.
-    pub pid: i32,
+    pub(crate) pid: i32,
     /// `--hostname-override`.
-    pub hostname_override: Option<String>,
-    /// What it binds, or why that cannot be said: the path of its `--config` and the error.
-    pub binds: Result<Vec<SocketAddr>, (String, String)>,
+    pub(crate) hostname_override: Option<String>,
+    /// What it binds, or why that is not known.
+    pub(crate) binds: Result<Vec<SocketAddr>, OptionsError>,
 }
 
 /// Every kubelet process under `proc`.
-pub fn running_kubelets(proc: &Path) -> Vec<RunningKubelet> {
+pub(crate) fn running_kubelets(proc: &Path) -> Vec<RunningKubelet> {
     let of = |invocation: Invocation| {
         Some(RunningKubelet {
             pid: invocation.pid()?,
             hostname_override: options::given(&invocation, "hostname-override"),
-            binds: known_binds(&invocation).map_err(|error| (error.place, error.why)),
+            binds: known_binds(&invocation),
         })
     };
-    invocation::running(proc).into_iter().filter_map(of).collect()
+    running(proc).into_iter().filter_map(of).collect()
 }
 
-/// What a kubelet binds, if all that may say so could be read.
+/// What a kubelet binds, if every source of its options could be read.
 fn known_binds(invocation: &Invocation) -> Result<Vec<SocketAddr>, OptionsError> {
     let options = Effective::of(invocation)?;
     match invocation.unread.iter().chain(&options.unread).next() {
@@ -46,14 +48,9 @@ fn known_binds(invocation: &Invocation) -> Result<Vec<SocketAddr>, OptionsError>
     }
 }
 
-/// The ports on which these kubelets really listen: what a process says of itself in its arguments is no reason to close a
-/// port that is another's.
-pub fn listening_ports(kubelets: &[RunningKubelet]) -> Vec<u16> {
-    let listens = |kubelet: &RunningKubelet, address: &SocketAddr| {
-        let held =
-            |listener: &Listener| matches!(listener, Listener::Process(owner) if owner.pid == kubelet.pid);
-        sockets::listeners(*address).iter().any(held)
-    };
+/// The ports on which these kubelets really listen. A port that a process only names in its arguments may be
+/// another program's, and must not be closed.
+pub(crate) fn listening_ports(kubelets: &[RunningKubelet]) -> Vec<u16> {
     kubelets
         .iter()
         .flat_map(|kubelet| {
@@ -61,7 +58,7 @@ pub fn listening_ports(kubelets: &[RunningKubelet]) -> Vec<u16> {
                 .binds
                 .iter()
                 .flatten()
-                .filter(move |address| listens(kubelet, address))
+                .filter(|address| sockets::listens(kubelet.pid, **address))
         })
         .map(SocketAddr::port)
         .collect()
@@ -70,8 +67,8 @@ pub fn listening_ports(kubelets: &[RunningKubelet]) -> Vec<u16> {
 /// What a kubelet with these options binds: its own port and the read-only one.
 ///
 /// # Errors
-/// An address or a port is none.
-pub fn binds(options: &Effective) -> Result<Vec<SocketAddr>, OptionsError> {
+/// An address or a port is invalid.
+pub(crate) fn binds(options: &Effective) -> Result<Vec<SocketAddr>, OptionsError> {
     let failed = |key: &str, why: String| OptionsError {
         place: options
             .get(key)
@@ -81,17 +78,17 @@ pub fn binds(options: &Effective) -> Result<Vec<SocketAddr>, OptionsError> {
     let address = options.text("address");
     let address: IpAddr = address
         .parse()
-        .map_err(|_| failed("address", format!("{address:?} is no IP address")))?;
+        .map_err(|_| failed("address", format!("{address:?} is not an IP address")))?;
     let port = |key: &str| {
         let number = options.number(key);
-        u16::try_from(number).map_err(|_| failed(key, format!("{number} is no port")))
+        u16::try_from(number).map_err(|_| failed(key, format!("{number} is not a port")))
     };
     // 0 is "not set" to the kubelet, which then takes 10250; only the read-only port can be switched off.
     let secure = match port("port")? {
         0 => PORT,
         port => port,
     };
-    // Without a server the read-only port, if any, is still there.
+    // Without a server the kubelet still opens the read-only port, if it has one.
     let secure = if options.is_on("enableServer") { secure } else { 0 };
     let ports = [secure, port("readOnlyPort")?];
     Ok(ports
@@ -191,7 +188,7 @@ mod tests {
                 .binds
                 .as_ref()
                 .unwrap_err()
-                .1
+                .why
                 .contains("not a regular file")
         );
         let endless = proc(&["kubelet", "--config=/zero"], None);
@@ -212,6 +209,25 @@ mod tests {
         let here = kubelet(std::process::id(), &[address, claimed]);
         assert_eq!(listening_ports(&[here]), [address.port()]);
         assert!(listening_ports(&[kubelet(1, &[address])]).is_empty());
+    }
+
+    /// A child that a kubelet has just forked holds its sockets too. Seen red: with the newest process that holds a
+    /// socket taken for its only owner.
+    #[test]
+    fn a_port_is_still_the_kubelets_while_a_child_holds_it_too() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let here = RunningKubelet {
+            pid: std::process::id().cast_signed(),
+            hostname_override: None,
+            binds: Ok(vec![address]),
+        };
+        let ports = listening_ports(&[here]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(ports, [address.port()]);
     }
 
     /// Seen red: with the name taken from the options as a whole.

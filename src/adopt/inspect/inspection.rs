@@ -1,0 +1,105 @@
+//! One kubelet, inspected.
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::addresses::DialledAddresses;
+use super::certificates::{self, Certificate, CertificateRole};
+use super::check::{Check, Verdict};
+use super::{address_deny, options, permissions, route_localnet};
+use crate::adopt::kubelet;
+use crate::adopt::kubelet::invocation::{Invocation, Source};
+use crate::adopt::kubelet::options::{Effective, OptionsError};
+use crate::adopt::prove::{ProbeReport, Verified};
+
+/// What an inspection of a kubelet found.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// How it is started.
+    pub invocation: Invocation,
+    /// What it runs with.
+    pub options: Effective,
+    /// The checks, in the benchmark's order.
+    pub checks: Vec<Check>,
+    /// The certificates that it serves, presents and trusts.
+    pub certificates: Vec<Certificate>,
+    /// What may surprise the operator.
+    pub notes: Vec<String>,
+    /// Sources that could not be read and may hold any option: no check of the options passes then.
+    pub unread: Vec<String>,
+}
+
+impl Inspection {
+    /// Inspects one kubelet. It reads files, and changes nothing.
+    ///
+    /// # Errors
+    /// Its options cannot be read or understood.
+    pub fn of(invocation: Invocation, now: OffsetDateTime) -> Result<Self, OptionsError> {
+        let options = Effective::of(&invocation)?;
+        let mut notes = [invocation.notes.clone(), options.notes.clone()].concat();
+        let unread = [invocation.unread.clone(), options.unread.clone()].concat();
+        if invocation.elsewhere {
+            let pid = invocation.pid().unwrap_or_default();
+            notes.push(format!(
+                "the kubelet is in another network namespace than this program, which cannot see its \
+                 addresses and ports: run this with nsenter -t {pid} -n"
+            ));
+        }
+        let certificates = certificates::of(&options, &invocation.root, &mut notes);
+        let addresses = DialledAddresses::of(&invocation, &options);
+        let mut checks = options::of(&options);
+        checks.push(address_deny::check(invocation.unit.as_ref()));
+        if !unread.is_empty() {
+            options::doubt(&mut checks);
+        }
+        if invocation.source != Source::Given {
+            checks.push(route_localnet::check(&invocation));
+        }
+        for certificate in &certificates {
+            checks.push(certificate.validity(now));
+            if certificate.role == CertificateRole::Serving {
+                checks.push(certificate.names(&addresses));
+            }
+        }
+        // A copy has modes and owners of its own.
+        if invocation.pid().is_some() {
+            checks.extend(permissions::checks(&options, &invocation));
+        }
+        Ok(Self {
+            invocation,
+            options,
+            checks,
+            certificates,
+            notes,
+            unread,
+        })
+    }
+
+    /// Compares what is written with what probes have just shown: where a probe got through, the check fails,
+    /// whatever the files say.
+    pub fn face(&mut self, report: &ProbeReport) {
+        for check in &mut self.checks {
+            if check.verdict == Verdict::Pass && check.verified(Some(report)) == Verified::Open {
+                check.verdict = Verdict::Fail;
+                check.why = "a probe got through: the kubelet does not run with what is written".to_owned();
+            }
+        }
+    }
+
+    /// As JSON; docs/schemas/inspection.json describes it.
+    #[must_use]
+    pub fn to_json(&self, report: Option<&ProbeReport>) -> Value {
+        let checks: Vec<Value> = self.checks.iter().map(|check| check.to_json(report)).collect();
+        json!({
+            "from": self.invocation.source.to_string(),
+            "pid": self.invocation.pid(),
+            "arguments": kubelet::options::arguments(&self.invocation),
+            "files": self.options.files,
+            "options": kubelet::options::as_json(&self.options),
+            "checks": checks,
+            "certificates": self.certificates,
+            "notes": self.notes,
+            "unread": self.unread,
+        })
+    }
+}

@@ -1,0 +1,108 @@
+//! The kubelets that run, from their processes.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::invocation::{Invocation, Source, kubelet_arguments, placed};
+use super::rancher::{self, Product};
+use super::root::Root;
+use super::{microk8s, systemd};
+
+/// Longest command line that is read, in bytes. A longer one is cut, which is noted.
+const LONGEST_COMMAND: u64 = 4 * 1024 * 1024;
+
+/// Every kubelet among the processes under `proc`, those inside a k3s among them.
+#[must_use]
+pub fn running(proc: &Path) -> Vec<Invocation> {
+    let Ok(entries) = std::fs::read_dir(proc) else {
+        return Vec::new();
+    };
+    let mut found: Vec<Invocation> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let process = entry.path();
+            if !of_the_node(&process) {
+                return None;
+            }
+            of_process(pid, &process)
+        })
+        .collect();
+    found.sort_by_key(Invocation::pid);
+    found
+}
+
+fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
+    let mut argv = Vec::new();
+    let file = File::open(process.join("cmdline")).ok()?;
+    file.take(LONGEST_COMMAND).read_to_end(&mut argv).ok()?;
+    let text = String::from_utf8_lossy(argv.strip_suffix(b"\0").unwrap_or(&argv));
+    let source = Source::Process(pid);
+    let words: Vec<String> = text.split('\0').map(str::to_owned).collect();
+    let words = placed(&words, &source.to_string());
+    let root = Root::new(process.join("root"));
+    let product = Product::of(&words);
+    if kubelet_arguments(&words).is_none()
+        && !product.is_some_and(Product::embeds_kubelet)
+        && !microk8s::is(&words)
+    {
+        return None;
+    }
+    let unit = unit_of(process).and_then(|name| systemd::started(&root, &name).ok().flatten());
+    let mut invocation = if let Some(arguments) = kubelet_arguments(&words) {
+        Invocation::new(source, arguments.to_vec(), root)
+    } else if let Some(product) = product {
+        rancher::of_process(product, &words, process, unit.as_ref(), source, root)?
+    } else {
+        microk8s::invocation(&words, source, root)
+    };
+    if argv.len() as u64 == LONGEST_COMMAND {
+        let why = "its arguments are longer than 4 MiB; the rest is not read";
+        invocation.unread.push(why.to_owned());
+    }
+    if std::str::from_utf8(&argv).is_err() {
+        let note = "some arguments are not UTF-8; such bytes are shown as \u{fffd}";
+        invocation.notes.push(note.to_owned());
+    }
+    if product.is_none() {
+        invocation.directory = working_directory(process);
+    }
+    invocation.unit = unit.map(|started| started.unit());
+    let network = |process: &Path| std::fs::read_link(process.join("ns/net")).ok();
+    invocation.elsewhere = network(process)
+        .zip(network(Path::new("/proc/thread-self")))
+        .is_some_and(|(theirs, ours)| theirs != ours);
+    Some(invocation)
+}
+
+/// The name of the unit that a process belongs to, by its control group.
+fn unit_of(process: &Path) -> Option<String> {
+    let groups = std::fs::read_to_string(process.join("cgroup")).ok()?;
+    let mut names = groups.lines().flat_map(|line| line.split('/'));
+    names.rfind(|name| name.ends_with(".service")).map(str::to_owned)
+}
+
+/// Whether a process can be the node's kubelet, whatever name it gives itself: root owns it, and it is in
+/// this program's process namespace. A pod's process is in another one, unless the pod has the node's
+/// (`hostPID`). If the namespace cannot be read (without `CAP_SYS_PTRACE`), the process counts, so that no
+/// kubelet is overlooked.
+fn of_the_node(process: &Path) -> bool {
+    let ours = rustix::process::getuid().as_raw();
+    let owner = std::fs::metadata(process).map(|metadata| metadata.uid());
+    let namespaces = (
+        std::fs::read_link(process.join("ns/pid")),
+        std::fs::read_link("/proc/self/ns/pid"),
+    );
+    let same = !matches!(namespaces, (Ok(theirs), Ok(ours)) if theirs != ours);
+    same && owner.is_ok_and(|owner| owner == 0 || owner == ours)
+}
+
+/// The process' working directory, below its own root.
+fn working_directory(process: &Path) -> PathBuf {
+    let root = std::fs::read_link(process.join("root")).unwrap_or_default();
+    let directory = std::fs::read_link(process.join("cwd")).unwrap_or_default();
+    let below = directory.strip_prefix(&root).unwrap_or(&directory);
+    Path::new("/").join(below)
+}
