@@ -28,7 +28,6 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use self::exit::{CliError, Exit};
-use self::output::Output;
 use self::terminal::Terminal;
 
 const EXIT_CODES: &str = "\
@@ -98,7 +97,7 @@ impl Command {
             Self::Certs(certs) => certs.run(terminal),
             Self::Check(check) => Ok(of_code(check.run())),
             Self::Explain(explain) => explain.run(terminal),
-            Self::Firewall(firewall) => Ok(of_code(firewall.run())),
+            Self::Firewall(firewall) => firewall.run(terminal),
             Self::Init(init) => init.run(terminal),
             Self::Inspect(inspect) => inspect.run(terminal),
             #[cfg(feature = "lab")]

@@ -6,8 +6,8 @@
 //! - Colours are for terminals only, and not with `NO_COLOR` (unless it is empty) or `TERM=dumb`. No meaning is
 //!   in the colour alone.
 //! - Control characters, which may come from the node's files or the network, are escaped.
-//! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on, and says at
-//!   its end that output was lost.
+//! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on. Output that is
+//!   lost in another way, as on a full disk, makes the command fail at its end.
 
 use std::error::Error;
 use std::fmt;
@@ -68,11 +68,13 @@ impl Terminal {
         error.exit
     }
 
-    /// Ends the output. A command whose output was lost has failed, whatever it did.
+    /// Ends the output. A command whose output was lost has failed, whatever it did; but not if the reader has
+    /// left: `firewall confirm | head -1` has confirmed.
     pub(super) fn finish(mut self, exit: Exit) -> Exit {
         let flushed = self.out.sink.flush();
         self.out.keep(flushed);
-        let Some(error) = self.out.lost.take() else {
+        let lost = self.out.lost.take();
+        let Some(error) = lost.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) else {
             return exit;
         };
         self.err
