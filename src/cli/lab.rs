@@ -34,7 +34,7 @@ pub(super) struct Lab {
 impl Lab {
     pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         no_core_dumps();
-        let done = runtime()?.block_on(async {
+        let done = runtime().map_err(CliError::failed)?.block_on(async {
             let stop = CancellationToken::new();
             // From here on a signal ends the lab in good order, and no key stays in a temporary directory.
             tokio::spawn(until_signalled(stop.clone()).map_err(LabError::Serve)?);

@@ -139,6 +139,19 @@ impl Stream {
         }
     }
 
+    /// A command to paste, as a shell reads it: a line that goes on ends with a backslash.
+    pub(super) fn command(&mut self, command: &str) {
+        let room = self
+            .width
+            .map(|width| width.saturating_sub(2 * INDENT + " \\".len()));
+        let lines = wrap(&plain(command), room);
+        for (place, line) in lines.iter().enumerate() {
+            let indent = if place == 0 { INDENT } else { 2 * INDENT };
+            let more = if place + 1 == lines.len() { "" } else { " \\" };
+            writeln!(self, "{:indent$}{line}{more}", "");
+        }
+    }
+
     /// A message that begins with what kind it is, such as `warning:`.
     pub(super) fn labelled(&mut self, style: Style, label: &str, text: &str) {
         let room = self.width.map(|width| width.saturating_sub(INDENT));

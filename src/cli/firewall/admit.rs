@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::configuration::{Configuration, runtime, state};
+use super::configuration::{Configuration, state};
 use super::error::CommandError;
-use super::output::say;
-use crate::cli::GOOD;
+use crate::cli::exit::{Exit, runtime};
+use crate::cli::terminal::Terminal;
 use crate::seal::{RunningGate, Standing};
 use crate::settings::Settings;
 
@@ -22,32 +22,32 @@ pub(super) struct Admit {
 }
 
 impl Admit {
-    pub(super) fn run(&self) -> Result<u8, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
         let settings = self.configuration.load()?;
         let state = state(&settings);
-        let nothing = || {
-            say("no seal on this node: nothing to let the gate through");
-            Ok(GOOD)
-        };
+        let out = &mut terminal.out;
+        let none = "there is no seal on this node to let the gate through";
         if !state.begun() {
-            return nothing();
+            out.text(none);
+            return Ok(Exit::Good);
         }
         let _lock = state.lock()?;
         let Some(standing) = Standing::judge(&state, &settings.firewall.run_directory)? else {
-            return nothing();
+            out.text(none);
+            return Ok(Exit::Good);
         };
         let gate = runtime()?.block_on(started(&settings))?;
         if standing.rules.fingerprint().is_none() {
-            say("the seal is not in force: nothing to let the gate through");
-            return Ok(GOOD);
+            out.text("the seal is not in force: there is nothing to let the gate through");
+            return Ok(Exit::Good);
         }
         let exemption = gate.exemption.ok_or(CommandError::NoExemption)?;
         standing.firewall.admit(&exemption)?;
-        say(format_args!(
+        out.text(&format!(
             "the gate's connections are let through: process {}, uid {}",
             gate.pid, exemption.uid
         ));
-        Ok(GOOD)
+        Ok(Exit::Good)
     }
 }
 

@@ -9,12 +9,12 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::configuration::{Configuration, runtime, state};
+use super::configuration::{Configuration, state};
 use super::confirm::confirm;
 use super::error::{CommandError, Unverified};
-use super::output::{complain_of, say};
-use super::plan::{BackendName, planned, say_ports};
-use crate::cli::{GOOD, complain};
+use super::plan::{BackendName, planned, ports};
+use crate::cli::exit::{Exit, runtime};
+use crate::cli::terminal::{Stream, Terminal};
 use crate::duration;
 use crate::host;
 use crate::seal::trial::{self, TrialError};
@@ -39,7 +39,7 @@ pub(super) struct Apply {
     /// The packet filter that carries the seal, over firewall.backend
     #[arg(long, value_enum, value_name = "NAME")]
     backend: Option<BackendName>,
-    /// The kernel goes back to the last confirmed plan after this time, unless confirmed
+    /// How long the trial lasts; then the kernel goes back to the last confirmed plan, unless confirmed
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
     confirm_within: Duration,
     /// Confirm by itself once no connection bypasses the gate and the API server has been served through the
@@ -49,22 +49,22 @@ pub(super) struct Apply {
     /// Reset the connections to the kubelet that are open past the gate, and no others
     #[arg(long)]
     cut: bool,
-    /// Rules of other programs that name the sealed ports, or use the mark's bits, are known to do no harm
+    /// Seal although rules of other programs name the sealed ports, or use the bits of the gate's mark
     #[arg(long)]
     accept_foreign_rules: bool,
-    /// The API server has not been seen at the gate yet, and will come all the same
+    /// Seal although the gate has not served the API server yet
     #[arg(long)]
     accept_unseen_api_server: bool,
-    /// Health checks on this node that call the read-only port may fail from now on
+    /// Seal although health checks on this node call the read-only port, and will fail
     #[arg(long)]
     close_health_checkers: bool,
-    /// Where the unit goes that loads the seal at boot, with --confirm-when-verified
+    /// With --confirm-when-verified: the directory for the unit that loads the seal at boot
     #[arg(long, value_name = "DIRECTORY", default_value = Unit::DIRECTORY)]
     unit_directory: PathBuf,
 }
 
 impl Apply {
-    pub(super) fn run(&self) -> Result<u8, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
         let settings = self.configuration.load()?;
         let window = self.confirm_within;
         if !(SHORTEST..=LONGEST).contains(&window) {
@@ -96,69 +96,64 @@ impl Apply {
         let run_directory = &settings.firewall.run_directory;
         let exemption = gate.exemption.clone();
         let mut apply = trial::apply(state(&settings), run_directory, &plan, window, exemption)
-            .inspect_err(|error| self.say_ways_out(error))?;
+            .inspect_err(|error| self.print_ways_out(error, &mut terminal.err))?;
         let began = Instant::now();
         let applied = apply.change.finish();
-        apply
-            .change
-            .setbacks()
-            .iter()
-            .for_each(|setback| complain(setback));
+        for setback in apply.change.setbacks() {
+            terminal.err.error(setback);
+        }
         applied?;
         let tried_since = SystemTime::now();
         let falls_back = apply.falls_back;
         // Confirming takes the lock again.
         drop(apply);
-        say(format_args!(
+        let out = &mut terminal.out;
+        out.text(&format!(
             "on trial for {}, by {}:",
             duration::format(window),
             plan.backend.name()
         ));
-        say_ports(&plan);
+        out.table(&ports(&plan));
         let back = if falls_back {
             "the seal confirmed before"
         } else {
             "no seal"
         };
-        say(format_args!(
-            "then, unless confirmed, the kernel goes back to {back}"
-        ));
-        say(format_args!(
-            "  to confirm:        {}",
-            self.configuration.command("confirm")
-        ));
-        say(format_args!(
-            "  to take it away:   {}",
-            self.configuration.command("remove")
-        ));
+        out.text(&format!("then, unless confirmed, the kernel goes back to {back}"));
+        out.text("to confirm:");
+        out.command(&self.configuration.command("confirm"));
+        out.text("to remove the seal:");
+        out.command(&self.configuration.command("remove"));
 
-        self.past_the_gate(&plan, &gate)?;
+        self.past_the_gate(&plan, &gate, terminal)?;
         if self.confirm_when_verified {
             self.verify(&settings, &plan, &gate, (began, tried_since))?;
-            return confirm(&settings, &self.unit_directory, Some(&plan));
+            return confirm(&settings, &self.unit_directory, Some(&plan), terminal);
         }
-        Ok(GOOD)
+        Ok(Exit::Good)
     }
 
     /// The commands that an operator needs before another apply.
-    fn say_ways_out(&self, error: &TrialError) {
+    fn print_ways_out(&self, error: &TrialError, err: &mut Stream) {
         if matches!(error, TrialError::Unfinished) {
-            complain_of(format_args!(
-                "to finish it:      {}",
-                self.configuration.command("confirm")
-            ));
+            err.text("to finish it:");
+            err.command(&self.configuration.command("confirm"));
         }
         if matches!(error, TrialError::Unfinished | TrialError::OtherBackend(_)) {
-            complain_of(format_args!(
-                "to take it away:   {}",
-                self.configuration.command("remove")
-            ));
+            err.text("to remove the seal:");
+            err.command(&self.configuration.command("remove"));
         }
     }
 
     /// Names the connections that the seal leaves alone, since they are older than it; resets them if asked
     /// to.
-    fn past_the_gate(&self, plan: &Plan, gate: &RunningGate) -> Result<(), CommandError> {
+    fn past_the_gate(
+        &self,
+        plan: &Plan,
+        gate: &RunningGate,
+        terminal: &mut Terminal,
+    ) -> Result<(), CommandError> {
+        let Terminal { out, err } = terminal;
         let open = connections::ungated(plan, gate.uid)?;
         let named = |connection: &connections::Ungated| {
             let holder = connections::holder(connection).map_or_else(String::new, |owner| {
@@ -168,7 +163,7 @@ impl Apply {
         };
         if !self.cut {
             for connection in &open {
-                say(format_args!(
+                out.text(&format!(
                     "still open past the gate, as it was before: {}; --cut resets it",
                     named(connection)
                 ));
@@ -182,12 +177,12 @@ impl Apply {
         let left = connections::ungated(plan, gate.uid)?;
         for (connection, name) in open.iter().zip(names) {
             if left.contains(connection) {
-                complain_of(format_args!(
-                    "warning: could not be reset: {name}: the kernel lacks CONFIG_INET_DIAG_DESTROY, or ss \
+                err.warning(&format!(
+                    "could not be reset: {name}: the kernel lacks CONFIG_INET_DIAG_DESTROY, or ss \
                      cannot use it"
                 ));
             } else {
-                say(format_args!("reset: {name}"));
+                out.text(&format!("reset: {name}"));
             }
         }
         Ok(())

@@ -1,10 +1,8 @@
 //! The configuration that every subcommand is about.
 
-use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
-use tokio::runtime::Runtime;
 
 use super::error::CommandError;
 use crate::seal::State;
@@ -33,9 +31,4 @@ impl Configuration {
 /// What of the seal outlives a process.
 pub(super) fn state(settings: &Settings) -> State {
     State::new(&settings.firewall.state_directory)
-}
-
-/// Runs what waits for sockets and timers.
-pub(super) fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

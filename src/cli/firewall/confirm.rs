@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::configuration::{Configuration, state};
 use super::error::CommandError;
-use super::output::{complain_of, say};
-use super::plan::say_ports;
-use crate::cli::{GOOD, complain};
+use super::plan::ports;
+use crate::cli::exit::Exit;
+use crate::cli::terminal::{Stream, Terminal};
 use crate::seal::trial::{self, TrialError};
 use crate::seal::{Case, Plan, Standing, Unit};
 use crate::settings::Settings;
@@ -18,14 +18,14 @@ use crate::settings::Settings;
 pub(super) struct Confirm {
     #[command(flatten)]
     configuration: Configuration,
-    /// Where the unit goes that loads the seal at boot
+    /// The directory for the unit that loads the seal at boot
     #[arg(long, value_name = "DIRECTORY", default_value = Unit::DIRECTORY)]
     unit_directory: PathBuf,
 }
 
 impl Confirm {
-    pub(super) fn run(&self) -> Result<u8, CommandError> {
-        confirm(&self.configuration.load()?, &self.unit_directory, None)
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
+        confirm(&self.configuration.load()?, &self.unit_directory, None, terminal)
     }
 }
 
@@ -35,55 +35,59 @@ pub(super) fn confirm(
     settings: &Settings,
     units: &Path,
     expected: Option<&Plan>,
-) -> Result<u8, CommandError> {
+    terminal: &mut Terminal,
+) -> Result<Exit, CommandError> {
+    let Terminal { out, err } = terminal;
     let (unit, run_directory) = (Unit::new(units), &settings.firewall.run_directory);
     let mut confirm = trial::confirm(state(settings), run_directory, unit.clone(), expected)?;
     let confirmed = confirm.change.finish();
     let setbacks = confirm.change.setbacks();
-    setbacks.iter().for_each(|setback| complain(setback));
+    for setback in setbacks {
+        err.error(setback);
+    }
     if let Err(error) = confirmed {
         drop(confirm);
-        say_where_it_stopped(settings);
+        print_where_it_stopped(settings, err);
         return Err(error.into());
     }
     if confirm.already {
-        say("already confirmed, and in force until firewall remove:");
+        out.text("already confirmed, and in force until firewall remove:");
     } else {
-        say("confirmed, and in force until firewall remove:");
+        out.text("confirmed, and in force until firewall remove:");
     }
-    say_ports(&confirm.plan);
+    out.table(&ports(&confirm.plan));
     if !setbacks.is_empty() {
         return Err(CommandError::Incomplete(
             "but it would not be loaded at the next boot: confirm again once this is repaired",
         ));
     }
     if unit.is_read_by_systemd() {
-        say(format_args!(
+        out.text(&format!(
             "loaded at every boot, before the kubelet: {}",
             unit.path().display()
         ));
     } else {
-        say(format_args!(
+        out.text(&format!(
             "to be loaded at every boot, before the kubelet, enable {}",
             unit.path().display()
         ));
     }
-    Ok(GOOD)
+    Ok(Exit::Good)
 }
 
 /// After a step that failed: what is in force now.
-fn say_where_it_stopped(settings: &Settings) {
+fn print_where_it_stopped(settings: &Settings, err: &mut Stream) {
     let standing = Standing::judge(&state(settings), &settings.firewall.run_directory);
     match standing {
-        Ok(Some(standing)) if standing.case == Case::Unfinished => complain_of(
+        Ok(Some(standing)) if standing.case == Case::Unfinished => err.text(
             "the seal is in force, but would not be loaded at the next boot: repair this, and confirm again",
         ),
         Ok(Some(standing)) => {
             if let Some(problem) = standing.case.problem() {
-                complain_of(problem);
+                err.text(&problem);
             }
         }
         Ok(None) => {}
-        Err(error) => complain(&TrialError::from(error)),
+        Err(error) => err.error(&TrialError::from(error)),
     }
 }

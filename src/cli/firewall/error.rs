@@ -3,14 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::cli::{FAILED, FINDINGS, USAGE, complain};
+use crate::cli::exit::{CliError, Exit};
 use crate::seal::status::StatusError;
 use crate::seal::trial::TrialError;
 use crate::seal::{FileError, FirewallError, PlanError, StandingError};
 use crate::serve::admin::client::AdminError;
 use crate::settings::SettingsError;
-
-use super::output::complain_of;
 
 /// Why a subcommand ends early.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +20,7 @@ pub(super) enum CommandError {
     #[error("{0}")]
     Usage(&'static str),
     /// What speaks against a seal; one reason each.
-    #[error("refused, nothing was changed")]
+    #[error("refused, nothing was changed:\n- {}", .0.join("\n- "))]
     Refused(Vec<String>),
     /// No packet filter can carry a seal.
     #[error("no packet filter can carry the seal")]
@@ -63,9 +61,6 @@ pub(super) enum CommandError {
     /// Connections, addresses or a runtime.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The report cannot be written as JSON.
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
 }
 
 /// Why a trial was not confirmed by itself.
@@ -85,27 +80,16 @@ pub(super) enum Unverified {
     Unseen,
 }
 
-impl CommandError {
-    /// Prints it.
-    pub(super) fn tell(&self) {
-        match self {
-            Self::Refused(reasons) => {
-                complain_of("refused, nothing was changed:");
-                for reason in reasons {
-                    complain_of(format_args!("  - {reason}"));
-                }
+impl From<CommandError> for CliError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::NoFirewall(errors) => Self::several(Exit::Failed, errors),
+            CommandError::Settings(_) | CommandError::Usage(_) => Self::usage(error),
+            CommandError::Refused(_)
+            | CommandError::Trial(TrialError::OtherBackend(_) | TrialError::Unfinished) => {
+                Self::several(Exit::Findings, [error])
             }
-            Self::NoFirewall(errors) => errors.iter().for_each(|error| complain(error)),
-            error => complain(error),
-        }
-    }
-
-    /// The exit code.
-    pub(super) fn code(&self) -> u8 {
-        match self {
-            Self::Settings(_) | Self::Usage(_) => USAGE,
-            Self::Refused(_) | Self::Trial(TrialError::OtherBackend(_) | TrialError::Unfinished) => FINDINGS,
-            _ => FAILED,
+            error => Self::failed(error),
         }
     }
 }

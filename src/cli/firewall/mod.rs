@@ -6,7 +6,6 @@ mod configuration;
 mod confirm;
 mod error;
 mod observe;
-mod output;
 mod plan;
 mod print;
 mod remove;
@@ -14,8 +13,19 @@ mod status;
 
 use clap::{Args, Subcommand};
 
+use super::exit::{CliError, Exit};
+use super::terminal::Terminal;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done; status: sealed
+  1   failed at run time
+  2   apply: refused to seal; status: not sealed
+  64  wrong command line or configuration";
+
 /// The arguments of `firewall`.
 #[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct Firewall {
     #[command(subcommand)]
     command: Command,
@@ -23,37 +33,33 @@ pub(super) struct Firewall {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Let the running gate's own connections through a seal that is in force; serve does it itself where it
-    /// may
+    /// Let the running gate's own connections through the seal; `serve` does so at each start
     Admit(admit::Admit),
-    /// Try the seal: the kernel itself undoes it unless it is confirmed in time
+    /// Put the seal on trial: the kernel itself undoes it unless it is confirmed in time
     Apply(apply::Apply),
-    /// Make the running trial the seal that holds, also after a reboot
+    /// Make the seal on trial permanent, across reboots too
     Confirm(confirm::Confirm),
     /// Count and name the callers of the kubelet's ports, without changing anything
     Observe(observe::Observe),
     /// Print the rules that apply would load
     Print(print::Print),
-    /// Take the seal away; everything else stays as it is
+    /// Remove the seal, and nothing else
     Remove(remove::Remove),
-    /// Is this node sealed? 0 if so, 2 if not
+    /// Tell whether this node is sealed, and try every way around the gate
     Status(status::Status),
 }
 
 impl Firewall {
-    pub(super) fn run(&self) -> u8 {
-        let outcome = match &self.command {
-            Command::Admit(admit) => admit.run(),
-            Command::Apply(apply) => apply.run(),
-            Command::Confirm(confirm) => confirm.run(),
-            Command::Observe(observe) => observe.run(),
-            Command::Print(print) => print.run(),
-            Command::Remove(remove) => remove.run(),
-            Command::Status(status) => status.run(),
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
+        let done = match &self.command {
+            Command::Admit(admit) => admit.run(terminal),
+            Command::Apply(apply) => apply.run(terminal),
+            Command::Confirm(confirm) => confirm.run(terminal),
+            Command::Observe(observe) => observe.run(terminal),
+            Command::Print(print) => print.run(terminal),
+            Command::Remove(remove) => remove.run(terminal),
+            Command::Status(status) => status.run(terminal),
         };
-        outcome.unwrap_or_else(|error| {
-            error.tell();
-            error.code()
-        })
+        done.map_err(CliError::from)
     }
 }

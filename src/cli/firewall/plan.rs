@@ -5,8 +5,8 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use super::error::CommandError;
-use super::output::say;
 use crate::adopt::kubelet;
+use crate::cli::table::Table;
 use crate::seal::{self, Plan, PortKind};
 use crate::settings::{Backend, Settings};
 
@@ -37,8 +37,9 @@ pub(super) fn planned(
     Ok((firewall, Plan::of(settings, &listening, backend)?))
 }
 
-/// Says what happens to each port, a line each.
-pub(super) fn say_ports(plan: &Plan) {
+/// What happens to each port.
+pub(super) fn ports(plan: &Plan) -> Table<3> {
+    let mut table = Table::new(["PORT", "OF THE KUBELET", "UNDER THE SEAL"]);
     for port in &plan.ports {
         let to =
             |family: &str, to: Option<u16>| to.map(|to| format!("{family} brought to the gate's port {to}"));
@@ -54,13 +55,13 @@ pub(super) fn say_ports(plan: &Plan) {
             PortKind::Healthz => "closed from outside, open on this node".into(),
             _ => "everything else refused, on this node too".into(),
         });
-        say(format_args!(
-            "  {:>5} {:15} {}",
-            port.port,
-            port.kind.name(),
-            becomes.join("; ")
-        ));
+        table.row([
+            port.port.to_string().into(),
+            port.kind.name().into(),
+            becomes.join("; ").into(),
+        ]);
     }
+    table
 }
 
 // === impl BackendName ===

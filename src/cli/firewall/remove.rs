@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::configuration::{Configuration, state};
 use super::error::CommandError;
-use super::output::say;
-use crate::cli::{FAILED, GOOD, complain};
+use crate::cli::exit::Exit;
+use crate::cli::terminal::Terminal;
 use crate::seal::Unit;
 use crate::seal::trial::{self, TrialError};
 
@@ -16,24 +16,28 @@ use crate::seal::trial::{self, TrialError};
 pub(super) struct Remove {
     #[command(flatten)]
     configuration: Configuration,
-    /// Where the unit is that loads the seal at boot
+    /// The directory of the unit that loads the seal at boot
     #[arg(long, value_name = "DIRECTORY", default_value = Unit::DIRECTORY)]
     unit_directory: PathBuf,
 }
 
 impl Remove {
-    pub(super) fn run(&self) -> Result<u8, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
         let state = state(&self.configuration.load()?);
         let mut change = trial::remove(state, Unit::new(&self.unit_directory))?;
         let removed = change.finish();
-        change.setbacks().iter().for_each(|setback| complain(setback));
+        for setback in change.setbacks() {
+            terminal.err.error(setback);
+        }
         removed?;
         // A unit that could not be disabled is gone all the same.
         let of_rules = |setback: &TrialError| matches!(setback, TrialError::Firewall(_));
         if change.setbacks().iter().any(of_rules) {
-            return Ok(FAILED);
+            return Ok(Exit::Failed);
         }
-        say("removed: the kubelet's ports are as open as the kubelet leaves them");
-        Ok(GOOD)
+        terminal
+            .out
+            .text("removed: the kubelet's ports are as open as the kubelet leaves them");
+        Ok(Exit::Good)
     }
 }

@@ -6,8 +6,10 @@ use clap::Args;
 
 use super::configuration::Configuration;
 use super::error::CommandError;
-use super::output::{say, say_json};
-use crate::cli::{FINDINGS, GOOD, Output};
+use crate::cli::exit::Exit;
+use crate::cli::output::Output;
+use crate::cli::table::{Cell, Table};
+use crate::cli::terminal::{BAD, GOOD, Stream, Terminal};
 use crate::seal::Unit;
 use crate::seal::status::Report;
 
@@ -19,45 +21,54 @@ pub(super) struct Status {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
-    /// Do not try from a network namespace of its own, which takes a pair of interfaces for a second
+    /// Do not try from another network: that needs a network namespace and a pair of interfaces for a second
     #[arg(long)]
     no_namespace: bool,
-    /// Where the unit is that loads the seal at boot
+    /// The directory of the unit that loads the seal at boot
     #[arg(long, value_name = "DIRECTORY", default_value = Unit::DIRECTORY)]
     unit_directory: PathBuf,
 }
 
 impl Status {
-    pub(super) fn run(&self) -> Result<u8, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
         let settings = self.configuration.load()?;
         let unit = Unit::new(&self.unit_directory);
         let report = Report::look(&settings, &unit, !self.no_namespace)?;
         match self.output {
-            Output::Json => say_json(&report)?,
-            Output::Table => table(&report),
+            Output::Json => terminal.out.json(&report),
+            Output::Table => print(&report, &mut terminal.out),
         }
-        Ok(if report.sealed { GOOD } else { FINDINGS })
+        Ok(if report.sealed { Exit::Good } else { Exit::Findings })
     }
 }
 
-fn table(report: &Report) {
-    say(if report.sealed { "sealed" } else { "NOT SEALED" });
+fn print(report: &Report, out: &mut Stream) {
+    let (style, verdict) = match report.sealed {
+        true => (GOOD, "sealed"),
+        false => (BAD, "NOT SEALED"),
+    };
+    writeln!(out, "{style}{verdict}{style:#}");
     for problem in &report.problems {
-        say(format_args!("  - {problem}"));
+        out.hanging("  - ", problem);
     }
     if !report.tried.is_empty() {
-        say(format_args!("{:<16} {:<30} {:<24} ", "FROM", "TO", "REACHED"));
-    }
-    for tried in &report.tried {
-        let verdict = if tried.sealed { "ok" } else { "BYPASS" };
-        say(format_args!(
-            "{:<16} {:<30} {:<24} {verdict}",
-            tried.from,
-            tried.address.to_string(),
-            tried.reached
-        ));
+        let mut table = Table::new(["FROM", "TO", "REACHED", ""]);
+        for tried in &report.tried {
+            let (style, verdict) = if tried.sealed {
+                (GOOD, "ok")
+            } else {
+                (BAD, "BYPASS")
+            };
+            table.row([
+                tried.from.into(),
+                tried.address.to_string().into(),
+                tried.reached.as_str().into(),
+                Cell::styled(verdict, style),
+            ]);
+        }
+        out.table(&table);
     }
     for note in &report.notes {
-        say(format_args!("note: {note}"));
+        out.note(note);
     }
 }
