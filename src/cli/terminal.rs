@@ -7,7 +7,7 @@
 //!   in the colour alone.
 //! - Control characters, which may come from the node's files or the network, are escaped.
 //! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on, and says at
-//!   its end that output was lost.
+//!   its end that output was lost, if that is what it was asked for.
 
 use std::error::Error;
 use std::fmt;
@@ -50,6 +50,8 @@ pub(super) struct Terminal {
     pub(super) out: Stream,
     /// Standard error: errors, warnings, notes and progress.
     pub(super) err: Stream,
+    /// The command is about more than its output.
+    reader_may_leave: bool,
 }
 
 impl Terminal {
@@ -57,6 +59,7 @@ impl Terminal {
         Self {
             out: Stream::new(io::stdout()),
             err: Stream::new(io::stderr()),
+            reader_may_leave: false,
         }
     }
 
@@ -68,6 +71,11 @@ impl Terminal {
         error.exit
     }
 
+    /// A command that changes something, or shows something for long, has not failed if its reader leaves.
+    pub(super) fn let_reader_leave(&mut self) {
+        self.reader_may_leave = true;
+    }
+
     /// Ends the output. A command whose output was lost has failed, whatever it did.
     pub(super) fn finish(mut self, exit: Exit) -> Exit {
         let flushed = self.out.sink.flush();
@@ -75,6 +83,9 @@ impl Terminal {
         let Some(error) = self.out.lost.take() else {
             return exit;
         };
+        if self.reader_may_leave && error.kind() == io::ErrorKind::BrokenPipe {
+            return exit;
+        }
         self.err
             .labelled(BAD, "error:", &format!("standard output: {error}"));
         Exit::Failed

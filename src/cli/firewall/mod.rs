@@ -51,6 +51,8 @@ enum Command {
 
 impl Firewall {
     pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
+        // What is done to the seal is done, whether or not it is read to the end.
+        terminal.let_reader_leave();
         let done = match &self.command {
             Command::Admit(admit) => admit.run(terminal),
             Command::Apply(apply) => apply.run(terminal),
