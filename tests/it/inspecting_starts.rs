@@ -166,7 +166,7 @@ fn a_program_that_starts_a_kubelet_is_looked_through_only_if_it_is_known() {
         "/opt/start.sh /var/lib/kubelet --config=/k",
         "/usr/bin/docker run --name kubelet -v /var/lib/kubelet:/var/lib/kubelet image kubelet --config=/k",
     ] {
-        assert_says(&of(unknown), &["starts no kubelet that can be understood"]);
+        assert_says(&of(unknown), &["not known to start a kubelet"]);
     }
 }
 
