@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// The media type of [`Metrics::encode`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All families. Families that every request touches are held with their labels resolved; the rest is looked up by label.
 pub struct Metrics {
@@ -130,11 +130,11 @@ struct PortLabels {
 }
 
 /// One of what a gauge counts: the gauge goes up when this is made, and down when it is dropped.
-pub struct Raised(Gauge);
+pub(crate) struct Raised(Gauge);
 
 impl Raised {
     /// Raises `gauge` by one.
-    pub fn new(gauge: &Gauge) -> Self {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }

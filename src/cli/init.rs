@@ -103,7 +103,7 @@ impl Init {
         runs: bool,
         terminal: &mut Terminal,
     ) -> Result<Exit, CliError> {
-        let Terminal { out, err } = terminal;
+        let Terminal { out, err, .. } = terminal;
         out.text(&format!(
             "written for the kubelet of {}:",
             inspection.invocation.source

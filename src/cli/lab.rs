@@ -159,8 +159,8 @@ fn welcome(lab: &lab::Lab, out: &mut Stream) {
     let (gate, open) = (lab.address(), lab.kubelet.address());
     let (read_only, tombstone, admin) = (lab.read_only(), lab.tombstone(), lab.admin());
     out.text(
-        "An open kubelet, an API server, and a gate in front of the kubelet, all on this machine. Ctrl-C ends \
-         them.",
+        "An open kubelet, an API server, and a gate in front of the kubelet, all on this machine. Ctrl-C \
+         ends them.",
     );
     writeln!(out);
     let mut addresses = Table::new(["ADDRESS", "SERVER"]);

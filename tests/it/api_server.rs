@@ -330,7 +330,7 @@ async fn a_hundred_waiters_on_a_dead_api_server_are_answered_within_one_deadline
 
 // === rotation ===
 
-/// Clients that ask all the time, and of whom none may notice anything. Every request is a review.
+/// Clients that send requests all the time, and must not notice the rotation. Every request is a review.
 struct Load {
     stop: CancellationToken,
     answered: Arc<AtomicUsize>,

@@ -374,7 +374,7 @@ async fn flood(frames: &mut Frames, times: usize, bytes: impl Fn(u32) -> Vec<u8>
         }
     }
     // The last bytes may still be on their way: the gate answers a PING, or has closed.
-    frames.send(&frame(PING, 0, 0, b"anybody?")).await;
+    frames.send(&frame(PING, 0, 0, b"are you?")).await;
     loop {
         match frames.next(patience()).await {
             None => return true,
@@ -421,7 +421,7 @@ async fn floods_end_the_connection_and_nothing_else() {
     // CVE-2019-9512 and 9515: frames that must be answered, from a client that does not read the answers.
     for (name, bytes) in [
         ("SETTINGS", settings(&[(INITIAL_WINDOW, 65_535)])),
-        ("PING", frame(PING, 0, 0, b"anybody?")),
+        ("PING", frame(PING, 0, 0, b"are you?")),
     ] {
         let mut frames = open(&world).await;
         let many = bytes.repeat(1000);

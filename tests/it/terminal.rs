@@ -1,5 +1,5 @@
-//! A table that a terminal breaks in the middle of words is not read, and escape sequences in a log file are no
-//! colours.
+//! A table that a terminal breaks in the middle of words is not read, and escape sequences in a log file are
+//! no colours.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -153,7 +153,7 @@ impl Apply {
         gate: &RunningGate,
         terminal: &mut Terminal,
     ) -> Result<(), CommandError> {
-        let Terminal { out, err } = terminal;
+        let Terminal { out, err, .. } = terminal;
         let open = connections::ungated(plan, gate.uid)?;
         let named = |connection: &connections::Ungated| {
             let holder = connections::holder(connection).map_or_else(String::new, |owner| {

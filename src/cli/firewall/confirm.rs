@@ -37,7 +37,7 @@ pub(super) fn confirm(
     expected: Option<&Plan>,
     terminal: &mut Terminal,
 ) -> Result<Exit, CommandError> {
-    let Terminal { out, err } = terminal;
+    let Terminal { out, err, .. } = terminal;
     let (unit, run_directory) = (Unit::new(units), &settings.firewall.run_directory);
     let mut confirm = trial::confirm(state(settings), run_directory, unit.clone(), expected)?;
     let confirmed = confirm.change.finish();
@@ -46,9 +46,11 @@ pub(super) fn confirm(
         err.error(setback);
     }
     if let Err(error) = confirmed {
+        // The lock is let go of, so that the state is seen as the next command will see it.
         drop(confirm);
+        err.error(&error);
         print_where_it_stopped(settings, err);
-        return Err(error.into());
+        return Ok(Exit::Failed);
     }
     if confirm.already {
         out.text("already confirmed, and in force until firewall remove:");
