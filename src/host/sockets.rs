@@ -198,8 +198,8 @@ pub fn in_the_way(address: SocketAddr) -> Vec<Listener> {
     owners(on_port(address.port()).filter(move |socket| overlap(socket.local.ip(), ip)))
 }
 
-/// Whether this process listens on this address, or on every address of its port. [`owner`] does not tell: a child
-/// that a process has just forked holds its sockets too.
+/// Whether this process listens on this address, or on every address of its port. [`owner`] does not tell: a
+/// child that a process has just forked holds its sockets too.
 pub(crate) fn listens(pid: i32, address: SocketAddr) -> bool {
     let Ok(process) = Process::new(pid) else {
         return false;
