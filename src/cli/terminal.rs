@@ -6,8 +6,8 @@
 //! - Colours are for terminals only, and not with `NO_COLOR` (unless it is empty) or `TERM=dumb`. No meaning
 //!   is in the colour alone.
 //! - Control characters, which may come from the node's files or the network, are escaped.
-//! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on. Output that is
-//!   lost in another way, as on a full disk, makes the command fail at its end.
+//! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on. Output that
+//!   is lost in another way, as on a full disk, makes the command fail at its end.
 
 use std::error::Error;
 use std::fmt;
@@ -68,8 +68,8 @@ impl Terminal {
         error.exit
     }
 
-    /// Ends the output. A command whose output was lost has failed, whatever it did; but not if the reader has
-    /// left: `firewall confirm | head -1` has confirmed.
+    /// Ends the output. A command whose output was lost has failed, whatever it did; but not if the reader
+    /// has left: `firewall confirm | head -1` has confirmed.
     pub(super) fn finish(mut self, exit: Exit) -> Exit {
         let flushed = self.out.sink.flush();
         self.out.keep(flushed);

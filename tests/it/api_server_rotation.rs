@@ -1,5 +1,5 @@
-//! The gate's credentials for the API server rotate, and so does the API server's CA. If the gate noticed late,
-//! every node would go dark at once.
+//! The gate's credentials for the API server rotate, and so does the API server's CA. If the gate noticed
+//! late, every node would go dark at once.
 
 use std::fs;
 use std::sync::Arc;

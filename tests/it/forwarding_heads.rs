@@ -263,15 +263,19 @@ async fn a_request_with_contradictory_framing_passes_once_or_not_at_all() {
     let bob = world.client("bob");
     let second = "GET /configz HTTP/1.1\r\nHost: x\r\n\r\n";
     for first in [
-        "POST /lab/a HTTP/1.1\r\nHost: x\r\nContent-Length: 41\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /lab/a HTTP/1.1\r\nHost: x\r\nContent-Length: 41\r\nTransfer-Encoding: \
+         chunked\r\n\r\n0\r\n\r\n",
         "POST /lab/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-        "POST /lab/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
-        "POST /lab/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        "POST /lab/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\nContent-Length: \
+         4\r\n\r\n0\r\n\r\n",
+        "POST /lab/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: \
+         identity\r\n\r\n0\r\n\r\n",
         "POST /lab/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
         "GET /lab/a HTTP/1.1\r\nHost: x\r\nX: y\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST /lab/a HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n0\r\n\r\n",
         "POST /lab/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0;ext=\"\r\n\r\n",
-        "POST /lab/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nx\r\n0\r\n\r\n",
+        "POST /lab/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: \
+         chunked\r\n\r\nfffffffffffffffff\r\nx\r\n0\r\n\r\n",
         "POST /lab/a HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ] {
         world.kubelet.clear();

@@ -1,5 +1,6 @@
-//! How the gate reaches the kubelet: with its own credential, in plain HTTP, over a unix socket, verified by a
-//! pin or by a CA. If it showed a client's credential, or verified nothing, the kubelet's port would be a trap.
+//! How the gate reaches the kubelet: with its own credential, in plain HTTP, over a unix socket,
+//! verified by a pin or by a CA. If it showed a client's credential, or verified nothing, the
+//! kubelet's port would be a trap.
 
 use fakes::apiserver::ADMIN_TOKEN;
 use fakes::kubelet::ClientCa;
