@@ -28,7 +28,6 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use self::exit::{CliError, Exit};
-use self::output::Output;
 use self::terminal::Terminal;
 
 const EXIT_CODES: &str = "\
@@ -96,9 +95,9 @@ impl Command {
         match self {
             #[cfg(feature = "lab")]
             Self::Certs(certs) => certs.run(terminal),
-            Self::Check(check) => Ok(of_code(check.run())),
+            Self::Check(check) => check.run(terminal),
             Self::Explain(explain) => explain.run(terminal),
-            Self::Firewall(firewall) => Ok(of_code(firewall.run())),
+            Self::Firewall(firewall) => firewall.run(terminal),
             Self::Init(init) => init.run(terminal),
             Self::Inspect(inspect) => inspect.run(terminal),
             #[cfg(feature = "lab")]
@@ -110,21 +109,6 @@ impl Command {
     }
 }
 
-const GOOD: u8 = Exit::Good as u8;
-const FAILED: u8 = Exit::Failed as u8;
-const FINDINGS: u8 = Exit::Findings as u8;
-const USAGE: u8 = Exit::Usage as u8;
-
-/// The exit code of a command that does not yield an [`Exit`] yet.
-fn of_code(code: u8) -> Exit {
-    match code {
-        GOOD => Exit::Good,
-        FINDINGS => Exit::Findings,
-        USAGE => Exit::Usage,
-        _ => Exit::Failed,
-    }
-}
-
 /// The kubelet reads `_` in a flag's name as `-`, and start scripts rely on it.
 fn hyphenated(word: OsString) -> OsString {
     let Some(flag) = word.to_str().filter(|word| word.starts_with("--")) else {
@@ -132,11 +116,6 @@ fn hyphenated(word: OsString) -> OsString {
     };
     let end = flag.find('=').unwrap_or(flag.len());
     (flag[..end].replace('_', "-") + &flag[end..]).into()
-}
-
-/// Prints an error, for the commands that do not return it yet.
-fn complain(error: &dyn std::error::Error) {
-    Terminal::new().err.error(error);
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
 //! The configuration that every subcommand is about.
 
-use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
-use tokio::runtime::Runtime;
 
-use super::error::CommandError;
+use crate::cli::exit::CliError;
 use crate::seal::State;
 use crate::settings::{KubeletFlags, Settings};
 
@@ -19,8 +17,8 @@ pub(super) struct Configuration {
 }
 
 impl Configuration {
-    pub(super) fn load(&self) -> Result<Settings, CommandError> {
-        Ok(Settings::load(&self.file, &KubeletFlags::default())?)
+    pub(super) fn load(&self) -> Result<Settings, CliError> {
+        Settings::load(&self.file, &KubeletFlags::default()).map_err(CliError::usage)
     }
 
     /// A command line about this configuration, to be pasted.
@@ -33,9 +31,4 @@ impl Configuration {
 /// What of the seal outlives a process.
 pub(super) fn state(settings: &Settings) -> State {
     State::new(&settings.firewall.state_directory)
-}
-
-/// Runs what waits for sockets and timers.
-pub(super) fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

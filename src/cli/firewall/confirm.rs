@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::configuration::{Configuration, state};
-use super::error::CommandError;
-use super::output::{complain_of, say};
-use super::plan::say_ports;
-use crate::cli::{GOOD, complain};
-use crate::seal::trial::{self, TrialError};
+use super::plan::print_ports;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::terminal::Terminal;
+use crate::seal::trial;
 use crate::seal::{Case, Plan, Standing, Unit};
 use crate::settings::Settings;
 
@@ -24,8 +23,9 @@ pub(super) struct Confirm {
 }
 
 impl Confirm {
-    pub(super) fn run(&self) -> Result<u8, CommandError> {
-        confirm(&self.configuration.load()?, &self.unit_directory, None)
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
+        let settings = self.configuration.load()?;
+        confirm(&settings, &self.unit_directory, None, terminal)
     }
 }
 
@@ -35,55 +35,60 @@ pub(super) fn confirm(
     settings: &Settings,
     units: &Path,
     expected: Option<&Plan>,
-) -> Result<u8, CommandError> {
+    terminal: &mut Terminal,
+) -> Result<Exit, CliError> {
     let (unit, run_directory) = (Unit::new(units), &settings.firewall.run_directory);
-    let mut confirm = trial::confirm(state(settings), run_directory, unit.clone(), expected)?;
+    let mut confirm =
+        trial::confirm(state(settings), run_directory, unit.clone(), expected).map_err(CliError::failed)?;
     let confirmed = confirm.change.finish();
     let setbacks = confirm.change.setbacks();
-    setbacks.iter().for_each(|setback| complain(setback));
+    for setback in setbacks {
+        terminal.err.error(setback);
+    }
     if let Err(error) = confirmed {
+        // The lock is let go of, so that the state is seen as the next command will see it.
         drop(confirm);
-        say_where_it_stopped(settings);
-        return Err(error.into());
+        terminal.err.error(&error);
+        print_where_it_stopped(settings, terminal);
+        return Ok(Exit::Failed);
     }
-    if confirm.already {
-        say("already confirmed, and in force until firewall remove:");
-    } else {
-        say("confirmed, and in force until firewall remove:");
-    }
-    say_ports(&confirm.plan);
+    let already = if confirm.already { "already " } else { "" };
+    let out = &mut terminal.out;
+    out.text(&format!(
+        "{already}confirmed, and in force until firewall remove:"
+    ));
+    print_ports(&confirm.plan, out);
     if !setbacks.is_empty() {
-        return Err(CommandError::Incomplete(
+        return Err(CliError::failed(
             "but it would not be loaded at the next boot: confirm again once this is repaired",
         ));
     }
+    let path = unit.path();
     if unit.is_read_by_systemd() {
-        say(format_args!(
+        out.text(&format!(
             "loaded at every boot, before the kubelet: {}",
-            unit.path().display()
+            path.display()
         ));
     } else {
-        say(format_args!(
+        out.text(&format!(
             "to be loaded at every boot, before the kubelet, enable {}",
-            unit.path().display()
+            path.display()
         ));
     }
-    Ok(GOOD)
+    Ok(Exit::Good)
 }
 
 /// After a step that failed: what is in force now.
-fn say_where_it_stopped(settings: &Settings) {
-    let standing = Standing::judge(&state(settings), &settings.firewall.run_directory);
-    match standing {
-        Ok(Some(standing)) if standing.case == Case::Unfinished => complain_of(
+fn print_where_it_stopped(settings: &Settings, terminal: &mut Terminal) {
+    match Standing::judge(&state(settings), &settings.firewall.run_directory) {
+        Ok(Some(standing)) if standing.case == Case::Unfinished => terminal.err.text(
             "the seal is in force, but would not be loaded at the next boot: repair this, and confirm again",
         ),
-        Ok(Some(standing)) => {
-            if let Some(problem) = standing.case.problem() {
-                complain_of(problem);
+        Ok(standing) => {
+            if let Some(problem) = standing.and_then(|standing| standing.case.problem()) {
+                terminal.err.text(&problem);
             }
         }
-        Ok(None) => {}
-        Err(error) => complain(&TrialError::from(error)),
+        Err(error) => terminal.err.error(&error),
     }
 }

@@ -4,15 +4,16 @@ mod admit;
 mod apply;
 mod configuration;
 mod confirm;
-mod error;
 mod observe;
-mod output;
 mod plan;
 mod print;
 mod remove;
 mod status;
 
 use clap::{Args, Subcommand};
+
+use super::exit::{CliError, Exit};
+use super::terminal::Terminal;
 
 /// The arguments of `firewall`.
 #[derive(Args, Debug)]
@@ -23,8 +24,7 @@ pub(super) struct Firewall {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Let the running gate's own connections through a seal that is in force; serve does it itself where it
-    /// may
+    /// Let the running gate's own connections through a seal that is in force; serve does it where it may
     Admit(admit::Admit),
     /// Try the seal: the kernel itself undoes it unless it is confirmed in time
     Apply(apply::Apply),
@@ -41,19 +41,15 @@ enum Command {
 }
 
 impl Firewall {
-    pub(super) fn run(&self) -> u8 {
-        let outcome = match &self.command {
-            Command::Admit(admit) => admit.run(),
-            Command::Apply(apply) => apply.run(),
-            Command::Confirm(confirm) => confirm.run(),
-            Command::Observe(observe) => observe.run(),
-            Command::Print(print) => print.run(),
-            Command::Remove(remove) => remove.run(),
-            Command::Status(status) => status.run(),
-        };
-        outcome.unwrap_or_else(|error| {
-            error.tell();
-            error.code()
-        })
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
+        match &self.command {
+            Command::Admit(admit) => admit.run(terminal),
+            Command::Apply(apply) => apply.run(terminal),
+            Command::Confirm(confirm) => confirm.run(terminal),
+            Command::Observe(observe) => observe.run(terminal),
+            Command::Print(print) => print.run(terminal),
+            Command::Remove(remove) => remove.run(terminal),
+            Command::Status(status) => status.run(terminal),
+        }
     }
 }

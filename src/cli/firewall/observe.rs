@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::configuration::{Configuration, runtime};
-use super::error::CommandError;
-use super::output::{complain_of, say, say_json};
+use super::configuration::Configuration;
 use crate::adopt::kubelet;
-use crate::cli::{GOOD, Output};
+use crate::cli::exit::{CliError, Exit, runtime};
+use crate::cli::output::Output;
+use crate::cli::table::Table;
+use crate::cli::terminal::{Stream, Terminal};
 use crate::duration;
 use crate::seal::observe::{Caller, Observed, observe};
 use crate::seal::{Plan, PortKind, RunningGate};
@@ -31,21 +32,21 @@ pub(super) struct Observe {
 }
 
 impl Observe {
-    pub(super) fn run(&self) -> Result<u8, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let settings = self.configuration.load()?;
         let listening = kubelet::listening_ports(&kubelet::running_kubelets(Path::new("/proc")));
         // The ports are the same for every packet filter.
-        let plan = Plan::of(&settings, &listening, Backend::Nftables)?;
+        let plan = Plan::of(&settings, &listening, Backend::Nftables).map_err(CliError::failed)?;
         let ports: Vec<(u16, PortKind)> = plan.ports.iter().map(|port| (port.port, port.kind)).collect();
         let numbers: Vec<String> = ports.iter().map(|(port, _)| port.to_string()).collect();
-        complain_of(format_args!(
+        terminal.err.text(&format!(
             "observing the callers of {} for {}; nothing is changed",
             numbers.join(", "),
             duration::format(self.period)
         ));
         let stop = Arc::new(AtomicBool::new(false));
         let (ended, period) = (stop.clone(), self.period);
-        let runtime = runtime()?;
+        let runtime = runtime().map_err(CliError::failed)?;
         let observed = runtime.block_on(async {
             let mut watching = tokio::task::spawn_blocking(move || observe(&ports, period, &ended));
             tokio::select! {
@@ -56,49 +57,45 @@ impl Observe {
                 }
             }
         });
-        let observed = observed
-            .map_err(std::io::Error::other)?
-            .map_err(CommandError::Packets)?;
+        let observed = observed.map_err(CliError::failed)?.map_err(|error| {
+            CliError::failed(format!(
+                "packets cannot be read: {error}; run it as root, or with CAP_NET_RAW"
+            ))
+        })?;
         if let Err(error) = observed.save(&settings.firewall.state_directory) {
-            complain_of(format_args!(
-                "warning: {error}: firewall apply will not know what was seen"
-            ));
+            terminal
+                .err
+                .warning(&format!("{error}: firewall apply will not know what was seen"));
         }
         match self.output {
-            Output::Json => say_json(&observed)?,
-            Output::Table => table(&observed, &settings),
+            Output::Json => terminal.out.json(&observed),
+            Output::Table => print(&observed, &settings, &mut terminal.out),
         }
-        Ok(GOOD)
+        Ok(Exit::Good)
     }
 }
 
-fn table(observed: &Observed, settings: &Settings) {
+fn print(observed: &Observed, settings: &Settings, out: &mut Stream) {
     let gate = RunningGate::read(&settings.firewall.run_directory)
         .ok()
         .flatten()
         .map(|gate| gate.uid);
     if observed.callers.is_empty() {
-        return say("no caller was seen");
+        return out.text("no caller was seen");
     }
-    say(format_args!(
-        "{:<6} {:<7} {:<24} {:<32} UNDER A SEAL",
-        "PORT", "COUNT", "ADDRESS", "CALLER"
-    ));
+    let mut table = Table::new(["PORT", "COUNT", "ADDRESS", "CALLER", "UNDER A SEAL"]);
     for caller in &observed.callers {
-        say(format_args!(
-            "{:<6} {:<7} {:<24} {:<32} {}",
-            caller.port,
-            caller.count,
-            caller.address.to_string(),
-            name(caller),
-            meaning(caller, settings, gate)
-        ));
+        table.row([
+            caller.port.to_string().into(),
+            caller.count.to_string().into(),
+            caller.address.to_string().into(),
+            name(caller).into(),
+            meaning(caller, settings, gate).into(),
+        ]);
     }
+    out.table(&table);
     if observed.others > 0 {
-        say(format_args!(
-            "and {} connections of other callers",
-            observed.others
-        ));
+        out.text(&format!("and {} connections of other callers", observed.others));
     }
 }
 

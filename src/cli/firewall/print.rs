@@ -3,10 +3,9 @@
 use clap::Args;
 
 use super::configuration::Configuration;
-use super::error::CommandError;
-use super::output;
 use super::plan::{BackendName, planned};
-use crate::cli::GOOD;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::terminal::Terminal;
 
 /// The arguments of `firewall print`.
 #[derive(Args, Debug)]
@@ -19,10 +18,10 @@ pub(super) struct Print {
 }
 
 impl Print {
-    pub(super) fn run(&self) -> Result<u8, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let settings = self.configuration.load()?;
         let (firewall, plan) = planned(&settings, self.backend)?;
-        output::print(&firewall.print(&plan));
-        Ok(GOOD)
+        write!(terminal.out, "{}", firewall.print(&plan));
+        Ok(Exit::Good)
     }
 }

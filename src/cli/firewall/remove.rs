@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::configuration::{Configuration, state};
-use super::error::CommandError;
-use super::output::say;
-use crate::cli::{FAILED, GOOD, complain};
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::terminal::Terminal;
 use crate::seal::Unit;
 use crate::seal::trial::{self, TrialError};
 
@@ -22,18 +21,23 @@ pub(super) struct Remove {
 }
 
 impl Remove {
-    pub(super) fn run(&self) -> Result<u8, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let state = state(&self.configuration.load()?);
-        let mut change = trial::remove(state, Unit::new(&self.unit_directory))?;
+        let unit = Unit::new(&self.unit_directory);
+        let mut change = trial::remove(state, unit).map_err(CliError::failed)?;
         let removed = change.finish();
-        change.setbacks().iter().for_each(|setback| complain(setback));
-        removed?;
+        for setback in change.setbacks() {
+            terminal.err.error(setback);
+        }
+        removed.map_err(CliError::failed)?;
         // A unit that could not be disabled is gone all the same.
         let of_rules = |setback: &TrialError| matches!(setback, TrialError::Firewall(_));
         if change.setbacks().iter().any(of_rules) {
-            return Ok(FAILED);
+            return Ok(Exit::Failed);
         }
-        say("removed: the kubelet's ports are as open as the kubelet leaves them");
-        Ok(GOOD)
+        terminal
+            .out
+            .text("removed: the kubelet's ports are as open as the kubelet leaves them");
+        Ok(Exit::Good)
     }
 }

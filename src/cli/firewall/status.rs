@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::configuration::Configuration;
-use super::error::CommandError;
-use super::output::{say, say_json};
-use crate::cli::{FINDINGS, GOOD, Output};
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::output::Output;
+use crate::cli::table::{Cell, Table};
+use crate::cli::terminal::{BAD, GOOD, Stream, Terminal};
 use crate::seal::Unit;
 use crate::seal::status::Report;
 
@@ -28,36 +29,43 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn run(&self) -> Result<u8, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let settings = self.configuration.load()?;
         let unit = Unit::new(&self.unit_directory);
-        let report = Report::look(&settings, &unit, !self.no_namespace)?;
+        let report = Report::look(&settings, &unit, !self.no_namespace).map_err(CliError::failed)?;
         match self.output {
-            Output::Json => say_json(&report)?,
-            Output::Table => table(&report),
+            Output::Json => terminal.out.json(&report),
+            Output::Table => print(&report, &mut terminal.out),
         }
-        Ok(if report.sealed { GOOD } else { FINDINGS })
+        Ok(if report.sealed { Exit::Good } else { Exit::Findings })
     }
 }
 
-fn table(report: &Report) {
-    say(if report.sealed { "sealed" } else { "NOT SEALED" });
+fn print(report: &Report, out: &mut Stream) {
+    match report.sealed {
+        true => writeln!(out, "{GOOD}sealed{GOOD:#}"),
+        false => writeln!(out, "{BAD}NOT SEALED{BAD:#}"),
+    }
     for problem in &report.problems {
-        say(format_args!("  - {problem}"));
+        out.hanging("  - ", problem);
     }
     if !report.tried.is_empty() {
-        say(format_args!("{:<16} {:<30} {:<24} ", "FROM", "TO", "REACHED"));
-    }
-    for tried in &report.tried {
-        let verdict = if tried.sealed { "ok" } else { "BYPASS" };
-        say(format_args!(
-            "{:<16} {:<30} {:<24} {verdict}",
-            tried.from,
-            tried.address.to_string(),
-            tried.reached
-        ));
+        let mut table = Table::new(["FROM", "TO", "REACHED", ""]);
+        for tried in &report.tried {
+            let verdict = match tried.sealed {
+                true => Cell::styled("ok", GOOD),
+                false => Cell::styled("BYPASS", BAD),
+            };
+            table.row([
+                tried.from.into(),
+                tried.address.to_string().into(),
+                tried.reached.as_str().into(),
+                verdict,
+            ]);
+        }
+        out.table(&table);
     }
     for note in &report.notes {
-        say(format_args!("note: {note}"));
+        out.note(note);
     }
 }

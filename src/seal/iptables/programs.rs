@@ -205,8 +205,11 @@ fn trial_set() -> Result<Option<TrialSet>, FirewallError> {
     if !set_exists()? {
         return Ok(None);
     }
-    let listed = tool::run("ipset", &["list", TRIAL], "", "listing the trial's set")?;
-    Ok(Some(TrialSet::parse(&listed)))
+    match tool::run("ipset", &["list", TRIAL], "", "listing the trial's set") {
+        Ok(listed) => Ok(Some(TrialSet::parse(&listed))),
+        // Another process may have removed it in between.
+        Err(error) => set_exists()?.then_some(Err(error)).transpose(),
+    }
 }
 
 fn destroy_set() -> Result<(), FirewallError> {

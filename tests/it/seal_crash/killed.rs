@@ -24,8 +24,8 @@ const WALKS: [(Before, Verb); 6] = [
 /// More transactions than any verb has.
 const MANY: usize = 100;
 
-/// Seen red: with the confirmed rules of iptables written before the trial's ports are made to last, a kill
-/// in between left a node that was open in part once the trial ended, and could not be confirmed any more.
+/// Seen red: with the confirmed rules of iptables written before the trial's ports are made to last, the plan
+/// could not be confirmed any more.
 #[test]
 fn a_kill_after_any_transaction_leaves_a_seal_that_every_command_knows() {
     on_every_backend(async |node: Node| {

@@ -20,7 +20,8 @@ const WALKS: [(Before, Verb); 10] = [
     (Before::UnfinishedB, Verb::Remove),
 ];
 
-/// Seen red: with the unit written after the confirmed plan, and with the confirmed plan deleted before the unit.
+/// Seen red: with the unit written after the confirmed plan, and with the confirmed plan deleted before the
+/// unit.
 #[test]
 fn a_crash_after_any_step_leaves_a_seal_that_every_command_knows() {
     on_every_backend(async |node: Node| {
