@@ -262,7 +262,7 @@ mod tests {
         let lines = bare(table.lines(Some(40)));
         assert_eq!(
             lines[2..],
-            ["    the file", "    /a/path/that/is/really/rather/long"],
+            ["      the file", "      /a/path/that/is/really/rather/long"],
             "{lines:#?}"
         );
     }

@@ -42,6 +42,7 @@ enum Command {
 
 impl Firewall {
     pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
+        terminal.let_reader_leave();
         match &self.command {
             Command::Admit(admit) => admit.run(terminal),
             Command::Apply(apply) => apply.run(terminal),
