@@ -9,7 +9,9 @@ use kubelet_gate::seal::{Confirmed, Firewall, Plan, PortKind, RunningGate, Seale
 use kubelet_gate::settings::Backend;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::node::{GATEWAY, NODE, Node, on_a_node, on_every_backend, server_at, server_seen_from, shell};
+use crate::node::{
+    GATEWAY, NODE, Node, is_local, on_a_node, on_every_backend, server_at, server_seen_from, shell,
+};
 use crate::patience::eventually;
 use crate::program::assert_says;
 
@@ -91,6 +93,11 @@ fn a_pod_behind_an_interface_without_an_address_is_redirected_to_the_gate() {
                 );
             })
             .unwrap();
+        eventually("the kernel accepts packets for the IPv6 addresses", || {
+            let in_pod = || is_local("fd00:88::2") && is_local("fe80::2");
+            is_local("fe80::1") && node.pod.run(in_pod).unwrap()
+        })
+        .await;
         let ways = NODE.map(|address| [10250, 10255].map(|port| format!("{address}:{port}")));
         for way in ways.as_flattened() {
             assert_eq!(server_seen_from(&node.pod, way), "kubelet", "{way}, before");

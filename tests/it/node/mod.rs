@@ -9,7 +9,7 @@ mod network;
 mod seal;
 mod servers;
 
-pub(crate) use self::network::{on_a_node, on_every_backend};
+pub(crate) use self::network::{is_local, on_a_node, on_every_backend};
 pub(crate) use self::seal::without_exemption;
 pub(crate) use self::servers::{server_at, server_seen_from};
 
@@ -58,6 +58,10 @@ pub(crate) struct Node {
 impl Node {
     /// In this thread's network namespace.
     async fn start(backend: &'static str, number: u32, neighbour: Namespace, pod: Namespace) -> Self {
+        eventually("the kernel accepts packets for the IPv6 addresses", || {
+            is_local("2001:db8::10") && neighbour.run(|| is_local("2001:db8::20")).unwrap()
+        })
+        .await;
         let gate_uid = 100_000 + 256 * std::process::id() + number;
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path();

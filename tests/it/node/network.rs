@@ -125,6 +125,13 @@ fn network(number: u32) -> (Namespace, Namespace, Namespace) {
     (node, neighbour, pod)
 }
 
+/// Whether this thread's network namespace accepts packets for an IPv6 address. The kernel lists an address at
+/// once, and adds its local route later: until then packets are dropped, among them answers about neighbours,
+/// and asking again takes a second.
+pub(crate) fn is_local(address: &str) -> bool {
+    super::shell("ip -6 route show table local").contains(&format!("local {address} dev"))
+}
+
 /// Gives `ip` these lines, all at once.
 fn ip(namespace: &Namespace, lines: &str) {
     let mut ip = Command::new("ip")

@@ -25,7 +25,7 @@ pub(crate) async fn server_at(address: &str) -> &'static str {
         Ok(answer) if answer.status() == 200 => "kubelet",
         Ok(answer) if matches!(answer.status().as_u16(), 401 | 410) => "gate",
         Ok(answer) => panic!("{address}: {answer:?}"),
-        Err(_) => "none",
+        Err(error) => panic!("{address}: {error:?}"),
     }
 }
 
