@@ -161,7 +161,8 @@ impl Apply {
         Exit::Failed
     }
 
-    /// Names the connections that the seal leaves alone, since they are older than it; resets them if asked to.
+    /// Names the connections that the seal leaves alone, since they are older than it; resets them if asked
+    /// to.
     fn past_the_gate(
         &self,
         plan: &Plan,
@@ -192,7 +193,8 @@ impl Apply {
         for (connection, name) in open.iter().zip(names) {
             if left.contains(connection) {
                 terminal.err.warning(&format!(
-                    "could not be reset: {name}: the kernel lacks CONFIG_INET_DIAG_DESTROY, or ss cannot use it"
+                    "could not be reset: {name}: the kernel lacks CONFIG_INET_DIAG_DESTROY, or ss cannot use \
+                     it"
                 ));
             } else {
                 terminal.out.text(&format!("reset: {name}"));
