@@ -2,7 +2,7 @@
 
 /// An enum whose values are written as words. The table is the only place where these words stand: what is
 /// read, printed, and listed in an error comes from it.
-pub trait Named: Copy + PartialEq + 'static {
+pub(crate) trait Named: Copy + PartialEq + 'static {
     /// Every value with its word, in the order in which a message lists them.
     const NAMES: &'static [(&'static str, Self)];
 

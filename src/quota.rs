@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counts what is held under each key, up to a bound in total and one per key.
 #[derive(Debug)]
-pub struct Quota<K> {
+pub(crate) struct Quota<K> {
     total: usize,
     each: usize,
     held: Mutex<Held<K>>,
@@ -20,14 +20,14 @@ struct Held<K> {
 
 /// One unit of a [`Quota`], given back when dropped.
 #[derive(Debug)]
-pub struct Share<K: Eq + Hash> {
+pub(crate) struct Share<K: Eq + Hash> {
     quota: Arc<Quota<K>>,
     key: K,
 }
 
 /// Which bound was reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Exhausted {
+pub(crate) enum Exhausted {
     /// That of one key.
     Each,
     /// That of all.
@@ -36,7 +36,7 @@ pub enum Exhausted {
 
 impl<K: Clone + Eq + Hash> Quota<K> {
     /// At most `total` shares, at most `each` under one key.
-    pub fn new(total: usize, each: usize) -> Arc<Self> {
+    pub(crate) fn new(total: usize, each: usize) -> Arc<Self> {
         Arc::new(Self {
             total,
             each,
@@ -51,7 +51,7 @@ impl<K: Clone + Eq + Hash> Quota<K> {
     ///
     /// # Errors
     /// A bound is reached.
-    pub fn take(self: &Arc<Self>, key: K) -> Result<Share<K>, Exhausted> {
+    pub(crate) fn take(self: &Arc<Self>, key: K) -> Result<Share<K>, Exhausted> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.total >= self.total {
             return Err(Exhausted::Total);

@@ -47,12 +47,12 @@ pub enum KubeconfigError {
 pub(crate) struct Keys {
     /// The kubeconfig.
     pub(super) file: PathBuf,
-    /// Path of the key that holds them all.
+    /// The path of the key that holds them.
     pub(super) prefix: String,
 }
 
 impl Keys {
-    /// What is wrong with all of them, and the way out.
+    /// An error about all of them: what is wrong, and what to do.
     pub(super) fn refuse(&self, problem: &str) -> KubeconfigError {
         KubeconfigError::Key {
             file: self.file.clone(),
@@ -61,7 +61,7 @@ impl Keys {
         }
     }
 
-    /// What is wrong with one of them, and the way out.
+    /// An error about one of them: what is wrong, and what to do.
     pub(super) fn error(&self, key: &str, problem: &str) -> KubeconfigError {
         KubeconfigError::Key {
             file: self.file.clone(),

@@ -6,8 +6,8 @@
 //! document     a kubeconfig as it is written                                 document.rs
 //! keys         its keys in messages, and the bytes that they name            keys.rs
 //! material     a credential's bytes, inline or in a file                     material.rs
-//! context      the cluster and user of the current context                context.rs
-//! kubeconfig   the current context: server, CA bundle, credentials           kubeconfig.rs
+//! context      the cluster and user of the current context                   context.rs
+//! kubeconfig   the same, validated: server, CA bundle, credentials           kubeconfig.rs
 //! access       the files that it names, read and validated as one value      access.rs
 //! authorities  the CA bundle that verifies the API server                    authorities.rs
 //! credentials  the access in use; read again, issued by a plugin             credentials.rs

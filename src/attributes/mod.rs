@@ -36,7 +36,6 @@ impl Checks {
     /// The checks of a request's head. `require_create` is `authorization.interactive.requireCreate`.
     ///
     /// # Errors
-    ///
     /// The head has no single meaning, or asks for what the gate does not pass on.
     pub fn of(parts: &Parts, require_create: bool) -> Result<Self, RequestError> {
         let verb = Verb::of(&parts.method).ok_or_else(RequestError::method_not_allowed)?;

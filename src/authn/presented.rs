@@ -33,7 +33,7 @@ pub(crate) struct Presented {
 
 struct Judgement {
     generation: u64,
-    stands: SystemTime,
+    holds_until: SystemTime,
     verdict: CertificateVerdict,
 }
 
@@ -73,7 +73,7 @@ impl Presented {
         let mut judgement = self.judgement.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = judgement.as_ref()
             && known.generation == trust.generation()
-            && now < known.stands
+            && now < known.holds_until
         {
             return known.verdict.clone();
         }
@@ -90,13 +90,13 @@ impl Presented {
             };
             budget.charge(self.peer, looked_at);
         }
-        let stands = judged
+        let holds_until = judged
             .as_ref()
             .map_or(now + REFUSAL_LIFE, |judged| judged.valid_until);
         let verdict = CertificateVerdict::of(judged);
         *judgement = Some(Judgement {
             generation: trust.generation(),
-            stands,
+            holds_until,
             verdict: verdict.clone(),
         });
         verdict

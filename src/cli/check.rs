@@ -1,17 +1,19 @@
 //! `kubelet-gate check`: everything that `serve` would do before it listens, and what only the API server
 //! knows.
 
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{FAILED, GOOD, USAGE, complain};
+use super::exit::{CliError, Exit};
+use super::terminal::{BAD, Stream, Terminal};
 use crate::serve::check::Findings;
 use crate::settings::KubeletFlags;
 
 /// The arguments of `check`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Exit codes: 0 ok, 1 the check itself failed, 64 wrong command line or configuration")]
 pub(super) struct Check {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
@@ -27,60 +29,46 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub(super) fn run(&self) -> u8 {
-        match self.tell() {
-            Ok(code) => code,
-            Err(error) => {
-                complain(error.as_ref());
-                FAILED
-            }
-        }
-    }
-
     /// The verdict is the last line of standard output. With `--print` it is on standard error, so that the
     /// settings alone can be written to a file.
-    fn tell(&self) -> Result<u8, Box<dyn std::error::Error>> {
-        let found = Findings::of(&self.config, &self.flags, self.offline)?;
-        say(&found);
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
+        let found = Findings::of(&self.config, &self.flags, self.offline).map_err(CliError::failed)?;
+        print(&found, &mut terminal.err);
         if self.print {
             if let Some(settings) = &found.settings {
-                io::stdout().write_all(settings.to_yaml()?.as_bytes())?;
+                let settings = settings.to_yaml().map_err(CliError::failed)?;
+                write!(terminal.out, "{settings}");
             }
-            writeln!(io::stderr(), "{}", verdict(&found))?;
+            terminal.err.text(&verdict(&found));
         } else {
-            writeln!(io::stdout(), "{}", verdict(&found))?;
+            terminal.out.text(&verdict(&found));
         }
-        Ok(code(&found))
+        Ok(exit(&found))
     }
 }
 
 /// The same for a configuration that was just written, without a verdict.
-pub(super) fn quietly(config: &Path, offline: bool) -> u8 {
-    match Findings::of(config, &KubeletFlags::default(), offline) {
-        Ok(found) => {
-            say(&found);
-            code(&found)
-        }
-        Err(error) => {
-            complain(&error);
-            FAILED
-        }
-    }
+pub(super) fn quietly(config: &Path, offline: bool, err: &mut Stream) -> Result<Exit, CliError> {
+    let found = Findings::of(config, &KubeletFlags::default(), offline).map_err(CliError::failed)?;
+    print(&found, err);
+    Ok(exit(&found))
 }
 
-/// Every warning and problem. If standard error is closed, the exit code still says how it went.
-fn say(found: &Findings) {
-    let mut stderr = io::stderr().lock();
+/// Every warning and problem.
+fn print(found: &Findings, err: &mut Stream) {
     for warning in &found.warnings {
-        let _ = writeln!(stderr, "warning: {warning}");
+        err.warning(warning);
     }
     for problem in &found.problems {
-        let _ = writeln!(stderr, "error: {problem}");
+        err.labelled(BAD, "error:", problem);
     }
 }
 
-fn code(found: &Findings) -> u8 {
-    if found.problems.is_empty() { GOOD } else { USAGE }
+fn exit(found: &Findings) -> Exit {
+    match found.problems.is_empty() {
+        true => Exit::Good,
+        false => Exit::Usage,
+    }
 }
 
 /// `ok`, `ok, 1 warning`, or `2 errors, 1 warning`.

@@ -1,6 +1,7 @@
 //! How a command ends: its exit code, and the errors it is printed with.
 
 use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 
 use tokio::runtime::{Builder, Runtime};
@@ -57,7 +58,7 @@ impl CliError {
 }
 
 /// The runtime of a command: one thread, its own.
-pub(super) fn runtime() -> Result<Runtime, CliError> {
+pub(super) fn runtime() -> io::Result<Runtime> {
     let built = Builder::new_current_thread().enable_all().build();
-    built.map_err(|error| CliError::failed(format!("cannot start the runtime of the command: {error}")))
+    built.map_err(|error| io::Error::new(error.kind(), format!("cannot start a runtime: {error}")))
 }

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::check;
 use super::exit::{CliError, Exit};
-use super::terminal::{BAD, Stream, Terminal};
+use super::terminal::{BAD, Terminal};
 use super::which_kubelet::{WhichKubelet, listed};
 use crate::adopt::init::{Destination, Draft, Naming};
 use crate::adopt::inspect::Inspection;
@@ -92,11 +92,18 @@ impl Init {
         for missing in &draft.missing {
             err.labelled(BAD, "missing:", missing);
         }
-        Ok(self.print(&inspection, &draft, runs, &mut terminal.out))
+        self.print(&inspection, &draft, runs, terminal)
     }
 
     /// Says what was written, checks it, and says what to do next.
-    fn print(&self, inspection: &Inspection, draft: &Draft, runs: bool, out: &mut Stream) -> Exit {
+    fn print(
+        &self,
+        inspection: &Inspection,
+        draft: &Draft,
+        runs: bool,
+        terminal: &mut Terminal,
+    ) -> Result<Exit, CliError> {
+        let Terminal { out, err, .. } = terminal;
         out.text(&format!(
             "written for the kubelet of {}:",
             inspection.invocation.source
@@ -113,16 +120,16 @@ impl Init {
         } else if !draft.missing.is_empty() {
             out.text("fill in what is missing, then check it:");
             let offline = if runs { "" } else { "--offline " };
-            out.hanging(
-                "  ",
-                &format!("kubelet-gate check {offline}--config {}", config.display()),
-            );
+            out.command(&format!(
+                "kubelet-gate check {offline}--config {}",
+                config.display()
+            ));
             out.text(&format!("{next} has the next steps"));
         } else {
             // A kubeconfig in a copied file system may name programs to run, and an API server to call.
-            if check::quietly(&config, !runs) != super::GOOD {
+            if check::quietly(&config, !runs, err)? != Exit::Good {
                 out.text("`kubelet-gate check` refuses it, for the reasons above");
-                return Exit::Findings;
+                return Ok(Exit::Findings);
             }
             let unchecked = if runs {
                 ""
@@ -132,8 +139,8 @@ impl Init {
             out.text(&format!("checked{unchecked}; {next} has the next steps"));
         }
         match draft.missing.is_empty() && draft.problems.is_empty() {
-            true => Exit::Good,
-            false => Exit::Findings,
+            true => Ok(Exit::Good),
+            false => Ok(Exit::Findings),
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Lab {
 impl Lab {
     pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         no_core_dumps();
-        let done = runtime()?.block_on(async {
+        let done = runtime().map_err(CliError::failed)?.block_on(async {
             let stop = CancellationToken::new();
             // From here on a signal ends the lab in good order, and no key stays in a temporary directory.
             tokio::spawn(until_signalled(stop.clone()).map_err(LabError::Serve)?);
@@ -158,8 +158,8 @@ fn welcome(lab: &lab::Lab, out: &mut Stream) {
     let (gate, open) = (lab.address(), lab.kubelet.address());
     let (read_only, tombstone, admin) = (lab.read_only(), lab.tombstone(), lab.admin());
     out.text(
-        "An open kubelet, an API server, and a gate in front of the kubelet, all on this machine. Ctrl-C ends \
-         them.",
+        "An open kubelet, an API server, and a gate in front of the kubelet, all on this machine. Ctrl-C \
+         ends them.",
     );
     writeln!(out);
     let mut addresses = Table::new(["ADDRESS", "SERVER"]);

@@ -95,7 +95,7 @@ impl Command {
         match self {
             #[cfg(feature = "lab")]
             Self::Certs(certs) => certs.run(terminal),
-            Self::Check(check) => Ok(of_code(check.run())),
+            Self::Check(check) => check.run(terminal),
             Self::Explain(explain) => explain.run(terminal),
             Self::Firewall(firewall) => firewall.run(terminal),
             Self::Init(init) => init.run(terminal),
@@ -109,21 +109,6 @@ impl Command {
     }
 }
 
-const GOOD: u8 = Exit::Good as u8;
-const FAILED: u8 = Exit::Failed as u8;
-const FINDINGS: u8 = Exit::Findings as u8;
-const USAGE: u8 = Exit::Usage as u8;
-
-/// The exit code of a command that does not yield an [`Exit`] yet.
-fn of_code(code: u8) -> Exit {
-    match code {
-        GOOD => Exit::Good,
-        FINDINGS => Exit::Findings,
-        USAGE => Exit::Usage,
-        _ => Exit::Failed,
-    }
-}
-
 /// The kubelet reads `_` in a flag's name as `-`, and start scripts rely on it.
 fn hyphenated(word: OsString) -> OsString {
     let Some(flag) = word.to_str().filter(|word| word.starts_with("--")) else {
@@ -131,11 +116,6 @@ fn hyphenated(word: OsString) -> OsString {
     };
     let end = flag.find('=').unwrap_or(flag.len());
     (flag[..end].replace('_', "-") + &flag[end..]).into()
-}
-
-/// Prints an error, for the commands that do not return it yet.
-fn complain(error: &dyn std::error::Error) {
-    Terminal::new().err.error(error);
 }
 
 #[cfg(test)]

@@ -46,7 +46,10 @@ impl ReadonlyCensus {
                 "{file}: readOnlyPort.listen is empty, so no caller is counted"
             ));
         }
-        let census = runtime()?.block_on(ask(admin)).map_err(CliError::failed)?;
+        let census = runtime()
+            .map_err(CliError::failed)?
+            .block_on(ask(admin))
+            .map_err(CliError::failed)?;
         match self.output {
             Output::Json => terminal.out.json(&census),
             Output::Table => print(&census, &mut terminal.out),

@@ -47,7 +47,7 @@ impl Serve {
         gather_entropy();
         // The control runtime: accepting, reviews, the admin port, reloads. Workers have runtimes of their
         // own.
-        let runtime = runtime()?;
+        let runtime = runtime().map_err(CliError::failed)?;
         let served = run(&runtime, settings);
         // A worker that does not end must not keep the process: systemd would have to kill it.
         runtime.shutdown_timeout(Duration::from_secs(1));

@@ -3,11 +3,11 @@
 //!
 //! - On a terminal, text is wrapped between words at the terminal's width. Text for a pipe or a file is not
 //!   wrapped: one message is one line there, and one row of a table too.
-//! - Colours are for terminals only, and not with `NO_COLOR` (unless it is empty) or `TERM=dumb`. No meaning is
-//!   in the colour alone.
+//! - Colours are for terminals only, and not with `NO_COLOR` (unless it is empty) or `TERM=dumb`. No meaning
+//!   is in the colour alone.
 //! - Control characters, which may come from the node's files or the network, are escaped.
-//! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on. Output that is
-//!   lost in another way, as on a full disk, makes the command fail at its end.
+//! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on. Output that
+//!   is lost in another way, as on a full disk, makes the command fail at its end.
 
 use std::error::Error;
 use std::fmt;
@@ -68,8 +68,8 @@ impl Terminal {
         error.exit
     }
 
-    /// Ends the output. A command whose output was lost has failed, whatever it did; but not if the reader has
-    /// left: `firewall confirm | head -1` has confirmed.
+    /// Ends the output. A command whose output was lost has failed, whatever it did; but not if the reader
+    /// has left: `firewall confirm | head -1` has confirmed.
     pub(super) fn finish(mut self, exit: Exit) -> Exit {
         let flushed = self.out.sink.flush();
         self.out.keep(flushed);
@@ -141,6 +141,19 @@ impl Stream {
         }
     }
 
+    /// A command to paste, as a shell reads it: a line that goes on ends with a backslash.
+    pub(super) fn command(&mut self, command: &str) {
+        let room = self
+            .width
+            .map(|width| width.saturating_sub(2 * INDENT + " \\".len()));
+        let lines = wrap(&plain(command), room);
+        for (place, line) in lines.iter().enumerate() {
+            let indent = if place == 0 { INDENT } else { 2 * INDENT };
+            let more = if place + 1 == lines.len() { "" } else { " \\" };
+            writeln!(self, "{:indent$}{line}{more}", "");
+        }
+    }
+
     /// A message that begins with what kind it is, such as `warning:`.
     pub(super) fn labelled(&mut self, style: Style, label: &str, text: &str) {
         let room = self.width.map(|width| width.saturating_sub(INDENT));
@@ -185,7 +198,8 @@ impl Stream {
         self.document(value, self.terminal);
     }
 
-    /// A long JSON document, such as a report that is kept: indented for programs too, to be compared line by line.
+    /// A long JSON document, such as a report that is kept: indented for programs too, to be compared line by
+    /// line.
     pub(super) fn json_report(&mut self, value: &impl Serialize) {
         self.document(value, true);
     }

@@ -72,8 +72,8 @@ impl WhichKubelet {
                 .pid
                 .map_or_else(String::new, |pid| format!(" with process id {pid}"));
             errors.push(format!(
-                "no running kubelet{which} is seen in /proc: run this as root in the node's process namespace, \
-                 or name the node's file system with --root, or the kubelet's configuration with \
+                "no running kubelet{which} is seen in /proc: run this as root in the node's process \
+                 namespace, or name the node's file system with --root, or the kubelet's configuration with \
                  --kubelet-config and --kubelet-arg"
             ));
         }

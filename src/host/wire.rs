@@ -16,7 +16,7 @@ const CONTROL: Duration = Duration::from_millis(3500);
 /// An address of the node that is not reached over a wire.
 #[derive(Debug, thiserror::Error)]
 #[error("not reached from a network namespace ({0}): the node's firewall or routing is in the way")]
-pub struct Unreached(io::Error);
+pub struct Unreached(#[source] io::Error);
 
 /// A network namespace with a wire to this one, and everything reached over it. Both go when it is dropped.
 #[derive(Debug)]
@@ -71,11 +71,11 @@ impl Wire {
         Ok(Self { namespace })
     }
 
-    /// Whether packets from there reach this address of the node at all, and its answers come back: without that, silence
-    /// shows nothing.
+    /// Whether packets from there reach this address of the node at all, and its answers come back: without
+    /// that, silence shows nothing.
     ///
     /// # Errors
-    /// An open port is not reached: why.
+    /// A port that was opened for this is not reached.
     pub fn reaches(&self, address: IpAddr) -> Result<(), Unreached> {
         let dialled = TcpListener::bind((address, 0)).and_then(|listener| {
             let to = listener.local_addr()?;

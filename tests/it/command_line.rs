@@ -2,7 +2,6 @@
 //! goes on where it should have stopped.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -248,14 +247,16 @@ async fn a_gate_leaves_the_kubelets_ports_alone() {
 /// "Address already in use" alone sends an operator looking for the process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_address_names_the_process_that_has_it() {
-    let installation = Installation::new();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap();
-    installation.configure(|configuration| configuration["listen"] = json!([address]));
-    let served = installation.serve().await;
+    let (first, second) = (Installation::new(), Installation::new());
+    let mut serving = Serving::start(&first).await;
+    let address = serving.address.to_string();
+    second.configure(|configuration| configuration["listen"] = json!([address]));
+    let served = second.serve().await;
     assert_eq!(code(&served), 1);
-    let holder = format!("it is taken by process {} (", std::process::id());
-    assert_says(&stderr(&served), &[&address.to_string(), &holder]);
+    let holder = format!("it is taken by process {} (kubelet-gate)", serving.pid());
+    assert_says(&stderr(&served), &[&address, &holder]);
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.exit().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -111,7 +111,7 @@ fn a_kubelet_of_flags_alone_is_open_by_its_defaults() {
     assert_says(&said, &["kube-bench", "port 10255 is open", sysctl]);
     let expired = said
         .lines()
-        .find(|line| line.contains("certificate towards the API server"));
+        .find(|line| line.contains("client certificate should be valid"));
     assert_says(expired.unwrap(), &["FAIL", "2020-01-01"]);
     for never in ["compliant", "compensated, verified", "\u{1b}"] {
         assert!(!said.contains(never), "{never:?} in {said}");
@@ -198,7 +198,8 @@ fn secrets_of_a_node_are_not_shown() {
     let folder = files(&[
         (
             "etc/systemd/system/kubelet.service",
-            "[Service]\nEnvironmentFile=/e\nExecStart=/usr/bin/kubelet --manifest-url-header=Authorization:s3cret s3cret --port=7 $A\n",
+            "[Service]\nEnvironmentFile=/e\nExecStart=/usr/bin/kubelet \
+             --manifest-url-header=Authorization:s3cret s3cret --port=7 $A\n",
         ),
         ("e", "bad line s3cret==\nA=--unknown=s3cret\nexport B=s3cret\n"),
     ]);

@@ -73,7 +73,7 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
     assert!(said("token-webhook", Some(&closed)).ends_with("not probed"));
     assert!(said("bind-address", Some(&closed)).ends_with("not probed"));
     assert!(said("ip-address-deny", Some(&closed)).starts_with("compensated"));
-    assert_eq!(said("pod-pids-limit", Some(&closed)), "no");
+    assert_eq!(said("pod-pids-limit", Some(&closed)), "does not compensate");
     // A kubelet without a gate that refuses strangers by itself: a gate has compensated nothing.
     let mut alone = report(&[]);
     for outcome in &mut alone.results {
@@ -81,9 +81,9 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
             outcome.answer = ProbeAnswer::Status(307);
         }
     }
-    assert!(said("anonymous-auth", Some(&alone)).ends_with("no gate that answered"));
+    assert!(said("anonymous-auth", Some(&alone)).ends_with("no gate answered"));
     assert!(!check(&found, "anonymous-auth").is_compensated(Some(&alone)));
-    assert!(said("read-only-port", Some(&alone)).ends_with("no gate that answered"));
+    assert!(said("read-only-port", Some(&alone)).ends_with("no gate answered"));
     // An answer that never came shows nothing.
     let mut waiting = report(&[]);
     waiting.results[0].answer = ProbeAnswer::Unknown("no answer".to_owned());
@@ -99,7 +99,7 @@ fn only_what_a_probe_has_seen_closed_is_called_compensated() {
         .find(|check| check.id == "streaming-idle-timeout")
         .unwrap();
     idle.verdict = Verdict::Fail;
-    assert!(idle.with_gate(Some(&closed)).starts_with("partly: "));
+    assert!(idle.with_gate(Some(&closed)).starts_with("compensates in part: "));
 }
 
 /// A process that is called kubelet, with these flags, in this thread's network. It ends when it is dropped.

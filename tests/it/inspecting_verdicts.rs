@@ -49,7 +49,7 @@ fn every_option_is_judged() {
         ];
         let found = judged(Invocation::given(&flags, Root::new("/nowhere")));
         let said = check(&found, "healthz-bind-address").with_gate(None);
-        assert_eq!(said.starts_with("can: "), can, "{said}");
+        assert_eq!(said.starts_with("can compensate: "), can, "{said}");
     }
 }
 

@@ -165,7 +165,7 @@ async fn over_http2_the_request_ends_with_its_stream() {
             gone(&world, &format!("{doing:?}, reset: {reset}")).await;
         }
     }
-    kept.send(&frame(PING, 0, 0, b"anybody?")).await;
+    kept.send(&frame(PING, 0, 0, b"are you?")).await;
     assert!(kept.find(PING, 0, patience()).await.is_some());
     drop(kept);
     world.stop().await;

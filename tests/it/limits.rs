@@ -139,7 +139,7 @@ async fn one_checkpoint_runs_at_a_time() {
     world.stop().await;
 }
 
-/// Seen red with `Connection::nobody` telling nobody.
+/// Seen red with `Connection::note_unauthenticated` notifying no task.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strangers_http2_connection_is_closed_after_its_first_answer() {
     let world = World::start().await;

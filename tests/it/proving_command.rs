@@ -20,7 +20,7 @@ fn a_port_without_a_server_is_told_from_one_that_a_gate_has() {
         .unwrap();
     let said = stdout(&output);
     assert_eq!(code(&output), 1, "{said}");
-    assert_says(&said, &["nobody takes connections on port 1"]);
+    assert_says(&said, &["nothing listens on port 1"]);
     assert!(!said.contains("nothing got through:"), "{said}");
 }
 

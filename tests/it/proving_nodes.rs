@@ -131,7 +131,7 @@ fn what_got_through_before_the_seal_does_not_afterwards() {
         assert_valid(&schema("probe-report.json"), &saved);
         let again = prove("--save before.json");
         assert_eq!(code(&again), 64);
-        assert_says(&stderr(&again), &["there already"]);
+        assert_says(&stderr(&again), &["already there"]);
 
         node.start_gate().await;
         node.api_server_calls_gate().await;

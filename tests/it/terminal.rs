@@ -1,5 +1,5 @@
-//! A table that a terminal breaks in the middle of words is not read, and escape sequences in a log file are no
-//! colours.
+//! A table that a terminal breaks in the middle of words is not read, and escape sequences in a log file are
+//! no colours.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -78,6 +78,11 @@ fn no_line_is_wider_than_the_terminal_and_no_word_is_broken() {
         &["inspect", "--help"],
         &["prove", "--help"],
         &["readonly-census", "--help"],
+        &["check", "--help"],
+        &["firewall", "--help"],
+        &["firewall", "apply", "--help"],
+        &["firewall", "print", "--config", "/nowhere/gate.yaml"],
+        &["check", "--config", "/nowhere/gate.yaml"],
         &["explain", "GET", "/exec/a/b/c", "--upgrade", "websocket"],
         &["explain", "TRACE", "/pods"],
         &["inspect", "--root", flags_only],

@@ -36,7 +36,9 @@ impl Admit {
                 .text("no seal on this node: nothing to let the gate through");
             return Ok(Exit::Good);
         };
-        let gate = runtime()?.block_on(started(&settings))?;
+        let gate = runtime()
+            .map_err(CliError::failed)?
+            .block_on(started(&settings))?;
         if standing.rules.fingerprint().is_none() {
             terminal
                 .out

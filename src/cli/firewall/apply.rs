@@ -91,7 +91,7 @@ impl Apply {
             unseen_api_server: self.accept_unseen_api_server,
             closed_health_checks: self.close_health_checkers,
         };
-        let runtime = runtime()?;
+        let runtime = runtime().map_err(CliError::failed)?;
         let served = |admin| {
             runtime
                 .block_on(api_server_seen(admin))
@@ -219,7 +219,7 @@ impl Apply {
         })?;
         let state = state(settings);
         let addresses = host::addresses().map_err(CliError::failed)?;
-        let runtime = runtime()?;
+        let runtime = runtime().map_err(CliError::failed)?;
         let mut why = Unverified::NoTime;
         while began.elapsed() + PAUSE < self.confirm_within {
             // Confirmed by hand in between, it is no longer on trial, which is for confirm to find out.

@@ -46,7 +46,7 @@ impl Observe {
         ));
         let stop = Arc::new(AtomicBool::new(false));
         let (ended, period) = (stop.clone(), self.period);
-        let runtime = runtime()?;
+        let runtime = runtime().map_err(CliError::failed)?;
         let observed = runtime.block_on(async {
             let mut watching = tokio::task::spawn_blocking(move || observe(&ports, period, &ended));
             tokio::select! {

@@ -87,7 +87,15 @@ fn network(number: u32) -> (Namespace, Namespace, Namespace) {
     SWEEP.call_once(sweep);
     let _one = ONE_AT_A_TIME.lock();
     let namespace = |what: &str| Namespace::new(&format!("{what}{number}")).unwrap();
-    let (node, neighbour, pod) = (namespace(NAMES[0]), namespace(NAMES[1]), namespace(NAMES[2]));
+    // Every look at /proc/net/tcp walks through the kernel's whole hash table of connections,
+    // which is as large as the machine's memory allows. A namespace made in this one has a small
+    // table of its own (Linux 6.1).
+    let maker = namespace(NAMES[3]);
+    let make = || {
+        let _ = fs::write("/proc/sys/net/ipv4/tcp_child_ehash_entries", "256");
+        (namespace(NAMES[0]), namespace(NAMES[1]), namespace(NAMES[2]))
+    };
+    let (node, neighbour, pod) = maker.run(make).unwrap();
     let lines = format!(
         "link add eth0 type veth peer name eth0 netns {}
          link set eth0 up
@@ -129,7 +137,7 @@ fn ip(namespace: &Namespace, lines: &str) {
 }
 
 /// What the namespaces are called, up to a number and the process id.
-const NAMES: [&str; 3] = ["kgnode", "kgout", "kgpod"];
+const NAMES: [&str; 4] = ["kgnode", "kgout", "kgpod", "kgmake"];
 
 /// Removes the namespaces that killed test runs left behind.
 fn sweep() {
