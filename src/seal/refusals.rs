@@ -14,9 +14,9 @@ use crate::error::chain;
 use crate::host::sockets;
 use crate::settings::Settings;
 
-/// The user `nobody` on every distribution, and the one that a kernel shows for users outside of its user
-/// namespace.
-const NOBODY: u32 = 65534;
+/// The user that programs without rights share on every distribution, and the one that a kernel shows for users
+/// outside of its user namespace.
+const SHARED: u32 = 65534;
 
 /// What the operator knows already and wants all the same.
 #[derive(Clone, Copy, Debug)]
@@ -101,8 +101,8 @@ impl Refusals {
                  node; run it as a user of its own, as config/systemd/kubelet-gate.service does"
                     .into(),
             ),
-            (NOBODY, _) => self.add(format!(
-                "the gate runs as uid {NOBODY}, as other programs do; run it as a user of its own"
+            (SHARED, _) => self.add(format!(
+                "the gate runs as uid {SHARED}, as other programs do; run it as a user of its own"
             )),
             (_, None) => self.add(
                 "the gate may not mark its connections; give it CAP_NET_ADMIN, as \

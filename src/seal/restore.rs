@@ -11,14 +11,17 @@ use super::state::{Confirmed, State};
 /// The confirmed rules were loaded again.
 #[derive(Debug)]
 pub enum Restored {
-    /// They are listed as the next judgement expects.
-    Noted,
+    /// They are in force, and listed as the next judgement expects.
+    InForce,
     /// Another version of the program lists them in a way that could not be noted: the next judgement cannot
     /// compare them.
     Unnoted(FileError),
+    /// Another program has changed them already.
+    ChangedAgain,
 }
 
-/// Loads the confirmed plan again, if there is one, and notes how the kernel lists it now. Needs the lock.
+/// Loads the confirmed plan again, if there is one, and notes how another version of the program lists it. Needs
+/// the lock.
 ///
 /// # Errors
 /// It cannot be loaded, or not be listed.
@@ -29,20 +32,27 @@ pub fn put_back(
     exemption: Option<&Exemption>,
 ) -> Result<Restored, FirewallError> {
     let Some(confirmed) = &standing.confirmed else {
-        return Ok(Restored::Noted);
+        return Ok(Restored::ChangedAgain);
     };
-    standing.firewall.load(Some(&confirmed.plan), None, exemption)?;
-    let listed = standing.firewall.rules()?.fingerprint();
-    let Some(fingerprint) = listed.filter(|listed| *listed != confirmed.fingerprint) else {
-        return Ok(Restored::Noted);
+    let firewall = standing.firewall;
+    firewall.load(Some(&confirmed.plan), None, exemption)?;
+    let fingerprint = match firewall.rules()?.fingerprint() {
+        None => return Ok(Restored::ChangedAgain),
+        Some(listed) if listed == confirmed.fingerprint => return Ok(Restored::InForce),
+        Some(listed) => listed,
     };
+    let tool = firewall.version()?;
+    // The same version lists the same rules in the same way: these are others.
+    if tool == confirmed.tool {
+        return Ok(Restored::ChangedAgain);
+    }
     let listed = Confirmed {
         plan: confirmed.plan.clone(),
         fingerprint,
-        tool: standing.firewall.version()?,
+        tool,
     };
     Ok(match state.keep_listed(run_directory, &listed) {
-        Ok(()) => Restored::Noted,
+        Ok(()) => Restored::InForce,
         Err(error) => Restored::Unnoted(error),
     })
 }

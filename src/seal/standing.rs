@@ -152,7 +152,7 @@ fn beside(
         return Ok(Case::Gone);
     };
     // The gate that loaded the plan again noted how another version of the program lists it.
-    let noted = noted.filter(|noted| noted.plan == confirmed.plan);
+    let noted = noted.filter(|noted| noted.plan == confirmed.plan && noted.tool != confirmed.tool);
     if listed == confirmed.fingerprint || noted.is_some_and(|noted| noted.fingerprint == listed) {
         return Ok(Case::InForce);
     }

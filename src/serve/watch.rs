@@ -359,11 +359,14 @@ fn act(
         Case::Changed | Case::Gone | Case::Incomparable { .. } => {
             let finding = case.finding().unwrap_or_default();
             match put_back(standing, state, &settings.run_directory, exemption) {
+                Ok(Restored::ChangedAgain) => {
+                    tracing::error!("{finding}; they were put back, and changed again at once");
+                    Found::Broken { plan, why }
+                }
                 Ok(restored) => {
                     tracing::warn!("{finding}; they were put back, as firewall.managed says");
-                    *unnoted = false;
+                    *unnoted = matches!(restored, Restored::Unnoted(_));
                     if let Restored::Unnoted(error) = restored {
-                        *unnoted = true;
                         tracing::warn!("how the rules are listed now cannot be noted: {error}");
                     }
                     in_force(plan, true)

@@ -6,6 +6,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
+use kubelet_gate::seal::{Confirmed, Standing, State};
 use serde_json::{Value, json};
 
 use crate::node::{Node, on_every_backend, server_at};
@@ -40,8 +41,22 @@ fn rules_that_the_gate_loaded_again_are_the_confirmed_ones_to_every_command() {
         assert!(said.starts_with("sealed\n"), "{said}");
         let said = node.firewall_exits(0, "confirm");
         assert!(said.starts_with("already confirmed, and in force"), "{said}");
-        // A note is about the rules that were loaded, and about no others.
+        // A note is about the rules that were loaded, and about no others, ...
         node.kill_gate();
+        node.shell(match node.backend {
+            "nftables" => "nft flush chain inet kubelet_gate in_confirmed",
+            _ => "iptables-nft -F KG-IN-CONF",
+        });
+        node.firewall_exits(2, "status --no-namespace");
+        // ... and only another version than the one that confirmed them lists them in another way.
+        let state = State::new(&node.file("state"));
+        let standing = Standing::judge(&state, &node.file("run")).unwrap().unwrap();
+        let note = Confirmed {
+            fingerprint: standing.rules.fingerprint().unwrap(),
+            ..standing.confirmed.unwrap()
+        };
+        fs::write(node.file("run/listed.json"), serde_json::to_vec(&note).unwrap()).unwrap();
+        node.firewall_exits(2, "status --no-namespace");
         node.flush_rules();
         node.firewall_exits(2, "status --no-namespace");
         node.stop().await;

@@ -16,11 +16,12 @@ fn flushed_rules_are_missed_at_once() {
         node.start_gate_with(|configuration| configuration["firewall"]["managed"] = false.into())
             .await;
         node.api_server_calls_gate().await;
-        let (status, said) = node.admin("/readyz").await.unwrap();
-        assert!(
-            status == 503 && said.contains("[-] seal: none is in force"),
-            "{said}"
-        );
+        // Until the watch has looked, the gate is not ready either, for another reason.
+        eventually_answers("no seal is in force", async || {
+            let (status, said) = node.admin("/readyz").await.unwrap();
+            status == 503 && said.contains("[-] seal: none is in force")
+        })
+        .await;
         node.firewall_exits(0, "apply --confirm-within 60s");
         node.firewall_exits(0, "confirm");
         node.eventually_ready().await;

@@ -161,8 +161,8 @@ impl Apply {
         Exit::Failed
     }
 
-    /// Names the connections that the seal leaves alone, since they are older than it;
-    /// resets them if asked to.
+    /// Names the connections that the seal leaves alone, since they are older than it; resets them if asked
+    /// to.
     fn past_the_gate(
         &self,
         plan: &Plan,
