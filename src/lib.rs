@@ -1,7 +1,7 @@
 //! kubelet-gate: a mutual-TLS authenticating reverse proxy for the Kubernetes kubelet.
 //!
-//! It stands in front of a kubelet that is bound to loopback and does at the door what a hardened kubelet would do. A
-//! request passes seven stations, the folders below, in this order:
+//! It stands in front of a kubelet that is bound to loopback and does at the door what a hardened kubelet
+//! would do. A request passes seven stations, the folders below, in this order:
 //!
 //! ```text
 //!  client ──▶ 1 listen      accept, limits, deadlines                   listen/
@@ -13,10 +13,10 @@
 //!             7 audit       one event per request, always               audit/
 //! ```
 //!
-//! `gate` has the way itself, in one function. What a station yields is a type that the next one demands and only
-//! that station can make: an `authn::Identity`, [`attributes::Checks`], an `authz::Permit`. A check that is
-//! forgotten does not compile. (What is asked for is read before who asks, since a malformed request must not cost a
-//! review.)
+//! `gate` has the way itself, in one function. What a station yields is a type that the next one demands and
+//! only that station can make: an `authn::Identity`, [`attributes::Checks`], an `authz::Permit`. A check
+//! that is forgotten does not compile. (What is asked for is read before who asks, since a malformed request
+//! must not cost a review.)
 
 // What runs the gate, shows it, prepares nodes for it, and closes the ways around it.
 pub mod adopt;

@@ -14,7 +14,8 @@ use prometheus_client::registry::Registry;
 /// The media type of [`Metrics::encode`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All families. Families that every request touches are held with their labels resolved; the rest is looked up by label.
+/// All families. Families that every request touches are held with their labels resolved; the
+/// rest is looked up by label.
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
@@ -41,7 +42,8 @@ pub struct Metrics {
     pub read_only_port: Counter,
     /// Panics that were caught in a request.
     pub panics: Counter,
-    /// Handshakes with a kubelet that showed another key than the pinned one, also after the pin was read again.
+    /// Handshakes with a kubelet that showed another key than the pinned one, also
+    /// after the pin was read again.
     pub pin_mismatches: Counter,
     bypass_sealed: Family<PortLabels, Gauge>,
     /// Seconds in which a way around the gate was open, or could not be excluded.
@@ -207,7 +209,8 @@ impl Metrics {
             ),
             bypass_sealed: families.add(
                 "bypass_sealed",
-                "1 if this port of the kubelet cannot be reached around the gate, by the last try; 0 if it can or may be",
+                "1 if this port of the kubelet cannot be reached around the gate, by the last try; 0 if it \
+                 can or may be",
             ),
             seal_open_seconds: families.add(
                 "seal_open_seconds",

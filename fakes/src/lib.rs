@@ -9,8 +9,8 @@ pub mod client;
 pub mod kubelet;
 pub mod pki;
 
-/// Refuses connections from now on. Closing the listener does not suffice: a process that another thread starts at this moment has a
-/// copy of it until it executes its program.
+/// Refuses connections from now on. Closing the listener does not suffice: a process that another thread
+/// starts at this moment has a copy of it until it executes its program.
 fn stop_listening(listener: &tokio::net::TcpListener) {
     // A listener that cannot be shut down is one no more.
     let _ = socket2::SockRef::from(listener).shutdown(std::net::Shutdown::Both);

@@ -29,7 +29,8 @@ fuzz_target!(|data: &[u8]| {
     if checks.interactive() {
         assert_eq!(checks.verb(), Verb::Create, "{path}");
     }
-    // A kubelet that routes on what was sent must find no other handler than one that routes on what it decodes to.
+    // A kubelet that routes on what was sent must find no other handler than one that
+    // routes on what it decodes to.
     let first = |path: &str| path.split('/').nth(1).map(str::to_owned);
     if !parts.uri.path().contains('%') {
         assert_eq!(first(parts.uri.path()), first(path));

@@ -84,7 +84,8 @@ impl Authorities {
             (Error::InvalidCertificate(CertificateError::UnknownIssuer), outdated @ 1..) => {
                 let file = self.file.display();
                 Error::General(format!(
-                    "its CA is unknown, or one of the {outdated} in {file} that have expired or are not valid yet"
+                    "its CA is unknown, or one of the {outdated} in {file} that have expired or are not \
+                     valid yet"
                 ))
             }
             (error, _) => error,

@@ -34,7 +34,6 @@ pub(super) struct Lab {
 impl Lab {
     pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         no_core_dumps();
-        terminal.let_reader_leave();
         let done = runtime().map_err(CliError::failed)?.block_on(async {
             let stop = CancellationToken::new();
             // From here on a signal ends the lab in good order, and no key stays in a temporary directory.

@@ -6,8 +6,8 @@
 //! - Colours are for terminals only, and not with `NO_COLOR` (unless it is empty) or `TERM=dumb`. No meaning
 //!   is in the colour alone.
 //! - Control characters, which may come from the node's files or the network, are escaped.
-//! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on, and says at
-//!   its end that output was lost, if that is what it was asked for.
+//! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on. Output that
+//!   is lost in another way, as on a full disk, makes the command fail at its end.
 
 use std::error::Error;
 use std::fmt;
@@ -50,8 +50,6 @@ pub(super) struct Terminal {
     pub(super) out: Stream,
     /// Standard error: errors, warnings, notes and progress.
     pub(super) err: Stream,
-    /// The command is about more than its output.
-    reader_may_leave: bool,
 }
 
 impl Terminal {
@@ -59,7 +57,6 @@ impl Terminal {
         Self {
             out: Stream::new(io::stdout()),
             err: Stream::new(io::stderr()),
-            reader_may_leave: false,
         }
     }
 
@@ -71,21 +68,15 @@ impl Terminal {
         error.exit
     }
 
-    /// A command that changes something, or shows something for long, has not failed if its reader leaves.
-    pub(super) fn let_reader_leave(&mut self) {
-        self.reader_may_leave = true;
-    }
-
-    /// Ends the output. A command whose output was lost has failed, whatever it did.
+    /// Ends the output. A command whose output was lost has failed, whatever it did; but not if the reader
+    /// has left: `firewall confirm | head -1` has confirmed.
     pub(super) fn finish(mut self, exit: Exit) -> Exit {
         let flushed = self.out.sink.flush();
         self.out.keep(flushed);
-        let Some(error) = self.out.lost.take() else {
+        let lost = self.out.lost.take();
+        let Some(error) = lost.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) else {
             return exit;
         };
-        if self.reader_may_leave && error.kind() == io::ErrorKind::BrokenPipe {
-            return exit;
-        }
         self.err
             .labelled(BAD, "error:", &format!("standard output: {error}"));
         Exit::Failed

@@ -145,8 +145,8 @@ impl Kubelet {
         self.connect().await.map(drop)
     }
 
-    /// Whether the seal lets the gate's own connections through. Until it does, it may redirect them to the gate,
-    /// and each new one is looked at before it is used.
+    /// Whether the seal lets the gate's own connections through. Until it does, it may redirect them to the
+    /// gate, and each new one is looked at before it is used.
     pub(crate) fn set_admitted(&self, admitted: bool) {
         self.led_back.store(!admitted, Ordering::Relaxed);
     }

@@ -44,12 +44,13 @@ pub(crate) struct Activity {
     born: Instant,
     /// Requests whose answer has not ended, and tunnels.
     in_flight: AtomicU32,
-    /// When the connection became idle, or when the first byte of the head being read came: milliseconds since `born`.
+    /// When the connection became idle, or when the first byte of the head being read came:
+    /// milliseconds since `born`.
     since: AtomicU64,
     /// Bytes of a head have come, and no request yet. Stored beside `since`, read by the same task.
     in_head: AtomicBool,
-    /// The connection carries no more requests. A tunnel has its own deadline: neither the kubelet nor the gate cuts a
-    /// client that stops reading for a while, as in a pager.
+    /// The connection carries no more requests. A tunnel has its own deadline: neither the kubelet nor the
+    /// gate cuts a client that stops reading for a while, as in a pager.
     tunnel: AtomicBool,
 }
 
@@ -86,8 +87,9 @@ impl Connection {
         self.authenticated.load(Relaxed)
     }
 
-    /// Notes that a request failed authentication. An HTTP/2 connection on which no request has passed is closed then:
-    /// opening and resetting streams is cheap for an attacker and expensive for the gate (CVE-2023-44487).
+    /// Notes that a request failed authentication. An HTTP/2 connection on which no request has
+    /// passed is closed then: opening and resetting streams is cheap for an attacker and expensive
+    /// for the gate (CVE-2023-44487).
     pub(crate) fn note_unauthenticated(&self) {
         if !self.is_authenticated() {
             self.unauthenticated.notify_one();

@@ -7,8 +7,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-/// At most this much of a refused request's body is read, in bytes, and for at most [`DRAIN_TIME`]. If more is to come, the
-/// connection is closed.
+/// At most this much of a refused request's body is read, in bytes, and for at most [`DRAIN_TIME`]. If more
+/// is to come, the connection is closed.
 const DRAIN_BYTES: usize = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 

@@ -68,7 +68,8 @@ impl Gate {
             record.set_panicked();
             Err(RequestError::internal(format!("panic: {panic}")))
         });
-        // An intermediary that forwarded the upgrade may treat this connection as a tunnel (CVE-2018-1002105): close it.
+        // An intermediary that forwarded the upgrade may treat this connection as a tunnel
+        // (CVE-2018-1002105): close it.
         let mut close = upgrade;
         let (mut response, tunnel) = match outcome {
             Ok(Passed {
@@ -127,7 +128,8 @@ impl Gate {
         let permit = match self.decide(connection, &parts, record).await {
             Ok(permit) => permit,
             Err(error) => {
-                // Reading the body makes hyper send "100 Continue": a refused client must not be told to send it.
+                // Reading the body makes hyper send "100 Continue": a refused client
+                // must not be told to send it.
                 if !expects {
                     Box::pin(drain(&mut body)).await;
                 }
@@ -250,8 +252,8 @@ impl Drop for InFlight {
     }
 }
 
-/// Whether an intermediary may take this for a request to upgrade. Old API servers read loosely: for them `upgrade` anywhere
-/// in a `Connection` header is one, whatever else is there or not.
+/// Whether an intermediary may take this for a request to upgrade. Old API servers read loosely: for them
+/// `upgrade` anywhere in a `Connection` header is one, whatever else is there or not.
 fn may_be_an_upgrade(headers: &HeaderMap) -> bool {
     let upgrade = b"upgrade";
     headers.contains_key(header::UPGRADE)
@@ -278,7 +280,8 @@ async fn unwind<F: Future>(future: F) -> Result<F::Output, String> {
     })
 }
 
-/// Logs a request's end: faults for the operator, and nothing at `info` or above that a client alone can cause.
+/// Logs a request's end: faults for the operator, and nothing at `info` or above that
+/// a client alone can cause.
 fn log(connection: &Connection, error: &RequestError) {
     use crate::error::ErrorOrigin;
     let (peer, status, station) = (connection.peer, error.status.as_u16(), error.station.as_str());

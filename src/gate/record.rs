@@ -14,8 +14,8 @@ use crate::error::{RequestError, Station};
 use crate::forward;
 use crate::metrics::RequestLabels;
 
-/// A request's record. Its place in the audit queue is reserved before anything is forwarded; if the request is
-/// cancelled, dropping the record writes the event.
+/// A request's record. Its place in the audit queue is reserved before anything is forwarded; if the request
+/// is cancelled, dropping the record writes the event.
 pub(crate) struct Record {
     /// `None` once the event is written, or if the queue was full.
     slot: Option<Slot>,
@@ -47,7 +47,8 @@ struct Facts {
 }
 
 impl Record {
-    /// The record of a request whose head has just been read. In blocking mode this waits for room in the queue.
+    /// The record of a request whose head has just been read. In blocking mode this
+    /// waits for room in the queue.
     pub(crate) async fn begin<B>(
         audit: &Audit,
         node_name: &Arc<str>,
@@ -132,7 +133,8 @@ impl Record {
         }
     }
 
-    /// Writes the event, now that the response is decided. In blocking mode this waits until the event is written.
+    /// Writes the event, now that the response is decided. In blocking mode this waits
+    /// until the event is written.
     pub(crate) async fn answered(mut self, status: StatusCode) {
         let stage = if self.facts.panicked {
             EventStage::Panic

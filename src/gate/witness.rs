@@ -1,5 +1,5 @@
-//! Whether the API server has been served through the gate. Until then the ways around the gate should stay open: if the API
-//! server cannot use the gate, sealing the node ends its logs, exec and metrics.
+//! Whether the API server has been served through the gate. Until then the ways around the gate should stay
+//! open: if the API server cannot use the gate, sealing the node ends its logs, exec and metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -14,7 +14,8 @@ use crate::authn::CredentialKind;
 use crate::authz::Permit;
 use crate::timestamp::timestamp;
 
-/// Remembers the last user that was allowed what only the API server is allowed, and was served by the kubelet.
+/// Remembers the last user that was allowed what only the API server is allowed, and
+/// was served by the kubelet.
 pub(crate) struct Witness {
     /// `firewall.apiServerUsers`.
     users: Vec<String>,
@@ -54,8 +55,8 @@ impl Witness {
         }
     }
 
-    /// Notes that a request was allowed and served at `now`. It is called for each request: within a second of the last note it
-    /// costs a load and a comparison.
+    /// Notes that a request was allowed and served at `now`. It is called for each request: within a second
+    /// of the last note it costs a load and a comparison.
     pub(crate) fn saw(&self, permit: &Permit, now: Instant) {
         let credential = permit.identity().credential();
         let may_be = if self.users.is_empty() {

@@ -138,12 +138,17 @@ pub(crate) fn taken_by(ours: SocketAddr) -> io::Result<Vec<Taker>> {
 /// The process that holds the socket of this inode, as far as this process may see it (`CAP_SYS_PTRACE` for
 /// those of other users). Reads every process' descriptors: not for every request.
 pub fn owner(inode: u64) -> Option<Owner> {
+    // Newest first: a client that exits soon has mostly started a moment ago.
+    first_holder(inode, |process| -process.pid)
+}
+
+/// The holder of this socket whose rank is the lowest.
+fn first_holder(inode: u64, rank: impl Fn(&Process) -> i32) -> Option<Owner> {
     if inode == 0 {
         return None;
     }
     let mut processes: Vec<Process> = all_processes().ok()?.flatten().collect();
-    // Newest first: a client that exits soon has mostly started a moment ago.
-    processes.sort_unstable_by_key(|process| std::cmp::Reverse(process.pid));
+    processes.sort_unstable_by_key(rank);
     let process = processes.into_iter().find(|process| holds(process, inode))?;
     let command = process.stat().map(|stat| stat.comm).unwrap_or_default();
     Some(Owner {
@@ -203,6 +208,8 @@ pub(crate) fn listens(pid: i32, address: SocketAddr) -> bool {
 }
 
 fn owners(listening: impl Iterator<Item = TcpSocket>) -> Vec<Listener> {
+    // Oldest first: a process that is being forked holds its parent's listener for a moment.
+    let owner = |inode| first_holder(inode, |process| process.pid);
     listening
         .map(|socket| owner(socket.inode).map_or(Listener::User(socket.uid), Listener::Process))
         .collect()

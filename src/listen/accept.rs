@@ -11,13 +11,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::metrics::Metrics;
 
-/// Waited when the process or the machine has run out of descriptors or memory, so that connections can end meanwhile.
+/// Waited when the process or the machine has run out of descriptors or memory, so that
+/// connections can end meanwhile.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 /// At most one log line about failures per port in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The errors of `accept` that concern the connection at the head of the queue and not the listener: accept(2) passes on
-/// what its network has seen, and a firewall may forbid it.
+/// The errors of `accept` that concern the connection at the head of the queue and not the listener:
+/// accept(2) passes on what its network has seen, and a firewall may forbid it.
 const OF_ONE_CONNECTION: [Errno; 13] = [
     Errno::CONNABORTED,
     Errno::CONNRESET,

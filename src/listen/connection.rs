@@ -92,8 +92,8 @@ async fn handshake(stream: TcpStream, port: &TlsPort) -> io::Result<Option<TlsSt
     }
 }
 
-/// Sends the kubelet's short answer, then reads for a moment what the client still sends: closing a socket with unread bytes
-/// resets the connection, and a reset discards an answer that the client has not read.
+/// Sends the kubelet's short answer, then reads for a moment what the client still sends: closing a socket
+/// with unread bytes resets the connection, and a reset discards an answer that the client has not read.
 async fn refuse_plain_http(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(PLAIN_HTTP).await?;
     stream.shutdown().await?;

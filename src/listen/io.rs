@@ -1,8 +1,9 @@
 //! One wrapper around a client's stream that owns every deadline of the connection.
 //!
-//! hyper has one timer for both the wait between requests and the head of a request. The gate needs two, and a third for a
-//! client that stops reading. The wrapper looks at the clock when a read or write has to wait, and keeps one timer that is
-//! moved only when it must fire earlier: a request that arrives whole costs no timer.
+//! hyper has one timer for both the wait between requests and the head of a request. The gate needs
+//! two, and a third for a client that stops reading. The wrapper looks at the clock when a read or
+//! write has to wait, and keeps one timer that is moved only when it must fire earlier: a request that
+//! arrives whole costs no timer.
 
 use std::io;
 use std::pin::Pin;
@@ -30,8 +31,9 @@ pub(super) struct Watched<T> {
     lingering: bool,
 }
 
-/// After the gate has ended its direction it reads for this long what the client still sends, as Go's server does: closing a
-/// socket with unread bytes resets the connection, and a reset discards an answer that the client has not read.
+/// After the gate has ended its direction it reads for this long what the client still sends, as Go's
+/// server does: closing a socket with unread bytes resets the connection, and a reset discards an answer
+/// that the client has not read.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// The deadlines of a connection.
@@ -58,8 +60,8 @@ impl Timeouts {
         }
     }
 
-    /// The deadlines of an HTTP/2 connection. An idle one gets GOAWAY first; the deadline here comes later, for a client that
-    /// does not close.
+    /// The deadlines of an HTTP/2 connection. An idle one gets GOAWAY first; the deadline here comes later,
+    /// for a client that does not close.
     pub(super) fn http2(limits: &Limits) -> Self {
         let idle = limits.idle_timeout + limits.request_head_timeout;
         Self {

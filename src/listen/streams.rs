@@ -12,9 +12,10 @@ use crate::metrics::Metrics;
 
 /// Runs each stream as a task, as hyper asks for it.
 ///
-/// On HTTP/1 the write-stall deadline belongs to the connection ([`super::io`]). On HTTP/2 a client can keep the connection
-/// busy and never open the window of one stream, which then holds a connection to the kubelet. The other streams must go on:
-/// an API server has the logs of many users on one connection. So the gate resets that stream alone.
+/// On HTTP/1 the write-stall deadline belongs to the connection ([`super::io`]). On HTTP/2 a client can keep
+/// the connection busy and never open the window of one stream, which then holds a connection to the kubelet.
+/// The other streams must go on: an API server has the logs of many users on one connection. So the gate
+/// resets that stream alone.
 #[derive(Clone)]
 pub(super) struct Streams {
     stall: Duration,

@@ -46,7 +46,8 @@ impl Drop for Loaded {
 /// The acceptor's end of a worker.
 pub(super) struct WorkerHandle {
     pub(super) send: mpsc::Sender<Accepted>,
-    /// Connections it has now: the least loaded worker gets the next one, since a kubelet sees few, long connections.
+    /// Connections it has now: the least loaded worker gets the next one, since a kubelet
+    /// sees few, long connections.
     pub(super) load: Arc<AtomicUsize>,
     pub(super) thread: std::thread::JoinHandle<()>,
 }
@@ -54,7 +55,8 @@ pub(super) struct WorkerHandle {
 /// Connections handed to a worker that it has not taken yet: as many as wait in a socket's queue.
 const HANDED_OVER: usize = 1024;
 
-/// Starts a worker's thread. It ends when its channel is closed and its connections have ended, or when they are cut.
+/// Starts a worker's thread. It ends when its channel is closed and its connections have
+/// ended, or when they are cut.
 pub(super) fn start(
     number: usize,
     port: Arc<TlsPort>,

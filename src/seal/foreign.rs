@@ -205,13 +205,22 @@ mod tests {
 
     use super::*;
 
-    const NFT: &str = "table ip nat {\n\tchain PREROUTING {\n\t\ttype nat hook prerouting priority dstnat; policy accept;\n\
-        \t\ttcp dport 10250 counter redirect to :8443\n\t\ttcp dport { 80, 443 } accept\n\t\ttcp sport 10250 accept\n\t}\n}\n\
-        table inet filter {\n\tchain input {\n\t\ttcp dport { 22, 10000-10300 } drop\n\t\tmeta mark & 0x0000f000 == 0x00004000 accept\n\t}\n}\n\
-        table inet kubelet_gate {\n\tchain in {\n\t\ttcp dport { 10250 } goto in_confirmed\n\t\tmeta mark & 0x0000307f == 0x1 accept\n\t}\n}\n";
-    const IPTABLES: &str = "# Generated\n*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -m tcp --dport 10255 -j ACCEPT\n\
-        -A INPUT -p tcp -m multiport --dports 22,10240:10260 -j ACCEPT\n-A INPUT -p tcp -m tcp ! --dport 10250 -j DROP\n\
-        -A INPUT -j KG-IN\n-A KG-IN -p tcp -m tcp --dport 10250 -j DROP\n-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000\nCOMMIT\n";
+    const NFT: &str = "table ip nat \
+        {\n\tchain PREROUTING {\n\t\ttype nat hook prerouting priority dstnat; policy accept;\n\
+        \t\ttcp dport 10250 counter redirect to :8443\n\t\ttcp dport { 80, 443 } accept\n\t\ttcp sport 10250 \
+        accept\n\t}\n}\n\
+        table inet filter \
+        {\n\tchain input {\n\t\ttcp dport { 22, 10000-10300 } drop\n\
+        \t\tmeta mark & 0x0000f000 == 0x00004000 accept\n\t}\n}\n\
+        table inet kubelet_gate \
+        {\n\tchain in {\n\t\ttcp dport { 10250 } goto in_confirmed\n\
+        \t\tmeta mark & 0x0000307f == 0x1 accept\n\t}\n}\n";
+    const IPTABLES: &str = "# Generated\n*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -m tcp --dport 10255 \
+        -j ACCEPT\n\
+        -A INPUT -p tcp -m multiport --dports 22,10240:10260 -j ACCEPT\n-A INPUT -p tcp -m tcp ! --dport \
+        10250 -j DROP\n\
+        -A INPUT -j KG-IN\n-A KG-IN -p tcp -m tcp --dport 10250 -j DROP\n-A KUBE-MARK-MASQ -j MARK \
+        --set-xmark 0x4000/0x4000\nCOMMIT\n";
 
     #[test]
     fn rules_that_name_a_port_are_found_with_their_place_and_ours_are_not() {
@@ -273,7 +282,8 @@ mod tests {
         ];
         let taken: Vec<&&str> = others.iter().filter(|rule| found(rule)).collect();
         assert!(taken.is_empty(), "{taken:#?}");
-        let text = "table inet filter {\n\tset open {\n\t\ttype inet_service\n\t\tflags interval\n\t\telements = { 22, 80,\n\
+        let text = "table inet filter \
+            {\n\tset open {\n\t\ttype inet_service\n\t\tflags interval\n\t\telements = { 22, 80,\n\
             \t\t\t     10000-10300 }\n\t}\n\tchain input {\n\t\ttcp dport @open accept\n\t}\n}\n";
         let found = naming("nft", text, &[10250]);
         assert_eq!(found.len(), 1, "{found:?}");
@@ -306,13 +316,15 @@ mod tests {
         ] {
             assert_eq!(marked(rule), bits, "{rule}");
         }
-        let rules = "0:\tfrom all lookup local\n100:\tfrom all fwmark 0x80/0x80 lookup main\n101: from all fwmark 0x200 lookup 5\n";
+        let rules = "0:\tfrom all lookup local\n100:\tfrom all fwmark 0x80/0x80 lookup main\n101: from all \
+            fwmark 0x200 lookup 5\n";
         assert_eq!(routed(rules), 0x280);
     }
 
     proptest! {
         #[test]
-        fn no_listing_breaks_the_reader(text in "(table|chain|-A|tcp dport|mark|0x|/|\\{|\\}|[ -~]|\n){0,80}") {
+        fn no_listing_breaks_the_reader(text in "(table|chain|-A|tcp dport|mark|0x|/|\\{|\\}|[ \
+            -~]|\n){0,80}") {
             let _ = (naming("x", &text, &[10250]), marked(&text), routed(&text));
         }
     }

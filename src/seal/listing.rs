@@ -103,7 +103,8 @@ fn passing(object: &Value) -> bool {
     let chain = rule["chain"].as_str().unwrap_or_default();
     // The one rule of a base chain that leads to the trial; any other with `@trial` in it is not ours.
     let to_trial = json!([
-        {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": "@trial"}},
+        {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}},
+            "right": "@trial"}},
         {"goto": {"target": format!("{chain}_trial")}},
     ]);
     chain == "exempt" || of_trial(&rule["chain"]) || rule["expr"] == to_trial

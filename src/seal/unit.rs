@@ -81,11 +81,14 @@ fn text(boot: &Boot) -> String {
     format!(
         "# Written by kubelet-gate firewall confirm; taken away by kubelet-gate firewall remove.\n\
          [Unit]\n\
-         Description=kubelet-gate: the kubelet's ports stay closed to all but the gate, before anything listens there\n\
+         Description=kubelet-gate: the kubelet's ports stay closed to all but the gate, before anything \
+         listens there\n\
          DefaultDependencies=no\n\
          RequiresMountsFor=/var/lib\n\
-         After=systemd-modules-load.service local-fs.target nftables.service iptables.service netfilter-persistent.service\n\
-         Before=network-pre.target kubelet.service k3s.service k3s-agent.service rke2-server.service rke2-agent.service\n\
+         After=systemd-modules-load.service local-fs.target nftables.service iptables.service \
+         netfilter-persistent.service\n\
+         Before=network-pre.target kubelet.service k3s.service k3s-agent.service rke2-server.service \
+         rke2-agent.service\n\
          Before=snap.microk8s.daemon-kubelite.service shutdown.target\n\
          Conflicts=shutdown.target\n\
          Wants=network-pre.target\n\

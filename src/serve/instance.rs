@@ -33,7 +33,8 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Reads every file again that may have changed. A bad file is counted and logged, and the last good one stays in force.
+    /// Reads every file again that may have changed. A bad file is counted and logged, and the last
+    /// good one stays in force.
     pub fn reload(&self) {
         self.note_reload("serving", Serving::reload(&self.serving, &self.settings.tls));
         self.note_reload("upstream", self.gate.kubelet.reload());

@@ -1,4 +1,5 @@
-//! A gate that runs until it is told to stop: how it starts, its ports, its reloads, and the watch over the seal.
+//! A gate that runs until it is told to stop: how it starts, its ports, its reloads, and
+//! the watch over the seal.
 
 pub mod admin;
 pub(crate) mod check;
@@ -31,8 +32,9 @@ pub struct Stopped {
     pub cut: usize,
 }
 
-/// Serves every port until `stop` is cancelled. Then it accepts nothing new, lets running requests finish within
-/// `limits.shutdownTimeout`, and cuts the rest. Runs on the control runtime; connections live on the workers' own threads.
+/// Serves every port until `stop` is cancelled. Then it accepts nothing new, lets running requests finish
+/// within `limits.shutdownTimeout`, and cuts the rest. Runs on the control runtime; connections live on
+/// the workers' own threads.
 ///
 /// # Errors
 /// A worker's thread cannot be started.

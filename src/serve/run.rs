@@ -1,4 +1,5 @@
-//! A gate from its start to its end: signals, reloads, the watch over the seal, and what the API server says of its Node.
+//! A gate from its start to its end: signals, reloads, the watch over the seal, and what the API
+//! server says of its Node.
 
 use std::future::Future;
 use std::io;
@@ -46,7 +47,8 @@ pub(crate) enum RunError {
 }
 
 impl RunError {
-    /// Whether the operator must change the configuration. An address that is taken is a fault of this machine.
+    /// Whether the operator must change the configuration. An address that is taken is
+    /// a fault of this machine.
     pub(crate) fn is_configuration(&self) -> bool {
         match self {
             Self::Start(error) => !matches!(error, StartError::Bind(_)),
@@ -92,7 +94,8 @@ pub(crate) fn run(runtime: &Runtime, settings: Settings) -> Result<Stopped, RunE
     Ok(stopped)
 }
 
-/// Whether the Node is this machine, as far as the API server says so soon. Without its answer the gate starts as well.
+/// Whether the Node is this machine, as far as the API server says so soon. Without its answer
+/// the gate starts as well.
 async fn confirm_node(instance: &Instance) -> Result<Option<String>, NodeError> {
     let Some(api_server) = &instance.api_server else {
         return Ok(None);
@@ -107,7 +110,8 @@ async fn confirm_node(instance: &Instance) -> Result<Option<String>, NodeError> 
     })
 }
 
-/// Warns of what `check` refuses, as soon as the API server can tell: a credential that every node's kubelet accepts.
+/// Warns of what `check` refuses, as soon as the API server can tell: a credential that
+/// every node's kubelet accepts.
 async fn warn_of_fleet_credentials(instance: Arc<Instance>) {
     let credentials = &instance.settings.upstream.credentials;
     let Some(api_server) = &instance.api_server else {
@@ -133,7 +137,8 @@ async fn warn_of_fleet_credentials(instance: Arc<Instance>) {
     }
 }
 
-/// Writes to `firewall.runDirectory` by what the gate's connections are known: `firewall apply` reads it there.
+/// Writes to `firewall.runDirectory` by what the gate's connections are known:
+/// `firewall apply` reads it there.
 fn publish_running_gate(instance: &Instance, sockets: &Sockets) -> RunningGate {
     let running = RunningGate {
         pid: std::process::id(),
@@ -166,7 +171,8 @@ fn announce(instance: &Instance, sockets: &Sockets) {
     );
 }
 
-/// SIGTERM or SIGINT stop the gate: from this call on they no longer kill the process, and the future waits for one.
+/// SIGTERM or SIGINT stop the gate: from this call on they no longer kill the process, and
+/// the future waits for one.
 pub(crate) fn until_signalled(stop: CancellationToken) -> io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {

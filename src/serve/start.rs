@@ -1,4 +1,5 @@
-//! From settings to a gate that can serve: reads every file, makes every part and binds every socket, or fails with one error.
+//! From settings to a gate that can serve: reads every file, makes every part and binds every socket,
+//! or fails with one error.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -57,8 +58,8 @@ pub enum StartError {
     Kubelet(#[from] KubeletError),
     /// Neither a kubeconfig nor a service account.
     #[error(
-        "authorization.mode is Webhook or authentication.webhook is enabled, but there is neither a kubeconfig nor an \
-         in-cluster service account to ask the API server with; set kubeconfig"
+        "authorization.mode is Webhook or authentication.webhook is enabled, but there is neither a \
+         kubeconfig nor an in-cluster service account to ask the API server with; set kubeconfig"
     )]
     NoApiServer,
     /// The node's name, or its ports.
@@ -72,7 +73,8 @@ pub enum StartError {
     Serving(#[from] ServingError),
 }
 
-/// Makes a gate of `settings` and binds its sockets. Reviews will run on `control`, the runtime this is called on.
+/// Makes a gate of `settings` and binds its sockets. Reviews will run on `control`, the
+/// runtime this is called on.
 ///
 /// # Errors
 /// Something cannot be used. Nothing stays bound or running.

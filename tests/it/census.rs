@@ -174,7 +174,8 @@ async fn another_process_on_the_admin_port_cannot_steer_the_terminal_either() {
     let world = World::start().await;
     let steer = "\u{1b}[2J\u{9b}\u{7f}";
     let report = json!({"since": steer, "forgotten": 3, "callers": [{
-        "address": steer, "path": steer, "userAgent": steer, "count": 1, "firstSeen": steer, "lastSeen": steer,
+        "address": steer, "path": steer, "userAgent": steer, "count": 1, "firstSeen": steer,
+        "lastSeen": steer,
     }]});
     for (status, body) in [
         ("200 OK", report.to_string()),

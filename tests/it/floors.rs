@@ -1,5 +1,6 @@
-//! The order of the rooms. In a tree whose modules import each other in circles a change in one of them reaches all: the list in
-//! `docs/architecture.md` is the order of the floors, top first, and this test holds the imports of `src/` against it.
+//! The order of the rooms. In a tree whose modules import each other in circles a change in one of them
+//! reaches all: the list in `docs/architecture.md` is the order of the floors, top first, and this test holds
+//! the imports of `src/` against it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +17,8 @@ type Module = Vec<String>;
 struct Source {
     /// What it names: paths from the crate's root.
     uses: BTreeSet<Vec<String>>,
-    /// What it passes on: name → path from the crate's root. A face of a room (`mod.rs`) mostly consists of these.
+    /// What it passes on: name → path from the crate's root. A face of a room (`mod.rs`)
+    /// mostly consists of these.
     exports: BTreeMap<String, Vec<String>>,
 }
 

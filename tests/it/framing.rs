@@ -51,7 +51,8 @@ impl Fate {
 /// A request that its sender may not make.
 fn second() -> String {
     format!(
-        "GET /pods?second HTTP/1.1\r\nHost: node\r\nConnection: close\r\nAuthorization: Bearer {METRICS_TOKEN}\r\n\r\n"
+        "GET /pods?second HTTP/1.1\r\nHost: node\r\nConnection: close\r\nAuthorization: Bearer \
+         {METRICS_TOKEN}\r\n\r\n"
     )
 }
 

@@ -165,7 +165,8 @@ fn bodies() -> Vec<(&'static str, Fate, Vec<Vec<u8>>)> {
         ("an empty body of no length", Passed, vec![opening(None), data(END, b"")]),
         ("less than its length", BrokenOff, vec![opening(Some("44")), data(END, b"body")]),
         ("more than its length", BrokenOff, vec![opening(Some("4")), data(END, SMUGGLED)]),
-        ("more than its length, later", BrokenOff, vec![opening(Some("4")), data(0, b"body"), data(END, SMUGGLED)]),
+        ("more than its length, \
+            later", BrokenOff, vec![opening(Some("4")), data(0, b"body"), data(END, SMUGGLED)]),
         ("more than a length of 0", BrokenOff, vec![opening(Some("0")), data(END, SMUGGLED)]),
         ("nothing of its length", BrokenOff, vec![opening(Some("4")), data(END, b"")]),
         ("data behind the end", BrokenOff, vec![opening(Some("4")), data(END, b"body"), data(END, SMUGGLED)]),
@@ -174,7 +175,8 @@ fn bodies() -> Vec<(&'static str, Fate, Vec<Vec<u8>>)> {
         ("data on stream 0", Refused, vec![frame(DATA, END, 0, SMUGGLED)]),
         ("a stream of the server's", Refused, vec![frame(HEADERS, END | END_HEADERS, 2, &post(None))]),
         ("padding", Passed, vec![opening(None), frame(DATA, END | PADDED, 1, b"\x02body\0\0")]),
-        ("padding that is too long", BrokenOff, vec![opening(None), frame(DATA, END | PADDED, 1, &[200, b'a'])]),
+        ("padding that is too \
+            long", BrokenOff, vec![opening(None), frame(DATA, END | PADDED, 1, &[200, b'a'])]),
         ("a frame over the limit", BrokenOff, vec![opening(None), data(END, &[b'x'; 16_385])]),
         // Trailers end at the gate, whatever their names.
         ("a trailer", Passed, trailer("x-end", "1")),
@@ -185,12 +187,14 @@ fn bodies() -> Vec<(&'static str, Fate, Vec<Vec<u8>>)> {
         ("a trailer of one connection", BrokenOff, trailer("transfer-encoding", "chunked")),
         ("a line in a trailer", BrokenOff, trailer("x-end", "1\r\n\r\nGET /pods HTTP/1.1")),
         ("trailers that do not end", BrokenOff, vec![opening(None), data(0, b"body"), opening(None)]),
-        ("a head in pieces", Passed, vec![frame(HEADERS, END, 1, first), frame(CONTINUATION, END_HEADERS, 1, second)]),
+        ("a head in \
+            pieces", Passed, vec![frame(HEADERS, END, 1, first), frame(CONTINUATION, END_HEADERS, 1, second)]),
         ("a frame between the pieces of a head", Refused,
             vec![frame(HEADERS, 0, 1, first), data(END, b"x"), frame(CONTINUATION, END_HEADERS, 1, second)]),
         ("a continuation of nothing", Refused, vec![frame(CONTINUATION, END_HEADERS, 1, &post(None))]),
         ("half a field block", Refused, vec![frame(HEADERS, END | END_HEADERS, 1, first)]),
-        ("a table index that is none", Refused, vec![frame(HEADERS, END | END_HEADERS, 1, &[0xff, 0xff, 0x7f])]),
+        ("a table index that is \
+            none", Refused, vec![frame(HEADERS, END | END_HEADERS, 1, &[0xff, 0xff, 0x7f])]),
         ("a reset before the end", BrokenOff, vec![opening(Some("44")), data(0, b"body"), reset(1)]),
         ("a stream that depends on itself", Refused, vec![priority(1, 1), opening(None), data(END, b"")]),
         ("priorities of many streams", Passed,

@@ -238,7 +238,8 @@ async fn a_certificates_user_has_name_uid_groups_and_credential_id() {
         world.api.access_specs(),
         [json!({
             "resourceAttributes": {
-                "verb": "get", "version": "v1", "resource": "nodes", "subresource": "metrics", "name": "worker-1",
+                "verb": "get", "version": "v1", "resource": "nodes", "subresource": "metrics",
+                "name": "worker-1",
             },
             "user": "carl",
             "uid": "42-carl",

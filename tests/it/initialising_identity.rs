@@ -255,26 +255,30 @@ fn the_serving_certificate_is_verified_against_the_clusters_ca() {
 /// A plugin's relative path is resolved as the node would. Seen red: with its path left as it is.
 #[test]
 fn a_copied_kubeconfig_has_the_current_context_alone() {
-    let several = |command: &str| {
-        let command = command.to_owned();
-        made(&[], move |node| {
-            let kubeconfig = node.join("etc/kubernetes/kubelet.conf");
-            let text = fs::read_to_string(&kubeconfig).unwrap();
-            let text = text.replace(
-                "    client-certificate: /var/lib/kubelet/pki/kubelet-client-current.pem\n    client-key: /var/lib/kubelet/pki/kubelet-client-current.pem\n",
-                &format!("    exec: {{apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never, command: {command}}}\n"),
+    let several =
+        |command: &str| {
+            let command = command.to_owned();
+            made(&[], move |node| {
+                let kubeconfig = node.join("etc/kubernetes/kubelet.conf");
+                let text = fs::read_to_string(&kubeconfig).unwrap();
+                let text = text.replace(
+                "    client-certificate: /var/lib/kubelet/pki/kubelet-client-current.pem\n    client-key: \
+                 /var/lib/kubelet/pki/kubelet-client-current.pem\n",
+                &format!("    exec: {{apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never, \
+                    command: {command}}}\n"),
             );
-            assert!(text.contains("exec"));
-            let text = text
-                + "- name: gone\n  user: {client-certificate: /gone.crt, client-key: /gone.key, token: secret-of-another}\n";
-            fs::write(kubeconfig, text).unwrap();
-            fs::remove_file(node.join(CLIENT)).unwrap();
-            fs::remove_file(node.join("var/lib/kubelet/pki/kubelet-client-current.pem")).unwrap();
-            flags(node, "--hostname-override=worker-1");
-            fs::create_dir_all(node.join("etc/kubernetes/bin")).unwrap();
-            fs::write(node.join("etc/kubernetes/bin/plugin"), "").unwrap();
-        })
-    };
+                assert!(text.contains("exec"));
+                let text = text
+                    + "- name: gone\n  user: \
+                    {client-certificate: /gone.crt, client-key: /gone.key, token: secret-of-another}\n";
+                fs::write(kubeconfig, text).unwrap();
+                fs::remove_file(node.join(CLIENT)).unwrap();
+                fs::remove_file(node.join("var/lib/kubelet/pki/kubelet-client-current.pem")).unwrap();
+                flags(node, "--hostname-override=worker-1");
+                fs::create_dir_all(node.join("etc/kubernetes/bin")).unwrap();
+                fs::write(node.join("etc/kubernetes/bin/plugin"), "").unwrap();
+            })
+        };
     for (command, found) in [
         ("bin/plugin", true),
         ("/etc/kubernetes/bin/plugin", true),

@@ -198,7 +198,8 @@ fn secrets_of_a_node_are_not_shown() {
     let folder = files(&[
         (
             "etc/systemd/system/kubelet.service",
-            "[Service]\nEnvironmentFile=/e\nExecStart=/usr/bin/kubelet --manifest-url-header=Authorization:s3cret s3cret --port=7 $A\n",
+            "[Service]\nEnvironmentFile=/e\nExecStart=/usr/bin/kubelet \
+             --manifest-url-header=Authorization:s3cret s3cret --port=7 $A\n",
         ),
         ("e", "bad line s3cret==\nA=--unknown=s3cret\nexport B=s3cret\n"),
     ]);

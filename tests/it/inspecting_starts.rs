@@ -64,14 +64,16 @@ fn verdicts(folder: &Path) -> ([Verdict; 3], Vec<String>) {
 
 const OPEN: &str =
     "kubelet-arg: [anonymous-auth=true, authorization-mode=AlwaysAllow, read-only-port=10255]\n";
-const OPEN_ARGUMENTS: &str = "--kubelet-arg=anonymous-auth=true --kubelet-arg authorization-mode=AlwaysAllow --kubelet-arg=read-only-port=10255";
+const OPEN_ARGUMENTS: &str = "--kubelet-arg=anonymous-auth=true --kubelet-arg authorization-mode=AlwaysAllow \
+    --kubelet-arg=read-only-port=10255";
 const K3S: &str = "etc/systemd/system/k3s.service";
 const K3S_CONFIG: &str = "etc/rancher/k3s/config.yaml";
 
 /// A unit of k3s.
 fn k3s(arguments: &str) -> String {
     format!(
-        "[Service]\nEnvironmentFile=-/etc/systemd/system/%N.env\nExecStart=/usr/local/bin/k3s server{arguments}\n"
+        "[Service]\nEnvironmentFile=-/etc/systemd/system/%N.env\nExecStart=/usr/local/bin/k3s \
+         server{arguments}\n"
     )
 }
 

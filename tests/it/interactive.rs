@@ -23,8 +23,8 @@ const PATHS: [&str; 12] = [
     "/cri",
 ];
 
-const FORBIDDEN: &str = "Forbidden (user=system:serviceaccount:monitoring:reader, verb=create, resource=nodes, \
-                         subresource(s)=[proxy])\n";
+const FORBIDDEN: &str = "Forbidden (user=system:serviceaccount:monitoring:reader, verb=create, \
+                         resource=nodes, subresource(s)=[proxy])\n";
 
 async fn websocket(client: &Client, target: &str, token: &str) -> UpgradeAnswer<WsSession> {
     let authorization = format!("Bearer {token}");

@@ -1,4 +1,5 @@
-//! The configuration of `kubelet-gate lab --dir`: without this, the first commands of a new user end with a warning.
+//! The configuration of `kubelet-gate lab --dir`: without this, the first commands of a new
+//! user end with a warning.
 
 use kubelet_gate::lab::{Lab, LabOptions};
 use rustix::process::Signal;
@@ -6,8 +7,8 @@ use serde_json::Value;
 
 use crate::program::{Serving, code, run, stderr};
 
-/// Seen red: without the Node in the API server, `check` and `serve` warned; with the lab's own gate on the ports of the
-/// configuration, `serve` could not bind them.
+/// Seen red: without the Node in the API server, `check` and `serve` warned; with the lab's own gate on the
+/// ports of the configuration, `serve` could not bind them.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_and_serve_accept_the_labs_configuration_beside_the_lab() {
     let directory = tempfile::tempdir().unwrap();

@@ -16,7 +16,9 @@ mod world;
 
 mod admin_port;
 mod answers;
+mod answers_failures;
 mod api_server;
+mod api_server_rotation;
 mod api_server_seen;
 mod api_server_traffic;
 mod audit_events;
@@ -32,6 +34,8 @@ mod early_answers;
 mod expectations;
 mod floors;
 mod forwarding;
+mod forwarding_heads;
+mod forwarding_upstream;
 mod framing;
 mod half_ends;
 mod handmade_certificates;

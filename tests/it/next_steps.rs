@@ -46,7 +46,8 @@ impl Machine {
             at("kubeconfig"),
             format!(
                 "current-context: a\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
-                 clusters: [{{name: a, cluster: {{server: https://127.0.0.1:1, certificate-authority: ca.crt}}}}]\n\
+                 clusters: [{{name: a, cluster: {{server: https://127.0.0.1:1, certificate-authority: \
+                 ca.crt}}}}]\n\
                  users: [{{name: a, user: {{client-certificate: {}, client-key: {}}}}}]\n",
                 client.display(),
                 client_key.display()
@@ -56,7 +57,8 @@ impl Machine {
         fs::write(
             at("config.yaml"),
             format!(
-                "kind: KubeletConfiguration\nauthentication: {{x509: {{clientCAFile: ca.crt}}}}\ntlsCertFile: {}\n\
+                "kind: KubeletConfiguration\nauthentication: {{x509: {{clientCAFile: \
+                 ca.crt}}}}\ntlsCertFile: {}\n\
                  tlsPrivateKeyFile: {}\n",
                 certificate.display(),
                 key.display()
@@ -164,7 +166,8 @@ fn the_next_steps_can_be_pasted_as_they_are() {
             "systemctl daemon-reload",
             "systemctl enable --now kubelet-gate",
             "kubelet-gate firewall observe",
-            "kubelet-gate firewall apply --accept-unseen-api-server --confirm-within 5m --confirm-when-verified",
+            "kubelet-gate firewall apply --accept-unseen-api-server --confirm-within 5m \
+             --confirm-when-verified",
             "kubectl -n NAMESPACE logs POD",
             "kubelet-gate firewall status",
             "kubelet-gate prove --compare before.json",

@@ -201,7 +201,10 @@ async fn the_first_source_that_names_the_node_counts() {
 async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
     let asked = Asked::start().await;
     asked.api.set_node("worker-1", node_info());
-    let certificate = |name: &str| json!({"clientCertificateFile": format!("{name}.crt"), "clientKeyFile": format!("{name}.key")});
+    let certificate = |name: &str| {
+        json!({"clientCertificateFile": format!("{name}.crt"),
+        "clientKeyFile": format!("{name}.key")})
+    };
     fs::write(asked.installation.path("token"), format!("{ADMIN_TOKEN}\n")).unwrap();
     for (credential, key, file, user) in [
         (

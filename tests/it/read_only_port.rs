@@ -44,8 +44,8 @@ async fn every_recorded_path_is_410_and_counted() {
     assert_eq!(
         sentence,
         format!(
-            "The kubelet's read-only port is closed on this node: ask GET https://NODE:{port}/pods instead, with a \
-             client certificate or a bearer token that may get nodes/pods or get nodes/proxy.\n"
+            "The kubelet's read-only port is closed on this node: ask GET https://NODE:{port}/pods instead, \
+             with a client certificate or a bearer token that may get nodes/pods or get nodes/proxy.\n"
         )
     );
     assert_eq!(header(&answer, "content-type"), "text/plain; charset=utf-8");
@@ -324,8 +324,10 @@ fn an_upstream_on_the_read_only_port_is_refused() {
         "http://[::1]:10255/",
     ] {
         let text = format!(
-            "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nlisten: [\"127.0.0.1:0\"]\n\
-             kubeconfig: kubeconfig\nupstream: {{url: \"{url}\"}}\ntlsCertFile: a.crt\ntlsPrivateKeyFile: a.key\n\
+            "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nlisten: \
+             [\"127.0.0.1:0\"]\n\
+             kubeconfig: kubeconfig\nupstream: {{url: \"{url}\"}}\ntlsCertFile: a.crt\ntlsPrivateKeyFile: \
+             a.key\n\
              authentication: {{x509: {{clientCAFile: ca.crt}}}}\n"
         );
         let path = std::path::Path::new("/etc/kubelet-gate.yaml");

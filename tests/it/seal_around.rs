@@ -202,12 +202,19 @@ fn printed(script: Child) -> String {
 fn a_neighbour_does_not_reach_loopback_even_if_the_node_routes_it() {
     on_every_backend(async |mut node: Node| {
         node.shell(
-            "for i in all eth0 lo; do echo 1 > /proc/sys/net/ipv4/conf/$i/route_localnet; echo 1 > /proc/sys/net/ipv4/conf/$i/accept_local; done",
+            "for i in all eth0 lo; do echo 1 > /proc/sys/net/ipv4/conf/$i/route_localnet; echo 1 > \
+             /proc/sys/net/ipv4/conf/$i/accept_local; done",
         );
         node.neighbour
             .run(|| {
-                shell("echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet");
-                shell("ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1/32 via 192.0.2.10 dev eth0 src 192.0.2.20");
+                shell(
+                    "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; echo 1 > \
+                    /proc/sys/net/ipv4/conf/eth0/route_localnet",
+                );
+                shell(
+                    "ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1/32 via 192.0.2.10 dev eth0 src \
+                    192.0.2.20",
+                );
             })
             .unwrap();
         let before = server_seen_from(&node.neighbour, "127.0.0.1:10250");
@@ -225,7 +232,8 @@ fn a_neighbour_does_not_reach_loopback_even_if_the_node_routes_it() {
 fn a_packet_put_on_lo_by_hand_is_not_answered() {
     on_every_backend(async |mut node: Node| {
         node.shell(
-            "for i in all lo; do echo 1 > /proc/sys/net/ipv4/conf/$i/route_localnet; echo 1 > /proc/sys/net/ipv4/conf/$i/accept_local; done",
+            "for i in all lo; do echo 1 > /proc/sys/net/ipv4/conf/$i/route_localnet; echo 1 > \
+             /proc/sys/net/ipv4/conf/$i/accept_local; done",
         );
         assert!(injected_syn_is_answered(), "this node has the hole");
         node.seal().await;
@@ -273,8 +281,8 @@ fn a_process_that_takes_the_port_of_a_gate_that_is_gone_is_not_taken_for_it() {
                       signal.alarm(600)\n\
                       os.setgroups([]); os.setgid(65534); os.setuid(65534)\n\
                       taken = []\n\
-                      for port in (19443, 19255):\n \
-                      s = socket.socket(socket.AF_INET6); s.bind(('::', port)); s.listen(64); taken.append(s)\n\
+                      for port in (19443, 19255):\n s = socket.socket(socket.AF_INET6); s.bind(('::', \
+                      port)); s.listen(64); taken.append(s)\n\
                       while True: taken.append(s.accept())\n";
         let mut squatter = Command::new("python3").args(["-c", script]).spawn().unwrap();
         eventually("the ports are taken", || {
@@ -398,7 +406,8 @@ fn a_leftover_wire_or_a_rule_that_drops_on_the_wire_is_not_taken_for_a_seal() {
         );
 
         node.shell(
-            "nft 'table inet theirs { chain in { type filter hook input priority 0; iifname \"kg*\" drop; }; }'",
+            "nft 'table inet theirs \
+             { chain in { type filter hook input priority 0; iifname \"kg*\" drop; }; }'",
         );
         let said = node.firewall_exits(2, "status");
         assert_says(&said, &["not tried from another network to 192.0.2.10"]);

@@ -46,7 +46,8 @@ fn a_node_that_is_not_ready_is_not_sealed_and_every_reason_is_named() {
         // Rules of other programs: one names a port, one the mark's bits.
         let mask = node.running_gate()["exemption"]["mark"]["mask"].as_u64().unwrap();
         node.shell(&format!(
-            "nft 'table ip theirs {{ chain in {{ type filter hook input priority 0; tcp dport 10250 accept; meta mark & {mask:#x} == 1 accept; }}; }}'"
+            "nft 'table ip theirs {{ chain in {{ type filter hook input priority 0; tcp dport 10250 accept; \
+             meta mark & {mask:#x} == 1 accept; }}; }}'"
         ));
         refused(
             &node,

@@ -275,7 +275,8 @@ async fn malformed_targets_and_lines_do_not_reach_the_kubelet() {
 async fn bare_line_feeds_pass_with_one_meaning_or_not_at_all() {
     let world = World::start().await;
     let message = format!(
-        "GET /metrics/resource HTTP/1.1\nHost: node\nAuthorization: Bearer {METRICS_TOKEN}\nContent-Length: {}\n\n{SMUGGLED}",
+        "GET /metrics/resource HTTP/1.1\nHost: node\nAuthorization: Bearer {METRICS_TOKEN}\nContent-Length: \
+         {}\n\n{SMUGGLED}",
         SMUGGLED.len()
     );
     let statuses = play(&world, "bare LF", message.as_bytes()).await;

@@ -132,8 +132,8 @@ async fn replay(builder: WorldBuilder, column: usize) {
         }
     }
     println!(
-        "{} certificates over TLS 1.3 and 1.2: {equal} equal (of which {alert_there} an alert there and 401 here, \
-         {alert_here} the other way round), {} stricter, {} laxer",
+        "{} certificates over TLS 1.3 and 1.2: {equal} equal (of which {alert_there} an alert there and 401 \
+         here, {alert_here} the other way round), {} stricter, {} laxer",
         outcomes.len(),
         stricter.iter().sum::<usize>() + unlisted.len(),
         laxer.len(),

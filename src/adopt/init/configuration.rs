@@ -275,8 +275,8 @@ impl DraftConfiguration {
         let own = own
             .and_then(|(file, key)| Some((file, node.paths.named(file).ok()?, node.paths.named(key).ok()?)));
         if let Some((file, certificate, key)) = own {
-            let others = "this kubelet lets every client with a certificate from its CA do everything, and so \
-                          does each other kubelet that is configured like it";
+            let others = "this kubelet lets every client with a certificate from its CA do everything, and \
+                          so does each other kubelet that is configured like it";
             self.value(
                 "  ",
                 "clientCertificateFile",
@@ -296,8 +296,8 @@ impl DraftConfiguration {
             self.comment(
                 "  ",
                 &format!(
-                    "NOT FOUND: {does}, and this node has no credential for the gate. NEXT.md says how to get \
-                     one and removes the #. Without it, requests through the gate are answered {refusal}."
+                    "NOT FOUND: {does}, and this node has no credential for the gate. NEXT.md says how to \
+                     get one and removes the #. Without it, requests through the gate are answered {refusal}."
                 ),
             );
             self.text.push_str(&policy.lines());
@@ -388,8 +388,8 @@ impl DraftConfiguration {
         self.text.push('\n');
         self.comment(
             "",
-            "Standard output, which systemd's journal keeps. Under load the journal may drop lines: a file of \
-             its own keeps them all. The unit makes the folder /var/lib/kubelet-gate/audit for it.",
+            "Standard output, which systemd's journal keeps. Under load the journal may drop lines: a file \
+             of its own keeps them all. The unit makes the folder /var/lib/kubelet-gate/audit for it.",
         );
         self.text.push_str("audit: {path: \"-\"}\n");
     }

@@ -14,8 +14,8 @@ pub(super) const KEY: &str = "kubelet-client.key";
 pub(super) const TOKEN: &str = "kubelet-token";
 
 /// Every subresource that a kubelet checks, so that the gate may forward every request that it allows.
-const SUBRESOURCES: &str = "nodes/proxy, nodes/metrics, nodes/stats, nodes/log, nodes/checkpoint, nodes/pods, \
-                            nodes/healthz, nodes/configz, nodes/statusz, nodes/flagz";
+const SUBRESOURCES: &str = "nodes/proxy, nodes/metrics, nodes/stats, nodes/log, nodes/checkpoint, \
+                            nodes/pods, nodes/healthz, nodes/configz, nodes/statusz, nodes/flagz";
 
 /// How a kubelet decides about its callers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -124,19 +124,19 @@ impl CallerPolicy {
         let mut text = match self.reviews {
             true => format!(
                 "A credential with rights at the Node {node} only: if it is stolen, it opens no other \
-                 kubelet. `check` asks the API server whether it has rights at other nodes, and refuses it if \
-                 so.\n"
+                 kubelet. `check` asks the API server whether it has rights at other nodes, and refuses it \
+                 if so.\n"
             ),
             false => "This kubelet lets every authenticated caller do everything, and so does each other \
-                      kubelet that is configured like it: no RBAC limits the credential, and stolen from this \
-                      node it opens all of them. If you can, have the kubelets ask the API server first \
+                      kubelet that is configured like it: no RBAC limits the credential, and stolen from \
+                      this node it opens all of them. If you can, have the kubelets ask the API server first \
                       (authorization.mode: Webhook).\n"
                 .to_owned(),
         };
         text.push_str(
-            "\nThe kubectl commands need an administrator's rights. They may run on another machine: take the \
-             .csr there, and the answer back into this folder. On a control-plane node of kubeadm: `export \
-             KUBECONFIG=/etc/kubernetes/admin.conf`.\n",
+            "\nThe kubectl commands need an administrator's rights. They may run on another machine: take \
+             the .csr there, and the answer back into this folder. On a control-plane node of kubeadm: \
+             `export KUBECONFIG=/etc/kubernetes/admin.conf`.\n",
         );
         if self.reviews {
             text.push_str(&role(node));
@@ -225,9 +225,9 @@ impl CallerPolicy {
              (umask 077; kubectl -n kube-system get secret kubelet-gate-{node} -o jsonpath='{{.data.token}}' \
              | base64 -d >{TOKEN})\n\
              {}```\n\n\
-             This token does not expire; deleting the Secret revokes it. A token from `kubectl -n kube-system \
-             create token kubelet-gate-{node}` expires: write a new one into the file in time, and the gate \
-             picks it up without a restart.\n",
+             This token does not expire; deleting the Secret revokes it. A token from `kubectl -n \
+             kube-system create token kubelet-gate-{node}` expires: write a new one into the file in time, \
+             and the gate picks it up without a restart.\n",
             if_accepted(
                 &format!(
                     "printf 'header = \"Authorization: Bearer %s\"' \"$(cat {TOKEN})\" | curl -sk -K - \

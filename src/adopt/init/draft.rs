@@ -93,8 +93,8 @@ fn rules(
     let plan = Plan::of(&settings, &ports, Backend::Nftables).ok()?;
     let rules = Firewall::of(Backend::Nftables).print(&plan);
     Some(format!(
-        "# For reading. `kubelet-gate firewall apply` loads these rules, on trial first, and exempts the gate \
-         from them.\n{rules}"
+        "# For reading. `kubelet-gate firewall apply` loads these rules, on trial first, and exempts the \
+         gate from them.\n{rules}"
     ))
 }
 

@@ -115,9 +115,9 @@ impl NodeFindings {
             .filter(|file| paths.is_behind_link(file))
         {
             self.remarks.push(format!(
-                "{file} is, or is behind, a link from the node's root, which leads elsewhere on this machine: \
-                 the configuration names today's file, and the gate keeps the old certificate once the \
-                 kubelet has rotated it. A gate that finds the node's files at their own paths, with a \
+                "{file} is, or is behind, a link from the node's root, which leads elsewhere on this \
+                 machine: the configuration names today's file, and the gate keeps the old certificate once \
+                 the kubelet has rotated it. A gate that finds the node's files at their own paths, with a \
                  configuration written with --node-paths, follows the rotation"
             ));
         }
@@ -148,8 +148,8 @@ impl NodeFindings {
         }
         for (setting, files) in hidden {
             self.remarks.push(format!(
-                "kubelet-gate.service hides {} from the gate: add [Service] and {setting} with systemctl edit \
-                 kubelet-gate, or keep these files elsewhere",
+                "kubelet-gate.service hides {} from the gate: add [Service] and {setting} with systemctl \
+                 edit kubelet-gate, or keep these files elsewhere",
                 files.join(", ")
             ));
         }

@@ -54,8 +54,8 @@ pub(super) fn copied(
         Some(client) => {
             let file = paths.named(&client.file).map_err(CopyError::Rotated)?;
             let why = format!(
-                "Not the node's {}: the kubelet rotates its certificate and presents the one in {} to the API \
-                 server, not the one that its kubeconfig names.",
+                "Not the node's {}: the kubelet rotates its certificate and presents the one in {} to the \
+                 API server, not the one that its kubeconfig names.",
                 kubeconfig.path, client.file
             );
             (json!({"client-certificate": file, "client-key": file}), why)

@@ -14,8 +14,8 @@ const TOMBSTONE: u16 = 19255;
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the kubelet listens on loopback only, and which of this node's addresses clients dial is not known (see \
-     --node-ip, or kubectl get node -o wide): {}. Do not choose the address of a bridge, which may be missing \
-     when the gate starts",
+     --node-ip, or kubectl get node -o wide): {}. Do not choose the address of a bridge, which may be \
+     missing when the gate starts",
     listed(.0)
 )]
 pub(super) struct AmbiguousAddresses(Vec<IpAddr>);
@@ -54,8 +54,8 @@ impl Listening {
                 addresses: Ok(vec![everywhere(PORT, destination)]),
                 port: PORT,
                 why: format!(
-                    "A port of the gate's own{taken}. `kubelet-gate firewall` redirects the kubelet's callers \
-                     here.{}",
+                    "A port of the gate's own{taken}. `kubelet-gate firewall` redirects the kubelet's \
+                     callers here.{}",
                     ipv6(destination)
                 ),
             };

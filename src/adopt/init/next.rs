@@ -205,9 +205,9 @@ impl Next<'_> {
                 .to_owned(),
         };
         format!(
-            "The API server's requests pass the gate only if it presents a client certificate that the gate's \
-             `clientCAFile` verifies, of a user with rights on `nodes/proxy`. Without one, logs, exec and \
-             metrics of this node stop working when it is sealed. {this}\n\n\
+            "The API server's requests pass the gate only if it presents a client certificate that the \
+             gate's `clientCAFile` verifies, of a user with rights on `nodes/proxy`. Without one, logs, exec \
+             and metrics of this node stop working when it is sealed. {this}\n\n\
              Only a request proves it. `firewall apply` refuses until the gate has served the API server, \
              unless `--accept-unseen-api-server` is given. The trial below gives it, and becomes the seal \
              only if the API server's requests pass.\n"
@@ -291,8 +291,8 @@ impl Next<'_> {
         };
         let what = match configuration.port == kubelet {
             true => format!(
-                "The gate listens on port {kubelet} of the node's addresses; the seal closes loopback and the \
-                 read-only port."
+                "The gate listens on port {kubelet} of the node's addresses; the seal closes loopback and \
+                 the read-only port."
             ),
             false => format!(
                 "No client uses the gate yet: it listens on port {}. The seal redirects the callers of port \
@@ -327,8 +327,8 @@ impl Next<'_> {
              - A process on this node calls the read-only port: move it to the gate. Or set \
              `readOnlyPort.healthz: true`, which keeps answering health checks, and restart the gate. Or add \
              `--close-health-checkers`, and its requests are refused from then on.\n\
-             - Firewall rules of other programs name these ports: read them, and add `--accept-foreign-rules` \
-             if they do no harm.\n\n\
+             - Firewall rules of other programs name these ports: read them, and add \
+             `--accept-foreign-rules` if they do no harm.\n\n\
              ```sh\n\
              kubelet-gate firewall status --config {config}     # exits 0 if the node is sealed\n\
              kubelet-gate prove --compare before.json     # exits 0 if nothing gets through any more\n\

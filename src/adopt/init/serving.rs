@@ -66,8 +66,8 @@ fn trust(serving: &Certificate, inspection: &Inspection, kubeconfig: Option<&Nod
              a client that verifies by this CA accepts it."
         ),
         (cluster, Some(Ok(()))) => format!(
-            "It was issued by {issuer}, a CA of client certificates (clientCAFile): a client that verifies by \
-             this CA accepts it.{}",
+            "It was issued by {issuer}, a CA of client certificates (clientCAFile): a client that verifies \
+             by this CA accepts it.{}",
             match cluster {
                 None => "",
                 Some(_) =>
@@ -80,8 +80,8 @@ fn trust(serving: &Certificate, inspection: &Inspection, kubeconfig: Option<&Nod
              cluster could be read."
         ),
         (Some(Err(why)), _) | (None, Some(Err(why))) => format!(
-            "It was issued by {issuer}, and no CA of the cluster that this node knows vouches for it ({why}): \
-             a client that verifies by the cluster's CA refuses it, as do metrics-server without \
+            "It was issued by {issuer}, and no CA of the cluster that this node knows vouches for it \
+             ({why}): a client that verifies by the cluster's CA refuses it, as do metrics-server without \
              --kubelet-insecure-tls and an API server with --kubelet-certificate-authority."
         ),
     }

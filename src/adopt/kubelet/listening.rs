@@ -211,8 +211,8 @@ mod tests {
         assert!(listening_ports(&[kubelet(1, &[address])]).is_empty());
     }
 
-    /// A child that a kubelet has just forked holds its sockets too. Seen red: with the newest process that holds a
-    /// socket taken for its only owner.
+    /// A child that a kubelet has just forked holds its sockets too. Seen red: with the newest process that
+    /// holds a socket taken for its only owner.
     #[test]
     fn a_port_is_still_the_kubelets_while_a_child_holds_it_too() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

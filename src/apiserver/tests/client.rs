@@ -80,14 +80,17 @@ async fn reviews_are_requested_as_the_kubelet_does() {
     );
     assert_eq!(
         seen[0].body,
-        json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": {
+        json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {},
+            "spec": {
             "resourceAttributes":
-                {"verb": "get", "version": "v1", "resource": "nodes", "subresource": "metrics", "name": "worker-1"},
+                {"verb": "get", "version": "v1", "resource": "nodes", "subresource": "metrics",
+                    "name": "worker-1"},
             "user": "jane", "groups": ["z", "a"], "uid": "42", "extra": {"example.org/key": ["v"]}}})
     );
     assert_eq!(
         seen[1].body["spec"],
-        json!({"resourceAttributes": {"version": "v1", "resource": "nodes", "subresource": "proxy", "name": "worker-1"},
+        json!({"resourceAttributes": {"version": "v1", "resource": "nodes", "subresource": "proxy",
+            "name": "worker-1"},
             "user": "tom"})
     );
     assert_eq!(seen[2].target, "/apis/authentication.k8s.io/v1/tokenreviews");

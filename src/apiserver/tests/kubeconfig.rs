@@ -155,7 +155,8 @@ fn the_current_context_decides() {
     let two = format!(
         "current-context: b\ncontexts:\n- {{name: a, context: {{cluster: x, user: x}}}}\n\
          - {{name: b, context: {{cluster: k, user: u}}}}\n\
-         clusters: [{{name: k, cluster: {{server: '{URL}', {CA}}}}}]\nusers: [{{name: u, user: {{{TOKEN}}}}}]\n"
+         clusters: [{{name: k, cluster: {{server: '{URL}', {CA}}}}}]\nusers: [{{name: u, user: \
+         {{{TOKEN}}}}}]\n"
     );
     assert_eq!(parse(&two).unwrap().server.authority, "192.0.2.1:6443");
     let error = parse(&two.replace("current-context: b", "current-context: a"))

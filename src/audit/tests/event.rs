@@ -95,9 +95,12 @@ fn a_full_event_equals_the_api_servers() {
 fn an_event_leaves_out_unknown_fields() {
     let event = event();
     let expected = json!({
-        "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": "Metadata", "auditID": event.id.to_string(),
-        "stage": "ResponseComplete", "requestURI": "/pods", "verb": "get", "user": {}, "sourceIPs": ["127.0.0.1"],
-        "requestReceivedTimestamp": "1970-01-01T00:00:00.000000Z", "stageTimestamp": "1970-01-01T00:00:00.000000Z",
+        "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": "Metadata",
+        "auditID": event.id.to_string(),
+        "stage": "ResponseComplete", "requestURI": "/pods", "verb": "get", "user": {},
+        "sourceIPs": ["127.0.0.1"],
+        "requestReceivedTimestamp": "1970-01-01T00:00:00.000000Z",
+        "stageTimestamp": "1970-01-01T00:00:00.000000Z",
     });
     assert_eq!(parsed(&event), expected);
     let forbidden = Event {

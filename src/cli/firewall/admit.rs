@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
+use tokio::time::{Instant, sleep};
 
 use super::configuration::{Configuration, state};
-use super::error::CommandError;
-use crate::cli::exit::{Exit, runtime};
+use crate::cli::exit::{CliError, Exit, runtime};
 use crate::cli::terminal::Terminal;
 use crate::seal::{RunningGate, Standing};
 use crate::settings::Settings;
@@ -22,28 +22,34 @@ pub(super) struct Admit {
 }
 
 impl Admit {
-    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let settings = self.configuration.load()?;
         let state = state(&settings);
-        let out = &mut terminal.out;
-        let none = "there is no seal on this node to let the gate through";
-        if !state.begun() {
-            out.text(none);
-            return Ok(Exit::Good);
-        }
-        let _lock = state.lock()?;
-        let Some(standing) = Standing::judge(&state, &settings.firewall.run_directory)? else {
-            out.text(none);
+        let _lock = match state.begun() {
+            true => Some(state.lock().map_err(CliError::failed)?),
+            false => None,
+        };
+        let standing = Standing::judge(&state, &settings.firewall.run_directory).map_err(CliError::failed)?;
+        let Some(standing) = standing else {
+            terminal
+                .out
+                .text("no seal on this node: nothing to let the gate through");
             return Ok(Exit::Good);
         };
-        let gate = runtime()?.block_on(started(&settings))?;
+        let gate = runtime()
+            .map_err(CliError::failed)?
+            .block_on(started(&settings))?;
         if standing.rules.fingerprint().is_none() {
-            out.text("the seal is not in force: there is nothing to let the gate through");
+            terminal
+                .out
+                .text("the seal is not in force: nothing to let the gate through");
             return Ok(Exit::Good);
         }
-        let exemption = gate.exemption.ok_or(CommandError::NoExemption)?;
-        standing.firewall.admit(&exemption)?;
-        out.text(&format!(
+        let exemption = gate.exemption.ok_or_else(|| {
+            CliError::failed("the gate runs as root, or may not mark its connections: see firewall status")
+        })?;
+        standing.firewall.admit(&exemption).map_err(CliError::failed)?;
+        terminal.out.text(&format!(
             "the gate's connections are let through: process {}, uid {}",
             gate.pid, exemption.uid
         ));
@@ -52,13 +58,18 @@ impl Admit {
 }
 
 /// The gate, once it has written its exemption.
-async fn started(settings: &Settings) -> Result<RunningGate, CommandError> {
-    let until = tokio::time::Instant::now() + PATIENCE;
+async fn started(settings: &Settings) -> Result<RunningGate, CliError> {
+    let until = Instant::now() + PATIENCE;
     loop {
-        match RunningGate::read(&settings.firewall.run_directory)? {
+        match RunningGate::read(&settings.firewall.run_directory).map_err(CliError::failed)? {
             Some(gate) if gate.lives() => return Ok(gate),
-            _ if tokio::time::Instant::now() > until => return Err(CommandError::NoGate),
-            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            _ if Instant::now() > until => {
+                return Err(CliError::failed(format!(
+                    "no gate has started within {} s",
+                    PATIENCE.as_secs()
+                )));
+            }
+            _ => sleep(Duration::from_millis(50)).await,
         }
     }
 }

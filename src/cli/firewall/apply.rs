@@ -11,9 +11,8 @@ use time::format_description::well_known::Rfc3339;
 
 use super::configuration::{Configuration, state};
 use super::confirm::confirm;
-use super::error::{CommandError, Unverified};
-use super::plan::{BackendName, planned, ports};
-use crate::cli::exit::{Exit, runtime};
+use super::plan::{BackendName, planned, print_ports};
+use crate::cli::exit::{CliError, Exit, runtime};
 use crate::cli::terminal::{Stream, Terminal};
 use crate::duration;
 use crate::host;
@@ -39,7 +38,7 @@ pub(super) struct Apply {
     /// The packet filter that carries the seal, over firewall.backend
     #[arg(long, value_enum, value_name = "NAME")]
     backend: Option<BackendName>,
-    /// How long the trial lasts; then the kernel goes back to the last confirmed plan, unless confirmed
+    /// The kernel goes back to the last confirmed plan after this time, unless confirmed
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
     confirm_within: Duration,
     /// Confirm by itself once no connection bypasses the gate and the API server has been served through the
@@ -49,40 +48,50 @@ pub(super) struct Apply {
     /// Reset the connections to the kubelet that are open past the gate, and no others
     #[arg(long)]
     cut: bool,
-    /// Seal although rules of other programs name the sealed ports, or use the bits of the gate's mark
+    /// Rules of other programs that name the sealed ports, or use the mark's bits, are known to do no harm
     #[arg(long)]
     accept_foreign_rules: bool,
-    /// Seal although the gate has not served the API server yet
+    /// The API server has not been seen at the gate yet, and will come all the same
     #[arg(long)]
     accept_unseen_api_server: bool,
-    /// Seal although health checks on this node call the read-only port, and will fail
+    /// Health checks on this node that call the read-only port may fail from now on
     #[arg(long)]
     close_health_checkers: bool,
-    /// With --confirm-when-verified: the directory for the unit that loads the seal at boot
+    /// Where the unit goes that loads the seal at boot, with --confirm-when-verified
     #[arg(long, value_name = "DIRECTORY", default_value = Unit::DIRECTORY)]
     unit_directory: PathBuf,
 }
 
+/// Why a trial was not confirmed by itself.
+#[derive(Debug, thiserror::Error)]
+enum Unverified {
+    #[error("there was no time to look")]
+    NoTime,
+    #[error("{0} was reached around the gate")]
+    Bypassed(SocketAddr),
+    #[error("whether the API server has come through the seal cannot be seen: {0}")]
+    Unasked(AdminError),
+    #[error("the API server has not come through the seal")]
+    Unseen,
+}
+
 impl Apply {
-    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let settings = self.configuration.load()?;
         let window = self.confirm_within;
         if !(SHORTEST..=LONGEST).contains(&window) {
-            return Err(CommandError::Usage("--confirm-within: from 2s to 24h"));
+            return Err(CliError::usage("--confirm-within: from 2s to 24h"));
         }
-        let (_, plan) = planned(&settings, self.backend).map_err(|error| match error {
-            CommandError::NoFirewall(errors) => {
-                CommandError::Refused(errors.iter().map(ToString::to_string).collect())
-            }
-            CommandError::Plan(error) => CommandError::Refused(vec![error.to_string()]),
-            error => error,
-        })?;
+        let plan = match planned(&settings, self.backend) {
+            Ok((_, plan)) => plan,
+            Err(error) => return Ok(refuse(&error.errors, &mut terminal.err)),
+        };
         let accepted = Accepted {
             foreign_rules: self.accept_foreign_rules,
             unseen_api_server: self.accept_unseen_api_server,
             closed_health_checks: self.close_health_checkers,
         };
-        let runtime = runtime()?;
+        let runtime = runtime().map_err(CliError::failed)?;
         let served = |admin| {
             runtime
                 .block_on(api_server_seen(admin))
@@ -90,19 +99,22 @@ impl Apply {
         };
         let (refusals, gate) = Refusals::of(&settings, &plan, accepted, served);
         let (Some(gate), []) = (gate, refusals.lines()) else {
-            return Err(CommandError::Refused(refusals.lines().to_vec()));
+            return Ok(refuse(refusals.lines(), &mut terminal.err));
         };
 
         let run_directory = &settings.firewall.run_directory;
         let exemption = gate.exemption.clone();
-        let mut apply = trial::apply(state(&settings), run_directory, &plan, window, exemption)
-            .inspect_err(|error| self.print_ways_out(error, &mut terminal.err))?;
+        let apply = trial::apply(state(&settings), run_directory, &plan, window, exemption);
+        let mut apply = match apply {
+            Ok(apply) => apply,
+            Err(error) => return Ok(self.refused(&error, &mut terminal.err)),
+        };
         let began = Instant::now();
         let applied = apply.change.finish();
         for setback in apply.change.setbacks() {
             terminal.err.error(setback);
         }
-        applied?;
+        applied.map_err(CliError::failed)?;
         let tried_since = SystemTime::now();
         let falls_back = apply.falls_back;
         // Confirming takes the lock again.
@@ -113,17 +125,15 @@ impl Apply {
             duration::format(window),
             plan.backend.name()
         ));
-        out.table(&ports(&plan));
+        print_ports(&plan, out);
         let back = if falls_back {
             "the seal confirmed before"
         } else {
             "no seal"
         };
         out.text(&format!("then, unless confirmed, the kernel goes back to {back}"));
-        out.text("to confirm:");
-        out.command(&self.configuration.command("confirm"));
-        out.text("to remove the seal:");
-        out.command(&self.configuration.command("remove"));
+        self.print_command("to confirm:", "confirm", out);
+        self.print_command("to take it away:", "remove", out);
 
         self.past_the_gate(&plan, &gate, terminal)?;
         if self.confirm_when_verified {
@@ -133,28 +143,33 @@ impl Apply {
         Ok(Exit::Good)
     }
 
-    /// The commands that an operator needs before another apply.
-    fn print_ways_out(&self, error: &TrialError, err: &mut Stream) {
-        if matches!(error, TrialError::Unfinished) {
-            err.text("to finish it:");
-            err.command(&self.configuration.command("confirm"));
-        }
-        if matches!(error, TrialError::Unfinished | TrialError::OtherBackend(_)) {
-            err.text("to remove the seal:");
-            err.command(&self.configuration.command("remove"));
-        }
+    /// A command to be pasted: never broken.
+    fn print_command(&self, what: &str, verb: &str, stream: &mut Stream) {
+        writeln!(stream, "  {what:18} {}", self.configuration.command(verb));
     }
 
-    /// Names the connections that the seal leaves alone, since they are older than it; resets them if asked
-    /// to.
+    /// Says why the change was refused, and the commands that an operator needs before another apply.
+    fn refused(&self, error: &TrialError, err: &mut Stream) -> Exit {
+        err.error(error);
+        if matches!(error, TrialError::Unfinished) {
+            self.print_command("to finish it:", "confirm", err);
+        }
+        if matches!(error, TrialError::Unfinished | TrialError::OtherBackend(_)) {
+            self.print_command("to take it away:", "remove", err);
+            return Exit::Findings;
+        }
+        Exit::Failed
+    }
+
+    /// Names the connections that the seal leaves alone, since they are older than it;
+    /// resets them if asked to.
     fn past_the_gate(
         &self,
         plan: &Plan,
         gate: &RunningGate,
         terminal: &mut Terminal,
-    ) -> Result<(), CommandError> {
-        let Terminal { out, err, .. } = terminal;
-        let open = connections::ungated(plan, gate.uid)?;
+    ) -> Result<(), CliError> {
+        let open = connections::ungated(plan, gate.uid).map_err(CliError::failed)?;
         let named = |connection: &connections::Ungated| {
             let holder = connections::holder(connection).map_or_else(String::new, |owner| {
                 format!(" ({}, process {})", owner.command, owner.pid)
@@ -163,7 +178,7 @@ impl Apply {
         };
         if !self.cut {
             for connection in &open {
-                out.text(&format!(
+                terminal.out.text(&format!(
                     "still open past the gate, as it was before: {}; --cut resets it",
                     named(connection)
                 ));
@@ -172,17 +187,17 @@ impl Apply {
         }
         let names: Vec<String> = open.iter().map(named).collect();
         for connection in &open {
-            connections::cut(connection)?;
+            connections::cut(connection).map_err(CliError::failed)?;
         }
-        let left = connections::ungated(plan, gate.uid)?;
+        let left = connections::ungated(plan, gate.uid).map_err(CliError::failed)?;
         for (connection, name) in open.iter().zip(names) {
             if left.contains(connection) {
-                err.warning(&format!(
-                    "could not be reset: {name}: the kernel lacks CONFIG_INET_DIAG_DESTROY, or ss \
-                     cannot use it"
+                terminal.err.warning(&format!(
+                    "could not be reset: {name}: the kernel lacks CONFIG_INET_DIAG_DESTROY, or ss cannot use \
+                     it"
                 ));
             } else {
-                out.text(&format!("reset: {name}"));
+                terminal.out.text(&format!("reset: {name}"));
             }
         }
         Ok(())
@@ -195,19 +210,22 @@ impl Apply {
         plan: &Plan,
         gate: &RunningGate,
         (began, tried_since): (Instant, SystemTime),
-    ) -> Result<(), CommandError> {
-        let admin = gate.admin.ok_or(CommandError::Incomplete(
-            "admin.listen is off, so that the gate cannot be asked whether it served the API server; confirm \
-             by hand",
-        ))?;
+    ) -> Result<(), CliError> {
+        let admin = gate.admin.ok_or_else(|| {
+            CliError::failed(
+                "admin.listen is off, so that the gate cannot be asked whether it served the API server; \
+                 confirm by hand",
+            )
+        })?;
         let state = state(settings);
-        let addresses = host::addresses()?;
-        let runtime = runtime()?;
+        let addresses = host::addresses().map_err(CliError::failed)?;
+        let runtime = runtime().map_err(CliError::failed)?;
         let mut why = Unverified::NoTime;
         while began.elapsed() + PAUSE < self.confirm_within {
             // Confirmed by hand in between, it is no longer on trial, which is for confirm to find out.
-            if state.trial()?.is_some_and(|trial| trial != *plan) {
-                return Err(TrialError::AnotherApply.into());
+            let trial = state.trial().map_err(CliError::failed)?;
+            if trial.is_some_and(|trial| trial != *plan) {
+                return Err(CliError::failed(TrialError::AnotherApply));
             }
             let attempts = runtime.block_on(attempt_all(plan, &addresses, gate));
             let bypassed = attempts.iter().find(|attempt| !attempt.reached.is_sealed());
@@ -219,8 +237,19 @@ impl Apply {
             };
             runtime.block_on(async { tokio::time::sleep(PAUSE).await });
         }
-        Err(CommandError::Unverified(why))
+        Err(CliError::failed(format!(
+            "not confirmed, and undone by the kernel: {why}"
+        )))
     }
+}
+
+/// Says everything that speaks against a seal.
+fn refuse(reasons: &[impl ToString], err: &mut Stream) -> Exit {
+    err.text("refused, nothing was changed:");
+    for reason in reasons {
+        err.hanging("  - ", &reason.to_string());
+    }
+    Exit::Findings
 }
 
 /// The time at which the gate served the API server last; `None`: never since it started.

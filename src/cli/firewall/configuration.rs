@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::error::CommandError;
+use crate::cli::exit::CliError;
 use crate::seal::State;
 use crate::settings::{KubeletFlags, Settings};
 
@@ -17,8 +17,8 @@ pub(super) struct Configuration {
 }
 
 impl Configuration {
-    pub(super) fn load(&self) -> Result<Settings, CommandError> {
-        Ok(Settings::load(&self.file, &KubeletFlags::default())?)
+    pub(super) fn load(&self) -> Result<Settings, CliError> {
+        Settings::load(&self.file, &KubeletFlags::default()).map_err(CliError::usage)
     }
 
     /// A command line about this configuration, to be pasted.

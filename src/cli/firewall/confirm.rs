@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::configuration::{Configuration, state};
-use super::error::CommandError;
-use super::plan::ports;
-use crate::cli::exit::Exit;
-use crate::cli::terminal::{Stream, Terminal};
-use crate::seal::trial::{self, TrialError};
+use super::plan::print_ports;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::terminal::Terminal;
+use crate::seal::trial;
 use crate::seal::{Case, Plan, Standing, Unit};
 use crate::settings::Settings;
 
@@ -18,14 +17,15 @@ use crate::settings::Settings;
 pub(super) struct Confirm {
     #[command(flatten)]
     configuration: Configuration,
-    /// The directory for the unit that loads the seal at boot
+    /// Where the unit goes that loads the seal at boot
     #[arg(long, value_name = "DIRECTORY", default_value = Unit::DIRECTORY)]
     unit_directory: PathBuf,
 }
 
 impl Confirm {
-    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
-        confirm(&self.configuration.load()?, &self.unit_directory, None, terminal)
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
+        let settings = self.configuration.load()?;
+        confirm(&settings, &self.unit_directory, None, terminal)
     }
 }
 
@@ -36,60 +36,59 @@ pub(super) fn confirm(
     units: &Path,
     expected: Option<&Plan>,
     terminal: &mut Terminal,
-) -> Result<Exit, CommandError> {
-    let Terminal { out, err, .. } = terminal;
+) -> Result<Exit, CliError> {
     let (unit, run_directory) = (Unit::new(units), &settings.firewall.run_directory);
-    let mut confirm = trial::confirm(state(settings), run_directory, unit.clone(), expected)?;
+    let mut confirm =
+        trial::confirm(state(settings), run_directory, unit.clone(), expected).map_err(CliError::failed)?;
     let confirmed = confirm.change.finish();
     let setbacks = confirm.change.setbacks();
     for setback in setbacks {
-        err.error(setback);
+        terminal.err.error(setback);
     }
     if let Err(error) = confirmed {
         // The lock is let go of, so that the state is seen as the next command will see it.
         drop(confirm);
-        err.error(&error);
-        print_where_it_stopped(settings, err);
+        terminal.err.error(&error);
+        print_where_it_stopped(settings, terminal);
         return Ok(Exit::Failed);
     }
-    if confirm.already {
-        out.text("already confirmed, and in force until firewall remove:");
-    } else {
-        out.text("confirmed, and in force until firewall remove:");
-    }
-    out.table(&ports(&confirm.plan));
+    let already = if confirm.already { "already " } else { "" };
+    let out = &mut terminal.out;
+    out.text(&format!(
+        "{already}confirmed, and in force until firewall remove:"
+    ));
+    print_ports(&confirm.plan, out);
     if !setbacks.is_empty() {
-        return Err(CommandError::Incomplete(
+        return Err(CliError::failed(
             "but it would not be loaded at the next boot: confirm again once this is repaired",
         ));
     }
+    let path = unit.path();
     if unit.is_read_by_systemd() {
         out.text(&format!(
             "loaded at every boot, before the kubelet: {}",
-            unit.path().display()
+            path.display()
         ));
     } else {
         out.text(&format!(
             "to be loaded at every boot, before the kubelet, enable {}",
-            unit.path().display()
+            path.display()
         ));
     }
     Ok(Exit::Good)
 }
 
 /// After a step that failed: what is in force now.
-fn print_where_it_stopped(settings: &Settings, err: &mut Stream) {
-    let standing = Standing::judge(&state(settings), &settings.firewall.run_directory);
-    match standing {
-        Ok(Some(standing)) if standing.case == Case::Unfinished => err.text(
+fn print_where_it_stopped(settings: &Settings, terminal: &mut Terminal) {
+    match Standing::judge(&state(settings), &settings.firewall.run_directory) {
+        Ok(Some(standing)) if standing.case == Case::Unfinished => terminal.err.text(
             "the seal is in force, but would not be loaded at the next boot: repair this, and confirm again",
         ),
-        Ok(Some(standing)) => {
-            if let Some(problem) = standing.case.problem() {
-                err.text(&problem);
+        Ok(standing) => {
+            if let Some(problem) = standing.and_then(|standing| standing.case.problem()) {
+                terminal.err.text(&problem);
             }
         }
-        Ok(None) => {}
-        Err(error) => err.error(&TrialError::from(error)),
+        Err(error) => terminal.err.error(&error),
     }
 }

@@ -8,9 +8,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::configuration::Configuration;
-use super::error::CommandError;
 use crate::adopt::kubelet;
-use crate::cli::exit::{Exit, runtime};
+use crate::cli::exit::{CliError, Exit, runtime};
 use crate::cli::output::Output;
 use crate::cli::table::Table;
 use crate::cli::terminal::{Stream, Terminal};
@@ -24,7 +23,7 @@ use crate::settings::{Backend, Settings};
 pub(super) struct Observe {
     #[command(flatten)]
     configuration: Configuration,
-    /// How long to observe; Ctrl-C ends it earlier
+    /// For how long; Ctrl-C ends it before
     #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
     period: Duration,
     /// How to print it
@@ -33,11 +32,11 @@ pub(super) struct Observe {
 }
 
 impl Observe {
-    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let settings = self.configuration.load()?;
         let listening = kubelet::listening_ports(&kubelet::running_kubelets(Path::new("/proc")));
         // The ports are the same for every packet filter.
-        let plan = Plan::of(&settings, &listening, Backend::Nftables)?;
+        let plan = Plan::of(&settings, &listening, Backend::Nftables).map_err(CliError::failed)?;
         let ports: Vec<(u16, PortKind)> = plan.ports.iter().map(|port| (port.port, port.kind)).collect();
         let numbers: Vec<String> = ports.iter().map(|(port, _)| port.to_string()).collect();
         terminal.err.text(&format!(
@@ -47,7 +46,7 @@ impl Observe {
         ));
         let stop = Arc::new(AtomicBool::new(false));
         let (ended, period) = (stop.clone(), self.period);
-        let runtime = runtime()?;
+        let runtime = runtime().map_err(CliError::failed)?;
         let observed = runtime.block_on(async {
             let mut watching = tokio::task::spawn_blocking(move || observe(&ports, period, &ended));
             tokio::select! {
@@ -58,9 +57,11 @@ impl Observe {
                 }
             }
         });
-        let observed = observed
-            .map_err(std::io::Error::other)?
-            .map_err(CommandError::Packets)?;
+        let observed = observed.map_err(CliError::failed)?.map_err(|error| {
+            CliError::failed(format!(
+                "packets cannot be read: {error}; run it as root, or with CAP_NET_RAW"
+            ))
+        })?;
         if let Err(error) = observed.save(&settings.firewall.state_directory) {
             terminal
                 .err

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
-use super::error::CommandError;
 use crate::adopt::kubelet;
-use crate::cli::table::Table;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::terminal::Stream;
 use crate::seal::{self, Plan, PortKind};
 use crate::settings::{Backend, Settings};
 
@@ -27,19 +27,20 @@ pub(super) enum BackendName {
 pub(super) fn planned(
     settings: &Settings,
     name: Option<BackendName>,
-) -> Result<(seal::Firewall, Plan), CommandError> {
+) -> Result<(seal::Firewall, Plan), CliError> {
     let wanted = match name {
         None => settings.firewall.backend,
         Some(name) => Some(name.backend()),
     };
-    let (backend, firewall) = seal::Firewall::find(wanted).map_err(CommandError::NoFirewall)?;
+    let (backend, firewall) =
+        seal::Firewall::find(wanted).map_err(|errors| CliError::several(Exit::Failed, errors))?;
     let listening = kubelet::listening_ports(&kubelet::running_kubelets(Path::new("/proc")));
-    Ok((firewall, Plan::of(settings, &listening, backend)?))
+    let plan = Plan::of(settings, &listening, backend).map_err(CliError::failed)?;
+    Ok((firewall, plan))
 }
 
-/// What happens to each port.
-pub(super) fn ports(plan: &Plan) -> Table<3> {
-    let mut table = Table::new(["PORT", "OF THE KUBELET", "UNDER THE SEAL"]);
+/// Says what happens to each port.
+pub(super) fn print_ports(plan: &Plan, out: &mut Stream) {
     for port in &plan.ports {
         let to =
             |family: &str, to: Option<u16>| to.map(|to| format!("{family} brought to the gate's port {to}"));
@@ -55,13 +56,9 @@ pub(super) fn ports(plan: &Plan) -> Table<3> {
             PortKind::Healthz => "closed from outside, open on this node".into(),
             _ => "everything else refused, on this node too".into(),
         });
-        table.row([
-            port.port.to_string().into(),
-            port.kind.name().into(),
-            becomes.join("; ").into(),
-        ]);
+        let before = format!("  {:>5} {:15} ", port.port, port.kind.name());
+        out.hanging(&before, &becomes.join("; "));
     }
-    table
 }
 
 // === impl BackendName ===

@@ -3,9 +3,8 @@
 use clap::Args;
 
 use super::configuration::Configuration;
-use super::error::CommandError;
 use super::plan::{BackendName, planned};
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CliError, Exit};
 use crate::cli::terminal::Terminal;
 
 /// The arguments of `firewall print`.
@@ -19,7 +18,7 @@ pub(super) struct Print {
 }
 
 impl Print {
-    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let settings = self.configuration.load()?;
         let (firewall, plan) = planned(&settings, self.backend)?;
         write!(terminal.out, "{}", firewall.print(&plan));

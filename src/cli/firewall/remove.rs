@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::configuration::{Configuration, state};
-use super::error::CommandError;
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CliError, Exit};
 use crate::cli::terminal::Terminal;
 use crate::seal::Unit;
 use crate::seal::trial::{self, TrialError};
@@ -16,20 +15,21 @@ use crate::seal::trial::{self, TrialError};
 pub(super) struct Remove {
     #[command(flatten)]
     configuration: Configuration,
-    /// The directory of the unit that loads the seal at boot
+    /// Where the unit is that loads the seal at boot
     #[arg(long, value_name = "DIRECTORY", default_value = Unit::DIRECTORY)]
     unit_directory: PathBuf,
 }
 
 impl Remove {
-    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let state = state(&self.configuration.load()?);
-        let mut change = trial::remove(state, Unit::new(&self.unit_directory))?;
+        let unit = Unit::new(&self.unit_directory);
+        let mut change = trial::remove(state, unit).map_err(CliError::failed)?;
         let removed = change.finish();
         for setback in change.setbacks() {
             terminal.err.error(setback);
         }
-        removed?;
+        removed.map_err(CliError::failed)?;
         // A unit that could not be disabled is gone all the same.
         let of_rules = |setback: &TrialError| matches!(setback, TrialError::Firewall(_));
         if change.setbacks().iter().any(of_rules) {

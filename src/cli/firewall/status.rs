@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::configuration::Configuration;
-use super::error::CommandError;
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::Output;
 use crate::cli::table::{Cell, Table};
 use crate::cli::terminal::{BAD, GOOD, Stream, Terminal};
@@ -21,19 +20,19 @@ pub(super) struct Status {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
-    /// Do not try from another network: that needs a network namespace and a pair of interfaces for a second
+    /// Do not try from a network namespace of its own, which takes a pair of interfaces for a second
     #[arg(long)]
     no_namespace: bool,
-    /// The directory of the unit that loads the seal at boot
+    /// Where the unit is that loads the seal at boot
     #[arg(long, value_name = "DIRECTORY", default_value = Unit::DIRECTORY)]
     unit_directory: PathBuf,
 }
 
 impl Status {
-    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CommandError> {
+    pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let settings = self.configuration.load()?;
         let unit = Unit::new(&self.unit_directory);
-        let report = Report::look(&settings, &unit, !self.no_namespace)?;
+        let report = Report::look(&settings, &unit, !self.no_namespace).map_err(CliError::failed)?;
         match self.output {
             Output::Json => terminal.out.json(&report),
             Output::Table => print(&report, &mut terminal.out),
@@ -43,27 +42,25 @@ impl Status {
 }
 
 fn print(report: &Report, out: &mut Stream) {
-    let (style, verdict) = match report.sealed {
-        true => (GOOD, "sealed"),
-        false => (BAD, "NOT SEALED"),
-    };
-    writeln!(out, "{style}{verdict}{style:#}");
+    match report.sealed {
+        true => writeln!(out, "{GOOD}sealed{GOOD:#}"),
+        false => writeln!(out, "{BAD}NOT SEALED{BAD:#}"),
+    }
     for problem in &report.problems {
         out.hanging("  - ", problem);
     }
     if !report.tried.is_empty() {
         let mut table = Table::new(["FROM", "TO", "REACHED", ""]);
         for tried in &report.tried {
-            let (style, verdict) = if tried.sealed {
-                (GOOD, "ok")
-            } else {
-                (BAD, "BYPASS")
+            let verdict = match tried.sealed {
+                true => Cell::styled("ok", GOOD),
+                false => Cell::styled("BYPASS", BAD),
             };
             table.row([
                 tried.from.into(),
                 tried.address.to_string().into(),
                 tried.reached.as_str().into(),
-                Cell::styled(verdict, style),
+                verdict,
             ]);
         }
         out.table(&table);

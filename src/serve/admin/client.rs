@@ -21,7 +21,8 @@ const LONGEST: usize = 16 * 1024 * 1024;
 pub enum AdminError {
     /// The port cannot be connected to.
     #[error(
-        "the gate's admin port {address} cannot be reached (admin.listen): does the gate run with this configuration?"
+        "the gate's admin port {address} cannot be reached (admin.listen): does the gate run with this \
+         configuration?"
     )]
     Unreachable {
         /// `admin.listen`.
@@ -51,7 +52,8 @@ pub enum AdminError {
     },
     /// The answer's status is not 200: the process there is not a gate, or a gate of another version.
     #[error(
-        "http://{address}{path} answers {status}: is the gate of another version, or the port another program's?"
+        "http://{address}{path} answers {status}: is the gate of another version, or the port another \
+         program's?"
     )]
     Status {
         /// `admin.listen`.

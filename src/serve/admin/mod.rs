@@ -1,4 +1,5 @@
-//! The gate's own port, on loopback: `/livez`, `/readyz`, `/metrics`, `/readonly-census`, `/seal`. It never proxies.
+//! The gate's own port, on loopback: `/livez`, `/readyz`, `/metrics`, `/readonly-census`,
+//! `/seal`. It never proxies.
 
 pub mod client;
 mod readiness;

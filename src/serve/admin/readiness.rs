@@ -39,8 +39,8 @@ impl Readiness {
                 Err(why) => writeln!(report, "[-] {part}: {why}"),
             };
         }
-        // Shown only. If a failing API server made the gate unready, every node would be unready at once, although cached
-        // answers are still valid.
+        // Shown only. If a failing API server made the gate unready, every node would be unready at once,
+        // although cached answers are still valid.
         if verbose && let Some(api_server) = &self.instance.api_server {
             let _ = match api_server.last_failure() {
                 None => writeln!(report, "[+] api-server ok"),

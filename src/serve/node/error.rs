@@ -8,14 +8,15 @@ pub enum NodeError {
     /// Nothing says what the Node is called.
     #[error(
         "nodeName: nothing says what this Node is called: not the configuration, not the kubeconfig's client \
-         certificate (CN=system:node:NAME), not a running kubelet's --hostname-override, not NODE_NAME in the \
-         environment; set nodeName, or nodeNameFromHost: true if the Node is called as the host"
+         certificate (CN=system:node:NAME), not a running kubelet's --hostname-override, not NODE_NAME in \
+         the environment; set nodeName, or nodeNameFromHost: true if the Node is called as the host"
     )]
     NoName,
     /// The Node of this name is another machine.
     #[error(
-        "the Node {name} is another machine: its {kind} is {theirs}, this machine's is {ours}; a gate that asks about \
-         another Node admits the users of that one: set nodeName to this machine's Node, see kubectl get nodes"
+        "the Node {name} is another machine: its {kind} is {theirs}, this machine's is {ours}; a gate that \
+         asks about another Node admits the users of that one: set nodeName to this machine's Node, see \
+         kubectl get nodes"
     )]
     AnotherMachine {
         /// The name that was found.
@@ -29,8 +30,9 @@ pub enum NodeError {
     },
     /// The kubelet itself would want this address.
     #[error(
-        "{key}: {address} is the running kubelet's (pid {pid}: address {kubelet}); a kubelet that finds its port taken \
-         exits and the node is lost: bind the kubelet to loopback, or listen on another port and redirect to it"
+        "{key}: {address} is the running kubelet's (pid {pid}: address {kubelet}); a kubelet that finds its \
+         port taken exits and the node is lost: bind the kubelet to loopback, or listen on another port and \
+         redirect to it"
     )]
     KubeletsPort {
         /// Where the configuration names it.
@@ -44,9 +46,9 @@ pub enum NodeError {
     },
     /// Nothing proves that the kubelet leaves this port alone.
     #[error(
-        "{key}: {address}: nothing proves that this node's kubelet will not bind that port, since no running kubelet is \
-         seen in /proc; a kubelet that finds its port taken exits and the node is lost: run where its process can be \
-         seen, or listen on another port and redirect to it"
+        "{key}: {address}: nothing proves that this node's kubelet will not bind that port, since no running \
+         kubelet is seen in /proc; a kubelet that finds its port taken exits and the node is lost: run where \
+         its process can be seen, or listen on another port and redirect to it"
     )]
     NoKubelet {
         /// Where the configuration names it.
@@ -56,8 +58,8 @@ pub enum NodeError {
     },
     /// The kubelet's configuration cannot be read, so that its addresses are not known.
     #[error(
-        "the running kubelet (pid {pid}) takes its address from {path}, which cannot be read: {why}; nothing proves \
-         then that it leaves {address} alone"
+        "the running kubelet (pid {pid}) takes its address from {path}, which cannot be read: {why}; nothing \
+         proves then that it leaves {address} alone"
     )]
     KubeletConfig {
         /// The kubelet's process.

@@ -1,7 +1,8 @@
 //! Whether the credential that the gate shows its kubelet is valid for this node only.
 //!
-//! An attacker who takes over a gate that holds a credential for every kubelet of the cluster has the whole cluster. The
-//! credential's user is determined as a kubelet does it, and the API server is asked whether that user may reach another Node.
+//! An attacker who takes over a gate that holds a credential for every kubelet of the cluster has the whole
+//! cluster. The credential's user is determined as a kubelet does it, and the API server is asked whether
+//! that user may reach another Node.
 
 use std::path::{Path, PathBuf};
 
@@ -13,9 +14,9 @@ use crate::tls::pem;
 /// A credential that other nodes' kubelets accept too.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{key}: {} is a credential of {user}, who may get nodes/proxy of every other node as well: an attacker who takes over this gate \
-     could use it against the whole fleet; use a credential that may nodes/proxy of this Node alone, or set \
-     upstream.allowFleetCredential: true", file.display()
+    "{key}: {} is a credential of {user}, who may get nodes/proxy of every other node as well: an attacker \
+     who takes over this gate could use it against the whole fleet; use a credential that may nodes/proxy of \
+     this Node alone, or set upstream.allowFleetCredential: true", file.display()
 )]
 pub(crate) struct FleetCredential {
     pub(in crate::serve) key: &'static str,

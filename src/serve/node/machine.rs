@@ -1,7 +1,8 @@
 //! Whether the Node of the gate's node name is the machine that the gate runs on.
 //!
-//! A gate with a wrong name asks the API server about another Node: it admits the users of that Node and refuses the users of
-//! this one. The kubelet writes its machine's ids into its Node, and these are compared with this machine's.
+//! A gate with a wrong name asks the API server about another Node: it admits the users of that Node and
+//! refuses the users of this one. The kubelet writes its machine's ids into its Node, and these are
+//! compared with this machine's.
 
 use std::path::Path;
 use std::time::Duration;
@@ -49,7 +50,8 @@ pub(crate) async fn confirm(
                 SameMachine::Unproven(format!("nodeName {name}: {text}"))
             }
             Some(StatusCode::FORBIDDEN) => SameMachine::Unproven(format!(
-                "nodeName {name}: the gate's own user may not read this Node, so that nothing shows it to be this machine"
+                "nodeName {name}: the gate's own user may not read this Node, so that nothing shows it to be \
+                 this machine"
             )),
             Some(_) => SameMachine::Unproven(format!("nodeName {name}: {error}")),
         }),
@@ -82,7 +84,8 @@ impl Ids {
         match both.next() {
             // Until its kubelet has started, a machine's Node has the id of the previous boot.
             None | Some(("bootID", ..)) => Ok(SameMachine::Unproven(format!(
-                "nodeName {name}: neither machineID nor systemUUID of the Node can be compared with this machine's"
+                "nodeName {name}: neither machineID nor systemUUID of the Node can be compared with this \
+                 machine's"
             ))),
             Some((kind, ours, theirs)) => Err(NodeError::AnotherMachine {
                 name: name.to_owned(),
@@ -94,7 +97,8 @@ impl Ids {
     }
 }
 
-/// Reads an id: all three kinds are 32 hexadecimal digits, with or without hyphens, in either case. `None` for placeholders.
+/// Reads an id: all three kinds are 32 hexadecimal digits, with or without hyphens, in either case.
+/// `None` for placeholders.
 fn id(text: &str) -> Option<String> {
     let digits: String = text.trim().to_lowercase().replace('-', "");
     let sound = digits.len() == 32
@@ -150,7 +154,8 @@ mod tests {
         }
     }
 
-    /// Seen red: with a boot id that disagrees taken for a proof, a machine that was just restarted is another.
+    /// Seen red: with a boot id that disagrees taken for a proof, a machine that was
+    /// just restarted is another.
     #[test]
     fn another_machine_is_one_of_which_no_id_agrees_and_a_lasting_one_disagrees() {
         assert_eq!(verdict([A, C, B], [A, C, B]), "same");

@@ -7,9 +7,9 @@ use crate::adopt::kubelet::running_kubelets;
 use crate::host::host_name;
 use crate::settings::Settings;
 
-/// The Node's name: `nodeName`, the `system:node:NAME` of the gate's own certificate, a running kubelet's
-/// `--hostname-override`, `NODE_NAME`, or the host's name if that is allowed. Trimmed and lower-cased, as the kubelet
-/// does.
+/// The Node's name: `nodeName`, the `system:node:NAME` of the gate's own certificate, a running
+/// kubelet's `--hostname-override`, `NODE_NAME`, or the host's name if that is allowed. Trimmed and
+/// lower-cased, as the kubelet does.
 ///
 /// # Errors
 /// None of them gives a name.
@@ -50,8 +50,10 @@ mod tests {
 
     fn named(key: &str, certificate: &str, kubelet: &str, variable: &str, host: bool) -> Option<String> {
         let text = format!(
-            "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nlisten: [\"127.0.0.1:0\"]\n\
-             kubeconfig: /k\nupstream: {{url: \"https://127.0.0.1:10250\", certificateFile: /c}}\ntlsCertFile: /c\n\
+            "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nlisten: \
+             [\"127.0.0.1:0\"]\n\
+             kubeconfig: /k\nupstream: {{url: \"https://127.0.0.1:10250\", certificateFile: \
+             /c}}\ntlsCertFile: /c\n\
              tlsPrivateKeyFile: /k\nnodeName: \"{key}\"\nnodeNameFromHost: {host}\n"
         );
         let settings = Settings::parse(&text, Path::new("test.yaml"), &KubeletFlags::default()).unwrap();

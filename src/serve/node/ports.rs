@@ -8,8 +8,9 @@ use crate::settings::{Settings, UpstreamUrl};
 
 /// Checks that the gate may bind the addresses in `settings`: never what a kubelet binds or may come to bind.
 ///
-/// A port is a kubelet's if it is a default port, the upstream's port, or bound by a running kubelet. The gate binds such a
-/// port only if at least one kubelet runs, and every running kubelet is known not to bind that address.
+/// A port is a kubelet's if it is a default port, the upstream's port, or bound by a running kubelet.
+/// The gate binds such a port only if at least one kubelet runs, and every running kubelet is known
+/// not to bind that address.
 ///
 /// # Errors
 /// The address is the kubelet's, or nothing proves that it is not.
@@ -82,7 +83,8 @@ mod tests {
 
     fn settings(listen: &str, tombstone: &str) -> Settings {
         let text = format!(
-            "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nnodeName: worker-1\nlisten: [\"{listen}\"]\n\
+            "apiVersion: kubelet-gate.dev/v1alpha1\nkind: KubeletGateConfiguration\nnodeName: \
+             worker-1\nlisten: [\"{listen}\"]\n\
              kubeconfig: /k\nupstream: {{url: \"https://127.0.0.1:10250\", certificateFile: /c}}\n\
              tlsCertFile: /c\ntlsPrivateKeyFile: /k\nreadOnlyPort: {{listen: [{tombstone}]}}\n"
         );

@@ -1,6 +1,8 @@
-//! The callers of the read-only port, which must move to the authenticated port before the read-only port can be sealed.
+//! The callers of the read-only port, which must move to the authenticated port before the
+//! read-only port can be sealed.
 //!
-//! Any process may call the port under any user agent, so the number of entries and the size of each are bounded.
+//! Any process may call the port under any user agent, so the number of entries and the
+//! size of each are bounded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -167,7 +169,8 @@ impl CensusReport {
     }
 }
 
-/// Text that cannot control a terminal: printable ASCII as it is, every other byte as `\x1b`, cut to [`KEPT`] bytes.
+/// Text that cannot control a terminal: printable ASCII as it is, every other byte as
+/// `\x1b`, cut to [`KEPT`] bytes.
 fn printable(bytes: &[u8]) -> String {
     let mut text = String::new();
     for &byte in bytes {

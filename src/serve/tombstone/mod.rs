@@ -1,5 +1,5 @@
-//! What is left of the read-only port: one refusal for everything, with one sentence on where to go instead, and a
-//! census of who still comes.
+//! What is left of the read-only port: one refusal for everything, with one sentence on where to go instead,
+//! and a census of who still comes.
 
 mod census;
 mod replacement;
@@ -77,8 +77,8 @@ async fn answer(
         .get(USER_AGENT)
         .map_or(&b""[..], HeaderValue::as_bytes);
     instance.census.saw(peer.ip(), request.uri().path(), agent);
-    // Closing a socket with unread bytes resets the connection, and the client loses the answer: read the body. A client that
-    // waits for "100 Continue" has sent none.
+    // Closing a socket with unread bytes resets the connection, and the client loses the answer: read the
+    // body. A client that waits for "100 Continue" has sent none.
     if !request.headers().contains_key(EXPECT) {
         drain(request.body_mut()).await;
     }
@@ -106,7 +106,8 @@ async fn answer(
     )
 }
 
-/// Whether this is a health check by a process on this node. Other callers do not learn whether the kubelet lives.
+/// Whether this is a health check by a process on this node. Other callers do not learn
+/// whether the kubelet lives.
 fn is_local_health_check<B>(peer: SocketAddr, request: &Request<B>) -> bool {
     peer.ip().to_canonical().is_loopback()
         && matches!(*request.method(), Method::GET | Method::HEAD)
@@ -114,9 +115,9 @@ fn is_local_health_check<B>(peer: SocketAddr, request: &Request<B>) -> bool {
         && request.uri().path() == "/healthz"
 }
 
-/// Where the kubelet's clients reach the gate. On a wildcard address the seal brings them to it from the kubelet's own
-/// port, or it holds that port itself on the node's addresses; elsewhere only its own port leads to it.
-/// `listening` is where the gate's TLS port is bound.
+/// Where the kubelet's clients reach the gate. On a wildcard address the seal brings them to it from the
+/// kubelet's own port, or it holds that port itself on the node's addresses; elsewhere only its own port
+/// leads to it. `listening` is where the gate's TLS port is bound.
 pub(super) fn secure_port(upstream: &UpstreamUrl, listening: &[SocketAddr]) -> u16 {
     let own = listening.first().map_or(10250, SocketAddr::port);
     let kubelets = match upstream {

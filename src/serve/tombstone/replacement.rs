@@ -12,7 +12,8 @@ struct Endpoint {
     path: &'static str,
     /// Which paths it covers.
     extent: Extent,
-    /// The methods it takes; the one to recommend comes first. Where a kubelet takes any method, GET is enough.
+    /// The methods it takes; the one to recommend comes first. Where a kubelet takes
+    /// any method, GET is enough.
     methods: &'static [Method],
     /// What replaces it in newer kubelets, if they no longer have it.
     instead: Option<&'static str>,
@@ -28,8 +29,8 @@ enum Extent {
     Below,
 }
 
-/// What the kubelet's read-only port serves, what it names as served on the secure port only, and what old kubelets served on
-/// both.
+/// What the kubelet's read-only port serves, what it names as served on the secure port only, and what old
+/// kubelets served on both.
 const ENDPOINTS: [Endpoint; 35] = {
     use Extent::{Below, Exact, Slash};
     const GET: &[Method] = &[Method::GET];
@@ -93,8 +94,8 @@ const ENDPOINTS: [Endpoint; 35] = {
     ]
 };
 
-/// One sentence for a caller of the read-only port. It is ASCII, of bounded length, and repeats nothing of the request but a
-/// path of harmless characters. `port` is the kubelet's secure port.
+/// One sentence for a caller of the read-only port. It is ASCII, of bounded length, and repeats nothing of
+/// the request but a path of harmless characters. `port` is the kubelet's secure port.
 pub(super) fn sentence(method: &Method, target: &str, port: u16, require_create: bool) -> String {
     const CLOSED: &str = "The kubelet's read-only port is closed on this node: ";
     const BY: &str = "with a client certificate or a bearer token";
@@ -217,14 +218,14 @@ mod tests {
             (
                 "GET",
                 "/stats/container",
-                "newer kubelets have no /stats/container any more: ask GET https://NODE:10250/stats/summary instead \
-                 that may get nodes/stats",
+                "newer kubelets have no /stats/container any more: ask GET https://NODE:10250/stats/summary \
+                 instead that may get nodes/stats",
             ),
             (
                 "GET",
                 "/spec",
-                "newer kubelets have no /spec any more: ask GET https://NODE:10250/metrics/cadvisor instead that may \
-                 get nodes/metrics",
+                "newer kubelets have no /spec any more: ask GET https://NODE:10250/metrics/cadvisor instead \
+                 that may get nodes/metrics",
             ),
             (
                 "GET",
@@ -291,7 +292,8 @@ mod tests {
         #[test]
         fn the_sentence_is_one_short_line_of_ascii(tail in "[^ ]{0,300}", encoded: Vec<u8>) {
             let escapes: String = encoded.iter().map(|byte| format!("%{byte:02x}")).collect();
-            for target in [tail.clone(), format!("/logs/{tail}"), format!("/logs/{escapes}"), format!("/exec{tail}")] {
+            let logs = [format!("/logs/{tail}"), format!("/logs/{escapes}")];
+            for target in [tail.clone(), format!("/exec{tail}")].into_iter().chain(logs) {
                 let sentence = sentence(&Method::GET, &target, 65535, true);
                 prop_assert!(sentence.len() <= 600, "{}", sentence.len());
                 let line = sentence.strip_suffix('\n').unwrap();

@@ -128,7 +128,8 @@ fn wrong_types_name_key_value_and_way_out() {
         ("tlsCipherSuites: [1]", ":7: tlsCipherSuites[0]: 1 is not a text"),
         (
             "readOnlyPort: 0",
-            ":7: readOnlyPort: 0 is not a mapping; write the keys below it, indented: answer, healthz, listen",
+            ":7: readOnlyPort: 0 is not a mapping; write the keys below it, indented: answer, healthz, \
+             listen",
         ),
     ] {
         let said = error(&least_and(more));

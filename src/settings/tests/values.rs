@@ -196,7 +196,8 @@ fn cipher_suites_are_judged() {
     assert_eq!(
         settings.warnings,
         [
-            "/etc/gate/gate.yaml:7: tlsCipherSuites: not implemented here and so not offered: TLS_RSA_WITH_AES_128_GCM_SHA256"
+            "/etc/gate/gate.yaml:7: tlsCipherSuites: not implemented here and so not offered: \
+             TLS_RSA_WITH_AES_128_GCM_SHA256"
         ]
     );
     let said = error(&least_and(
@@ -204,7 +205,8 @@ fn cipher_suites_are_judged() {
     ));
     assert!(
         said.starts_with(
-            "/etc/gate/gate.yaml:7: tlsCipherSuites[0]: \"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA265\" is not known"
+            "/etc/gate/gate.yaml:7: tlsCipherSuites[0]: \"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA265\" is not \
+             known"
         ) && said.ends_with(good_one),
         "{said}"
     );
@@ -428,7 +430,8 @@ fn the_api_server_must_be_found_when_it_is_needed() {
     assert!(said.starts_with("gate.yaml: kubeconfig: is missing"), "{said}");
     good(LEAST);
     outside(EXAMPLE).unwrap();
-    let alone = "authentication: {webhook: {enabled: false}, x509: {clientCAFile: a}}\nauthorization: {mode: AlwaysAllow}";
+    let alone = "authentication: {webhook: {enabled: false}, x509: {clientCAFile: a}}\nauthorization: \
+        {mode: AlwaysAllow}";
     outside(&least_and(alone)).unwrap();
 }
 

@@ -36,8 +36,14 @@ fn what_is_no_document_is_said_in_plain_words() {
         (" \n\n", format!(": the file is empty; {begin}")),
         ("# later\n", format!(": the file has no keys; {begin}")),
         ("---\n", format!(": the file has no keys; {begin}")),
-        ("- a\n", format!(":1: a list is found where the keys are expected; {begin}")),
-        ("\nhello\n", format!(":2: \"hello\" is found where the keys are expected; {begin}")),
+        (
+            "- a\n",
+            format!(":1: a list is found where the keys are expected; {begin}"),
+        ),
+        (
+            "\nhello\n",
+            format!(":2: \"hello\" is found where the keys are expected; {begin}"),
+        ),
         (
             "workers: 1\n---\nworkers: 2\n",
             ":3: the file has 2 documents, 1 is expected; this is where the second one begins".to_owned(),
@@ -55,10 +61,14 @@ fn what_is_no_document_is_said_in_plain_words() {
         (&deep, format!(":1: {levels}")),
         (&deeper, format!(":1: {levels}")),
         (&deepest, format!(":33: {levels}")),
-        (&large, ": the file is larger than 1 MiB, which no configuration needs".to_owned()),
+        (
+            &large,
+            ": the file is larger than 1 MiB, which no configuration needs".to_owned(),
+        ),
         (
             "audit:\n\tpath: x\n",
-            ":2: the file is not YAML from column 2 on: tabs disallowed within this context (block indentation)"
+            ":2: the file is not YAML from column 2 on: tabs disallowed within this context (block \
+             indentation)"
                 .to_owned(),
         ),
         (
@@ -77,9 +87,18 @@ fn what_is_no_document_is_said_in_plain_words() {
             "workers: .nan\n",
             ":1: \".nan\" is no number that a key can have; write one with digits".to_owned(),
         ),
-        ("~: 1\n", ":1: a key has no name; write one, or remove the line".to_owned()),
-        ("[a, b]: 1\n", ":1: a key is a list or a mapping; write a name".to_owned()),
-        ("? {a: 1}\n: 2\n", ":1: a key is a list or a mapping; write a name".to_owned()),
+        (
+            "~: 1\n",
+            ":1: a key has no name; write one, or remove the line".to_owned(),
+        ),
+        (
+            "[a, b]: 1\n",
+            ":1: a key is a list or a mapping; write a name".to_owned(),
+        ),
+        (
+            "? {a: 1}\n: 2\n",
+            ":1: a key is a list or a mapping; write a name".to_owned(),
+        ),
         (
             "audit: {path: [}\n",
             ":1: the file is not YAML from column 15 on: mismatched bracket '[' closed by '}'".to_owned(),

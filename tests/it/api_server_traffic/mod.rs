@@ -86,8 +86,8 @@ async fn every_recorded_exchange_passes_unchanged() {
         }
     }
     println!(
-        "exchanges replayed: {exchanges}; of these upgraded, and ended from both sides: {upgrades}; in HTTP/2, too: \
-         {also_http2}; differing: {}",
+        "exchanges replayed: {exchanges}; of these upgraded, and ended from both sides: {upgrades}; in \
+         HTTP/2, too: {also_http2}; differing: {}",
         differences.len()
     );
     assert!(differences.is_empty(), "{differences:#?}");
@@ -260,7 +260,8 @@ impl<'a> Replay<'a> {
                     "\u{1}\u{1}meow\u{3}{\"metadata\":{},\"status\":\"Success\"}"
                 }
                 _ => {
-                    "\u{1}\u{1}uid=0(root) gid=0(root) groups=0(root)\n\u{3}{\"metadata\":{},\"status\":\"Success\"}"
+                    "\u{1}\u{1}uid=0(root) gid=0(root) \
+                     groups=0(root)\n\u{3}{\"metadata\":{},\"status\":\"Success\"}"
                 }
             };
             self.same("the session", expected, &said);

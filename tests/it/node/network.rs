@@ -87,8 +87,9 @@ fn network(number: u32) -> (Namespace, Namespace, Namespace) {
     SWEEP.call_once(sweep);
     let _one = ONE_AT_A_TIME.lock();
     let namespace = |what: &str| Namespace::new(&format!("{what}{number}")).unwrap();
-    // Every look at /proc/net/tcp walks through the kernel's whole hash table of connections, which is as large
-    // as the machine's memory allows. A namespace made in this one has a small table of its own (Linux 6.1).
+    // Every look at /proc/net/tcp walks through the kernel's whole hash table of connections,
+    // which is as large as the machine's memory allows. A namespace made in this one has a small
+    // table of its own (Linux 6.1).
     let maker = namespace(NAMES[3]);
     let make = || {
         let _ = fs::write("/proc/sys/net/ipv4/tcp_child_ehash_entries", "256");

@@ -40,7 +40,8 @@ impl Node {
         ] {
             // Dry runs and listings go on.
             let script = format!(
-                "#!/bin/sh\ncase \" $* \" in *\" -c \"*|*\" --test \"*|*list*|*--version*) exec /usr/sbin/{tool} \"$@\";; esac\n\
+                "#!/bin/sh\ncase \" $* \" in *\" -c \"*|*\" --test \"*|*list*|*--version*) exec \
+                 /usr/sbin/{tool} \"$@\";; esac\n\
                  echo another program holds the lock >&2; exit 4\n"
             );
             let file = tools.join(tool);

@@ -83,7 +83,8 @@ fn request(name: &str) -> Vec<u8> {
         ),
         "chunk bad size" => post("Transfer-Encoding: chunked\r\n", "zz\r\nhello\r\n0\r\n\r\n"),
         "upgrade h2c" => get(
-            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
+            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: \
+             AAMAAABkAARAAAAAAAIAAAAA\r\n",
         ),
         other => panic!("what is {other}?"),
     }

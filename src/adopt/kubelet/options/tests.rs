@@ -387,7 +387,8 @@ mod properties {
     proptest! {
         /// Whatever the words and the file are, there is an answer or an error, and never a panic.
         #[test]
-        fn any_words_and_any_file_are_read(words in prop::collection::vec("\\PC{0,20}", 0..8), text in "\\PC{0,200}") {
+        fn any_words_and_any_file_are_read(words in prop::collection::vec("\\PC{0,20}", 0..8),
+            text in "\\PC{0,200}") {
             let mut all: Vec<&str> = words.iter().map(String::as_str).collect();
             all.push(CONFIG);
             let _ = effective(&all, &[("etc/kubelet.yaml", &text)]);

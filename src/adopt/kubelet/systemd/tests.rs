@@ -21,7 +21,8 @@ fn a_unit_starts_what_its_drop_ins_and_environment_say() {
         ("etc/hostname", "worker-1\n"),
         (
             "lib/systemd/system/kubelet.service",
-            "[Unit]\nExecStart=/not/this\n[Service]\nExecStart=/usr/bin/kubelet --old\nEnvironment=\"A=--a=1 --b\" B=2\n",
+            "[Unit]\nExecStart=/not/this\n[Service]\nExecStart=/usr/bin/kubelet --old\nEnvironment=\"A=--a=1 \
+             --b\" B=2\n",
         ),
         (
             "usr/lib/systemd/system/kubelet.service.d/10-a.conf",
@@ -30,7 +31,8 @@ fn a_unit_starts_what_its_drop_ins_and_environment_say() {
         (
             "etc/systemd/system/kubelet.service.d/10-a.conf",
             "[Service]\nEnvironmentFile=-/nowhere\nEnvironmentFile=-/etc/default/kubelet\nExecStart=\n\
-             ExecStart=-/usr/bin/kubelet $A --host=%H --b=${B}-$$x \\\n  # a comment\n  $C $NOTHING '--quoted=a b' \\\n  --last\n",
+             ExecStart=-/usr/bin/kubelet $A --host=%H --b=${B}-$$x \\\n  # a comment\n  $C $NOTHING \
+             '--quoted=a b' \\\n  --last\n",
         ),
         (
             "etc/default/kubelet",
@@ -92,7 +94,8 @@ fn files_that_include_each_other_are_an_error() {
 fn a_file_that_must_be_there_and_is_not_is_told() {
     let (_folder, root) = tree(&[(
         "etc/systemd/system/kubelet.service",
-        "[Service]\nEnvironmentFile=/etc/kubelet.env\nExecStart=/usr/bin/kubelet $ARGS\nWorkingDirectory=/var/lib\n",
+        "[Service]\nEnvironmentFile=/etc/kubelet.env\nExecStart=/usr/bin/kubelet \
+         $ARGS\nWorkingDirectory=/var/lib\n",
     )]);
     let started = started(&root, "kubelet.service").unwrap().unwrap();
     assert_eq!((started.words.len(), started.directory.as_str()), (1, "/var/lib"));
@@ -112,7 +115,8 @@ fn files_are_named_and_read_as_systemd_does() {
         (
             "etc/systemd/system/kubelet.service",
             "[Service]\nEnvironmentFile=-/etc/default/%p\nEnvironmentFile=-/etc/kube*.e?v\nEnvironment=\"H=--host=%H --short=%l\"\n\
-             WorkingDirectory=%S/kubelet\nIPAddressDeny=any\nIPAddressAllow=127.0.0.1 192.0.2.1\nExecStart=@/usr/bin/kubelet kubelet $A $B $H --x=%q\n",
+             WorkingDirectory=%S/kubelet\nIPAddressDeny=any\nIPAddressAllow=127.0.0.1 \
+             192.0.2.1\nExecStart=@/usr/bin/kubelet kubelet $A $B $H --x=%q\n",
         ),
         ("etc/default/kubelet", "A=\"--a\n--b\"\n"),
         ("etc/kube-1.env", "B=--c\n"),
@@ -259,7 +263,8 @@ fn a_unit_that_grows_without_end_is_an_error() {
 proptest::proptest! {
     /// Whatever the files of a copied node hold.
     #[test]
-    fn any_unit_and_any_environment_are_read(unit in "\\PC{0,80}", command in "[-@+%$\\{\\}\"'\\\\A-C/ ]{0,60}", text in "[A-C=\"'\\\\#; \n\r$]{0,80}") {
+    fn any_unit_and_any_environment_are_read(unit in "\\PC{0,80}", command in "[-@+%$\\{\\}\"'\\\\A-C/ \
+        ]{0,60}", text in "[A-C=\"'\\\\#; \n\r$]{0,80}") {
         let unit = format!("{unit}\n[Service]\nEnvironment=\"C={text}\"\nEnvironmentFile=-/etc/e*\nExecStart=/k {command}\n");
         let (_folder, root) = tree(&[("etc/systemd/system/kubelet.service", unit.as_str()), ("etc/env", text.as_str())]);
         let _ = started(&root, "kubelet.service");
