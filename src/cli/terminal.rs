@@ -3,8 +3,8 @@
 //!
 //! - On a terminal, text is wrapped between words at the terminal's width. Text for a pipe or a file is not
 //!   wrapped: one message is one line there, and one row of a table too.
-//! - Colours are for terminals only, and not with `NO_COLOR` (unless it is empty) or `TERM=dumb`. No meaning is
-//!   in the colour alone.
+//! - Colours are for terminals only, and not with `NO_COLOR` (unless it is empty) or `TERM=dumb`. No
+//!   meaning is in the colour alone.
 //! - Control characters, which may come from the node's files or the network, are escaped.
 //! - A reader that leaves (`kubelet-gate … | head`) does not stop a command halfway: it goes on, and says at
 //!   its end that output was lost, if that is what it was asked for.
@@ -207,7 +207,8 @@ impl Stream {
         self.document(value, self.terminal);
     }
 
-    /// A long JSON document, such as a report that is kept: indented for programs too, to be compared line by line.
+    /// A long JSON document, such as a report that is kept: indented for programs too, to
+    /// be compared line by line.
     pub(super) fn json_report(&mut self, value: &impl Serialize) {
         self.document(value, true);
     }

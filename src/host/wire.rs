@@ -113,8 +113,8 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        // The kernel takes its time to remove the interfaces of a namespace. This one is to be gone at once: the
-        // node is as it was when the command has ended.
+        // The kernel takes its time to remove the interfaces of a namespace. This one is to be gone at once:
+        // the node is as it was when the command has ended.
         let _ = ip(&["link", "del", &format!("{WIRE}{}", std::process::id())]);
     }
 }

@@ -14,8 +14,8 @@ use crate::error::chain;
 use crate::host::sockets;
 use crate::settings::Settings;
 
-/// The user that programs without rights share on every distribution, and the one that a kernel shows for users
-/// outside of its user namespace.
+/// The user that programs without rights share on every distribution, and the one that a kernel shows for
+/// users outside of its user namespace.
 const SHARED: u32 = 65534;
 
 /// What the operator knows already and wants all the same.

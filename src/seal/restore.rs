@@ -20,8 +20,8 @@ pub enum Restored {
     ChangedAgain,
 }
 
-/// Loads the confirmed plan again, if there is one, and notes how another version of the program lists it. Needs
-/// the lock.
+/// Loads the confirmed plan again, if there is one, and notes how another version of the program
+/// lists it. Needs the lock.
 ///
 /// # Errors
 /// It cannot be loaded, or not be listed.

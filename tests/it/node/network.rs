@@ -125,9 +125,9 @@ fn network(number: u32) -> (Namespace, Namespace, Namespace) {
     (node, neighbour, pod)
 }
 
-/// Whether this thread's network namespace accepts packets for an IPv6 address. The kernel lists an address at
-/// once, and adds its local route later: until then packets are dropped, among them answers about neighbours,
-/// and asking again takes a second.
+/// Whether this thread's network namespace accepts packets for an IPv6 address. The kernel lists an address
+/// at once, and adds its local route later: until then packets are dropped, among them answers about
+/// neighbours, and asking again takes a second.
 pub(crate) fn is_local(address: &str) -> bool {
     super::shell("ip -6 route show table local").contains(&format!("local {address} dev"))
 }
