@@ -25,7 +25,7 @@ clippy:
 
 # Build the API documentation; a warning is an error.
 doc:
-    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 
 # Run every test, or those whose path contains a name: `just test authn`.
 test *name:
