@@ -1,9 +1,9 @@
 //! Station 2: TLS with clients and with the kubelet.
 //!
 //! The listener asks for a client certificate, sends the names of the CAs, and has the client prove that it
-//! holds the key ([`possession::PossessionVerifier`]). The certificate itself is judged afterwards ([`Trust::judge`])
-//! against the current CA bundle and revocation lists: once per connection, and again when the bundle changes
-//! or `valid_until` passes.
+//! holds the key ([`possession::PossessionVerifier`]). The certificate itself is judged afterwards
+//! ([`Trust::judge`]) against the current CA bundle and revocation lists: once per connection, and again when
+//! the bundle changes or `valid_until` passes.
 
 mod bounds;
 pub(crate) mod certificate;
