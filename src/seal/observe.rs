@@ -80,7 +80,7 @@ pub struct Process {
 }
 
 /// How long packets that came before the end are read after it.
-const BACKLOG: Duration = Duration::from_secs(3);
+const BACKLOG: Duration = Duration::from_secs(10);
 
 /// One connection's first packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
