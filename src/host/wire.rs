@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::addresses::WIRE;
 use super::namespace::{Namespace, ip};
@@ -66,7 +67,18 @@ impl Wire {
                 .and_then(|()| {
                     namespace.ip(&["-6", "route", "add", "default", "via", &format!("{prefix}::1")])
                 });
-            drop(wired);
+            let ends = [format!("{prefix}::1"), format!("{prefix}::2")].map(|end| end.parse());
+            if let (Ok(()), [Ok(here), Ok(there)]) = (wired, ends) {
+                // Until then packets are dropped, which would look like a rule that drops them.
+                let until = Instant::now() + CONTROL;
+                while !(accepts(here) && namespace.run(|| accepts(there))?) && Instant::now() < until {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "commands alone make wires, on threads of their own"
+                    )]
+                    thread::sleep(Duration::from_millis(5));
+                }
+            }
         }
         Ok(Self { namespace })
     }
@@ -117,6 +129,21 @@ impl Drop for Wire {
         // the node is as it was when the command has ended.
         let _ = ip(&["link", "del", &format!("{WIRE}{}", std::process::id())]);
     }
+}
+
+/// Whether this network namespace accepts packets for an IPv6 address of its own. The kernel lists a new address
+/// at once, and adds its local route a moment later: on a busy node up to a second.
+fn accepts(address: Ipv6Addr) -> bool {
+    const LOCAL: u32 = 0x8000_0000;
+    let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
+    let to = format!("{:032x} 80 ", u128::from(address));
+    routes
+        .lines()
+        .filter(|route| route.starts_with(&to))
+        .any(|route| {
+            let flags = route.split_whitespace().nth(8);
+            flags.is_some_and(|flags| u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & LOCAL != 0))
+        })
 }
 
 /// What namespaces made here are called, up to the process id. That is one of a process namespace, which is a
