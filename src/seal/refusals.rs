@@ -261,6 +261,8 @@ fn other_of(uid: u32, gate: &RunningGate, exemption: &Exemption) -> Option<Strin
         let alive = |status: &procfs::process::Status| !status.state.starts_with('Z');
         status.is_ok_and(|status| alive(&status) && [status.ruid, status.euid].contains(&uid))
             && !ours(process)
+            // A program that the gate ran, and that has ended meanwhile, has lost its parent's id.
+            && process.is_alive()
     })?;
     let command = other.stat().map(|stat| stat.comm).unwrap_or_default();
     Some(format!("process {} ({})", other.pid, command.escape_default()))
