@@ -71,7 +71,11 @@ impl Wire {
             if let (Ok(()), [Ok(here), Ok(there)]) = (wired, ends) {
                 // Until then packets are dropped, which would look like a rule that drops them.
                 let until = Instant::now() + CONTROL;
-                while !(accepts(here) && namespace.run(|| accepts(there))?) && Instant::now() < until {
+                while !(accepts(here) && namespace.run(|| accepts(there))?) {
+                    if Instant::now() > until {
+                        let why = "the kernel accepts no packets for the IPv6 addresses of a new interface";
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+                    }
                     #[expect(
                         clippy::disallowed_methods,
                         reason = "commands alone make wires, on threads of their own"
@@ -131,8 +135,8 @@ impl Drop for Wire {
     }
 }
 
-/// Whether this network namespace accepts packets for an IPv6 address of its own. The kernel lists a new address
-/// at once, and adds its local route a moment later: on a busy node up to a second.
+/// Whether this network namespace accepts packets for an IPv6 address of its own. The kernel lists a new
+/// address at once, and adds its local route a moment later: on a busy node up to a second.
 fn accepts(address: Ipv6Addr) -> bool {
     const LOCAL: u32 = 0x8000_0000;
     let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
