@@ -103,8 +103,9 @@ async fn metrics_are_openmetrics_under_stable_names() {
     world.stranger().raw(b"no HTTP\r\n\r\n").await.unwrap();
     std::fs::write(world.file("ca.crt"), "").unwrap();
     world.gate.reload();
-    eventually("both requests have ended", || {
-        world.metric("requests_in_flight", &[]) == 0.0
+    // Bytes that are no HTTP are counted after they are answered.
+    eventually("all requests have ended and are counted", || {
+        world.metric("requests_in_flight", &[]) == 0.0 && world.metric("rejections_total", &[]) == 1.0
     })
     .await;
     let answer = world.admin_client().get("/metrics").await.unwrap();

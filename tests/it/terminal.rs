@@ -45,7 +45,7 @@ fn on_terminal(columns: u16, mut command: Command) -> String {
 fn gate(arguments: &[&str]) -> Command {
     let mut command = kubelet_gate();
     command.args(arguments).env("TERM", "xterm");
-    for name in ["NO_COLOR", "COLUMNS", "CLICOLOR", "CLICOLOR_FORCE"] {
+    for name in ["NO_COLOR", "COLUMNS", "CLICOLOR", "CLICOLOR_FORCE", "CI"] {
         command.env_remove(name);
     }
     command
