@@ -48,4 +48,5 @@ mod named;
 mod quota;
 mod report;
 pub mod settings;
+mod source;
 mod timestamp;

@@ -5,11 +5,13 @@
 //! and cached answers cost nothing.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::source::Source;
 
 /// An address may spend the budget of this many seconds at once.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -30,7 +32,7 @@ pub(super) struct Budget {
 #[derive(Debug)]
 struct Spent {
     together: Instant,
-    each: HashMap<IpAddr, Instant>,
+    each: HashMap<Source, Instant>,
 }
 
 impl Budget {
@@ -63,7 +65,7 @@ impl Budget {
             spent.each.retain(|_, back| *back > now);
         }
         let all_may = spent.together + self.price / TOGETHER <= now + AT_ONCE;
-        match spent.each.get(&source(address)).filter(|back| **back > now) {
+        match spent.each.get(&Source::of(address)).filter(|back| **back > now) {
             Some(back) => all_may && *back + self.price <= now + AT_ONCE,
             None => all_may || spent.each.len() < ADDRESSES,
         }
@@ -75,7 +77,7 @@ impl Budget {
         // However many failures come at once, an address waits no longer than a full refund takes.
         let most = now + AT_ONCE + self.price;
         spent.together = (spent.together.max(now) + price / TOGETHER).min(most);
-        let address = source(address);
+        let address = Source::of(address);
         if spent.each.len() >= ADDRESSES {
             spent.each.retain(|_, back| *back > now);
         }
@@ -84,14 +86,6 @@ impl Budget {
             let back = spent.each.entry(address).or_insert(now);
             *back = ((*back).max(now) + price).min(most);
         }
-    }
-}
-
-/// The source that an address counts as. With IPv6 that is its /64, of which one host has every address.
-fn source(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
     }
 }
 
@@ -171,20 +165,5 @@ mod tests {
         budget.charge_at(address(30_000), 1, later);
         assert_eq!(budget.spent.lock().unwrap().each.len(), 1);
         assert!(budget.allows_at(address(30_001), later));
-    }
-
-    #[test]
-    fn a_network_of_ipv6_is_one_source_and_a_mapped_address_is_ipv4() {
-        let same = ["2001:db8::1", "2001:db8::ffff:1"].map(|text| source(text.parse().unwrap()));
-        assert_eq!(same[0], same[1]);
-        assert_ne!(same[0], source("2001:db8:0:1::1".parse().unwrap()));
-        assert_eq!(
-            source("::ffff:192.0.2.1".parse().unwrap()),
-            source("192.0.2.1".parse().unwrap())
-        );
-        assert_ne!(
-            source("::ffff:192.0.2.1".parse().unwrap()),
-            source("::ffff:192.0.2.2".parse().unwrap())
-        );
     }
 }

@@ -50,6 +50,7 @@ impl Authorizer {
                 checks,
                 checks.subresources()[0],
                 Arc::from("AlwaysAllow"),
+                false,
             ));
         };
         for &subresource in checks.subresources() {
@@ -58,7 +59,7 @@ impl Authorizer {
                 .await
             {
                 AccessVerdict::Allow(reason) => {
-                    return Ok(Permit::new(identity, checks, subresource, reason));
+                    return Ok(Permit::new(identity, checks, subresource, reason, true));
                 }
                 AccessVerdict::Deny(reason) => {
                     return Err(forbidden(&identity, checks, "denied", reason.to_string()));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::attributes::{Checks, Protocol, Subresource};
-use crate::authn::Identity;
+use crate::authn::{CredentialKind, Identity};
 
 /// Proof that a request is allowed. `forward` demands one, and only this station can make it.
 #[derive(Debug)]
@@ -11,6 +11,7 @@ pub(crate) struct Permit {
     identity: Identity,
     subresource: Subresource,
     reason: Arc<str>,
+    reviewed: bool,
     tunnel: Option<Protocol>,
 }
 
@@ -20,11 +21,13 @@ impl Permit {
         checks: &Checks,
         subresource: Subresource,
         reason: Arc<str>,
+        reviewed: bool,
     ) -> Self {
         Self {
             identity,
             subresource,
             reason,
+            reviewed,
             tunnel: checks.tunnel(),
         }
     }
@@ -42,6 +45,12 @@ impl Permit {
     /// The API server's reason, for the audit event.
     pub(crate) fn reason(&self) -> &Arc<str> {
         &self.reason
+    }
+
+    /// Whether the API server allowed it, in a review of a user who showed a credential. In AlwaysAllow it did
+    /// not, and an anonymous user may be any stranger.
+    pub(crate) fn is_reviewed(&self) -> bool {
+        self.reviewed && self.identity.credential() != CredentialKind::Anonymous
     }
 
     /// The protocol that may be tunnelled, if this request may become a tunnel.

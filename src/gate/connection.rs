@@ -12,6 +12,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::authn::Presented;
 use crate::forward::Pool;
+use crate::source::{Known, Source};
+
+/// A connection notes its source as known at most this often.
+const NOTED: Duration = Duration::from_secs(10);
 
 /// A client's connection after the TLS handshake.
 pub(crate) struct Connection {
@@ -21,6 +25,10 @@ pub(crate) struct Connection {
     pub(crate) presented: Presented,
     /// What its requests are doing.
     pub(crate) activity: Arc<Activity>,
+    /// The source that the peer counts as.
+    source: Source,
+    /// Until when its source need not be noted as known again: milliseconds since the activity began.
+    noted_until: AtomicU64,
     /// A request on it was authenticated.
     authenticated: AtomicBool,
     /// Notified when a request fails authentication and none before it has passed.
@@ -72,8 +80,21 @@ impl Connection {
             peer,
             presented,
             activity,
+            source: Source::of(peer.ip()),
+            noted_until: AtomicU64::new(0),
             authenticated: AtomicBool::new(false),
             unauthenticated: Notify::new(),
+        }
+    }
+
+    /// Notes that a review allowed a request. It is called for each request: within [`NOTED`] of the last note
+    /// it costs a load and a comparison.
+    pub(crate) fn note_known(&self, known: &Known) {
+        let now = self.activity.now();
+        if now >= self.noted_until.load(Relaxed) {
+            known.note(self.source);
+            let noted = u64::try_from(NOTED.as_millis()).unwrap_or(u64::MAX);
+            self.noted_until.store(now + noted, Relaxed);
         }
     }
 

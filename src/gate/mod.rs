@@ -29,6 +29,7 @@ use crate::error::{RequestError, Station};
 use crate::forward::{Body, Forwarded, Kubelet, forward};
 use crate::metrics::{Metrics, Raised, Stage};
 use crate::quota::{Quota, Share};
+use crate::source::Known;
 
 /// Everything the stations need. One per process, shared by all workers.
 pub(crate) struct Gate {
@@ -39,6 +40,8 @@ pub(crate) struct Gate {
     pub(crate) kubelet: Kubelet,
     pub(crate) audit: Audit,
     pub(crate) witness: Witness,
+    /// The sources that were served lately.
+    pub(crate) known: Arc<Known>,
     /// Upgraded streams of each user.
     pub(crate) streams: Arc<Quota<String>>,
     /// Checkpoints run one at a time: each writes a container's memory to the node's disk.
@@ -188,6 +191,9 @@ impl Gate {
 
         let permit = self.authorizer.authorize(identity, &checks).await?;
         record.set_permit(&permit);
+        if permit.is_reviewed() {
+            connection.note_known(&self.known);
+        }
         self.metrics.took(Stage::Authz, known.elapsed());
         Ok(permit)
     }

@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::quota::Quota;
 use crate::seal::Exemption;
 use crate::settings::{AuthorizationMode, Settings};
+use crate::source::Known;
 use crate::tls::{Serving, ServingError};
 
 /// A gate that is ready to be served.
@@ -135,6 +136,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         authorizer: Authorizer::new(Policy::new(&settings.authorization), reviewer),
         streams: Quota::new(usize::MAX, settings.limits.streams_per_identity),
         checkpoints: Semaphore::new(1),
+        known: Arc::new(Known::default()),
         witness: Witness::new(&settings.firewall.api_server_users),
         interactive_requires_create: settings.authorization.interactive.require_create,
         stream_idle_timeout: settings.streaming_connection_idle_timeout,
