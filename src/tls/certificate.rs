@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
-use x509_parser::asn1_rs::Any;
+use x509_parser::asn1_rs::{Any, Class};
 use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
@@ -23,6 +23,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
 use super::encoding;
+use super::frame::Frame;
 use super::refusal::{Malformed, Refusal};
 
 /// Go's crypto/tls refuses longer RSA keys: verifying with them is too expensive.
@@ -34,6 +35,9 @@ const MAX_EXPONENT_BITS: usize = 31;
 pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {
     if !encoding::is_strict(der) {
         return Err(Malformed("not strict DER, or text outside its character set"));
+    }
+    if Frame::read(der).is_none() {
+        return Err(Malformed("not an X.509 certificate"));
     }
     let Ok((rest, certificate)) = X509Certificate::from_der(der) else {
         return Err(Malformed("not an X.509 certificate"));
@@ -79,7 +83,9 @@ fn check_name(name: &X509Name<'_>) -> Result<(), Malformed> {
     }
     // Go reads an INTEGER in a name into 64 bits.
     const INTEGER: u32 = 2;
-    let is_huge = |value: &Any<'_>| value.tag().0 == INTEGER && value.data.len() > 8;
+    let is_huge = |value: &Any<'_>| {
+        value.class() == Class::Universal && value.tag().0 == INTEGER && value.data.len() > 8
+    };
     if name
         .iter_attributes()
         .any(|attribute| is_huge(attribute.attr_value()))
@@ -158,8 +164,9 @@ fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), Malformed> 
         }
         let reason = match extension.parsed_extension() {
             ParsedExtension::SubjectAlternativeName(names) => {
-                (!names.general_names.iter().all(is_readable_name))
-                    .then_some("a malformed subject alternative name")
+                let readable =
+                    has_exact_tags(extension.value) && names.general_names.iter().all(is_readable_name);
+                (!readable).then_some("a malformed subject alternative name")
             }
             ParsedExtension::NameConstraints(_) => {
                 let bases = constraint_bases(extension.value);
@@ -207,6 +214,34 @@ fn must_not_be_critical(extension: &X509Extension<'_>) -> bool {
         OID_PKIX_AUTHORITY_INFO_ACCESS,
     ]
     .contains(&extension.oid)
+}
+
+/// Whether alternative names have the tags of their kinds. Go ignores a name with another class or constructed
+/// bit; x509-parser reads some of them.
+fn has_exact_tags(names: &[u8]) -> bool {
+    const OTHER_NAME: u8 = 0xa0;
+    const X400_ADDRESS: u8 = 0xa3;
+    const DIRECTORY_NAME: u8 = 0xa4;
+    const EDI_PARTY_NAME: u8 = 0xa5;
+    const REGISTERED_ID: u8 = 0x88;
+    encoding::only(names, encoding::SEQUENCE)
+        .and_then(encoding::elements)
+        .is_some_and(|names| {
+            names.iter().all(|name| {
+                matches!(
+                    name.tag,
+                    OTHER_NAME
+                        | EMAIL
+                        | DNS
+                        | X400_ADDRESS
+                        | DIRECTORY_NAME
+                        | EDI_PARTY_NAME
+                        | URI
+                        | IP
+                        | REGISTERED_ID
+                )
+            })
+        })
 }
 
 fn is_readable_name(name: &GeneralName<'_>) -> bool {

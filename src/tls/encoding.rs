@@ -11,11 +11,12 @@ use time::{Date, Month, Time};
 /// Deeper nesting than any real certificate has, and shallow enough for the stack.
 const MAX_DEPTH: usize = 24;
 
-const BOOLEAN: u8 = 0x01;
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
+pub(super) const BOOLEAN: u8 = 0x01;
+pub(super) const INTEGER: u8 = 0x02;
+pub(super) const BIT_STRING: u8 = 0x03;
+pub(super) const OCTET_STRING: u8 = 0x04;
 const NULL: u8 = 0x05;
-const OBJECT_IDENTIFIER: u8 = 0x06;
+pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
 const UTF8_STRING: u8 = 0x0c;
 const NUMERIC_STRING: u8 = 0x12;
 const PRINTABLE_STRING: u8 = 0x13;
@@ -24,12 +25,17 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const BMP_STRING: u8 = 0x1e;
 const CONSTRUCTED: u8 = 0x20;
+const CLASS: u8 = 0xc0;
+const UNIVERSAL: u8 = 0x00;
 pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const SET: u8 = 0x31;
 
 /// One tag with its content.
 pub(super) struct Element<'a> {
     pub(super) tag: u8,
     pub(super) content: &'a [u8],
+    /// Tag, length and content.
+    pub(super) raw: &'a [u8],
 }
 
 /// The elements of `input`, each with a minimal, definite length; `None` if bytes are left over.
@@ -59,10 +65,12 @@ pub(super) fn signed(input: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
             Element {
                 tag: SEQUENCE,
                 content: algorithm,
+                ..
             },
             Element {
                 tag: BIT_STRING,
                 content: [0, signature @ ..],
+                ..
             },
         ] => Some((message, algorithm, signature)),
         _ => None,
@@ -75,7 +83,15 @@ pub(super) fn is_strict(input: &[u8]) -> bool {
 }
 
 fn strict(element: &Element<'_>, depth: usize) -> bool {
-    if element.tag & CONSTRUCTED != 0 {
+    let is_constructed = element.tag & CONSTRUCTED != 0;
+    // Of the universal types, DER constructs SEQUENCE and SET, and no other. A parser that overlooks the bit
+    // reads a constructed string as text that Go does not see.
+    if element.tag & CLASS == UNIVERSAL
+        && is_constructed != matches!(element.tag | CONSTRUCTED, SEQUENCE | SET)
+    {
+        return false;
+    }
+    if is_constructed {
         return depth < MAX_DEPTH
             && elements(element.content)
                 .is_some_and(|inner| inner.iter().all(|element| strict(element, depth + 1)));
@@ -101,6 +117,7 @@ fn strict(element: &Element<'_>, depth: usize) -> bool {
     }
 }
 
+/// The first element of `input`, and the bytes behind it.
 fn split(input: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (&tag, rest) = input.split_first()?;
     // Tag numbers above 30 take several bytes; no certificate needs one.
@@ -123,7 +140,8 @@ fn split(input: &[u8]) -> Option<(Element<'_>, &[u8])> {
         _ => return None,
     };
     let (content, rest) = rest.split_at_checked(length)?;
-    Some((Element { tag, content }, rest))
+    let raw = &input[..input.len() - rest.len()];
+    Some((Element { tag, content, raw }, rest))
 }
 
 fn is_minimal_integer(content: &[u8]) -> bool {
@@ -277,9 +295,24 @@ mod tests {
             ("trailing byte", &[0x30, 0x03, 0x02, 0x01, 0x05, 0x00]),
             ("needless zero", &[0x30, 0x04, 0x02, 0x02, 0x00, 0x05]),
             ("a boolean of 1", &[0x30, 0x03, 0x01, 0x01, 0x01]),
+            (
+                "a sequence that is not constructed",
+                &[0x10, 0x03, 0x02, 0x01, 0x05],
+            ),
         ] {
             assert!(!is_strict(der), "{why}");
         }
+    }
+
+    /// Seen red without the comparison: each constructed string counted as good.
+    #[test]
+    fn of_the_universal_types_only_sequences_and_sets_are_constructed() {
+        for number in 0x01..=0x1e_u8 {
+            let constructed = [0x20 | number, 0x02, 0x05, 0x00];
+            let good = matches!(number, 0x10 | 0x11);
+            assert_eq!(is_strict(&constructed), good, "{number:#x}");
+        }
+        assert!(is_strict(&[0xa1, 0x02, 0x05, 0x00]) && is_strict(&[0x81, 0x00]));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(crate) mod certificate;
 mod config;
 mod direct;
 mod encoding;
+mod frame;
 mod options;
 pub mod pem;
 mod pin;

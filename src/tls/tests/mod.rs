@@ -25,9 +25,11 @@ use super::config::{certified_key_from_pem, server_config};
 use super::*;
 
 mod direct;
+mod forged;
 mod handshakes;
 mod judgement;
 mod revocation;
+mod strings;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
