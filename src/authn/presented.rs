@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::certificate::CertificateVerdict;
 use super::identity::Identity;
-use crate::tls::MAX_CERTIFICATES;
 use crate::tls::Trust;
 
 /// A refused certificate is judged again after this time: it may have become valid.
@@ -65,7 +64,7 @@ impl Presented {
     }
 
     /// The verdict on the certificate under `trust` at `now`, remembered while it holds. A refusal charges
-    /// `budget` with the number of certificates that were read.
+    /// `budget` with the work that it cost.
     pub(super) fn judge(&self, trust: &Trust, now: SystemTime, budget: &Budget) -> CertificateVerdict {
         if self.chain.is_empty() {
             return CertificateVerdict::NoUser;
@@ -80,15 +79,9 @@ impl Presented {
         if !budget.allows(self.peer) {
             return CertificateVerdict::Exhausted;
         }
-        let judged = trust.judge(&self.chain, now);
+        let (judged, work) = trust.judge(&self.chain, now);
         if judged.is_err() {
-            // A chain that is too long is refused unread. The client chooses its length, so it counts as one.
-            let looked_at = if self.chain.len() > MAX_CERTIFICATES {
-                1
-            } else {
-                self.chain.len()
-            };
-            budget.charge(self.peer, looked_at);
+            budget.charge(self.peer, work.units() as usize);
         }
         let holds_until = judged
             .as_ref()

@@ -55,34 +55,51 @@ pub(super) fn only(input: &[u8], tag: u8) -> Option<&[u8]> {
     (element.tag == tag && rest.is_empty()).then_some(element.content)
 }
 
-/// The signed part of a certificate or revocation list, the content of the algorithm, and the signature.
-pub(super) fn signed(input: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let content = only(input, SEQUENCE)?;
-    let (_, rest) = split(content)?;
-    let message = &content[..content.len() - rest.len()];
-    match elements(rest)?[..] {
-        [
-            Element {
-                tag: SEQUENCE,
-                content: algorithm,
-                ..
-            },
-            Element {
-                tag: BIT_STRING,
-                content: [0, signature @ ..],
-                ..
-            },
-        ] => Some((message, algorithm, signature)),
-        _ => None,
+/// A certificate or revocation list as its signer sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signed<'a> {
+    pub(super) message: &'a [u8],
+    /// The content of the algorithm.
+    pub(super) algorithm: &'a [u8],
+    pub(super) signature: &'a [u8],
+}
+
+impl<'a> Signed<'a> {
+    pub(super) fn read(input: &'a [u8]) -> Option<Self> {
+        let (message, rest) = split(only(input, SEQUENCE)?)?;
+        match elements(rest)?[..] {
+            [
+                Element {
+                    tag: SEQUENCE,
+                    content: algorithm,
+                    ..
+                },
+                Element {
+                    tag: BIT_STRING,
+                    content: [0, signature @ ..],
+                    ..
+                },
+            ] => Some(Self {
+                message: message.raw,
+                algorithm,
+                signature,
+            }),
+            _ => None,
+        }
     }
 }
 
-/// Whether `input` is one element that DER and Go's parser accept, with everything in it.
-pub(super) fn is_strict(input: &[u8]) -> bool {
-    matches!(split(input), Some((element, [])) if strict(&element, 0))
+/// Whether `input` is one element that DER and Go's parser accept, with everything in it. Each element read
+/// is taken off `left`; `false` once none is.
+pub(super) fn is_strict(input: &[u8], left: &mut usize) -> bool {
+    matches!(split(input), Some((element, [])) if strict(&element, 0, left))
 }
 
-fn strict(element: &Element<'_>, depth: usize) -> bool {
+fn strict(element: &Element<'_>, depth: usize, left: &mut usize) -> bool {
+    let Some(fewer) = left.checked_sub(1) else {
+        return false;
+    };
+    *left = fewer;
     let is_constructed = element.tag & CONSTRUCTED != 0;
     // Of the universal types, DER constructs SEQUENCE and SET, and no other. A parser that overlooks the bit
     // reads a constructed string as text that Go does not see.
@@ -92,9 +109,14 @@ fn strict(element: &Element<'_>, depth: usize) -> bool {
         return false;
     }
     if is_constructed {
-        return depth < MAX_DEPTH
-            && elements(element.content)
-                .is_some_and(|inner| inner.iter().all(|element| strict(element, depth + 1)));
+        let mut rest = element.content;
+        while depth < MAX_DEPTH && !rest.is_empty() {
+            match split(rest) {
+                Some((element, behind)) if strict(&element, depth + 1, left) => rest = behind,
+                _ => return false,
+            }
+        }
+        return rest.is_empty() && depth < MAX_DEPTH;
     }
     let content = element.content;
     match element.tag {
@@ -283,6 +305,10 @@ mod tests {
 
     use super::*;
 
+    fn is_strict(input: &[u8]) -> bool {
+        super::is_strict(input, &mut 100)
+    }
+
     #[test]
     fn lengths_are_minimal_and_definite() {
         assert!(is_strict(&[0x30, 0x03, 0x02, 0x01, 0x05]));
@@ -373,7 +399,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
             let _ = is_strict(&bytes);
-            let _ = signed(&bytes);
+            let _ = Signed::read(&bytes);
             let _ = is_uri(&bytes);
             let _ = is_generalized_time(&bytes);
             let _ = is_utc_time(&bytes);

@@ -5,7 +5,7 @@
 //! Only this reader is fast enough for a handshake, where nothing is known about the client yet.
 
 use super::encoding::{BIT_STRING, BOOLEAN, Element, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING};
-use super::encoding::{SEQUENCE, SET, elements, only};
+use super::encoding::{SEQUENCE, SET, Signed, elements, only};
 
 const VERSION: u8 = 0xa0;
 const ISSUER_UNIQUE_ID: u8 = 0x81;
@@ -14,8 +14,12 @@ const EXTENSIONS: u8 = 0xa3;
 
 /// A certificate whose outer parts have the right tags.
 pub(super) struct Frame<'a> {
+    /// What is signed, by which algorithm, and the signature.
+    pub(super) signed: Signed<'a>,
     /// Its public key, as SubjectPublicKeyInfo.
     pub(super) key: &'a [u8],
+    /// The types and values of its extensions, as contents.
+    pub(super) extensions: Vec<(&'a [u8], &'a [u8])>,
 }
 
 impl<'a> Frame<'a> {
@@ -37,14 +41,19 @@ impl<'a> Frame<'a> {
             && is_name(issuer.content)?
             && is_name(subject.content)?
             && rest.is_sorted_by(|one, next| one.tag < next.tag);
+        let mut read = Vec::new();
         for field in rest {
             match field.tag {
                 ISSUER_UNIQUE_ID | SUBJECT_UNIQUE_ID => {}
-                EXTENSIONS if are_extensions(field.content)? => {}
+                EXTENSIONS => read = extensions(field.content)?,
                 _ => return None,
             }
         }
-        is_framed.then_some(Self { key: key.raw })
+        is_framed.then_some(Self {
+            signed: Signed::read(certificate)?,
+            key: key.raw,
+            extensions: read,
+        })
     }
 }
 
@@ -63,18 +72,20 @@ fn is_name(name: &[u8]) -> Option<bool> {
     Some(true)
 }
 
-fn are_extensions(field: &[u8]) -> Option<bool> {
+fn extensions(field: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+    let mut read = Vec::new();
     for extension in elements(only(field, SEQUENCE)?)? {
-        let fields = tags(&elements(extension.content)?);
+        let fields = elements(extension.content)?;
         let good = matches!(
-            fields[..],
+            tags(&fields)[..],
             [OBJECT_IDENTIFIER, OCTET_STRING] | [OBJECT_IDENTIFIER, BOOLEAN, OCTET_STRING]
         );
         if extension.tag != SEQUENCE || !good {
             return None;
         }
+        read.push((fields.first()?.content, fields.last()?.content));
     }
-    Some(true)
+    Some(read)
 }
 
 fn tags(elements: &[Element<'_>]) -> Vec<u8> {

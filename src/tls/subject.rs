@@ -35,13 +35,18 @@ impl Subject {
     /// The subject of `certificate`, which was read from `der`.
     pub(super) fn of(der: &[u8], certificate: &X509Certificate<'_>) -> Self {
         let attributes = certificate.subject().iter_attributes();
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(digest(&SHA256, der).as_ref());
         Self {
             attributes: attributes.map(SubjectAttribute::of).collect(),
-            fingerprint,
+            fingerprint: fingerprint(der),
         }
     }
+}
+
+/// SHA-256 of a certificate.
+pub(super) fn fingerprint(der: &[u8]) -> [u8; 32] {
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest(&SHA256, der).as_ref());
+    fingerprint
 }
 
 // === impl SubjectAttribute ===

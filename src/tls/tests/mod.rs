@@ -104,6 +104,13 @@ impl Authority {
     }
 }
 
+impl Trust {
+    /// The verdict alone.
+    fn verdict(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Judged, Refusal> {
+        self.judge(chain, now).0.map_err(|refused| refused.refusal)
+    }
+}
+
 // === impl Leaf ===
 
 impl Leaf {
@@ -240,12 +247,13 @@ async fn shown_and_judged(authority: &Authority, leaf: &Leaf) -> Result<Judged, 
     let trust = authority.trust();
     let server = gate(authority, Some(&trust), ClientCertificates::Request);
     let mut verdicts = Vec::new();
+    let now = SystemTime::now();
     for version in VERSIONS {
         let client = Arc::new(client_config(version, authority, shows(leaf.pair())));
         let met = handshake(&server, &client).await.unwrap();
         assert_eq!(met.version, version.version);
         assert_eq!(met.chain, std::slice::from_ref(&leaf.certificate));
-        verdicts.push(trust.judge(&met.chain, SystemTime::now()));
+        verdicts.push(trust.verdict(&met.chain, now));
     }
     assert_eq!(verdicts[0], verdicts[1], "the TLS version makes no difference");
     verdicts.remove(0)

@@ -198,7 +198,7 @@ fn values_in_names_are_read_as_go_reads_them_or_refused() {
                 vec![forged(&named("root"), name, &key, &root_key, Vec::new())]
             };
             let golden = golden(mask | number, content);
-            let found = match trust.judge(&chain, SystemTime::now()) {
+            let found = match trust.verdict(&chain, SystemTime::now()) {
                 Err(_) => Reading::Refused,
                 // No identity is read from an issuer: it need only be let through.
                 Ok(_) if matches!(place, Place::Issuer) && golden != Reading::Refused => golden.clone(),
@@ -250,7 +250,7 @@ fn extensions_with_a_constructed_primitive_are_refused() {
     let trust = Trust::new(vec![make("root", &root_key, may_issue())], 1).unwrap();
     let judge = |last: u8, value: &[u8]| {
         let leaf = make("metrics-bot", &key, vec![extension(&[0x55, 0x1d, last], value)]);
-        trust.judge(&[leaf], SystemTime::now())
+        trust.verdict(&[leaf], SystemTime::now())
     };
     let good: [(u8, &[u8], usize); 7] = [
         (0x0e, &[0x04, 0x01, 0x07], 0),
