@@ -5,7 +5,7 @@
 //! bad one becomes a 401, and a token beside it still counts. With `clientCertificates: Require` the chain is
 //! judged here as well, and a bad one becomes an alert.
 //!
-//! [`Frame`] reads the key, because webpki does not read every certificate that Go reads (v1, unusual
+//! [`key_of`] reads the key, because webpki does not read every certificate that Go reads (v1, unusual
 //! extensions). The rest of the certificate is read when the chain is judged.
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use rustls::{
 };
 use webpki::RawPublicKeyEntity;
 
-use super::frame::Frame;
+use super::frame::key_of;
 use super::refusal::{Refusal, Refused};
 use super::trust::Trust;
 
@@ -115,12 +115,12 @@ fn alert(refused: Refused) -> CertificateError {
     }
 }
 
-/// The public key of any certificate with the frame of one.
+/// The public key of anything with the outermost fields of a certificate.
 pub(super) fn public_key(
     certificate: &CertificateDer<'_>,
 ) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
-    let frame = Frame::read(certificate).ok_or(CertificateError::BadEncoding)?;
-    Ok(SubjectPublicKeyInfoDer::from(frame.key.to_vec()))
+    let key = key_of(certificate).ok_or(CertificateError::BadEncoding)?;
+    Ok(SubjectPublicKeyInfoDer::from(key.to_vec()))
 }
 
 /// What rustls does for TLS 1.2 with a certificate, for a bare key. In TLS 1.2 a scheme does not determine

@@ -18,7 +18,7 @@ use x509_parser::prelude::X509Version;
 use super::anchor::{Anchor, Anchors};
 use super::bounds::{MAX_BYTES, MAX_CERTIFICATES};
 use super::certificate::{self, CertificateFacts, ChainCertificate};
-use super::frame::Frame;
+use super::frame::key_of;
 use super::refusal::{Judged, Malformed, Refusal, Refused, unknown_issuer};
 use super::revocation::{Revocable, RevocationError, RevocationList};
 use super::search::{Path, Search};
@@ -162,8 +162,8 @@ impl Trust {
         now: SystemTime,
     ) -> (Result<Judged, Refused>, Work) {
         let mut work = Work::default();
-        let key = chain.first().and_then(|leaf| Frame::read(leaf));
-        work.effort += key.map_or(0, |frame| effort_of(frame.key));
+        let key = chain.first().and_then(|leaf| key_of(leaf));
+        work.effort += key.map_or(0, effort_of);
         let mut begins = None;
         let judged = self.read_and_judge(stage, chain, now, &mut begins, &mut work);
         let judged = judged.map_err(|refusal| {
@@ -228,6 +228,7 @@ impl Trust {
             chain: &chain,
             revocable: &revocable,
             now,
+            spent: work.effort,
             signatures: Signatures::default(),
             paths: 0,
         };

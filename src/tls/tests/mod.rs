@@ -30,6 +30,7 @@ mod handshakes;
 mod judgement;
 mod revocation;
 mod strings;
+mod work;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
