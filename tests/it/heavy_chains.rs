@@ -26,7 +26,8 @@ fn of_one_name(name: &str, count: usize, extensions: u64) -> Pair {
     };
     let keys: Vec<KeyPair> = (0..count).map(|_| KeyPair::generate().unwrap()).collect();
     let chain = keys.iter().enumerate().map(|(at, key)| {
-        let issuer = Issuer::from_params(&params(true), &keys[(at + 1) % count]);
+        let above = params(true);
+        let issuer = Issuer::from_params(&above, &keys[(at + 1) % count]);
         params(at > 0).signed_by(key, &issuer).unwrap().der().clone()
     });
     Pair {
