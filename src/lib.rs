@@ -41,6 +41,7 @@ pub mod apiserver;
 mod cache;
 mod duration;
 mod error;
+mod files;
 mod hex;
 pub mod host;
 mod metrics;

@@ -2,7 +2,7 @@
 //! or fails with one error.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
@@ -149,6 +149,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
+        complaints: Mutex::default(),
         seal: ArcSwap::default(),
         serving,
         api_server,

@@ -2,8 +2,7 @@
 //! other.
 
 use std::collections::BTreeMap;
-use std::fs::File as OpenFile;
-use std::io::Read as _;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -25,9 +24,7 @@ use super::serving;
 use super::settings::{ReadOnlyPort, Settings};
 use super::upstream::Upstream;
 use crate::duration;
-
-/// Bytes of a file that are read. A complete, explained configuration has some 10,000.
-const MOST_BYTES: u64 = 1 << 20;
+use crate::files::{self, DOCUMENT};
 
 // === impl Settings ===
 
@@ -65,19 +62,16 @@ impl Settings {
 /// What the file holds.
 fn text(path: &Path) -> Result<String, SettingsError> {
     let invalid = |place: String, why: &str| SettingsError::Invalid(vec![Problem::new(place, why)]);
-    let mut bytes = Vec::new();
-    OpenFile::open(path)
-        .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| SettingsError::Read {
-            path: path.to_owned(),
-            error,
-        })?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(invalid(
+    let bytes = files::read(path, DOCUMENT).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => invalid(
             path.display().to_string(),
             "the file is larger than 1 MiB, which no configuration needs",
-        ));
-    }
+        ),
+        _ => SettingsError::Read {
+            path: path.to_owned(),
+            error,
+        },
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
