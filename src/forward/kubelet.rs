@@ -13,6 +13,7 @@ use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
@@ -64,6 +65,14 @@ struct KubeletAccess {
     authorization: Option<HeaderValue>,
     /// The contents of the files: if they are equal, nothing has changed.
     files: Vec<Vec<u8>>,
+}
+
+/// Why the kubelet could not be connected to.
+#[derive(Debug)]
+pub(crate) struct ProbeFailure {
+    pub(crate) why: String,
+    /// It shows nothing about the kubelet.
+    pub(crate) is_inconclusive: bool,
 }
 
 /// The files of `upstream:` cannot be used.
@@ -146,9 +155,15 @@ impl Kubelet {
     /// Whether a connection can be made now, for `/readyz`.
     ///
     /// # Errors
-    /// What [`forward`](super::forward) would answer.
-    pub(crate) async fn probe(&self) -> Result<(), RequestError> {
-        self.connect().await.map(drop)
+    /// Why not, as [`forward`](super::forward) would say it.
+    pub(crate) async fn probe(&self) -> Result<(), ProbeFailure> {
+        match self.try_to_connect().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ProbeFailure {
+                is_inconclusive: is_inconclusive(&error),
+                why: self.refuse(&error).to_string(),
+            }),
+        }
     }
 
     /// Whether the seal lets the gate's own connections through. Until it does, it may redirect them to the
@@ -189,9 +204,14 @@ impl Kubelet {
         }
     }
 
-    /// A new connection. If the kubelet shows another key than the pinned one, the pin is read again, once,
-    /// because the kubelet may just have rotated its certificate.
+    /// A new connection.
     pub(super) async fn connect(&self) -> Result<Box<KubeletConnection>, RequestError> {
+        self.try_to_connect().await.map_err(|error| self.refuse(&error))
+    }
+
+    /// If the kubelet shows another key than the pinned one, the pin is read again, once, because the kubelet
+    /// may just have rotated its certificate.
+    async fn try_to_connect(&self) -> io::Result<Box<KubeletConnection>> {
         let access = self.files.access.load_full();
         match self.connect_with(&access).await {
             Err(error) if tls::is_pin_mismatch(&error) => {
@@ -199,13 +219,11 @@ impl Kubelet {
                 // Another request, or the periodic reload, may have read the new pin during this handshake.
                 let fresh = self.files.access.load_full();
                 if fresh.generation == access.generation {
-                    return Err(self.refuse(&error));
+                    return Err(error);
                 }
-                self.connect_with(&fresh)
-                    .await
-                    .map_err(|error| self.refuse(&error))
+                self.connect_with(&fresh).await
             }
-            outcome => outcome.map_err(|error| self.refuse(&error)),
+            outcome => outcome,
         }
     }
 
@@ -336,6 +354,19 @@ impl Kubelet {
         let inside = format!("the kubelet at {at} cannot be reached: {}", chain(error));
         RequestError::bad_gateway("unreachable", "the kubelet cannot be reached\n", inside)
     }
+}
+
+/// Whether an attempt to connect shows nothing about the kubelet: this process or machine has run out of
+/// something, or was too slow.
+fn is_inconclusive(error: &io::Error) -> bool {
+    const EXHAUSTED: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    let exhausted = Errno::from_io_error(error).is_some_and(|errno| EXHAUSTED.contains(&errno));
+    let kinds = [
+        io::ErrorKind::AddrNotAvailable,
+        io::ErrorKind::TimedOut,
+        io::ErrorKind::WouldBlock,
+    ];
+    exhausted || kinds.contains(&error.kind())
 }
 
 // === impl KubeletFiles ===

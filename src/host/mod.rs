@@ -1,12 +1,14 @@
 //! What this machine's kernel says: sockets, addresses, network namespaces, the host's name.
 
 mod addresses;
+mod connection_owners;
 mod mark;
 mod namespace;
 pub mod sockets;
 mod wire;
 
 pub use self::addresses::addresses;
+pub(crate) use self::connection_owners::ConnectionOwners;
 pub use self::mark::Mark;
 pub use self::namespace::{Namespace, as_user, ip};
 pub use self::wire::{Unreached, Wire};

@@ -53,10 +53,10 @@ pub(crate) enum RunError {
 
 impl RunError {
     /// Whether the operator must change the configuration. An address that is taken is
-    /// a fault of this machine.
+    /// a fault of this machine, and so is a socket that cannot be made.
     pub(crate) fn is_configuration(&self) -> bool {
         match self {
-            Self::Start(error) => !matches!(error, StartError::Bind(_)),
+            Self::Start(error) => !matches!(error, StartError::AdminSocket(_) | StartError::Bind(_)),
             Self::Node(_) => true,
             Self::Audit(_) | Self::Io(_) => false,
         }
@@ -171,6 +171,7 @@ fn announce(instance: &Instance, sockets: &Sockets) {
         node = &*instance.gate.node_name,
         listen = super::sockets::listed(&sockets.addresses()),
         admin = super::sockets::listed(sockets.admin_address().as_slice()),
+        admin_socket = sockets.admin_socket_path().as_deref().unwrap_or("none"),
         read_only_port = super::sockets::listed(&sockets.tombstone_addresses()),
         "serving"
     );

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::admin::Admin;
 use super::audit::Audit;
 use super::authentication::Authentication;
 use super::authorization::Authorization;
@@ -18,7 +18,7 @@ use super::firewall::Firewall;
 use super::flags::KubeletFlags;
 use super::limits::Limits;
 use super::places::Places;
-use super::reading::{LONGEST_TTL, Reading, is_loopback};
+use super::reading::{LONGEST_TTL, Reading};
 use super::schema::{self, Checked};
 use super::serving;
 use super::settings::{ReadOnlyPort, Settings};
@@ -225,7 +225,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
         limits: Limits::read(reading, &file.limits),
         firewall: Firewall::read(reading, file.firewall),
         audit: Audit::read(reading, &file.audit),
-        admin_listen: admin(reading, &file.admin.listen),
+        admin: Admin::read(reading, file.admin),
         workers: reading.count("workers", file.workers, 1..=256),
         warnings: Vec::new(),
     }
@@ -269,22 +269,4 @@ fn node_name(reading: &mut Reading<'_>, text: &str) -> Option<String> {
         );
     }
     Some(name)
-}
-
-fn admin(reading: &mut Reading<'_>, text: &str) -> Option<SocketAddr> {
-    if text.is_empty() {
-        return None;
-    }
-    let address = reading.address("admin.listen", text)?;
-    if !is_loopback(address.ip()) {
-        reading.refuse(
-            "admin.listen",
-            format!(
-                "{} is not a loopback address, and this port authenticates no client; write 127.0.0.1:19250, \
-                 or \"\" for none",
-                quoted(text)
-            ),
-        );
-    }
-    Some(address)
 }
