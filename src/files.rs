@@ -50,7 +50,10 @@ pub(crate) fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     if length.max(bytes.len() as u64) > most {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            format!("it is larger than {}, the most that is read; name the right file", size(most)),
+            format!(
+                "it is larger than {}, the most that is read; name the right file",
+                size(most)
+            ),
         ));
     }
     Ok(bytes)
@@ -166,17 +169,20 @@ mod tests {
         assert_eq!(read(&path, TOKEN).unwrap().len() as u64, TOKEN);
         fs::write(&path, vec![b'x'; TOKEN as usize + 1]).unwrap();
         let too_large = "it is larger than 64 KiB, the most that is read; name the right file";
-        assert_eq!(refusal(&path), (io::ErrorKind::FileTooLarge, too_large.to_owned()));
+        assert_eq!(
+            refusal(&path),
+            (io::ErrorKind::FileTooLarge, too_large.to_owned())
+        );
         let sparse = File::create(&path).unwrap();
         sparse.set_len(1 << 30).unwrap();
         let error = read(&path, BUNDLE).unwrap_err().to_string();
         assert!(error.starts_with("it is larger than 16 MiB"), "{error}");
         // Endless, and of length 0 as all files there.
-        assert_eq!(refusal("/proc/self/pagemap".as_ref()), (io::ErrorKind::FileTooLarge, too_large.to_owned()));
         assert_eq!(
-            read_text("/proc/self/comm", TOKEN).unwrap().lines().count(),
-            1
+            refusal("/proc/self/pagemap".as_ref()),
+            (io::ErrorKind::FileTooLarge, too_large.to_owned())
         );
+        assert_eq!(read_text("/proc/self/comm", TOKEN).unwrap().lines().count(), 1);
     }
 
     #[tokio::test]

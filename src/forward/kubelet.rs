@@ -394,9 +394,11 @@ impl KubeletAccess {
                 TOKEN_FILE => TOKEN,
                 _ => BUNDLE,
             };
-            contents.push(
-                files::read(&path, most).map_err(|source| KubeletError::Read { key, path, source })?,
-            );
+            contents.push(files::read(&path, most).map_err(|source| KubeletError::Read {
+                key,
+                path,
+                source,
+            })?);
         }
         // In the order of `sources`.
         let mut read = contents.iter();

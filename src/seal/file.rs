@@ -44,7 +44,10 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileEr
 }
 
 /// Writes the file in one step: a crash or a power cut leaves the old text or the new one.
-#[expect(clippy::disallowed_methods, reason = "a folder is opened, to sync it, and nothing is read")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a folder is opened, to sync it, and nothing is read"
+)]
 pub(super) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
     let write = || {
         let new = path.with_extension("new");

@@ -122,10 +122,7 @@ impl Refusals {
         Some(gate)
     }
 
-    fn api_server<E: std::error::Error + 'static>(
-        &mut self,
-        served: Option<Result<bool, E>>,
-    ) {
+    fn api_server<E: std::error::Error + 'static>(&mut self, served: Option<Result<bool, E>>) {
         match served {
             None => self.add(
                 "whether the API server has been served cannot be asked: admin.listen and admin.socket are \

@@ -140,7 +140,7 @@ fn paths_are_relative_to_the_kubeconfig_and_data_and_token_file_win() {
         BASE64_STANDARD.encode("bundle")
     );
     let found = parse(&kubeconfig_text(URL, &cluster, TOKEN)).unwrap();
-    assert_eq!(found.authority.read().unwrap(), b"bundle");
+    assert_eq!(found.authority.read(1024).unwrap(), b"bundle");
     assert!(
         found
             .authority

@@ -128,10 +128,7 @@ pub async fn get<T: DeserializeOwned>(
     serde_json::from_slice(&body).map_err(|error| broken(asked, path, error))
 }
 
-async fn ask<'a>(
-    place: &'a AdminPlace,
-    path: &'static str,
-) -> Result<(&'a Asked, Bytes), AdminError> {
+async fn ask<'a>(place: &'a AdminPlace, path: &'static str) -> Result<(&'a Asked, Bytes), AdminError> {
     let answer = match (ask_at(&place.first, path).await, &place.then) {
         // A gate may have its port alone.
         (Err(AdminError::Unreachable { .. }), Some(then)) => (then, ask_at(then, path).await),

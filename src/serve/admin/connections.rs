@@ -164,7 +164,9 @@ mod tests {
             }
         }
         assert_eq!(taken.len(), PLACES);
-        let kept: Vec<_> = (0..100).filter_map(|n| places.take(Some([0, 990][n % 2]))).collect();
+        let kept: Vec<_> = (0..100)
+            .filter_map(|n| places.take(Some([0, 990][n % 2])))
+            .collect();
         assert_eq!(kept.len(), PLACES);
         taken.drain(..EACH);
         assert!(places.take(Some(1001)).is_none(), "it has its share");

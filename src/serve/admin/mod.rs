@@ -53,8 +53,10 @@ impl AdminThread {
             let connections = Connections::new(Answers::new(instance, stopping), metrics);
             connections.accept(listeners).await;
         };
-        // What is still open ends with the runtime.
-        let serve = move || drop(runtime.block_on(stop.run_until_cancelled(serve)));
+        let serve = move || {
+            runtime.block_on(stop.run_until_cancelled(serve));
+            // What is still open ends with the runtime.
+        };
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(serve)?;
         Ok(Self { thread, stop: guard })
     }

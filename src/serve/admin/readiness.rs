@@ -171,7 +171,14 @@ impl Readiness {
     fn audit(&self) -> Result<(), String> {
         let audit = &self.instance.gate.audit;
         let mut progress = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.judge(audit.unwritten(), audit.written(), Instant::now())
+        let stuck = progress.stuck(audit.unwritten(), audit.written(), Instant::now());
+        stuck.map_or(Ok(()), |time| {
+            Err(format!(
+                "nothing has been written for {} s, and {} events wait",
+                time.as_secs(),
+                audit.pending()
+            ))
+        })
     }
 }
 
@@ -203,16 +210,12 @@ impl KubeletState {
 // === impl AuditProgress ===
 
 impl AuditProgress {
-    fn judge(&mut self, unwritten: usize, written: u64, now: Instant) -> Result<(), String> {
+    /// For how long nothing has been written though there is something to write, if that is too long.
+    fn stuck(&mut self, unwritten: usize, written: u64, now: Instant) -> Option<Duration> {
         if unwritten == 0 || written != self.written {
             *self = Self { written, since: now };
         }
-        let stuck = now.saturating_duration_since(self.since);
-        if stuck < GRACE {
-            Ok(())
-        } else {
-            Err(format!("nothing has been written for {} s", stuck.as_secs()))
-        }
+        Some(now.saturating_duration_since(self.since)).filter(|time| *time >= GRACE)
     }
 }
 
@@ -261,15 +264,12 @@ mod tests {
         };
         for second in 0..100 {
             let now = start + Duration::from_secs(second);
-            assert_eq!(progress.judge(8192, second + 1, now), Ok(()));
+            assert_eq!(progress.stuck(8192, second + 1, now), None);
         }
         let last = start + Duration::from_secs(99);
-        assert_eq!(progress.judge(1, 100, last + GRACE / 2), Ok(()));
-        assert_eq!(
-            progress.judge(1, 100, last + GRACE),
-            Err("nothing has been written for 30 s".to_owned())
-        );
-        assert_eq!(progress.judge(0, 100, last + GRACE), Ok(()), "nothing is left");
-        assert_eq!(progress.judge(1, 100, last + GRACE * 3 / 2), Ok(()));
+        assert_eq!(progress.stuck(1, 100, last + GRACE / 2), None);
+        assert_eq!(progress.stuck(1, 100, last + GRACE), Some(GRACE));
+        assert_eq!(progress.stuck(0, 100, last + GRACE), None, "nothing is left");
+        assert_eq!(progress.stuck(1, 100, last + GRACE * 3 / 2), None);
     }
 }

@@ -71,7 +71,9 @@ pub(in crate::serve) fn group(settings: &Settings) -> Result<Option<u32>, AdminS
     };
     let groups = files::read_text("/etc/group", BUNDLE).unwrap_or_default();
     let number = number(&groups, name).or_else(|| name.parse().ok());
-    number.map(Some).ok_or_else(|| AdminSocketError::NoGroup(name.clone()))
+    number
+        .map(Some)
+        .ok_or_else(|| AdminSocketError::NoGroup(name.clone()))
 }
 
 fn number(groups: &str, name: &str) -> Option<u32> {

@@ -102,7 +102,10 @@ impl Census {
         // The tombstone waits for the lock: under it the entries are only copied.
         let (mut entries, forgotten) = {
             let book = self.book();
-            let entries = book.entries.iter().map(|(caller, entry)| (caller.clone(), *entry));
+            let entries = book
+                .entries
+                .iter()
+                .map(|(caller, entry)| (caller.clone(), *entry));
             (entries.collect::<Vec<_>>(), book.forgotten)
         };
         entries.sort_by_key(|(_, entry)| std::cmp::Reverse((entry.count, entry.sighting)));

@@ -27,7 +27,10 @@ fn a_config_that_is_a_folder_is_one_of_static_pods() {
     let pod = [("etc/manifests/pod.yaml", "")];
     for (words, files) in [
         (&["--config=/etc/manifests"][..], &pod[..]),
-        (&["--config=/etc/manifests", "--api-servers=https://192.0.2.1"], &[]),
+        (
+            &["--config=/etc/manifests", "--api-servers=https://192.0.2.1"],
+            &[],
+        ),
     ] {
         let effective = effective(words, files).unwrap();
         assert!(effective.is_on("authentication.anonymous.enabled"));
