@@ -18,8 +18,6 @@ const TCP: u8 = 6;
 const HEADER: usize = 16;
 /// `inet_diag_sockid`: both ports, both addresses, the interface and the cookie.
 const ID: usize = 48;
-/// The ports and addresses of an id.
-const ENDS: usize = 36;
 /// Where `inet_diag_msg` has the user and the inode, after four bytes, the id and three numbers.
 const UID: usize = HEADER + 4 + ID + 12;
 const INODE: usize = UID + 4;
@@ -59,7 +57,7 @@ impl ConnectionOwners {
             let (length, _) = recv(&self.kernel, &mut answer[..], RecvFlags::DONTWAIT).ok()?;
             let answer = answer.get(..length)?;
             if number_at(answer, 8)? == number {
-                return user(answer, &question[HEADER + 8..][..ENDS]);
+                return user(answer, own, other);
             }
         }
         None
@@ -107,9 +105,21 @@ fn octets(ip: IpAddr) -> [u8; 16] {
 
 /// The user in an answer that is about these ends. The kernel may name a listener instead, and says 0 for a
 /// socket that no process holds: that has no inode either.
-fn user(answer: &[u8], ends: &[u8]) -> Option<u32> {
+fn user(answer: &[u8], own: SocketAddr, other: SocketAddr) -> Option<u32> {
     let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
-    let same = answer.get(HEADER + 4..)?.get(..ENDS)? == ends;
+    let ipv6 = u16::from(*answer.get(HEADER)?) == AddressFamily::INET6.as_raw();
+    let id = answer.get(HEADER + 4..)?.get(..ID)?;
+    let end = |port: usize, ip: usize| {
+        let port = u16::from_be_bytes(*id.get(port..)?.first_chunk()?);
+        let octets: &[u8; 16] = id.get(ip..)?.first_chunk()?;
+        let ip = match ipv6 {
+            true => IpAddr::from(*octets).to_canonical(),
+            false => IpAddr::from(*octets.first_chunk::<4>()?),
+        };
+        Some((ip, port))
+    };
+    let canonical = |end: SocketAddr| Some((end.ip().to_canonical(), end.port()));
+    let same = end(0, 4) == canonical(own) && end(2, 20) == canonical(other);
     (kind == BY_FAMILY && same && number_at(answer, INODE)? != 0).then(|| number_at(answer, UID))?
 }
 
@@ -164,18 +174,17 @@ mod tests {
 
     #[test]
     fn answers_that_are_cut_or_about_another_socket_name_no_user() {
-        let asked = question(1, "127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
-        let ends = &asked[HEADER + 8..][..ENDS];
+        let (own, other) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
         let mut answer = vec![0; INODE + 4];
         answer[4..6].copy_from_slice(&BY_FAMILY.to_ne_bytes());
-        answer[HEADER + 4..][..ENDS].copy_from_slice(ends);
+        answer[HEADER] = AddressFamily::INET.as_raw() as u8;
+        answer[HEADER + 4..][..ID].copy_from_slice(&question(1, own, other)[HEADER + 8..]);
         answer[UID] = 7;
         answer[INODE] = 1;
-        assert_eq!(user(&answer, ends), Some(7));
+        assert_eq!(user(&answer, own, other), Some(7));
+        assert_eq!(user(&answer, other, own), None);
         for length in 0..answer.len() {
-            assert_eq!(user(&answer[..length], ends), None, "{length}");
+            assert_eq!(user(&answer[..length], own, other), None, "{length}");
         }
-        answer[HEADER + 4] ^= 1;
-        assert_eq!(user(&answer, ends), None);
     }
 }

@@ -11,7 +11,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{sleep, timeout};
 
-use super::Listeners;
 use super::answer::Answers;
 use crate::host::ConnectionOwners;
 use crate::listen::Acceptor;
@@ -28,6 +27,12 @@ const LIFE: Duration = Duration::from_secs(10);
 const HEAD: usize = 16 * 1024;
 /// Waited when the process or the machine has run out of descriptors or memory.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// The bound sockets. None belongs to a runtime yet.
+pub(in crate::serve) struct Listeners {
+    pub(in crate::serve) port: Option<std::net::TcpListener>,
+    pub(in crate::serve) socket: Option<std::os::unix::net::UnixListener>,
+}
 
 /// Serves every connection that has a place.
 pub(super) struct Connections {

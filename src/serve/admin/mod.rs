@@ -21,13 +21,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::answer::Answers;
 use self::connections::Connections;
+pub(super) use self::connections::Listeners;
 use super::instance::Instance;
-
-/// The bound sockets. None belongs to a runtime yet.
-pub(super) struct Listeners {
-    pub(super) port: Option<std::net::TcpListener>,
-    pub(super) socket: Option<std::os::unix::net::UnixListener>,
-}
 
 /// The thread that answers, until it is stopped or dropped.
 pub(super) struct AdminThread {
