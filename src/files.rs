@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(refusal(&at("none")).0, io::ErrorKind::NotFound);
     }
 
-    /// Seen red: without the look at its length, the sparse file was read up to the bound.
+    /// Seen red: with one byte less read, the long file of `/proc` was cut.
     #[test]
     fn a_file_is_read_up_to_its_bound() {
         let directory = tempfile::tempdir().unwrap();
