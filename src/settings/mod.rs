@@ -32,7 +32,7 @@ mod validate;
 mod without_effect;
 mod writing;
 
-pub use self::audit::{Audit, AuditCommands, AuditMode, AuditSink};
+pub use self::audit::{Audit, AuditCommands, AuditMode, AuditRotation, AuditSink, AuditStrangers};
 pub use self::authentication::Authentication;
 pub use self::authorization::{Authorization, AuthorizationMode, Interactive};
 pub use self::error::{Problem, SettingsError};

@@ -95,6 +95,7 @@ async fn answer(
             let audit = &instance.gate.audit;
             for (what, total) in [
                 ("written", audit.written()),
+                ("summarised", audit.summarised()),
                 ("dropped", audit.dropped()),
                 ("error", audit.errors()),
             ] {
