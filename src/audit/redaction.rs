@@ -117,18 +117,9 @@ impl Redaction {
     fn hidden(&self, pair: &[u8]) -> Option<(usize, Sensitive)> {
         let mut start = 0;
         for part in pair.split(|byte| *byte == b';') {
-            let value = part
-                .iter()
-                .position(|byte| *byte == b'=')
-                .map_or(0, |equals| equals + 1);
-            let kind = match value {
-                0 => None,
-                value => of_name(&part[..value - 1]),
-            };
-            // A name without a value may be both, encoded; and a value may be a URL with a query of its own.
-            match kind.or_else(|| within(&part[value..])) {
-                Some(Sensitive::Command) if self.commands == AuditCommands::Show => {}
-                Some(kind) => return Some((start + value, kind)),
+            match secret_of(part) {
+                Some((_, Sensitive::Command)) if self.commands == AuditCommands::Show => {}
+                Some((value, kind)) => return Some((start + value, kind)),
                 None => {}
             }
             start += part.len() + 1;
@@ -137,7 +128,24 @@ impl Redaction {
     }
 }
 
-/// What a parameter of this name carries.
+/// Where the secret begins in `part`, which is `NAME=VALUE` or something else.
+fn secret_of(part: &[u8]) -> Option<(usize, Sensitive)> {
+    let equals = part.iter().position(|byte| *byte == b'=');
+    let (name, value) = match equals {
+        Some(equals) => (&part[..equals], equals + 1),
+        None => (part, part.len()),
+    };
+    // The name may be name and value, encoded; and the value may be a URL with a query of its own.
+    let of_all = |kind| (0, kind);
+    let of_value = |kind| (value, kind);
+    within(name)
+        .map(of_all)
+        .or_else(|| equals.and_then(|_| of_name(name)).map(of_value))
+        .or_else(|| within(&part[value..]).map(of_value))
+}
+
+/// What a parameter of this name carries. A name carries a credential if it has one of certain parts, such as
+/// those of `access_token`, `X-Amz-Signature`, `apiKey`, `client_secret`, `passphrase` and `code_verifier`.
 fn of_name(name: &[u8]) -> Option<Sensitive> {
     let name = plain(name);
     // Nearly all names are short: no allocation.
@@ -161,7 +169,7 @@ fn of_name(name: &[u8]) -> Option<Sensitive> {
     let without_index = &name[..name.len() - digits];
     if COMMANDS.iter().any(|word| without_index.ends_with(word)) {
         Some(Sensitive::Command)
-    } else if CREDENTIALS.contains(&name) || PARTS.iter().any(|part| has(name, part)) {
+    } else if CREDENTIALS.contains(&name) || (0..name.len()).any(|at| is_part(&name[at..])) {
         Some(Sensitive::Credential)
     } else {
         None
@@ -190,8 +198,23 @@ fn within(value: &[u8]) -> Option<Sensitive> {
         .max_by_key(|kind| *kind == Sensitive::Credential)
 }
 
-fn has(name: &[u8], part: &[u8]) -> bool {
-    name.windows(part.len()).any(|window| window == part)
+/// Whether `name` begins with a part that makes it a credential's. Names may be as long as a request's head, so
+/// the first letter decides what is compared.
+fn is_part(name: &[u8]) -> bool {
+    let parts: &[&str] = match name.first() {
+        Some(b'a') => &["auth", "assertion"],
+        Some(b'b') => &["bearer"],
+        Some(b'c') => &["cred", "code", "cookie"],
+        Some(b'h') => &["hmac"],
+        Some(b'j') => &["jwt"],
+        Some(b'k') => &["key"],
+        Some(b'o') => &["otp"],
+        Some(b'p') => &["pass", "pwd", "private"],
+        Some(b's') => &["secret", "session", "sig", "saml"],
+        Some(b't') => &["token", "ticket"],
+        _ => &[],
+    };
+    parts.iter().any(|part| name.starts_with(part.as_bytes()))
 }
 
 /// Where the one-time token begins in `/cri/exec/TOKEN`. Old kubelets serve streams there that are already
@@ -243,36 +266,12 @@ fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
 
 const REDACTED: &[u8] = b"redacted";
 /// How often a name may have been encoded.
-const MOST_DECODED: usize = 8;
+const MOST_DECODED: usize = 3;
 /// `{"` in Base64: how every JSON web token begins.
 const JSON_BASE64: &[u8] = b"eyJ";
 
 /// How the name of a parameter that carries a command ends, without an index.
 const COMMANDS: [&[u8]; 7] = [b"command", b"commands", b"cmd", b"arg", b"args", b"argv", b"entrypoint"];
 
-/// Parts of the name of a parameter that carries a credential: `access_token`, `X-Amz-Signature`, `apiKey`,
-/// `client_secret`, `passphrase`, `session_id`, `code_verifier`, `oauth`.
-const PARTS: [&[u8]; 19] = [
-    b"token",
-    b"secret",
-    b"pass",
-    b"pwd",
-    b"key",
-    b"auth",
-    b"sig",
-    b"cred",
-    b"jwt",
-    b"code",
-    b"session",
-    b"bearer",
-    b"assertion",
-    b"cookie",
-    b"otp",
-    b"saml",
-    b"hmac",
-    b"ticket",
-    b"private",
-];
-
-/// Whole names: parts of harmless ones.
+/// Names of credentials that are parts of harmless names.
 const CREDENTIALS: [&[u8]; 7] = [b"pw", b"pat", b"pin", b"psk", b"sid", b"mac", b"nonce"];

@@ -26,13 +26,21 @@ pub(super) fn string(out: &mut Vec<u8>, text: &[u8]) {
     json(out, &String::from_utf8_lossy(text));
 }
 
-/// As [`string`], but at most `limit` bytes of `text`, with the API server's mark where it is cut.
+/// As [`string`], but at most `limit` bytes of `text`.
 pub(super) fn cut_string(out: &mut Vec<u8>, text: &[u8], limit: usize) {
+    if text.len() <= limit {
+        return string(out, text);
+    }
+    json(out, &cut(text, limit));
+}
+
+/// At most `limit` bytes of `text`, with the API server's mark where it is cut.
+pub(super) fn cut(text: &[u8], limit: usize) -> String {
     let text = String::from_utf8_lossy(text);
     if text.len() <= limit {
-        return json(out, &text);
+        return text.into_owned();
     }
-    json(out, &[head(&text, limit), "...TRUNCATED"].concat());
+    [head(&text, limit), "...TRUNCATED"].concat()
 }
 
 /// `text` in at most `limit` bytes. What does not fit is replaced by its length and its keyed hash: two texts

@@ -17,6 +17,7 @@ use super::start::{StartError, Started, start, unused_proxy};
 use super::watch::Watch;
 use super::{Sockets, Stopped, serve};
 use crate::audit::AuditError;
+use crate::repeats;
 use crate::seal::RunningGate;
 use crate::settings::Settings;
 
@@ -202,5 +203,6 @@ async fn reload_forever(instance: &Instance, hangup: &mut Signal) {
             }
         }
         instance.reload();
+        repeats::report();
     }
 }
