@@ -178,7 +178,8 @@ fn of_name(name: &[u8]) -> Option<Sensitive> {
 
 /// What a value carries that is no plain text: another query, a token of a known form.
 fn within(value: &[u8]) -> Option<Sensitive> {
-    if !value.iter().any(|byte| matches!(byte, b'=' | b'%' | b'+' | b' ')) && !value.starts_with(JSON_BASE64) {
+    if !value.iter().any(|byte| matches!(byte, b'=' | b'%' | b'+' | b' ')) && !value.starts_with(JSON_BASE64)
+    {
         return None;
     }
     let value = plain(value);
@@ -271,7 +272,15 @@ const MOST_DECODED: usize = 3;
 const JSON_BASE64: &[u8] = b"eyJ";
 
 /// How the name of a parameter that carries a command ends, without an index.
-const COMMANDS: [&[u8]; 7] = [b"command", b"commands", b"cmd", b"arg", b"args", b"argv", b"entrypoint"];
+const COMMANDS: [&[u8]; 7] = [
+    b"command",
+    b"commands",
+    b"cmd",
+    b"arg",
+    b"args",
+    b"argv",
+    b"entrypoint",
+];
 
 /// Names of credentials that are parts of harmless names.
 const CREDENTIALS: [&[u8]; 7] = [b"pw", b"pat", b"pin", b"psk", b"sid", b"mac", b"nonce"];

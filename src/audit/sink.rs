@@ -79,7 +79,10 @@ impl Sink {
             return left;
         }
         let line_end = |end: usize| end + 1;
-        let whole = lines[..left].iter().rposition(|byte| *byte == b'\n').map(line_end);
+        let whole = lines[..left]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map(line_end);
         // A line that is longer than a file may be has a file of its own.
         let first = || lines.iter().position(|byte| *byte == b'\n').map(line_end);
         match whole {
@@ -195,7 +198,10 @@ impl<'a> Backups<'a> {
 
     /// The name of the file that is rotated at `now`. It is the last one, also after the clock was set back.
     fn next_name(&self, now: SystemTime) -> PathBuf {
-        let last = self.names.last().and_then(|name| time_of(&name[name.len() - STAMP..]));
+        let last = self
+            .names
+            .last()
+            .and_then(|name| time_of(&name[name.len() - STAMP..]));
         let time = last.map_or(now, |last| now.max(last + Duration::from_micros(1)));
         let stamp = Clock::default().text(time).replace(':', "-");
         directory(self.path).join(format!("{}.{stamp}", file_name(self.path)))
@@ -286,7 +292,10 @@ fn directory(path: &Path) -> &Path {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Until a rotation that failed is tried again.

@@ -112,7 +112,9 @@ impl Record {
         } else if holder == Holder::User {
             audit.reserve().map_or(Place::Done, Place::Reserved)
         } else {
-            audit.try_reserve(holder).map_or(Place::Unreserved, Place::Reserved)
+            audit
+                .try_reserve(holder)
+                .map_or(Place::Unreserved, Place::Reserved)
         };
     }
 

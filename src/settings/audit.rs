@@ -87,8 +87,7 @@ impl Named for AuditCommands {
 }
 
 impl Named for AuditStrangers {
-    const NAMES: &'static [(&'static str, Self)] =
-        &[("full", Self::Full), ("summarised", Self::Summarised)];
+    const NAMES: &'static [(&'static str, Self)] = &[("full", Self::Full), ("summarised", Self::Summarised)];
 }
 
 // === impl Audit ===

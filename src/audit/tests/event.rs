@@ -156,16 +156,18 @@ fn a_long_target_and_agent_end_with_the_length_and_hash_of_the_rest() {
         let value: Value = serde_json::from_slice(&out).unwrap();
         [&value["requestURI"], &value["userAgent"]].map(|text| text.as_str().unwrap().to_owned())
     };
-    for (uri, agent) in [
-        (4096, 512),
-        (4097, 513),
-        (100_000, 100_000),
-    ] {
+    for (uri, agent) in [(4096, 512), (4097, 513), (100_000, 100_000)] {
         for unit in ["y", "€", "\u{80}"] {
             let long = |bytes: usize| unit.repeat(bytes / unit.len() + 1)[..].to_owned();
-            for (text, limit) in shown(long(uri).as_bytes(), long(agent).as_bytes()).iter().zip([4096, 512]) {
+            for (text, limit) in shown(long(uri).as_bytes(), long(agent).as_bytes())
+                .iter()
+                .zip([4096, 512])
+            {
                 assert!(text.len() <= limit && text.len() > limit - 64, "{}", text.len());
-                assert!(text.ends_with(')') && text.contains(" bytes more, hmac:"), "{text}");
+                assert!(
+                    text.ends_with(')') && text.contains(" bytes more, hmac:"),
+                    "{text}"
+                );
             }
         }
         let [uri, agent] = shown(&vec![0xff; uri], &vec![0xff; agent]);
@@ -177,7 +179,11 @@ fn a_long_target_and_agent_end_with_the_length_and_hash_of_the_rest() {
     let end = |end: &str| shown(format!("{}{end}", "x".repeat(9000)).as_bytes(), b"")[0].clone();
     assert_ne!(end("a"), end("b"));
     assert_eq!(end("a"), end("a"));
-    assert!(end("a").ends_with(&format!("({} bytes more, {})", 9001 - 4040, redaction.hash(&[&b"x".repeat(9000 - 4040)[..], b"a"].concat()))));
+    assert!(end("a").ends_with(&format!(
+        "({} bytes more, {})",
+        9001 - 4040,
+        redaction.hash(&[&b"x".repeat(9000 - 4040)[..], b"a"].concat())
+    )));
 }
 
 /// Seen red: with serde_json's own escapes, all but those below U+0020 were written raw.
@@ -201,10 +207,17 @@ fn nothing_in_a_line_acts_on_a_terminal_or_hides() {
         ..event()
     };
     let line = line(&event);
-    let raw = line.trim_end_matches('\n').chars().find(|char| !matches!(char, ' '..='~'));
+    let raw = line
+        .trim_end_matches('\n')
+        .chars()
+        .find(|char| !matches!(char, ' '..='~'));
     assert_eq!(raw, None, "{line:?}");
     let value: Value = serde_json::from_str(&line).unwrap();
-    for text in [&value["requestURI"], &value["userAgent"], &value["user"]["username"]] {
+    for text in [
+        &value["requestURI"],
+        &value["userAgent"],
+        &value["user"]["username"],
+    ] {
         assert_eq!(text, hidden, "a reader gets back what was sent");
     }
     // What has a shape stays legible.

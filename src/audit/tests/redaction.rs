@@ -57,7 +57,10 @@ fn credentials_are_never_shown() {
             ("/pods;jwt=abc/x?y=1", "/pods;jwt=redacted/x?y=1"),
             // A query within a value.
             ("/pods?x=?token=a", "/pods?x=redacted"),
-            ("/x?next=https%3A%2F%2Fh%2F%3Fcode%3Dabc&a=b", "/x?next=redacted&a=b"),
+            (
+                "/x?next=https%3A%2F%2Fh%2F%3Fcode%3Dabc&a=b",
+                "/x?next=redacted&a=b",
+            ),
             // Tokens of a known form.
             ("/x?y=Bearer%20abc", "/x?y=redacted"),
             ("/x?y=basic+abc", "/x?y=redacted"),
@@ -79,7 +82,10 @@ fn every_name_on_the_page_is_hidden_in_every_spelling() {
     };
     let (parts, whole) = (listed("- part of a name: "), listed("- a whole name: "));
     let commands = listed("- the end of a name, an index left out: ");
-    assert!(parts.len() == 19 && whole.len() == 7 && commands.len() == 7, "{parts:?}");
+    assert!(
+        parts.len() == 19 && whole.len() == 7 && commands.len() == 7,
+        "{parts:?}"
+    );
     for name in parts.iter().chain(&whole).chain(&commands) {
         let upper = name.to_ascii_uppercase();
         let encoded: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
@@ -98,7 +104,11 @@ fn every_name_on_the_page_is_hidden_in_every_spelling() {
         }
     }
     for command in commands {
-        for name in [format!("{command}[0]"), format!("{command}.12"), format!("exec_{command}")] {
+        for name in [
+            format!("{command}[0]"),
+            format!("{command}.12"),
+            format!("exec_{command}"),
+        ] {
             let uri = format!("/x?{name}=HIDDEN");
             assert!(!shown(AuditCommands::Omit, &uri).contains("HIDDEN"), "{uri}");
         }

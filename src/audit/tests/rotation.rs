@@ -83,7 +83,12 @@ fn every_event_is_whole_in_one_of_the_files_and_none_is_lost() {
 fn the_oldest_files_go_and_nothing_that_was_not_made_here() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.log");
-    let others = ["audit.log.1", "audit.log.gz", "audit.log.2026-01-02T03-04-05.123456Zx", "other.log"];
+    let others = [
+        "audit.log.1",
+        "audit.log.gz",
+        "audit.log.2026-01-02T03-04-05.123456Zx",
+        "other.log",
+    ];
     for name in others {
         fs::write(directory.path().join(name), name).unwrap();
     }
@@ -130,7 +135,10 @@ fn a_rotation_that_fails_loses_nothing_and_is_tried_again_later() {
     }
     thread.shutdown(PATIENCE).unwrap();
     assert_eq!(verbs(&real).len(), 20, "the link's file goes on");
-    assert!(fs::symlink_metadata(&path).unwrap().is_symlink(), "the link is left alone");
+    assert!(
+        fs::symlink_metadata(&path).unwrap().is_symlink(),
+        "the link is left alone"
+    );
     assert_eq!(backups(&path), [] as [PathBuf; 0]);
     assert_eq!((audit.written(), audit.errors()), (20, 1), "said once");
 }
@@ -184,7 +192,12 @@ fn a_file_that_was_renamed_or_emptied_by_another_program_is_not_renamed_again() 
     assert_eq!(fs::read_to_string(&path).unwrap(), "theirs\nc\n");
     assert_eq!(sink.room_for(b"d\n"), 0);
     // Emptied in place.
-    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
     sink.rotate().unwrap();
     assert_eq!(sink.room_for(b"d\n"), 2);
     assert_eq!(backups(&path).len(), 2, "none was made here");
@@ -215,5 +228,8 @@ fn a_reopen_goes_on_beside_rotation() {
     let files = backups(&path);
     assert!(files.len() > 2);
     let found: Vec<_> = files.iter().chain([&path]).flat_map(|path| verbs(path)).collect();
-    assert_eq!(found, (0..20).map(|number| number.to_string()).collect::<Vec<_>>());
+    assert_eq!(
+        found,
+        (0..20).map(|number| number.to_string()).collect::<Vec<_>>()
+    );
 }

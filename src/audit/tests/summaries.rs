@@ -37,7 +37,9 @@ fn address(number: u32) -> IpAddr {
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 fn annotation<'a>(event: &'a Value, name: &str) -> Option<&'a str> {
@@ -91,7 +93,9 @@ fn a_flood_is_bounded_and_every_request_is_counted_once() {
     let counts = &counts(summary)[0];
     assert_eq!(counts["address"], "10.0.0.1");
     let statuses = |events: &[Value], status: u64| {
-        let events = events.iter().filter(|event| event["responseStatus"]["code"] == status);
+        let events = events
+            .iter()
+            .filter(|event| event["responseStatus"]["code"] == status);
         events.count() as u64 + counts["statuses"][status.to_string()].as_u64().unwrap()
     };
     assert_eq!((statuses(&full, 400), statuses(&full, 401)), (5000, 15_000));
@@ -100,9 +104,17 @@ fn a_flood_is_bounded_and_every_request_is_counted_once() {
     assert_eq!(counts["subresources"]["pods"], summarised(summary));
     let samples = counts["uris"].as_array().unwrap();
     assert_eq!(samples.len(), 2, "those that differ");
-    assert!(samples.iter().all(|sample| sample.as_str().unwrap().len() <= 256 + "...TRUNCATED".len()));
+    assert!(
+        samples
+            .iter()
+            .all(|sample| sample.as_str().unwrap().len() <= 256 + "...TRUNCATED".len())
+    );
     // It is an event as others are.
-    for (key, value) in [("kind", "Event"), ("apiVersion", "audit.k8s.io/v1"), ("level", "Metadata")] {
+    for (key, value) in [
+        ("kind", "Event"),
+        ("apiVersion", "audit.k8s.io/v1"),
+        ("level", "Metadata"),
+    ] {
         assert_eq!(summary[key], value);
     }
     assert_eq!(summary["sourceIPs"], serde_json::json!(["10.0.0.1"]));
@@ -128,7 +140,10 @@ fn sixty_four_sources_are_counted_one_by_one_and_the_rest_together() {
     assert_eq!(summary["sourceIPs"].as_array().unwrap().len(), 64);
     let rest: Value = serde_json::from_str(annotation(summary, "summary-rest").unwrap()).unwrap();
     assert_eq!(rest["address"], Value::Null);
-    let counted: u64 = counts.iter().map(|counts| counts["requests"].as_u64().unwrap()).sum();
+    let counted: u64 = counts
+        .iter()
+        .map(|counts| counts["requests"].as_u64().unwrap())
+        .sum();
     assert_eq!(counted + rest["requests"].as_u64().unwrap(), summarised(summary));
     assert_eq!(full.len() as u64 + summarised(summary), 20_000);
     assert!(fs::metadata(&path).unwrap().len() < 1_000_000);
@@ -175,7 +190,10 @@ fn strangers_do_not_use_up_the_rate_of_what_is_notable_or_of_users() {
     thread.shutdown(PATIENCE).unwrap();
     let (full, summaries) = sorted(&path);
     assert_eq!(summaries.keys().collect::<Vec<_>>(), ["strangers"]);
-    let of_bob = full.iter().filter(|event| event["user"]["username"] == "bob").count();
+    let of_bob = full
+        .iter()
+        .filter(|event| event["user"]["username"] == "bob")
+        .count();
     assert_eq!(of_bob, 50);
     assert_eq!(full.len() as u64 + summarised(&summaries["strangers"][0]), 5100);
 }
@@ -230,7 +248,11 @@ fn a_user_beyond_the_rate_is_named_in_a_summary_and_other_users_and_commands_are
     assert_eq!(summaries.keys().collect::<Vec<_>>(), ["user"]);
     let summary = &summaries["user"][0];
     assert_eq!(summary["user"]["username"], "user-0");
-    let of = |name: &str| full.iter().filter(|event| event["user"]["username"] == name).count() as u64;
+    let of = |name: &str| {
+        full.iter()
+            .filter(|event| event["user"]["username"] == name)
+            .count() as u64
+    };
     assert_eq!(of("user-1"), 100);
     let counted: u64 = summaries["user"].iter().map(summarised).sum();
     assert_eq!(of("user-0") + counted, 2100);
@@ -255,8 +277,14 @@ async fn strangers_hold_half_of_the_places_at_most() {
         assert_eq!(audit.pending(), 8);
         drop((held, users));
         assert_eq!(audit.pending(), 0);
-        assert!(audit.try_reserve(Holder::Stranger).is_some(), "places are given back");
-        tokio::task::spawn_blocking(|| thread.shutdown(PATIENCE)).await.unwrap().unwrap();
+        assert!(
+            audit.try_reserve(Holder::Stranger).is_some(),
+            "places are given back"
+        );
+        tokio::task::spawn_blocking(|| thread.shutdown(PATIENCE))
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!((audit.written(), audit.dropped()), (1, 0), "the summary");
         fs::remove_file(&path).unwrap();
     }
@@ -276,14 +304,22 @@ async fn with_full_every_event_is_written_and_strangers_wait_for_their_own_place
         let audit = audit.clone();
         async move { audit.write_unreserved(&refusal(address(1))).await }
     });
-    audit.reserve_blocking(Holder::User).await.write_and_wait(&event()).await.unwrap();
+    audit
+        .reserve_blocking(Holder::User)
+        .await
+        .write_and_wait(&event())
+        .await
+        .unwrap();
     assert!(!asking.is_finished());
     drop(held);
     asking.await.unwrap().unwrap();
     for _ in 0..3000 {
         audit.write_unreserved(&refusal(address(1))).await.unwrap();
     }
-    tokio::task::spawn_blocking(|| thread.shutdown(PATIENCE)).await.unwrap().unwrap();
+    tokio::task::spawn_blocking(|| thread.shutdown(PATIENCE))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(lines(&path).len(), 3002);
     assert_eq!(audit.summarised(), 0);
 }

@@ -76,7 +76,11 @@ async fn blocking_waits_for_room_and_for_the_file() {
     }));
     thread.shutdown(PATIENCE).unwrap();
     assert_eq!(verbs(&path), ["first", "second", "third"]);
-    let late = audit.reserve_blocking(Holder::User).await.write_and_wait(&event()).await;
+    let late = audit
+        .reserve_blocking(Holder::User)
+        .await
+        .write_and_wait(&event())
+        .await;
     assert!(matches!(late, Err(AuditError::Closed)));
     assert_eq!((audit.dropped(), audit.pending()), (1, 0));
 }
@@ -222,7 +226,10 @@ async fn off_accepts_every_event_and_writes_none() {
     };
     let (audit, thread) = Audit::start(&off, 1).unwrap();
     assert!(!audit.is_blocking());
-    let (first, second) = (audit.reserve().unwrap(), audit.reserve_blocking(Holder::User).await);
+    let (first, second) = (
+        audit.reserve().unwrap(),
+        audit.reserve_blocking(Holder::User).await,
+    );
     first.write(&event());
     second.write_and_wait(&event()).await.unwrap();
     assert_eq!((audit.written(), audit.pending(), audit.dropped()), (0, 0, 0));

@@ -474,7 +474,10 @@ fn the_audit_file_is_rotated_unless_the_size_is_zero() {
     };
     assert_eq!(rotation(""), megabytes(100, Some(5)));
     assert_eq!(rotation("audit: {maxSizeMB: 0, maxBackups: 0}"), None);
-    assert_eq!(rotation("audit: {maxSizeMB: 1, maxBackups: 0}"), megabytes(1, None));
+    assert_eq!(
+        rotation("audit: {maxSizeMB: 1, maxBackups: 0}"),
+        megabytes(1, None)
+    );
     assert_eq!(rotation("audit: {maxBackups: 2}"), megabytes(100, Some(2)));
     assert!(error(&least_and("audit: {maxSizeMB: 1000001}")).contains("write 0 to 1000000"));
 }
