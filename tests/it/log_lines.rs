@@ -19,9 +19,11 @@ fn client(serving: &Serving, alpn: Alpn) -> Client {
         .with_deadline(patience())
 }
 
+/// The fields of the lines whose message has this part.
 fn with_message<'a>(lines: &'a [Value], part: &str) -> Vec<&'a Value> {
-    let has = |line: &&Value| line["message"].as_str().unwrap().contains(part);
-    lines.iter().filter(has).collect()
+    let fields = lines.iter().map(|line| &line["fields"]);
+    let has = |fields: &&Value| fields["message"].as_str().unwrap().contains(part);
+    fields.filter(has).collect()
 }
 
 /// The API server cannot be reached, and a stranger sends tokens: each is a 503, and a fault of the API server.
