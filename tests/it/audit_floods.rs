@@ -149,7 +149,7 @@ async fn twenty_thousand_refusals_are_bounded_in_bytes_and_each_is_counted_once(
     assert_eq!((of("alice"), with("/exec/"), said("has expired")), (20, 20, 20));
 }
 
-/// Seen red: with interactive paths and refused certificates of a configured CA not bounded.
+/// Seen red: with `Rates::allow` always true.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_never_summarised_with_the_rest_is_no_way_to_flood() {
     let (builder, directory) = world();
@@ -227,7 +227,7 @@ async fn with_full_every_refusal_has_its_event() {
     assert_eq!((full.len(), summaries.len()), (2000, 0));
 }
 
-/// Seen red: with strangers waiting for the places of users.
+/// Seen red: with the summary not written at the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_blocking_mode_a_flood_of_strangers_holds_up_no_user() {
     let (builder, directory) = world();
@@ -258,7 +258,7 @@ async fn in_blocking_mode_a_flood_of_strangers_holds_up_no_user() {
     assert_eq!(full.len() as u64 + counted(&summaries), 2050);
 }
 
-/// Seen red: with the file rotated at the end of a batch, wherever that was.
+/// Seen red: with lines split where the file was full.
 #[tokio::test(flavor = "multi_thread")]
 async fn rotation_under_load_loses_nothing() {
     let (builder, directory) = world();

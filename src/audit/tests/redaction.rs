@@ -186,6 +186,7 @@ const NAMES: [&str; 24] = [
 ];
 
 proptest! {
+    /// Seen red: with names decoded once.
     #[test]
     fn no_secret_survives(
         before in "[a-z=&;%+?]{0,20}",
