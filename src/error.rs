@@ -304,7 +304,8 @@ impl Station {
 }
 
 /// The reasons for refusing a certificate of a configured CA, and a token that was good once. A certificate
-/// that no configured CA issued is `unknown_issuer`, and one that cannot be read is `malformed` or `too_long`.
+/// that no configured CA issued is `unknown_issuer`, and one that cannot be read is `malformed` or
+/// `too_long`.
 const NOTABLE: [&str; 14] = [
     "bad_issuer",
     "bad_signature",

@@ -106,7 +106,8 @@ fn name<'a>(event: &Event<'a>) -> &'a str {
 // === impl Users ===
 
 impl Users {
-    /// As long as all users together keep to the rate of one, no user can be beyond it, and none is looked up.
+    /// As long as all users together keep to the rate of one, no user can be beyond it, and none is looked
+    /// up.
     fn allow(&mut self, name: &str, now: Instant) -> bool {
         self.together.has_room(now) || self.each.has_room(name, now)
     }

@@ -1,8 +1,8 @@
 //! Hides the secrets of a request's target: commands as configured, credentials always.
 //!
-//! A name decides. It is compared without its case, its percent-encoding (however often it was encoded), and
-//! everything that is neither letter nor digit. A parameter that is hidden without need costs a reader little,
-//! and a secret that is shown is in every system that receives the log.
+//! A name decides. It is compared without its case, its percent-encoding (also a repeated one), and everything
+//! that is neither letter nor digit. A parameter that is hidden without need costs a reader little, and a
+//! secret that is shown is in every system that receives the log.
 
 use std::borrow::Cow;
 
@@ -199,8 +199,8 @@ fn within(value: &[u8]) -> Option<Sensitive> {
         .max_by_key(|kind| *kind == Sensitive::Credential)
 }
 
-/// Whether `name` begins with a part that makes it a credential's. Names may be as long as a request's head, so
-/// the first letter decides what is compared.
+/// Whether `name` begins with a part that makes it a credential's. Names may be as long as a request's head,
+/// so the first letter decides what is compared.
 fn is_part(name: &[u8]) -> bool {
     let parts: &[&str] = match name.first() {
         Some(b'a') => &["auth", "assertion"],

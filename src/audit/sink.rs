@@ -1,8 +1,8 @@
 //! The file that lines are written to: opened, opened again, and rotated.
 //!
 //! A rotated file keeps its directory and its mode, and its name gets the time: `audit.log` becomes
-//! `audit.log.2026-01-02T03-04-05.123456Z`. One rename is all that happens to a file, so a gate that is killed
-//! meanwhile leaves no gap. Names sort by age.
+//! `audit.log.2026-01-02T03-04-05.123456Z`. One rename is all that happens to a file, so a gate that is
+//! killed meanwhile leaves no gap. Names sort by age.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -99,16 +99,16 @@ impl Sink {
         Ok(written)
     }
 
-    /// Opens the path again, unless it is standard output; yields whether it did. If that fails, the open file
-    /// stays in use.
+    /// Opens the path again, unless it is standard output; yields whether it did. If that fails, the open
+    /// file stays in use.
     pub(super) fn reopen(&mut self) -> Result<bool, AuditError> {
         let Some(path) = &self.path else { return Ok(false) };
         (self.file, self.size) = open(path)?;
         Ok(true)
     }
 
-    /// Puts an empty file in place of the one that is full. If that fails, the full one stays in use and grows;
-    /// the next attempt is made after [`AGAIN`].
+    /// Puts an empty file in place of the one that is full. If that fails, the full one stays in use and
+    /// grows; the next attempt is made after [`AGAIN`].
     ///
     /// # Errors
     /// Only the first of several failures in a row; the others are the same to the operator.
@@ -288,7 +288,7 @@ fn ends_within_a_line(file: &File, path: &Path) -> bool {
 
 fn directory(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    parent.unwrap_or(Path::new("."))
+    parent.unwrap_or_else(|| Path::new("."))
 }
 
 fn file_name(path: &Path) -> String {

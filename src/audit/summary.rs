@@ -1,8 +1,8 @@
 //! What requests beyond a rate have in common, written every [`PERIOD`] as an event of its own.
 //!
 //! There is a summary of strangers, one of notable refusals, and one for each user who is beyond the user's
-//! rate. Each counts by source. The sources that come first in a period are counted one by one, and all others
-//! together, so that a summary is bounded however many sources a flood has.
+//! rate. Each counts by source. The sources that come first in a period are counted one by one, and all
+//! others together, so that a summary is bounded however many sources a flood has.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

@@ -182,9 +182,9 @@ impl Audit {
         Slot(Some((Arc::clone(shared), holder)))
     }
 
-    /// Writes the event of a request for which no place was reserved: of a client without a user. If strangers
-    /// hold all their places, the request is counted in the summary. Where nothing is summarised, the event
-    /// waits for a place in blocking mode and is dropped in batch mode.
+    /// Writes the event of a request for which no place was reserved: of a client without a user. If
+    /// strangers hold all their places, the request is counted in the summary. Where nothing is summarised,
+    /// the event waits for a place in blocking mode and is dropped in batch mode.
     pub(crate) async fn write_unreserved(&self, event: &Event<'_>) -> Result<(), AuditError> {
         let slot = match self.try_reserve(Holder::Stranger) {
             None if self.is_blocking() && !self.summarises() => {
@@ -277,8 +277,8 @@ impl Audit {
 // === impl Slot ===
 
 impl Slot {
-    /// Puts the event in the queue, or counts it in a summary. It never waits for the file and never fails, so
-    /// a `Drop` may use it.
+    /// Puts the event in the queue, or counts it in a summary. It never waits for the file and never fails,
+    /// so a `Drop` may use it.
     pub(crate) fn write(mut self, event: &Event<'_>) {
         if let Some((shared, holder)) = self.0.take() {
             shared.append(event, holder, None);
@@ -510,8 +510,8 @@ impl AuditQueue {
         }
     }
 
-    /// Writes whole lines, and rotates the file between two of them when it is full. `false` if the shutdown's
-    /// deadline has passed.
+    /// Writes whole lines, and rotates the file between two of them when it is full. `false` if the
+    /// shutdown's deadline has passed.
     fn write(&self, mut lines: &[u8], sink: &mut Sink) -> bool {
         while !lines.is_empty() {
             let (now, later) = lines.split_at(sink.room_for(lines));
@@ -524,8 +524,8 @@ impl AuditQueue {
             {
                 self.errors.fetch_add(1, Relaxed);
                 tracing::error!(
-                    "audit.path {}: the file cannot be rotated and grows beyond audit.maxSizeMB: {error}; check \
-                     the owner and the mode of its directory",
+                    "audit.path {}: the file cannot be rotated and grows beyond audit.maxSizeMB: {error}; \
+                     check the owner and the mode of its directory",
                     sink.name()
                 );
             }

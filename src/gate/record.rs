@@ -102,8 +102,8 @@ impl Record {
         self.facts.interactive = checks.interactive();
     }
 
-    /// Notes the user that sent the request, and reserves the event's place in the queue. In blocking mode this
-    /// waits for room.
+    /// Notes the user that sent the request, and reserves the event's place in the queue. In blocking mode
+    /// this waits for room.
     pub(crate) async fn set_identity(&mut self, identity: &Identity) {
         self.facts.identity = Some(identity.clone());
         let (audit, holder) = (&self.facts.audit, self.facts.holder());

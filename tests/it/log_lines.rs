@@ -26,7 +26,8 @@ fn with_message<'a>(lines: &'a [Value], part: &str) -> Vec<&'a Value> {
     fields.filter(has).collect()
 }
 
-/// The API server cannot be reached, and a stranger sends tokens: each is a 503, and a fault of the API server.
+/// The API server cannot be reached, and a stranger sends tokens: each is a 503, and a fault of the API
+/// server.
 ///
 /// Seen red: without the filter, 300 lines.
 #[tokio::test(flavor = "multi_thread")]
