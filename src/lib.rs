@@ -55,6 +55,7 @@ pub mod host;
 mod metrics;
 mod named;
 mod quota;
+mod repeats;
 mod report;
 pub mod settings;
 mod source;

@@ -64,7 +64,7 @@ impl Gate {
         let http1 = request.version() < Version::HTTP_2;
         let upgrade = http1 && may_be_an_upgrade(request.headers());
         let expects = http1 && request.headers().contains_key(header::EXPECT);
-        let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request).await;
+        let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request);
         let outcome = unwind(self.stations(connection, worker, request, &mut record)).await;
         let outcome = outcome.unwrap_or_else(|panic| {
             self.metrics.panics.inc();
@@ -185,7 +185,7 @@ impl Gate {
             }
         })?;
         connection.mark_authenticated();
-        record.set_identity(&identity);
+        record.set_identity(&identity).await;
         let known = Instant::now();
         self.metrics.took(Stage::Authn, known - began);
 

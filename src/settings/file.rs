@@ -175,6 +175,10 @@ sections! {
         path: String = "/var/lib/kubelet-gate/audit/audit.log".to_owned(),
         mode: String = "batch".to_owned(),
         commands: String = "hash".to_owned(),
+        strangers: String = "summarised".to_owned(),
+        #[serde(rename = "maxSizeMB")]
+        max_size_mb: u64 = 100,
+        max_backups: u64 = 5,
     }
 
     /// `admin`
