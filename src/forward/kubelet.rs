@@ -21,7 +21,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::io::KubeletIo;
-use super::pool::KubeletConnection;
+use super::open::OpenConnections;
+use super::pool::{KubeletConnection, Pool};
 use super::read_ahead::ReadAhead;
 use crate::error::{RequestError, chain};
 use crate::host::Mark;
@@ -34,6 +35,7 @@ use crate::tls::{self, UpstreamVerification, pem};
 pub(crate) struct Kubelet {
     settings: settings::Upstream,
     connect_timeout: Duration,
+    open: OpenConnections,
     access: ArcSwap<KubeletAccess>,
     /// Held while a thread reads the files again.
     reloading: Mutex<()>,
@@ -104,14 +106,15 @@ impl Kubelet {
     /// A file is missing or unusable.
     pub(crate) fn new(
         settings: settings::Upstream,
-        connect_timeout: Duration,
+        limits: &settings::Limits,
         mark: Option<Mark>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KubeletError> {
         let access = ArcSwap::from_pointee(KubeletAccess::read(&settings, 0)?);
         Ok(Self {
             settings,
-            connect_timeout,
+            connect_timeout: limits.upstream_connect_timeout,
+            open: OpenConnections::new(limits.upstream_connections),
             access,
             reloading: Mutex::new(()),
             mark,
@@ -135,6 +138,11 @@ impl Kubelet {
             self.access.store(Arc::new(access));
         }
         Ok(changed)
+    }
+
+    /// A pool for a worker's idle connections, of which it keeps up to `capacity`.
+    pub(crate) fn pool(&self, capacity: usize) -> Pool {
+        self.open.pool(capacity, self.metrics.clone())
     }
 
     /// Whether a connection can be made now, for `/readyz`.
@@ -206,6 +214,7 @@ impl Kubelet {
     }
 
     async fn connect_with(&self, access: &KubeletAccess) -> io::Result<Box<KubeletConnection>> {
+        let counted = self.open.count();
         let dialled = timeout(self.connect_timeout, async {
             let io = match &self.settings.url {
                 UpstreamUrl::Unix(path) => KubeletIo::Unix(UnixStream::connect(path).await?),
@@ -233,6 +242,7 @@ impl Kubelet {
             sender,
             connection,
             access.generation,
+            counted,
         )))
     }
 

@@ -77,6 +77,18 @@ impl Witness {
         }
     }
 
+    /// Whether a request is the API server's, as far as that is known: by `firewall.apiServerUsers`, or by a
+    /// client certificate whose user may `nodes/proxy`, as this request or the last one noted shows.
+    pub(crate) fn is_api_server(&self, permit: &Permit) -> bool {
+        let (credential, user) = (permit.identity().credential(), permit.identity().user());
+        if !self.users.is_empty() {
+            return credential != CredentialKind::Anonymous && self.users.contains(&user.username);
+        }
+        credential == CredentialKind::Certificate
+            && (permit.subresource() == Subresource::Proxy
+                || matches!(&*self.seen.load(), Some(seen) if seen.user == user.username))
+    }
+
     #[cold]
     fn note(&self, user: &str, second: u64) {
         // Two workers may come here in the same second. Either note is good enough.
