@@ -225,13 +225,16 @@ impl Gate {
         };
         let (places, reason, text) = if permit.tunnel().is_some() {
             let text = "too many streams are open for this user\n";
-            (&self.streams, "streams", text)
+            (&self.streams, "streams_per_identity", text)
         } else {
             let text = "too many requests are being answered for this user\n";
-            (&self.requests, "requests", text)
+            (&self.requests, "requests_per_identity", text)
         };
         let place = places.take(user, rank).await;
-        place.ok_or_else(|| RequestError::too_many(Station::Authz, reason, text))
+        place.ok_or_else(|| {
+            self.metrics.rejected(reason);
+            RequestError::too_many(Station::Authz, reason, text)
+        })
     }
 
     /// Takes the one checkpoint slot if the request writes a checkpoint.

@@ -56,6 +56,7 @@ mod limits;
 mod next_steps;
 mod node_name;
 mod outside_clients;
+mod places;
 mod proving;
 mod proving_command;
 mod proving_nodes;
