@@ -355,9 +355,7 @@ pub(super) fn status_message(body: &[u8]) -> Option<String> {
     struct StatusObject {
         message: String,
     }
-    json::read::<StatusObject>(body)
-        .ok()
-        .map(|status| status.message)
+    json::read::<StatusObject>(body).ok().map(|status| status.message)
 }
 
 /// Reads null as the zero value, as Go does.

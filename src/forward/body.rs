@@ -21,7 +21,7 @@ pub(crate) struct Body {
     guard: Option<Guard>,
     /// Kept until the last piece was written.
     place: Option<Arc<dyn Send + Sync>>,
-    /// Gives the last byte of each frame a frame of its own.
+    /// Gives the last byte of a large frame a frame of its own.
     splits: bool,
     /// That byte.
     last: Option<Bytes>,
@@ -46,6 +46,9 @@ thread_local! {
     /// What the last poll of a body on this thread found, for [`Body::observe_frames`].
     static ASKED: Cell<Option<NextFrame>> = const { Cell::new(None) };
 }
+
+/// The largest frame that stays whole on HTTP/2, in bytes. Most clients open a window of 64 KiB at once.
+const SMALL: usize = 1024;
 
 /// A value that is kept as long as an answer.
 pub(super) type Guard = Box<dyn Send + Sync>;
@@ -103,8 +106,8 @@ impl Body {
     ///
     /// On HTTP/2, hyper hands over a whole frame, and with the last one the stream, as soon as the client's
     /// window has room for one byte. Nothing would end a stream whose client opens its window no further. So
-    /// there the last byte of each frame is a frame of its own, which waits until the window has room for all
-    /// bytes before it.
+    /// there the last byte of a frame is a frame of its own, which waits until the window has room for all
+    /// bytes before it. A frame of up to [`SMALL`] bytes stays whole: its stream ends with the connection.
     #[must_use]
     pub(crate) fn until_written(mut self, place: Arc<dyn Send + Sync>, http2: bool) -> Self {
         self.place = Some(place);
@@ -141,7 +144,7 @@ impl HttpBody for Body {
         }));
         frame.map_ok(|frame| {
             frame.map_data(|mut bytes| {
-                if this.splits && bytes.len() > 1 {
+                if this.splits && bytes.len() > SMALL {
                     this.last = Some(bytes.split_off(bytes.len() - 1));
                 }
                 Piece {

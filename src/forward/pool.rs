@@ -191,7 +191,9 @@ impl Pool {
 impl IdleConnections {
     /// Closes the connection that has been idle longest; false if none is idle.
     pub(super) fn close_oldest(&self) -> bool {
-        let Some(shelf) = self.0.upgrade() else { return false };
+        let Some(shelf) = self.0.upgrade() else {
+            return false;
+        };
         let mut idle = shelf.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.is_empty() {
             return false;

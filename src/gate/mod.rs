@@ -106,7 +106,10 @@ impl Gate {
                 // that is refused for what it holds must not hold its refusals as well.
                 let empty = !http1 && error.status == StatusCode::TOO_MANY_REQUESTS;
                 let response = error.into_response();
-                (response.map(|text| if empty { Body::empty() } else { Body::full(text) }), None)
+                (
+                    response.map(|text| if empty { Body::empty() } else { Body::full(text) }),
+                    None,
+                )
             }
         };
         self.metrics.request(&record.labels(response.status()));

@@ -258,9 +258,17 @@ mod tests {
         drop((bob, alice));
         let more = fill(&places, "api", Rank::ApiServer);
         assert_eq!(api_server.len() + more.len(), 12, "three quarters");
-        assert_eq!(fill(&places, "bob", Rank::Other).len(), 2, "half of the other quarter");
+        assert_eq!(
+            fill(&places, "bob", Rank::Other).len(),
+            2,
+            "half of the other quarter"
+        );
         let carol = fill(&places, "carol", Rank::Kept);
-        assert_eq!(carol.len(), 2, "the API server has the kept places, so she finds one of the others");
+        assert_eq!(
+            carol.len(),
+            2,
+            "the API server has the kept places, so she finds one of the others"
+        );
     }
 
     #[test]

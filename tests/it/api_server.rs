@@ -84,9 +84,18 @@ async fn whatever_the_api_server_answers_wrongly_nothing_gets_through() {
         status(json!({"reason": "no word on it"})),
         status(json!([true])),
         status(json!([true, false, ""])),
-        raw(201, r#"["SubjectAccessReview","authorization.k8s.io/v1",{"allowed":true}]"#),
-        raw(201, r#"{"kind":"SubjectAccessReview","apiVersion":"v1","status":{"allowed":true}}"#),
-        raw(201, &format!(r#"{{{access},"status":{{"allowed":false,"allowed":true}}}}"#)),
+        raw(
+            201,
+            r#"["SubjectAccessReview","authorization.k8s.io/v1",{"allowed":true}]"#,
+        ),
+        raw(
+            201,
+            r#"{"kind":"SubjectAccessReview","apiVersion":"v1","status":{"allowed":true}}"#,
+        ),
+        raw(
+            201,
+            &format!(r#"{{{access},"status":{{"allowed":false,"allowed":true}}}}"#),
+        ),
         raw(201, &format!(r#"{{{access},"status":{{"allowed":true}}}}{{}}"#)),
     ];
     let only_token = [
@@ -99,8 +108,14 @@ async fn whatever_the_api_server_answers_wrongly_nothing_gets_through() {
         status(json!([true, {"username": "admin"}])),
         status(json!({"authenticated": true, "user": ["admin", "", ["admins"]]})),
         status(json!({"authenticated": true, "user": {"username": "admin", "extra": ["k"]}})),
-        raw(201, &format!(r#"["TokenReview","authentication.k8s.io/v1",{user}]"#)),
-        raw(201, &format!(r#"{{"kind":"TokenReview","apiVersion":"v1","status":{user}}}"#)),
+        raw(
+            201,
+            &format!(r#"["TokenReview","authentication.k8s.io/v1",{user}]"#),
+        ),
+        raw(
+            201,
+            &format!(r#"{{"kind":"TokenReview","apiVersion":"v1","status":{user}}}"#),
+        ),
         raw(201, &format!(r#"{{{token},"status":{{}},"status":{user}}}"#)),
     ];
     let once = |behaviours: [Behaviour; 12]| behaviours.map(|behaviour| (behaviour, Asked::Once));

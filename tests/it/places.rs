@@ -42,7 +42,10 @@ fn refused(world: &World) -> f64 {
 /// HTTP/2, 60 requests stay in flight.
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_answers_of_one_token_leave_room_for_others() {
-    let world = World::builder().set("limits.upstreamConnections", 8).start().await;
+    let world = World::builder()
+        .set("limits.upstreamConnections", 8)
+        .start()
+        .await;
     let mut attackers = Vec::new();
     for _ in 0..3 {
         let mut frames = Frames::open(&world.tls_client(None, Alpn::H2), &[(INITIAL_WINDOW, 0)]).await;
@@ -85,15 +88,22 @@ async fn a_window_of_one_byte_ends_no_answer() {
         .set("limits.writeStallTimeout", "2s")
         .start()
         .await;
-    for path in ["/healthz", "/metrics", "/lab/bytes?n=60000"] {
+    for path in ["/lab/bytes?n=1025", "/lab/bytes?n=60000"] {
         let mut frames = Frames::open(&world.h2_client("bob"), &[(INITIAL_WINDOW, 1)]).await;
         frames.send(&get(1, path)).await;
         let data = frames.find(DATA, 1, patience()).await.expect("the first byte");
         assert_eq!((data.payload.len(), data.flags & END_STREAM), (1, 0), "{path}");
-        assert_eq!(world.client("bob").status("/healthz").await, 429, "{path}: the place is held");
+        assert_eq!(
+            world.client("bob").status("/healthz").await,
+            429,
+            "{path}: the place is held"
+        );
         let reset = frames.find(RST_STREAM, 1, patience()).await;
         assert_eq!(reset.expect("it is ended").code(), 8, "CANCEL");
-        eventually("the place is free", || world.metric("requests_in_flight", &[]) == 0.0).await;
+        eventually("the place is free", || {
+            world.metric("requests_in_flight", &[]) == 0.0
+        })
+        .await;
         assert_eq!(world.client("bob").status("/healthz").await, 200, "{path}");
     }
     // A window that has room for the answer, and for no byte more, ends it.
@@ -132,11 +142,20 @@ async fn an_answer_that_is_not_yet_written_holds_its_place() {
         })
         .await;
     }
-    assert_eq!(refused(&world), 1.0, "{sent} answers are kept for a client that reads none");
+    assert_eq!(
+        refused(&world),
+        1.0,
+        "{sent} answers are kept for a client that reads none"
+    );
     // Once it reads, the places are free again.
     let mut left = 60_000 * (sent as usize - 1);
     while left > 0 {
-        left -= frames.find(DATA, 0, patience()).await.expect("the rest").payload.len();
+        left -= frames
+            .find(DATA, 0, patience())
+            .await
+            .expect("the rest")
+            .payload
+            .len();
     }
     assert_eq!(world.client("bob").status("/healthz").await, 200);
     drop(frames);
@@ -166,7 +185,9 @@ async fn an_unread_answer_holds_a_bounded_number_of_bytes() {
                 tokio::spawn(async move {
                     let mut head = [0; 4096];
                     let _ = stream.read(&mut head).await;
-                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+                    let _ = stream
+                        .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                        .await;
                     let chunk = [b"1000\r\n".to_vec(), vec![b'x'; 4096], b"\r\n".to_vec()].concat();
                     while stream.write_all(&chunk).await.is_ok() {
                         written.fetch_add(chunk.len(), Relaxed);
@@ -183,7 +204,12 @@ async fn an_unread_answer_holds_a_bounded_number_of_bytes() {
         let opened = opened as usize;
         let mut taken = 0;
         while taken < opened {
-            taken += frames.find(DATA, 1, patience()).await.expect("more").payload.len();
+            taken += frames
+                .find(DATA, 1, patience())
+                .await
+                .expect("more")
+                .payload
+                .len();
         }
         // A kubelet that can still write does so many times in this time.
         let mut before = usize::MAX;
@@ -197,7 +223,10 @@ async fn an_unread_answer_holds_a_bounded_number_of_bytes() {
         println!("window {opened}: {held} bytes held, the socket's included");
         assert!(held <= HELD + sockets, "window {opened}: {held} bytes");
         drop(frames);
-        eventually("the answer is dropped", || world.metric("requests_in_flight", &[]) == 0.0).await;
+        eventually("the answer is dropped", || {
+            world.metric("requests_in_flight", &[]) == 0.0
+        })
+        .await;
     }
     kubelet.abort();
     world.stop().await;
@@ -206,7 +235,10 @@ async fn an_unread_answer_holds_a_bounded_number_of_bytes() {
 /// Seen red: with no wait, the answer is 429.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_waits_for_a_place_that_is_about_to_be_free() {
-    let world = World::builder().set("limits.requestsPerIdentity", 1).start().await;
+    let world = World::builder()
+        .set("limits.requestsPerIdentity", 1)
+        .start()
+        .await;
     let follower = world.client("bob").open(request("GET", LOG, &[])).await.unwrap();
     let bob = world.client("bob");
     let waiting = tokio::spawn(async move { bob.status("/healthz").await });
@@ -246,9 +278,15 @@ async fn connections_to_the_kubelet_are_bounded_over_all_workers() {
             assert_eq!(answer.status(), Some(200));
         }
     }
-    eventually("idle connections were closed", || world.kubelet.open_connections() <= 4).await;
+    eventually("idle connections were closed", || {
+        world.kubelet.open_connections() <= 4
+    })
+    .await;
     assert!(world.metric("upstream_idle_connections", &[]) <= 4.0);
-    assert!(world.kubelet.connections_accepted() >= 6, "each worker made its own");
+    assert!(
+        world.kubelet.connections_accepted() >= 6,
+        "each worker made its own"
+    );
     drop(connections);
     world.stop().await;
 }
@@ -296,7 +334,11 @@ async fn the_api_servers_streams_leave_room_for_others_and_theirs_for_it() {
     assert_eq!(bob.len(), 2);
     let api_server = fill(&world, API_SERVER).await;
     assert_eq!(api_server.len(), 6);
-    assert_eq!(world.client("bob").status("/pods").await, 200, "streams have places of their own");
+    assert_eq!(
+        world.client("bob").status("/pods").await,
+        200,
+        "streams have places of their own"
+    );
     drop((bob, api_server));
     world.stop().await;
 }
@@ -313,7 +355,11 @@ async fn the_configuration_says_who_the_api_server_is_and_for_whom_places_are_ke
         .await;
     let bob = fill(&world, "bob").await;
     assert_eq!(bob.len(), 6);
-    assert_eq!(fill(&world, API_SERVER).await.len(), 1, "an ordinary user leaves room for another");
+    assert_eq!(
+        fill(&world, API_SERVER).await.len(),
+        1,
+        "an ordinary user leaves room for another"
+    );
     drop(bob);
     world.stop().await;
 }

@@ -6,10 +6,8 @@ use crate::apiserver::reviews::{AnswerError, access_answer, token_answer};
 
 fn token(status: &str) -> Result<TokenAnswer, AnswerError> {
     token_answer(
-        format!(
-            r#"{{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","status":{status}}}"#
-        )
-        .as_bytes(),
+        format!(r#"{{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","status":{status}}}"#)
+            .as_bytes(),
         "t0ken",
     )
 }
@@ -87,7 +85,10 @@ fn doubtful_token_answers_fail() {
     }
     // A parser's message quotes what it does not expect.
     let quoting = token(r#"{"authenticated":"t0ken"}"#).unwrap_err().to_string();
-    assert!(quoting.contains("[token]") && !quoting.contains("t0ken"), "{quoting}");
+    assert!(
+        quoting.contains("[token]") && !quoting.contains("t0ken"),
+        "{quoting}"
+    );
 }
 
 #[test]

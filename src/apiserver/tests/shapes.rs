@@ -61,7 +61,10 @@ fn refusals() -> Vec<Json> {
     vec![
         access(object(denied.clone())),
         access(object([("allowed", Bool(false)), ("reason", text("true"))])),
-        access(object([("reason", text("no word on it")), ("denied", Bool(false))])),
+        access(object([
+            ("reason", text("no word on it")),
+            ("denied", Bool(false)),
+        ])),
         token(object([("user", user.clone()), ("error", text("bad token"))])),
         token(object([("authenticated", Bool(false)), ("user", user.clone())])),
         token(object([
@@ -84,8 +87,20 @@ fn refusals() -> Vec<Json> {
 }
 
 const KEYS: [&str; 14] = [
-    "kind", "apiVersion", "status", "spec", "allowed", "denied", "authenticated", "user", "username",
-    "error", "token", "Status", "ALLOWED", "status.allowed",
+    "kind",
+    "apiVersion",
+    "status",
+    "spec",
+    "allowed",
+    "denied",
+    "authenticated",
+    "user",
+    "username",
+    "error",
+    "token",
+    "Status",
+    "ALLOWED",
+    "status.allowed",
 ];
 
 fn values() -> Vec<Json> {
@@ -163,7 +178,9 @@ impl Json {
         match self {
             _ if *number > usize::MAX / 2 => {}
             List(items) => items.iter_mut().for_each(|item| item.change(number, change)),
-            Object(entries) => entries.iter_mut().for_each(|(_, value)| value.change(number, change)),
+            Object(entries) => entries
+                .iter_mut()
+                .for_each(|(_, value)| value.change(number, change)),
             _ => {}
         }
     }
@@ -368,13 +385,31 @@ fn a_kubeconfig_is_not_read_by_guessing() {
         (good.1, "token: {a: b}"),
         (good.1, "token: t, token: u"),
         (good.1, "exec: [client.authentication.k8s.io/v1, p]"),
-        (good.1, "exec: {apiVersion: client.authentication.k8s.io/v1, command: p, interactiveMode: Never, \
-                  env: [[a, b]]}"),
-        ("certificate-authority: ca.crt, insecure-skip-tls-verify: 'true'", good.2),
-        ("certificate-authority: ca.crt, insecure-skip-tls-verify: yes", good.2),
-        ("certificate-authority: ca.crt, insecure-skip-tls-verify: on", good.2),
-        ("certificate-authority: ca.crt, insecure-skip-tls-verify: 1", good.2),
-        ("certificate-authority: ca.crt, insecure-skip-tls-verify: [true]", good.2),
+        (
+            good.1,
+            "exec: {apiVersion: client.authentication.k8s.io/v1, command: p, interactiveMode: Never, \
+                  env: [[a, b]]}",
+        ),
+        (
+            "certificate-authority: ca.crt, insecure-skip-tls-verify: 'true'",
+            good.2,
+        ),
+        (
+            "certificate-authority: ca.crt, insecure-skip-tls-verify: yes",
+            good.2,
+        ),
+        (
+            "certificate-authority: ca.crt, insecure-skip-tls-verify: on",
+            good.2,
+        ),
+        (
+            "certificate-authority: ca.crt, insecure-skip-tls-verify: 1",
+            good.2,
+        ),
+        (
+            "certificate-authority: ca.crt, insecure-skip-tls-verify: [true]",
+            good.2,
+        ),
     ] {
         let read = parse(&kubeconfig_text(good.0, cluster, user));
         assert!(read.is_err(), "{cluster} {user}");
