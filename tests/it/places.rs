@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use fakes::apiserver::METRICS_TOKEN;
+use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN};
 use fakes::client::{Alpn, UpgradeAnswer, WsSession};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
@@ -343,10 +343,9 @@ async fn the_api_servers_streams_leave_room_for_others_and_theirs_for_it() {
     world.stop().await;
 }
 
-/// Seen red: with `firewall.apiServerUsers` not looked at, and with a name like the API server's counted beside
-/// it.
+/// Seen red: with `firewall.apiServerUsers` not looked at.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_configuration_says_who_the_api_server_is_and_for_whom_places_are_kept() {
+async fn the_configuration_names_the_api_server() {
     let world = World::builder()
         .set("limits.streams", 8)
         .set("limits.streamsPerIdentity", 2)
@@ -355,11 +354,37 @@ async fn the_configuration_says_who_the_api_server_is_and_for_whom_places_are_ke
         .await;
     let bob = fill(&world, "bob").await;
     assert_eq!(bob.len(), 6);
-    assert_eq!(
-        fill(&world, API_SERVER).await.len(),
-        1,
-        "an ordinary user leaves room for another"
-    );
-    drop(bob);
+    let other = fill(&world, API_SERVER).await;
+    assert_eq!(other.len(), 1, "an ordinary user leaves room for another");
+    drop((bob, other));
+    world.stop().await;
+}
+
+/// Seen red: with `Rank::Kept` for no user.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_is_kept_for_the_users_who_may_run_commands() {
+    let world = World::builder()
+        .set("limits.upstreamConnections", 4)
+        .set("authorization.interactive.allowedUsers", vec!["bob"])
+        .start()
+        .await;
+    let mut holding = Vec::new();
+    for (client, request, streams) in [
+        (world.tls_client(None, Alpn::H2), get_metrics as fn(u32) -> Vec<u8>, 2),
+        (world.h2_client(API_SERVER), |stream| get(stream, "/metrics"), 1),
+    ] {
+        let mut frames = Frames::open(&client, &[(INITIAL_WINDOW, 0)]).await;
+        for number in 0..streams {
+            frames.send(&request(2 * number + 1)).await;
+            let answer = frames.find(HEADERS, 2 * number + 1, patience()).await;
+            assert_eq!(answer.unwrap().status(), Some(200));
+        }
+        holding.push(frames);
+    }
+    // Three of four places are for all users.
+    let other = world.token_client(ADMIN_TOKEN).get("/metrics").await.unwrap();
+    assert_eq!(other.status(), 429);
+    assert_eq!(world.client("bob").status("/metrics").await, 200);
+    drop(holding);
     world.stop().await;
 }
