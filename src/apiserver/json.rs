@@ -95,9 +95,9 @@ impl<'de> Deserializer<'de> for Tree {
             Value::Bool(value) => visitor.visit_bool(value),
             Value::Number(number) => number.deserialize_any(visitor),
             Value::String(text) => visitor.visit_string(text),
-            Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.into_iter().map(Tree))),
+            Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.into_iter().map(Self))),
             Value::Object(entries) => {
-                let entries = entries.into_iter().map(|(key, value)| (key, Tree(value)));
+                let entries = entries.into_iter().map(|(key, value)| (key, Self(value)));
                 visitor.visit_map(MapDeserializer::new(entries))
             }
         }

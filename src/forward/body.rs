@@ -1,7 +1,7 @@
 //! The body of an answer: the kubelet's bytes, or the gate's own.
 //!
-//! While a client does not read, hyper keeps pieces of its answer after the body has ended. So each piece keeps
-//! the request's place too.
+//! While a client does not read, hyper keeps pieces of its answer after the body has ended. So each piece
+//! keeps the request's place too.
 
 use std::cell::Cell;
 use std::io::IoSlice;

@@ -9,8 +9,8 @@ use crate::metrics::Metrics;
 /// Counts the connections to the kubelet, and closes idle ones when there are too many.
 ///
 /// It refuses none. Each request that uses a connection has a place, and there are as many places as
-/// connections: once no connection is idle there are not too many. Streams have places of their own and are not
-/// counted here.
+/// connections: once no connection is idle there are not too many. Streams have places of their own and are
+/// not counted here.
 pub(super) struct OpenConnections {
     count: Arc<AtomicUsize>,
     most: usize,

@@ -29,7 +29,8 @@ const LOGGED_AGAIN: Duration = Duration::from_secs(60);
 ///
 /// A quarter of them is kept for the API server and the users of `interactive.allowedUsers`, and another
 /// quarter for all other users. A user never holds more places than are left for the others, so that a user
-/// who comes later finds one; only the API server, which speaks for many users, may use up its three quarters.
+/// who comes later finds one; only the API server, which speaks for many users, may use up its three
+/// quarters.
 pub(crate) struct Places {
     /// What holds a place, for the log: `requests` or `streams`.
     what: &'static str,
@@ -95,8 +96,8 @@ impl Places {
         })
     }
 
-    /// Takes a place for `user`. If there is none, waits for one up to a second; `None` if there is none then,
-    /// or if too many wait already. A caller that stops waiting leaves nothing behind.
+    /// Takes a place for `user`. If there is none, waits for one up to a second; `None` if there is none
+    /// then, or if too many wait already. A caller that stops waiting leaves nothing behind.
     pub(crate) async fn take(self: &Arc<Self>, user: &Identity, rank: Rank) -> Option<Place> {
         match self.try_take(user, rank) {
             Some(place) => Some(place),
@@ -105,8 +106,8 @@ impl Places {
         }
     }
 
-    /// Tries again and again. A queue would have to be searched at the end of every request, since the next in
-    /// it may be of a user that has too many places.
+    /// Tries again and again. A queue would have to be searched at the end of every request, since the next
+    /// in it may be of a user that has too many places.
     async fn wait(self: &Arc<Self>, user: &Identity, rank: Rank) -> Option<Place> {
         if let Some(_waiter) = self.wait_as(&user.user().username) {
             let (end, mut pause) = (Instant::now() + PATIENCE, FIRST_PAUSE);
@@ -245,7 +246,8 @@ mod tests {
         std::iter::from_fn(|| places.try_take(&user(name), rank)).collect()
     }
 
-    /// Seen red: with `left` not asked for one user's bound (bob takes 12), and with groups that may take all.
+    /// Seen red: with `left` not asked for one user's bound (bob takes 12), and with groups that may take
+    /// all.
     #[test]
     fn no_user_takes_all_places_and_each_group_finds_its_quarter() {
         let places = Places::new("requests", 16, 100);

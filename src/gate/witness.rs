@@ -77,10 +77,10 @@ impl Witness {
         }
     }
 
-    /// Whether a request is the API server's, as far as that is known: a user of `firewall.apiServerUsers`. If
-    /// that is empty: a client certificate for an `apiserver`, as installers name it, whose user may
-    /// `nodes/proxy`, as this request or the last one noted shows. An administrator's certificate may that too,
-    /// so the name decides.
+    /// Whether a request is the API server's, as far as that is known: a user of `firewall.apiServerUsers`.
+    /// If that is empty: a client certificate for an `apiserver`, as installers name it, whose user may
+    /// `nodes/proxy`, as this request or the last one noted shows. An administrator's certificate may that
+    /// too, so the name decides.
     pub(crate) fn is_api_server(&self, permit: &Permit) -> bool {
         let (credential, name) = (
             permit.identity().credential(),

@@ -51,8 +51,8 @@ pub struct Limits {
     pub audit_queue: usize,
     /// `concurrentReviews`, 64 calls to the API server at once.
     pub concurrent_reviews: usize,
-    /// `upstreamConnections`, 1024 connections to the kubelet that no stream holds, and as many requests whose
-    /// answer has not ended.
+    /// `upstreamConnections`, 1024 connections to the kubelet that no stream holds, and as many requests
+    /// whose answer has not ended.
     pub upstream_connections: usize,
     /// `upstreamIdleConnections`, 64 kept per worker.
     pub upstream_idle_connections: usize,

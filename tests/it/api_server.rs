@@ -29,8 +29,8 @@ enum Asked {
 }
 
 /// T22. Seen red: with a review that failed taken for an allow, the first row; with `allowed` and `denied` at
-/// once, or `authenticated` and `error`, not refused, that row; with every 503 retried, that row; with lists read
-/// as objects, the rows with lists.
+/// once, or `authenticated` and `error`, not refused, that row; with every 503 retried, that row; with lists
+/// read as objects, the rows with lists.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_api_server_answers_wrongly_nothing_gets_through() {
     let world = World::builder()

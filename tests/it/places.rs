@@ -1,5 +1,5 @@
-//! A client that does not read its answers holds connections to the kubelet, descriptors and memory. If one user
-//! could hold them all, every other user's logs, metrics and exec would end.
+//! A client that does not read its answers holds connections to the kubelet, descriptors and memory. If one
+//! user could hold them all, every other user's logs, metrics and exec would end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -370,7 +370,11 @@ async fn a_place_is_kept_for_the_users_who_may_run_commands() {
         .await;
     let mut holding = Vec::new();
     for (client, request, streams) in [
-        (world.tls_client(None, Alpn::H2), get_metrics as fn(u32) -> Vec<u8>, 2),
+        (
+            world.tls_client(None, Alpn::H2),
+            get_metrics as fn(u32) -> Vec<u8>,
+            2,
+        ),
         (world.h2_client(API_SERVER), |stream| get(stream, "/metrics"), 1),
     ] {
         let mut frames = Frames::open(&client, &[(INITIAL_WINDOW, 0)]).await;

@@ -1,5 +1,5 @@
-//! No mutation of a refusal allows: an answer in which an object became a list, or a key changed its place, name
-//! or type, is an error or a refusal, unless it literally says what an allowing answer says.
+//! No mutation of a refusal allows: an answer in which an object became a list, or a key changed its place,
+//! name or type, is an error or a refusal, unless it literally says what an allowing answer says.
 
 use std::path::Path;
 
@@ -17,8 +17,8 @@ enum Json {
     Bool(bool),
     Number(i64),
     Text(String),
-    List(Vec<Json>),
-    Object(Vec<(String, Json)>),
+    List(Vec<Self>),
+    Object(Vec<(String, Self)>),
 }
 
 use Json::{Bool, List, Null, Number, Object, Text};
