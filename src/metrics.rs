@@ -187,7 +187,7 @@ impl Metrics {
             ),
             rejections: families.add(
                 "rejections",
-                "Connections and messages refused before they were a request, by reason",
+                "Connections and messages refused before they were a request or for a bound, by reason",
             ),
             reloads: families.add(
                 "reloads",

@@ -87,8 +87,8 @@ impl Connection {
         }
     }
 
-    /// Notes that a review allowed a request. It is called for each request: within [`NOTED`] of the last note
-    /// it costs a load and a comparison.
+    /// Notes that a review allowed a request. It is called for each request: within [`NOTED`] of the last
+    /// note it costs a load and a comparison.
     pub(crate) fn note_known(&self, known: &Known) {
         let now = self.activity.now();
         if now >= self.noted_until.load(Relaxed) {

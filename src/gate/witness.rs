@@ -77,6 +77,24 @@ impl Witness {
         }
     }
 
+    /// Whether a request is the API server's, as far as that is known: a user of `firewall.apiServerUsers`.
+    /// If that is empty: a client certificate for an `apiserver`, as installers name it, whose user may
+    /// `nodes/proxy`, as this request or the last one noted shows. An administrator's certificate may that
+    /// too, so the name decides.
+    pub(crate) fn is_api_server(&self, permit: &Permit) -> bool {
+        let (credential, name) = (
+            permit.identity().credential(),
+            permit.identity().user().username.as_str(),
+        );
+        if !self.users.is_empty() {
+            return credential != CredentialKind::Anonymous && self.users.iter().any(|user| user == name);
+        }
+        credential == CredentialKind::Certificate
+            && name.contains("apiserver")
+            && (permit.subresource() == Subresource::Proxy
+                || matches!(&*self.seen.load(), Some(seen) if seen.user == name))
+    }
+
     #[cold]
     fn note(&self, user: &str, second: u64) {
         // Two workers may come here in the same second. Either note is good enough.

@@ -12,7 +12,6 @@ use tokio_util::task::TaskTracker;
 
 use super::connection;
 use super::port::TlsPort;
-use crate::forward::Pool;
 use crate::gate::Worker;
 use crate::quota::Share;
 
@@ -80,7 +79,7 @@ async fn run(
     drain: CancellationToken,
     cut: CancellationToken,
 ) {
-    let pool = Pool::new(port.limits.upstream_idle_connections, port.gate.metrics.clone());
+    let pool = port.gate.kubelet.pool(port.limits.upstream_idle_connections);
     let worker = Arc::new(Worker {
         pool,
         tasks: TaskTracker::new(),

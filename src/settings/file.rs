@@ -150,12 +150,15 @@ sections! {
         http2_streams: u64 = 100,
         connections: u64 = 4096,
         connections_per_address: u64 = 512,
+        requests_per_identity: u64 = 256,
+        streams: u64 = 1024,
         streams_per_identity: u64 = 256,
         rejected_tokens_per_address: u64 = 10,
         refused_certificates_per_address: u64 = 500,
         cache_entries: u64 = 8192,
         audit_queue: u64 = 8192,
         concurrent_reviews: u64 = 64,
+        upstream_connections: u64 = 1024,
         upstream_idle_connections: u64 = 64,
     }
 

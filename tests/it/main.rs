@@ -63,6 +63,7 @@ mod log_lines;
 mod next_steps;
 mod node_name;
 mod outside_clients;
+mod places;
 mod proving;
 mod proving_command;
 mod proving_nodes;
