@@ -32,6 +32,8 @@ pub struct Metrics {
     audit_events: Family<ReasonLabels, Counter>,
     /// Connections that are open now.
     pub connections: Gauge,
+    /// Those of them that are not authenticated.
+    pub unauthenticated_connections: Gauge,
     /// Requests whose answer has not ended.
     pub requests_in_flight: Gauge,
     /// Upgraded streams that are open now.
@@ -195,6 +197,10 @@ impl Metrics {
             ),
             audit_events: families.add("audit_events", "Audit events by what became of them"),
             connections: families.add("connections", "Client connections open now"),
+            unauthenticated_connections: families.add(
+                "unauthenticated_connections",
+                "Client connections that have shown no credential that was believed",
+            ),
             requests_in_flight: families.add("requests_in_flight", "Requests whose answer has not ended"),
             streams: families.add("streams", "Upgraded streams open now"),
             upstream_idle: families.add(

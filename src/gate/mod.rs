@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use self::record::Record;
 use crate::attributes::{Checks, Protocol, Subresource, Verb};
 use crate::audit::Audit;
-use crate::authn::Authenticator;
+use crate::authn::{Authenticator, CredentialKind, Identity};
 use crate::authz::{Authorizer, Permit};
 use crate::error::{RequestError, Station};
 use crate::forward::{Body, Forwarded, Kubelet, forward};
@@ -87,7 +87,7 @@ impl Gate {
                 record.set_error(&error);
                 log(connection, &error);
                 // Without 100 Continue the next bytes may be a body or a new request: close the connection.
-                close |= expects;
+                close |= expects || http1 && connection.is_a_strangers();
                 let error = if upgrade {
                     error.without_retry_after()
                 } else {
@@ -185,6 +185,7 @@ impl Gate {
             }
         })?;
         connection.mark_authenticated();
+        self.admit(connection, &identity);
         record.set_identity(&identity);
         let known = Instant::now();
         self.metrics.took(Stage::Authn, known - began);
@@ -196,6 +197,15 @@ impl Gate {
         }
         self.metrics.took(Stage::Authz, known.elapsed());
         Ok(permit)
+    }
+
+    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
+    pub(crate) fn admit(&self, connection: &Connection, identity: &Identity) {
+        if identity.credential() != CredentialKind::Anonymous {
+            connection.admit(|| {
+                self.witness.is_api_server(identity) || self.authorizer.names_for_interactive(identity)
+            });
+        }
     }
 
     /// Takes one of the user's stream slots if the request may become a stream.

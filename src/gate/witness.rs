@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use serde::Serialize;
 
 use crate::attributes::Subresource;
-use crate::authn::CredentialKind;
+use crate::authn::{CredentialKind, Identity};
 use crate::authz::Permit;
 use crate::timestamp::timestamp;
 
@@ -74,6 +74,18 @@ impl Witness {
         let user = &permit.identity().user().username;
         if self.users.is_empty() || self.users.contains(user) {
             self.note(user, second);
+        }
+    }
+
+    /// Whether `identity` counts as the API server: by `firewall.apiServerUsers`, or because it was served as
+    /// the API server last.
+    pub(crate) fn is_api_server(&self, identity: &Identity) -> bool {
+        let user = &identity.user().username;
+        if self.users.is_empty() {
+            identity.credential() == CredentialKind::Certificate
+                && self.seen.load().as_ref().is_some_and(|seen| seen.user == *user)
+        } else {
+            identity.credential() != CredentialKind::Anonymous && self.users.contains(user)
         }
     }
 

@@ -14,14 +14,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::io::{Timeouts, Watched};
 use super::port::TlsPort;
 use super::streams::Streams;
+use super::turns::Turns;
 use crate::authn::Presented;
+use crate::door::Entry;
 use crate::error::chain;
 use crate::gate::{Activity, Connection, Worker};
 use crate::metrics::{Metrics, Raised};
@@ -38,11 +40,21 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Serves one accepted connection to its end.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, port: Arc<TlsPort>, worker: Arc<Worker>) {
+/// Serves a connection that was accepted at `accepted` to its end. It may be dropped at any time: an eviction
+/// does so.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    accepted: Instant,
+    entry: &Entry,
+    port: &Arc<TlsPort>,
+    worker: &Arc<Worker>,
+    turns: &Turns,
+) {
     let metrics = &port.gate.metrics;
     let _counted = Raised::new(&metrics.connections);
-    let outcome = match timeout(port.limits.handshake_timeout, handshake(stream, &port)).await {
+    let deadline = accepted + port.limits.handshake_timeout;
+    let outcome = match timeout_at(deadline, handshake(stream, entry, port, turns)).await {
         Err(_) => {
             metrics.handshake("timeout", "none", "none");
             Ok(())
@@ -52,7 +64,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, port: Arc<TlsPort
             Ok(())
         }
         Ok(Ok(None)) => Ok(()),
-        Ok(Ok(Some(stream))) => requests(stream, peer, &port, &worker).await,
+        Ok(Ok(Some(stream))) => requests(stream, peer, entry, port, worker).await,
     };
     if let Err(error) = outcome {
         note_end(metrics, peer, &error);
@@ -60,7 +72,12 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, port: Arc<TlsPort
 }
 
 /// The TLS handshake; `None` if the client did not speak TLS.
-async fn handshake(stream: TcpStream, port: &TlsPort) -> io::Result<Option<TlsStream<TcpStream>>> {
+async fn handshake(
+    stream: TcpStream,
+    entry: &Entry,
+    port: &TlsPort,
+    turns: &Turns,
+) -> io::Result<Option<TlsStream<TcpStream>>> {
     let metrics = &port.gate.metrics;
     stream.set_nodelay(true)?;
     let mut first = [0u8; 1];
@@ -75,7 +92,9 @@ async fn handshake(stream: TcpStream, port: &TlsPort) -> io::Result<Option<TlsSt
         return Ok(None);
     }
     let config = port.serving.load().config.clone();
-    match TlsAcceptor::from(config).accept(stream).await {
+    let (source, is_known) = (entry.admission().source(), entry.is_known());
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    match turns.run(source, is_known, handshake).await {
         Ok(stream) => {
             let session = stream.get_ref().1;
             let version = session.protocol_version().map_or("none", tls::version_name);
@@ -107,6 +126,7 @@ async fn refuse_plain_http(mut stream: TcpStream) -> io::Result<()> {
 async fn requests(
     stream: TlsStream<TcpStream>,
     peer: SocketAddr,
+    entry: &Entry,
     port: &Arc<TlsPort>,
     worker: &Arc<Worker>,
 ) -> hyper::Result<()> {
@@ -125,7 +145,12 @@ async fn requests(
         },
         gate.metrics.clone(),
     );
-    let connection = Arc::new(Connection::new(peer, Presented::new(chain, peer.ip()), activity));
+    let connection = Arc::new(Connection::new(
+        peer,
+        Presented::new(chain, peer.ip()),
+        activity,
+        entry.admission().clone(),
+    ));
     let service = {
         let (gate, worker, connection) = (gate.clone(), worker.clone(), connection.clone());
         service_fn(move |request: Request<Incoming>| {

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::descriptors;
 use super::instance::Instance;
 use super::node::{self, NodeError};
 use super::sockets::{BindError, Sockets};
@@ -79,7 +80,10 @@ pub enum StartError {
 ///
 /// # Errors
 /// Something cannot be used. Nothing stays bound or running.
-pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError> {
+pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartError> {
+    if let Some(warning) = descriptors::fit(&mut settings) {
+        tracing::warn!("{warning}");
+    }
     node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
     let sockets = Sockets::bind(&settings)?;
     let (instance, audit) = assemble(settings, control)?;

@@ -27,6 +27,7 @@ const FAMILIES: [&str; 20] = [
     "kubelet_gate_reviews counter",
     "kubelet_gate_seal_open_seconds counter",
     "kubelet_gate_streams gauge",
+    "kubelet_gate_unauthenticated_connections gauge",
     "kubelet_gate_ungated_connections gauge",
     "kubelet_gate_upstream_connections counter",
     "kubelet_gate_upstream_idle_connections gauge",

@@ -59,7 +59,7 @@ pub(crate) async fn serve(
             let _ = stop.run_until_cancelled(serving).await;
         }
     };
-    accept_each(acceptor, &stop, serve).await;
+    accept_each(acceptor, &instance.gate.metrics, &stop, serve).await;
 }
 
 async fn answer(
