@@ -13,8 +13,7 @@ pub(super) const YOUNG: Duration = Duration::from_secs(2);
 /// A network with more active sources than this counts as one holder.
 const SOURCES_OF_ONE_HOLDER: usize = 8;
 
-/// The unauthenticated connections without a kept place. Their numbers rise with their age: the oldest has the
-/// least.
+/// The unauthenticated connections without a kept place. The oldest has the least number.
 ///
 /// A *holder* is what a share belongs to: a source, or a whole network once many of its sources are active.
 #[derive(Debug, Default)]

@@ -101,8 +101,8 @@ impl Connection {
         }
     }
 
-    /// Notes that a review allowed a request. It is called for each request: within [`NOTED`] of the last note
-    /// it costs a load and a comparison.
+    /// Notes that a review allowed a request. It is called for each request: within [`NOTED`] of the last
+    /// note it costs a load and a comparison.
     pub(crate) fn note_known(&self, known: &Known) {
         let now = self.activity.now();
         if now >= self.noted_until.load(Relaxed) {
@@ -140,8 +140,8 @@ impl Connection {
         }
     }
 
-    /// Whether so many requests failed authentication, and none has passed, that an HTTP/1 connection is closed:
-    /// each of them costs an audit event.
+    /// Whether so many requests failed authentication, and none has passed, that an HTTP/1 connection is
+    /// closed: each of them costs an audit event.
     pub(crate) fn is_a_strangers(&self) -> bool {
         self.refused.load(Relaxed) >= MOST_REFUSED && !self.is_authenticated()
     }

@@ -83,8 +83,8 @@ impl Acceptor {
         }
     }
 
-    /// Accepts one connection by the spare descriptor, and closes it: its client learns at once that it is not
-    /// served. False if that does not help.
+    /// Accepts one connection by the spare descriptor, and closes it, so that its client does not wait. False
+    /// if that does not help.
     async fn accept_and_close(&mut self) -> bool {
         if self.spare.take().is_none() {
             self.spare = spare(&self.listener);

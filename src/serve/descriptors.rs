@@ -9,8 +9,8 @@ use crate::settings::Settings;
 /// For listeners, reviews, files, and connections that are ending.
 const OTHERS: usize = 256;
 
-/// Raises the number of files that this process may open as far as it may, and lowers the limits of `settings`
-/// that do not fit. Yields a warning if it lowered any.
+/// Raises the number of files that this process may open as far as possible, and lowers the limits of
+/// `settings` that do not fit. Yields a warning if it lowered any.
 pub(super) fn fit(settings: &mut Settings) -> Option<String> {
     lower(settings, raise()?)
 }
@@ -55,8 +55,8 @@ fn lower(settings: &mut Settings, files: usize) -> Option<String> {
         format!("limits.{key} is {limit} instead of {was}")
     });
     Some(format!(
-        "{}: this process may open {files} files, and the limits as configured need {needed}; let it open more \
-         (LimitNOFILE= of the unit), or lower these limits",
+        "{}: this process may open {files} files, and the limits as configured need {needed}; let it open \
+         more (LimitNOFILE= of the unit), or lower these limits",
         lowered.join(", ")
     ))
 }

@@ -26,8 +26,8 @@ const LOOPBACK: Bounds = Bounds {
     per_source: 64,
 };
 
-/// Serves each connection by a task of its own, until `stop` is cancelled. When a newcomer finds no place, the
-/// oldest connection of the source that holds most is closed.
+/// Serves each connection by a task of its own, until `stop` is cancelled. When a newcomer finds no place,
+/// the oldest connection of the source that holds most is closed.
 pub(crate) async fn accept_each<F>(
     mut acceptor: Acceptor,
     metrics: &Arc<Metrics>,

@@ -1,9 +1,9 @@
 //! The turns of handshakes on a worker's thread.
 //!
-//! A ClientHello costs its sender nothing, and the gate a signature of a millisecond. So the steps of handshakes
-//! and the judgement of certificates take turns, and between two turns everything else that is ready runs.
-//! While requests are in flight, handshakes get at most half of the thread's time. Known sources come first;
-//! the others come by source, one step each.
+//! A ClientHello costs its sender nothing, and the gate a signature of a millisecond. So the steps of
+//! handshakes and the judgement of certificates take turns, and between two turns everything else that is
+//! ready runs. While requests are in flight, handshakes get at most half of the thread's time. Known sources
+//! come first; the others come by source, one step each.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::pin;
@@ -83,8 +83,8 @@ impl Turns {
         }
     }
 
-    /// Runs `handshake` to its end, each step in a turn. It must wait for nothing but its own connection: each
-    /// time it is woken it asks for a turn.
+    /// Runs `handshake` to its end, each step in a turn. It must wait for nothing but its own connection:
+    /// each time it is woken it asks for a turn.
     pub(super) async fn run<F: Future>(&self, source: Source, is_known: bool, handshake: F) -> F::Output {
         let mut handshake = pin!(handshake);
         let mut step = Step {
