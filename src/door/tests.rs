@@ -73,7 +73,7 @@ fn a_young_connection_of_a_source_within_its_share_stays() {
     assert!(door.evicted(&held[0]) && !door.evicted(&late));
 }
 
-/// Seen red: with [`Source::network`] used for no source, and for all.
+/// Seen red: with no network one holder, and with all.
 #[test]
 fn a_network_with_many_active_sources_is_one_holder() {
     let (door, now) = (door(36, 36, 36), Instant::now());
@@ -103,7 +103,7 @@ fn a_source_at_its_bound_gives_up_its_own_oldest_and_never_an_authenticated_one(
     assert_eq!(door.enter_at(address(1), now).err(), Some(Full::Source));
 }
 
-/// Seen red: with `kept` left out of `State::make_room`, and with no number of connections noted.
+/// Seen red: with `is_kept` left out of `State::make_room`, and with no number of connections noted.
 #[test]
 fn known_sources_have_places_when_all_others_are_taken() {
     let (door, now) = (door(100, 16, 100), Instant::now());
@@ -332,7 +332,7 @@ impl Model {
 }
 
 proptest! {
-    /// Seen red: with `Network::holders` always the number of its sources.
+    /// Seen red: with the oldest of all evicted, and with no network one holder.
     #[test]
     fn the_places_are_as_a_look_at_everything_gives_them(
         events in prop::collection::vec(event(), 1..300),

@@ -132,7 +132,7 @@ async fn a_client_that_was_served_lately_has_a_place() {
     nothing_is_left(world).await;
 }
 
-/// Seen red: with `Door::admit` deaf to the user, and with no place kept.
+/// Seen red: with `State::admit` deaf to `is_needed`, and with no place kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn users_that_the_node_needs_come_in_when_everything_is_taken() {
     let world = World::builder()
@@ -170,6 +170,10 @@ async fn users_that_the_node_needs_come_in_when_everything_is_taken() {
         assert_eq!(connection.status("/pods").await, 200, "{name}");
         needed.push(connection);
     }
+    eventually("they are admitted", || {
+        world.metric("unauthenticated_connections", &[]) == 2.0
+    })
+    .await;
     eventually("the overflow made room", || overflow[0].is_closed()).await;
     for last in 10..30 {
         strangers.push(silent(world.address, source(last)).await);
@@ -203,7 +207,7 @@ async fn client_hello() -> Vec<u8> {
 
 /// A recorded ClientHello costs its sender nothing, and the gate a signature.
 ///
-/// Seen red: with the kept-alive client's connection in the queue of the handshakes.
+/// Seen red: with no task that gives turns.
 #[tokio::test(flavor = "multi_thread")]
 async fn replayed_handshakes_keep_no_client_waiting() {
     const SOURCES: u8 = 40;

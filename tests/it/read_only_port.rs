@@ -309,7 +309,7 @@ async fn health_checks_are_answered_to_the_node_alone() {
     world.stop().await;
 }
 
-/// Seen red: with one bound for all connections.
+/// Seen red: with newcomers refused when the places are taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_keep_no_health_check_out() {
     let Some(address) = own_address() else {

@@ -86,8 +86,8 @@ async fn known_sources_come_first_and_starve_no_other() {
         stage.begin(100, true);
     }
     let seen = stage.finish().await;
-    let known = seen.iter().take(40).filter(|number| **number == 100).count();
-    assert!((28..=30).contains(&known), "{seen:?}");
+    let known = seen.iter().take(20).filter(|number| **number == 100).count();
+    assert!((13..=16).contains(&known), "{seen:?}");
 }
 
 /// Seen red: with a turn that ends giving the next at once.
@@ -112,26 +112,33 @@ async fn everything_that_is_ready_runs_between_two_turns() {
     let seen = stage.finish().await;
     other.abort();
     let handshakes = seen.iter().filter(|number| **number != 0).count();
-    let runs = seen.chunk_by(|one, next| *one != 0 && *next != 0);
     assert_eq!(handshakes, 20);
-    // The first may come right before the second, which had to wait.
-    assert!(runs.filter(|run| run.len() > 1).count() <= 1, "{seen:?}");
+    // The first did not have to wait for its turn.
+    let longest = seen
+        .chunk_by(|one, next| *one != 0 && *next != 0)
+        .map(<[u8]>::len)
+        .max();
+    assert!(longest <= Some(2), "{seen:?}");
 }
 
-/// Seen red: without the pause.
+/// Seen red: without the pause, and with a pause whatever is in flight.
 #[tokio::test]
-async fn while_requests_are_in_flight_handshakes_have_half_of_the_time() {
-    const STEPS: u32 = 20;
+async fn while_requests_are_in_flight_the_next_turn_waits_as_long_as_the_last_ones_took() {
     let mut stage = Stage::new();
     stage.metrics.requests_in_flight.inc();
-    let began = std::time::Instant::now();
-    for _ in 0..STEPS {
-        stage.begin(1, false);
-    }
-    assert_eq!(stage.finish().await.len(), STEPS as usize);
-    // The last has no pause behind it, and the first had none before.
-    let least = WORK * (2 * STEPS - 3);
-    assert!(began.elapsed() >= least, "{:?}", began.elapsed());
+    stage.turns.lock().ahead = Duration::from_secs(60);
+    stage.begin(1, false);
+    yield_now().await;
+    let pause = stage.turns.give_next();
+    assert!(
+        pause.is_some_and(|pause| pause > Duration::from_secs(1)),
+        "{pause:?}"
+    );
+    assert!(stage.seen.lock().unwrap().is_empty());
+
+    stage.metrics.requests_in_flight.dec();
+    assert_eq!(stage.turns.give_next(), None);
+    assert_eq!(stage.finish().await, [1]);
 }
 
 /// Seen red: without `Drop` for [`Step`], the turn of a handshake that had been given up was waited for.
