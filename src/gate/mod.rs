@@ -162,6 +162,15 @@ impl Gate {
         Ok(Passed { forwarded, slot })
     }
 
+    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
+    pub(crate) fn admit(&self, connection: &Connection, identity: &Identity) {
+        if identity.credential() != CredentialKind::Anonymous {
+            connection.admit(|| {
+                self.witness.knows(identity) || self.authorizer.names_for_interactive(identity)
+            });
+        }
+    }
+
     /// Stations 4, 3 and 5: what the request asks for, which user sends it, and whether that user may do it.
     async fn decide(
         &self,
@@ -197,15 +206,6 @@ impl Gate {
         }
         self.metrics.took(Stage::Authz, known.elapsed());
         Ok(permit)
-    }
-
-    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
-    pub(crate) fn admit(&self, connection: &Connection, identity: &Identity) {
-        if identity.credential() != CredentialKind::Anonymous {
-            connection.admit(|| {
-                self.witness.is_api_server(identity) || self.authorizer.names_for_interactive(identity)
-            });
-        }
     }
 
     /// Takes one of the user's stream slots if the request may become a stream.

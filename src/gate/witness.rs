@@ -55,6 +55,18 @@ impl Witness {
         }
     }
 
+    /// Whether `identity` counts as the API server: by `firewall.apiServerUsers`, or because it was served as
+    /// the API server last.
+    pub(crate) fn knows(&self, identity: &Identity) -> bool {
+        let user = &identity.user().username;
+        if self.users.is_empty() {
+            identity.credential() == CredentialKind::Certificate
+                && self.seen.load().as_ref().is_some_and(|seen| seen.user == *user)
+        } else {
+            identity.credential() != CredentialKind::Anonymous && self.users.contains(user)
+        }
+    }
+
     /// Notes that a request was allowed and served at `now`. It is called for each request: within a second
     /// of the last note it costs a load and a comparison.
     pub(crate) fn saw(&self, permit: &Permit, now: Instant) {
@@ -74,18 +86,6 @@ impl Witness {
         let user = &permit.identity().user().username;
         if self.users.is_empty() || self.users.contains(user) {
             self.note(user, second);
-        }
-    }
-
-    /// Whether `identity` counts as the API server: by `firewall.apiServerUsers`, or because it was served as
-    /// the API server last.
-    pub(crate) fn is_api_server(&self, identity: &Identity) -> bool {
-        let user = &identity.user().username;
-        if self.users.is_empty() {
-            identity.credential() == CredentialKind::Certificate
-                && self.seen.load().as_ref().is_some_and(|seen| seen.user == *user)
-        } else {
-            identity.credential() != CredentialKind::Anonymous && self.users.contains(user)
         }
     }
 
