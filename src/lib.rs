@@ -47,6 +47,7 @@ pub mod tls;
 // What all of them stand on.
 pub mod apiserver;
 mod cache;
+mod door;
 mod duration;
 mod error;
 mod files;

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::admin;
 use super::admin::socket::AdminSocketError;
+use super::descriptors;
 use super::instance::Instance;
 use super::node::{self, NodeError};
 use super::sockets::{BindError, Sockets};
@@ -83,7 +84,10 @@ pub enum StartError {
 ///
 /// # Errors
 /// Something cannot be used. Nothing stays bound or running.
-pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError> {
+pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartError> {
+    if let Some(warning) = descriptors::fit(&mut settings) {
+        tracing::warn!("{warning}");
+    }
     node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
     let mut sockets = Sockets::bind(&settings)?;
     // Last: of two gates with this configuration, only one has come so far.

@@ -149,6 +149,7 @@ sections! {
         request_head_bytes: u64 = 131_072,
         http2_streams: u64 = 100,
         connections: u64 = 4096,
+        unauthenticated_connections: u64 = 2048,
         connections_per_address: u64 = 512,
         requests_per_identity: u64 = 256,
         streams: u64 = 1024,

@@ -34,6 +34,7 @@ mod census;
 mod client_matrix;
 mod command_line;
 mod corpus;
+mod crowded_door;
 mod deadlines;
 mod early_answers;
 mod expectations;
