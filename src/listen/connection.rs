@@ -125,7 +125,9 @@ async fn requests(
         },
         gate.metrics.clone(),
     );
-    let connection = Arc::new(Connection::new(peer, Presented::new(chain, peer.ip()), activity));
+    let presented = Presented::new(chain, peer.ip());
+    gate.authenticator.judge(&presented);
+    let connection = Arc::new(Connection::new(peer, presented, activity));
     let service = {
         let (gate, worker, connection) = (gate.clone(), worker.clone(), connection.clone());
         service_fn(move |request: Request<Incoming>| {

@@ -93,6 +93,7 @@ pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError
 /// Reads every file and makes every part.
 fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
+    let known = Arc::new(Known::default());
     let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let kubelet = Kubelet::new(
@@ -108,6 +109,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
             &settings.authentication,
             &settings.limits,
             control.clone(),
+            known.clone(),
             metrics.clone(),
         )?),
         _ => None,
@@ -131,12 +133,13 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
             tokens,
             settings.authentication.anonymous,
             &settings.limits,
+            known.clone(),
             metrics.clone(),
         ),
         authorizer: Authorizer::new(Policy::new(&settings.authorization), reviewer),
         streams: Quota::new(usize::MAX, settings.limits.streams_per_identity),
         checkpoints: Semaphore::new(1),
-        known: Arc::new(Known::default()),
+        known,
         witness: Witness::new(&settings.firewall.api_server_users),
         interactive_requires_create: settings.authorization.interactive.require_create,
         stream_idle_timeout: settings.streaming_connection_idle_timeout,

@@ -24,7 +24,6 @@ mod suites;
 mod tests;
 mod trust;
 
-pub(crate) use bounds::MAX_CERTIFICATES;
 pub(crate) use config::{TlsError, certified_key};
 pub use options::{ClientCertificates, ServingOptions, TlsVersion};
 pub(crate) use pem::PemError;
