@@ -12,6 +12,7 @@ mod presented;
 mod token;
 mod verdicts;
 
+pub(crate) use self::budget::Budget;
 pub(crate) use self::certificate::user_of_certificate;
 pub(crate) use self::identity::add_authenticated_group;
 pub(crate) use self::identity::{CredentialKind, Identity};
@@ -25,7 +26,6 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 
-use self::budget::Budget;
 use self::certificate::CertificateVerdict;
 use self::presented::Unjudged;
 use self::token::TokenVerdict;
@@ -33,8 +33,6 @@ use self::verdicts::Verdicts;
 use crate::error::{RequestError, Station};
 use crate::metrics::Metrics;
 use crate::quota::Exhausted;
-use crate::settings::Limits;
-use crate::source::Known;
 use crate::tls::Serving;
 
 /// Turns what a connection and a request present into an [`Identity`].
@@ -46,16 +44,15 @@ pub(crate) struct Authenticator {
 }
 
 impl Authenticator {
-    /// `tokens` is `None` while `authentication.webhook.enabled` is false: tokens are then ignored.
+    /// `tokens` is `None` while `authentication.webhook.enabled` is false: tokens are then ignored. `budget` is
+    /// for refused certificates.
     pub(crate) fn new(
         serving: Arc<ArcSwap<Serving>>,
         tokens: Option<TokenReviewer>,
         anonymous: bool,
-        limits: &Limits,
-        known: Arc<Known>,
+        budget: Arc<Budget>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let budget = Budget::new(limits.refused_certificates_per_address, known);
         Self {
             tokens,
             anonymous: anonymous.then(Identity::anonymous),
@@ -182,7 +179,10 @@ impl CredentialFailures {
             Exhausted::Each => "of this address",
             Exhausted::Total => "of all addresses",
         };
-        self.refused("exhausted", &format!("too many {what} {whose} were refused just now"));
+        self.refused(
+            "exhausted",
+            &format!("too many {what} {whose} were refused just now"),
+        );
     }
 
     /// A credential that could not be checked outweighs a refused one: the client's next attempt may succeed.
@@ -206,5 +206,4 @@ impl CredentialFailures {
 }
 
 #[cfg(test)]
-#[allow(clippy::expect_used, clippy::unwrap_used)]
 mod tests;

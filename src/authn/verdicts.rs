@@ -144,7 +144,10 @@ impl Verdicts {
             self.metrics.certificate_judgement("remembered");
             return Ok(known);
         }
-        let reserved = self.budget.reserve(source).inspect_err(|_| self.count_exhausted())?;
+        let reserved = self
+            .budget
+            .reserve(source)
+            .inspect_err(|_| self.count_exhausted())?;
         let Judgement { verdict, units } = self.judge_by(trust, &chain.certificates, now);
         reserved.spend(units);
         Ok(if verdict.is_accepted() {
@@ -167,7 +170,9 @@ impl Verdicts {
     ) -> Result<(), Exhausted> {
         let is_free = previous.is_some_and(Verdict::is_accepted)
             || self.accepted.get(&chain.leaf).is_some()
-            || self.refusal(chain, self.generation().unwrap_or_default(), now).is_some();
+            || self
+                .refusal(chain, self.generation().unwrap_or_default(), now)
+                .is_some();
         if is_free {
             return Ok(());
         }
@@ -176,7 +181,15 @@ impl Verdicts {
 
     /// The remembered refusal of `chain`, if it still counts.
     fn refusal(&self, chain: &Chain, generation: u64, now: SystemTime) -> Option<Arc<Verdict>> {
-        self.refused.get(&chain.whole).filter(|known| known.stands(generation, now))
+        self.refused
+            .get(&chain.whole)
+            .filter(|known| known.stands(generation, now))
+    }
+
+    /// How many acceptances and refusals are remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> [usize; 2] {
+        [self.accepted.len(), self.refused.len()]
     }
 
     fn count_exhausted(&self) {

@@ -17,7 +17,7 @@ use crate::apiserver::{
     ApiServer, ApiServerError, ClientLimits, Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY,
 };
 use crate::audit::{Audit, AuditError, AuditThread};
-use crate::authn::{Authenticator, TokenReviewer};
+use crate::authn::{Authenticator, Budget, TokenReviewer};
 use crate::authz::{AccessReviewer, Authorizer, Policy};
 use crate::forward::{Kubelet, KubeletError, KubeletProbe};
 use crate::gate::{Gate, Witness};
@@ -132,8 +132,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
             serving.clone(),
             tokens,
             settings.authentication.anonymous,
-            &settings.limits,
-            known.clone(),
+            Budget::new(settings.limits.refused_certificates_per_address, known.clone()),
             metrics.clone(),
         ),
         authorizer: Authorizer::new(Policy::new(&settings.authorization), reviewer),

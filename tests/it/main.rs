@@ -60,6 +60,7 @@ mod proving;
 mod proving_command;
 mod proving_nodes;
 mod read_only_port;
+mod remembered_verdicts;
 mod replay;
 mod seal_agreement;
 mod seal_around;
