@@ -165,6 +165,10 @@ impl CredentialFailures {
         match verdict {
             TokenVerdict::Authenticated(_) => {}
             TokenVerdict::Exhausted(bound) => self.exhausted(bound, "tokens"),
+            TokenVerdict::Busy => {
+                self.exhausted = Some(Exhausted::Total);
+                self.refused("exhausted", "too many token reviews are under way");
+            }
             TokenVerdict::Rejected { reason, detail } => self.refused(reason, &detail),
             TokenVerdict::Failed(detail) => {
                 self.review_failed = true;
@@ -198,7 +202,7 @@ impl CredentialFailures {
             (false, Some(Exhausted::Total)) => RequestError::too_many(
                 Station::Authn,
                 "credentials_total",
-                "too many credentials of all addresses were refused just now\n",
+                "too many credentials of all addresses were refused or are being checked just now\n",
             ),
             (false, None) => RequestError::unauthorized(reason, self.details),
         })

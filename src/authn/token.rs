@@ -11,7 +11,7 @@ use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, HeaderValue};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::budget::Budget;
 use super::identity::{CredentialKind, Identity, add_authenticated_group};
@@ -32,6 +32,9 @@ const FAILURE_LIFE: Duration = Duration::from_secs(1);
 /// tokens reaches the API server.
 const REJECTED_LIFE: Duration = Duration::from_secs(10);
 
+/// How long a review waits for its place among the running ones.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
 /// The reason for a token that the API server rejects.
 const INVALID: &str = "invalid_token";
 /// The reason for a JSON web token that has expired.
@@ -50,15 +53,23 @@ pub(crate) struct TokenReviewer {
     cache: Cache<[u8; 32], TokenVerdict>,
     /// The tokens that were accepted lately, under the same hash.
     accepted: Arc<quick_cache::sync::Cache<[u8; 32], ()>>,
-    /// Running reviews, by source: a client with many different tokens must not use up the review slots that
-    /// SubjectAccessReviews need.
-    asking: Arc<Quota<Source>>,
-    /// The running reviews that may be those of sources that are not known: three quarters.
+    /// The places of running reviews: tokens must not use up the review slots that SubjectAccessReviews need.
+    asking: Arc<Semaphore>,
+    /// Those that sources may have that are not known: three quarters.
     asking_unknown: Arc<Semaphore>,
+    /// Those that one source may have or wait for: half.
+    asking_each: Arc<Quota<Source>>,
     known: Arc<Known>,
     /// The budget for tokens that are not accepted, by source and in total.
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
+}
+
+/// A place among the running reviews.
+struct Place {
+    _all: OwnedSemaphorePermit,
+    _unknown: Option<OwnedSemaphorePermit>,
+    _of_source: Share<Source>,
 }
 
 /// The verdict on a token.
@@ -75,6 +86,8 @@ pub(super) enum TokenVerdict {
     },
     /// It was not reviewed: too many tokens were rejected just now.
     Exhausted(Exhausted),
+    /// It was not reviewed: too many reviews are under way.
+    Busy,
     /// It is this user's.
     Authenticated(Identity),
 }
@@ -125,7 +138,8 @@ impl TokenReviewer {
                 TokenVerdict::Failed(Arc::from("the review was lost")),
             ),
             accepted: Arc::new(quick_cache::sync::Cache::new(limits.cache_entries)),
-            asking: Quota::new(asking, (asking / 4).max(1)),
+            asking: Arc::new(Semaphore::new(asking)),
+            asking_each: Quota::new(usize::MAX, (asking / 2).max(1)),
             asking_unknown: Arc::new(Semaphore::new((asking * 3 / 4).max(1))),
             budget: Budget::new(limits.rejected_tokens_per_address, known.clone()),
             known,
@@ -183,9 +197,8 @@ impl TokenReviewer {
                 }
             };
             // Held until the review ends; it goes on when the client leaves.
-            let Some(_place) = place else {
-                let verdict = TokenVerdict::Failed("too many token reviews are under way".into());
-                return ReviewOutcome::Failed(verdict, Duration::ZERO);
+            let Ok(Some(_place)) = timeout(LONGEST_WAIT, place).await else {
+                return ReviewOutcome::Failed(TokenVerdict::Busy, Duration::ZERO);
             };
             let answer = api_server.review_token(&token, &audiences).await;
             metrics.review("tokenreviews", &answer);
@@ -202,14 +215,23 @@ impl TokenReviewer {
         }
     }
 
-    /// One of the places of running reviews, if `source` may have one now.
-    fn place(&self, source: Source) -> Option<(Share<Source>, Option<OwnedSemaphorePermit>)> {
-        let unknown = if self.known.has(source) {
-            None
-        } else {
-            Some(self.asking_unknown.clone().try_acquire_owned().ok()?)
-        };
-        Some((self.asking.take(source).ok()?, unknown))
+    /// A place among the running reviews, as soon as there is one; `None` if `source` has too many of them.
+    fn place(&self, source: Source) -> impl Future<Output = Option<Place>> + Send + use<> {
+        let of_source = self.asking_each.take(source);
+        let unknown = (!self.known.has(source)).then(|| self.asking_unknown.clone());
+        let all = self.asking.clone();
+        async move {
+            let of_source = of_source.ok()?;
+            let unknown = match unknown {
+                Some(unknown) => Some(unknown.acquire_owned().await.ok()?),
+                None => None,
+            };
+            Some(Place {
+                _all: all.acquire_owned().await.ok()?,
+                _unknown: unknown,
+                _of_source: of_source,
+            })
+        }
     }
 }
 

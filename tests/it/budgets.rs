@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::patience::{eventually, eventually_answers};
-use crate::world::{Status as _, WithToken, World, assert_answer, header, request};
+use crate::world::{PKI, Status as _, WithToken, World, assert_answer, header, request, with_junk};
 
 const EXHAUSTED: &str = "too many credentials of this address were refused just now\n";
 
@@ -242,12 +242,17 @@ async fn bad_certificates_are_verified_a_bounded_number_of_times() {
         .set("limits.refusedCertificatesPerAddress", 1)
         .start()
         .await;
-    let evil = world.client("wrong-ca");
+    // A chain that was refused is remembered: each of these is another one.
+    let mut number = 0;
+    let mut evil = || {
+        number += 1;
+        world.client_with(&with_junk(&PKI.wrong_ca, number))
+    };
     let mut known = world.client("bob").connect().await.unwrap();
     assert_eq!(known.status("/pods").await, 200);
     let mut status = 401;
     eventually_answers("the budget is spent", async || {
-        let answer = evil.get("/pods").await.unwrap();
+        let answer = evil().get("/pods").await.unwrap();
         status = answer.status().as_u16();
         assert!(matches!(status, 401 | 429), "{status}");
         status == 429
@@ -258,7 +263,7 @@ async fn bad_certificates_are_verified_a_bounded_number_of_times() {
     assert_eq!(other.status("/pods").await, 200);
 
     // Neither a refused certificate nor one that is not looked at keeps a token from counting.
-    let both = evil.with_token(METRICS_TOKEN);
+    let both = evil().with_token(METRICS_TOKEN);
     assert_eq!(both.status("/metrics").await, 200);
     drop(known);
     world.stop().await;

@@ -6,10 +6,9 @@ use std::fs;
 use std::time::Duration;
 
 use fakes::client::{Alpn, Connection};
-use fakes::pki::Pair;
 
 use crate::patience::{eventually, eventually_answers, stays};
-use crate::world::{PKI, Status as _, World};
+use crate::world::{PKI, Status as _, World, with_junk};
 
 /// How many verdicts had this result so far.
 fn judgements(world: &World, result: &str) -> usize {
@@ -18,13 +17,6 @@ fn judgements(world: &World, result: &str) -> usize {
 
 fn judged(world: &World) -> usize {
     judgements(world, "accepted") + judgements(world, "refused")
-}
-
-/// `pair` with a certificate beside it that is none, and that no other chain has.
-fn with_junk(pair: &Pair, number: usize) -> Pair {
-    let mut pair = pair.clone();
-    pair.chain.push(format!("junk {number}").into_bytes().into());
-    pair
 }
 
 /// A CA more or less in the bundle: the trust changes.
