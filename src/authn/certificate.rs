@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::identity::{CredentialKind, Identity, add_authenticated_group};
 use crate::apiserver::UserInfo;
 use crate::hex;
-use crate::tls::{Judged, Refusal, Subject};
+use crate::tls::{Judged, Refused, Subject};
 
 /// The verdict on a client certificate.
 #[derive(Clone, Debug)]
@@ -46,9 +46,9 @@ const ORGANIZATION_OID: &[u8] = &[0x55, 0x04, 0x0a];
 
 impl CertificateVerdict {
     /// The verdict on a leaf whose chain was judged as `judged`.
-    pub(super) fn of(judged: Result<Judged, Refusal>) -> Self {
+    pub(super) fn of(judged: Result<Judged, Refused>) -> Self {
         match judged {
-            Err(refusal) => Self::refused(refusal.reason(), refusal.to_string()),
+            Err(Refused { refusal, .. }) => Self::refused(refusal.reason(), refusal.to_string()),
             Ok(judged) => match user_of(&judged.subject) {
                 Err(error) => Self::refused("malformed", error.to_string()),
                 Ok(None) => Self::NoUser,

@@ -10,10 +10,10 @@
 //! of its source: others behind the same address cannot use it up for it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use quick_cache::sync::Cache;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
@@ -23,7 +23,7 @@ use super::certificate::CertificateVerdict;
 use crate::metrics::Metrics;
 use crate::quota::Exhausted;
 use crate::source::Source;
-use crate::tls::{Refusal, Serving, Trust};
+use crate::tls::{Serving, Trust};
 
 /// Most acceptances that are remembered. A kubelet has a few dozen clients with certificates.
 const ACCEPTED: usize = 4096;
@@ -63,16 +63,9 @@ pub(super) struct Verdict {
     judged_at: SystemTime,
     /// When it may become another one; `None` if only another trust can change it.
     stands_until: Option<SystemTime>,
-    /// The intermediates of the verified path, in order. Empty if it was refused.
-    path: Box<[PathMember]>,
+    /// SHA-256 of each intermediate of the verified path, in order. Empty if it was refused.
+    path: Vec<Fingerprint>,
     certificate: CertificateVerdict,
-}
-
-/// An intermediate of a verified path. The length spares hashing most of the others.
-#[derive(Debug)]
-struct PathMember {
-    bytes: usize,
-    fingerprint: Fingerprint,
 }
 
 /// What a judgement found out, and what it cost.
@@ -250,7 +243,7 @@ impl Verdict {
             generation: 0,
             judged_at: now,
             stands_until: None,
-            path: Box::default(),
+            path: Vec::new(),
             certificate: CertificateVerdict::NoUser,
         }
     }
@@ -268,17 +261,13 @@ impl Verdict {
     fn path_in<'a>(&self, chain: &'a Chain) -> Option<Vec<CertificateDer<'a>>> {
         let (leaf, sent) = chain.certificates.split_first()?;
         let mut found = vec![None; self.path.len()];
-        for certificate in sent {
-            if !self.path.iter().any(|member| member.bytes == certificate.len()) {
-                continue;
-            }
-            let fingerprint = fingerprint(std::slice::from_ref(certificate));
-            let at = self
-                .path
-                .iter()
-                .position(|member| member.fingerprint == fingerprint);
-            if let Some(at) = at {
-                found[at] = Some(certificate);
+        if !found.is_empty() {
+            for certificate in sent {
+                let fingerprint = digest(&SHA256, certificate);
+                let at = self.path.iter().position(|member| member == fingerprint.as_ref());
+                if let Some(at) = at {
+                    found[at] = Some(certificate);
+                }
             }
         }
         std::iter::once(Some(leaf))
@@ -293,37 +282,24 @@ impl Verdict {
 impl Judgement {
     /// Judges `chain` by `trust` at `now`.
     fn of(trust: &Trust, chain: &[CertificateDer<'_>], now: SystemTime) -> Self {
-        let judged = trust.judge(chain, now);
-        let (stands_until, units) = match &judged {
-            Ok(judged) => (Some(judged.valid_until), 1),
-            // A chain that is too long is refused unread.
-            Err(Refusal::TooLong { .. }) => (None, 1),
-            Err(Refusal::NotYetValid | Refusal::AnchorNotYetValid) => {
-                (Some(now + Duration::from_secs(1)), chain.len())
-            }
-            Err(_) => (None, chain.len()),
+        let (mut judged, work) = trust.judge(chain, now);
+        let (stands_until, path) = match &mut judged {
+            Ok(judged) => (Some(judged.valid_until), std::mem::take(&mut judged.path)),
+            Err(refused) => (refused.stands_until, Vec::new()),
         };
-        let path = if judged.is_ok() { &chain[1..] } else { &[] };
         let verdict = Verdict {
             generation: trust.generation(),
             judged_at: now,
             stands_until,
-            path: path.iter().map(PathMember::of).collect(),
+            path,
             certificate: CertificateVerdict::of(judged),
         };
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        // A client of ours is judged once for all its connections, and pays a quarter for that.
+        let units = match verdict.is_accepted() {
+            true => work.units().div_ceil(4),
+            false => work.units(),
+        };
         Self { verdict, units }
-    }
-}
-
-// === impl PathMember ===
-
-impl PathMember {
-    fn of(certificate: &CertificateDer<'_>) -> Self {
-        Self {
-            bytes: certificate.len(),
-            fingerprint: fingerprint(std::slice::from_ref(certificate)),
-        }
     }
 }
 

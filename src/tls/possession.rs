@@ -4,9 +4,8 @@
 //! The kubelet does the same (`ClientAuth: RequestClientCert`). The chain is judged later, per request: a bad
 //! one becomes a 401, and a token beside it still counts.
 //!
-//! x509-parser reads the key, because webpki does not read every certificate that Go reads (v1, unusual
-//! extensions). rustls shares one verifier between all connections and offers it no place for what it has
-//! read, so the chain is parsed once more when it is judged.
+//! [`Frame`] reads the key, because webpki does not read every certificate that Go reads (v1, unusual
+//! extensions). The rest of the certificate is read when the chain is judged.
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
@@ -16,7 +15,8 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved, SignatureScheme,
 };
 use webpki::RawPublicKeyEntity;
-use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::frame::Frame;
 
 /// Asks for a certificate, accepts any or none, and checks possession of its key.
 #[derive(Debug)]
@@ -76,16 +76,12 @@ impl ClientCertVerifier for PossessionVerifier {
     }
 }
 
-/// The public key of any certificate that x509-parser can read.
+/// The public key of any certificate with the frame of one.
 pub(super) fn public_key(
     certificate: &CertificateDer<'_>,
 ) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
-    match X509Certificate::from_der(certificate) {
-        Ok(([], certificate)) => Ok(SubjectPublicKeyInfoDer::from(
-            certificate.public_key().raw.to_vec(),
-        )),
-        _ => Err(CertificateError::BadEncoding.into()),
-    }
+    let frame = Frame::read(certificate).ok_or(CertificateError::BadEncoding)?;
+    Ok(SubjectPublicKeyInfoDer::from(frame.key.to_vec()))
 }
 
 /// What rustls does for TLS 1.2 with a certificate, for a bare key. In TLS 1.2 a scheme does not determine
