@@ -87,6 +87,11 @@ impl<'a> Signed<'a> {
             _ => None,
         }
     }
+
+    /// What is signed, without its tag and length.
+    pub(super) fn message_content(&self) -> Option<&'a [u8]> {
+        only(self.message, SEQUENCE)
+    }
 }
 
 /// Whether `input` is one element that DER and Go's parser accept, with everything in it. Each element read

@@ -2,45 +2,47 @@
 //!
 //! Go compares whole tags: number, class and constructed bit. x509-parser compares numbers alone in some
 //! places, and what it reads there Go does not see. So the frame of every certificate is read here first.
-//! Only this reader is fast enough for a handshake, where nothing is known about the client yet.
 
-use super::encoding::{BIT_STRING, BOOLEAN, Element, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING};
+use super::encoding::{BOOLEAN, Element, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING};
 use super::encoding::{SEQUENCE, SET, Signed, elements, only};
 
 const VERSION: u8 = 0xa0;
 const ISSUER_UNIQUE_ID: u8 = 0x81;
 const SUBJECT_UNIQUE_ID: u8 = 0x82;
 const EXTENSIONS: u8 = 0xa3;
+/// Which of the fields that every certificate has the key is.
+const KEY: usize = 5;
 
 /// A certificate whose outer parts have the right tags.
 pub(super) struct Frame<'a> {
     /// What is signed, by which algorithm, and the signature.
     pub(super) signed: Signed<'a>,
-    /// Its public key, as SubjectPublicKeyInfo.
-    pub(super) key: &'a [u8],
     /// The types and values of its extensions, as contents.
     pub(super) extensions: Vec<(&'a [u8], &'a [u8])>,
 }
 
+/// The key of a certificate (SubjectPublicKeyInfo), by its outermost fields alone: nothing else is known
+/// about the certificate.
+pub(super) fn key_of(certificate: &[u8]) -> Option<&[u8]> {
+    let fields = elements(Signed::read(certificate)?.message_content()?)?;
+    Some(head(&fields)?.0[KEY].raw)
+}
+
 impl<'a> Frame<'a> {
     pub(super) fn read(certificate: &'a [u8]) -> Option<Self> {
-        let parts = elements(only(certificate, SEQUENCE)?)?;
-        let [SEQUENCE, SEQUENCE, BIT_STRING] = tags(&parts)[..] else {
+        let signed = Signed::read(certificate)?;
+        let fields = elements(signed.message_content()?)?;
+        let (head, rest) = head(&fields)?;
+        let [serial, sequences @ ..] = head;
+        let [_, issuer, _, subject, _] = sequences;
+        if serial.tag != INTEGER
+            || sequences.iter().any(|field| field.tag != SEQUENCE)
+            || !rest.is_sorted_by(|one, next| one.tag < next.tag)
+        {
             return None;
-        };
-        let fields = elements(parts.first()?.content)?;
-        let fields = match fields.first()?.tag {
-            VERSION => fields.get(1..)?,
-            _ => &fields,
-        };
-        let ([serial, algorithm, issuer, validity, subject, key], rest) = fields.split_first_chunk()?;
-        let is_framed = serial.tag == INTEGER
-            && [algorithm, issuer, validity, subject, key]
-                .iter()
-                .all(|field| field.tag == SEQUENCE)
-            && is_name(issuer.content)?
-            && is_name(subject.content)?
-            && rest.is_sorted_by(|one, next| one.tag < next.tag);
+        }
+        check_name(issuer.content)?;
+        check_name(subject.content)?;
         let mut read = Vec::new();
         for field in rest {
             match field.tag {
@@ -49,16 +51,25 @@ impl<'a> Frame<'a> {
                 _ => return None,
             }
         }
-        is_framed.then_some(Self {
-            signed: Signed::read(certificate)?,
-            key: key.raw,
+        Some(Self {
+            signed,
             extensions: read,
         })
     }
 }
 
-/// Whether each attribute of a name is a sequence of type and value.
-fn is_name(name: &[u8]) -> Option<bool> {
+/// The fields that every certificate has, without the version: serial number, algorithm, issuer, validity,
+/// subject and key; and the others.
+fn head<'e, 'a>(fields: &'e [Element<'a>]) -> Option<(&'e [Element<'a>; 6], &'e [Element<'a>])> {
+    let fields = match fields.first()?.tag {
+        VERSION => fields.get(1..)?,
+        _ => fields,
+    };
+    fields.split_first_chunk()
+}
+
+/// Each attribute of a name must be a sequence of type and value.
+fn check_name(name: &[u8]) -> Option<()> {
     for set in elements(name)? {
         for attribute in elements(set.content)? {
             let [OBJECT_IDENTIFIER, _] = tags(&elements(attribute.content)?)[..] else {
@@ -69,7 +80,7 @@ fn is_name(name: &[u8]) -> Option<bool> {
             }
         }
     }
-    Some(true)
+    Some(())
 }
 
 fn extensions(field: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {

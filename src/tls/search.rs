@@ -28,6 +28,8 @@ pub(super) struct Search<'a> {
     /// The same for the lists; empty if there are none.
     pub(super) revocable: &'a [Revocable],
     pub(super) now: SystemTime,
+    /// The effort of reading the chain and of the handshake's signature.
+    pub(super) spent: u64,
     pub(super) signatures: Signatures<'a>,
     /// How many paths webpki was given.
     pub(super) paths: u32,
@@ -68,7 +70,7 @@ impl<'a> Search<'a> {
             if anchor.key == leaf.key() {
                 continue;
             }
-            if self.is_exhausted() {
+            if self.signatures.count() > 0 && self.is_exhausted() {
                 return Err(Refusal::TooComplex);
             }
             let judged = direct::judge(anchor, leaf, self.now, &mut self.signatures)
@@ -113,8 +115,10 @@ impl<'a> Search<'a> {
         Err(refused.unwrap_or_else(|| unknown_issuer(&leaf.parsed)))
     }
 
+    /// Whether nothing more is tried once something has failed. What a CA of the bundle has signed is verified
+    /// whatever its keys cost.
     fn is_exhausted(&self) -> bool {
-        self.signatures.effort() >= MAX_EFFORT || self.paths as usize >= MAX_PATHS
+        self.spent + self.signatures.effort() >= MAX_EFFORT || self.paths as usize >= MAX_PATHS
     }
 
     /// Checks one path to one anchor; yields how long it is valid without the lists.
@@ -149,17 +153,15 @@ impl<'a> Search<'a> {
             .now
             .duration_since(UNIX_EPOCH)
             .map_err(|_| Refusal::NotYetValid)?;
-        let is_this_path = |verified: &VerifiedPath<'_>| {
-            let verified = verified.intermediate_certificates().map(webpki::Cert::der);
-            let is_same = verified
-                .map(|der| der.to_vec())
-                .eq(issuers.iter().map(|issuer| issuer.der.to_vec()));
-            is_same.then_some(()).ok_or(webpki::Error::UnknownIssuer)
-        };
         let ders: Vec<_> = issuers
             .iter()
             .map(|issuer| CertificateDer::from(&issuer.der[..]))
             .collect();
+        let is_this_path = |verified: &VerifiedPath<'_>| {
+            let verified = verified.intermediate_certificates().map(webpki::Cert::der);
+            let is_same = verified.eq(ders.iter().cloned());
+            is_same.then_some(()).ok_or(webpki::Error::UnknownIssuer)
+        };
         let algorithms = self.signatures.algorithms();
         let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
             algorithms.iter().map(|algorithm| algorithm as _).collect();

@@ -155,7 +155,7 @@ impl Serving {
             .min();
         let config = server_config(
             pair,
-            trust.as_deref(),
+            trust.as_ref(),
             options.client_certificates,
             options.min_version,
             &options.cipher_suites,

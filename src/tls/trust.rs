@@ -18,7 +18,7 @@ use x509_parser::prelude::X509Version;
 use super::anchor::{Anchor, Anchors};
 use super::bounds::{MAX_BYTES, MAX_CERTIFICATES};
 use super::certificate::{self, CertificateFacts, ChainCertificate};
-use super::frame::Frame;
+use super::frame::key_of;
 use super::refusal::{Judged, Malformed, Refusal, Refused, unknown_issuer};
 use super::revocation::{Revocable, RevocationError, RevocationList};
 use super::search::{Path, Search};
@@ -54,13 +54,14 @@ pub enum TrustError {
     },
 }
 
-/// Which leaves are accepted.
+/// When a chain is judged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Leaves {
-    /// All that a kubelet accepts, as far as the settings allow.
-    All,
-    /// Those with a path that webpki verifies: not those of the bundle itself, v1 or CA:TRUE.
-    WithPath,
+enum Stage {
+    /// In the handshake, with `clientCertificates: Require`: only leaves with a path that webpki verifies get
+    /// through, and the revocation lists are left for later.
+    Handshake,
+    /// For the requests of a connection.
+    Request,
 }
 
 // === impl Trust ===
@@ -131,29 +132,40 @@ impl Trust {
         self.generation
     }
 
-    /// The certificates of the bundle.
-    pub(crate) fn certificates(&self) -> &[CertificateDer<'static>] {
-        &self.bundle
+    /// Whether a CA of the bundle can end a path.
+    pub(super) fn has_anchors(&self) -> bool {
+        self.anchors.len() > 0
     }
 
     /// Judges the chain that a client sent, leaf first, and says what that cost. The handshake has proven that
     /// the client holds the leaf's key, which is part of the work.
     pub fn judge(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> (Result<Judged, Refused>, Work) {
-        self.judge_leaves(Leaves::All, chain, now)
+        self.judge_at(Stage::Request, chain, now)
     }
 
-    /// Judges a chain as [`Trust::judge`] does, and accepts only the `leaves` meant.
-    pub(super) fn judge_leaves(
+    /// Judges a chain in the handshake, where [`ClientCertificates::Require`] refuses some that are accepted
+    /// otherwise.
+    ///
+    /// [`ClientCertificates::Require`]: super::ClientCertificates::Require
+    pub(super) fn judge_in_handshake(
         &self,
-        leaves: Leaves,
+        chain: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Result<Judged, Refused> {
+        self.judge_at(Stage::Handshake, chain, now).0
+    }
+
+    fn judge_at(
+        &self,
+        stage: Stage,
         chain: &[CertificateDer<'_>],
         now: SystemTime,
     ) -> (Result<Judged, Refused>, Work) {
         let mut work = Work::default();
-        let key = chain.first().and_then(|leaf| Frame::read(leaf));
-        work.effort += key.map_or(0, |frame| effort_of(frame.key));
+        let key = chain.first().and_then(|leaf| key_of(leaf));
+        work.effort += key.map_or(0, effort_of);
         let mut begins = None;
-        let judged = self.read_and_judge(leaves, chain, now, &mut begins, &mut work);
+        let judged = self.read_and_judge(stage, chain, now, &mut begins, &mut work);
         let judged = judged.map_err(|refusal| {
             let begins = begins.into_iter().chain(
                 self.anchors
@@ -171,7 +183,7 @@ impl Trust {
     /// `begins` becomes the first `notBefore` in the chain that is yet to come.
     fn read_and_judge(
         &self,
-        leaves: Leaves,
+        stage: Stage,
         chain: &[CertificateDer<'_>],
         now: SystemTime,
         begins: &mut Option<SystemTime>,
@@ -199,7 +211,10 @@ impl Trust {
         })?;
         check_leaf(&leaf.facts, now)?;
 
-        let lists = &self.revocation[..];
+        let lists = match stage {
+            Stage::Handshake => &[],
+            Stage::Request => &self.revocation[..],
+        };
         let revocable: Vec<_> = match lists {
             [] => Vec::new(),
             _ => chain
@@ -213,10 +228,11 @@ impl Trust {
             chain: &chain,
             revocable: &revocable,
             now,
+            spent: work.effort,
             signatures: Signatures::default(),
             paths: 0,
         };
-        let path = self.choose(leaves, &mut search);
+        let path = self.choose(stage, &mut search);
         search.note(work);
         let path = path?;
         let intermediates = path.intermediates.iter().map(|at| fingerprint(chain[*at].der));
@@ -229,18 +245,18 @@ impl Trust {
     }
 
     /// Judges the leaf in the way that its kind needs.
-    fn choose(&self, leaves: Leaves, search: &mut Search<'_>) -> Result<Path, Refusal> {
+    fn choose(&self, stage: Stage, search: &mut Search<'_>) -> Result<Path, Refusal> {
         let leaf = &search.chain[0];
+        let is_request = stage == Stage::Request;
         // A leaf that is in the bundle itself needs no issuer, as in Go.
-        if leaves == Leaves::All && self.bundle.contains(leaf.der) {
+        if is_request && self.bundle.contains(leaf.der) {
             return search.pinned();
         }
-        let may_be_direct = leaves == Leaves::All;
         match leaf.parsed.version {
-            X509Version::V1 if self.legacy_v1 && may_be_direct => search.direct(unknown_issuer(&leaf.parsed)),
+            X509Version::V1 if is_request && self.legacy_v1 => search.direct(unknown_issuer(&leaf.parsed)),
             X509Version::V1 => Err(Refusal::Version1),
             X509Version::V2 => Err(Refusal::Version2),
-            _ if leaf.facts.is_ca && may_be_direct => search.direct(Refusal::CaAsClient),
+            _ if is_request && leaf.facts.is_ca => search.direct(Refusal::CaAsClient),
             _ => search.built(),
         }
     }

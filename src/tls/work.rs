@@ -22,11 +22,11 @@ pub struct Work {
 }
 
 /// The effort of one unit.
-const UNIT: u64 = 100_000;
+const UNIT: u64 = 90_000;
 /// The effort of a certificate, however small.
-const CERTIFICATE: u64 = 8_000;
+const CERTIFICATE: u64 = 5_000;
 /// The effort of an element of DER.
-const ELEMENT: u64 = 150;
+const ELEMENT: u64 = 110;
 
 impl Work {
     /// The work as a number of units, at least one: a chain of two ordinary certificates costs about two.

@@ -39,6 +39,7 @@ mod forwarding_upstream;
 mod framing;
 mod half_ends;
 mod handmade_certificates;
+mod heavy_chains;
 mod http2_frames;
 mod http2_oddities;
 mod identity;

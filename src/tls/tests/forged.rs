@@ -1,7 +1,5 @@
 //! Certificates that no library would make: assembled byte by byte, and signed.
 
-use rcgen::PublicKeyData as _;
-
 use super::*;
 
 pub(super) const CN: &[u8] = &[0x55, 0x04, 0x03];
@@ -10,7 +8,8 @@ pub(super) const CN: &[u8] = &[0x55, 0x04, 0x03];
 pub(super) struct Forged<'a> {
     pub(super) issuer: Vec<u8>,
     pub(super) subject: Vec<u8>,
-    pub(super) key: &'a KeyPair,
+    /// Its SubjectPublicKeyInfo.
+    pub(super) key: Vec<u8>,
     pub(super) signer: &'a KeyPair,
     pub(super) extensions: Vec<Vec<u8>>,
 }
@@ -38,7 +37,7 @@ impl Forged<'_> {
                 &self.issuer,
                 &validity,
                 &self.subject,
-                &self.key.subject_public_key_info(),
+                &self.key,
                 if self.extensions.is_empty() {
                     &[]
                 } else {

@@ -149,7 +149,8 @@ async fn clients_are_asked_with_the_names_of_the_cas_and_not_at_all_without_a_bu
         }
     }
     let (one, two) = (Authority::new("one", |_| ()), Authority::new("two", |_| ()));
-    let trust = Trust::new(vec![one.certificate.clone(), two.certificate.clone()], 1).unwrap();
+    let bundle = vec![one.certificate.clone(), two.certificate.clone()];
+    let trust = Arc::new(Trust::new(bundle, 1).unwrap());
     for version in VERSIONS {
         for trust in [Some(&trust), None] {
             let asked = Arc::new(Asked::default());

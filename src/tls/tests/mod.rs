@@ -30,6 +30,7 @@ mod handshakes;
 mod judgement;
 mod revocation;
 mod strings;
+mod work;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
@@ -99,8 +100,8 @@ impl Authority {
         Leaf { certificate, key }
     }
 
-    fn trust(&self) -> Trust {
-        Trust::new(vec![self.certificate.clone()], 7).unwrap()
+    fn trust(&self) -> Arc<Trust> {
+        Arc::new(Trust::new(vec![self.certificate.clone()], 7).unwrap())
     }
 }
 
@@ -230,7 +231,7 @@ fn serving(authority: &Authority) -> Leaf {
     authority.issue(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])
 }
 
-fn gate(authority: &Authority, trust: Option<&Trust>, mode: ClientCertificates) -> Arc<ServerConfig> {
+fn gate(authority: &Authority, trust: Option<&Arc<Trust>>, mode: ClientCertificates) -> Arc<ServerConfig> {
     server_config(serving(authority).pair(), trust, mode, TlsVersion::Tls12, &[]).unwrap()
 }
 

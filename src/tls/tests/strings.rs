@@ -4,6 +4,8 @@
 //! `golden` is a table of its own, written from Go's rules as the recorded kubelet shows them (`trust.tsv`,
 //! `sub-*`): it shares nothing with the code under test.
 
+use rcgen::PublicKeyData as _;
+
 use super::forged::{CN, Forged, attribute, element, extension, may_issue, named};
 use super::*;
 
@@ -149,7 +151,8 @@ enum Place {
 #[test]
 fn values_in_names_are_read_as_go_reads_them_or_refused() {
     let [root_key, issuer_key, key] = [(); 3].map(|()| KeyPair::generate().unwrap());
-    let forged = |issuer: &[u8], subject: Vec<u8>, key, signer, extensions| {
+    let forged = |issuer: &[u8], subject: Vec<u8>, key: &KeyPair, signer, extensions| {
+        let key = key.subject_public_key_info();
         Forged {
             issuer: issuer.to_vec(),
             subject,
@@ -236,7 +239,8 @@ fn values_in_names_are_read_as_go_reads_them_or_refused() {
 #[test]
 fn extensions_with_a_constructed_primitive_are_refused() {
     let [root_key, key] = [(); 2].map(|()| KeyPair::generate().unwrap());
-    let make = |subject: &str, key, extensions| {
+    let make = |subject: &str, key: &KeyPair, extensions| {
+        let key = key.subject_public_key_info();
         let signer = &root_key;
         Forged {
             issuer: named("root"),
