@@ -44,8 +44,8 @@ pub(crate) struct Authenticator {
 }
 
 impl Authenticator {
-    /// `tokens` is `None` while `authentication.webhook.enabled` is false: tokens are then ignored. `budget` is
-    /// for refused certificates.
+    /// `tokens` is `None` while `authentication.webhook.enabled` is false: tokens are then ignored. `budget`
+    /// is for refused certificates.
     pub(crate) fn new(
         serving: Arc<ArcSwap<Serving>>,
         tokens: Option<TokenReviewer>,

@@ -130,8 +130,8 @@ impl PresentedCertificate {
         Ok(certificate)
     }
 
-    /// The verdict after the last one has ceased to count. The chain is judged once for all requests that wait
-    /// for it, on a thread of its own. If this future is dropped meanwhile, the judgement goes on.
+    /// The verdict after the last one has ceased to count. The chain is judged once for all requests that
+    /// wait for it, on a thread of its own. If this future is dropped meanwhile, the judgement goes on.
     pub(super) async fn judge_anew(
         self: &Arc<Self>,
         verdicts: &Arc<Verdicts>,

@@ -85,8 +85,8 @@ enum Lists {
 
 /// The number of files before the lists: certificate, key and CA bundle. Without a bundle there are no lists.
 const BEFORE_LISTS: usize = 3;
-/// The generation of the next trust. Verdicts are remembered with that of the trust that they were made by, so
-/// no two of a process may be the same, also if one of them was never published.
+/// The generation of the next trust. Verdicts are remembered with that of the trust that they were made by,
+/// so no two of a process may be the same, also if one of them was never published.
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 const CRL_FILES: &str = "authentication.x509.crlFiles";
 

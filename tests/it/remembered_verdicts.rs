@@ -71,7 +71,7 @@ async fn a_certificate_is_judged_after_the_handshake_and_no_more_by_requests() {
     world.stop().await;
 }
 
-/// Seen red: with a judgement for each request that meets an old verdict.
+/// Seen red: with verdicts that are kept neither on the connection nor for others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_the_trust_has_each_connection_judged_once_more() {
     let world = World::start().await;
@@ -101,8 +101,8 @@ async fn a_change_of_the_trust_has_each_connection_judged_once_more() {
     world.stop().await;
 }
 
-/// Seen red: with the whole chain judged and charged (429), and with the judgement after a change of the trust
-/// charged.
+/// Seen red: with the whole chain judged and charged (429), and with the judgement after a change of the
+/// trust charged.
 #[tokio::test(flavor = "multi_thread")]
 async fn junk_chains_of_an_address_do_not_keep_its_good_certificates_out() {
     let world = World::builder()
