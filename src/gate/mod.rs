@@ -331,8 +331,13 @@ fn log(connection: &Connection, error: &RequestError) {
     let (peer, status, station) = (connection.peer, error.status.as_u16(), error.station.as_str());
     match error.origin {
         ErrorOrigin::Client => tracing::debug!(%peer, status, station, "refused: {error}"),
-        // The client can reach a bound as often as it likes.
-        ErrorOrigin::Gate if error.status == StatusCode::TOO_MANY_REQUESTS => {
+        // The client can reach a bound as often as it likes, and wait for a verdict among many others.
+        ErrorOrigin::Gate
+            if matches!(
+                error.status,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+            ) =>
+        {
             tracing::debug!(%peer, status, station, "refused: {error}");
         }
         ErrorOrigin::ApiServer | ErrorOrigin::Gate | ErrorOrigin::Kubelet => {
