@@ -181,9 +181,14 @@ impl Gate {
     /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
     pub(crate) fn admit(&self, connection: &Connection, identity: &Identity) {
         if identity.credential() != CredentialKind::Anonymous {
-            connection
-                .admit(|| self.witness.knows(identity) || self.authorizer.names_for_interactive(identity));
+            connection.admit(|| self.witness.knows(identity) || self.is_interactive_user(identity));
         }
+    }
+
+    /// Whether `authorization.interactive.allowedUsers` names the user.
+    fn is_interactive_user(&self, identity: &Identity) -> bool {
+        identity.credential() != CredentialKind::Anonymous
+            && self.interactive_users.contains(&identity.user().username)
     }
 
     /// Stations 4, 3 and 5: what the request asks for, which user sends it, and whether that user may do it.
@@ -228,9 +233,7 @@ impl Gate {
         let user = permit.identity();
         let rank = if self.witness.is_api_server(permit) {
             Rank::ApiServer
-        } else if user.credential() != CredentialKind::Anonymous
-            && self.interactive_users.contains(&user.user().username)
-        {
+        } else if self.is_interactive_user(user) {
             Rank::Kept
         } else {
             Rank::Other
