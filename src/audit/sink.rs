@@ -18,6 +18,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::error::AuditError;
 use super::event::Clock;
+use crate::files;
 use crate::settings::AuditRotation;
 
 /// Where the lines go.
@@ -275,7 +276,7 @@ fn appending() -> OpenOptions {
 fn ends_within_a_line(file: &File, path: &Path) -> bool {
     let last = || {
         let mut last = [0];
-        let mut reader = File::open(path)?;
+        let mut reader = files::open(path)?;
         reader.seek(SeekFrom::End(-1))?;
         reader.read_exact(&mut last)?;
         io::Result::Ok(last[0])

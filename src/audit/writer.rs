@@ -266,6 +266,11 @@ impl Audit {
         self.0.as_ref().map_or(0, |shared| shared.errors.load(Relaxed))
     }
 
+    /// How many bytes of events wait to be written.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.0.as_ref().map_or(0, |shared| shared.bytes.load(Relaxed))
+    }
+
     /// How many events are reserved or wait to be written.
     pub(crate) fn pending(&self) -> usize {
         self.0.as_ref().map_or(0, |shared| {

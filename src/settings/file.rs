@@ -149,13 +149,17 @@ sections! {
         request_head_bytes: u64 = 131_072,
         http2_streams: u64 = 100,
         connections: u64 = 4096,
+        unauthenticated_connections: u64 = 2048,
         connections_per_address: u64 = 512,
+        requests_per_identity: u64 = 256,
+        streams: u64 = 1024,
         streams_per_identity: u64 = 256,
         rejected_tokens_per_address: u64 = 10,
         refused_certificates_per_address: u64 = 500,
         cache_entries: u64 = 8192,
         audit_queue: u64 = 8192,
         concurrent_reviews: u64 = 64,
+        upstream_connections: u64 = 1024,
         upstream_idle_connections: u64 = 64,
     }
 
@@ -184,5 +188,8 @@ sections! {
     /// `admin`
     Admin {
         listen: String = "127.0.0.1:19250".to_owned(),
+        socket: String = "auto".to_owned(),
+        group: String = String::new(),
+        hosts: Vec<String> = Vec::new(),
     }
 }

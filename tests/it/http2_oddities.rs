@@ -37,7 +37,7 @@ impl Fate {
 }
 
 /// A good head that asks for this.
-fn head(method: &str, path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn head(method: &str, path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     [
         (":method", method),
         (":scheme", "https"),
@@ -267,7 +267,7 @@ const MUCH: &str = "/lab/bytes?n=10000000";
 /// A followed log without a line for longer than any test takes.
 const QUIET: &str = "/containerLogs/default/web/nginx?follow=true&tailLines=0";
 
-fn get(stream: u32, path: &str) -> Vec<u8> {
+pub(crate) fn get(stream: u32, path: &str) -> Vec<u8> {
     frame(
         HEADERS,
         END_STREAM | END_HEADERS,
@@ -276,7 +276,7 @@ fn get(stream: u32, path: &str) -> Vec<u8> {
     )
 }
 
-fn window(stream: u32, size: u32) -> Vec<u8> {
+pub(crate) fn window(stream: u32, size: u32) -> Vec<u8> {
     frame(WINDOW_UPDATE, 0, stream, &size.to_be_bytes())
 }
 

@@ -5,6 +5,10 @@
 //! without it, is its first sentence.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests read files that they made themselves"
+)]
 
 mod node;
 mod patience;
@@ -30,6 +34,7 @@ mod census;
 mod client_matrix;
 mod command_line;
 mod corpus;
+mod crowded_door;
 mod deadlines;
 mod early_answers;
 mod expectations;
@@ -40,6 +45,7 @@ mod forwarding_upstream;
 mod framing;
 mod half_ends;
 mod handmade_certificates;
+mod hostile_files;
 mod http2_frames;
 mod http2_oddities;
 mod identity;
@@ -58,6 +64,7 @@ mod log_lines;
 mod next_steps;
 mod node_name;
 mod outside_clients;
+mod places;
 mod proving;
 mod proving_command;
 mod proving_nodes;
