@@ -32,6 +32,7 @@ mod corpus;
 mod deadlines;
 mod early_answers;
 mod expectations;
+mod floods;
 mod floors;
 mod forwarding;
 mod forwarding_heads;

@@ -177,8 +177,11 @@ pub(crate) async fn output(command: Command) -> Output {
 /// A gate that serves, as a process of its own.
 pub(crate) struct Serving {
     process: Child,
+    /// The first of its addresses.
     pub(crate) address: SocketAddr,
+    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) admin: SocketAddr,
+    pub(crate) read_only: Vec<SocketAddr>,
     /// What it logged before it served.
     pub(crate) said: Vec<Value>,
     later: Arc<Mutex<Vec<Value>>>,
@@ -215,13 +218,17 @@ impl Serving {
             }
         });
         let parse = |field: &str| {
-            let text = fields[field].as_str().unwrap();
-            let digits = text.trim_matches(|letter: char| !letter.is_ascii_digit());
-            digits.parse().unwrap()
+            let addresses = fields[field].as_str().unwrap().split(", ");
+            addresses
+                .filter_map(|text| text.parse().ok())
+                .collect::<Vec<SocketAddr>>()
         };
+        let addresses = parse("listen");
         let serving = Self {
-            address: parse("listen"),
-            admin: parse("admin"),
+            address: addresses[0],
+            addresses,
+            admin: parse("admin")[0],
+            read_only: parse("read_only_port"),
             process,
             said,
             later,

@@ -1,0 +1,57 @@
+//! A connection that says nothing costs its client nothing, and the gate a place until a deadline passes. A
+//! stranger who takes all places keeps every other client out.
+
+use fakes::client::Alpn;
+use serde_json::json;
+
+use super::ground::Ground;
+use super::play::Flood;
+use super::scaled;
+
+/// In the short form, the gate has room for less.
+fn flood(name: &'static str) -> Flood {
+    let flood = Flood::new(name, "each again 1 s after its end").begin_after(scaled(256, 4096));
+    flood.configure(|configuration, _| {
+        if scaled(true, false) {
+            configuration["limits"]["connections"] = json!(256);
+            configuration["limits"]["connectionsPerAddress"] = json!(32);
+        }
+    })
+}
+
+#[test]
+fn over_tcp_from_eight_addresses() {
+    flood("8 × 512 silent TCP connections").play(async |attacker| {
+        let each = scaled(32, 512);
+        let open = async |number: u32| {
+            let from = attacker.ground.attacker(number / each);
+            attacker.tcp(from, attacker.gate).await.ok()
+        };
+        attacker.hold(8 * each, open).await;
+    });
+}
+
+#[test]
+fn over_tcp_from_one_network() {
+    flood("silent TCP connections of 4096 addresses of one /64")
+        .on_network()
+        .play(async |attacker| {
+            let open = async |number: u32| {
+                let from = Ground::neighbour_v6(number as u16);
+                attacker.tcp(from, attacker.gate_v6.unwrap()).await.ok()
+            };
+            attacker.hold(scaled(256, 4096), open).await;
+        });
+}
+
+#[test]
+fn after_the_handshake() {
+    flood("4096 finished handshakes, then silence").play(async |attacker| {
+        let each = scaled(32, 512);
+        let open = async |number: u32| {
+            attacker.note();
+            attacker.client(number / each, None, Alpn::H1).stream().await.ok()
+        };
+        attacker.hold(8 * each, open).await;
+    });
+}
