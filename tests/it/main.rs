@@ -40,6 +40,7 @@ mod forwarding_upstream;
 mod framing;
 mod half_ends;
 mod handmade_certificates;
+mod http2_floods;
 mod http2_frames;
 mod http2_oddities;
 mod identity;

@@ -20,6 +20,18 @@ pub(crate) fn kubelet_gate() -> Command {
     own(Command::new(GATE))
 }
 
+/// The same with so many descriptors.
+pub(crate) fn kubelet_gate_with(descriptors: u64) -> Command {
+    let mut command = own(Command::new("sh"));
+    command.args([
+        "-ec",
+        &format!("ulimit -n {descriptors}; exec \"$@\""),
+        "sh",
+        GATE,
+    ]);
+    command
+}
+
 const GATE: &str = env!("CARGO_BIN_EXE_kubelet-gate");
 
 /// Without what the environment of the tests may say to it.
@@ -193,7 +205,12 @@ impl Serving {
     }
 
     pub(crate) async fn with_configuration(file: &str) -> Self {
-        let mut process = kubelet_gate()
+        Self::of(kubelet_gate(), file).await
+    }
+
+    /// The same for a command that becomes the program.
+    pub(crate) async fn of(mut command: Command, file: &str) -> Self {
+        let mut process = command
             .args(["serve", "--log-format", "json", "--config", file])
             .stderr(Stdio::piped())
             .spawn()

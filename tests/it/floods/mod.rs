@@ -15,8 +15,17 @@ mod legitimate;
 mod play;
 mod scene;
 
+mod admin_port;
+mod anonymous_requests;
+mod api_server_streams;
 mod client_hellos;
+mod closed_windows;
 mod expensive_chains;
+mod http2;
+mod junk_beside;
+mod memory;
+mod random_tokens;
+mod read_only_port;
 mod silent_connections;
 
 use std::sync::LazyLock;

@@ -22,6 +22,7 @@ pub(super) struct Flood {
     begin: u64,
     judged: Vec<Kind>,
     needs_network: bool,
+    descriptors: Option<u64>,
 }
 
 /// What an attack did.
@@ -56,6 +57,7 @@ impl Flood {
             begin: 1,
             judged: KNOWN.into_iter().chain(PROBES).collect(),
             needs_network: false,
+            descriptors: None,
         }
     }
 
@@ -84,6 +86,11 @@ impl Flood {
             needs_network: true,
             ..self
         }
+    }
+
+    /// Starts the gate with so many descriptors, if given.
+    pub(super) fn descriptors(self, descriptors: Option<u64>) -> Self {
+        Self { descriptors, ..self }
     }
 
     /// Plays the attack; panics if a request of the legitimate client is not answered, or something is left.
@@ -119,9 +126,9 @@ impl Flood {
         attacked: impl AsyncFn(&Scene),
         after: impl AsyncFnOnce(&Scene, &Outcome),
     ) {
-        let scene = Scene::start(ground, self.changes).await;
+        let scene = Scene::start(ground, self.descriptors, self.changes).await;
         let mut legitimate = Legitimate::arrive(&scene).await;
-        scene.eventually_idle(scene.holdings().descriptors).await;
+        scene.eventually_idle(scene.holdings().descriptors).await.unwrap();
         let before = scene.holdings();
         let (mut windows, mut cpu);
         windows = 0;
@@ -156,7 +163,7 @@ impl Flood {
         } else {
             None
         };
-        scene.eventually_idle(before.descriptors).await;
+        let idle = scene.eventually_idle(before.descriptors).await;
         let (memory, seconds) = memory_after(&scene, before.memory).await;
         let row = Row {
             name: self.name,
@@ -167,11 +174,12 @@ impl Flood {
             seconds,
         };
         row.note();
-        let faults: Vec<String> = self
+        let mut faults: Vec<String> = self
             .judged
             .iter()
             .filter_map(|kind| fault(*kind, &outcome.experience, control.as_ref()))
             .collect();
+        faults.extend(idle.err());
         assert!(faults.is_empty(), "{}: {}", self.name, faults.join("; "));
         after(&scene, &outcome).await;
         drop(legitimate);

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use fakes::apiserver::{Api, FakeApiServer};
 use fakes::client::{Alpn, Client, ClientTls};
@@ -14,10 +15,11 @@ use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::sleep;
 
 use super::ground::Ground;
-use crate::patience::{eventually_answers, patience};
-use crate::program::Serving;
+use crate::patience::patience;
+use crate::program::{Serving, kubelet_gate, kubelet_gate_with};
 use crate::world::{PKI, sum};
 
 /// A change of the configuration, whose folder is the path.
@@ -59,7 +61,7 @@ pub(super) struct Holdings {
 }
 
 impl Scene {
-    pub(super) async fn start(ground: Ground, changes: Vec<Change>) -> Self {
+    pub(super) async fn start(ground: Ground, descriptors: Option<u64>, changes: Vec<Change>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path();
         PKI.write(folder).unwrap();
@@ -104,9 +106,13 @@ impl Scene {
         }
         let file = folder.join("kubelet-gate.yaml");
         fs::write(&file, configuration.to_string()).unwrap();
+        let gate = match descriptors {
+            Some(descriptors) => kubelet_gate_with(descriptors),
+            None => kubelet_gate(),
+        };
         Self {
             ground,
-            gate: Serving::with_configuration(file.to_str().unwrap()).await,
+            gate: Serving::of(gate, file.to_str().unwrap()).await,
             api,
             kubelet,
             directory,
@@ -145,26 +151,37 @@ impl Scene {
     }
 
     /// Waits until no connection, request or stream of a client is left, nor a descriptor.
-    pub(super) async fn eventually_idle(&self, before: usize) {
-        let mut left = String::new();
-        let what = "connections, requests, streams and descriptors are gone";
-        let gone = async || {
+    ///
+    /// # Errors
+    /// What is left.
+    pub(super) async fn eventually_idle(&self, descriptors: usize) -> Result<(), String> {
+        const NAMES: [&str; 4] = [
+            "connections",
+            "requests_in_flight",
+            "streams",
+            "upstream_idle_connections",
+        ];
+        let deadline = Instant::now() + patience();
+        loop {
             let metrics = self.metrics().await;
-            let [connections, requests, streams, idle] = [
-                "connections",
-                "requests_in_flight",
-                "streams",
-                "upstream_idle_connections",
-            ]
-            .map(|name| sum(&metrics, name, &[]) as usize);
-            let descriptors = self.holdings().descriptors;
-            left = format!("{connections} {requests} {streams} {descriptors} of which {idle} are idle");
-            connections + requests + streams == 0
-                && descriptors <= before + idle + KEPT
-                && self.kubelet.open_connections() as usize == idle
-        };
-        eventually_answers(what, gone).await;
-        drop(left);
+            let [connections, requests, streams, idle] = NAMES.map(|name| sum(&metrics, name, &[]) as usize);
+            let open = self.holdings().descriptors;
+            let upstream = self.kubelet.open_connections() as usize;
+            if connections + requests + streams == 0
+                && upstream == idle
+                && open <= descriptors + upstream + KEPT
+            {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!(
+                    "left: {connections} connections, {requests} requests, {streams} streams, {upstream} \
+                     connections to the kubelet of which {idle} are idle, {open} descriptors where there were \
+                     {descriptors}"
+                ));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Stops the gate, which must end well.

@@ -1,0 +1,30 @@
+//! Memory that a flood has taken must come back: on a node, the gate shares it with the pods.
+
+use fakes::client::Alpn;
+
+use super::play::Flood;
+use super::scaled;
+use crate::patience::eventually;
+
+#[test]
+fn comes_back_after_many_handshakes() {
+    let flood = Flood::new("4096 handshakes at once, then closed", "opened once");
+    flood.begin_after(scaled(1024, 4096)).play_with(
+        async |attacker| {
+            let open = async |number: u32| {
+                let stream = attacker.client(number % 64, None, Alpn::H1).stream().await.ok();
+                attacker.note();
+                stream
+            };
+            attacker.hold(scaled(1024, 4096), open).await;
+        },
+        async |_| {},
+        async |scene, outcome| {
+            let idle = outcome.before.memory;
+            eventually("the gate's memory is below twice the idle figure", || {
+                scene.holdings().memory < 2 * idle
+            })
+            .await;
+        },
+    );
+}
