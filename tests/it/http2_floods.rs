@@ -96,7 +96,7 @@ pub(crate) fn http2_floods() -> Vec<Http2Flood> {
                 frame(HEADERS, END_STREAM | END_HEADERS, number * 2 + 3, &block)
             },
             times: 500,
-            ends: false,
+            ends: true,
         },
         Http2Flood {
             name: "HPACK table sizes",

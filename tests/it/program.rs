@@ -189,11 +189,10 @@ pub(crate) async fn output(command: Command) -> Output {
 /// A gate that serves, as a process of its own.
 pub(crate) struct Serving {
     process: Child,
-    /// The first of its addresses.
     pub(crate) address: SocketAddr,
-    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) admin: SocketAddr,
-    pub(crate) read_only: Vec<SocketAddr>,
+    /// The read-only port, if it is open.
+    pub(crate) read_only: Option<SocketAddr>,
     /// What it logged before it served.
     pub(crate) said: Vec<Value>,
     later: Arc<Mutex<Vec<Value>>>,
@@ -235,16 +234,12 @@ impl Serving {
             }
         });
         let parse = |field: &str| {
-            let addresses = fields[field].as_str().unwrap().split(", ");
-            addresses
-                .filter_map(|text| text.parse().ok())
-                .collect::<Vec<SocketAddr>>()
+            let mut addresses = fields[field].as_str().unwrap().split(", ");
+            addresses.find_map(|text| text.parse().ok())
         };
-        let addresses = parse("listen");
         let serving = Self {
-            address: addresses[0],
-            addresses,
-            admin: parse("admin")[0],
+            address: parse("listen").unwrap(),
+            admin: parse("admin").unwrap(),
             read_only: parse("read_only_port"),
             process,
             said,

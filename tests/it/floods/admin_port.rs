@@ -22,8 +22,8 @@ fn flood(name: &'static str, rate: &'static str) -> Flood {
 #[test]
 fn silent_connections() {
     flood(
-        "64 silent connections to the admin port",
-        "each again 1 s after its end",
+        "silent connections to the admin port",
+        "256, each again 1 s after its end",
     )
     .play(async |attacker| {
         become_another_user();
@@ -34,8 +34,8 @@ fn silent_connections() {
 
 #[test]
 fn connections_that_do_not_read() {
-    let name = "64 connections to the admin port that ask and do not read";
-    flood(name, "each again 1 s after its end").play(async |attacker| {
+    let name = "connections to the admin port that ask and do not read";
+    flood(name, "64, each again 1 s after its end").play(async |attacker| {
         become_another_user();
         let many = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
         let each = (0..64).map(async |_| {
@@ -53,7 +53,11 @@ fn connections_that_do_not_read() {
 /// The census is at its largest: each caller of the read-only port has a name of its own.
 #[test]
 fn the_census() {
-    let flood = Flood::new("the full census, asked for by 4 connections", "closed loop").on_network();
+    let flood = Flood::new(
+        "the full census, asked for",
+        "4 connections, each again when answered",
+    )
+    .on_network();
     flood.begin_after(scaled(200, 5000)).play(async |attacker| {
         become_another_user();
         let callers = scaled(200, 5000);

@@ -13,8 +13,8 @@ const PER_SECOND: f64 = 1e6;
 
 #[test]
 fn do_not_fill_the_audit() {
-    let name = "anonymous requests with a URI of 8 KB, 4 connections";
-    Flood::new(name, "closed loop").play_with(
+    let name = "anonymous requests with a URI of 8 KB";
+    Flood::new(name, "4 connections, as fast as the gate reads").play_with(
         async |attacker| {
             let request = format!("GET /pods?{} HTTP/1.1\r\nHost: node\r\n\r\n", "x".repeat(8000));
             let forever = async |number: u32| {

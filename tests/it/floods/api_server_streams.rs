@@ -16,7 +16,7 @@ const PROTOCOL: [&str; 1] = ["v5.channel.k8s.io"];
 #[test]
 fn of_one_tenant() {
     let streams: u32 = scaled(16, 256);
-    let flood = Flood::new("256 streams through the API server", "opened once");
+    let flood = Flood::new("streams through the API server", "256");
     let flood = flood
         .begin_after(u64::from(streams))
         .configure(move |configuration, _| {
@@ -36,7 +36,7 @@ fn of_one_tenant() {
             join_all(each).await;
         },
         async |scene| {
-            let client = client(scene.gate.address, PKI.pair(API_SERVER), Alpn::H1);
+            let client = client(scene.address(), PKI.pair(API_SERVER), Alpn::H1);
             let client = client.with_source(scene.ground.known());
             match client.websocket(ATTACH, &PROTOCOL, &[]).await.unwrap() {
                 UpgradeAnswer::Switched(..) => {}

@@ -26,7 +26,6 @@ use super::scene::{Scene, client};
 pub(super) struct Attacker {
     pub(super) ground: Ground,
     pub(super) gate: SocketAddr,
-    pub(super) gate_v6: Option<SocketAddr>,
     pub(super) admin: SocketAddr,
     pub(super) read_only: SocketAddr,
     sent: Arc<AtomicU64>,
@@ -45,10 +44,9 @@ impl Attacker {
     pub(super) fn of(scene: &Scene) -> Self {
         Self {
             ground: scene.ground,
-            gate: scene.gate.address,
-            gate_v6: scene.gate.addresses.iter().copied().find(SocketAddr::is_ipv6),
+            gate: scene.address(),
             admin: scene.gate.admin,
-            read_only: scene.gate.read_only[0],
+            read_only: scene.read_only(scene.ground.gate()),
             sent: Arc::default(),
         }
     }

@@ -13,12 +13,12 @@ use crate::world::PKI;
 
 #[test]
 fn from_forty_addresses() {
-    replayed("a recorded ClientHello from 40 addresses", 40, 1500);
+    replayed("a recorded ClientHello, from 40 addresses", 40, 1500);
 }
 
 #[test]
 fn from_one_address() {
-    replayed("a recorded ClientHello from one address", 1, 300);
+    replayed("a recorded ClientHello, from one address", 1, 300);
 }
 
 fn replayed(name: &'static str, addresses: u32, per_second: u32) {

@@ -12,10 +12,7 @@ use crate::http2_frames::{END_HEADERS, END_STREAM, Frames, HEADERS, INITIAL_WIND
 #[test]
 fn of_a_metrics_token() {
     let (connections, streams) = scaled((8, 100), (90, 100));
-    let flood = Flood::new(
-        "90 × 100 streams with closed windows, by a metrics token",
-        "opened once",
-    );
+    let flood = Flood::new("streams with closed windows, by a metrics token", "90 × 100");
     let flood = flood.begin_after(u64::from(connections * streams));
     // In the short form, fewer streams take the descriptors.
     let flood = flood.descriptors(scaled(Some(600), None));

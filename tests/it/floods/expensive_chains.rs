@@ -10,7 +10,11 @@ use super::scaled;
 /// Seen red: on a gate that let webpki search for a path by itself, each judgement took seconds of a worker.
 #[test]
 fn chains_of_one_name() {
-    Flood::new("16 certificates of one name, 44 KB, 4 connections", "closed loop").play(async |attacker| {
+    Flood::new(
+        "chains of 16 certificates of one name",
+        "4 connections, each again when answered",
+    )
+    .play(async |attacker| {
         let forever = async |number: u32| {
             loop {
                 attacker.note();
@@ -25,7 +29,11 @@ fn chains_of_one_name() {
 #[test]
 fn refused_chains_on_kept_connections() {
     let connections = scaled(16, 150);
-    Flood::new("150 kept connections with a refused chain", "150/s").play(async move |attacker| {
+    Flood::new(
+        "kept connections with a refused chain",
+        "150, each asks every second",
+    )
+    .play(async move |attacker| {
         let forever = async |number: u32| {
             let client = attacker.client(number / 16, Some(&EXPENSIVE), Alpn::H1);
             loop {
@@ -45,7 +53,7 @@ fn refused_chains_on_kept_connections() {
 
 #[test]
 fn large_leaves() {
-    Flood::new("a leaf of 52 KB, each on a new connection", "330/s").play(async |attacker| {
+    Flood::new("leaves of 52 KB", "330 connections/s").play(async |attacker| {
         let client = attacker.client(0, Some(&LARGE), Alpn::H1);
         let work = |_| {
             let (client, attacker) = (client.clone(), attacker.clone());

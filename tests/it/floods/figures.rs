@@ -57,8 +57,8 @@ impl Row<'_> {
         } = self.outcome;
         let answered = KNOWN.map(|kind| format!("{:.0}", experience[&kind].percent()));
         let unseen = match experience.get(&Kind::Unseen) {
-            Some(answers) => format!("{:.0}", answers.percent()),
-            None => "–".to_owned(),
+            Some(answers) if answers.asked > 0 => format!("{:.0}", answers.percent()),
+            _ => "–".to_owned(),
         };
         let mebibytes = |kibibytes: u64| kibibytes / 1024;
         format!(

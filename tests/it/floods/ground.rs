@@ -4,8 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use kubelet_gate::host::Namespace;
-
+use crate::node::namespace_for_a_flood;
 use crate::skipped::skip;
 
 /// Where a scene plays.
@@ -21,9 +20,13 @@ impl Ground {
     /// Runs `work` on a thread in a network namespace, or where there is none on this machine's loopback.
     pub(super) fn with<T: Send>(work: impl FnOnce(Self) -> T + Send) -> T {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let made = Namespace::new(&format!("kgflood{}", COUNT.fetch_add(1, Relaxed)));
-        let Ok(namespace) = made else {
-            return work(Self::Loopback);
+        let namespace = match namespace_for_a_flood(COUNT.fetch_add(1, Relaxed)) {
+            Ok(namespace) => namespace,
+            Err(error) => {
+                let required = std::env::var_os("KUBELET_GATE_NAMESPACES").is_some();
+                assert!(!required, "no network namespace: {error}");
+                return work(Self::Loopback);
+            }
         };
         // On `lo` every address of the network is local.
         namespace.ip(&["addr", "add", "10.0.0.1/8", "dev", "lo"]).unwrap();

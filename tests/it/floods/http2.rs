@@ -20,7 +20,11 @@ static MALLORY: LazyLock<Pair> = LazyLock::new(|| {
 
 #[test]
 fn of_every_kind() {
-    Flood::new("HTTP/2 floods, a connection for each of ten kinds", "closed loop").play(async |attacker| {
+    Flood::new(
+        "HTTP/2 floods of ten kinds",
+        "10 connections, as fast as the gate reads",
+    )
+    .play(async |attacker| {
         let each = http2_floods().into_iter().zip(0..).map(async |(flood, number)| {
             let client = attacker.client(number, Some(&MALLORY), Alpn::H2);
             let client = client.with_deadline(Duration::from_secs(5));

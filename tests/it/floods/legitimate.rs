@@ -65,10 +65,10 @@ impl Legitimate {
     /// Asks once in each way, so that the client's address is known, and keeps a connection.
     pub(super) async fn arrive(scene: &Scene) -> Self {
         let from_known = |client: Client| client.with_source(scene.ground.known()).with_deadline(deadline());
-        let certificate = from_known(client(scene.gate.address, Some(&PKI.bob), Alpn::H1));
+        let certificate = from_known(client(scene.address(), Some(&PKI.bob), Alpn::H1));
         let mut arrived = Self {
             kept: None,
-            token: from_known(client(scene.gate.address, None, Alpn::H1)),
+            token: from_known(client(scene.address(), None, Alpn::H1)),
             certificate,
             tokens: 0,
         };
@@ -111,7 +111,7 @@ impl Legitimate {
         let cached = self.token.clone().with_token(METRICS_TOKEN);
         let by_cached = repeat(async |_| status(cached.get("/metrics").await));
         let by_new = repeat(async |_| self.ask_with_new_token(scene).await);
-        let newcomer = client(scene.gate.address, Some(&PKI.bob), Alpn::H1).with_deadline(deadline());
+        let newcomer = client(scene.address(), Some(&PKI.bob), Alpn::H1).with_deadline(deadline());
         // It is not judged, so the short form does without.
         let unseen = async {
             if !*FULL {

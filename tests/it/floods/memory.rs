@@ -8,7 +8,10 @@ use crate::patience::eventually;
 
 #[test]
 fn comes_back_after_many_handshakes() {
-    let flood = Flood::new("4096 handshakes at once, then closed", "opened once");
+    let flood = Flood::new(
+        "handshakes at once, then closed",
+        "4096, each again 1 s after its end",
+    );
     flood.begin_after(scaled(1024, 4096)).play_with(
         async |attacker| {
             let open = async |number: u32| {

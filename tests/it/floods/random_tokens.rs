@@ -17,14 +17,14 @@ const LINES: usize = 20;
 
 #[test]
 fn from_four_hundred_addresses() {
-    let addresses = scaled(40, 400);
+    let addresses = scaled(200, 400);
     // Of one address: in each second, and ten times as many at once. Of all together: five times as many.
     let each = scaled(1, 10);
     let flood =
-        Flood::new("random tokens from 400 addresses", "2000/s").configure(move |configuration, _| {
+        Flood::new("random tokens", "2000/s from 400 addresses").configure(move |configuration, _| {
             configuration["limits"]["rejectedTokensPerAddress"] = json!(each);
         });
-    flood.begin_after(scaled(200, 1)).play_with(
+    flood.begin_after(scaled(400, 1)).play_with(
         async move |attacker| {
             let number = AtomicU64::new(0);
             let forever = async |address| {

@@ -1,8 +1,8 @@
 //! The gate as a process, between a kubelet and an API server of this one.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -76,16 +76,14 @@ impl Scene {
         let api = FakeApiServer::start(&PKI).await.unwrap();
         let kubeconfig = api.kubeconfig(&PKI, KubeconfigUser::Certificate(&PKI.gate));
         fs::write(folder.join("kubeconfig"), kubeconfig).unwrap();
-        let mut listen = vec![format!("{}:0", ground.gate())];
-        let mut read_only = listen.clone();
-        if ground == Ground::Network {
-            listen.push(format!("[{}]:0", Ground::gate_v6()));
-            read_only.push("127.0.0.1:0".to_owned());
-        }
+        let listen = match ground {
+            Ground::Loopback => "127.0.0.1:0",
+            Ground::Network => "[::]:0",
+        };
         let mut configuration = json!({
             "apiVersion": "kubelet-gate.dev/v1alpha1",
             "kind": "KubeletGateConfiguration",
-            "listen": listen,
+            "listen": [listen],
             "kubeconfig": "kubeconfig",
             "upstream": {
                 "url": format!("https://{}", kubelet.address()),
@@ -94,7 +92,7 @@ impl Scene {
             "tlsCertFile": "serving.crt",
             "tlsPrivateKeyFile": "serving.key",
             "authentication": {"x509": {"clientCAFile": "ca.crt"}},
-            "readOnlyPort": {"listen": read_only, "healthz": true},
+            "readOnlyPort": {"listen": [listen], "healthz": true},
             "limits": {"shutdownTimeout": "5s"},
             "audit": {"path": "audit.log"},
             "admin": {"listen": "127.0.0.1:0"},
@@ -119,8 +117,14 @@ impl Scene {
         }
     }
 
-    pub(super) fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+    /// The gate's TLS port.
+    pub(super) fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.ground.gate(), self.gate.address.port())
+    }
+
+    /// The port that answers in place of the kubelet's read-only port, at this address.
+    pub(super) fn read_only(&self, address: IpAddr) -> SocketAddr {
+        SocketAddr::new(address, self.gate.read_only.unwrap().port())
     }
 
     /// What the gate has now.

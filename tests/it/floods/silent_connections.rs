@@ -1,6 +1,8 @@
 //! A connection that says nothing costs its client nothing, and the gate a place until a deadline passes. A
 //! stranger who takes all places keeps every other client out.
 
+use std::net::SocketAddr;
+
 use fakes::client::Alpn;
 use serde_json::json;
 
@@ -9,8 +11,9 @@ use super::play::Flood;
 use super::scaled;
 
 /// In the short form, the gate has room for less.
-fn flood(name: &'static str) -> Flood {
-    let flood = Flood::new(name, "each again 1 s after its end").begin_after(scaled(256, 4096));
+fn flood(name: &'static str, connections: &str) -> Flood {
+    let flood = Flood::new(name, format!("{connections}, each again 1 s after its end"))
+        .begin_after(scaled(256, 4096));
     flood.configure(|configuration, _| {
         if scaled(true, false) {
             configuration["limits"]["connections"] = json!(256);
@@ -21,7 +24,7 @@ fn flood(name: &'static str) -> Flood {
 
 #[test]
 fn over_tcp_from_eight_addresses() {
-    flood("8 × 512 silent TCP connections").play(async |attacker| {
+    flood("silent TCP connections from 8 addresses", "8 × 512").play(async |attacker| {
         let each = scaled(32, 512);
         let open = async |number: u32| {
             let from = attacker.ground.attacker(number / each);
@@ -33,12 +36,15 @@ fn over_tcp_from_eight_addresses() {
 
 #[test]
 fn over_tcp_from_one_network() {
-    flood("silent TCP connections of 4096 addresses of one /64")
+    flood("silent TCP connections from addresses of one /64", "4096")
         .on_network()
         .play(async |attacker| {
             let open = async |number: u32| {
                 let from = Ground::neighbour_v6(number as u16);
-                attacker.tcp(from, attacker.gate_v6.unwrap()).await.ok()
+                attacker
+                    .tcp(from, SocketAddr::new(Ground::gate_v6(), attacker.gate.port()))
+                    .await
+                    .ok()
             };
             attacker.hold(scaled(256, 4096), open).await;
         });
@@ -46,7 +52,7 @@ fn over_tcp_from_one_network() {
 
 #[test]
 fn after_the_handshake() {
-    flood("4096 finished handshakes, then silence").play(async |attacker| {
+    flood("finished handshakes, then silence, from 8 addresses", "8 × 512").play(async |attacker| {
         let each = scaled(32, 512);
         let open = async |number: u32| {
             attacker.note();
