@@ -19,6 +19,17 @@ pub(super) static EXPENSIVE: LazyLock<Pair> = LazyLock::new(|| same_name(5, 250)
 /// One certificate of 52 KB.
 pub(super) static LARGE: LazyLock<Pair> = LazyLock::new(|| same_name(1, 5000));
 
+/// The same chain with another signature of the leaf, so that no verdict on it is remembered. Its key is the
+/// same, so the sender can still prove that it has it.
+pub(super) fn varied(pair: &Pair, number: u32) -> Pair {
+    let mut leaf = pair.chain[0].to_vec();
+    let end = leaf.len() - 4;
+    leaf[end..].copy_from_slice(&number.to_be_bytes());
+    let mut varied = pair.clone();
+    varied.chain[0] = leaf.into();
+    varied
+}
+
 fn same_name(certificates: usize, extensions: u64) -> Pair {
     let mut leaf_key = None;
     let mut chain = Vec::new();

@@ -127,7 +127,7 @@ impl Flood {
         after: impl AsyncFnOnce(&Scene, &Outcome),
     ) {
         let scene = Scene::start(ground, self.descriptors, self.changes).await;
-        let mut legitimate = Legitimate::arrive(&scene).await;
+        let mut legitimate = Legitimate::arrive(&scene, &self.judged).await;
         scene.eventually_idle(scene.holdings().descriptors).await.unwrap();
         let before = scene.holdings();
         let (mut windows, mut cpu);

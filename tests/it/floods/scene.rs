@@ -12,7 +12,7 @@ use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
 use fakes::pki::{KubeconfigUser, Pair};
 use procfs::process::Process;
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -62,6 +62,16 @@ pub(super) struct Holdings {
 
 impl Scene {
     pub(super) async fn start(ground: Ground, descriptors: Option<u64>, changes: Vec<Change>) -> Self {
+        // The attackers hold thousands of connections, and so does the gate, which inherits the limit.
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                ..limit
+            },
+        )
+        .unwrap();
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path();
         PKI.write(folder).unwrap();

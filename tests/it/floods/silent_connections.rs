@@ -7,6 +7,7 @@ use fakes::client::Alpn;
 use serde_json::json;
 
 use super::ground::Ground;
+use super::legitimate::Kind;
 use super::play::Flood;
 use super::scaled;
 
@@ -59,5 +60,19 @@ fn after_the_handshake() {
             attacker.client(number / each, None, Alpn::H1).stream().await.ok()
         };
         attacker.hold(8 * each, open).await;
+    });
+}
+
+/// Of an address that the attacker shares, the connection that was there before is kept: more is not promised.
+#[test]
+fn from_the_legitimate_clients_address() {
+    let flood = flood(
+        "silent TCP connections from the legitimate client's address",
+        "512",
+    );
+    let flood = flood.begin_after(scaled(32, 512)).judge(&[Kind::Kept]);
+    flood.play(async |attacker| {
+        let open = async |_| attacker.tcp(attacker.ground.known(), attacker.gate).await.ok();
+        attacker.hold(scaled(32, 512), open).await;
     });
 }
