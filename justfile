@@ -47,6 +47,10 @@ floods *name:
     KUBELET_GATE_FLOODS=full cargo test --locked --release --test it -- floods::{{ name }} --test-threads=1; \
         code=$?; cat target/floods.md; exit $code
 
+# Have testssl.sh judge the gate's TLS (needs Debian's package testssl.sh; ten minutes).
+testssl:
+    bash tests/testssl.sh
+
 # Run what CI runs, each stage with its seconds; or only the stages that are named: `just ci keys width`.
 ci *stage:
     bash .ci/run {{ stage }}
