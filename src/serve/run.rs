@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::instance::Instance;
@@ -191,7 +191,8 @@ pub(crate) fn keep_reloading(instance: Arc<Instance>) -> io::Result<impl Future<
 }
 
 async fn reload_forever(instance: &Instance, hangup: &mut Signal) {
-    let mut clock = interval(RELOAD);
+    // They were read at the start.
+    let mut clock = interval_at(Instant::now() + RELOAD, RELOAD);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
