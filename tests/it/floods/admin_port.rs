@@ -19,6 +19,7 @@ fn flood(name: &'static str, rate: &'static str) -> Flood {
     Flood::new(name, rate).on_network().begin_after(64)
 }
 
+/// Seen red: with 64 places for all users, no probe was answered within 20 s.
 #[test]
 fn silent_connections() {
     flood(
@@ -32,6 +33,7 @@ fn silent_connections() {
     });
 }
 
+/// Seen red: in the same way.
 #[test]
 fn connections_that_do_not_read() {
     let name = "connections to the admin port that ask and do not read";

@@ -11,6 +11,7 @@ use super::play::Flood;
 const AT_ONCE: f64 = 2e6;
 const PER_SECOND: f64 = 1e6;
 
+/// Seen red: with every refusal audited in full, 18,444 requests wrote 141 MB.
 #[test]
 fn do_not_fill_the_audit() {
     let name = "anonymous requests with a URI of 8 KB";

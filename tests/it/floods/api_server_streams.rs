@@ -13,6 +13,7 @@ use crate::world::{API_SERVER, PKI};
 const ATTACH: &str = "/exec/default/web/nginx?command=cat&input=1&output=1&error=1";
 const PROTOCOL: [&str; 1] = ["v5.channel.k8s.io"];
 
+/// Seen red: with one bound for all users, another tenant's exec was answered 429.
 #[test]
 fn of_one_tenant() {
     let streams: u32 = scaled(16, 256);

@@ -24,7 +24,8 @@ fn from_one_address() {
 fn replayed(name: &'static str, addresses: u32, per_second: u32) {
     let hello: Arc<[u8]> = record().into();
     let pace = scaled(per_second / 20, per_second);
-    Flood::new(name, format!("{per_second}/s")).play(async move |attacker| {
+    let flood = Flood::new(name, format!("{per_second}/s")).new_connections_in_time(0.99);
+    flood.play(async move |attacker| {
         let work = |number| {
             let (attacker, hello) = (attacker.clone(), hello.clone());
             async move {

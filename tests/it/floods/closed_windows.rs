@@ -9,6 +9,7 @@ use super::play::Flood;
 use super::scaled;
 use crate::http2_frames::{END_HEADERS, END_STREAM, Frames, HEADERS, INITIAL_WINDOW, fields, frame, head};
 
+/// Seen red: without a bound on requests in flight of one user, the descriptors ended and clients got 502.
 #[test]
 fn of_a_metrics_token() {
     let (connections, streams) = scaled((8, 100), (90, 100));

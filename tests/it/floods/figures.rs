@@ -80,7 +80,7 @@ impl Row<'_> {
 
     fn worst(&self, kinds: &[Kind]) -> String {
         let worst = |experience: &Experience| {
-            let all = kinds.iter().map(|kind| experience[kind].worst);
+            let all = kinds.iter().map(|kind| experience[kind].worst());
             all.max().unwrap_or(Duration::ZERO).as_millis()
         };
         let control = self

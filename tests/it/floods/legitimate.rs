@@ -43,7 +43,8 @@ pub(super) const PROBES: [Kind; 2] = [Kind::Livez, Kind::Readyz];
 pub(super) struct Answers {
     pub(super) asked: u32,
     pub(super) answered: u32,
-    pub(super) worst: Duration,
+    /// How long each answer, or what came instead, took.
+    pub(super) times: Vec<Duration>,
     /// What came in place of an answer, and how often.
     pub(super) failures: BTreeMap<String, u32>,
 }
@@ -158,6 +159,17 @@ impl Answers {
         self.asked > 0 && self.answered == self.asked
     }
 
+    /// The longest time.
+    pub(super) fn worst(&self) -> Duration {
+        self.times.iter().max().copied().unwrap_or_default()
+    }
+
+    /// The share that took no longer than this. What was not answered must be looked at apart.
+    pub(super) fn share_within(&self, bound: Duration) -> f64 {
+        let within = self.times.iter().filter(|time| **time <= bound).count();
+        within as f64 / self.times.len().max(1) as f64
+    }
+
     /// The share that was answered, in percent.
     pub(super) fn percent(&self) -> f64 {
         100.0 * f64::from(self.answered) / f64::from(self.asked.max(1))
@@ -175,7 +187,7 @@ async fn repeat(mut ask: impl AsyncFnMut(u32) -> Result<u16, ClientError>) -> An
         let asked = Instant::now();
         let outcome = ask(answers.asked).await;
         answers.asked += 1;
-        answers.worst = answers.worst.max(asked.elapsed());
+        answers.times.push(asked.elapsed());
         match outcome {
             Ok(200) => answers.answered += 1,
             Ok(status) => *answers.failures.entry(status.to_string()).or_default() += 1,

@@ -21,6 +21,7 @@ pub(super) struct Flood {
     changes: Vec<Change>,
     begin: u64,
     judged: Vec<Kind>,
+    in_time: f64,
     needs_network: bool,
     descriptors: Option<u64>,
 }
@@ -56,6 +57,7 @@ impl Flood {
             changes: Vec::new(),
             begin: 1,
             judged: KNOWN.into_iter().chain(PROBES).collect(),
+            in_time: 1.0,
             needs_network: false,
             descriptors: None,
         }
@@ -78,6 +80,11 @@ impl Flood {
             judged: kinds.iter().copied().chain(PROBES).collect(),
             ..self
         }
+    }
+
+    /// In the full form, this share of the requests on new connections must be in time.
+    pub(super) fn new_connections_in_time(self, in_time: f64) -> Self {
+        Self { in_time, ..self }
     }
 
     /// Needs addresses that are not loopback.
@@ -120,13 +127,13 @@ impl Flood {
     }
 
     async fn run(
-        self,
+        mut self,
         ground: Ground,
         attack: impl AsyncFnOnce(Attacker) + Clone + Send + 'static,
         attacked: impl AsyncFn(&Scene),
         after: impl AsyncFnOnce(&Scene, &Outcome),
     ) {
-        let scene = Scene::start(ground, self.descriptors, self.changes).await;
+        let scene = Scene::start(ground, self.descriptors, std::mem::take(&mut self.changes)).await;
         let mut legitimate = Legitimate::arrive(&scene, &self.judged).await;
         scene.eventually_idle(scene.holdings().descriptors).await.unwrap();
         let before = scene.holdings();
@@ -177,7 +184,7 @@ impl Flood {
         let mut faults: Vec<String> = self
             .judged
             .iter()
-            .filter_map(|kind| fault(*kind, &outcome.experience, control.as_ref()))
+            .filter_map(|kind| self.fault(*kind, &outcome.experience, control.as_ref()))
             .collect();
         faults.extend(idle.err());
         assert!(faults.is_empty(), "{}: {}", self.name, faults.join("; "));
@@ -185,25 +192,28 @@ impl Flood {
         drop(legitimate);
         scene.stop().await;
     }
-}
 
-/// What is wrong with how requests of this kind fared.
-fn fault(kind: Kind, experience: &Experience, control: Option<&Experience>) -> Option<String> {
-    let answers = &experience[&kind];
-    if !answers.all() {
-        let (answered, asked) = (answers.answered, answers.asked);
-        return Some(format!(
-            "{kind:?}: {answered} of {asked} were answered; instead came {:?}",
-            answers.failures
-        ));
+    /// What is wrong with how requests of this kind fared.
+    fn fault(&self, kind: Kind, experience: &Experience, control: Option<&Experience>) -> Option<String> {
+        let answers = &experience[&kind];
+        if !answers.all() {
+            let (answered, asked) = (answers.answered, answers.asked);
+            return Some(format!(
+                "{kind:?}: {answered} of {asked} were answered; instead came {:?}",
+                answers.failures
+            ));
+        }
+        let bound = if PROBES.contains(&kind) {
+            LATEST_PROBE
+        } else {
+            LATEST
+        };
+        let bound = bound.max(2 * control?[&kind].worst());
+        let is_new = KNOWN.contains(&kind) && kind != Kind::Kept;
+        let in_time = if is_new { self.in_time } else { 1.0 };
+        let worst = answers.worst();
+        (answers.share_within(bound) < in_time).then(|| format!("{kind:?}: {worst:?}, more than {bound:?}"))
     }
-    let bound = if PROBES.contains(&kind) {
-        LATEST_PROBE
-    } else {
-        LATEST
-    };
-    let bound = bound.max(2 * control?[&kind].worst);
-    (answers.worst > bound).then(|| format!("{kind:?}: {:?} late, more than {bound:?}", answers.worst))
 }
 
 /// The gate's memory after the attack, once it is below twice what it was before, or after a minute; and how

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use super::play::Flood;
 use crate::patience::patience;
 
+/// Seen red: with 64 places for all addresses, each probe waited for the deadline of a stranger.
 #[test]
 fn silent_connections_from_outside() {
     let name = "silent connections to the read-only port from outside";

@@ -12,6 +12,8 @@ use super::play::Flood;
 use super::scaled;
 
 /// In the short form, the gate has room for less.
+///
+/// Seen red: with one pool for all connections, no new connection of the legitimate client was served.
 fn flood(name: &'static str, connections: &str) -> Flood {
     let flood = Flood::new(name, format!("{connections}, each again 1 s after its end"))
         .begin_after(scaled(256, 4096));
