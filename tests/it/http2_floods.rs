@@ -1,5 +1,5 @@
-//! A client of HTTP/2 can send frames by the million that cost it nothing. If the gate did work or kept memory
-//! for each, one connection would take them from all others.
+//! A client of HTTP/2 can send frames by the million that cost it nothing. If the gate did work or kept
+//! memory for each, one connection would take them from all others.
 
 use crate::http2_frames::*;
 use crate::patience::{eventually, patience};
@@ -137,8 +137,8 @@ fn indexed_field() -> Vec<u8> {
 }
 
 impl Http2Flood {
-    /// Sends it, and yields whether the gate has ended the connection. If it neither reads on nor ends it, the
-    /// flood counts as not ended.
+    /// Sends it, and yields whether the gate has ended the connection. If it neither reads on nor ends it,
+    /// the flood counts as not ended.
     pub(crate) async fn send(&self, frames: &mut Frames) -> bool {
         frames.send(&self.opening).await;
         for number in 0..self.times {

@@ -1,5 +1,5 @@
-//! An HTTP/2 client whose windows are closed makes the gate keep answers, and connections to the kubelet, that
-//! it never takes. A token that may read metrics and no more would use up the gate's descriptors.
+//! An HTTP/2 client whose windows are closed makes the gate keep answers that it never takes, and connections
+//! to the kubelet. A token that may read metrics and no more would use up the gate's descriptors.
 
 use fakes::apiserver::METRICS_TOKEN;
 use fakes::client::Alpn;

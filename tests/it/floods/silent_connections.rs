@@ -65,7 +65,8 @@ fn after_the_handshake() {
     });
 }
 
-/// Of an address that the attacker shares, the connection that was there before is kept: more is not promised.
+/// Of an address that the attacker shares, the connection that was there before is kept. More is not
+/// promised.
 #[test]
 fn from_the_legitimate_clients_address() {
     let flood = flood(
