@@ -1,12 +1,12 @@
 //! An HTTP/2 client whose windows are closed makes the gate keep answers that it never takes, and connections
 //! to the kubelet. A token that may read metrics and no more would use up the gate's descriptors.
 
-use fakes::apiserver::METRICS_TOKEN;
 use fakes::client::Alpn;
 use futures_util::future::join_all;
 
 use super::play::Flood;
 use super::scaled;
+use super::scene::SCRAPER_TOKEN;
 use crate::http2_frames::{END_HEADERS, END_STREAM, Frames, HEADERS, INITIAL_WINDOW, fields, frame, head};
 
 /// Seen red: without a bound on requests in flight of one user, the descriptors ended and clients got 502.
@@ -21,7 +21,7 @@ fn of_a_metrics_token() {
         let mut asked = head("GET", "/metrics");
         asked.push((
             b"authorization".to_vec(),
-            format!("Bearer {METRICS_TOKEN}").into_bytes(),
+            format!("Bearer {SCRAPER_TOKEN}").into_bytes(),
         ));
         let asked = fields(&asked);
         let each = (0..connections).map(async |_| {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use fakes::apiserver::{Api, FakeApiServer};
+use fakes::apiserver::{Api, FakeApiServer, Rule, Subject, User};
 use fakes::client::{Alpn, Client, ClientTls};
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
 use fakes::pki::{KubeconfigUser, Pair};
@@ -24,6 +24,9 @@ use crate::world::{PKI, sum};
 
 /// A change of the configuration, whose folder is the path.
 pub(super) type Change = Box<dyn FnOnce(&mut Value, &Path) + Send>;
+
+/// A token that may read metrics and nothing else. The legitimate client's tokens are another user's.
+pub(super) const SCRAPER_TOKEN: &str = "scraper-token";
 
 /// Descriptors that the gate may have more than before an attack: connections to the API server are kept.
 const KEPT: usize = 64;
@@ -84,6 +87,9 @@ impl Scene {
         });
         let kubelet = kubelet.await.unwrap();
         let api = FakeApiServer::start(&PKI).await.unwrap();
+        let scraper = User::service_account("monitoring", "scraper");
+        api.add_rule(Rule::allow(Subject::user(&scraper.name), &["get"], &["metrics"]));
+        api.add_token(SCRAPER_TOKEN, scraper);
         let kubeconfig = api.kubeconfig(&PKI, KubeconfigUser::Certificate(&PKI.gate));
         fs::write(folder.join("kubeconfig"), kubeconfig).unwrap();
         let listen = match ground {
