@@ -171,7 +171,8 @@ impl Flood {
             None
         };
         let idle = scene.eventually_idle(before.descriptors).await;
-        let (memory, seconds) = memory_after(&scene, before.memory).await;
+        let longest = scaled(Duration::ZERO, Duration::from_secs(60));
+        let (memory, seconds) = memory_after(&scene, before.memory, longest).await;
         let row = Row {
             name: self.name,
             rate: &self.rate,
@@ -216,16 +217,15 @@ impl Flood {
     }
 }
 
-/// The gate's memory after the attack, once it is below twice what it was before, or after a minute; and how
-/// many seconds that took.
-async fn memory_after(scene: &Scene, before: u64) -> (u64, u64) {
+/// The gate's memory once it is below twice what it was before, or after the longest time; and how many
+/// seconds that took.
+pub(super) async fn memory_after(scene: &Scene, before: u64, longest: Duration) -> (u64, u64) {
     let began = Instant::now();
     loop {
-        let memory = scene.holdings().memory;
-        let waited = began.elapsed();
-        if memory < 2 * before || waited >= scaled(Duration::ZERO, Duration::from_secs(60)) {
+        let (memory, waited) = (scene.holdings().memory, began.elapsed());
+        if memory < 2 * before || waited >= longest {
             return (memory, waited.as_secs());
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
