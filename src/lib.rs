@@ -18,6 +18,14 @@
 //! that is forgotten does not compile. (What is asked for is read before who asks, since a malformed request
 //! must not cost a review.)
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests read files that they made themselves"
+    )
+)]
+
 // What runs the gate, shows it, prepares nodes for it, and closes the ways around it.
 pub mod adopt;
 pub mod cli;
@@ -41,6 +49,7 @@ pub mod apiserver;
 mod cache;
 mod duration;
 mod error;
+mod files;
 mod hex;
 pub mod host;
 mod metrics;

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::event::{Clock, Event};
 use super::redaction::Redaction;
+use crate::files;
 use crate::settings::{self, AuditMode, AuditSink};
 
 /// The queue that events are put into. Clones share one queue.
@@ -233,6 +234,11 @@ impl Audit {
     /// How many attempts to write or to open the file failed.
     pub(crate) fn errors(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.errors.load(Relaxed))
+    }
+
+    /// How many bytes of events wait to be written.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.0.as_ref().map_or(0, |shared| shared.bytes.load(Relaxed))
     }
 
     /// How many events are reserved or wait to be written.
@@ -498,7 +504,7 @@ fn open(path: &Path) -> Result<File, AuditError> {
 fn ends_within_a_line(file: &File, path: &Path) -> bool {
     let last = || {
         let mut last = [0];
-        let mut reader = File::open(path)?;
+        let mut reader = files::open(path)?;
         reader.seek(SeekFrom::End(-1))?;
         reader.read_exact(&mut last)?;
         io::Result::Ok(last[0])

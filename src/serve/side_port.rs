@@ -1,4 +1,4 @@
-//! Accepting on the ports beside the TLS port that get few requests: the admin port and the tombstone.
+//! Accepting on the port beside the TLS port that gets few requests: the tombstone.
 
 use std::sync::Arc;
 

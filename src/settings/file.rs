@@ -180,5 +180,8 @@ sections! {
     /// `admin`
     Admin {
         listen: String = "127.0.0.1:19250".to_owned(),
+        socket: String = "auto".to_owned(),
+        group: String = String::new(),
+        hosts: Vec<String> = Vec::new(),
     }
 }

@@ -5,6 +5,10 @@
 //! without it, is its first sentence.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests read files that they made themselves"
+)]
 
 mod node;
 mod patience;
@@ -40,6 +44,7 @@ mod forwarding_upstream;
 mod framing;
 mod half_ends;
 mod handmade_certificates;
+mod hostile_files;
 mod http2_floods;
 mod http2_frames;
 mod http2_oddities;

@@ -160,6 +160,7 @@ impl Installation {
             "authentication": {"x509": {"clientCAFile": "ca.crt"}},
             "audit": {"path": "audit.log"},
             "admin": {"listen": "127.0.0.1:0"},
+            "firewall": {"runDirectory": "run"},
         });
         change(&mut configuration);
         fs::write(self.config(), configuration.to_string()).unwrap();

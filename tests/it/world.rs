@@ -234,6 +234,7 @@ fn configuration(upstream: Upstream, kubelet: SocketAddr, folder: &Path) -> Valu
         "limits": {"shutdownTimeout": "5s"},
         "audit": {"path": "audit.log"},
         "admin": {"listen": "127.0.0.1:0"},
+        "firewall": {"runDirectory": "run"},
     })
 }
 

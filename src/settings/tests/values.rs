@@ -144,7 +144,9 @@ fn values_out_of_bounds_are_refused() {
         "authorization: {paths: {deny: [/debug/pprof/, /checkpoint]}}",
     ));
     assert_eq!(
-        good(&least_and("audit: {path: '-'}\nadmin: {listen: ''}")).admin_listen,
+        good(&least_and("audit: {path: '-'}\nadmin: {listen: ''}"))
+            .admin
+            .listen,
         None
     );
     assert_eq!(good(&least_and("audit: {path: ''}")).audit.sink, AuditSink::Off);
