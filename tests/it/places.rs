@@ -11,7 +11,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 
 use crate::http2_frames::*;
-use crate::http2_oddities::{get, head, window};
 use crate::patience::{eventually, patience};
 use crate::world::{API_SERVER, Status as _, World, assert_answer, header, request};
 
