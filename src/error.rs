@@ -151,6 +151,19 @@ impl RequestError {
         .retry_after(retry_jitter())
     }
 
+    /// 503: the trust has changed, or the verdict on the client's certificate has ended, and the new verdict
+    /// has taken too long. The old one must not be used, and a 401 would say that the certificate is bad.
+    pub(crate) fn judged_late() -> Self {
+        Self::new(
+            ErrorOrigin::Gate,
+            Station::Authn,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "judged_late",
+            "the client certificate could not be judged again in time\n",
+        )
+        .retry_after(1)
+    }
+
     /// 400: the client's body ended early or was malformed.
     pub(crate) fn broken_body(inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
@@ -202,6 +215,12 @@ impl RequestError {
             "Internal Server Error",
         )
         .inside(inside)
+    }
+
+    /// Whether an operator wants to see each such refusal of a client without a user. The client has shown a
+    /// credential that was, or may have been, good: it is lost, stolen, or about to fail on every node.
+    pub(crate) fn is_notable(&self) -> bool {
+        NOTABLE.contains(&self.reason)
     }
 
     /// Leaves `Retry-After` out: a client that asks for an upgrade does not understand it.
@@ -296,6 +315,26 @@ impl Station {
         }
     }
 }
+
+/// The reasons for refusing a certificate of a configured CA, and a token that was good once. A certificate
+/// that no configured CA issued is `unknown_issuer`, and one that cannot be read is `malformed` or
+/// `too_long`.
+const NOTABLE: [&str; 14] = [
+    "bad_issuer",
+    "bad_signature",
+    "bad_usage",
+    "ca_as_client",
+    "ca_expired",
+    "ca_not_yet_valid",
+    "expired",
+    "name_constraints",
+    "not_yet_valid",
+    "old_version",
+    "revocation_unknown",
+    "revoked",
+    "revoked_token",
+    "unsupported_algorithm",
+];
 
 /// 5 to 15 seconds, at random: after an outage the clients do not all retry at once.
 fn retry_jitter() -> u32 {

@@ -21,6 +21,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: [Histogram; 3],
     authentication_failures: Family<ReasonLabels, Counter>,
+    certificate_judgements: Family<ResultLabels, Counter>,
     cache: [[Counter; 2]; 2],
     reviews: Family<ReviewLabels, Counter>,
     handshakes: Family<HandshakeLabels, Counter>,
@@ -30,8 +31,11 @@ pub struct Metrics {
     upstream_reused: Counter,
     certificate_expiry: Family<CertificateLabels, Gauge>,
     audit_events: Family<ReasonLabels, Counter>,
+    admin_reports: Family<ReportLabels, Counter>,
     /// Connections that are open now.
     pub connections: Gauge,
+    /// Those of them that are not authenticated.
+    pub unauthenticated_connections: Gauge,
     /// Requests whose answer has not ended.
     pub requests_in_flight: Gauge,
     /// Upgraded streams that are open now.
@@ -96,6 +100,11 @@ struct ReasonLabels {
 }
 
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ResultLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct CacheLabels {
     cache: &'static str,
     result: &'static str,
@@ -112,6 +121,11 @@ struct HandshakeLabels {
     result: &'static str,
     version: &'static str,
     group: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ReportLabels {
+    report: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -171,6 +185,10 @@ impl Metrics {
                 "authentication_failures",
                 "Requests that failed authentication, by the first reason found",
             ),
+            certificate_judgements: families.add(
+                "certificate_judgements",
+                "Verdicts on client certificates: judged or remembered",
+            ),
             cache: ["access", "token"].map(|kind| {
                 ["hit", "miss"].map(|result| cache.get_or_create_owned(&CacheLabels { cache: kind, result }))
             }),
@@ -181,7 +199,7 @@ impl Metrics {
             ),
             rejections: families.add(
                 "rejections",
-                "Connections and messages refused before they were a request, by reason",
+                "Connections and messages refused before they were a request or for a bound, by reason",
             ),
             reloads: families.add(
                 "reloads",
@@ -194,7 +212,12 @@ impl Metrics {
                 "When a certificate in use ends, as Unix time",
             ),
             audit_events: families.add("audit_events", "Audit events by what became of them"),
+            admin_reports: families.add("admin_reports", "Answers of the admin port that were built"),
             connections: families.add("connections", "Client connections open now"),
+            unauthenticated_connections: families.add(
+                "unauthenticated_connections",
+                "Client connections that have shown no credential that was believed",
+            ),
             requests_in_flight: families.add("requests_in_flight", "Requests whose answer has not ended"),
             streams: families.add("streams", "Upgraded streams open now"),
             upstream_idle: families.add(
@@ -250,6 +273,13 @@ impl Metrics {
             .inc();
     }
 
+    /// A client certificate was judged, or its verdict was remembered, or it was not judged.
+    pub fn certificate_judgement(&self, result: &'static str) {
+        self.certificate_judgements
+            .get_or_create(&ResultLabels { result })
+            .inc();
+    }
+
     /// A review was answered from memory.
     pub fn cache_hit(&self, cache: CacheKind) {
         self.cache[cache as usize][0].inc();
@@ -280,6 +310,11 @@ impl Metrics {
     /// Something was refused before it was a request.
     pub fn rejected(&self, reason: &'static str) {
         self.rejections.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// An answer of the admin port was built.
+    pub fn admin_report_built(&self, report: &'static str) {
+        self.admin_reports.get_or_create(&ReportLabels { report }).inc();
     }
 
     /// A file was read again.
@@ -377,10 +412,12 @@ mod tests {
             decision: "allow",
         });
         metrics.authentication_failed("x");
+        metrics.certificate_judgement("x");
         metrics.review("x", &Ok::<(), ()>(()));
         metrics.handshake("ok", "x", "x");
         metrics.rejected("x");
         metrics.reloaded("x", true);
+        metrics.admin_report_built("x");
         metrics.upstream_connection("x");
         metrics.certificate_expires("x", 1);
         metrics.audit_events("x", 1);

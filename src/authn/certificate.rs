@@ -1,6 +1,7 @@
 //! The user in a client certificate: CN is the name, every O a group, a Kubernetes OID the uid.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::identity::{CredentialKind, Identity, add_authenticated_group};
 use crate::apiserver::UserInfo;
@@ -14,14 +15,12 @@ pub(super) enum CertificateVerdict {
     Authenticated(Identity),
     /// It is valid and has no common name: the next credential decides.
     NoUser,
-    /// It was not judged: too many certificates from this address were refused just now.
-    Exhausted,
     /// It is refused.
     Refused {
         /// One word for metrics and audit.
         reason: &'static str,
         /// Cause and way out, for the operator.
-        detail: String,
+        detail: Arc<str>,
     },
 }
 
@@ -65,7 +64,7 @@ impl CertificateVerdict {
     fn refused(reason: &'static str, detail: String) -> Self {
         Self::Refused {
             reason,
-            detail: format!("client certificate: {detail}"),
+            detail: format!("client certificate: {detail}").into(),
         }
     }
 }

@@ -24,6 +24,7 @@ mod wrap;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use anstream::ColorChoice;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
@@ -73,6 +74,10 @@ enum Command {
 
 /// Parses the arguments, runs the command, and yields its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // anstream gives a dumb terminal colours where `CI` is set.
+    if std::env::var_os("TERM").is_some_and(|term| term == "dumb") {
+        ColorChoice::Never.write_global();
+    }
     let arguments = match Arguments::try_parse_from(arguments.into_iter().map(hyphenated)) {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -2,12 +2,15 @@
 //! or fails with one error.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::admin;
+use super::admin::socket::AdminSocketError;
+use super::descriptors;
 use super::instance::Instance;
 use super::node::{self, NodeError};
 use super::sockets::{BindError, Sockets};
@@ -17,13 +20,12 @@ use crate::apiserver::{
     ApiServer, ApiServerError, ClientLimits, Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY,
 };
 use crate::audit::{Audit, AuditError, AuditThread};
-use crate::authn::{Authenticator, TokenReviewer};
+use crate::authn::{Authenticator, Budget, TokenReviewer};
 use crate::authz::{AccessReviewer, Authorizer, Policy};
 use crate::forward::{Kubelet, KubeletError, KubeletProbe};
-use crate::gate::{Gate, Witness};
+use crate::gate::{Gate, Places, Witness};
 use crate::host::host_name;
 use crate::metrics::Metrics;
-use crate::quota::Quota;
 use crate::seal::Exemption;
 use crate::settings::{AuthorizationMode, Settings};
 use crate::source::Known;
@@ -42,6 +44,9 @@ pub struct Started {
 /// Why a gate cannot start. The operator can correct each of these.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The admin socket.
+    #[error(transparent)]
+    AdminSocket(#[from] AdminSocketError),
     /// The API server client's files.
     #[error(transparent)]
     ApiServer(#[from] ApiServerError),
@@ -79,9 +84,14 @@ pub enum StartError {
 ///
 /// # Errors
 /// Something cannot be used. Nothing stays bound or running.
-pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError> {
+pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartError> {
+    if let Some(warning) = descriptors::fit(&mut settings) {
+        tracing::warn!("{warning}");
+    }
     node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
-    let sockets = Sockets::bind(&settings)?;
+    let mut sockets = Sockets::bind(&settings)?;
+    // Last: of two gates with this configuration, only one has come so far.
+    sockets.admin_socket = admin::socket::listen(&settings)?;
     let (instance, audit) = assemble(settings, control)?;
     Ok(Started {
         instance: Arc::new(instance),
@@ -93,11 +103,12 @@ pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError
 /// Reads every file and makes every part.
 fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
+    let known = Arc::new(Known::default());
     let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let kubelet = Kubelet::new(
         settings.upstream.clone(),
-        settings.limits.upstream_connect_timeout,
+        &settings.limits,
         exemption.as_ref().map(|exemption| exemption.mark),
         metrics.clone(),
     )?;
@@ -108,6 +119,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
             &settings.authentication,
             &settings.limits,
             control.clone(),
+            known.clone(),
             metrics.clone(),
         )?),
         _ => None,
@@ -130,13 +142,23 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
             serving.clone(),
             tokens,
             settings.authentication.anonymous,
-            &settings.limits,
+            Budget::new(settings.limits.refused_certificates_per_address, known.clone()),
             metrics.clone(),
         ),
         authorizer: Authorizer::new(Policy::new(&settings.authorization), reviewer),
-        streams: Quota::new(usize::MAX, settings.limits.streams_per_identity),
+        requests: Places::new(
+            "requests",
+            settings.limits.upstream_connections,
+            settings.limits.requests_per_identity,
+        ),
+        streams: Places::new(
+            "streams",
+            settings.limits.streams,
+            settings.limits.streams_per_identity,
+        ),
+        interactive_users: settings.authorization.interactive.allowed_users.clone(),
         checkpoints: Semaphore::new(1),
-        known: Arc::new(Known::default()),
+        known,
         witness: Witness::new(&settings.firewall.api_server_users),
         interactive_requires_create: settings.authorization.interactive.require_create,
         stream_idle_timeout: settings.streaming_connection_idle_timeout,
@@ -149,6 +171,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
+        complaints: Mutex::default(),
         seal: ArcSwap::default(),
         serving,
         api_server,

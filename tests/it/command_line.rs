@@ -282,13 +282,10 @@ async fn sighup_reads_the_files_again() {
     let mut serving = Serving::start(&installation).await;
     let client = Client::new(serving.address, ClientTls::default()).unwrap();
     let shown = async || client.handshake().await.unwrap().server_certificate.unwrap();
-    let before = shown().await;
-
     let renewed = PKI
         .client("gate-serving", &CertificateSpec::server("gate", &["localhost"]))
         .unwrap();
     Pair::write(&renewed, installation.directory.path()).unwrap();
-    assert_eq!(shown().await, before, "without a signal nothing is read yet");
     // As a log rotation renames it.
     fs::rename(installation.path("audit.log"), installation.path("audit.log.1")).unwrap();
     let began = Instant::now();

@@ -5,6 +5,10 @@
 //! without it, is its first sentence.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests read files that they made themselves"
+)]
 
 mod node;
 mod patience;
@@ -22,6 +26,7 @@ mod api_server_rotation;
 mod api_server_seen;
 mod api_server_traffic;
 mod audit_events;
+mod audit_floods;
 mod authorization;
 mod bad_answers;
 mod budgets;
@@ -29,9 +34,11 @@ mod census;
 mod client_matrix;
 mod command_line;
 mod corpus;
+mod crowded_door;
 mod deadlines;
 mod early_answers;
 mod expectations;
+mod floods;
 mod floors;
 mod forwarding;
 mod forwarding_heads;
@@ -40,6 +47,8 @@ mod framing;
 mod half_ends;
 mod handmade_certificates;
 mod heavy_chains;
+mod hostile_files;
+mod http2_floods;
 mod http2_frames;
 mod http2_oddities;
 mod identity;
@@ -54,13 +63,16 @@ mod interactive;
 mod lab;
 mod leaving_clients;
 mod limits;
+mod log_lines;
 mod next_steps;
 mod node_name;
 mod outside_clients;
+mod places;
 mod proving;
 mod proving_command;
 mod proving_nodes;
 mod read_only_port;
+mod remembered_verdicts;
 mod replay;
 mod seal_agreement;
 mod seal_around;

@@ -45,7 +45,7 @@ fn on_terminal(columns: u16, mut command: Command) -> String {
 fn gate(arguments: &[&str]) -> Command {
     let mut command = kubelet_gate();
     command.args(arguments).env("TERM", "xterm");
-    for name in ["NO_COLOR", "COLUMNS", "CLICOLOR", "CLICOLOR_FORCE", "CI"] {
+    for name in ["NO_COLOR", "COLUMNS", "CLICOLOR", "CLICOLOR_FORCE"] {
         command.env_remove(name);
     }
     command
@@ -117,15 +117,24 @@ fn colours_are_for_terminals_that_want_them() {
     let root = tree("flags-only");
     let arguments = ["inspect", "--root", root.to_str().unwrap()];
     let coloured = |command| on_terminal(80, command).contains('\u{1b}');
-    assert!(coloured(gate(&arguments)));
-    for (name, value, colours) in [
-        ("NO_COLOR", "1", false),
-        ("NO_COLOR", "", true),
-        ("TERM", "dumb", false),
-    ] {
-        let mut command = gate(&arguments);
-        command.env(name, value);
-        assert_eq!(coloured(command), colours, "{name}={value:?}");
+    for arguments in [&arguments[..], &["--help"]] {
+        for (name, value, colours) in [
+            ("TERM", "xterm", true),
+            ("NO_COLOR", "1", false),
+            ("NO_COLOR", "", true),
+            ("TERM", "dumb", false),
+        ] {
+            // With `CI` set, anstream takes every terminal for one with colours.
+            for ci in [false, true] {
+                let mut command = gate(arguments);
+                command.env_remove("CI").env(name, value);
+                if ci {
+                    command.env("CI", "true");
+                }
+                let said = coloured(command);
+                assert_eq!(said, colours, "{arguments:?} {name}={value:?} CI: {ci}");
+            }
+        }
     }
     let piped = gate(&arguments).stdin(Stdio::null()).output().unwrap();
     assert_eq!(code(&piped), 2);

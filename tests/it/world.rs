@@ -234,6 +234,7 @@ fn configuration(upstream: Upstream, kubelet: SocketAddr, folder: &Path) -> Valu
         "limits": {"shutdownTimeout": "5s"},
         "audit": {"path": "audit.log"},
         "admin": {"listen": "127.0.0.1:0"},
+        "firewall": {"runDirectory": "run"},
     })
 }
 
@@ -380,7 +381,11 @@ impl World {
             .await
             .unwrap()
             .unwrap();
-        for gauge in ["connections", "upstream_idle_connections"] {
+        for gauge in [
+            "connections",
+            "unauthenticated_connections",
+            "upstream_idle_connections",
+        ] {
             eventually(&format!("{gauge} is back to 0"), || {
                 self.metric(gauge, &[]) == 0.0
             })
@@ -479,6 +484,13 @@ pub(crate) fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> R
         )
         .body(Full::default())
         .unwrap()
+}
+
+/// `pair` with a certificate beside it that is none, and that no other chain has.
+pub(crate) fn with_junk(pair: &Pair, number: usize) -> Pair {
+    let mut pair = pair.clone();
+    pair.chain.push(format!("junk {number}").into_bytes().into());
+    pair
 }
 
 /// An answer's header as text, or "".
