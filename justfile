@@ -39,6 +39,18 @@ unit *name:
 it *name:
     cargo test --locked --test it -- {{ name }}
 
+# Play every attack of tests/it/floods in full, or one of them: `just floods admin_port`. Some minutes; two
+# idle cores and root. The table is printed, and stays in target/floods.md.
+floods *name:
+    rm -f target/floods.md
+    cargo test --locked --release --test it --no-run
+    KUBELET_GATE_FLOODS=full cargo test --locked --release --test it -- floods::{{ name }} --test-threads=1; \
+        code=$?; cat target/floods.md; exit $code
+
+# Have testssl.sh judge the gate's TLS (needs Debian's package testssl.sh; ten minutes).
+testssl:
+    bash tests/testssl.sh
+
 # Run what CI runs, each stage with its seconds; or only the stages that are named: `just ci keys width`.
 ci *stage:
     bash .ci/run {{ stage }}

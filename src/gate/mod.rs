@@ -155,7 +155,7 @@ impl Gate {
                 return Err(error);
             }
         };
-        let place = self.acquire_place(&permit).await?;
+        let place = self.acquire_place(connection, &permit).await?;
         let _slot = self.acquire_checkpoint_slot(&permit, &parts.method)?;
 
         let asked = Instant::now();
@@ -229,23 +229,26 @@ impl Gate {
     }
 
     /// Takes the place that the request holds until its answer is written, or until its stream ends.
-    async fn acquire_place(&self, permit: &Permit) -> Result<Place, RequestError> {
-        let user = permit.identity();
+    async fn acquire_place(&self, connection: &Connection, permit: &Permit) -> Result<Place, RequestError> {
+        let identity = permit.identity();
+        let name = &identity.user().username;
         let rank = if self.witness.is_api_server(permit) {
             Rank::ApiServer
-        } else if self.is_interactive_user(user) {
+        } else if self.is_interactive_user(identity) {
             Rank::Kept
         } else {
             Rank::Other
         };
-        let (places, reason, text) = if permit.tunnel().is_some() {
+        let (place, reason, text) = if permit.tunnel().is_some() {
+            let place = self.streams.take(self.streams.user(name), rank).await;
             let text = "too many streams are open for this user\n";
-            (&self.streams, "streams_per_identity", text)
+            (place, "streams_per_identity", text)
         } else {
+            let user = connection.user(identity, &self.requests);
+            let place = self.requests.take(user, rank).await;
             let text = "too many requests are being answered for this user\n";
-            (&self.requests, "requests_per_identity", text)
+            (place, "requests_per_identity", text)
         };
-        let place = places.take(user, rank).await;
         place.ok_or_else(|| {
             self.metrics.rejected(reason);
             RequestError::too_many(Station::Authz, reason, text)
@@ -334,8 +337,13 @@ fn log(connection: &Connection, error: &RequestError) {
     let (peer, status, station) = (connection.peer, error.status.as_u16(), error.station.as_str());
     match error.origin {
         ErrorOrigin::Client => tracing::debug!(%peer, status, station, "refused: {error}"),
-        // The client can reach a bound as often as it likes.
-        ErrorOrigin::Gate if error.status == StatusCode::TOO_MANY_REQUESTS => {
+        // The client can reach a bound as often as it likes, and wait for a verdict among many others.
+        ErrorOrigin::Gate
+            if matches!(
+                error.status,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+            ) =>
+        {
             tracing::debug!(%peer, status, station, "refused: {error}");
         }
         ErrorOrigin::ApiServer | ErrorOrigin::Gate | ErrorOrigin::Kubelet => {

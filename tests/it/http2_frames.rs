@@ -44,12 +44,17 @@ pub(crate) struct Frames {
 impl Frames {
     /// Makes the TLS handshake and sends the preface and these settings.
     pub(crate) async fn open(client: &Client, settings: &[(u16, u32)]) -> Self {
+        Self::try_open(client, settings).await.expect("a handshake")
+    }
+
+    /// The same; `None` without a handshake.
+    pub(crate) async fn try_open(client: &Client, settings: &[(u16, u32)]) -> Option<Self> {
         let mut frames = Self {
-            io: client.stream().await.unwrap(),
+            io: client.stream().await.ok()?,
         };
         frames.send(PREFACE).await;
         frames.send(&self::settings(settings)).await;
-        frames
+        Some(frames)
     }
 
     /// Writes these bytes; false if the gate has closed.
@@ -170,4 +175,43 @@ pub(crate) fn fields(fields: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
         }
     }
     block
+}
+
+/// A good head that asks for this.
+pub(crate) fn head(method: &str, path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    [
+        (":method", method),
+        (":scheme", "https"),
+        (":path", path),
+        (":authority", "node"),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
+    .to_vec()
+}
+
+/// A GET without a body.
+pub(crate) fn get(stream: u32, path: &str) -> Vec<u8> {
+    frame(
+        HEADERS,
+        END_STREAM | END_HEADERS,
+        stream,
+        &fields(&head("GET", path)),
+    )
+}
+
+/// WINDOW_UPDATE.
+pub(crate) fn window(stream: u32, size: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &size.to_be_bytes())
+}
+
+/// RST_STREAM, with CANCEL.
+pub(crate) fn reset(stream: u32) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())
+}
+
+/// A POST of the echo, with this Content-Length if any.
+pub(crate) fn post(length: Option<&str>) -> Vec<u8> {
+    let mut head = head("POST", "/lab/echo");
+    head.extend(length.map(|length| (b"content-length".to_vec(), length.into())));
+    fields(&head)
 }

@@ -4,7 +4,6 @@
 
 use fakes::apiserver::{Behaviour, METRICS_TOKEN};
 use fakes::client::Alpn;
-use fakes::kubelet::Fault;
 
 use crate::corpus::{bytes, rows};
 use crate::http2_frames::*;
@@ -34,18 +33,6 @@ impl Fate {
             _ => Answered(text.strip_prefix("Answered ").expect("a fate").parse().unwrap()),
         }
     }
-}
-
-/// A good head that asks for this.
-pub(crate) fn head(method: &str, path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
-    [
-        (":method", method),
-        (":scheme", "https"),
-        (":path", path),
-        (":authority", "node"),
-    ]
-    .map(|(name, value)| (name.into(), value.into()))
-    .to_vec()
 }
 
 /// Sends frames on stream 1 and yields what the client sees: a status, or in a word what came instead.
@@ -122,13 +109,6 @@ async fn a_head_becomes_one_well_formed_head_or_none() {
     assert_eq!(wrong, [""; 0]);
     assert_answer(&world.h2_client("bob").get("/healthz").await.unwrap(), 200, "ok");
     world.stop().await;
-}
-
-/// A POST of the echo, with this Content-Length if any.
-fn post(length: Option<&str>) -> Vec<u8> {
-    let mut head = head("POST", "/lab/echo");
-    head.extend(length.map(|length| (b"content-length".to_vec(), length.into())));
-    fields(&head)
 }
 
 fn opening(length: Option<&str>) -> Vec<u8> {
@@ -267,24 +247,6 @@ const MUCH: &str = "/lab/bytes?n=10000000";
 /// A followed log without a line for longer than any test takes.
 const QUIET: &str = "/containerLogs/default/web/nginx?follow=true&tailLines=0";
 
-pub(crate) fn get(stream: u32, path: &str) -> Vec<u8> {
-    frame(
-        HEADERS,
-        END_STREAM | END_HEADERS,
-        stream,
-        &fields(&head("GET", path)),
-    )
-}
-
-pub(crate) fn window(stream: u32, size: u32) -> Vec<u8> {
-    frame(WINDOW_UPDATE, 0, stream, &size.to_be_bytes())
-}
-
-/// RST_STREAM, with CANCEL.
-fn reset(stream: u32) -> Vec<u8> {
-    frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())
-}
-
 fn stalls(world: &World) -> f64 {
     world.metric("rejections_total", &[("reason", "write_stall")])
 }
@@ -361,106 +323,6 @@ async fn streams_on_a_connection_whose_window_stays_closed_are_reset() {
     .await;
     assert_eq!(stalls(&world), 3.0);
     drop(frames);
-    world.stop().await;
-}
-
-// === floods ===
-
-/// Sends these bytes again and again until the gate closes; false if it does not.
-async fn flood(frames: &mut Frames, times: usize, bytes: impl Fn(u32) -> Vec<u8>) -> bool {
-    for number in 0..times {
-        let bytes = bytes(u32::try_from(number).unwrap());
-        match tokio::time::timeout(patience(), frames.send(&bytes)).await {
-            Ok(true) => {}
-            Ok(false) => return true,
-            // The gate neither reads on nor closes.
-            Err(_) => return false,
-        }
-    }
-    // The last bytes may still be on their way: the gate answers a PING, or has closed.
-    frames.send(&frame(PING, 0, 0, b"are you?")).await;
-    loop {
-        match frames.next(patience()).await {
-            None => return true,
-            Some(frame) if frame.kind == GOAWAY && frame.code() != 0 => return true,
-            Some(frame) if frame.kind == PING && frame.flags & ACK != 0 => return false,
-            Some(_) => {}
-        }
-    }
-}
-
-/// Sent by an authenticated client: a stranger's connection is closed after its first answer.
-#[tokio::test(flavor = "multi_thread")]
-async fn floods_end_the_connection_and_nothing_else() {
-    let world = World::builder()
-        .set("limits.writeStallTimeout", SHORT)
-        .start()
-        .await;
-    let open = async |world: &World| Frames::open(&world.h2_client("bob"), &[]).await;
-    // CVE-2024-27316: a head that never ends.
-    let mut frames = open(&world).await;
-    frames.send(&frame(HEADERS, 0, 1, &post(None))).await;
-    let piece = fields(&[(b"x-filler".to_vec(), vec![b'x'; 1000])]);
-    assert!(
-        flood(&mut frames, 5_000, |_| frame(CONTINUATION, 0, 1, &piece)).await,
-        "CONTINUATION"
-    );
-
-    // Empty frames.
-    let mut frames = open(&world).await;
-    frames.send(&frame(HEADERS, 0, 1, &post(None))).await;
-    assert!(
-        flood(&mut frames, 50_000, |_| frame(CONTINUATION, 0, 1, b"")).await,
-        "empty CONTINUATION"
-    );
-
-    // CVE-2019-9518, RUSTSEC-2026-0258: a body of empty frames.
-    let mut frames = open(&world).await;
-    frames.send(&opening(None)).await;
-    assert!(
-        flood(&mut frames, 50_000, |_| frame(DATA, 0, 1, b"")).await,
-        "empty DATA"
-    );
-
-    // CVE-2019-9512 and 9515: frames that must be answered, from a client that does not read the answers.
-    for (name, bytes) in [
-        ("SETTINGS", settings(&[(INITIAL_WINDOW, 65_535)])),
-        ("PING", frame(PING, 0, 0, b"are you?")),
-    ] {
-        let mut frames = open(&world).await;
-        let many = bytes.repeat(1000);
-        assert!(flood(&mut frames, 20_000, |_| many.clone()).await, "{name}");
-    }
-
-    eventually("nothing is in flight", || {
-        world.metric("requests_in_flight", &[]) == 0.0
-    })
-    .await;
-    assert_answer(&world.h2_client("bob").get("/healthz").await.unwrap(), 200, "ok");
-    world.stop().await;
-}
-
-/// CVE-2023-44487: of streams that are opened and reset, the kubelet sees no more than may be open at once.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rapid_reset_leaves_nothing_at_the_kubelet() {
-    let world = World::start().await;
-    world.kubelet.fail("/lab/hang", Fault::Hang);
-    let mut frames = Frames::open(&world.h2_client("bob"), &[]).await;
-    flood(&mut frames, 2_000, |number| {
-        let stream = number * 2 + 1;
-        [get(stream, "/lab/hang"), reset(stream)].concat()
-    })
-    .await;
-    drop(frames);
-    eventually("nothing is in flight", || {
-        world.metric("requests_in_flight", &[]) == 0.0
-    })
-    .await;
-    eventually("the kubelet is rid of all", || {
-        world.kubelet.open_connections() <= 1
-    })
-    .await;
-    assert_answer(&world.h2_client("bob").get("/healthz").await.unwrap(), 200, "ok");
     world.stop().await;
 }
 

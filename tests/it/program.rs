@@ -20,6 +20,14 @@ pub(crate) fn kubelet_gate() -> Command {
     own(Command::new(GATE))
 }
 
+/// With the number of files it may open changed by these arguments of the shell's `ulimit`.
+pub(crate) fn kubelet_gate_with_files(limit: &str) -> Command {
+    let mut command = own(Command::new("sh"));
+    let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script, GATE]);
+    command
+}
+
 const GATE: &str = env!("CARGO_BIN_EXE_kubelet-gate");
 
 /// Without what the environment of the tests may say to it.
@@ -180,6 +188,8 @@ pub(crate) struct Serving {
     process: Child,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// The read-only port, if it is open.
+    pub(crate) read_only: Option<SocketAddr>,
     /// What it logged before it served.
     pub(crate) said: Vec<Value>,
     later: Arc<Mutex<Vec<Value>>>,
@@ -196,13 +206,11 @@ impl Serving {
 
     /// With the number of files it may open changed by these arguments of the shell's `ulimit`.
     pub(crate) async fn with_files(installation: &Installation, limit: &str) -> Self {
-        let mut command = own(Command::new("sh"));
-        let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
-        command.args(["-c", &script, GATE]);
-        Self::by(command, &installation.config()).await
+        Self::by(kubelet_gate_with_files(limit), &installation.config()).await
     }
 
-    async fn by(mut command: Command, file: &str) -> Self {
+    /// By a command that becomes the program.
+    pub(crate) async fn by(mut command: Command, file: &str) -> Self {
         let mut process = command
             .args(["serve", "--log-format", "json", "--config", file])
             .stderr(Stdio::piped())
@@ -228,13 +236,13 @@ impl Serving {
             }
         });
         let parse = |field: &str| {
-            let text = fields[field].as_str().unwrap();
-            let digits = text.trim_matches(|letter: char| !letter.is_ascii_digit());
-            digits.parse().unwrap()
+            let mut addresses = fields[field].as_str().unwrap().split(", ");
+            addresses.find_map(|text| text.parse().ok())
         };
         let serving = Self {
-            address: parse("listen"),
-            admin: parse("admin"),
+            address: parse("listen").unwrap(),
+            admin: parse("admin").unwrap(),
+            read_only: parse("read_only_port"),
             process,
             said,
             later,

@@ -9,7 +9,7 @@ mod network;
 mod seal;
 mod servers;
 
-pub(crate) use self::network::{is_local, on_a_node, on_every_backend};
+pub(crate) use self::network::{is_local, namespace_for_a_flood, on_a_node, on_every_backend};
 pub(crate) use self::seal::without_exemption;
 pub(crate) use self::servers::{server_at, server_seen_from};
 

@@ -79,11 +79,22 @@ fn on_node<T: AsyncFn(Node) + Sync>(backend: &'static str, test: &T) {
     .unwrap();
 }
 
+/// The kernel takes one change of a network at a time anyway, and `ip` prepares /run/netns at first use.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+static SWEEP: Once = Once::new();
+
+/// A namespace for a flood.
+///
+/// # Errors
+/// This is not root, or `ip` is missing.
+pub(crate) fn namespace_for_a_flood(number: u32) -> std::io::Result<Namespace> {
+    SWEEP.call_once(sweep);
+    let _one = ONE_AT_A_TIME.lock();
+    Namespace::new(&format!("{}{number}", NAMES[4]))
+}
+
 /// Node and neighbour on one network, the pod behind the node.
 fn network(number: u32) -> (Namespace, Namespace, Namespace) {
-    // The kernel takes one change of a network at a time anyway, and `ip` prepares /run/netns at first use.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    static SWEEP: Once = Once::new();
     SWEEP.call_once(sweep);
     let _one = ONE_AT_A_TIME.lock();
     let namespace = |what: &str| Namespace::new(&format!("{what}{number}")).unwrap();
@@ -144,7 +155,7 @@ fn ip(namespace: &Namespace, lines: &str) {
 }
 
 /// What the namespaces are called, up to a number and the process id.
-const NAMES: [&str; 4] = ["kgnode", "kgout", "kgpod", "kgmake"];
+const NAMES: [&str; 5] = ["kgnode", "kgout", "kgpod", "kgmake", "kgflood"];
 
 /// Removes the namespaces that killed test runs left behind.
 fn sweep() {
