@@ -17,7 +17,7 @@ use crate::forward::Pool;
 use crate::source::Known;
 
 /// An HTTP/1 connection whose first requests all fail authentication is closed after this many.
-const MOST_REFUSED: u32 = 5;
+const MOST_REFUSED: u32 = 8;
 /// A connection notes its source as known at most this often.
 const NOTED: Duration = Duration::from_secs(10);
 

@@ -267,9 +267,9 @@ async fn replayed_handshakes_keep_no_client_waiting() {
 async fn a_connection_of_a_stranger_ends_after_some_refusals() {
     let world = World::start().await;
     let mut stranger = world.stranger().connect().await.unwrap();
-    for number in 1..=5 {
+    for number in 1..=8 {
         let answer = stranger.get("/pods").await.unwrap();
-        let expected = if number == 5 { "close" } else { "" };
+        let expected = if number == 8 { "close" } else { "" };
         assert_eq!(
             (answer.status().as_u16(), header(&answer, "connection")),
             (401, expected)
@@ -284,7 +284,7 @@ async fn a_connection_of_a_stranger_ends_after_some_refusals() {
         request("GET", "/metrics", &[("authorization", authorization.as_str())])
     };
     assert_eq!(monitor.send(ask(METRICS_TOKEN)).await.unwrap().status(), 200);
-    for _ in 0..7 {
+    for _ in 0..10 {
         assert_eq!(monitor.send(ask("made-up")).await.unwrap().status(), 401);
     }
     assert!(!monitor.is_closed());
