@@ -47,6 +47,7 @@ pub mod tls;
 // What all of them stand on.
 pub mod apiserver;
 mod cache;
+mod door;
 mod duration;
 mod error;
 mod files;
@@ -55,6 +56,7 @@ pub mod host;
 mod metrics;
 mod named;
 mod quota;
+mod repeats;
 mod report;
 pub mod settings;
 mod source;

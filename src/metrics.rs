@@ -33,6 +33,8 @@ pub struct Metrics {
     admin_reports: Family<ReportLabels, Counter>,
     /// Connections that are open now.
     pub connections: Gauge,
+    /// Those of them that are not authenticated.
+    pub unauthenticated_connections: Gauge,
     /// Requests whose answer has not ended.
     pub requests_in_flight: Gauge,
     /// Upgraded streams that are open now.
@@ -187,7 +189,7 @@ impl Metrics {
             ),
             rejections: families.add(
                 "rejections",
-                "Connections and messages refused before they were a request, by reason",
+                "Connections and messages refused before they were a request or for a bound, by reason",
             ),
             reloads: families.add(
                 "reloads",
@@ -202,6 +204,10 @@ impl Metrics {
             audit_events: families.add("audit_events", "Audit events by what became of them"),
             admin_reports: families.add("admin_reports", "Answers of the admin port that were built"),
             connections: families.add("connections", "Client connections open now"),
+            unauthenticated_connections: families.add(
+                "unauthenticated_connections",
+                "Client connections that have shown no credential that was believed",
+            ),
             requests_in_flight: families.add("requests_in_flight", "Requests whose answer has not ended"),
             streams: families.add("streams", "Upgraded streams open now"),
             upstream_idle: families.add(

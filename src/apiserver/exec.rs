@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::json;
 use super::keys::{Keys, KubeconfigError};
 use super::log_text::log_text;
 use super::material::{ClientCertificate, Material, beside, given};
@@ -250,13 +251,14 @@ impl Plugin {
     }
 
     /// Reads its output, with client-go's rules.
-    fn read(&self, output: &[u8]) -> Result<IssuedCredential, PluginError> {
+    pub(super) fn read(&self, output: &[u8]) -> Result<IssuedCredential, PluginError> {
         // The parser's message may quote the output, so only the place is given.
-        let answer: ExecCredential = serde_json::from_slice(output).map_err(|error| {
-            let (line, column) = (error.line(), error.column());
-            self.error(format!(
-                "what it printed is not an ExecCredential, near line {line}, column {column}"
-            ))
+        let answer: ExecCredential = json::read(output).map_err(|error| {
+            let place = match (error.line(), error.column()) {
+                (0, _) => String::from("a value has another type"),
+                (line, column) => format!("near line {line}, column {column}"),
+            };
+            self.error(format!("what it printed is not an ExecCredential, {place}"))
         })?;
         if answer.kind != "ExecCredential" || answer.api_version != self.api_version {
             return Err(self.error(format!(

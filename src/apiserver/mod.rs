@@ -15,6 +15,7 @@
 //! connection   TLS connections made with them, kept alive and reused         connection.rs
 //! client       one deadline, retries, a limit on concurrent calls            client.rs
 //! reviews      the reviews and their answers as JSON                         reviews.rs
+//! json         JSON from outside, in which an object is an object            json.rs
 //! failure      why a review has no answer                                    failure.rs
 //! log_text     text from outside, made fit for a log line                    log_text.rs
 //! ```
@@ -32,6 +33,7 @@ mod credentials;
 mod document;
 mod exec;
 mod failure;
+mod json;
 mod keys;
 mod kubeconfig;
 mod log_text;

@@ -1,9 +1,12 @@
 //! TokenReview and SubjectAccessReview v1 as JSON: the requests that the kubelet would send, and the answers.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::json;
 use super::log_text::log_text;
 
 /// A user: `UserInfo` of `authentication.k8s.io/v1`.
@@ -97,18 +100,48 @@ pub(crate) struct NodeInfo {
     pub system_uuid: String,
 }
 
+/// A kind of object, as the API server names it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    kind: &'static str,
+    version: &'static str,
+}
+
+const TOKEN_REVIEW: Kind = Kind {
+    kind: "TokenReview",
+    version: "authentication.k8s.io/v1",
+};
+const SUBJECT_ACCESS_REVIEW: Kind = Kind {
+    kind: "SubjectAccessReview",
+    version: "authorization.k8s.io/v1",
+};
+const NODE: Kind = Kind {
+    kind: "Node",
+    version: "v1",
+};
+
+/// An answer: `kind`, `apiVersion` and `status`.
+#[derive(Deserialize)]
+struct Answer<T> {
+    #[serde(default)]
+    kind: String,
+    #[serde(default, rename = "apiVersion")]
+    version: String,
+    status: T,
+}
+
 /// Why an answer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AnswerError {
-    /// It is not JSON, or not of this shape.
+    /// It is not JSON, or not of this shape. The parser's text, escaped and shortened: it quotes the answer.
     #[error("{0}")]
-    Json(#[from] serde_json::Error),
+    Json(String),
     /// It is another object.
-    #[error("its kind is {found:?}, not {expected}")]
+    #[error("it is {found}, not {expected}")]
     Kind {
         /// The kind that was requested.
-        expected: &'static str,
-        /// The kind that came.
+        expected: Kind,
+        /// The kind and version that came, escaped and shortened.
         found: String,
     },
     /// It says both allowed and denied (contract §2.5: an error).
@@ -151,13 +184,6 @@ struct EmptyTokenStatus {
 struct Empty {}
 
 #[derive(Deserialize)]
-struct TokenReviewAnswer {
-    #[serde(default)]
-    kind: String,
-    status: TokenStatus,
-}
-
-#[derive(Deserialize)]
 struct TokenStatus {
     /// Go leaves it out if it is false.
     #[serde(default, deserialize_with = "null_is_default")]
@@ -173,8 +199,8 @@ struct TokenStatus {
 /// The body of a TokenReview.
 pub(super) fn token_review(token: &str, audiences: &[String]) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&TokenReview {
-        kind: "TokenReview",
-        api_version: "authentication.k8s.io/v1",
+        kind: TOKEN_REVIEW.kind,
+        api_version: TOKEN_REVIEW.version,
         metadata: Empty {},
         spec: TokenSpec { token, audiences },
         status: EmptyTokenStatus::default(),
@@ -183,8 +209,7 @@ pub(super) fn token_review(token: &str, audiences: &[String]) -> serde_json::Res
 
 /// Reads the answer to a TokenReview of `token`.
 pub(super) fn token_answer(body: &[u8], token: &str) -> Result<TokenAnswer, AnswerError> {
-    let TokenReviewAnswer { kind, status } = serde_json::from_slice(body)?;
-    expect_kind("TokenReview", kind)?;
+    let status: TokenStatus = TOKEN_REVIEW.status(body, token)?;
     let error = log_text(&status.error, token);
     match (status.authenticated, error.is_empty()) {
         (true, false) => Err(AnswerError::AuthenticatedWithError(error)),
@@ -235,13 +260,6 @@ struct ResourceAttributes<'a> {
 }
 
 #[derive(Deserialize)]
-struct SubjectAccessReviewAnswer {
-    #[serde(default)]
-    kind: String,
-    status: AccessStatus,
-}
-
-#[derive(Deserialize)]
 struct AccessStatus {
     /// Go always writes it, so an answer without it is an error.
     allowed: bool,
@@ -260,8 +278,8 @@ pub(crate) fn access_review(spec: AccessSpec<'_>) -> serde_json::Result<Vec<u8>>
         extra,
     } = spec.user;
     serde_json::to_vec(&SubjectAccessReview {
-        kind: "SubjectAccessReview",
-        api_version: "authorization.k8s.io/v1",
+        kind: SUBJECT_ACCESS_REVIEW.kind,
+        api_version: SUBJECT_ACCESS_REVIEW.version,
         metadata: Empty {},
         spec: SubjectAccessSpec {
             resource_attributes: ResourceAttributes {
@@ -282,8 +300,7 @@ pub(crate) fn access_review(spec: AccessSpec<'_>) -> serde_json::Result<Vec<u8>>
 /// Reads the answer to a SubjectAccessReview. `evaluationError` is ignored, as in the kubelet: it reports
 /// rules that could not be read, and the decision was made without them.
 pub(super) fn access_answer(body: &[u8]) -> Result<AccessAnswer, AnswerError> {
-    let SubjectAccessReviewAnswer { kind, status } = serde_json::from_slice(body)?;
-    expect_kind("SubjectAccessReview", kind)?;
+    let status: AccessStatus = SUBJECT_ACCESS_REVIEW.status(body, "")?;
     if status.allowed && status.denied {
         return Err(AnswerError::AllowedAndDenied);
     }
@@ -299,30 +316,36 @@ pub(super) fn access_answer(body: &[u8]) -> Result<AccessAnswer, AnswerError> {
 /// Reads `status.nodeInfo` of a Node.
 pub(super) fn node_info(body: &[u8]) -> Result<NodeInfo, AnswerError> {
     #[derive(Deserialize)]
-    struct NodeObject {
-        #[serde(default)]
-        kind: String,
-        #[serde(default, deserialize_with = "null_is_default")]
-        status: NodeStatus,
-    }
-    #[derive(Default, Deserialize)]
     struct NodeStatus {
         #[serde(default, rename = "nodeInfo", deserialize_with = "null_is_default")]
         node_info: NodeInfo,
     }
-    let NodeObject { kind, status } = serde_json::from_slice(body)?;
-    expect_kind("Node", kind)?;
+    let status: NodeStatus = NODE.status(body, "")?;
     Ok(status.node_info)
 }
 
-fn expect_kind(expected: &'static str, found: String) -> Result<(), AnswerError> {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(AnswerError::Kind {
-            expected,
-            found: log_text(&found, ""),
-        })
+// === impl Kind ===
+
+impl Kind {
+    /// Reads the `status` of an answer that must be of this kind. `secret` is left out of errors.
+    fn status<T: DeserializeOwned>(self, body: &[u8], secret: &str) -> Result<T, AnswerError> {
+        let shown = |text: String| log_text(&text, secret);
+        let answer: Answer<T> =
+            json::read(body).map_err(|error| AnswerError::Json(shown(error.to_string())))?;
+        if (answer.kind.as_str(), answer.version.as_str()) == (self.kind, self.version) {
+            Ok(answer.status)
+        } else {
+            Err(AnswerError::Kind {
+                expected: self,
+                found: shown(format!("a {:?} of {:?}", answer.kind, answer.version)),
+            })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a {} of {}", self.kind, self.version)
     }
 }
 
@@ -332,9 +355,7 @@ pub(super) fn status_message(body: &[u8]) -> Option<String> {
     struct StatusObject {
         message: String,
     }
-    serde_json::from_slice::<StatusObject>(body)
-        .ok()
-        .map(|status| status.message)
+    json::read::<StatusObject>(body).ok().map(|status| status.message)
 }
 
 /// Reads null as the zero value, as Go does.

@@ -1,10 +1,15 @@
 //! The body of an answer: the kubelet's bytes, or the gate's own.
+//!
+//! While a client does not read, hyper keeps pieces of its answer after the body has ended. So each piece
+//! keeps the request's place too.
 
 use std::cell::Cell;
+use std::io::IoSlice;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -14,6 +19,18 @@ use super::pool::PooledConnection;
 pub(crate) struct Body {
     kind: BodySource,
     guard: Option<Guard>,
+    /// Kept until the last piece was written.
+    place: Option<Arc<dyn Send + Sync>>,
+    /// Gives the last byte of a large frame a frame of its own.
+    splits: bool,
+    /// That byte.
+    last: Option<Bytes>,
+}
+
+/// Bytes of an answer on their way to the client. It is dropped once they were written to the connection.
+pub(crate) struct Piece {
+    bytes: Bytes,
+    _place: Option<Arc<dyn Send + Sync>>,
 }
 
 /// What a body had when it was last polled for a frame.
@@ -29,6 +46,9 @@ thread_local! {
     /// What the last poll of a body on this thread found, for [`Body::observe_frames`].
     static ASKED: Cell<Option<NextFrame>> = const { Cell::new(None) };
 }
+
+/// The largest frame that stays whole on HTTP/2, in bytes. Most clients open a window of 64 KiB at once.
+const SMALL: usize = 1024;
 
 /// A value that is kept as long as an answer.
 pub(super) type Guard = Box<dyn Send + Sync>;
@@ -50,20 +70,24 @@ impl Body {
 
     /// A body that is complete.
     pub(crate) fn full(bytes: Bytes) -> Self {
-        Self {
-            kind: BodySource::Full(bytes),
-            guard: None,
-        }
+        Self::of(BodySource::Full(bytes))
     }
 
     /// The body of an answer that came over `connection`, which returns to its pool as soon as it can.
     pub(super) fn kubelet(incoming: Incoming, connection: PooledConnection) -> Self {
+        Self::of(BodySource::Kubelet {
+            incoming,
+            connection: connection.settle(),
+        })
+    }
+
+    fn of(kind: BodySource) -> Self {
         Self {
-            kind: BodySource::Kubelet {
-                incoming,
-                connection: connection.settle(),
-            },
+            kind,
             guard: None,
+            place: None,
+            splits: false,
+            last: None,
         }
     }
 
@@ -78,6 +102,19 @@ impl Body {
         (polled, ASKED.take())
     }
 
+    /// Keeps `place` until all that was read of the body has been written to the client's connection.
+    ///
+    /// On HTTP/2, hyper hands over a whole frame, and with the last one the stream, as soon as the client's
+    /// window has room for one byte. Nothing would end a stream whose client opens its window no further. So
+    /// there the last byte of a frame is a frame of its own, which waits until the window has room for all
+    /// bytes before it. A frame of up to [`SMALL`] bytes stays whole: its stream ends with the connection.
+    #[must_use]
+    pub(crate) fn until_written(mut self, place: Arc<dyn Send + Sync>, http2: bool) -> Self {
+        self.place = Some(place);
+        self.splits = http2;
+        self
+    }
+
     /// Keeps `guard` until the body has ended or is dropped.
     #[must_use]
     pub(crate) fn until_end(mut self, guard: Guard) -> Self {
@@ -86,36 +123,79 @@ impl Body {
     }
 }
 
+// === impl Body as hyper sees it ===
+
 impl HttpBody for Body {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = self.kind.poll_frame(cx);
+    ) -> Poll<Option<Result<Frame<Piece>, hyper::Error>>> {
+        let this = &mut *self;
+        let frame = match this.last.take() {
+            Some(last) => Poll::Ready(Some(Ok(Frame::data(last)))),
+            None => this.kind.poll_frame(cx),
+        };
         ASKED.set(Some(match frame {
             Poll::Ready(_) => NextFrame::Ready,
             Poll::Pending => NextFrame::Pending,
         }));
-        frame
+        frame.map_ok(|frame| {
+            frame.map_data(|mut bytes| {
+                if this.splits && bytes.len() > SMALL {
+                    this.last = Some(bytes.split_off(bytes.len() - 1));
+                }
+                Piece {
+                    bytes,
+                    _place: this.place.clone(),
+                }
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            BodySource::Full(bytes) => bytes.is_empty(),
-            BodySource::Kubelet { incoming, .. } => incoming.is_end_stream(),
-        }
+        self.last.is_none()
+            && match &self.kind {
+                BodySource::Full(bytes) => bytes.is_empty(),
+                BodySource::Kubelet { incoming, .. } => incoming.is_end_stream(),
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
+        let mut hint = match &self.kind {
             BodySource::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             BodySource::Kubelet { incoming, .. } => incoming.size_hint(),
+        };
+        if let (Some(last), Some(exact)) = (&self.last, hint.exact()) {
+            hint.set_exact(exact + last.len() as u64);
         }
+        hint
     }
 }
+
+// === impl Piece ===
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.bytes.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
+// === impl BodySource ===
 
 impl BodySource {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {

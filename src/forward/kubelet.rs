@@ -23,7 +23,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::io::KubeletIo;
-use super::pool::KubeletConnection;
+use super::open::OpenConnections;
+use super::pool::{KubeletConnection, Pool};
 use super::read_ahead::ReadAhead;
 use crate::error::{RequestError, chain};
 use crate::files::{self, BUNDLE, TOKEN};
@@ -39,6 +40,7 @@ pub(crate) struct Kubelet {
     /// One thread reads the files again for all connections that need it.
     reader: Arc<Semaphore>,
     connect_timeout: Duration,
+    open: OpenConnections,
     /// The mark (`SO_MARK`) by which the seal lets the gate's own connections through.
     mark: Option<Mark>,
     /// The seal may redirect the gate's own connections to the gate, because it does not exempt them yet.
@@ -123,7 +125,7 @@ impl Kubelet {
     /// A file is missing or unusable.
     pub(crate) fn new(
         settings: settings::Upstream,
-        connect_timeout: Duration,
+        limits: &settings::Limits,
         mark: Option<Mark>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KubeletError> {
@@ -135,7 +137,8 @@ impl Kubelet {
                 reloading: Mutex::new(()),
             }),
             reader: Arc::new(Semaphore::new(1)),
-            connect_timeout,
+            connect_timeout: limits.upstream_connect_timeout,
+            open: OpenConnections::new(limits.upstream_connections),
             mark,
             led_back: AtomicBool::new(false),
             named: Mutex::default(),
@@ -150,6 +153,11 @@ impl Kubelet {
     /// A file is missing or unusable.
     pub(crate) fn reload(&self) -> Result<bool, KubeletError> {
         self.files.reload()
+    }
+
+    /// A pool for a worker's idle connections, of which it keeps up to `capacity`.
+    pub(crate) fn pool(&self, capacity: usize) -> Pool {
+        self.open.pool(capacity, self.metrics.clone())
     }
 
     /// Whether a connection can be made now, for `/readyz`.
@@ -250,6 +258,7 @@ impl Kubelet {
     }
 
     async fn connect_with(&self, access: &KubeletAccess) -> io::Result<Box<KubeletConnection>> {
+        let counted = self.open.count();
         let dialled = timeout(self.connect_timeout, async {
             let io = match &self.files.settings.url {
                 UpstreamUrl::Unix(path) => KubeletIo::Unix(UnixStream::connect(path).await?),
@@ -277,6 +286,7 @@ impl Kubelet {
             sender,
             connection,
             access.generation,
+            counted,
         )))
     }
 

@@ -8,6 +8,7 @@ mod body;
 mod headers;
 mod io;
 mod kubelet;
+mod open;
 mod pool;
 mod probe;
 mod read_ahead;

@@ -2,7 +2,8 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ pub(super) struct KubeletConnection {
     ended: bool,
     /// The generation of the credentials it was made with. A connection of an older generation is not reused.
     generation: u64,
+    _counted: Counted,
 }
 
 type Http1 = Connection<TokioIo<KubeletIo>, Incoming>;
@@ -50,6 +52,12 @@ struct Shelf {
     metrics: Arc<Metrics>,
 }
 
+/// A connection in a count of those that are open or being opened.
+pub(super) struct Counted(Arc<AtomicUsize>);
+
+/// The idle connections of a pool, as long as the pool is there.
+pub(super) struct IdleConnections(Weak<Shelf>);
+
 /// A connection in use. It returns to its pool if it can be reused, and is closed otherwise.
 pub(super) struct PooledConnection {
     connection: Box<KubeletConnection>,
@@ -59,12 +67,18 @@ pub(super) struct PooledConnection {
 // === impl KubeletConnection ===
 
 impl KubeletConnection {
-    pub(super) fn new(sender: SendRequest<Incoming>, driver: Http1, generation: u64) -> Self {
+    pub(super) fn new(
+        sender: SendRequest<Incoming>,
+        driver: Http1,
+        generation: u64,
+        counted: Counted,
+    ) -> Self {
         Self {
             sender,
             driver: Some(driver),
             ended: false,
             generation,
+            _counted: counted,
         }
     }
 
@@ -113,7 +127,7 @@ impl KubeletConnection {
 
 impl Pool {
     /// A pool that keeps up to `capacity` idle connections.
-    pub(crate) fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Shelf {
             idle: Mutex::default(),
             capacity,
@@ -134,6 +148,11 @@ impl Pool {
                 return Some(connection);
             }
         }
+    }
+
+    /// Its idle connections, for another worker to close.
+    pub(super) fn idle_connections(&self) -> IdleConnections {
+        IdleConnections(Arc::downgrade(&self.0))
     }
 
     pub(super) fn guard(&self, connection: Box<KubeletConnection>) -> PooledConnection {
@@ -164,6 +183,38 @@ impl Pool {
             let counted = Raised::new(&self.0.metrics.upstream_idle);
             idle.push((Instant::now(), connection, counted));
         }
+    }
+}
+
+// === impl IdleConnections ===
+
+impl IdleConnections {
+    /// Closes the connection that has been idle longest; false if none is idle.
+    pub(super) fn close_oldest(&self) -> bool {
+        let Some(shelf) = self.0.upgrade() else {
+            return false;
+        };
+        let mut idle = shelf.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.is_empty() {
+            return false;
+        }
+        idle.remove(0);
+        true
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

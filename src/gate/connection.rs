@@ -11,9 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authn::Presented;
+use crate::door::Admission;
 use crate::forward::Pool;
-use crate::source::{Known, Source};
+use crate::source::Known;
 
+/// An HTTP/1 connection whose first requests all fail authentication is closed after this many.
+const MOST_REFUSED: u32 = 5;
 /// A connection notes its source as known at most this often.
 const NOTED: Duration = Duration::from_secs(10);
 
@@ -25,12 +28,16 @@ pub(crate) struct Connection {
     pub(crate) presented: Presented,
     /// What its requests are doing.
     pub(crate) activity: Arc<Activity>,
-    /// The source that the peer counts as.
-    source: Source,
+    /// Its way to a place among the authenticated connections.
+    admission: Admission,
     /// Until when its source need not be noted as known again: milliseconds since the activity began.
     noted_until: AtomicU64,
     /// A request on it was authenticated.
     authenticated: AtomicBool,
+    /// It has a place among the authenticated connections.
+    admitted: AtomicBool,
+    /// Requests that failed authentication before one passed.
+    refused: AtomicU32,
     /// Notified when a request fails authentication and none before it has passed.
     unauthenticated: Notify,
 }
@@ -75,24 +82,31 @@ pub(crate) enum Waiting {
 // === impl Connection ===
 
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr, presented: Presented, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(
+        peer: SocketAddr,
+        presented: Presented,
+        activity: Arc<Activity>,
+        admission: Admission,
+    ) -> Self {
         Self {
             peer,
             presented,
             activity,
-            source: Source::of(peer.ip()),
+            admission,
             noted_until: AtomicU64::new(0),
             authenticated: AtomicBool::new(false),
+            admitted: AtomicBool::new(false),
+            refused: AtomicU32::new(0),
             unauthenticated: Notify::new(),
         }
     }
 
-    /// Notes that a review allowed a request. It is called for each request: within [`NOTED`] of the last note
-    /// it costs a load and a comparison.
+    /// Notes that a review allowed a request. It is called for each request: within [`NOTED`] of the last
+    /// note it costs a load and a comparison.
     pub(crate) fn note_known(&self, known: &Known) {
         let now = self.activity.now();
         if now >= self.noted_until.load(Relaxed) {
-            known.note(self.source);
+            known.note(self.admission.source());
             let noted = u64::try_from(NOTED.as_millis()).unwrap_or(u64::MAX);
             self.noted_until.store(now + noted, Relaxed);
         }
@@ -101,6 +115,14 @@ impl Connection {
     /// Notes that a request was authenticated.
     pub(crate) fn mark_authenticated(&self) {
         self.authenticated.store(true, Relaxed);
+    }
+
+    /// Moves the connection to the authenticated ones, which are not evicted, unless that was done before.
+    /// `is_needed` says whether its user is one whose places are kept.
+    pub(crate) fn admit(&self, is_needed: impl FnOnce() -> bool) {
+        if !self.admitted.load(Relaxed) && self.admission.admit(is_needed()) {
+            self.admitted.store(true, Relaxed);
+        }
     }
 
     /// Whether any request was authenticated.
@@ -113,8 +135,15 @@ impl Connection {
     /// for the gate (CVE-2023-44487).
     pub(crate) fn note_unauthenticated(&self) {
         if !self.is_authenticated() {
+            self.refused.fetch_add(1, Relaxed);
             self.unauthenticated.notify_one();
         }
+    }
+
+    /// Whether so many requests failed authentication, and none has passed, that an HTTP/1 connection is
+    /// closed: each of them costs an audit event.
+    pub(crate) fn is_a_strangers(&self) -> bool {
+        self.refused.load(Relaxed) >= MOST_REFUSED && !self.is_authenticated()
     }
 
     /// Resolves when a request has failed authentication and none before it has passed.

@@ -2,12 +2,14 @@
 
 mod connection;
 mod drain;
+mod places;
 mod record;
 mod witness;
 
 pub(crate) use self::connection::{Activity, Waiting};
 pub(crate) use self::connection::{Connection, Worker};
 pub(crate) use self::drain::drain;
+pub(crate) use self::places::Places;
 pub(crate) use self::witness::{SeenReport, Witness};
 
 use std::any::Any;
@@ -20,15 +22,15 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use self::places::{Place, Rank};
 use self::record::Record;
 use crate::attributes::{Checks, Protocol, Subresource, Verb};
 use crate::audit::Audit;
-use crate::authn::Authenticator;
+use crate::authn::{Authenticator, CredentialKind, Identity};
 use crate::authz::{Authorizer, Permit};
 use crate::error::{RequestError, Station};
 use crate::forward::{Body, Forwarded, Kubelet, forward};
 use crate::metrics::{Metrics, Raised, Stage};
-use crate::quota::{Quota, Share};
 use crate::source::Known;
 
 /// Everything the stations need. One per process, shared by all workers.
@@ -42,8 +44,12 @@ pub(crate) struct Gate {
     pub(crate) witness: Witness,
     /// The sources that were served lately.
     pub(crate) known: Arc<Known>,
-    /// Upgraded streams of each user.
-    pub(crate) streams: Arc<Quota<String>>,
+    /// Places for requests other than streams.
+    pub(crate) requests: Arc<Places>,
+    /// Places for streams.
+    pub(crate) streams: Arc<Places>,
+    /// `authorization.interactive.allowedUsers`, for whom places are kept.
+    pub(crate) interactive_users: Vec<String>,
     /// Checkpoints run one at a time: each writes a container's memory to the node's disk.
     pub(crate) checkpoints: Semaphore,
     /// `authorization.interactive.requireCreate`.
@@ -64,7 +70,7 @@ impl Gate {
         let http1 = request.version() < Version::HTTP_2;
         let upgrade = http1 && may_be_an_upgrade(request.headers());
         let expects = http1 && request.headers().contains_key(header::EXPECT);
-        let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request).await;
+        let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request);
         let outcome = unwind(self.stations(connection, worker, request, &mut record)).await;
         let outcome = outcome.unwrap_or_else(|panic| {
             self.metrics.panics.inc();
@@ -77,27 +83,37 @@ impl Gate {
         let (mut response, tunnel) = match outcome {
             Ok(Passed {
                 forwarded: Forwarded::Answer(response),
-                ..
-            }) => (response, None),
+                place,
+            }) => (
+                response.map(|body| body.until_written(Arc::new(place), !http1)),
+                None,
+            ),
             Ok(Passed {
                 forwarded: Forwarded::Upgraded(response, tunnel),
-                slot,
-            }) => (response, Some((tunnel, slot))),
+                place,
+            }) => (response, Some((tunnel, place))),
             Err(error) => {
                 record.set_error(&error);
                 log(connection, &error);
                 // Without 100 Continue the next bytes may be a body or a new request: close the connection.
-                close |= expects;
+                close |= expects || http1 && connection.is_a_strangers();
                 let error = if upgrade {
                     error.without_retry_after()
                 } else {
                     error
                 };
-                (error.into_response().map(Body::full), None)
+                // An answer without a body ends at once, also if the client never opens its window. A client
+                // that is refused for what it holds must not hold its refusals as well.
+                let empty = !http1 && error.status == StatusCode::TOO_MANY_REQUESTS;
+                let response = error.into_response();
+                (
+                    response.map(|text| if empty { Body::empty() } else { Body::full(text) }),
+                    None,
+                )
             }
         };
         self.metrics.request(&record.labels(response.status()));
-        let Some((tunnel, slot)) = tunnel else {
+        let Some((tunnel, place)) = tunnel else {
             if close {
                 response
                     .headers_mut()
@@ -113,7 +129,7 @@ impl Gate {
         worker.tasks.spawn(async move {
             let end = tunnel.run(idle, cut).await;
             stream.ended(end).await;
-            drop((in_flight, slot, open));
+            drop((in_flight, place, open));
         });
         response
     }
@@ -139,7 +155,7 @@ impl Gate {
                 return Err(error);
             }
         };
-        let slot = self.acquire_stream_slot(&permit)?;
+        let place = self.acquire_place(&permit).await?;
         let _slot = self.acquire_checkpoint_slot(&permit, &parts.method)?;
 
         let asked = Instant::now();
@@ -159,7 +175,15 @@ impl Gate {
         ) {
             self.witness.saw(&permit, answered);
         }
-        Ok(Passed { forwarded, slot })
+        Ok(Passed { forwarded, place })
+    }
+
+    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
+    pub(crate) fn admit(&self, connection: &Connection, identity: &Identity) {
+        if identity.credential() != CredentialKind::Anonymous {
+            connection
+                .admit(|| self.witness.knows(identity) || self.authorizer.names_for_interactive(identity));
+        }
     }
 
     /// Stations 4, 3 and 5: what the request asks for, which user sends it, and whether that user may do it.
@@ -185,7 +209,8 @@ impl Gate {
             }
         })?;
         connection.mark_authenticated();
-        record.set_identity(&identity);
+        self.admit(connection, &identity);
+        record.set_identity(&identity).await;
         let known = Instant::now();
         self.metrics.took(Stage::Authn, known - began);
 
@@ -198,16 +223,29 @@ impl Gate {
         Ok(permit)
     }
 
-    /// Takes one of the user's stream slots if the request may become a stream.
-    fn acquire_stream_slot(&self, permit: &Permit) -> Result<Option<Share<String>>, RequestError> {
-        let Some(_) = permit.tunnel() else { return Ok(None) };
-        let user = permit.identity().user().username.clone();
-        self.streams.take(user).map(Some).map_err(|_| {
-            RequestError::too_many(
-                Station::Authz,
-                "streams",
-                "too many streams are open for this user\n",
-            )
+    /// Takes the place that the request holds until its answer is written, or until its stream ends.
+    async fn acquire_place(&self, permit: &Permit) -> Result<Place, RequestError> {
+        let user = permit.identity();
+        let rank = if self.witness.is_api_server(permit) {
+            Rank::ApiServer
+        } else if user.credential() != CredentialKind::Anonymous
+            && self.interactive_users.contains(&user.user().username)
+        {
+            Rank::Kept
+        } else {
+            Rank::Other
+        };
+        let (places, reason, text) = if permit.tunnel().is_some() {
+            let text = "too many streams are open for this user\n";
+            (&self.streams, "streams_per_identity", text)
+        } else {
+            let text = "too many requests are being answered for this user\n";
+            (&self.requests, "requests_per_identity", text)
+        };
+        let place = places.take(user, rank).await;
+        place.ok_or_else(|| {
+            self.metrics.rejected(reason);
+            RequestError::too_many(Station::Authz, reason, text)
         })
     }
 
@@ -230,10 +268,10 @@ impl Gate {
     }
 }
 
-/// A request that was forwarded, with the stream slot it may hold.
+/// A request that was forwarded, with the place that it holds.
 struct Passed {
     forwarded: Forwarded,
-    slot: Option<Share<String>>,
+    place: Place,
 }
 
 /// A request between its head and the end of its answer.

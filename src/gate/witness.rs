@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use serde::Serialize;
 
 use crate::attributes::Subresource;
-use crate::authn::CredentialKind;
+use crate::authn::{CredentialKind, Identity};
 use crate::authz::Permit;
 use crate::timestamp::timestamp;
 
@@ -55,6 +55,18 @@ impl Witness {
         }
     }
 
+    /// Whether `identity` counts as the API server: by `firewall.apiServerUsers`, or because it was served as
+    /// the API server last.
+    pub(crate) fn knows(&self, identity: &Identity) -> bool {
+        let user = &identity.user().username;
+        if self.users.is_empty() {
+            identity.credential() == CredentialKind::Certificate
+                && self.seen.load().as_ref().is_some_and(|seen| seen.user == *user)
+        } else {
+            identity.credential() != CredentialKind::Anonymous && self.users.contains(user)
+        }
+    }
+
     /// Notes that a request was allowed and served at `now`. It is called for each request: within a second
     /// of the last note it costs a load and a comparison.
     pub(crate) fn saw(&self, permit: &Permit, now: Instant) {
@@ -75,6 +87,24 @@ impl Witness {
         if self.users.is_empty() || self.users.contains(user) {
             self.note(user, second);
         }
+    }
+
+    /// Whether a request is the API server's, as far as that is known: a user of `firewall.apiServerUsers`.
+    /// If that is empty: a client certificate for an `apiserver`, as installers name it, whose user may
+    /// `nodes/proxy`, as this request or the last one noted shows. An administrator's certificate may that
+    /// too, so the name decides.
+    pub(crate) fn is_api_server(&self, permit: &Permit) -> bool {
+        let (credential, name) = (
+            permit.identity().credential(),
+            permit.identity().user().username.as_str(),
+        );
+        if !self.users.is_empty() {
+            return credential != CredentialKind::Anonymous && self.users.iter().any(|user| user == name);
+        }
+        credential == CredentialKind::Certificate
+            && name.contains("apiserver")
+            && (permit.subresource() == Subresource::Proxy
+                || matches!(&*self.seen.load(), Some(seen) if seen.user == name))
     }
 
     #[cold]

@@ -64,7 +64,7 @@ impl Findings {
     fn look_at_files(&mut self, settings: &Settings, places: &Places) -> Option<(ApiServer, Arc<str>)> {
         let kubelet = Kubelet::new(
             settings.upstream.clone(),
-            settings.limits.upstream_connect_timeout,
+            &settings.limits,
             None,
             Metrics::new().into(),
         );

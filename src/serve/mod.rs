@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub(crate) mod check;
+mod descriptors;
 mod instance;
 pub(crate) mod node;
 pub(crate) mod run;

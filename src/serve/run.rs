@@ -20,6 +20,7 @@ use super::watch::Watch;
 use super::{Sockets, Stopped, serve};
 use crate::audit::AuditError;
 use crate::files;
+use crate::repeats;
 use crate::seal::RunningGate;
 use crate::settings::Settings;
 
@@ -203,7 +204,7 @@ pub(crate) fn keep_reloading(instance: Arc<Instance>) -> io::Result<impl Future<
                 wanted.notify_one();
             }
         };
-        tokio::join!(hear, reload_forever(&instance, &wanted));
+        tokio::join!(hear, reload_forever(&instance, &wanted), report_repeats());
     })
 }
 
@@ -230,5 +231,15 @@ async fn reload_forever(instance: &Arc<Instance>, wanted: &Notify) {
         if let Err(error) = read {
             tracing::warn!(%error, "the files cannot be read again");
         }
+    }
+}
+
+/// Reports the log lines that were held back, also while a reload waits for a file.
+async fn report_repeats() {
+    let mut clock = interval_at(Instant::now() + RELOAD, RELOAD);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        clock.tick().await;
+        repeats::report();
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::admin;
 use super::admin::socket::AdminSocketError;
+use super::descriptors;
 use super::instance::Instance;
 use super::node::{self, NodeError};
 use super::sockets::{BindError, Sockets};
@@ -22,10 +23,9 @@ use crate::audit::{Audit, AuditError, AuditThread};
 use crate::authn::{Authenticator, TokenReviewer};
 use crate::authz::{AccessReviewer, Authorizer, Policy};
 use crate::forward::{Kubelet, KubeletError, KubeletProbe};
-use crate::gate::{Gate, Witness};
+use crate::gate::{Gate, Places, Witness};
 use crate::host::host_name;
 use crate::metrics::Metrics;
-use crate::quota::Quota;
 use crate::seal::Exemption;
 use crate::settings::{AuthorizationMode, Settings};
 use crate::source::Known;
@@ -84,7 +84,10 @@ pub enum StartError {
 ///
 /// # Errors
 /// Something cannot be used. Nothing stays bound or running.
-pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError> {
+pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartError> {
+    if let Some(warning) = descriptors::fit(&mut settings) {
+        tracing::warn!("{warning}");
+    }
     node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
     let mut sockets = Sockets::bind(&settings)?;
     // Last: of two gates with this configuration, only one has come so far.
@@ -104,7 +107,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let kubelet = Kubelet::new(
         settings.upstream.clone(),
-        settings.limits.upstream_connect_timeout,
+        &settings.limits,
         exemption.as_ref().map(|exemption| exemption.mark),
         metrics.clone(),
     )?;
@@ -141,7 +144,17 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
             metrics.clone(),
         ),
         authorizer: Authorizer::new(Policy::new(&settings.authorization), reviewer),
-        streams: Quota::new(usize::MAX, settings.limits.streams_per_identity),
+        requests: Places::new(
+            "requests",
+            settings.limits.upstream_connections,
+            settings.limits.requests_per_identity,
+        ),
+        streams: Places::new(
+            "streams",
+            settings.limits.streams,
+            settings.limits.streams_per_identity,
+        ),
+        interactive_users: settings.authorization.interactive.allowed_users.clone(),
         checkpoints: Semaphore::new(1),
         known: Arc::new(Known::default()),
         witness: Witness::new(&settings.firewall.api_server_users),

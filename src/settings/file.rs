@@ -149,13 +149,17 @@ sections! {
         request_head_bytes: u64 = 131_072,
         http2_streams: u64 = 100,
         connections: u64 = 4096,
+        unauthenticated_connections: u64 = 2048,
         connections_per_address: u64 = 512,
+        requests_per_identity: u64 = 256,
+        streams: u64 = 1024,
         streams_per_identity: u64 = 256,
         rejected_tokens_per_address: u64 = 10,
         refused_certificates_per_address: u64 = 500,
         cache_entries: u64 = 8192,
         audit_queue: u64 = 8192,
         concurrent_reviews: u64 = 64,
+        upstream_connections: u64 = 1024,
         upstream_idle_connections: u64 = 64,
     }
 
@@ -175,6 +179,10 @@ sections! {
         path: String = "/var/lib/kubelet-gate/audit/audit.log".to_owned(),
         mode: String = "batch".to_owned(),
         commands: String = "hash".to_owned(),
+        strangers: String = "summarised".to_owned(),
+        #[serde(rename = "maxSizeMB")]
+        max_size_mb: u64 = 100,
+        max_backups: u64 = 5,
     }
 
     /// `admin`

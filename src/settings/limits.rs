@@ -31,8 +31,14 @@ pub struct Limits {
     pub http2_streams: u32,
     /// `connections`, 4096 in total.
     pub connections: usize,
+    /// `unauthenticatedConnections`, 2048 of them without a credential that is believed.
+    pub unauthenticated_connections: usize,
     /// `connectionsPerAddress`, 512 from one source address.
     pub connections_per_address: usize,
+    /// `requestsPerIdentity`, 256 requests of one user whose answer has not ended.
+    pub requests_per_identity: usize,
+    /// `streams`, 1024 upgraded streams in total.
+    pub streams: usize,
     /// `streamsPerIdentity`, 256 upgraded streams of one user.
     pub streams_per_identity: usize,
     /// `rejectedTokensPerAddress`, 10 each second, ten times as many at once: tokens of one source address
@@ -47,6 +53,9 @@ pub struct Limits {
     pub audit_queue: usize,
     /// `concurrentReviews`, 64 calls to the API server at once.
     pub concurrent_reviews: usize,
+    /// `upstreamConnections`, 1024 connections to the kubelet that no stream holds, and as many requests
+    /// whose answer has not ended.
+    pub upstream_connections: usize,
     /// `upstreamIdleConnections`, 64 kept per worker.
     pub upstream_idle_connections: usize,
 }
@@ -87,11 +96,22 @@ impl Limits {
             ),
             http2_streams: reading.count("limits.http2Streams", file.http2_streams, 1..=10_000),
             connections: reading.count("limits.connections", file.connections, 1..=1_000_000),
+            unauthenticated_connections: reading.count(
+                "limits.unauthenticatedConnections",
+                file.unauthenticated_connections,
+                1..=1_000_000,
+            ),
             connections_per_address: reading.count(
                 "limits.connectionsPerAddress",
                 file.connections_per_address,
                 1..=1_000_000,
             ),
+            requests_per_identity: reading.count(
+                "limits.requestsPerIdentity",
+                file.requests_per_identity,
+                1..=1_000_000,
+            ),
+            streams: reading.count("limits.streams", file.streams, 1..=1_000_000),
             streams_per_identity: reading.count(
                 "limits.streamsPerIdentity",
                 file.streams_per_identity,
@@ -114,6 +134,11 @@ impl Limits {
                 file.concurrent_reviews,
                 1..=10_000,
             ),
+            upstream_connections: reading.count(
+                "limits.upstreamConnections",
+                file.upstream_connections,
+                1..=1_000_000,
+            ),
             upstream_idle_connections: reading.count(
                 "limits.upstreamIdleConnections",
                 file.upstream_idle_connections,
@@ -134,13 +159,17 @@ impl Limits {
             request_head_bytes: self.request_head_bytes as u64,
             http2_streams: self.http2_streams.into(),
             connections: self.connections as u64,
+            unauthenticated_connections: self.unauthenticated_connections as u64,
             connections_per_address: self.connections_per_address as u64,
+            requests_per_identity: self.requests_per_identity as u64,
+            streams: self.streams as u64,
             streams_per_identity: self.streams_per_identity as u64,
             rejected_tokens_per_address: self.rejected_tokens_per_address.into(),
             refused_certificates_per_address: self.refused_certificates_per_address.into(),
             cache_entries: self.cache_entries as u64,
             audit_queue: self.audit_queue as u64,
             concurrent_reviews: self.concurrent_reviews as u64,
+            upstream_connections: self.upstream_connections as u64,
             upstream_idle_connections: self.upstream_idle_connections as u64,
         }
     }

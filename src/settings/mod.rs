@@ -34,7 +34,7 @@ mod without_effect;
 mod writing;
 
 pub use self::admin::{Admin, AdminSocket};
-pub use self::audit::{Audit, AuditCommands, AuditMode, AuditSink};
+pub use self::audit::{Audit, AuditCommands, AuditMode, AuditRotation, AuditSink, AuditStrangers};
 pub use self::authentication::Authentication;
 pub use self::authorization::{Authorization, AuthorizationMode, Interactive};
 pub use self::error::{Problem, SettingsError};

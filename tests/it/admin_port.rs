@@ -24,7 +24,7 @@ use crate::world::{World, assert_answer, header};
 const STRANGER: u32 = 65530;
 
 /// Dashboards and alerts use these names. A change of one changes this list, and is announced.
-const FAMILIES: [&str; 21] = [
+const FAMILIES: [&str; 22] = [
     "kubelet_gate_admin_reports counter",
     "kubelet_gate_audit_events counter",
     "kubelet_gate_authentication_failures counter",
@@ -43,6 +43,7 @@ const FAMILIES: [&str; 21] = [
     "kubelet_gate_reviews counter",
     "kubelet_gate_seal_open_seconds counter",
     "kubelet_gate_streams gauge",
+    "kubelet_gate_unauthenticated_connections gauge",
     "kubelet_gate_ungated_connections gauge",
     "kubelet_gate_upstream_connections counter",
     "kubelet_gate_upstream_idle_connections gauge",

@@ -29,7 +29,8 @@ enum Asked {
 }
 
 /// T22. Seen red: with a review that failed taken for an allow, the first row; with `allowed` and `denied` at
-/// once, or `authenticated` and `error`, not refused, that row; with every 503 retried, that row.
+/// once, or `authenticated` and `error`, not refused, that row; with every 503 retried, that row; with lists
+/// read as objects, the rows with lists.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_api_server_answers_wrongly_nothing_gets_through() {
     let world = World::builder()
@@ -81,6 +82,21 @@ async fn whatever_the_api_server_answers_wrongly_nothing_gets_through() {
         status(json!({"allowed": true, "denied": true})),
         status(json!({"allowed": 1})),
         status(json!({"reason": "no word on it"})),
+        status(json!([true])),
+        status(json!([true, false, ""])),
+        raw(
+            201,
+            r#"["SubjectAccessReview","authorization.k8s.io/v1",{"allowed":true}]"#,
+        ),
+        raw(
+            201,
+            r#"{"kind":"SubjectAccessReview","apiVersion":"v1","status":{"allowed":true}}"#,
+        ),
+        raw(
+            201,
+            &format!(r#"{{{access},"status":{{"allowed":false,"allowed":true}}}}"#),
+        ),
+        raw(201, &format!(r#"{{{access},"status":{{"allowed":true}}}}{{}}"#)),
     ];
     let only_token = [
         raw(201, &format!(r#"{{{access},"status":{user}}}"#)),
@@ -89,8 +105,20 @@ async fn whatever_the_api_server_answers_wrongly_nothing_gets_through() {
         status(json!({"authenticated": true, "user": {"groups": ["system:masters"]}})),
         status(json!({"authenticated": true})),
         status(user_with_error),
+        status(json!([true, {"username": "admin"}])),
+        status(json!({"authenticated": true, "user": ["admin", "", ["admins"]]})),
+        status(json!({"authenticated": true, "user": {"username": "admin", "extra": ["k"]}})),
+        raw(
+            201,
+            &format!(r#"["TokenReview","authentication.k8s.io/v1",{user}]"#),
+        ),
+        raw(
+            201,
+            &format!(r#"{{"kind":"TokenReview","apiVersion":"v1","status":{user}}}"#),
+        ),
+        raw(201, &format!(r#"{{{token},"status":{{}},"status":{user}}}"#)),
     ];
-    let once = |behaviours: [Behaviour; 6]| behaviours.map(|behaviour| (behaviour, Asked::Once));
+    let once = |behaviours: [Behaviour; 12]| behaviours.map(|behaviour| (behaviour, Asked::Once));
     let rows = both.clone().into_iter().chain(once(only_access));
     let rows = rows.map(|row| (Api::Access, row));
     let rows = rows.chain(

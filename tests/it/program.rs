@@ -20,15 +20,11 @@ pub(crate) fn kubelet_gate() -> Command {
     own(Command::new(GATE))
 }
 
-/// The same with so many descriptors.
-pub(crate) fn kubelet_gate_with(descriptors: u64) -> Command {
+/// With the number of files it may open changed by these arguments of the shell's `ulimit`.
+pub(crate) fn kubelet_gate_with_files(limit: &str) -> Command {
     let mut command = own(Command::new("sh"));
-    command.args([
-        "-ec",
-        &format!("ulimit -n {descriptors}; exec \"$@\""),
-        "sh",
-        GATE,
-    ]);
+    let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script, GATE]);
     command
 }
 
@@ -205,11 +201,16 @@ impl Serving {
     }
 
     pub(crate) async fn with_configuration(file: &str) -> Self {
-        Self::of(kubelet_gate(), file).await
+        Self::by(kubelet_gate(), file).await
     }
 
-    /// The same for a command that becomes the program.
-    pub(crate) async fn of(mut command: Command, file: &str) -> Self {
+    /// With the number of files it may open changed by these arguments of the shell's `ulimit`.
+    pub(crate) async fn with_files(installation: &Installation, limit: &str) -> Self {
+        Self::by(kubelet_gate_with_files(limit), &installation.config()).await
+    }
+
+    /// By a command that becomes the program.
+    pub(crate) async fn by(mut command: Command, file: &str) -> Self {
         let mut process = command
             .args(["serve", "--log-format", "json", "--config", file])
             .stderr(Stdio::piped())

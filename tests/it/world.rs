@@ -381,7 +381,11 @@ impl World {
             .await
             .unwrap()
             .unwrap();
-        for gauge in ["connections", "upstream_idle_connections"] {
+        for gauge in [
+            "connections",
+            "unauthenticated_connections",
+            "upstream_idle_connections",
+        ] {
             eventually(&format!("{gauge} is back to 0"), || {
                 self.metric(gauge, &[]) == 0.0
             })

@@ -318,7 +318,7 @@ async fn answers_that_cannot_be_used_fail_at_once() {
         "{error}"
     );
 
-    let both = r#"{"kind":"SubjectAccessReview","status":{"allowed":true,"denied":true}}"#;
+    let both = r#"{"kind":"SubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":true,"denied":true}}"#;
     server.then(Act::Answer(201, both));
     let error = may_get_metrics(&client).await.unwrap_err();
     assert!(

@@ -220,7 +220,7 @@ async fn its_mistakes_are_reported_and_no_review_is_sent() {
         ("true".into(), "is not an ExecCredential, near line 1, column 0"),
         (
             "echo '{\"kind\": {\"s3cret\": 1}}'".into(),
-            "is not an ExecCredential, near line 1",
+            "is not an ExecCredential, a value has another type",
         ),
         (prints(&Value::Null), "without a status"),
         (prints(&json!({})), "neither a token nor a certificate"),

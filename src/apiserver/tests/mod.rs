@@ -7,3 +7,4 @@ mod exec;
 mod kubeconfig;
 mod reviews;
 mod server;
+mod shapes;

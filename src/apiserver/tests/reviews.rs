@@ -6,7 +6,8 @@ use crate::apiserver::reviews::{AnswerError, access_answer, token_answer};
 
 fn token(status: &str) -> Result<TokenAnswer, AnswerError> {
     token_answer(
-        format!(r#"{{"kind":"TokenReview","apiVersion":"x","status":{status}}}"#).as_bytes(),
+        format!(r#"{{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","status":{status}}}"#)
+            .as_bytes(),
         "t0ken",
     )
 }
@@ -72,14 +73,29 @@ fn doubtful_token_answers_fail() {
             "{garbage}"
         );
     }
-    let status = br#"{"kind":"Status","status":{"authenticated":true,"user":{"username":"u"}}}"#;
-    assert!(matches!(token_answer(status, ""), Err(AnswerError::Kind { .. })));
+    for other in [
+        r#""kind":"Status""#,
+        r#""kind":"TokenReview""#,
+        r#""kind":"TokenReview","apiVersion":"authentication.k8s.io/v1beta1""#,
+        r#""kind":"TokenReview","apiVersion":"authorization.k8s.io/v1""#,
+    ] {
+        let answer = format!(r#"{{{other},"status":{{"authenticated":true,"user":{{"username":"u"}}}}}}"#);
+        let answer = token_answer(answer.as_bytes(), "");
+        assert!(matches!(answer, Err(AnswerError::Kind { .. })), "{other}");
+    }
+    // A parser's message quotes what it does not expect.
+    let quoting = token(r#"{"authenticated":"t0ken"}"#).unwrap_err().to_string();
+    assert!(
+        quoting.contains("[token]") && !quoting.contains("t0ken"),
+        "{quoting}"
+    );
 }
 
 #[test]
 fn access_is_allowed_denied_or_neither() {
     let answer = |status: &str| {
-        access_answer(format!(r#"{{"kind":"SubjectAccessReview","status":{status}}}"#).as_bytes())
+        let head = r#""kind":"SubjectAccessReview","apiVersion":"authorization.k8s.io/v1""#;
+        access_answer(format!(r#"{{{head},"status":{status}}}"#).as_bytes())
     };
     let flags = |status: &str| {
         answer(status)

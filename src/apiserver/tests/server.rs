@@ -28,10 +28,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::apiserver::{ApiServer, ClientLimits, Kubeconfig};
 
-pub(super) const ALLOWED: &str =
-    r#"{"kind":"SubjectAccessReview","status":{"allowed":true,"reason":"because"}}"#;
-pub(super) const JANE: &str =
-    r#"{"kind":"TokenReview","status":{"authenticated":true,"user":{"username":"jane","groups":["a","b"]}}}"#;
+pub(super) const ALLOWED: &str = r#"{"kind":"SubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":true,
+        "reason":"because"}}"#;
+pub(super) const JANE: &str = r#"{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","status":{"authenticated":true,
+        "user":{"username":"jane","groups":["a","b"]}}}"#;
 
 /// A CA that signs certificates.
 pub(super) struct ServerAuthority {

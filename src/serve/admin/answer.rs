@@ -148,6 +148,7 @@ fn metrics(instance: &Instance) -> Vec<u8> {
     let audit = &instance.gate.audit;
     for (what, total) in [
         ("written", audit.written()),
+        ("summarised", audit.summarised()),
         ("dropped", audit.dropped()),
         ("error", audit.errors()),
     ] {

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use super::ground::Ground;
 use crate::patience::patience;
-use crate::program::{Serving, kubelet_gate, kubelet_gate_with};
+use crate::program::{Serving, kubelet_gate, kubelet_gate_with_files};
 use crate::world::{PKI, sum};
 
 /// A change of the configuration, whose folder is the path.
@@ -121,12 +121,12 @@ impl Scene {
         let file = folder.join("kubelet-gate.yaml");
         fs::write(&file, configuration.to_string()).unwrap();
         let gate = match descriptors {
-            Some(descriptors) => kubelet_gate_with(descriptors),
+            Some(descriptors) => kubelet_gate_with_files(&format!("-n {descriptors}")),
             None => kubelet_gate(),
         };
         Self {
             ground,
-            gate: Serving::of(gate, file.to_str().unwrap()).await,
+            gate: Serving::by(gate, file.to_str().unwrap()).await,
             api,
             kubelet,
             directory,
