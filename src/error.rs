@@ -151,6 +151,19 @@ impl RequestError {
         .retry_after(retry_jitter())
     }
 
+    /// 503: the trust has changed, or the verdict on the client's certificate has ended, and the new verdict
+    /// has taken too long. The old one must not be used, and a 401 would say that the certificate is bad.
+    pub(crate) fn judged_late() -> Self {
+        Self::new(
+            ErrorOrigin::Gate,
+            Station::Authn,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "judged_late",
+            "the client certificate could not be judged again in time\n",
+        )
+        .retry_after(1)
+    }
+
     /// 400: the client's body ended early or was malformed.
     pub(crate) fn broken_body(inside: impl Into<Cow<'static, str>>) -> Self {
         Self::new(

@@ -21,6 +21,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: [Histogram; 3],
     authentication_failures: Family<ReasonLabels, Counter>,
+    certificate_judgements: Family<ResultLabels, Counter>,
     cache: [[Counter; 2]; 2],
     reviews: Family<ReviewLabels, Counter>,
     handshakes: Family<HandshakeLabels, Counter>,
@@ -96,6 +97,11 @@ struct StageLabels {
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ReasonLabels {
     reason: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ResultLabels {
+    result: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -179,6 +185,10 @@ impl Metrics {
                 "authentication_failures",
                 "Requests that failed authentication, by the first reason found",
             ),
+            certificate_judgements: families.add(
+                "certificate_judgements",
+                "Verdicts on client certificates: judged or remembered",
+            ),
             cache: ["access", "token"].map(|kind| {
                 ["hit", "miss"].map(|result| cache.get_or_create_owned(&CacheLabels { cache: kind, result }))
             }),
@@ -260,6 +270,13 @@ impl Metrics {
     pub fn authentication_failed(&self, reason: &'static str) {
         self.authentication_failures
             .get_or_create(&ReasonLabels { reason })
+            .inc();
+    }
+
+    /// A client certificate was judged, or its verdict was remembered, or it was not judged.
+    pub fn certificate_judgement(&self, result: &'static str) {
+        self.certificate_judgements
+            .get_or_create(&ResultLabels { result })
             .inc();
     }
 
@@ -395,6 +412,7 @@ mod tests {
             decision: "allow",
         });
         metrics.authentication_failed("x");
+        metrics.certificate_judgement("x");
         metrics.review("x", &Ok::<(), ()>(()));
         metrics.handshake("ok", "x", "x");
         metrics.rejected("x");

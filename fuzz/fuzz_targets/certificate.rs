@@ -69,7 +69,7 @@ fuzz_target!(|data: &[u8]| {
     let number = usize::from(*number) % chain.len();
     mutation::mutate(&mut chain[number], plan);
     let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
-    if recorded.trust.judge(&chain, now()).is_ok() {
+    if recorded.trust.judge(&chain, now()).0.is_ok() {
         let signed = mutation::signed(&chain[0]).expect("an accepted certificate can be read");
         assert!(
             recorded.signed.contains(signed),

@@ -34,8 +34,18 @@ pub fn signed(der: &[u8]) -> Option<&[u8]> {
     der.get(content..content + whole)
 }
 
+/// The content of an element.
+#[allow(
+    dead_code,
+    reason = "each target is a crate of its own, and not each needs it"
+)]
+pub fn content(der: &[u8]) -> Option<&[u8]> {
+    let (begin, end) = element(der)?;
+    der.get(begin..end)
+}
+
 /// Where an element's content begins, and where the element ends.
-fn element(der: &[u8]) -> Option<(usize, usize)> {
+pub fn element(der: &[u8]) -> Option<(usize, usize)> {
     let (head, length) = match usize::from(*der.get(1)?) {
         short @ ..0x80 => (2, short),
         long => {

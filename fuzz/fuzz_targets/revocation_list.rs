@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use kubelet_gate::tls::{Judged, Refusal, Trust, pem};
+use kubelet_gate::tls::{Judged, Refused, Trust, pem};
 use libfuzzer_sys::fuzz_target;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
@@ -26,9 +26,9 @@ fn trust() -> Trust {
     Trust::new(vec![CertificateDer::from(CA)], 1).expect("the CA")
 }
 
-fn judge(trust: &Trust) -> Result<Judged, Refusal> {
+fn judge(trust: &Trust) -> Result<Judged, Refused> {
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
-    trust.judge(&[CertificateDer::from(REVOKED)], then)
+    trust.judge(&[CertificateDer::from(REVOKED)], then).0
 }
 
 fuzz_target!(|data: &[u8]| {

@@ -1,8 +1,8 @@
 //! Hides the secrets of a request's target: commands as configured, credentials always.
 //!
-//! A name decides. It is compared without its case, its percent-encoding (also a repeated one), and everything
-//! that is neither letter nor digit. A parameter that is hidden without need costs a reader little, and a
-//! secret that is shown is in every system that receives the log.
+//! A name decides. It is compared without its case, its percent-encoding (also a repeated one), and
+//! everything that is neither letter nor digit. A parameter that is hidden without need costs a reader
+//! little, and a secret that is shown is in every system that receives the log.
 
 use std::borrow::Cow;
 

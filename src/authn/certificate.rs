@@ -1,11 +1,12 @@
 //! The user in a client certificate: CN is the name, every O a group, a Kubernetes OID the uid.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::identity::{CredentialKind, Identity, add_authenticated_group};
 use crate::apiserver::UserInfo;
 use crate::hex;
-use crate::tls::{Judged, Refusal, Subject};
+use crate::tls::{Judged, Refused, Subject};
 
 /// The verdict on a client certificate.
 #[derive(Clone, Debug)]
@@ -14,14 +15,12 @@ pub(super) enum CertificateVerdict {
     Authenticated(Identity),
     /// It is valid and has no common name: the next credential decides.
     NoUser,
-    /// It was not judged: too many certificates from this address were refused just now.
-    Exhausted,
     /// It is refused.
     Refused {
         /// One word for metrics and audit.
         reason: &'static str,
         /// Cause and way out, for the operator.
-        detail: String,
+        detail: Arc<str>,
     },
 }
 
@@ -47,9 +46,9 @@ const ORGANIZATION_OID: &[u8] = &[0x55, 0x04, 0x0a];
 
 impl CertificateVerdict {
     /// The verdict on a leaf whose chain was judged as `judged`.
-    pub(super) fn of(judged: Result<Judged, Refusal>) -> Self {
+    pub(super) fn of(judged: Result<Judged, Refused>) -> Self {
         match judged {
-            Err(refusal) => Self::refused(refusal.reason(), refusal.to_string()),
+            Err(Refused { refusal, .. }) => Self::refused(refusal.reason(), refusal.to_string()),
             Ok(judged) => match user_of(&judged.subject) {
                 Err(error) => Self::refused("malformed", error.to_string()),
                 Ok(None) => Self::NoUser,
@@ -65,7 +64,7 @@ impl CertificateVerdict {
     fn refused(reason: &'static str, detail: String) -> Self {
         Self::Refused {
             reason,
-            detail: format!("client certificate: {detail}"),
+            detail: format!("client certificate: {detail}").into(),
         }
     }
 }

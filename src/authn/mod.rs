@@ -7,9 +7,12 @@
 mod budget;
 mod certificate;
 mod identity;
+mod jwt;
 mod presented;
 mod token;
+mod verdicts;
 
+pub(crate) use self::budget::Budget;
 pub(crate) use self::certificate::user_of_certificate;
 pub(crate) use self::identity::add_authenticated_group;
 pub(crate) use self::identity::{CredentialKind, Identity};
@@ -23,38 +26,37 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 
-use self::budget::Budget;
 use self::certificate::CertificateVerdict;
+use self::presented::Unjudged;
 use self::token::TokenVerdict;
+use self::verdicts::Verdicts;
 use crate::error::{RequestError, Station};
 use crate::metrics::Metrics;
-use crate::settings::Limits;
+use crate::quota::Exhausted;
 use crate::tls::Serving;
 
 /// Turns what a connection and a request present into an [`Identity`].
 pub(crate) struct Authenticator {
-    serving: Arc<ArcSwap<Serving>>,
     tokens: Option<TokenReviewer>,
     anonymous: Option<Identity>,
-    /// The budget for refused certificates, by address.
-    certificates: Arc<Budget>,
+    verdicts: Arc<Verdicts>,
     metrics: Arc<Metrics>,
 }
 
 impl Authenticator {
-    /// `tokens` is `None` while `authentication.webhook.enabled` is false: tokens are then ignored.
+    /// `tokens` is `None` while `authentication.webhook.enabled` is false: tokens are then ignored. `budget`
+    /// is for refused certificates.
     pub(crate) fn new(
         serving: Arc<ArcSwap<Serving>>,
         tokens: Option<TokenReviewer>,
         anonymous: bool,
-        limits: &Limits,
+        budget: Arc<Budget>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            serving,
             tokens,
             anonymous: anonymous.then(Identity::anonymous),
-            certificates: Budget::new(limits.refused_certificates_per_address),
+            verdicts: Arc::new(Verdicts::new(serving, budget, metrics.clone())),
             metrics,
         }
     }
@@ -62,13 +64,10 @@ impl Authenticator {
     /// Judges the certificate of a connection right after its handshake, on this thread, which is one where
     /// handshakes run. Yields the user that it names, if it is accepted.
     pub(crate) fn judge(&self, presented: &Presented) -> Option<Identity> {
-        let serving = self.serving.load();
-        match presented.judge(serving.trust.as_ref()?, SystemTime::now(), &self.certificates) {
-            CertificateVerdict::Authenticated(identity) => Some(identity),
+        match presented.certificate()?.judge(&self.verdicts) {
+            Ok(CertificateVerdict::Authenticated(identity)) => Some(identity),
             // A request of the connection is told.
-            CertificateVerdict::NoUser
-            | CertificateVerdict::Exhausted
-            | CertificateVerdict::Refused { .. } => None,
+            Ok(CertificateVerdict::NoUser | CertificateVerdict::Refused { .. }) | Err(_) => None,
         }
     }
 
@@ -76,8 +75,8 @@ impl Authenticator {
     /// subprotocols may carry a token.
     ///
     /// # Errors
-    /// 401 if no credential is valid, 503 if the TokenReview of a token failed, 429 if a credential was not
-    /// checked because too many of this address failed.
+    /// 401 if no credential is valid, 503 if the TokenReview of a token failed or the certificate was not
+    /// judged anew in time, 429 if a credential was not checked because too many have failed.
     pub(crate) async fn authenticate(
         &self,
         presented: &Presented,
@@ -85,14 +84,20 @@ impl Authenticator {
         websocket: bool,
     ) -> Result<Identity, RequestError> {
         let mut failures = CredentialFailures::default();
-        if presented.has_certificate()
-            && let Some(trust) = &self.serving.load().trust
+        if let Some(certificate) = presented.certificate()
+            && let Some(generation) = self.verdicts.generation()
         {
-            match presented.judge(trust, SystemTime::now(), &self.certificates) {
-                CertificateVerdict::Authenticated(identity) => return Ok(identity),
-                CertificateVerdict::NoUser => {}
-                CertificateVerdict::Exhausted => failures.exhausted("certificates"),
-                CertificateVerdict::Refused { reason, detail } => failures.refused(reason, &detail),
+            let verdict = match certificate.standing(generation, SystemTime::now()) {
+                Some(verdict) => Ok(verdict),
+                // Boxed, like everything rare: the future of every request stays small.
+                None => Box::pin(certificate.judge_anew(&self.verdicts)).await,
+            };
+            match verdict {
+                Ok(CertificateVerdict::Authenticated(identity)) => return Ok(identity),
+                Ok(CertificateVerdict::NoUser) => {}
+                Ok(CertificateVerdict::Refused { reason, detail }) => failures.refused(reason, &detail),
+                Err(Unjudged::Exhausted(bound)) => failures.exhausted(bound, "certificates"),
+                Err(Unjudged::Late) => return Err(self.count(RequestError::judged_late())),
             }
         }
         if let Some(tokens) = &self.tokens {
@@ -101,8 +106,7 @@ impl Authenticator {
                     return Ok(identity);
                 }
                 if let Some(token) = bearer(header) {
-                    // Boxed, like everything rare: the future of every request stays small.
-                    let answer = Box::pin(tokens.review(token, presented.peer())).await;
+                    let answer = Box::pin(tokens.review(token, presented.source())).await;
                     match answer.value {
                         TokenVerdict::Authenticated(identity) => {
                             presented.remember(header, &identity, answer.fresh_until);
@@ -115,7 +119,7 @@ impl Authenticator {
             if websocket {
                 match websocket_protocol(headers) {
                     Ok(None) => {}
-                    Ok(Some(token)) => match tokens.review(&token, presented.peer()).await.value {
+                    Ok(Some(token)) => match tokens.review(&token, presented.source()).await.value {
                         TokenVerdict::Authenticated(identity) => return Ok(identity),
                         verdict => failures.token(verdict),
                     },
@@ -142,12 +146,15 @@ struct CredentialFailures {
     reason: Option<&'static str>,
     details: String,
     review_failed: bool,
-    exhausted: bool,
+    exhausted: Option<Exhausted>,
 }
 
 impl CredentialFailures {
     fn refused(&mut self, reason: &'static str, detail: &str) {
-        self.reason.get_or_insert(reason);
+        // A token that was accepted before is named in any case: it may be stolen.
+        if self.reason.is_none() || reason == token::REVOKED {
+            self.reason = Some(reason);
+        }
         if !self.details.is_empty() {
             self.details.push_str("; ");
         }
@@ -157,8 +164,12 @@ impl CredentialFailures {
     fn token(&mut self, verdict: TokenVerdict) {
         match verdict {
             TokenVerdict::Authenticated(_) => {}
-            TokenVerdict::Exhausted => self.exhausted("tokens"),
-            TokenVerdict::Rejected(detail) => self.refused("invalid_token", &detail),
+            TokenVerdict::Exhausted(bound) => self.exhausted(bound, "tokens"),
+            TokenVerdict::Busy => {
+                self.exhausted = Some(Exhausted::Total);
+                self.refused("exhausted", "too many token reviews are under way");
+            }
+            TokenVerdict::Rejected { reason, detail } => self.refused(reason, &detail),
             TokenVerdict::Failed(detail) => {
                 self.review_failed = true;
                 self.refused("review_failed", &detail);
@@ -166,31 +177,37 @@ impl CredentialFailures {
         }
     }
 
-    fn exhausted(&mut self, what: &str) {
-        self.exhausted = true;
+    fn exhausted(&mut self, bound: Exhausted, what: &str) {
+        self.exhausted = Some(bound);
+        let whose = match bound {
+            Exhausted::Each => "of this address",
+            Exhausted::Total => "of all addresses",
+        };
         self.refused(
             "exhausted",
-            &format!("too many {what} of this address were refused just now"),
+            &format!("too many {what} {whose} were refused just now"),
         );
     }
 
     /// A credential that could not be checked outweighs a refused one: the client's next attempt may succeed.
     fn into_error(self) -> Option<RequestError> {
         let reason = self.reason?;
-        Some(if self.review_failed {
-            RequestError::review_failed(Station::Authn, "TokenReview", self.details)
-        } else if self.exhausted {
-            RequestError::too_many(
+        Some(match (self.review_failed, self.exhausted) {
+            (true, _) => RequestError::review_failed(Station::Authn, "TokenReview", self.details),
+            (false, Some(Exhausted::Each)) => RequestError::too_many(
                 Station::Authn,
                 "credentials",
                 "too many credentials of this address were refused just now\n",
-            )
-        } else {
-            RequestError::unauthorized(reason, self.details)
+            ),
+            (false, Some(Exhausted::Total)) => RequestError::too_many(
+                Station::Authn,
+                "credentials_total",
+                "too many credentials of all addresses were refused or are being checked just now\n",
+            ),
+            (false, None) => RequestError::unauthorized(reason, self.details),
         })
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::expect_used, clippy::unwrap_used)]
 mod tests;

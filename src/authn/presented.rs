@@ -1,40 +1,52 @@
 //! The credentials that a client presents on one connection, and the verdicts on them.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::budget::Budget;
 use super::certificate::CertificateVerdict;
 use super::identity::Identity;
-use crate::tls::MAX_CERTIFICATES;
-use crate::tls::Trust;
+use super::verdicts::{Chain, Verdict, Verdicts};
+use crate::quota::Exhausted;
+use crate::source::Source;
 
-/// A refused certificate is judged again after this time: it may have become valid.
-const REFUSAL_LIFE: Duration = Duration::from_secs(1);
+/// How long a request waits for a new verdict on the certificate of its connection.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// The certificates that a client sent in its handshake, the judgement on them, and the last token that it
+/// The certificates that a client sent in its handshake, the verdict on them, and the last token that it
 /// sent.
 ///
-/// The chain is parsed and judged once per connection. The judgement is kept with the generation of the trust
-/// and the time until which it holds. Two comparisons per request show whether it still holds, so that expiry
-/// and a change of the CA bundle take effect on open connections; then the chain is judged again. TLS
-/// resumption is off, so nothing here outlives the connection.
+/// The chain is judged right after the handshake. A request only compares the generation of the trust and the
+/// time with those of the verdict, so that expiry and a change of the CA bundle take effect on open
+/// connections. TLS resumption is off, so nothing here outlives the connection.
 pub(crate) struct Presented {
-    peer: IpAddr,
-    chain: Vec<CertificateDer<'static>>,
-    judgement: Mutex<Option<Judgement>>,
+    source: Source,
+    certificate: Option<Arc<PresentedCertificate>>,
     token: Mutex<Option<RememberedToken>>,
 }
 
-struct Judgement {
-    generation: u64,
-    holds_until: SystemTime,
-    verdict: CertificateVerdict,
+/// The chain of a client that has proven possession of the leaf's key.
+pub(super) struct PresentedCertificate {
+    chain: Chain,
+    source: Source,
+    /// The last verdict; `None` as long as the chain was not judged.
+    verdict: ArcSwapOption<Verdict>,
+    /// Held while the chain is judged anew. Requests that need the same verdict wait for it.
+    judging: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Why there is no verdict on a certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Unjudged {
+    /// Too many certificates were refused just now.
+    Exhausted(Exhausted),
+    /// The last verdict is out of date, and the new one has taken too long.
+    Late,
 }
 
 struct RememberedToken {
@@ -43,63 +55,28 @@ struct RememberedToken {
     until: Instant,
 }
 
+// === impl Presented ===
+
 impl Presented {
-    /// The chain that a client sent: leaf first, empty if it sent none.
+    /// The chain that a client sent: leaf first, empty if it sent none. The handshake has proven that the
+    /// client holds the leaf's key.
     pub(crate) fn new(chain: Vec<CertificateDer<'static>>, peer: IpAddr) -> Self {
+        let source = Source::of(peer);
         Self {
-            peer: peer.to_canonical(),
-            chain,
-            judgement: Mutex::new(None),
+            source,
+            certificate: Chain::new(chain).map(|chain| Arc::new(PresentedCertificate::new(chain, source))),
             token: Mutex::new(None),
         }
     }
 
-    /// The client's address.
-    pub(super) fn peer(&self) -> IpAddr {
-        self.peer
+    /// The source of the connection.
+    pub(super) fn source(&self) -> Source {
+        self.source
     }
 
-    /// Whether the client sent a certificate.
-    pub(crate) fn has_certificate(&self) -> bool {
-        !self.chain.is_empty()
-    }
-
-    /// The verdict on the certificate under `trust` at `now`, remembered while it holds. A refusal charges
-    /// `budget` with the number of certificates that were read.
-    pub(super) fn judge(&self, trust: &Trust, now: SystemTime, budget: &Budget) -> CertificateVerdict {
-        if self.chain.is_empty() {
-            return CertificateVerdict::NoUser;
-        }
-        let mut judgement = self.judgement.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = judgement.as_ref()
-            && known.generation == trust.generation()
-            && now < known.holds_until
-        {
-            return known.verdict.clone();
-        }
-        if !budget.allows(self.peer) {
-            return CertificateVerdict::Exhausted;
-        }
-        let judged = trust.judge(&self.chain, now);
-        if judged.is_err() {
-            // A chain that is too long is refused unread. The client chooses its length, so it counts as one.
-            let looked_at = if self.chain.len() > MAX_CERTIFICATES {
-                1
-            } else {
-                self.chain.len()
-            };
-            budget.charge(self.peer, looked_at);
-        }
-        let holds_until = judged
-            .as_ref()
-            .map_or(now + REFUSAL_LIFE, |judged| judged.valid_until);
-        let verdict = CertificateVerdict::of(judged);
-        *judgement = Some(Judgement {
-            generation: trust.generation(),
-            holds_until,
-            verdict: verdict.clone(),
-        });
-        verdict
+    /// The chain that the client sent.
+    pub(super) fn certificate(&self) -> Option<&Arc<PresentedCertificate>> {
+        self.certificate.as_ref()
     }
 
     /// The identity that the same `Authorization` value had on this connection, while that answer is fresh.
@@ -120,5 +97,71 @@ impl Presented {
             identity: identity.clone(),
             until,
         });
+    }
+}
+
+// === impl PresentedCertificate ===
+
+impl PresentedCertificate {
+    fn new(chain: Chain, source: Source) -> Self {
+        Self {
+            chain,
+            source,
+            verdict: ArcSwapOption::empty(),
+            judging: Arc::default(),
+        }
+    }
+
+    /// The last verdict, if it still counts at `now` under the trust of this generation.
+    pub(super) fn standing(&self, generation: u64, now: SystemTime) -> Option<CertificateVerdict> {
+        let verdict = self.verdict.load();
+        let verdict = verdict.as_ref()?;
+        verdict
+            .stands(generation, now)
+            .then(|| verdict.certificate().clone())
+    }
+
+    /// Judges the chain on this thread.
+    pub(super) fn judge(&self, verdicts: &Verdicts) -> Result<CertificateVerdict, Exhausted> {
+        let previous = self.verdict.load_full();
+        let verdict = verdicts.judge(&self.chain, self.source, previous, SystemTime::now())?;
+        let certificate = verdict.certificate().clone();
+        self.verdict.store(Some(verdict));
+        Ok(certificate)
+    }
+
+    /// The verdict after the last one has ceased to count. The chain is judged once for all requests that
+    /// wait for it, on a thread of its own. If this future is dropped meanwhile, the judgement goes on.
+    pub(super) async fn judge_anew(
+        self: &Arc<Self>,
+        verdicts: &Arc<Verdicts>,
+    ) -> Result<CertificateVerdict, Unjudged> {
+        let judged = async {
+            let judging = self.judging.clone().lock_owned().await;
+            let generation = verdicts.generation().unwrap_or_default();
+            if let Some(verdict) = self.standing(generation, SystemTime::now()) {
+                return Ok(verdict);
+            }
+            let previous = self.verdict.load_full();
+            verdicts
+                .check_budget(&self.chain, self.source, previous.as_deref(), SystemTime::now())
+                .map_err(Unjudged::Exhausted)?;
+            let place = verdicts.place(previous.as_deref());
+            let place = place.acquire_owned().await.map_err(|_| Unjudged::Late)?;
+            let (certificate, verdicts) = (self.clone(), verdicts.clone());
+            let judged = tokio::task::spawn_blocking(move || {
+                let judged = certificate.judge(&verdicts);
+                drop((judging, place));
+                judged
+            });
+            match judged.await {
+                Ok(judged) => judged.map_err(Unjudged::Exhausted),
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => Err(Unjudged::Late),
+                },
+            }
+        };
+        timeout(LONGEST_WAIT, judged).await.unwrap_or(Err(Unjudged::Late))
     }
 }

@@ -1,6 +1,5 @@
 //! Bearer tokens from the `Authorization` header or a WebSocket subprotocol, reviewed by the API server.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,15 +10,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, HeaderValue};
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 
 use super::budget::Budget;
 use super::identity::{CredentialKind, Identity, add_authenticated_group};
+use super::jwt;
 use crate::apiserver::{ApiServer, ReviewError, TokenAnswer};
 use crate::cache::{Cache, Remembered, ReviewOutcome};
 use crate::metrics::{CacheKind, Metrics};
-use crate::quota::Quota;
+use crate::quota::{Exhausted, Quota, Share};
 use crate::settings::{Authentication, Limits};
+use crate::source::{Known, Source};
 
 /// The start of a WebSocket subprotocol that carries a token. The token follows in base64url without padding.
 pub const WEBSOCKET_TOKEN_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
@@ -30,6 +32,16 @@ const FAILURE_LIFE: Duration = Duration::from_secs(1);
 /// tokens reaches the API server.
 const REJECTED_LIFE: Duration = Duration::from_secs(10);
 
+/// How long a review waits for its place among the running ones.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// The reason for a token that the API server rejects.
+const INVALID: &str = "invalid_token";
+/// The reason for a JSON web token that has expired.
+const EXPIRED: &str = "expired_token";
+/// The reason for a token that was accepted lately, and is rejected now.
+pub(super) const REVOKED: &str = "revoked_token";
+
 /// Has the API server review tokens, and remembers the answers.
 pub(crate) struct TokenReviewer {
     api_server: ApiServer,
@@ -39,12 +51,25 @@ pub(crate) struct TokenReviewer {
     /// Tokens are remembered under a keyed hash, never as text: a dump of the cache reveals none.
     key: hmac::Key,
     cache: Cache<[u8; 32], TokenVerdict>,
-    /// Running reviews, by the client's address: a client with many different tokens must not use up the
-    /// review slots that SubjectAccessReviews need.
-    asking: Arc<Quota<IpAddr>>,
-    /// The budget for rejected tokens, by address.
+    /// The tokens that were accepted lately, under the same hash.
+    accepted: Arc<quick_cache::sync::Cache<[u8; 32], ()>>,
+    /// The places of running reviews: tokens must not use up the review slots that SubjectAccessReviews need.
+    asking: Arc<Semaphore>,
+    /// Those that sources may have that are not known: three quarters.
+    asking_unknown: Arc<Semaphore>,
+    /// Those that one source may have or wait for: half.
+    asking_each: Arc<Quota<Source>>,
+    known: Arc<Known>,
+    /// The budget for tokens that are not accepted, by source and in total.
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
+}
+
+/// A place among the running reviews.
+struct Place {
+    _all: OwnedSemaphorePermit,
+    _unknown: Option<OwnedSemaphorePermit>,
+    _of_source: Share<Source>,
 }
 
 /// The verdict on a token.
@@ -52,10 +77,17 @@ pub(crate) struct TokenReviewer {
 pub(super) enum TokenVerdict {
     /// It was not reviewed, or the review failed.
     Failed(Arc<str>),
-    /// The API server rejected it, or it is for other audiences.
-    Rejected(Arc<str>),
-    /// It was not reviewed: too many tokens from this address were rejected just now.
-    Exhausted,
+    /// The API server rejected it, or it is for other audiences, or it has expired.
+    Rejected {
+        /// One word for metrics and audit.
+        reason: &'static str,
+        /// Why, for the operator.
+        detail: Arc<str>,
+    },
+    /// It was not reviewed: too many tokens were rejected just now.
+    Exhausted(Exhausted),
+    /// It was not reviewed: too many reviews are under way.
+    Busy,
     /// It is this user's.
     Authenticated(Identity),
 }
@@ -89,10 +121,12 @@ impl TokenReviewer {
         settings: &Authentication,
         limits: &Limits,
         control: Handle,
+        known: Arc<Known>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Unspecified> {
         let mut key = [0u8; 32];
         aws_lc_rs::rand::fill(&mut key)?;
+        let asking = (limits.concurrent_reviews / 2).max(1);
         Ok(Self {
             api_server,
             audiences: settings.audiences.as_slice().into(),
@@ -103,59 +137,100 @@ impl TokenReviewer {
                 control,
                 TokenVerdict::Failed(Arc::from("the review was lost")),
             ),
-            asking: Quota::new(
-                (limits.concurrent_reviews / 2).max(1),
-                (limits.concurrent_reviews / 8).max(1),
-            ),
-            budget: Budget::new(limits.rejected_tokens_per_address),
+            accepted: Arc::new(quick_cache::sync::Cache::new(limits.cache_entries)),
+            asking: Arc::new(Semaphore::new(asking)),
+            asking_each: Quota::new(usize::MAX, (asking / 2).max(1)),
+            asking_unknown: Arc::new(Semaphore::new((asking * 3 / 4).max(1))),
+            budget: Budget::new(limits.rejected_tokens_per_address, known.clone()),
+            known,
             metrics,
         })
     }
 
-    /// The verdict on `token`, which the client at `peer` sent. Reviews and rejections count against that
-    /// address.
-    pub(super) async fn review(&self, token: &str, peer: IpAddr) -> Remembered<TokenVerdict> {
+    /// The verdict on `token`, which a client of `source` sent. Reviews and rejections count against that
+    /// source.
+    pub(super) async fn review(&self, token: &str, source: Source) -> Remembered<TokenVerdict> {
         let mut key = [0u8; 32];
         key.copy_from_slice(hmac::sign(&self.key, token.as_bytes()).as_ref());
         if let Some(known) = self.cache.get(&key) {
             self.metrics.cache_hit(CacheKind::Token);
             if known.is_due() {
-                self.cache.renew(key, || self.ask(token, peer));
+                self.cache.renew(key, || self.ask(key, token, source, true));
             }
             return known;
         }
-        if !self.budget.allows(peer) {
-            return Remembered {
-                value: TokenVerdict::Exhausted,
-                fresh_until: Instant::now(),
-            };
+        let unasked = |value| Remembered {
+            value,
+            fresh_until: Instant::now(),
+        };
+        if jwt::is_past(token, SystemTime::now()) {
+            let was_accepted = self.accepted.get(&key).is_some();
+            return unasked(TokenVerdict::rejected(was_accepted, EXPIRED, "it has expired"));
+        }
+        if let Err(bound) = self.budget.allows(source) {
+            return unasked(TokenVerdict::Exhausted(bound));
         }
         self.metrics.cache_miss(CacheKind::Token);
-        self.cache.get_or_review(key, || self.ask(token, peer)).await
+        self.cache
+            .get_or_review(key, || self.ask(key, token, source, false))
+            .await
     }
-
-    /// The review itself, independent of the request that needs it.
+    /// The review itself, independent of the request that needs it. What it may cost is reserved first; a
+    /// renewal, which is about a token that was accepted, is asked for in any case.
     fn ask(
         &self,
+        key: [u8; 32],
         token: &str,
-        peer: IpAddr,
+        source: Source,
+        is_renewal: bool,
     ) -> impl Future<Output = ReviewOutcome<TokenVerdict>> + Send + use<> {
-        let share = self.asking.take(peer);
+        let reserved = self.budget.reserve(source);
+        let place = self.place(source);
         let (api_server, audiences, ttl) = (self.api_server.clone(), self.audiences.clone(), self.ttl);
-        let (metrics, budget, token) = (self.metrics.clone(), self.budget.clone(), token.to_owned());
+        let (metrics, accepted, token) = (self.metrics.clone(), self.accepted.clone(), token.to_owned());
         async move {
+            let reserved = match reserved {
+                Ok(reserved) => Some(reserved),
+                Err(_) if is_renewal => None,
+                Err(bound) => {
+                    return ReviewOutcome::Failed(TokenVerdict::Exhausted(bound), Duration::ZERO);
+                }
+            };
             // Held until the review ends; it goes on when the client leaves.
-            let Ok(_share) = share else {
-                let verdict = TokenVerdict::Failed("too many token reviews are under way".into());
-                return ReviewOutcome::Failed(verdict, Duration::ZERO);
+            let Ok(Some(_place)) = timeout(LONGEST_WAIT, place).await else {
+                return ReviewOutcome::Failed(TokenVerdict::Busy, Duration::ZERO);
             };
             let answer = api_server.review_token(&token, &audiences).await;
             metrics.review("tokenreviews", &answer);
-            let outcome = judge(answer, &token, &audiences, ttl);
-            if let ReviewOutcome::Refused(..) = outcome {
-                budget.charge(peer, 1);
+            let was_accepted = accepted.get(&key).is_some();
+            let outcome = judge(answer, &token, &audiences, ttl, was_accepted);
+            match (&outcome, reserved) {
+                // What was reserved is given back.
+                (ReviewOutcome::Granted(..), _) => accepted.insert(key, ()),
+                // A failed review has cost the API server a question, too.
+                (ReviewOutcome::Refused(..) | ReviewOutcome::Failed(..), Some(reserved)) => reserved.spend(1),
+                (ReviewOutcome::Refused(..) | ReviewOutcome::Failed(..), None) => {}
             }
             outcome
+        }
+    }
+
+    /// A place among the running reviews, as soon as there is one; `None` if `source` has too many of them.
+    fn place(&self, source: Source) -> impl Future<Output = Option<Place>> + Send + use<> {
+        let of_source = self.asking_each.take(source);
+        let unknown = (!self.known.has(source)).then(|| self.asking_unknown.clone());
+        let all = self.asking.clone();
+        async move {
+            let of_source = of_source.ok()?;
+            let unknown = match unknown {
+                Some(unknown) => Some(unknown.acquire_owned().await.ok()?),
+                None => None,
+            };
+            Some(Place {
+                _all: all.acquire_owned().await.ok()?,
+                _unknown: unknown,
+                _of_source: of_source,
+            })
         }
     }
 }
@@ -166,25 +241,25 @@ fn judge(
     token: &str,
     audiences: &[String],
     ttl: Duration,
+    was_accepted: bool,
 ) -> ReviewOutcome<TokenVerdict> {
     match answer {
         Err(error) => ReviewOutcome::Failed(TokenVerdict::Failed(error.to_string().into()), FAILURE_LIFE),
         Ok(TokenAnswer::Rejected { error }) => {
             let detail = error.unwrap_or_else(|| "invalid bearer token".into());
-            ReviewOutcome::Refused(
-                TokenVerdict::Rejected(format!("token: {detail}").into()),
-                REJECTED_LIFE,
-            )
+            let verdict = TokenVerdict::rejected(was_accepted, INVALID, &detail);
+            ReviewOutcome::Refused(verdict, REJECTED_LIFE)
         }
         Ok(TokenAnswer::Authenticated {
             audiences: granted, ..
         }) if !audience_granted(audiences, &granted) => {
-            let detail = format!("token: it is for other audiences than {}", audiences.join(", "));
-            ReviewOutcome::Refused(TokenVerdict::Rejected(detail.into()), REJECTED_LIFE)
+            let detail = format!("it is for other audiences than {}", audiences.join(", "));
+            let verdict = TokenVerdict::rejected(was_accepted, INVALID, &detail);
+            ReviewOutcome::Refused(verdict, REJECTED_LIFE)
         }
         Ok(TokenAnswer::Authenticated { mut user, .. }) => {
             add_authenticated_group(&mut user);
-            let expires = expiry(token);
+            let expires = jwt::expiry(token);
             let life = match expires.map(|at| at.duration_since(SystemTime::now())) {
                 None => ttl,
                 Some(Ok(left)) => left.min(ttl),
@@ -193,6 +268,18 @@ fn judge(
             };
             let identity = Identity::new(user, CredentialKind::Token, expires);
             ReviewOutcome::Granted(TokenVerdict::Authenticated(identity), life)
+        }
+    }
+}
+
+// === impl TokenVerdict ===
+
+impl TokenVerdict {
+    /// The rejection of a token for `reason`, or because it is no longer the good token that it was.
+    fn rejected(was_accepted: bool, reason: &'static str, detail: &str) -> Self {
+        Self::Rejected {
+            reason: if was_accepted { REVOKED } else { reason },
+            detail: format!("token: {detail}").into(),
         }
     }
 }
@@ -251,16 +338,4 @@ pub fn websocket_protocol(headers: &HeaderMap) -> Result<Option<String>, Subprot
     } else {
         Err(SubprotocolError::OnlyToken)
     }
-}
-
-/// The `exp` of a JSON web token. It is unverified, and can only shorten the life of the API server's answer.
-fn expiry(token: &str) -> Option<SystemTime> {
-    #[derive(serde::Deserialize)]
-    struct Claims {
-        exp: Option<f64>,
-    }
-    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let seconds = serde_json::from_slice::<Claims>(&payload).ok()?.exp?;
-    let since_epoch = Duration::try_from_secs_f64(seconds).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(since_epoch)
 }

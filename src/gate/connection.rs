@@ -1,8 +1,8 @@
 //! What the requests of one connection share, and what the connections of one worker share.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authn::Presented;
+use super::places::{Places, User};
+use crate::authn::{Identity, Presented};
 use crate::door::Admission;
 use crate::forward::Pool;
 use crate::source::Known;
@@ -30,6 +31,8 @@ pub(crate) struct Connection {
     pub(crate) activity: Arc<Activity>,
     /// Its way to a place among the authenticated connections.
     admission: Admission,
+    /// The last user of a request other than a stream: for the next request it need not be looked up.
+    last_user: Mutex<Option<(Identity, Arc<User>)>>,
     /// Until when its source need not be noted as known again: milliseconds since the activity began.
     noted_until: AtomicU64,
     /// A request on it was authenticated.
@@ -93,6 +96,7 @@ impl Connection {
             presented,
             activity,
             admission,
+            last_user: Mutex::new(None),
             noted_until: AtomicU64::new(0),
             authenticated: AtomicBool::new(false),
             admitted: AtomicBool::new(false),
@@ -110,6 +114,19 @@ impl Connection {
             let noted = u64::try_from(NOTED.as_millis()).unwrap_or(u64::MAX);
             self.noted_until.store(now + noted, Relaxed);
         }
+    }
+
+    /// The user of `identity` among those that hold `places` for requests.
+    pub(crate) fn user(&self, identity: &Identity, places: &Places) -> Arc<User> {
+        let mut last = self.last_user.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, user)) = &*last
+            && known == identity
+        {
+            return user.clone();
+        }
+        let user = places.user(&identity.user().username);
+        *last = Some((identity.clone(), user.clone()));
+        user
     }
 
     /// Notes that a request was authenticated.

@@ -155,7 +155,7 @@ impl Gate {
                 return Err(error);
             }
         };
-        let place = self.acquire_place(&permit).await?;
+        let place = self.acquire_place(connection, &permit).await?;
         let _slot = self.acquire_checkpoint_slot(&permit, &parts.method)?;
 
         let asked = Instant::now();
@@ -181,9 +181,14 @@ impl Gate {
     /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
     pub(crate) fn admit(&self, connection: &Connection, identity: &Identity) {
         if identity.credential() != CredentialKind::Anonymous {
-            connection
-                .admit(|| self.witness.knows(identity) || self.authorizer.names_for_interactive(identity));
+            connection.admit(|| self.witness.knows(identity) || self.is_interactive_user(identity));
         }
+    }
+
+    /// Whether `authorization.interactive.allowedUsers` names the user.
+    fn is_interactive_user(&self, identity: &Identity) -> bool {
+        identity.credential() != CredentialKind::Anonymous
+            && self.interactive_users.contains(&identity.user().username)
     }
 
     /// Stations 4, 3 and 5: what the request asks for, which user sends it, and whether that user may do it.
@@ -224,25 +229,26 @@ impl Gate {
     }
 
     /// Takes the place that the request holds until its answer is written, or until its stream ends.
-    async fn acquire_place(&self, permit: &Permit) -> Result<Place, RequestError> {
-        let user = permit.identity();
+    async fn acquire_place(&self, connection: &Connection, permit: &Permit) -> Result<Place, RequestError> {
+        let identity = permit.identity();
+        let name = &identity.user().username;
         let rank = if self.witness.is_api_server(permit) {
             Rank::ApiServer
-        } else if user.credential() != CredentialKind::Anonymous
-            && self.interactive_users.contains(&user.user().username)
-        {
+        } else if self.is_interactive_user(identity) {
             Rank::Kept
         } else {
             Rank::Other
         };
-        let (places, reason, text) = if permit.tunnel().is_some() {
+        let (place, reason, text) = if permit.tunnel().is_some() {
+            let place = self.streams.take(self.streams.user(name), rank).await;
             let text = "too many streams are open for this user\n";
-            (&self.streams, "streams_per_identity", text)
+            (place, "streams_per_identity", text)
         } else {
+            let user = connection.user(identity, &self.requests);
+            let place = self.requests.take(user, rank).await;
             let text = "too many requests are being answered for this user\n";
-            (&self.requests, "requests_per_identity", text)
+            (place, "requests_per_identity", text)
         };
-        let place = places.take(user, rank).await;
         place.ok_or_else(|| {
             self.metrics.rejected(reason);
             RequestError::too_many(Station::Authz, reason, text)
@@ -331,8 +337,13 @@ fn log(connection: &Connection, error: &RequestError) {
     let (peer, status, station) = (connection.peer, error.status.as_u16(), error.station.as_str());
     match error.origin {
         ErrorOrigin::Client => tracing::debug!(%peer, status, station, "refused: {error}"),
-        // The client can reach a bound as often as it likes.
-        ErrorOrigin::Gate if error.status == StatusCode::TOO_MANY_REQUESTS => {
+        // The client can reach a bound as often as it likes, and wait for a verdict among many others.
+        ErrorOrigin::Gate
+            if matches!(
+                error.status,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+            ) =>
+        {
             tracing::debug!(%peer, status, station, "refused: {error}");
         }
         ErrorOrigin::ApiServer | ErrorOrigin::Gate | ErrorOrigin::Kubelet => {

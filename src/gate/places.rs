@@ -5,12 +5,11 @@
 //! connections to the kubelet, descriptors and memory.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-
-use crate::authn::Identity;
 
 /// How long a request waits for a place, at most.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,15 +42,17 @@ pub(crate) struct Places {
 struct Held {
     /// By group: [`KEPT`] and [`OTHERS`].
     groups: [usize; 2],
-    users: HashMap<String, User>,
+    users: HashMap<String, Arc<User>>,
     waiting: usize,
     logged: Option<Instant>,
 }
 
-#[derive(Default)]
-struct User {
-    held: usize,
-    waiting: usize,
+/// A user that may hold places: one value for all its connections, as long as it is used.
+pub(crate) struct User {
+    name: String,
+    /// Both numbers change under the lock of [`Places`] alone.
+    held: AtomicUsize,
+    waiting: AtomicUsize,
 }
 
 /// The group of the API server and of `interactive.allowedUsers`.
@@ -73,14 +74,14 @@ pub(crate) enum Rank {
 /// One place, given back when dropped.
 pub(crate) struct Place {
     places: Arc<Places>,
-    user: Identity,
+    user: Arc<User>,
     group: usize,
 }
 
 /// A request that waits for a place.
 struct Waiter<'a> {
     places: &'a Places,
-    user: &'a str,
+    user: &'a User,
 }
 
 // === impl Places ===
@@ -96,10 +97,28 @@ impl Places {
         })
     }
 
+    /// The user of this name.
+    pub(crate) fn user(&self, name: &str) -> Arc<User> {
+        let mut held = self.lock();
+        if let Some(user) = held.users.get(name) {
+            return user.clone();
+        }
+        if held.users.len() >= USERS {
+            held.users.retain(|_, user| Arc::strong_count(user) > 1);
+        }
+        let user = Arc::new(User {
+            name: name.to_owned(),
+            held: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+        });
+        held.users.insert(name.to_owned(), user.clone());
+        user
+    }
+
     /// Takes a place for `user`. If there is none, waits for one up to a second; `None` if there is none
     /// then, or if too many wait already. A caller that stops waiting leaves nothing behind.
-    pub(crate) async fn take(self: &Arc<Self>, user: &Identity, rank: Rank) -> Option<Place> {
-        match self.try_take(user, rank) {
+    pub(crate) async fn take(self: &Arc<Self>, user: Arc<User>, rank: Rank) -> Option<Place> {
+        match self.try_take(&user, rank) {
             Some(place) => Some(place),
             // Boxed, like everything rare: the future of every request stays small.
             None => Box::pin(self.wait(user, rank)).await,
@@ -108,44 +127,31 @@ impl Places {
 
     /// Tries again and again. A queue would have to be searched at the end of every request, since the next
     /// in it may be of a user that has too many places.
-    async fn wait(self: &Arc<Self>, user: &Identity, rank: Rank) -> Option<Place> {
-        if let Some(_waiter) = self.wait_as(&user.user().username) {
+    async fn wait(self: &Arc<Self>, user: Arc<User>, rank: Rank) -> Option<Place> {
+        if let Some(_waiter) = self.wait_as(&user) {
             let (end, mut pause) = (Instant::now() + PATIENCE, FIRST_PAUSE);
             while Instant::now() < end {
                 sleep(pause).await;
-                if let Some(place) = self.try_take(user, rank) {
+                if let Some(place) = self.try_take(&user, rank) {
                     return Some(place);
                 }
                 pause = (2 * pause).min(LONGEST_PAUSE);
             }
         }
-        self.log_refusal(user);
+        self.log_refusal(&user);
         None
     }
 
-    fn try_take(self: &Arc<Self>, user: &Identity, rank: Rank) -> Option<Place> {
-        let name = &user.user().username;
+    fn try_take(self: &Arc<Self>, user: &Arc<User>, rank: Rank) -> Option<Place> {
         let mut held = self.lock();
-        let left = [KEPT, OTHERS].map(|group| self.left(&held, group));
-        let choose = |holds: usize| match rank {
-            Rank::ApiServer => (left[KEPT] > 0).then_some(KEPT),
-            Rank::Kept => [KEPT, OTHERS]
-                .into_iter()
-                .find(|&group| holds < self.each.min(left[group])),
-            Rank::Other => (holds < self.each.min(left[OTHERS])).then_some(OTHERS),
-        };
-        let group = match held.users.get_mut(name) {
-            Some(known) => {
-                let group = choose(known.held)?;
-                known.held += 1;
-                group
-            }
-            None => {
-                let group = choose(0)?;
-                held.user(name).held += 1;
-                group
-            }
-        };
+        let holds = user.held.load(Relaxed);
+        let has_room = |group: &usize| holds < self.each.min(self.left(&held, *group));
+        let group = match rank {
+            Rank::ApiServer => (self.left(&held, KEPT) > 0).then_some(KEPT),
+            Rank::Kept => [KEPT, OTHERS].into_iter().find(has_room),
+            Rank::Other => Some(OTHERS).filter(has_room),
+        }?;
+        user.held.store(holds + 1, Relaxed);
         held.groups[group] += 1;
         Some(Place {
             places: self.clone(),
@@ -162,28 +168,28 @@ impl Places {
     }
 
     /// Counts a request of `user` that waits, unless too many do.
-    fn wait_as<'a>(&'a self, user: &'a str) -> Option<Waiter<'a>> {
+    fn wait_as<'a>(&'a self, user: &'a User) -> Option<Waiter<'a>> {
         let mut held = self.lock();
-        if held.waiting >= WAITING || held.user(user).waiting >= WAITING_EACH {
+        let waits = user.waiting.load(Relaxed);
+        if held.waiting >= WAITING || waits >= WAITING_EACH {
             return None;
         }
         held.waiting += 1;
-        held.user(user).waiting += 1;
+        user.waiting.store(waits + 1, Relaxed);
         Some(Waiter { places: self, user })
     }
 
-    fn log_refusal(&self, user: &Identity) {
+    fn log_refusal(&self, user: &User) {
         let mut held = self.lock();
         if held.logged.is_none_or(|at| at.elapsed() >= LOGGED_AGAIN) {
             held.logged = Some(Instant::now());
-            let user = user.user().username.as_str();
-            let holds = held.user(user).held;
-            let [kept, others] = held.groups;
+            let (name, holds) = (user.name.as_str(), user.held.load(Relaxed));
+            let of = held.groups[KEPT] + held.groups[OTHERS];
             drop(held);
             tracing::warn!(
-                ?user,
+                user = ?name,
                 holds,
-                of = kept + others,
+                of,
                 "a user has too many {}: the answer is 429",
                 self.what
             );
@@ -195,25 +201,11 @@ impl Places {
     }
 }
 
-// === impl Held ===
-
-impl Held {
-    /// The entry of `name`. It stays when its user holds nothing any more: the next request needs it again.
-    fn user(&mut self, name: &str) -> &mut User {
-        if self.users.len() >= USERS && !self.users.contains_key(name) {
-            self.users.retain(|_, user| user.held > 0 || user.waiting > 0);
-        }
-        self.users.entry(name.to_owned()).or_default()
-    }
-}
-
 impl Drop for Place {
     fn drop(&mut self) {
         let mut held = self.places.lock();
         held.groups[self.group] -= 1;
-        if let Some(user) = held.users.get_mut(&self.user.user().username) {
-            user.held -= 1;
-        }
+        self.user.held.store(self.user.held.load(Relaxed) - 1, Relaxed);
     }
 }
 
@@ -221,9 +213,8 @@ impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut held = self.places.lock();
         held.waiting -= 1;
-        if let Some(user) = held.users.get_mut(self.user) {
-            user.waiting -= 1;
-        }
+        let waits = self.user.waiting.load(Relaxed);
+        self.user.waiting.store(waits - 1, Relaxed);
     }
 }
 
@@ -231,19 +222,10 @@ impl Drop for Waiter<'_> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::apiserver::UserInfo;
-
-    fn user(name: &str) -> Identity {
-        let user = UserInfo {
-            username: name.to_owned(),
-            ..UserInfo::default()
-        };
-        Identity::of(user, None)
-    }
 
     /// Takes places until there is none.
     fn fill(places: &Arc<Places>, name: &str, rank: Rank) -> Vec<Place> {
-        std::iter::from_fn(|| places.try_take(&user(name), rank)).collect()
+        std::iter::from_fn(|| places.try_take(&places.user(name), rank)).collect()
     }
 
     /// Seen red: with `left` not asked for one user's bound (bob takes 12), and with groups that may take
@@ -281,7 +263,7 @@ mod tests {
             .flat_map(|name| fill(&places, name, Rank::Other))
             .collect();
         assert_eq!(others.len(), 6);
-        assert!(places.try_take(&user("h"), Rank::Other).is_none());
+        assert!(places.try_take(&places.user("h"), Rank::Other).is_none());
         assert_eq!(fill(&places, "carol", Rank::Kept).len(), 1);
         assert_eq!(fill(&places, "api", Rank::ApiServer).len(), 2);
     }
@@ -298,10 +280,10 @@ mod tests {
     #[tokio::test]
     async fn a_bounded_number_waits_and_for_a_second_at_most() {
         let places = Places::new("requests", 100, 1);
-        let held = places.take(&user("bob"), Rank::Other).await.unwrap();
+        let held = places.take(places.user("bob"), Rank::Other).await.unwrap();
         let wait = || {
             let places = places.clone();
-            tokio::spawn(async move { places.take(&user("bob"), Rank::Other).await.is_some() })
+            tokio::spawn(async move { places.take(places.user("bob"), Rank::Other).await.is_some() })
         };
         let waiting: Vec<_> = (0..WAITING_EACH).map(|_| wait()).collect();
         tokio::task::yield_now().await;
@@ -312,22 +294,25 @@ mod tests {
         for waiter in waiting {
             assert!(waiter.await.unwrap(), "each waits for its turn");
         }
-        let held = places.take(&user("bob"), Rank::Other).await.unwrap();
+        let held = places.take(places.user("bob"), Rank::Other).await.unwrap();
         assert!(!wait().await.unwrap(), "the wait has an end");
         drop(held);
         let held = places.lock();
         assert_eq!((held.groups, held.waiting), ([0, 0], 0));
-        assert!(held.users.values().all(|user| user.held + user.waiting == 0));
+        let users = held.users.values();
+        let mut counts = users.map(|user| (user.held.load(Relaxed), user.waiting.load(Relaxed)));
+        assert!(counts.all(|counts| counts == (0, 0)));
     }
 
     #[test]
     fn users_without_places_are_forgotten() {
         let places = Places::new("requests", 10, 10);
-        let _kept = places.try_take(&user("kept"), Rank::Other).unwrap();
+        let _kept = places.try_take(&places.user("kept"), Rank::Other).unwrap();
         for number in 0..3 * USERS {
-            drop(places.try_take(&user(&number.to_string()), Rank::Other).unwrap());
+            let user = places.user(&number.to_string());
+            drop(places.try_take(&user, Rank::Other).unwrap());
         }
-        let held = places.lock();
-        assert!(held.users.len() <= USERS && held.users["kept"].held == 1);
+        assert_eq!(places.user("kept").held.load(Relaxed), 1);
+        assert!(places.lock().users.len() <= USERS);
     }
 }

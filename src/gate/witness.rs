@@ -55,13 +55,12 @@ impl Witness {
         }
     }
 
-    /// Whether `identity` counts as the API server: by `firewall.apiServerUsers`, or because it was served as
-    /// the API server last.
+    /// Whether `identity` is the API server's, as far as that shows before a request: by
+    /// `firewall.apiServerUsers`, or because it was served as the API server last.
     pub(crate) fn knows(&self, identity: &Identity) -> bool {
         let user = &identity.user().username;
         if self.users.is_empty() {
-            identity.credential() == CredentialKind::Certificate
-                && self.seen.load().as_ref().is_some_and(|seen| seen.user == *user)
+            may_be_api_server(identity) && self.seen.load().as_ref().is_some_and(|seen| seen.user == *user)
         } else {
             identity.credential() != CredentialKind::Anonymous && self.users.contains(user)
         }
@@ -94,17 +93,9 @@ impl Witness {
     /// `nodes/proxy`, as this request or the last one noted shows. An administrator's certificate may that
     /// too, so the name decides.
     pub(crate) fn is_api_server(&self, permit: &Permit) -> bool {
-        let (credential, name) = (
-            permit.identity().credential(),
-            permit.identity().user().username.as_str(),
-        );
-        if !self.users.is_empty() {
-            return credential != CredentialKind::Anonymous && self.users.iter().any(|user| user == name);
-        }
-        credential == CredentialKind::Certificate
-            && name.contains("apiserver")
-            && (permit.subresource() == Subresource::Proxy
-                || matches!(&*self.seen.load(), Some(seen) if seen.user == name))
+        let identity = permit.identity();
+        let may_proxy = self.users.is_empty() && permit.subresource() == Subresource::Proxy;
+        self.knows(identity) || may_proxy && may_be_api_server(identity)
     }
 
     #[cold]
@@ -132,4 +123,9 @@ impl Witness {
             last: timestamp(seen.last),
         })
     }
+}
+
+/// Whether it is a client certificate for an `apiserver`, as installers name it.
+fn may_be_api_server(identity: &Identity) -> bool {
+    identity.credential() == CredentialKind::Certificate && identity.user().username.contains("apiserver")
 }

@@ -194,7 +194,7 @@ fn process(from: SocketAddr, name: bool) -> Option<Process> {
         .find(|socket| socket.local == from)?;
     let owner = if name { sockets::owner(socket.inode) } else { None };
     let cgroup = owner.as_ref().and_then(|owner| {
-        let groups = files::read_text(&format!("/proc/{}/cgroup", owner.pid), DOCUMENT).ok()?;
+        let groups = files::read_text(format!("/proc/{}/cgroup", owner.pid), DOCUMENT).ok()?;
         // Version 2 if there is one, else the last: name=systemd.
         let line = groups
             .lines()

@@ -20,7 +20,7 @@ use crate::apiserver::{
     ApiServer, ApiServerError, ClientLimits, Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY,
 };
 use crate::audit::{Audit, AuditError, AuditThread};
-use crate::authn::{Authenticator, TokenReviewer};
+use crate::authn::{Authenticator, Budget, TokenReviewer};
 use crate::authz::{AccessReviewer, Authorizer, Policy};
 use crate::forward::{Kubelet, KubeletError, KubeletProbe};
 use crate::gate::{Gate, Places, Witness};
@@ -103,6 +103,7 @@ pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartE
 /// Reads every file and makes every part.
 fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
+    let known = Arc::new(Known::default());
     let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let kubelet = Kubelet::new(
@@ -118,6 +119,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
             &settings.authentication,
             &settings.limits,
             control.clone(),
+            known.clone(),
             metrics.clone(),
         )?),
         _ => None,
@@ -140,7 +142,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
             serving.clone(),
             tokens,
             settings.authentication.anonymous,
-            &settings.limits,
+            Budget::new(settings.limits.refused_certificates_per_address, known.clone()),
             metrics.clone(),
         ),
         authorizer: Authorizer::new(Policy::new(&settings.authorization), reviewer),
@@ -156,7 +158,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         ),
         interactive_users: settings.authorization.interactive.allowed_users.clone(),
         checkpoints: Semaphore::new(1),
-        known: Arc::new(Known::default()),
+        known,
         witness: Witness::new(&settings.firewall.api_server_users),
         interactive_requires_create: settings.authorization.interactive.require_create,
         stream_idle_timeout: settings.streaming_connection_idle_timeout,

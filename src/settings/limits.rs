@@ -42,10 +42,11 @@ pub struct Limits {
     /// `streamsPerIdentity`, 256 upgraded streams of one user.
     pub streams_per_identity: usize,
     /// `rejectedTokensPerAddress`, 10 each second, ten times as many at once: tokens of one source address
-    /// that the API server did not know.
+    /// that the API server did not know. Five times as many of all addresses together.
     pub rejected_tokens_per_address: u32,
-    /// `refusedCertificatesPerAddress`, 500 each second, ten times as many at once: certificates, those of
-    /// the chain counted, that one source address showed for nothing.
+    /// `refusedCertificatesPerAddress`, 500 each second, ten times as many at once: units of work, about one
+    /// for each certificate, for chains that one source address showed for nothing. Five times as many of all
+    /// addresses together.
     pub refused_certificates_per_address: u32,
     /// `cacheEntries`, 8192 finished reviews per cache.
     pub cache_entries: usize,

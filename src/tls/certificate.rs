@@ -8,13 +8,14 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
-use x509_parser::asn1_rs::Any;
+use x509_parser::asn1_rs::{Any, Class};
 use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
-    OID_PKIX_AUTHORITY_INFO_ACCESS, OID_SIG_ED25519, OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
-    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_CERTIFICATE_POLICIES, OID_X509_EXT_CRL_DISTRIBUTION_POINTS,
-    OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_INHIBIT_ANY_POLICY, OID_X509_EXT_KEY_USAGE,
+    OID_PKIX_AUTHORITY_INFO_ACCESS, OID_PKIX_SUBJECT_INFO_ACCESS, OID_SIG_ED25519,
+    OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_CERTIFICATE_POLICIES,
+    OID_X509_EXT_CRL_DISTRIBUTION_POINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_INHIBIT_ANY_POLICY,
+    OID_X509_EXT_ISSUER_ALT_NAME, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT, OID_X509_EXT_KEY_USAGE,
     OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_POLICY_CONSTRAINTS, OID_X509_EXT_POLICY_MAPPINGS,
     OID_X509_EXT_SUBJECT_ALT_NAME, OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
 };
@@ -22,8 +23,11 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
-use super::encoding;
+use super::bounds::MAX_ELEMENTS;
+use super::encoding::{self, Signed};
+use super::frame::Frame;
 use super::refusal::{Malformed, Refusal};
+use super::work::Work;
 
 /// Go's crypto/tls refuses longer RSA keys: verifying with them is too expensive.
 const MAX_RSA_BITS: usize = 8192;
@@ -32,9 +36,36 @@ const MAX_EXPONENT_BITS: usize = 31;
 
 /// Parses a certificate, and refuses what Go's parser refuses.
 pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {
-    if !encoding::is_strict(der) {
+    check_elements(der, &mut usize::MAX.clone())?;
+    parse_checked(der)
+}
+
+/// Checks every element of a certificate and takes its elements off `left`, before another parser sees them.
+fn check_elements<'a>(der: &'a CertificateDer<'_>, left: &mut usize) -> Result<Frame<'a>, Malformed> {
+    if !encoding::is_strict(der, left) {
         return Err(Malformed("not strict DER, or text outside its character set"));
     }
+    let frame = Frame::read(der).ok_or(Malformed("not an X.509 certificate"))?;
+    for (id, value) in &frame.extensions {
+        if is_read_by_go(id) && !encoding::is_strict(value, left) {
+            return Err(Malformed("an unreadable extension"));
+        }
+        // x509-parser reads these and Go does not: as many elements as there is room for.
+        if [
+            OID_X509_EXT_ISSUER_ALT_NAME,
+            OID_PKIX_SUBJECT_INFO_ACCESS,
+            OID_X509_EXT_ISSUER_DISTRIBUTION_POINT,
+        ]
+        .iter()
+        .any(|known| known.as_bytes() == *id)
+        {
+            *left = left.saturating_sub(value.len() / 2);
+        }
+    }
+    Ok(frame)
+}
+
+fn parse_checked<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {
     let Ok((rest, certificate)) = X509Certificate::from_der(der) else {
         return Err(Malformed("not an X.509 certificate"));
     };
@@ -79,7 +110,9 @@ fn check_name(name: &X509Name<'_>) -> Result<(), Malformed> {
     }
     // Go reads an INTEGER in a name into 64 bits.
     const INTEGER: u32 = 2;
-    let is_huge = |value: &Any<'_>| value.tag().0 == INTEGER && value.data.len() > 8;
+    let is_huge = |value: &Any<'_>| {
+        value.class() == Class::Universal && value.tag().0 == INTEGER && value.data.len() > 8
+    };
     if name
         .iter_attributes()
         .any(|attribute| is_huge(attribute.attr_value()))
@@ -107,7 +140,7 @@ fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), Malformed> {
                 if null
                     && positive(rsa.modulus)
                     && positive(rsa.exponent)
-                    && encoding::is_strict(&key.subject_public_key.data)
+                    && encoding::is_strict(&key.subject_public_key.data, &mut 3)
                     && bits(rsa.modulus) <= MAX_RSA_BITS
                     && bits(rsa.exponent) <= MAX_EXPONENT_BITS =>
             {
@@ -148,8 +181,8 @@ fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), Malformed> 
         return Err(Malformed("an extension twice"));
     }
     for extension in certificate.extensions() {
-        if is_read_by_go(extension) {
-            if extension.parsed_extension().error().is_some() || !encoding::is_strict(extension.value) {
+        if is_read_by_go(extension.oid.as_bytes()) {
+            if extension.parsed_extension().error().is_some() {
                 return Err(Malformed("an unreadable extension"));
             }
             if extension.critical && must_not_be_critical(extension) {
@@ -158,8 +191,9 @@ fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), Malformed> 
         }
         let reason = match extension.parsed_extension() {
             ParsedExtension::SubjectAlternativeName(names) => {
-                (!names.general_names.iter().all(is_readable_name))
-                    .then_some("a malformed subject alternative name")
+                let readable =
+                    has_exact_tags(extension.value) && names.general_names.iter().all(is_readable_name);
+                (!readable).then_some("a malformed subject alternative name")
             }
             ParsedExtension::NameConstraints(_) => {
                 let bases = constraint_bases(extension.value);
@@ -181,7 +215,8 @@ fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), Malformed> 
     Ok(())
 }
 
-fn is_read_by_go(extension: &X509Extension<'_>) -> bool {
+/// Whether Go reads the extension with this identifier, given as its content.
+fn is_read_by_go(id: &[u8]) -> bool {
     [
         OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
         OID_X509_EXT_KEY_USAGE,
@@ -197,7 +232,8 @@ fn is_read_by_go(extension: &X509Extension<'_>) -> bool {
         OID_X509_EXT_INHIBIT_ANY_POLICY,
         OID_PKIX_AUTHORITY_INFO_ACCESS,
     ]
-    .contains(&extension.oid)
+    .iter()
+    .any(|read| read.as_bytes() == id)
 }
 
 fn must_not_be_critical(extension: &X509Extension<'_>) -> bool {
@@ -207,6 +243,34 @@ fn must_not_be_critical(extension: &X509Extension<'_>) -> bool {
         OID_PKIX_AUTHORITY_INFO_ACCESS,
     ]
     .contains(&extension.oid)
+}
+
+/// Whether alternative names have the tags of their kinds. Go ignores a name with another class or constructed
+/// bit; x509-parser reads some of them.
+fn has_exact_tags(names: &[u8]) -> bool {
+    const OTHER_NAME: u8 = 0xa0;
+    const X400_ADDRESS: u8 = 0xa3;
+    const DIRECTORY_NAME: u8 = 0xa4;
+    const EDI_PARTY_NAME: u8 = 0xa5;
+    const REGISTERED_ID: u8 = 0x88;
+    encoding::only(names, encoding::SEQUENCE)
+        .and_then(encoding::elements)
+        .is_some_and(|names| {
+            names.iter().all(|name| {
+                matches!(
+                    name.tag,
+                    OTHER_NAME
+                        | EMAIL
+                        | DNS
+                        | X400_ADDRESS
+                        | DIRECTORY_NAME
+                        | EDI_PARTY_NAME
+                        | URI
+                        | IP
+                        | REGISTERED_ID
+                )
+            })
+        })
 }
 
 fn is_readable_name(name: &GeneralName<'_>) -> bool {
@@ -312,6 +376,15 @@ pub(super) struct ChainCertificate<'a> {
     pub(super) der: &'a CertificateDer<'a>,
     pub(super) parsed: X509Certificate<'a>,
     pub(super) facts: CertificateFacts,
+    pub(super) signed: Signed<'a>,
+    pub(super) key_ids: KeyIds<'a>,
+}
+
+/// The key identifiers in a certificate: hints, which anyone may write into a certificate.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct KeyIds<'a> {
+    pub(super) own: Option<&'a [u8]>,
+    pub(super) issuer: Option<&'a [u8]>,
 }
 
 /// The facts about a certificate that the verification of a chain needs and webpki does not check.
@@ -331,24 +404,71 @@ pub(super) struct CertificateFacts {
     pub(super) requires_policy: bool,
     /// It is a CA certificate.
     pub(super) is_ca: bool,
-    /// It has alternative names.
-    pub(super) has_names: bool,
     /// One of its alternative names is not in a form that Go compares with constraints.
     pub(super) has_odd_names: bool,
-    /// It has name constraints.
-    pub(super) constrains_names: bool,
+    /// It has alternative names, though perhaps none.
+    pub(super) has_names: bool,
+    /// How many alternative names it has.
+    pub(super) names: usize,
+    /// How many name constraints it has.
+    pub(super) constraints: usize,
 }
 
 // === impl ChainCertificate ===
 
 impl<'a> ChainCertificate<'a> {
-    pub(super) fn read(der: &'a CertificateDer<'a>) -> Result<Self, Malformed> {
-        let parsed = parse(der)?;
+    /// Reads a certificate, and notes in `work` what that cost. No more than [`MAX_ELEMENTS`] elements of DER
+    /// are read in all certificates of a chain together.
+    pub(super) fn read(number: usize, der: &'a CertificateDer<'a>, work: &mut Work) -> Result<Self, Refusal> {
+        let before = MAX_ELEMENTS.saturating_sub(work.elements as usize);
+        let mut left = before;
+        let checked = check_elements(der, &mut left);
+        work.note_certificate(der.len(), before - left);
+        if left == 0 {
+            return Err(Refusal::TooComplex);
+        }
+        let read = checked.and_then(|frame| Ok((frame, parse_checked(der)?)));
+        let (frame, parsed) = read.map_err(|reason| Refusal::Malformed { number, reason })?;
         Ok(Self {
             der,
             facts: CertificateFacts::of(&parsed),
+            signed: frame.signed,
+            key_ids: KeyIds::of(&parsed),
             parsed,
         })
+    }
+
+    /// Its subject, as DER.
+    pub(super) fn subject(&self) -> &[u8] {
+        self.parsed.subject().as_raw()
+    }
+
+    /// Its issuer, as DER.
+    pub(super) fn issuer(&self) -> &[u8] {
+        self.parsed.issuer().as_raw()
+    }
+
+    /// Its SubjectPublicKeyInfo.
+    pub(super) fn key(&self) -> &[u8] {
+        self.parsed.public_key().raw
+    }
+}
+
+// === impl KeyIds ===
+
+impl<'a> KeyIds<'a> {
+    pub(super) fn of(certificate: &X509Certificate<'a>) -> Self {
+        let mut ids = Self::default();
+        for extension in certificate.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => ids.own = Some(id.0),
+                ParsedExtension::AuthorityKeyIdentifier(id) => {
+                    ids.issuer = id.key_identifier.as_ref().map(|id| id.0);
+                }
+                _ => {}
+            }
+        }
+        ids
     }
 }
 
@@ -365,9 +485,10 @@ impl CertificateFacts {
             unhandled_critical: false,
             requires_policy: false,
             is_ca: false,
-            has_names: false,
             has_odd_names: false,
-            constrains_names: false,
+            has_names: false,
+            names: 0,
+            constraints: 0,
         };
         let mut may_sign = true;
         for extension in certificate.extensions() {
@@ -394,9 +515,13 @@ impl CertificateFacts {
                 }
                 ParsedExtension::SubjectAlternativeName(names) => {
                     facts.has_names = true;
+                    facts.names = names.general_names.len();
                     facts.has_odd_names = names.general_names.iter().any(is_odd_name);
                 }
-                ParsedExtension::NameConstraints(_) => facts.constrains_names = true,
+                ParsedExtension::NameConstraints(_) => {
+                    // Bases that cannot be read constrain as well.
+                    facts.constraints = constraint_bases(extension.value).map_or(1, |bases| bases.len());
+                }
                 _ => {}
             }
         }
@@ -412,6 +537,12 @@ impl CertificateFacts {
     pub(super) fn has_begun(&self, now: SystemTime) -> bool {
         u64::try_from(self.not_before).is_ok_and(|begin| now >= UNIX_EPOCH + Duration::from_secs(begin))
             || self.not_before < 0
+    }
+
+    /// `notBefore`, if it is after `now`.
+    pub(super) fn begins_after(&self, now: SystemTime) -> Option<SystemTime> {
+        let begin = UNIX_EPOCH + Duration::from_secs(u64::try_from(self.not_before).ok()?);
+        (begin > now).then_some(begin)
     }
 
     pub(super) fn has_ended(&self, now: SystemTime) -> bool {
@@ -463,6 +594,6 @@ fn is_handled(extension: &X509Extension<'_>) -> bool {
                 .iter()
                 .all(|base| matches!(base.tag, EMAIL | DNS | URI | IP))
         }),
-        _ => is_read_by_go(extension),
+        _ => is_read_by_go(extension.oid.as_bytes()),
     }
 }

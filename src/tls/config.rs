@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoClientAuth, NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoClientAuth, NoServerSessionStorage};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedCipherSuite};
@@ -105,7 +105,7 @@ pub(super) fn certified_key_from_pem(
 /// whatever `SSLKEYLOGFILE` says.
 pub(super) fn server_config(
     pair: Arc<CertifiedKey>,
-    trust: Option<&Trust>,
+    trust: Option<&Arc<Trust>>,
     client_certificates: ClientCertificates,
     min_version: TlsVersion,
     cipher_suites: &[CipherSuite],
@@ -131,14 +131,13 @@ pub(super) fn server_config(
         (None, ClientCertificates::Request) => Arc::new(NoClientAuth),
         (Some(trust), ClientCertificates::Request) => {
             let algorithms = provider.signature_verification_algorithms;
-            Arc::new(PossessionVerifier::new(trust.hints().to_vec(), algorithms))
+            Arc::new(PossessionVerifier::new(trust, algorithms))
         }
-        (Some(trust), ClientCertificates::Require) => {
-            let roots = Arc::new(roots(trust.certificates())?);
-            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
-                .build()
-                .map_err(|_| TlsError::NoRoot)?
+        (Some(trust), ClientCertificates::Require) if trust.has_anchors() => {
+            let algorithms = provider.signature_verification_algorithms;
+            Arc::new(PossessionVerifier::requiring(Arc::clone(trust), algorithms))
         }
+        (Some(_), ClientCertificates::Require) => return Err(TlsError::NoRoot),
     };
 
     let mut config = ServerConfig::builder_with_provider(provider)

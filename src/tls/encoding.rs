@@ -11,11 +11,12 @@ use time::{Date, Month, Time};
 /// Deeper nesting than any real certificate has, and shallow enough for the stack.
 const MAX_DEPTH: usize = 24;
 
-const BOOLEAN: u8 = 0x01;
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
+pub(super) const BOOLEAN: u8 = 0x01;
+pub(super) const INTEGER: u8 = 0x02;
+pub(super) const BIT_STRING: u8 = 0x03;
+pub(super) const OCTET_STRING: u8 = 0x04;
 const NULL: u8 = 0x05;
-const OBJECT_IDENTIFIER: u8 = 0x06;
+pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
 const UTF8_STRING: u8 = 0x0c;
 const NUMERIC_STRING: u8 = 0x12;
 const PRINTABLE_STRING: u8 = 0x13;
@@ -24,12 +25,17 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const BMP_STRING: u8 = 0x1e;
 const CONSTRUCTED: u8 = 0x20;
+const CLASS: u8 = 0xc0;
+const UNIVERSAL: u8 = 0x00;
 pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const SET: u8 = 0x31;
 
 /// One tag with its content.
 pub(super) struct Element<'a> {
     pub(super) tag: u8,
     pub(super) content: &'a [u8],
+    /// Tag, length and content.
+    pub(super) raw: &'a [u8],
 }
 
 /// The elements of `input`, each with a minimal, definite length; `None` if bytes are left over.
@@ -49,36 +55,73 @@ pub(super) fn only(input: &[u8], tag: u8) -> Option<&[u8]> {
     (element.tag == tag && rest.is_empty()).then_some(element.content)
 }
 
-/// The signed part of a certificate or revocation list, the content of the algorithm, and the signature.
-pub(super) fn signed(input: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let content = only(input, SEQUENCE)?;
-    let (_, rest) = split(content)?;
-    let message = &content[..content.len() - rest.len()];
-    match elements(rest)?[..] {
-        [
-            Element {
-                tag: SEQUENCE,
-                content: algorithm,
-            },
-            Element {
-                tag: BIT_STRING,
-                content: [0, signature @ ..],
-            },
-        ] => Some((message, algorithm, signature)),
-        _ => None,
+/// A certificate or revocation list as its signer sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signed<'a> {
+    pub(super) message: &'a [u8],
+    /// The content of the algorithm.
+    pub(super) algorithm: &'a [u8],
+    pub(super) signature: &'a [u8],
+}
+
+impl<'a> Signed<'a> {
+    pub(super) fn read(input: &'a [u8]) -> Option<Self> {
+        let (message, rest) = split(only(input, SEQUENCE)?)?;
+        match elements(rest)?[..] {
+            [
+                Element {
+                    tag: SEQUENCE,
+                    content: algorithm,
+                    ..
+                },
+                Element {
+                    tag: BIT_STRING,
+                    content: [0, signature @ ..],
+                    ..
+                },
+            ] => Some(Self {
+                message: message.raw,
+                algorithm,
+                signature,
+            }),
+            _ => None,
+        }
+    }
+
+    /// What is signed, without its tag and length.
+    pub(super) fn message_content(&self) -> Option<&'a [u8]> {
+        only(self.message, SEQUENCE)
     }
 }
 
-/// Whether `input` is one element that DER and Go's parser accept, with everything in it.
-pub(super) fn is_strict(input: &[u8]) -> bool {
-    matches!(split(input), Some((element, [])) if strict(&element, 0))
+/// Whether `input` is one element that DER and Go's parser accept, with everything in it. Each element read
+/// is taken off `left`; `false` once none is.
+pub(super) fn is_strict(input: &[u8], left: &mut usize) -> bool {
+    matches!(split(input), Some((element, [])) if strict(&element, 0, left))
 }
 
-fn strict(element: &Element<'_>, depth: usize) -> bool {
-    if element.tag & CONSTRUCTED != 0 {
-        return depth < MAX_DEPTH
-            && elements(element.content)
-                .is_some_and(|inner| inner.iter().all(|element| strict(element, depth + 1)));
+fn strict(element: &Element<'_>, depth: usize, left: &mut usize) -> bool {
+    let Some(fewer) = left.checked_sub(1) else {
+        return false;
+    };
+    *left = fewer;
+    let is_constructed = element.tag & CONSTRUCTED != 0;
+    // Of the universal types, DER constructs SEQUENCE and SET, and no other. A parser that overlooks the bit
+    // reads a constructed string as text that Go does not see.
+    if element.tag & CLASS == UNIVERSAL
+        && is_constructed != matches!(element.tag | CONSTRUCTED, SEQUENCE | SET)
+    {
+        return false;
+    }
+    if is_constructed {
+        let mut rest = element.content;
+        while depth < MAX_DEPTH && !rest.is_empty() {
+            match split(rest) {
+                Some((element, behind)) if strict(&element, depth + 1, left) => rest = behind,
+                _ => return false,
+            }
+        }
+        return rest.is_empty() && depth < MAX_DEPTH;
     }
     let content = element.content;
     match element.tag {
@@ -101,6 +144,7 @@ fn strict(element: &Element<'_>, depth: usize) -> bool {
     }
 }
 
+/// The first element of `input`, and the bytes behind it.
 fn split(input: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (&tag, rest) = input.split_first()?;
     // Tag numbers above 30 take several bytes; no certificate needs one.
@@ -123,7 +167,8 @@ fn split(input: &[u8]) -> Option<(Element<'_>, &[u8])> {
         _ => return None,
     };
     let (content, rest) = rest.split_at_checked(length)?;
-    Some((Element { tag, content }, rest))
+    let raw = &input[..input.len() - rest.len()];
+    Some((Element { tag, content, raw }, rest))
 }
 
 fn is_minimal_integer(content: &[u8]) -> bool {
@@ -265,6 +310,10 @@ mod tests {
 
     use super::*;
 
+    fn is_strict(input: &[u8]) -> bool {
+        super::is_strict(input, &mut 100)
+    }
+
     #[test]
     fn lengths_are_minimal_and_definite() {
         assert!(is_strict(&[0x30, 0x03, 0x02, 0x01, 0x05]));
@@ -277,9 +326,24 @@ mod tests {
             ("trailing byte", &[0x30, 0x03, 0x02, 0x01, 0x05, 0x00]),
             ("needless zero", &[0x30, 0x04, 0x02, 0x02, 0x00, 0x05]),
             ("a boolean of 1", &[0x30, 0x03, 0x01, 0x01, 0x01]),
+            (
+                "a sequence that is not constructed",
+                &[0x10, 0x03, 0x02, 0x01, 0x05],
+            ),
         ] {
             assert!(!is_strict(der), "{why}");
         }
+    }
+
+    /// Seen red without the comparison: each constructed string counted as good.
+    #[test]
+    fn of_the_universal_types_only_sequences_and_sets_are_constructed() {
+        for number in 0x01..=0x1e_u8 {
+            let constructed = [0x20 | number, 0x02, 0x05, 0x00];
+            let good = matches!(number, 0x10 | 0x11);
+            assert_eq!(is_strict(&constructed), good, "{number:#x}");
+        }
+        assert!(is_strict(&[0xa1, 0x02, 0x05, 0x00]) && is_strict(&[0x81, 0x00]));
     }
 
     #[test]
@@ -340,7 +404,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
             let _ = is_strict(&bytes);
-            let _ = signed(&bytes);
+            let _ = Signed::read(&bytes);
             let _ = is_uri(&bytes);
             let _ = is_generalized_time(&bytes);
             let _ = is_utc_time(&bytes);

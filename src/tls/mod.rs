@@ -5,17 +5,21 @@
 //! ([`Trust::judge`]) against the current CA bundle and revocation lists: once per connection, and again when
 //! the bundle changes or `valid_until` passes.
 
+mod anchor;
 mod bounds;
 pub(crate) mod certificate;
 mod config;
 mod direct;
 mod encoding;
+mod frame;
 mod options;
+mod paths;
 pub mod pem;
 mod pin;
 mod possession;
 mod refusal;
 mod revocation;
+mod search;
 mod serving;
 mod signature;
 mod subject;
@@ -23,16 +27,17 @@ mod suites;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
 mod trust;
+mod work;
 
-pub(crate) use bounds::MAX_CERTIFICATES;
 pub(crate) use config::{TlsError, certified_key};
 pub use options::{ClientCertificates, ServingOptions, TlsVersion};
 pub(crate) use pem::PemError;
 pub(crate) use pin::{UpstreamVerification, is_pin_mismatch, upstream_config};
-pub use refusal::{Judged, Malformed, Refusal};
+pub use refusal::{Judged, Malformed, Refusal, Refused};
 pub use revocation::RevocationError;
 pub(crate) use serving::{Serving, ServingError};
 pub(crate) use subject::Subject;
 pub(crate) use suites::suite_names;
 pub(crate) use suites::{SuiteName, cipher_suite, group_name, suite_name, version_name};
 pub use trust::{Trust, TrustError};
+pub use work::Work;

@@ -1,55 +1,81 @@
 //! The client certificate in the handshake: the listener asks for one, and the client proves that it holds
-//! the key. Nothing else is checked here.
+//! the key. Nothing else is checked here, unless certificates are required.
 //!
-//! The kubelet does the same (`ClientAuth: RequestClientCert`). The chain is judged later, per request: a bad
-//! one becomes a 401, and a token beside it still counts.
+//! The kubelet does the same (`ClientAuth: RequestClientCert`). The chain is judged later, for the requests: a
+//! bad one becomes a 401, and a token beside it still counts. With `clientCertificates: Require` the chain is
+//! judged here as well, and a bad one becomes an alert.
 //!
-//! x509-parser reads the key, because webpki does not read every certificate that Go reads (v1, unusual
-//! extensions). rustls shares one verifier between all connections and offers it no place for what it has
-//! read, so the chain is parsed once more when it is judged.
+//! [`key_of`] reads the key, because webpki does not read every certificate that Go reads (v1, unusual
+//! extensions). The rest of the certificate is read when the chain is judged.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
+    SignatureScheme,
 };
 use webpki::RawPublicKeyEntity;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Asks for a certificate, accepts any or none, and checks possession of its key.
+use super::frame::key_of;
+use super::refusal::{Refusal, Refused};
+use super::trust::Trust;
+
+/// Asks for a certificate, and checks possession of its key. Without `required` it accepts any or none.
 #[derive(Debug)]
 pub(super) struct PossessionVerifier {
     hints: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
+    required: Option<Arc<Trust>>,
 }
 
 // === impl PossessionVerifier ===
 
 impl PossessionVerifier {
-    /// `hints` are the names of the CAs whose certificates clients may use.
-    pub(super) fn new(hints: Vec<DistinguishedName>, algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self { hints, algorithms }
+    /// Takes any certificate whose key the client holds.
+    pub(super) fn new(trust: &Trust, algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self {
+            hints: trust.hints().to_vec(),
+            algorithms,
+            required: None,
+        }
+    }
+
+    /// Takes only a certificate that `trust` accepts.
+    pub(super) fn requiring(trust: Arc<Trust>, algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self {
+            required: Some(Arc::clone(&trust)),
+            ..Self::new(&trust, algorithms)
+        }
     }
 }
 
 impl ClientCertVerifier for PossessionVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        false
+        self.required.is_some()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &self.hints
     }
 
-    /// The chain is not judged here, but by `Trust::judge` on a request, against the bundle of that time.
+    /// Unless certificates are required, the chain is judged later, against the bundle of that time.
     fn verify_client_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        if let Some(trust) = &self.required {
+            let sent = [end_entity].into_iter().chain(intermediates);
+            let chain: Vec<_> = sent.map(|der| CertificateDer::from(&der[..])).collect();
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+            trust.judge_in_handshake(&chain, now).map_err(alert)?;
+        }
         Ok(ClientCertVerified::assertion())
     }
 
@@ -76,16 +102,25 @@ impl ClientCertVerifier for PossessionVerifier {
     }
 }
 
-/// The public key of any certificate that x509-parser can read.
+/// The error from which rustls chooses the alert.
+fn alert(refused: Refused) -> CertificateError {
+    match refused.refusal {
+        Refusal::Expired | Refusal::AnchorExpired => CertificateError::Expired,
+        Refusal::NotYetValid | Refusal::AnchorNotYetValid => CertificateError::NotValidYet,
+        Refusal::UnknownIssuer { .. } => CertificateError::UnknownIssuer,
+        Refusal::BadSignature => CertificateError::BadSignature,
+        Refusal::Malformed { .. } => CertificateError::BadEncoding,
+        Refusal::BadUsage => CertificateError::InvalidPurpose,
+        _ => CertificateError::Other(OtherError(Arc::new(refused))),
+    }
+}
+
+/// The public key of anything with the outermost fields of a certificate.
 pub(super) fn public_key(
     certificate: &CertificateDer<'_>,
 ) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
-    match X509Certificate::from_der(certificate) {
-        Ok(([], certificate)) => Ok(SubjectPublicKeyInfoDer::from(
-            certificate.public_key().raw.to_vec(),
-        )),
-        _ => Err(CertificateError::BadEncoding.into()),
-    }
+    let key = key_of(certificate).ok_or(CertificateError::BadEncoding)?;
+    Ok(SubjectPublicKeyInfoDer::from(key.to_vec()))
 }
 
 /// What rustls does for TLS 1.2 with a certificate, for a bare key. In TLS 1.2 a scheme does not determine

@@ -6,16 +6,32 @@ use thiserror::Error;
 use x509_parser::prelude::{X509Certificate, X509Name};
 
 use super::bounds::{MAX_BYTES, MAX_CERTIFICATES};
+use super::signature::SignatureError;
 use super::subject::Subject;
 
 /// A chain that was accepted.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Judged {
+    /// When the chain was judged. The verdict holds from then on.
+    pub judged_at: SystemTime,
     /// When the verdict ends: the least `notAfter` of leaf, intermediates and anchor, and the next update of
     /// their revocation lists.
     pub valid_until: SystemTime,
     /// The subject of the leaf.
     pub(crate) subject: Subject,
+    /// SHA-256 of each intermediate of the path, from the leaf's issuer up: what the verdict rests on, besides
+    /// the leaf.
+    pub(crate) path: Vec<[u8; 32]>,
+}
+
+/// A chain that was refused.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error("{refusal}")]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// When a certificate becomes valid that might change it. Without one it stands as long as the trust.
+    pub stands_until: Option<SystemTime>,
 }
 
 /// Why a chain is refused.
@@ -153,7 +169,7 @@ pub enum Refusal {
         /// What it is.
         reason: String,
     },
-    /// Verification cost too much.
+    /// Reading or verifying it reached a bound.
     #[error("the client's chain needs too many steps to verify: send the leaf and its intermediates only")]
     TooComplex,
 }
@@ -189,6 +205,11 @@ impl Refusal {
         }
     }
 
+    /// Whether time can change it: a chain that cannot be read stays so.
+    pub(super) fn may_pass(&self) -> bool {
+        !matches!(self, Self::TooLong { .. } | Self::Malformed { .. })
+    }
+
     /// The refusal for an error of webpki.
     pub(super) fn from_webpki(error: webpki::Error, leaf: &X509Certificate<'_>) -> Self {
         use webpki::Error;
@@ -217,6 +238,16 @@ impl Refusal {
             other => Self::Unsupported {
                 reason: other.to_string(),
             },
+        }
+    }
+}
+
+impl From<SignatureError> for Refusal {
+    fn from(error: SignatureError) -> Self {
+        match error {
+            SignatureError::Bad => Self::BadSignature,
+            SignatureError::Unsupported => Self::UnsupportedAlgorithm,
+            SignatureError::Exhausted => Self::TooComplex,
         }
     }
 }

@@ -18,11 +18,12 @@ use webpki::{CertRevocationList, OwnedCertRevocationList};
 use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Extension};
 use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::x509::X509Name;
 
 use super::certificate;
-use super::encoding;
+use super::encoding::{self, Signed};
 use super::refusal::{Refusal, escaped};
-use super::signature::is_signed_by;
+use super::signature::{Signatures, is_signed_by};
 
 /// One list.
 pub(super) struct RevocationList {
@@ -35,6 +36,17 @@ pub(super) struct RevocationList {
     /// The key (SubjectPublicKeyInfo) that signed it, once it is found.
     signer: OnceLock<Vec<u8>>,
     /// Where it is published, if it says so. It does not cover certificates that name only other places.
+    published: Vec<String>,
+}
+
+/// What the lists are asked about a certificate.
+pub(super) struct Revocable {
+    issuer: Vec<u8>,
+    subject: Vec<u8>,
+    /// Its SubjectPublicKeyInfo.
+    key: Vec<u8>,
+    serial: Vec<u8>,
+    /// The places of revocation lists that it names.
     published: Vec<String>,
 }
 
@@ -87,8 +99,8 @@ impl RevocationList {
         };
         let revoked = OwnedCertRevocationList::from_der(der).map_err(|error| unusable(&error.to_string()))?;
         // Serial numbers are compared as bytes, so each must be in its only DER encoding.
-        let (true, Ok(([], list))) = (encoding::is_strict(der), CertificateRevocationList::from_der(der))
-        else {
+        let is_strict = encoding::is_strict(der, &mut usize::MAX.clone());
+        let (true, Ok(([], list))) = (is_strict, CertificateRevocationList::from_der(der)) else {
             return Err(unusable("malformed"));
         };
         let mut published = Vec::new();
@@ -158,11 +170,12 @@ impl RevocationList {
     }
 
     /// Whether `key` signed it.
-    fn is_of(&self, key: &[u8]) -> bool {
+    fn is_of<'a>(&'a self, key: &'a [u8], signatures: &mut Signatures<'a>) -> bool {
         match self.signer.get() {
             Some(signer) => signer == key,
             None => {
-                let is_signed = is_signed_by(&self.der, key);
+                let signed = Signed::read(&self.der);
+                let is_signed = signed.is_some_and(|signed| signatures.check(signed, key).is_ok());
                 if is_signed {
                     let _ = self.signer.set(key.to_vec());
                 }
@@ -172,15 +185,31 @@ impl RevocationList {
     }
 
     /// Whether it covers this certificate of its issuer.
-    fn is_about(&self, certificate: &X509Certificate<'_>) -> bool {
-        let named: Vec<_> = certificate
-            .extensions()
-            .iter()
-            .flat_map(distribution_points)
-            .collect();
+    fn is_about(&self, certificate: &Revocable) -> bool {
+        let named = &certificate.published;
         self.published.is_empty()
             || named.is_empty()
             || named.iter().any(|address| self.published.contains(address))
+    }
+}
+
+impl Revocable {
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
+        Self {
+            issuer: certificate.issuer().as_raw().to_vec(),
+            subject: certificate.subject().as_raw().to_vec(),
+            key: certificate.public_key().raw.to_vec(),
+            serial: certificate.raw_serial().to_vec(),
+            published: certificate
+                .extensions()
+                .iter()
+                .flat_map(distribution_points)
+                .collect(),
+        }
+    }
+
+    fn issuer_text(&self) -> String {
+        X509Name::from_der(&self.issuer).map_or_else(|_| String::new(), |(_, name)| escaped(&name))
     }
 }
 
@@ -211,47 +240,48 @@ fn addresses(name: &DistributionPointName<'_>) -> Vec<String> {
 
 /// Checks every certificate of a path, leaf first, against `lists`; yields how long a verdict holds that
 /// would hold `until` then without them.
-pub(super) fn check_path(
-    lists: &[RevocationList],
-    path: &[&X509Certificate<'_>],
+pub(super) fn check_path<'a>(
+    lists: &'a [RevocationList],
+    path: &[&'a Revocable],
     until: SystemTime,
     now: SystemTime,
+    signatures: &mut Signatures<'a>,
 ) -> Result<SystemTime, Refusal> {
     path.iter()
         .enumerate()
         .try_fold(until, |until, (at, certificate)| {
-            let is_self_issued = certificate.subject().as_raw() == certificate.issuer().as_raw();
+            let is_self_issued = certificate.subject == certificate.issuer;
             let issuer = path
                 .get(at + 1)
                 .or_else(|| is_self_issued.then_some(certificate))
                 .copied();
-            check(lists, certificate, issuer, until, now)
+            check(lists, certificate, issuer, until, now, signatures)
         })
 }
 
 /// Checks one certificate; yields how long a verdict holds that would hold `until` then without these lists.
 /// `issuer` is the certificate's issuer, if it is known.
-fn check(
-    lists: &[RevocationList],
-    certificate: &X509Certificate<'_>,
-    issuer: Option<&X509Certificate<'_>>,
+fn check<'a>(
+    lists: &'a [RevocationList],
+    certificate: &Revocable,
+    issuer: Option<&'a Revocable>,
     until: SystemTime,
     now: SystemTime,
+    signatures: &mut Signatures<'a>,
 ) -> Result<SystemTime, Refusal> {
-    let name = certificate.issuer();
     let unknown = || Refusal::RevocationUnknown {
-        issuer: escaped(name),
+        issuer: certificate.issuer_text(),
     };
-    let of_that_name = || lists.iter().filter(|list| list.issuer == name.as_raw());
+    let of_that_name = || lists.iter().filter(|list| list.issuer == certificate.issuer);
     // A list that revokes the certificate counts whatever its signer: the operator put it there.
-    if of_that_name().any(|list| !matches!(list.revoked.find_serial(certificate.raw_serial()), Ok(None))) {
+    if of_that_name().any(|list| !matches!(list.revoked.find_serial(&certificate.serial), Ok(None))) {
         return Err(Refusal::Revoked);
     }
     let mut newest = None;
     let mut elsewhere = false;
     for list in of_that_name() {
-        if let Some(key) = issuer.map(|issuer| issuer.public_key().raw)
-            && !list.is_of(key)
+        if let Some(issuer) = issuer
+            && !list.is_of(&issuer.key, signatures)
         {
             // A list of another CA with the same name is skipped. A list of an unknown signer might be this
             // CA's.
@@ -268,7 +298,7 @@ fn check(
     }
     match newest {
         Some(next_update) if now >= next_update => Err(Refusal::RevocationListExpired {
-            issuer: escaped(name),
+            issuer: certificate.issuer_text(),
         }),
         Some(next_update) => Ok(until.min(next_update)),
         // This issuer has lists, but none that covers this certificate.

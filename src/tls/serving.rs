@@ -9,6 +9,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -32,7 +33,6 @@ pub(crate) struct Serving {
     /// When the first certificate of the serving pair expires, as Unix time.
     pub expires: Option<i64>,
     files: Vec<Vec<u8>>,
-    generation: u64,
 }
 
 /// The serving pair or the client CA cannot be used.
@@ -87,6 +87,9 @@ enum Lists {
 /// The number of files before the lists: certificate, key and CA bundle. Without a bundle there are no lists.
 const BEFORE_LISTS: usize = 3;
 const CLIENT_CA_FILE: &str = "authentication.x509.clientCAFile";
+/// The generation of the next trust. Verdicts are remembered with that of the trust that they were made by,
+/// so no two of a process may be the same, also if one of them was never published.
+static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 const CRL_FILES: &str = "authentication.x509.crlFiles";
 
 impl Serving {
@@ -95,7 +98,7 @@ impl Serving {
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
     pub(crate) fn load(options: &ServingOptions) -> Result<Self, ServingError> {
-        Self::build(options, read(sources(options))?, 0, Lists::Good)
+        Self::build(options, read(sources(options))?, Lists::Good)
     }
 
     /// Reads the files again, and publishes them if one has changed and all are good: `Ok(true)`. On an error
@@ -109,7 +112,6 @@ impl Serving {
     /// A file is missing or unusable, or the pair does not match.
     pub(crate) fn reload(published: &ArcSwap<Self>, options: &ServingOptions) -> Result<bool, ServingError> {
         let current = published.load();
-        let generation = current.generation + 1;
         let mut sources = sources(options);
         let lists = sources.split_off(BEFORE_LISTS.min(sources.len()));
         let rest = read(sources)?;
@@ -118,7 +120,7 @@ impl Serving {
             if files == current.files {
                 return Ok(None);
             }
-            Self::build(options, files, generation, Lists::Good).map(Some)
+            Self::build(options, files, Lists::Good).map(Some)
         });
         match next {
             Ok(None) => Ok(false),
@@ -128,7 +130,7 @@ impl Serving {
             }
             Err(error) if error.is_about_lists() && !current.files.starts_with(&rest) => {
                 let files = [&rest[..], &current.files[BEFORE_LISTS..]].concat();
-                let next = Self::build(options, files, generation, Lists::OfAnySigner)?;
+                let next = Self::build(options, files, Lists::OfAnySigner)?;
                 published.store(Arc::new(next));
                 Err(error)
             }
@@ -136,19 +138,17 @@ impl Serving {
         }
     }
 
-    fn build(
-        options: &ServingOptions,
-        files: Vec<Vec<u8>>,
-        generation: u64,
-        lists: Lists,
-    ) -> Result<Self, ServingError> {
+    fn build(options: &ServingOptions, files: Vec<Vec<u8>>, lists: Lists) -> Result<Self, ServingError> {
         let pair = certified_key_from_pem(
             (&options.cert_file, &files[0]),
             (&options.private_key_file, &files[1]),
         )?;
         let trust = match &options.client_ca_file {
             None => None,
-            Some(path) => Some(Arc::new(trust(options, path, &files[2..], generation, lists)?)),
+            Some(path) => {
+                let generation = GENERATIONS.fetch_add(1, Relaxed);
+                Some(Arc::new(trust(options, path, &files[2..], generation, lists)?))
+            }
         };
         let expires = pair
             .cert
@@ -157,7 +157,7 @@ impl Serving {
             .min();
         let config = server_config(
             pair,
-            trust.as_deref(),
+            trust.as_ref(),
             options.client_certificates,
             options.min_version,
             &options.cipher_suites,
@@ -167,7 +167,6 @@ impl Serving {
             trust,
             expires,
             files,
-            generation,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The subject of a certificate, read for the user that it names.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use x509_parser::asn1_rs::Tag;
+use x509_parser::asn1_rs::{Class, Tag};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::AttributeTypeAndValue;
 
@@ -35,13 +35,18 @@ impl Subject {
     /// The subject of `certificate`, which was read from `der`.
     pub(super) fn of(der: &[u8], certificate: &X509Certificate<'_>) -> Self {
         let attributes = certificate.subject().iter_attributes();
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(digest(&SHA256, der).as_ref());
         Self {
             attributes: attributes.map(SubjectAttribute::of).collect(),
-            fingerprint,
+            fingerprint: fingerprint(der),
         }
     }
+}
+
+/// SHA-256 of a certificate.
+pub(super) fn fingerprint(der: &[u8]) -> [u8; 32] {
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest(&SHA256, der).as_ref());
+    fingerprint
 }
 
 // === impl SubjectAttribute ===
@@ -56,8 +61,13 @@ impl SubjectAttribute {
 }
 
 /// The value of an attribute of a string type that Go reads: UTF8, Printable, IA5, T61, Numeric and BMP.
+///
+/// Go compares whole tags, with class and constructed bit; x509-parser keeps the three apart.
 fn text(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
     let value = attribute.attr_value();
+    if value.class() != Class::Universal || value.header.is_constructed() {
+        return None;
+    }
     match value.tag() {
         Tag::Utf8String | Tag::PrintableString | Tag::Ia5String | Tag::NumericString => {
             str::from_utf8(value.data).ok().map(str::to_owned)
@@ -66,6 +76,8 @@ fn text(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
         Tag::T61String => Some(value.data.iter().copied().map(char::from).collect()),
         Tag::BmpString => {
             let (units, rest) = value.data.as_chunks::<2>();
+            // Go takes one U+0000 at the end for a terminator.
+            let units = units.strip_suffix(&[[0, 0]]).unwrap_or(units);
             let units: Vec<u16> = units.iter().map(|unit| u16::from_be_bytes(*unit)).collect();
             if rest.is_empty() {
                 String::from_utf16(&units).ok()

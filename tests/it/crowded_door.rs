@@ -345,7 +345,7 @@ async fn limits_that_the_descriptors_cannot_hold_are_lowered_and_said() {
     for part in [
         "limits.connections is ",
         " instead of 4096, limits.",
-        "limits.streamsPerIdentity is ",
+        "limits.streams is ",
         "this process may open 600 files",
         "LimitNOFILE=",
     ] {

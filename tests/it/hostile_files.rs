@@ -1,5 +1,5 @@
-//! A name in the configuration may lead to anything: a mistyped path to a FIFO, a folder mounted in place of a
-//! file. If the gate waits for it or reads it without end, it stops serving, and does not even end.
+//! A name in the configuration may lead to anything: a mistyped path to a FIFO, a folder mounted in place of
+//! a file. If the gate waits for it or reads it without end, it stops serving, and does not even end.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -133,7 +133,8 @@ async fn the_files_of_a_kubeconfig_are_read_as_carefully() {
     }
 }
 
-/// Seen red: with `fs::read`, none of the three happened; with each failure logged, there was a line for each.
+/// Seen red: with `fs::read`, none of the three happened; with each failure logged, there was a line for
+/// each.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_whose_ca_file_becomes_a_fifo_serves_answers_and_ends() {
     let installation = Installation::new();

@@ -486,6 +486,13 @@ pub(crate) fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> R
         .unwrap()
 }
 
+/// `pair` with a certificate beside it that is none, and that no other chain has.
+pub(crate) fn with_junk(pair: &Pair, number: usize) -> Pair {
+    let mut pair = pair.clone();
+    pair.chain.push(format!("junk {number}").into_bytes().into());
+    pair
+}
+
 /// An answer's header as text, or "".
 pub(crate) fn header<'a, B>(answer: &'a Response<B>, name: &str) -> &'a str {
     answer

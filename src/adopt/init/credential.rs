@@ -59,7 +59,7 @@ impl CallerPolicy {
         let bundle = inspection.invocation.root.read(file).ok()?;
         let bundle = pem::certificates(Path::new(file), bundle.as_bytes()).ok()?;
         let trust = Trust::new(bundle, 0).ok()?;
-        trust.judge(&client.chain, SystemTime::now()).ok()?;
+        trust.judge(&client.chain, SystemTime::now()).0.ok()?;
         Some((&client.file, client.key.as_deref()?))
     }
 

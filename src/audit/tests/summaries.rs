@@ -109,6 +109,16 @@ fn a_flood_is_bounded_and_every_request_is_counted_once() {
             .iter()
             .all(|sample| sample.as_str().unwrap().len() <= 256 + "...TRUNCATED".len())
     );
+    // It has the shape of the example on the page.
+    let page = include_str!("../../../docs/operations.md");
+    let mut examples = page
+        .lines()
+        .filter(|line| line.starts_with('{') && line.contains("/summarised"));
+    let example: Value = serde_json::from_str(examples.next().unwrap()).unwrap();
+    let keys = |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    assert_eq!(keys(&example), keys(summary));
+    assert_eq!(keys(&example["annotations"]), keys(&summary["annotations"]));
+    assert_eq!(keys(&self::counts(&example)[0]), keys(counts));
     // It is an event as others are.
     for (key, value) in [
         ("kind", "Event"),

@@ -146,7 +146,7 @@ async fn while_requests_are_in_flight_the_next_turn_waits_as_long_as_the_last_on
 async fn a_handshake_that_is_given_up_gives_its_turn_to_the_next() {
     let mut stage = Stage::new();
     let begun: Vec<_> = (1..=20).map(|number| stage.begin(number, false)).collect();
-    tokio::task::yield_now().await;
+    yield_now().await;
     // One of them has been given a turn by now, and has not begun.
     for handshake in begun.iter().step_by(2) {
         handshake.abort();

@@ -88,13 +88,13 @@ pub enum AdminError {
 // === impl AdminPlace ===
 
 impl AdminPlace {
-    /// Where a gate of `settings` is asked, whose port is `port`, or else the configured one. `None` if it has
-    /// neither port nor socket.
+    /// Where a gate of `settings` is asked, whose port is `port`, or else the configured one. `None` if it
+    /// has neither port nor socket.
     #[must_use]
     pub fn of(settings: &Settings, port: Option<SocketAddr>) -> Option<Self> {
         let (admin, run_directory) = (&settings.admin, &settings.firewall.run_directory);
         let socket = admin.socket.path(run_directory).map(Asked::Socket);
-        let port = port.or(admin.listen.filter(|address| address.port() != 0));
+        let port = port.or_else(|| admin.listen.filter(|address| address.port() != 0));
         let mut places = socket.into_iter().chain(port.map(Asked::Port));
         Some(Self {
             first: places.next()?,

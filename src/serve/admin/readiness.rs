@@ -30,9 +30,12 @@ pub(super) struct Readiness {
     stopping: CancellationToken,
     kubelet: Arc<watch::Sender<KubeletState>>,
     audit: Mutex<AuditProgress>,
-    /// When the seal was last found in force.
-    sealed: Mutex<Option<Instant>>,
+    seal: Mutex<SealMemory>,
 }
+
+/// When the seal was last found in force, if nothing else was found since.
+#[derive(Default)]
+struct SealMemory(Option<Instant>);
 
 /// What is known about the kubelet.
 struct KubeletState {
@@ -66,7 +69,7 @@ impl Readiness {
                 written: 0,
                 since: Instant::now(),
             }),
-            sealed: Mutex::default(),
+            seal: Mutex::default(),
         }
     }
 
@@ -144,27 +147,12 @@ impl Readiness {
         state.borrow().verdict.clone()
     }
 
-    /// A seal that cannot be looked at just now, as when the node is busy, counts as it was found before.
     fn seal(&self) -> Result<(), String> {
         if !self.instance.settings.firewall.required {
             return Ok(());
         }
-        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
-        let recently = sealed.is_some_and(|at| at.elapsed() < GRACE);
-        let why = match &*self.instance.seal.load_full() {
-            Seal::Sealed => {
-                *sealed = Some(Instant::now());
-                return Ok(());
-            }
-            Seal::Unknown(_) if recently => return Ok(()),
-            Seal::Unwatched => "it has not been looked at yet".into(),
-            Seal::Absent => "none is in force: kubelet-gate firewall apply".into(),
-            Seal::Trial => "it is on trial: kubelet-gate firewall confirm".into(),
-            Seal::Open(why) | Seal::Unknown(why) => why.clone(),
-        };
-        // From here on it is what was found, until it is found in force again.
-        *sealed = None;
-        Err(why)
+        let mut memory = self.seal.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.judge(&self.instance.seal.load_full(), Instant::now())
     }
 
     /// A full queue shows only that requests come faster than events are written.
@@ -204,6 +192,28 @@ impl KubeletState {
                 }
             }
         }
+    }
+}
+
+// === impl SealMemory ===
+
+impl SealMemory {
+    /// A seal that cannot be looked at just now, as when the node is busy, counts as it was found before.
+    fn judge(&mut self, seal: &Seal, now: Instant) -> Result<(), String> {
+        let recently = self.0.is_some_and(|sealed| now < sealed + GRACE);
+        let why = match seal {
+            Seal::Sealed => {
+                self.0 = Some(now);
+                return Ok(());
+            }
+            Seal::Unknown(_) if recently => return Ok(()),
+            Seal::Unwatched => "it has not been looked at yet".into(),
+            Seal::Absent => "none is in force: kubelet-gate firewall apply".into(),
+            Seal::Trial => "it is on trial: kubelet-gate firewall confirm".into(),
+            Seal::Open(why) | Seal::Unknown(why) => why.clone(),
+        };
+        self.0 = None;
+        Err(why)
     }
 }
 
@@ -252,6 +262,21 @@ mod tests {
         assert!(state.verdict.is_err(), "refused, or another key");
         state.note(failed(true), start + GRACE);
         assert!(state.verdict.is_err(), "until it is reached again");
+    }
+
+    /// Seen red: with what was found before kept when the seal was found open.
+    #[test]
+    fn a_seal_that_cannot_be_looked_at_counts_as_before_for_a_while() {
+        let start = Instant::now();
+        let (unknown, open) = (Seal::Unknown("late".into()), Seal::Open("why".into()));
+        let mut memory = SealMemory::default();
+        assert!(memory.judge(&unknown, start).is_err(), "nothing was found before");
+        assert!(memory.judge(&Seal::Sealed, start).is_ok());
+        assert!(memory.judge(&unknown, start + GRACE / 2).is_ok());
+        assert!(memory.judge(&unknown, start + GRACE).is_err());
+        assert!(memory.judge(&Seal::Sealed, start + GRACE).is_ok());
+        assert!(memory.judge(&open, start + GRACE).is_err(), "at once");
+        assert!(memory.judge(&unknown, start + GRACE).is_err());
     }
 
     /// Seen red: with a full queue counted as broken.

@@ -11,7 +11,7 @@ use rcgen::{
 use super::*;
 
 fn judge(trust: &Trust, leaf: &Leaf) -> Result<Judged, Refusal> {
-    trust.judge(std::slice::from_ref(&leaf.certificate), SystemTime::now())
+    trust.verdict(std::slice::from_ref(&leaf.certificate), SystemTime::now())
 }
 
 /// The trust in this bundle, with v1 leaves allowed.
@@ -100,11 +100,11 @@ fn only_a_ca_of_the_bundle_that_signed_it_itself_counts() {
 
     let issuer = authority.below("issuer", |_| ());
     let chain = [version1(&issuer).certificate, issuer.certificate.clone()];
-    let refusal = trust.judge(&chain, SystemTime::now()).unwrap_err();
+    let refusal = trust.verdict(&chain, SystemTime::now()).unwrap_err();
     assert_eq!(refusal.reason(), "unknown_issuer", "no intermediates");
     let chain = [ca_leaf(&issuer).certificate, issuer.certificate.clone()];
     assert_eq!(
-        trust.judge(&chain, SystemTime::now()),
+        trust.verdict(&chain, SystemTime::now()),
         Err(Refusal::CaAsClient),
         "no intermediates"
     );
@@ -116,7 +116,7 @@ fn only_a_ca_of_the_bundle_that_signed_it_itself_counts() {
         |params| params.not_after = date_time_ymd(2100, 1, 1),
     );
     let refusal = trust
-        .judge(&[renewed.certificate], SystemTime::now())
+        .verdict(&[renewed.certificate], SystemTime::now())
         .unwrap_err();
     assert_eq!(refusal, Refusal::CaAsClient);
 }
@@ -169,7 +169,7 @@ proptest! {
             let mut changed = leaf.certificate.to_vec();
             let at = at.index(changed.len());
             changed[at] ^= change;
-            prop_assert!(trust.judge(&[changed.into()], SystemTime::now()).is_err());
+            prop_assert!(trust.verdict(&[changed.into()], SystemTime::now()).is_err());
         }
     }
 
@@ -186,6 +186,6 @@ proptest! {
         let mut changed = leaf.certificate.to_vec();
         let at = at.index(changed.len());
         if insert { changed.insert(at, byte) } else { changed.truncate(at) }
-        prop_assert!(trust.judge(&[changed.into()], SystemTime::now()).is_err());
+        prop_assert!(trust.verdict(&[changed.into()], SystemTime::now()).is_err());
     }
 }

@@ -55,7 +55,7 @@ async fn a_version_1_leaf_passes_the_handshake_and_is_refused_after_it() {
     assert_eq!(refusal, Refusal::Version1);
     // In the bundle itself it is accepted: then only the signature of the handshake matters.
     let pinned = Trust::new(vec![leaf.certificate.clone()], 1).unwrap();
-    pinned.judge(&[leaf.certificate], SystemTime::now()).unwrap();
+    pinned.verdict(&[leaf.certificate], SystemTime::now()).unwrap();
 }
 
 #[tokio::test]
@@ -89,13 +89,13 @@ async fn dates_count_of_leaf_and_anchor() {
     let old = Authority::new("old ca", |params| params.not_after = date_time_ymd(2020, 1, 1));
     assert_eq!(
         old.trust()
-            .judge(&[old.issue(|_| ()).certificate], SystemTime::now()),
+            .verdict(&[old.issue(|_| ()).certificate], SystemTime::now()),
         Err(Refusal::AnchorExpired)
     );
     let new = Authority::new("new ca", |params| params.not_before = date_time_ymd(2998, 1, 1));
     assert_eq!(
         new.trust()
-            .judge(&[new.issue(|_| ()).certificate], SystemTime::now()),
+            .verdict(&[new.issue(|_| ()).certificate], SystemTime::now()),
         Err(Refusal::AnchorNotYetValid)
     );
 }
@@ -149,7 +149,8 @@ async fn clients_are_asked_with_the_names_of_the_cas_and_not_at_all_without_a_bu
         }
     }
     let (one, two) = (Authority::new("one", |_| ()), Authority::new("two", |_| ()));
-    let trust = Trust::new(vec![one.certificate.clone(), two.certificate.clone()], 1).unwrap();
+    let bundle = vec![one.certificate.clone(), two.certificate.clone()];
+    let trust = Arc::new(Trust::new(bundle, 1).unwrap());
     for version in VERSIONS {
         for trust in [Some(&trust), None] {
             let asked = Arc::new(Asked::default());

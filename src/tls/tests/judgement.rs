@@ -16,12 +16,12 @@ fn a_verdict_holds_until_the_first_certificate_of_the_path_ends() {
         let issuer = root.below("issuer", |params| params.not_after = year(intermediate));
         let leaf = issuer.issue(|params| params.not_after = year(leaf));
         let chain = [leaf.certificate, issuer.certificate];
-        let judged = root.trust().judge(&chain, SystemTime::now()).unwrap();
+        let judged = root.trust().verdict(&chain, SystemTime::now()).unwrap();
         let end = SystemTime::from(year(2100));
         assert_eq!(judged.valid_until, end);
-        root.trust().judge(&chain, end).unwrap();
+        root.trust().verdict(&chain, end).unwrap();
         root.trust()
-            .judge(&chain, end + Duration::from_millis(1))
+            .verdict(&chain, end + Duration::from_millis(1))
             .unwrap_err();
     }
 }
@@ -40,7 +40,7 @@ fn of_a_ca_and_its_renewal_the_longer_one_counts() {
         let trust = Trust::new(bundle, 1).unwrap();
         assert_eq!(trust.hints().len(), 1, "one name, one hint");
         let judged = trust
-            .judge(std::slice::from_ref(&leaf), SystemTime::now())
+            .verdict(std::slice::from_ref(&leaf), SystemTime::now())
             .unwrap();
         assert_eq!(judged.valid_until, SystemTime::from(date_time_ymd(2200, 1, 1)));
     }
@@ -77,7 +77,7 @@ fn under_constraints_of_any_kind_names_must_be_well_formed() {
     ] {
         let judge = |authority: &Authority| {
             let leaf = authority.issue(|params| params.subject_alt_names = vec![name.clone()]);
-            authority.trust().judge(&[leaf.certificate], SystemTime::now())
+            authority.trust().verdict(&[leaf.certificate], SystemTime::now())
         };
         judge(&free).unwrap();
         let judged = judge(&bound);
@@ -95,7 +95,7 @@ fn under_constraints_of_any_kind_names_must_be_well_formed() {
         };
         for (root, issuer, leaf) in chains {
             let chain = [leaf.certificate, issuer.certificate];
-            let judged = root.trust().judge(&chain, SystemTime::now());
+            let judged = root.trust().verdict(&chain, SystemTime::now());
             let subject = &issuer.params.distinguished_name;
             assert_eq!(judged.is_ok(), good, "{name:?} {subject:?}: {judged:?}");
         }
@@ -107,7 +107,7 @@ fn under_constraints_of_any_kind_names_must_be_well_formed() {
 ///
 /// Seen red without the comparison: it was accepted.
 #[test]
-fn a_policy_twice_is_found_among_thousands() {
+fn a_policy_twice_is_found_among_more_than_a_thousand() {
     let policies = |ids: &[u16]| {
         let one = |id: &u16| {
             vec![
@@ -128,9 +128,9 @@ fn a_policy_twice_is_found_among_thousands() {
         let extension = CustomExtension::from_oid_content(&[2, 5, 29, 32], value);
         let ca = Authority::new("ca", |_| ());
         let leaf = ca.issue(|params| params.custom_extensions = vec![extension]);
-        ca.trust().judge(&[leaf.certificate], SystemTime::now())
+        ca.trust().verdict(&[leaf.certificate], SystemTime::now())
     };
-    let mut ids: Vec<u16> = (128..6000).collect();
+    let mut ids: Vec<u16> = (128..1200).collect();
     policies(&ids).unwrap();
     ids.push(200);
     assert_eq!(
@@ -157,7 +157,7 @@ fn keys_and_signatures_that_kubelets_do_not_support_are_refused() {
     changed[at + 8] = 0x7f;
     let refused = ca
         .trust()
-        .judge(&[changed.into()], SystemTime::now())
+        .verdict(&[changed.into()], SystemTime::now())
         .unwrap_err();
     assert!(
         refused
@@ -194,7 +194,7 @@ fn an_rsa_key_has_no_larger_exponent_than_in_go() {
         leaf[begin] = 0x02;
         leaf[begin + 1] = exponent.len() as u8;
         leaf[begin + 2..end].copy_from_slice(exponent);
-        ca.trust().judge(&[leaf.into()], SystemTime::now()).unwrap_err()
+        ca.trust().verdict(&[leaf.into()], SystemTime::now()).unwrap_err()
     };
     assert_eq!(widened(&[0x7f, 0xff, 0xff, 0xff]), Refusal::BadSignature);
     for exponent in [&[0, 0x80, 0, 0, 1][..], &[1, 0, 0, 0, 1], &[1; 64]] {
@@ -208,7 +208,7 @@ fn an_anchor_is_held_to_its_own_extensions() {
     let judge = |authority: &Authority| {
         authority
             .trust()
-            .judge(&[authority.issue(|_| ()).certificate], SystemTime::now())
+            .verdict(&[authority.issue(|_| ()).certificate], SystemTime::now())
     };
     let server_only = Authority::new("ca", |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -241,7 +241,7 @@ fn an_anchor_is_held_to_its_own_extensions() {
     let chain = [issuer.issue(|_| ()).certificate, issuer.certificate];
     assert_eq!(
         flat.trust()
-            .judge(&chain, SystemTime::now())
+            .verdict(&chain, SystemTime::now())
             .unwrap_err()
             .reason(),
         "bad_issuer"
@@ -257,12 +257,12 @@ fn chains_of_unknown_cas_long_chains_and_malformed_ones_are_refused() {
 
     let stranger = Authority::new("ca", |_| ()).issue(|_| ()).certificate;
     assert_eq!(
-        trust.judge(&[stranger], now).unwrap_err().reason(),
+        trust.verdict(&[stranger], now).unwrap_err().reason(),
         "bad_signature",
         "same name, other key"
     );
     let stranger = Authority::new("other\nca", |_| ()).issue(|_| ()).certificate;
-    let refusal = trust.judge(&[stranger], now).unwrap_err();
+    let refusal = trust.verdict(&[stranger], now).unwrap_err();
     assert_eq!(refusal.reason(), "unknown_issuer");
     assert!(
         !refusal.to_string().contains('\n'),
@@ -270,23 +270,23 @@ fn chains_of_unknown_cas_long_chains_and_malformed_ones_are_refused() {
     );
 
     assert_eq!(
-        trust.judge(&vec![leaf.clone(); 17], now).unwrap_err().reason(),
+        trust.verdict(&vec![leaf.clone(); 17], now).unwrap_err().reason(),
         "too_long"
     );
     let huge = CertificateDer::from(vec![0; 128 * 1024]);
     assert_eq!(
-        trust.judge(&[leaf.clone(), huge], now).unwrap_err().reason(),
+        trust.verdict(&[leaf.clone(), huge], now).unwrap_err().reason(),
         "too_long"
     );
     let rubbish = CertificateDer::from(vec![0x30, 0x00]);
     assert_eq!(
-        trust.judge(&[leaf, rubbish], now).unwrap_err(),
+        trust.verdict(&[leaf, rubbish], now).unwrap_err(),
         Refusal::Malformed {
             number: 2,
             reason: Malformed("not an X.509 certificate")
         }
     );
-    assert_eq!(trust.judge(&[], now).unwrap_err().reason(), "malformed");
+    assert_eq!(trust.verdict(&[], now).unwrap_err().reason(), "malformed");
     assert!(matches!(Trust::new(Vec::new(), 1), Err(TrustError::Empty)));
 }
 
@@ -294,7 +294,7 @@ proptest! {
     /// Every bit of a chain is signed, part of the signature, or compared with signed bytes.
     #[test]
     fn no_chain_with_a_changed_bit_is_accepted(at: proptest::sample::Index, bit in 0..8_u32) {
-        static GOOD: LazyLock<(Trust, [Vec<u8>; 2])> = LazyLock::new(|| {
+        static GOOD: LazyLock<(Arc<Trust>, [Vec<u8>; 2])> = LazyLock::new(|| {
             let root = Authority::new("root", |_| ());
             let issuer = root.below("issuer", |_| ());
             let leaf = issuer.issue(|_| ());
@@ -303,7 +303,7 @@ proptest! {
         let (trust, chain) = &*GOOD;
         let judge = |chain: &[Vec<u8>]| {
             let chain = chain.iter().map(|der| CertificateDer::from(&der[..])).collect::<Vec<_>>();
-            trust.judge(&chain, SystemTime::now())
+            trust.verdict(&chain, SystemTime::now())
         };
         prop_assert!(judge(chain).is_ok());
         let mut changed = chain.clone();

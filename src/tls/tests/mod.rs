@@ -25,9 +25,12 @@ use super::config::{certified_key_from_pem, server_config};
 use super::*;
 
 mod direct;
+mod forged;
 mod handshakes;
 mod judgement;
 mod revocation;
+mod strings;
+mod work;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
@@ -97,8 +100,15 @@ impl Authority {
         Leaf { certificate, key }
     }
 
-    fn trust(&self) -> Trust {
-        Trust::new(vec![self.certificate.clone()], 7).unwrap()
+    fn trust(&self) -> Arc<Trust> {
+        Arc::new(Trust::new(vec![self.certificate.clone()], 7).unwrap())
+    }
+}
+
+impl Trust {
+    /// The verdict alone.
+    fn verdict(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Judged, Refusal> {
+        self.judge(chain, now).0.map_err(|refused| refused.refusal)
     }
 }
 
@@ -221,7 +231,7 @@ fn serving(authority: &Authority) -> Leaf {
     authority.issue(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])
 }
 
-fn gate(authority: &Authority, trust: Option<&Trust>, mode: ClientCertificates) -> Arc<ServerConfig> {
+fn gate(authority: &Authority, trust: Option<&Arc<Trust>>, mode: ClientCertificates) -> Arc<ServerConfig> {
     server_config(serving(authority).pair(), trust, mode, TlsVersion::Tls12, &[]).unwrap()
 }
 
@@ -238,12 +248,13 @@ async fn shown_and_judged(authority: &Authority, leaf: &Leaf) -> Result<Judged, 
     let trust = authority.trust();
     let server = gate(authority, Some(&trust), ClientCertificates::Request);
     let mut verdicts = Vec::new();
+    let now = SystemTime::now();
     for version in VERSIONS {
         let client = Arc::new(client_config(version, authority, shows(leaf.pair())));
         let met = handshake(&server, &client).await.unwrap();
         assert_eq!(met.version, version.version);
         assert_eq!(met.chain, std::slice::from_ref(&leaf.certificate));
-        verdicts.push(trust.judge(&met.chain, SystemTime::now()));
+        verdicts.push(trust.verdict(&met.chain, now));
     }
     assert_eq!(verdicts[0], verdicts[1], "the TLS version makes no difference");
     verdicts.remove(0)

@@ -64,7 +64,7 @@ fn trust(bundle: &[&CertificateDer<'static>], lists: &[&List]) -> Result<Trust, 
 
 fn judge(trust: &Trust, chain: &[&CertificateDer<'static>]) -> Result<Judged, Refusal> {
     let chain = chain.iter().copied().cloned().collect::<Vec<_>>();
-    trust.judge(&chain, SystemTime::now())
+    trust.verdict(&chain, SystemTime::now())
 }
 
 /// Seen red without the check for each of the four kinds in turn: that kind is accepted.
@@ -151,11 +151,11 @@ fn an_intermediates_own_list_counts_if_it_signed_it() {
     let chain = |leaf: &Leaf| [leaf.certificate.clone(), issuer.certificate.clone()];
     let now = SystemTime::now();
     let own = trust(&[&root.certificate], &[&issuer.revokes(&[&bad.certificate])]).unwrap();
-    own.judge(&chain(&good), now).unwrap();
-    assert_eq!(own.judge(&chain(&bad), now), Err(Refusal::Revoked));
+    own.verdict(&chain(&good), now).unwrap();
+    assert_eq!(own.verdict(&chain(&bad), now), Err(Refusal::Revoked));
 
     let forged = trust(&[&root.certificate], &[&namesake.revokes(&[])]).unwrap();
-    let refusal = forged.judge(&chain(&good), now).unwrap_err();
+    let refusal = forged.verdict(&chain(&good), now).unwrap_err();
     assert!(matches!(refusal, Refusal::RevocationUnknown { .. }), "{refusal}");
 }
 

@@ -6,7 +6,7 @@ use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 
-use super::token::{WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
+use super::super::token::{WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
 
 fn bearer_of(value: &[u8]) -> Option<String> {
     bearer(&HeaderValue::from_bytes(value).unwrap()).map(str::to_owned)

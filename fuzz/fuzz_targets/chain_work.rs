@@ -1,0 +1,166 @@
+//! What a chain costs: the finding is work above the bounds. Certificates are put together from recorded ones,
+//! with names of the fuzzer's choice, so that they issue each other in every way; and their allocations are
+//! counted.
+#![no_main]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kubelet_gate::tls::Trust;
+use libfuzzer_sys::fuzz_target;
+use rustls::pki_types::CertificateDer;
+
+mod mutation;
+
+/// Counts what is allocated.
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+// SAFETY: every call is the system allocator's, with the same arguments.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+/// The bounds of a judgement, as `src/tls/bounds.rs` has them.
+const SIGNATURES: u32 = 32;
+const PATHS: u32 = 8;
+const ELEMENTS: u32 = 2560;
+/// Allocations for each certificate, and for each of its elements.
+const PER_CERTIFICATE: usize = 400;
+const PER_ELEMENT: usize = 8;
+
+struct Recorded {
+    trust: Trust,
+    certificates: Vec<Vec<u8>>,
+    /// The subjects of the bundle.
+    names: Vec<Vec<u8>>,
+}
+
+static RECORDED: LazyLock<Recorded> = LazyLock::new(|| {
+    let mut certificates = Vec::new();
+    let mut bundle = Vec::new();
+    for line in include_str!("../../tests/it/data/trust-certificates.tsv").lines() {
+        match line.split('\t').collect::<Vec<_>>()[..] {
+            ["certificate", _, base64] => certificates.push(STANDARD.decode(base64).expect("base64")),
+            ["bundle", numbers] => bundle.extend(
+                numbers
+                    .split(' ')
+                    .map(|number| certificates[number.parse::<usize>().expect("a number")].clone()),
+            ),
+            _ => {}
+        }
+    }
+    let names = bundle
+        .iter()
+        .filter_map(|der| Some(fields(der)?.get(5)?.to_vec()))
+        .chain(
+            (b'A'..b'E')
+                .map(|letter| vec![0x30, 0x0c, 0x31, 0x0a, 0x30, 8, 6, 3, 0x55, 4, 3, 0x0c, 1, letter]),
+        )
+        .collect();
+    let bundle = bundle.into_iter().map(CertificateDer::from).collect();
+    let mut trust = Trust::new(bundle, 1).expect("the bundle");
+    trust.allow_version1();
+    Recorded {
+        trust,
+        certificates,
+        names,
+    }
+});
+
+/// When the recorded certificates are valid.
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000)
+}
+
+/// The fields of what is signed of a certificate.
+fn fields(der: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut rest = mutation::content(mutation::signed(der)?)?;
+    let mut fields = Vec::new();
+    while !rest.is_empty() {
+        let (_, end) = mutation::element(rest)?;
+        fields.push(rest.get(..end)?);
+        rest = &rest[end..];
+    }
+    Some(fields)
+}
+
+/// `der` with another issuer and subject, and tiny extensions added. No signature fits it afterwards.
+fn renamed(der: &[u8], issuer: &[u8], subject: &[u8], extensions: u8) -> Option<Vec<u8>> {
+    let mut parts: Vec<Vec<u8>> = fields(der)?.into_iter().map(<[u8]>::to_vec).collect();
+    if parts.len() < 7 {
+        return None;
+    }
+    parts[3] = issuer.to_vec();
+    parts[5] = subject.to_vec();
+    if extensions > 0 {
+        let mut added: Vec<u8> = match parts.get(7) {
+            Some(extensions) => mutation::content(mutation::content(extensions)?)?.to_vec(),
+            None => Vec::new(),
+        };
+        for number in 0..extensions {
+            added.extend([0x30, 7, 6, 3, 0x2a, 0x7f, number & 0x7f, 4, 0]);
+        }
+        parts.truncate(7);
+        parts.push(element(0xa3, &element(0x30, &added)));
+    }
+    let message = element(0x30, &parts.concat());
+    let behind = mutation::content(der)?.get(mutation::signed(der)?.len()..)?;
+    Some(element(0x30, &[&message, behind].concat()))
+}
+
+fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = content.len();
+    let head = match length {
+        0..0x80 => vec![tag, length as u8],
+        0x80..0x100 => vec![tag, 0x81, length as u8],
+        _ => vec![tag, 0x82, (length >> 8) as u8, length as u8],
+    };
+    [&head, content].concat()
+}
+
+// For each certificate six bytes: which recorded one (two), its issuer, its subject, extensions, and whether
+// it is renamed, or changed by the bytes that follow.
+fuzz_target!(|data: &[u8]| {
+    let recorded = &*RECORDED;
+    let mut chain = Vec::new();
+    for (at, plan) in data.chunks_exact(6).take(18).enumerate() {
+        let [high, low, issuer, subject, extensions, kind] = *plan else {
+            return;
+        };
+        let which = usize::from(u16::from_be_bytes([high, low])) % recorded.certificates.len();
+        let mut der = recorded.certificates[which].clone();
+        let name = |number: u8| &recorded.names[usize::from(number) % recorded.names.len()];
+        match kind % 4 {
+            0 => {}
+            1 => mutation::mutate(&mut der, &data[at * 6..]),
+            _ => der = renamed(&der, name(issuer), name(subject), extensions).unwrap_or(der),
+        }
+        chain.push(CertificateDer::from(der));
+    }
+    let before = ALLOCATIONS.load(Relaxed);
+    let (_, work) = recorded.trust.judge(&chain, now());
+    let allocations = ALLOCATIONS.load(Relaxed) - before;
+    assert!(work.signatures <= SIGNATURES && work.paths <= PATHS, "{work:?}");
+    assert!(work.elements <= ELEMENTS, "{work:?}");
+    let most = PER_CERTIFICATE * (1 + chain.len()) + PER_ELEMENT * work.elements as usize;
+    assert!(
+        allocations <= most,
+        "{allocations} allocations, at most {most}: {work:?}"
+    );
+});
