@@ -55,9 +55,8 @@ fn refused_chains_on_kept_connections() {
     let connections = scaled(16, 150);
     let name = "kept connections with a refused chain";
     let flood = Flood::new(name, "150, each asks every second");
-    flood
-        .begin_after(3 * u64::from(connections))
-        .play(async move |attacker| {
+    flood.begin_after(3 * u64::from(connections)).play_with(
+        async move |attacker| {
             let forever = async |number: u32| {
                 let chain = varied(&EXPENSIVE, number);
                 let client = attacker.client(number / 16, Some(&chain), Alpn::H1);
@@ -73,7 +72,16 @@ fn refused_chains_on_kept_connections() {
                 }
             };
             join_all((0..connections).map(forever)).await;
-        });
+        },
+        async |_| {},
+        async move |scene, _| {
+            let judged = scene
+                .metric("certificate_judgements_total", &[("result", "refused")])
+                .await;
+            let chains = f64::from(connections);
+            assert!(judged <= chains, "{judged} judgements of {chains} refused chains");
+        },
+    );
 }
 
 #[test]
