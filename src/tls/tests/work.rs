@@ -136,7 +136,7 @@ fn certificates_of_one_name_cost_no_search() {
 fn layers_of_intermediates_cost_one_signature_for_each_of_the_topmost() {
     let forge = Forge::new(16);
     let mut chain = vec![forge.forged(0, "L1", "leaf", Vec::new())];
-    for at in 1..16 {
+    for at in 1..16_usize {
         let layer = at.div_ceil(4);
         let issuer = if layer == 4 {
             "root".to_owned()
