@@ -204,6 +204,12 @@ impl RequestError {
         .inside(inside)
     }
 
+    /// Whether an operator wants to see each such refusal of a client without a user. The client has shown a
+    /// credential that was, or may have been, good: it is lost, stolen, or about to fail on every node.
+    pub(crate) fn is_notable(&self) -> bool {
+        NOTABLE.contains(&self.reason)
+    }
+
     /// Leaves `Retry-After` out: a client that asks for an upgrade does not understand it.
     #[must_use]
     pub(crate) fn without_retry_after(mut self) -> Self {
@@ -296,6 +302,26 @@ impl Station {
         }
     }
 }
+
+/// The reasons for refusing a certificate of a configured CA, and a token that was good once. A certificate
+/// that no configured CA issued is `unknown_issuer`, and one that cannot be read is `malformed` or
+/// `too_long`.
+const NOTABLE: [&str; 14] = [
+    "bad_issuer",
+    "bad_signature",
+    "bad_usage",
+    "ca_as_client",
+    "ca_expired",
+    "ca_not_yet_valid",
+    "expired",
+    "name_constraints",
+    "not_yet_valid",
+    "old_version",
+    "revocation_unknown",
+    "revoked",
+    "revoked_token",
+    "unsupported_algorithm",
+];
 
 /// 5 to 15 seconds, at random: after an outage the clients do not all retry at once.
 fn retry_jitter() -> u32 {

@@ -30,8 +30,11 @@ pub struct Metrics {
     upstream_reused: Counter,
     certificate_expiry: Family<CertificateLabels, Gauge>,
     audit_events: Family<ReasonLabels, Counter>,
+    admin_reports: Family<ReportLabels, Counter>,
     /// Connections that are open now.
     pub connections: Gauge,
+    /// Those of them that are not authenticated.
+    pub unauthenticated_connections: Gauge,
     /// Requests whose answer has not ended.
     pub requests_in_flight: Gauge,
     /// Upgraded streams that are open now.
@@ -115,6 +118,11 @@ struct HandshakeLabels {
 }
 
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ReportLabels {
+    report: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ReloadLabels {
     what: &'static str,
     result: &'static str,
@@ -194,7 +202,12 @@ impl Metrics {
                 "When a certificate in use ends, as Unix time",
             ),
             audit_events: families.add("audit_events", "Audit events by what became of them"),
+            admin_reports: families.add("admin_reports", "Answers of the admin port that were built"),
             connections: families.add("connections", "Client connections open now"),
+            unauthenticated_connections: families.add(
+                "unauthenticated_connections",
+                "Client connections that have shown no credential that was believed",
+            ),
             requests_in_flight: families.add("requests_in_flight", "Requests whose answer has not ended"),
             streams: families.add("streams", "Upgraded streams open now"),
             upstream_idle: families.add(
@@ -280,6 +293,11 @@ impl Metrics {
     /// Something was refused before it was a request.
     pub fn rejected(&self, reason: &'static str) {
         self.rejections.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// An answer of the admin port was built.
+    pub fn admin_report_built(&self, report: &'static str) {
+        self.admin_reports.get_or_create(&ReportLabels { report }).inc();
     }
 
     /// A file was read again.
@@ -381,6 +399,7 @@ mod tests {
         metrics.handshake("ok", "x", "x");
         metrics.rejected("x");
         metrics.reloaded("x", true);
+        metrics.admin_report_built("x");
         metrics.upstream_connection("x");
         metrics.certificate_expires("x", 1);
         metrics.audit_events("x", 1);

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,6 +14,8 @@ use tokio::time::Instant;
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Most sources that are remembered. Only allowed requests add one.
 const SOURCES: usize = 8192;
+/// Connections of a known source that have a kept place, even if it had fewer.
+const KEPT_PLACES: usize = 4;
 
 /// The client that an address counts as: an IPv4 address, or the /64 of an IPv6 address.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -24,7 +26,16 @@ pub(crate) struct Source(IpAddr);
 /// Authentication alone makes no source known: any pod has a token that authenticates.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    allowed: Mutex<HashMap<Source, Instant>>,
+    allowed: Mutex<HashMap<Source, Served>>,
+}
+
+/// What is remembered of a source.
+#[derive(Clone, Copy, Debug)]
+struct Served {
+    /// When the last allowed request was noted.
+    last: Instant,
+    /// Most authenticated connections that it had at the same time.
+    connections: usize,
 }
 
 // === impl Source ===
@@ -67,20 +78,57 @@ impl Known {
         self.has_at(source, Instant::now())
     }
 
+    /// How many connections of `source` have a kept place: as many as it had while it was known, at least 4;
+    /// none if it is not known.
+    pub(crate) fn kept_places(&self, source: Source) -> usize {
+        self.served_at(source, Instant::now())
+            .map_or(0, |served| served.connections.max(KEPT_PLACES))
+    }
+
+    /// Notes how many authenticated connections a known source has.
+    pub(crate) fn note_connections(&self, source: Source, connections: usize) {
+        if let Some(served) = self.lock().get_mut(&source) {
+            served.connections = served.connections.max(connections);
+        }
+    }
+
     fn note_at(&self, source: Source, now: Instant) {
-        let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut allowed = self.lock();
         if allowed.len() >= SOURCES && !allowed.contains_key(&source) {
-            allowed.retain(|_, last| now < *last + REMEMBERED);
+            allowed.retain(|_, served| served.is_remembered(now));
             if allowed.len() >= SOURCES {
                 return;
             }
         }
-        allowed.insert(source, now);
+        let served = allowed.entry(source).or_insert(Served {
+            last: now,
+            connections: 0,
+        });
+        if !served.is_remembered(now) {
+            served.connections = 0;
+        }
+        served.last = now;
     }
 
     fn has_at(&self, source: Source, now: Instant) -> bool {
-        let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-        allowed.get(&source).is_some_and(|last| now < *last + REMEMBERED)
+        self.served_at(source, now).is_some()
+    }
+
+    fn served_at(&self, source: Source, now: Instant) -> Option<Served> {
+        let served = *self.lock().get(&source)?;
+        served.is_remembered(now).then_some(served)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Source, Served>> {
+        self.allowed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Served ===
+
+impl Served {
+    fn is_remembered(&self, now: Instant) -> bool {
+        now < self.last + REMEMBERED
     }
 }
 
@@ -109,6 +157,21 @@ mod tests {
         assert_ne!(source("192.0.2.1").network(), source("192.0.2.2").network());
         assert!(source("127.9.9.9").is_loopback() && source("::1").is_loopback());
         assert!(!source("192.0.2.1").is_loopback() && !source("2001:db8::1").is_loopback());
+    }
+
+    /// Seen red: with the number of connections kept when a source is forgotten.
+    #[test]
+    fn a_known_source_keeps_as_many_places_as_it_used_and_at_least_four() {
+        let (known, source) = (Known::default(), source("192.0.2.1"));
+        known.note_connections(source, 9);
+        assert_eq!(known.kept_places(source), 0, "it is not known");
+        known.note(source);
+        assert_eq!(known.kept_places(source), 4);
+        known.note_connections(source, 9);
+        known.note_connections(source, 2);
+        assert_eq!(known.kept_places(source), 9);
+        known.note_at(source, Instant::now() + REMEMBERED);
+        assert_eq!(known.kept_places(source), 4, "it was forgotten meanwhile");
     }
 
     #[test]

@@ -4,6 +4,11 @@
 //! Prints the CPU that each front spends per request, its memory and its start, for the same load against the
 //! same backend. Run it by `benches/compare.sh`, which says what the environment variables below are for.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the files are the machine's own, or the benchmark's"
+)]
+
 mod floor;
 mod fronts;
 mod load;

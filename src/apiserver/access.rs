@@ -16,6 +16,7 @@ use super::exec::{IssuedCredential, Plugin};
 use super::keys::KubeconfigError;
 use super::kubeconfig::{Kubeconfig, ServerUrl};
 use super::material::{ClientCertificate, Material};
+use crate::files::{BUNDLE, DOCUMENT, TOKEN};
 use crate::tls::pem::{self, PemError};
 
 /// All that a request needs, from one reading of the files.
@@ -30,6 +31,13 @@ pub(super) struct ApiServerAccess {
     pub(super) issued: Option<Arc<IssuedCredential>>,
     /// The CA bundle as read. The plugin may ask for it.
     pub(super) authorities: Vec<u8>,
+}
+
+/// What the files that a kubeconfig names hold.
+pub(super) struct ApiServerFiles {
+    authorities: Vec<u8>,
+    authorization: Option<HeaderValue>,
+    pair: Option<PemPair>,
 }
 
 /// All that a connection is made from. As soon as another endpoint is published, connections of the old one
@@ -88,46 +96,41 @@ pub enum ApiServerError {
 // === impl ApiServerAccess ===
 
 impl ApiServerAccess {
-    /// Reads and validates the files. The endpoint in use is kept if nothing in it has changed.
-    pub(super) fn read(
-        source: &Kubeconfig,
-        issued: Option<Arc<IssuedCredential>>,
-        in_use: Option<&Arc<ApiServerEndpoint>>,
-    ) -> Result<Self, ApiServerError> {
-        let authorities = read(&source.authority)?;
-        Self::of(source, authorities, issued, in_use)
-    }
-
-    /// The same access with a credential that a plugin issued. No file is read: one may just be half written.
+    /// The same access with a credential that a plugin issued. No file is read: a kubeconfig with a plugin
+    /// names no other credential.
     pub(super) fn with(
         &self,
         source: &Kubeconfig,
         issued: Arc<IssuedCredential>,
     ) -> Result<Self, ApiServerError> {
-        Self::of(
-            source,
-            self.authorities.clone(),
-            Some(issued),
-            Some(&self.endpoint),
-        )
+        let files = ApiServerFiles {
+            authorities: self.authorities.clone(),
+            authorization: None,
+            pair: None,
+        };
+        Self::new(source, files, Some(issued), Some(&self.endpoint))
     }
 
-    fn of(
+    /// Validates what was read. The endpoint in use is kept if nothing in it has changed.
+    pub(super) fn new(
         source: &Kubeconfig,
-        authorities: Vec<u8>,
+        files: ApiServerFiles,
         issued: Option<Arc<IssuedCredential>>,
         in_use: Option<&Arc<ApiServerEndpoint>>,
     ) -> Result<Self, ApiServerError> {
-        let plugins = issued.as_deref();
-        let token = plugins.and_then(|issued| issued.token.as_ref());
-        let certificate = plugins.and_then(|issued| issued.client_certificate.as_ref());
-        let authorization = source.token.as_ref().or(token).map(authorization).transpose()?;
-        let pair = source
-            .client_certificate
-            .as_ref()
-            .or(certificate)
-            .map(read_pair)
-            .transpose()?;
+        let ApiServerFiles {
+            authorities,
+            mut authorization,
+            mut pair,
+        } = files;
+        if let Some(issued) = &issued {
+            if authorization.is_none() {
+                authorization = issued.token.as_ref().map(header).transpose()?;
+            }
+            if pair.is_none() {
+                pair = issued.client_certificate.as_ref().map(read_pair).transpose()?;
+            }
+        }
         let fingerprint = fingerprint(source, &authorities, pair.as_ref());
         let endpoint = match in_use {
             Some(endpoint) if endpoint.fingerprint == fingerprint => Arc::clone(endpoint),
@@ -148,9 +151,22 @@ impl ApiServerAccess {
     }
 }
 
+// === impl ApiServerFiles ===
+
+impl ApiServerFiles {
+    /// Reads them. This may take as long as their file systems take.
+    pub(super) fn read(source: &Kubeconfig) -> Result<Self, ApiServerError> {
+        Ok(Self {
+            authorities: read(&source.authority, BUNDLE)?,
+            authorization: source.token.as_ref().map(header).transpose()?,
+            pair: source.client_certificate.as_ref().map(read_pair).transpose()?,
+        })
+    }
+}
+
 /// The `Authorization` header for a token. Surrounding white space is removed, as in client-go.
-fn authorization(token: &Material) -> Result<HeaderValue, ApiServerError> {
-    let bytes = read(token)?;
+fn header(token: &Material) -> Result<HeaderValue, ApiServerError> {
+    let bytes = read(token, TOKEN)?;
     let refuse = |problem| ApiServerError::Token {
         file: token.origin().to_owned(),
         problem,
@@ -175,10 +191,10 @@ struct PemPair {
 /// `kubelet-client-current.pem` holds both, and a symlink switches it. It is read once: with two readings,
 /// certificate and key could be of different pairs.
 fn read_pair(certificate: &ClientCertificate) -> Result<PemPair, ApiServerError> {
-    let chain = read(&certificate.chain)?;
+    let chain = read(&certificate.chain, DOCUMENT)?;
     let key = match (&certificate.chain, &certificate.key) {
         (Material::File(chain_file), Material::File(key_file)) if chain_file == key_file => chain.clone(),
-        (_, key) => read(key)?,
+        (_, key) => read(key, DOCUMENT)?,
     };
     Ok(PemPair {
         certificate: certificate.clone(),
@@ -187,8 +203,8 @@ fn read_pair(certificate: &ClientCertificate) -> Result<PemPair, ApiServerError>
     })
 }
 
-fn read(material: &Material) -> Result<Vec<u8>, ApiServerError> {
-    material.read().map_err(|source| ApiServerError::Read {
+fn read(material: &Material, most: u64) -> Result<Vec<u8>, ApiServerError> {
+    material.read(most).map_err(|source| ApiServerError::Read {
         file: material.origin().to_owned(),
         source,
     })

@@ -10,14 +10,14 @@
 //! that expires, and when the API server refuses it. One run, in a task of its own, serves all waiting
 //! requests; after a failure the next run is delayed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::OwnedMutexGuard;
 use tracing::{info, warn};
 
-use super::access::{ApiServerAccess, ApiServerEndpoint, ApiServerError};
+use super::access::{ApiServerAccess, ApiServerEndpoint, ApiServerError, ApiServerFiles};
 use super::exec::{IssuedCredential, Plugin, PluginError};
 use super::failure::Cause;
 use super::kubeconfig::Kubeconfig;
@@ -32,8 +32,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The credentials in use, and their source.
 pub(super) struct Credentials {
     current: ArcSwap<ApiServerAccess>,
-    /// The last good kubeconfig. Locked while files are read and published.
+    /// The last good kubeconfig. Locked while an access is published, and never while files are read: a run
+    /// of the plugin publishes too, and must not wait for a slow disk.
     source: Mutex<Kubeconfig>,
+    /// Held while files are read, so that an older reading does not replace a newer one.
+    reloading: Mutex<()>,
     /// Locked while the plugin runs.
     last_run: Arc<tokio::sync::Mutex<LastPluginRun>>,
     plugin_deadline: Duration,
@@ -52,10 +55,11 @@ struct LastPluginRun {
 impl Credentials {
     /// Reads everything once. An error is final here, unlike on a reload. A plugin is not run yet.
     pub(super) fn new(source: Kubeconfig, plugin_deadline: Duration) -> Result<Self, ApiServerError> {
-        let access = ApiServerAccess::read(&source, None, None)?;
+        let access = ApiServerAccess::new(&source, ApiServerFiles::read(&source)?, None, None)?;
         Ok(Self {
             current: ArcSwap::from_pointee(access),
             source: Mutex::new(source),
+            reloading: Mutex::default(),
             last_run: Arc::new(tokio::sync::Mutex::new(LastPluginRun::new())),
             plugin_deadline,
         })
@@ -167,7 +171,7 @@ impl Credentials {
         plugin: &Plugin,
         issued: IssuedCredential,
     ) -> Result<Option<Arc<ApiServerAccess>>, ApiServerError> {
-        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = self.source();
         if source.plugin.as_deref() != Some(plugin) {
             return Ok(None);
         }
@@ -178,13 +182,16 @@ impl Credentials {
 
     /// Reads the files again. `true` if they have changed.
     pub(super) fn reload(&self) -> Result<bool, ApiServerError> {
-        let mut last_good = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        let published = self.current.load_full();
+        let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_good = self.source().clone();
         let source = last_good.reread()?;
+        let files = ApiServerFiles::read(&source)?;
+        let mut last_good = self.source();
+        let published = self.current.load_full();
         // A credential is not used after the kubeconfig has come to name another plugin.
         let same = source.plugin == published.plugin;
         let issued = published.issued.clone().filter(|_| same);
-        let access = ApiServerAccess::read(&source, issued, Some(&published.endpoint))?;
+        let access = ApiServerAccess::new(&source, files, issued, Some(&published.endpoint))?;
         *last_good = source;
         let changed = !same
             || !Arc::ptr_eq(&access.endpoint, &published.endpoint)
@@ -193,6 +200,10 @@ impl Credentials {
             self.current.store(Arc::new(access));
         }
         Ok(changed)
+    }
+
+    fn source(&self) -> MutexGuard<'_, Kubeconfig> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the issued credential due for renewal.

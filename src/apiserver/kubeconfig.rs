@@ -13,7 +13,8 @@ use super::context::CurrentContext;
 use super::document::{ClusterSection, UserSection};
 use super::exec::{self, CLUSTER_EXTENSION, Plugin};
 use super::keys::{Keys, KubeconfigError};
-use super::material::{ClientCertificate, Material, beside, given, read_file};
+use super::material::{ClientCertificate, Material, beside, given};
+use crate::files::{self, DOCUMENT};
 use crate::tls::pem;
 
 /// Where the kubelet puts a pod's service-account token and the cluster's CA bundle.
@@ -63,7 +64,7 @@ impl Kubeconfig {
             file: path.to_owned(),
             source,
         };
-        let bytes = read_file(path).map_err(read_error)?;
+        let bytes = files::read(path, DOCUMENT).map_err(read_error)?;
         let text = String::from_utf8(bytes).map_err(|_| KubeconfigError::Syntax {
             file: path.to_owned(),
             place: "a byte that is not UTF-8".into(),
@@ -132,7 +133,7 @@ impl Kubeconfig {
             return Ok(None);
         };
         let origin = chain.origin();
-        let bytes = chain.read().map_err(|source| KubeconfigError::Read {
+        let bytes = chain.read(DOCUMENT).map_err(|source| KubeconfigError::Read {
             file: origin.to_owned(),
             source,
         })?;

@@ -1,12 +1,9 @@
 //! The bytes of a credential, in the kubeconfig itself or in a file that it names.
 
 use std::fmt;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// The largest file that is read. Kubeconfigs, certificates, keys and tokens are far smaller; a larger file
-/// is a wrong path.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+use crate::files;
 
 /// A client certificate and its key. Each may be a file or inline data.
 #[derive(Clone, Debug)]
@@ -37,10 +34,11 @@ impl Material {
         }
     }
 
-    pub(super) fn read(&self) -> std::io::Result<Vec<u8>> {
+    /// Its bytes, of a file at most `most`.
+    pub(super) fn read(&self, most: u64) -> std::io::Result<Vec<u8>> {
         match self {
             Self::Inline { bytes, .. } => Ok(bytes.clone()),
-            Self::File(path) => read_file(path),
+            Self::File(path) => files::read(path, most),
         }
     }
 }
@@ -50,22 +48,6 @@ impl fmt::Debug for Material {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.origin().display())
     }
-}
-
-/// Reads a regular file of at most [`MAX_FILE_BYTES`].
-pub(super) fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    // Opening a FIFO would wait for its writer.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(std::io::Error::other("larger than 1 MiB"));
-    }
-    Ok(bytes)
 }
 
 /// A relative path in a kubeconfig is relative to the kubeconfig.

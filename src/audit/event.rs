@@ -1,6 +1,6 @@
 //! The `audit.k8s.io/v1` Event, written by hand into a buffer: each request makes one, on the hot path.
 //!
-//! The fields are in the API server's order. Text from outside is escaped by `serde_json` and cut to a limit.
+//! The fields are in the API server's order. Text from outside is escaped, and cut to a limit.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::redaction::Redaction;
+use super::text::{cut_string, json_text, shortened, string};
 use crate::error::Station;
 use crate::hex;
 use crate::timestamp::timestamp;
@@ -23,6 +24,10 @@ use crate::timestamp::timestamp;
 pub(crate) struct Event<'a> {
     /// The same on both lines of a stream.
     pub id: AuditId,
+    /// The rate that it counts against.
+    pub rate: EventRate,
+    /// What became of the request, in one word: `allow`, or why not.
+    pub outcome: &'static str,
     /// The stage that the request has reached.
     pub stage: EventStage,
     /// Path and query as received. Commands and credentials are hidden when it is written.
@@ -58,6 +63,20 @@ pub(crate) struct Event<'a> {
     pub stream: Option<StreamEnd<'a>>,
 }
 
+/// The rate that an event counts against. Beyond it, requests are counted in a summary.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum EventRate {
+    /// None: an interactive request that was allowed is always written.
+    Unlimited,
+    /// The rate of its user.
+    User,
+    /// The rate of its source for what an operator wants to see each time, though no user is known: refused
+    /// certificates of a configured CA, tokens that were good once, interactive paths.
+    Notable,
+    /// The rate of its source for everything else without a user.
+    Stranger,
+}
+
 /// A random version 4 UUID.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub(crate) struct AuditId([u8; 36]);
@@ -75,7 +94,10 @@ pub(crate) enum EventStage {
 
 /// `user`, serialised once per identity and copied into each of its events.
 #[derive(Clone, Eq, PartialEq)]
-pub(crate) struct UserJson(Box<str>);
+pub(crate) struct UserJson {
+    name: Box<str>,
+    json: Box<str>,
+}
 
 /// `objectRef`: always this node's Node.
 #[derive(Clone, Copy, Debug)]
@@ -128,17 +150,18 @@ impl Event<'_> {
         out.extend_from_slice(br#"","requestURI":"#);
         // Secrets are hidden before the text is cut: after a cut within a name, its value would not be
         // recognised.
-        cut_string(out, &redaction.uri(self.request_uri), URI_LIMIT);
+        let uri = redaction.uri(self.request_uri);
+        string(out, shortened(&uri, URI_LIMIT, redaction).as_bytes());
         out.extend_from_slice(br#","verb":"#);
         string(out, self.verb.as_bytes());
         out.extend_from_slice(br#","user":"#);
-        out.extend_from_slice(self.user.map_or("{}", |user| &user.0).as_bytes());
+        out.extend_from_slice(self.user.map_or("{}", |user| &user.json).as_bytes());
         out.extend_from_slice(br#","sourceIPs":[""#);
         formatted(out, format_args!("{}", self.peer.to_canonical()));
         out.extend_from_slice(br#""]"#);
         if let Some(user_agent) = self.user_agent {
             out.extend_from_slice(br#","userAgent":"#);
-            cut_string(out, user_agent, USER_AGENT_LIMIT);
+            string(out, shortened(user_agent, USER_AGENT_LIMIT, redaction).as_bytes());
         }
         if let Some(object) = self.object {
             out.extend_from_slice(br#","objectRef":{"resource":"nodes","name":"#);
@@ -276,20 +299,27 @@ impl UserJson {
             #[serde(skip_serializing_if = "BTreeMap::is_empty")]
             extra: &'a BTreeMap<String, Vec<String>>,
         }
-        // Strings and maps of strings always serialise.
-        let json = serde_json::to_string(&UserFields {
+        let json = json_text(&UserFields {
             username,
             uid,
             groups,
             extra,
         });
-        Self(json.unwrap_or_else(|_| "{}".to_owned()).into_boxed_str())
+        Self {
+            name: username.into(),
+            json: json.into_boxed_str(),
+        }
+    }
+
+    /// The user's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 }
 
 impl fmt::Debug for UserJson {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.json)
     }
 }
 
@@ -308,6 +338,13 @@ impl EventStage {
 // === impl Clock ===
 
 impl Clock {
+    /// As [`Self::write`], as text.
+    pub(super) fn text(&mut self, time: SystemTime) -> String {
+        let mut out = Vec::new();
+        self.write(&mut out, time);
+        String::from_utf8(out).unwrap_or_default()
+    }
+
     /// RFC 3339 with microseconds in UTC, as Kubernetes' `MicroTime`.
     pub(super) fn write(&mut self, out: &mut Vec<u8>, time: SystemTime) {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -326,35 +363,12 @@ impl Clock {
     }
 }
 
-fn string(out: &mut Vec<u8>, text: &[u8]) {
-    // Writing a string to a Vec cannot fail.
-    let _ = match str::from_utf8(text) {
-        Ok(text) => serde_json::to_writer(out, text),
-        Err(_) => serde_json::to_writer(out, &String::from_utf8_lossy(text)),
-    };
-}
-
-/// As `string`, but at most `limit` bytes of `text`, with the API server's mark where it is cut.
-fn cut_string(out: &mut Vec<u8>, text: &[u8], limit: usize) {
-    if text.len() <= limit {
-        return string(out, text);
-    }
-    // The cut is never within a character.
-    let continues = |at: &usize| text[*at] & 0xc0 == 0x80;
-    let end = (limit.saturating_sub(3)..=limit)
-        .rev()
-        .find(|at| !continues(at))
-        .unwrap_or(limit);
-    string(out, &[&text[..end], b"...TRUNCATED"].concat());
-}
-
 fn formatted(out: &mut Vec<u8>, arguments: fmt::Arguments<'_>) {
     // Writing to a Vec cannot fail.
     let _ = out.write_fmt(arguments);
 }
 
-const URI_LIMIT: usize = 8 * 1024;
-/// As in the API server.
-const USER_AGENT_LIMIT: usize = 1024;
+const URI_LIMIT: usize = 4 * 1024;
+const USER_AGENT_LIMIT: usize = 512;
 const TEXT_LIMIT: usize = 512;
 const CLIENT_ID_LIMIT: usize = 128;

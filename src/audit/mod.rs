@@ -8,6 +8,8 @@
 //!
 //! - A [`Slot`] is reserved before a request is forwarded: however the request ends, there is room for its
 //!   event. Writing with a slot never waits and never fails, so it can be done in a `Drop`.
+//! - What a source or a user causes beyond a rate is counted, and written as a summary every ten seconds:
+//!   no client can fill the disk, nor push out the evidence on it.
 //! - An [`Event`] borrows everything from the request and is written straight into the shared buffer, without
 //!   an allocation, a channel or a wake-up per event.
 //! - `audit.mode: batch` drops events when the queue is full, and counts them. `blocking` makes requests
@@ -15,13 +17,19 @@
 //!
 //! The kubelet writes no audit events. The fields are those of an API server's log at level Metadata.
 
+mod error;
 mod event;
+mod rates;
 mod redaction;
+mod sink;
+mod summary;
+mod text;
 mod writer;
 
-pub(crate) use event::{AuditId, Decision, Event, EventStage, ObjectRef, StreamEnd, UserJson};
-pub(crate) use writer::{Audit, Slot};
-pub use writer::{AuditError, AuditThread};
+pub use error::AuditError;
+pub(crate) use event::{AuditId, Decision, Event, EventRate, EventStage, ObjectRef, StreamEnd, UserJson};
+pub use writer::AuditThread;
+pub(crate) use writer::{Audit, Holder, Slot};
 
 #[cfg(test)]
 mod tests;

@@ -4,20 +4,20 @@
 //! it at once. It is woken when the buffer stops being empty, and then lingers for more lines: under load an
 //! event costs no wake-up, and an idle process has no timer.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
+use super::error::AuditError;
 use super::event::{Clock, Event};
+use super::rates::Rates;
 use super::redaction::Redaction;
-use crate::settings::{self, AuditMode, AuditSink};
+use super::sink::Sink;
+use super::summary::{Noted, PERIOD, Summaries};
+use crate::settings::{self, AuditMode, AuditSink, AuditStrangers};
 
 /// The queue that events are put into. Clones share one queue.
 #[derive(Clone)]
@@ -25,74 +25,48 @@ pub(crate) struct Audit(Option<Arc<AuditQueue>>);
 
 /// Room for one event in the queue. An unused slot gives the room back when it is dropped.
 #[must_use = "a slot is reserved in order to be written with"]
-pub(crate) struct Slot(Option<Arc<AuditQueue>>);
+pub(crate) struct Slot(Option<(Arc<AuditQueue>, Holder)>);
+
+/// The side that a place in the queue is held for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Holder {
+    /// An authenticated user, who may take every place.
+    User,
+    /// A client without a user. All of them together hold half of the places at most, so that they neither
+    /// drop nor delay the events of users.
+    Stranger,
+}
 
 /// The thread that writes. When this is dropped, the thread writes what is in the queue and ends.
 pub struct AuditThread(Option<(Arc<AuditQueue>, mpsc::Receiver<()>)>);
 
-/// Why events cannot be written.
-#[derive(Debug, thiserror::Error)]
-pub enum AuditError {
-    /// The file's directory is missing.
-    #[error(
-        "audit.path {}: the directory {} does not exist; create it (mode 0700) or name another path",
-        path.display(),
-        path.parent().unwrap_or(path).display()
-    )]
-    NoDirectory {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file does not open.
-    #[error(
-        "audit.path {}: cannot be opened for appending; check its owner and mode, and those of its directory",
-        path.display()
-    )]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Standard output is closed.
-    #[error("audit.path \"-\": standard output cannot be used; keep it open or name a file")]
-    Stdout(#[source] io::Error),
-    /// No randomness for the key that hashes commands.
-    #[error("audit.commands: no random key could be made for the hashes of commands")]
-    Key,
-    /// No thread for the writer.
-    #[error("audit: the writer's thread cannot be started")]
-    Thread(#[source] io::Error),
-    /// The writer was shut down.
-    #[error("audit: the writer has been shut down, the event is lost")]
-    Closed,
-    /// The shutdown's deadline passed.
-    #[error("audit: {events} events could not be written before the shutdown's deadline")]
-    Unwritten {
-        /// How many events are lost.
-        events: u64,
-    },
-}
-
 struct AuditQueue {
     mode: AuditMode,
+    strangers: AuditStrangers,
     redaction: Redaction,
     /// One permit for each event that the queue still has room for.
     room: Semaphore,
+    /// One permit for each event of strangers that it still has room for.
+    room_of_strangers: Semaphore,
     queue: usize,
     state: Mutex<QueueState>,
+    /// A thread that holds this lock does not wait for `state`.
+    summaries: Mutex<Summaries>,
     changed: Condvar,
     /// Bytes of the lines in memory: events differ in size, so their number alone is no bound.
     bytes: AtomicUsize,
     written: AtomicU64,
     dropped: AtomicU64,
+    summarised: AtomicU64,
     errors: AtomicU64,
 }
 
-#[derive(Default)]
 struct QueueState {
     batch: Batch,
     clock: Clock,
+    rates: Rates,
+    /// When the summaries are to be written, if a request was summarised.
+    summaries_due: Option<Instant>,
     /// Events ever appended.
     appended: u64,
     /// The thread waits for the first line and must be woken.
@@ -111,15 +85,10 @@ struct QueueState {
 struct Batch {
     lines: Vec<u8>,
     events: usize,
+    /// Places in the queue that the lines take, and those of strangers among them. Summaries take none.
+    places: usize,
+    places_of_strangers: usize,
     waiters: Vec<oneshot::Sender<()>>,
-}
-
-struct Sink {
-    file: File,
-    /// `None` for standard output.
-    path: Option<PathBuf>,
-    /// When an error was last logged.
-    logged: Option<Instant>,
 }
 
 // === impl Audit ===
@@ -130,34 +99,24 @@ impl Audit {
     pub(crate) fn start(settings: &settings::Audit, queue: usize) -> Result<(Self, AuditThread), AuditError> {
         let sink = match &settings.sink {
             AuditSink::Off => return Ok((Self(None), AuditThread(None))),
-            AuditSink::Stdout => {
-                let stdout = io::stdout()
-                    .as_fd()
-                    .try_clone_to_owned()
-                    .map_err(AuditError::Stdout)?;
-                Sink {
-                    file: File::from(stdout),
-                    path: None,
-                    logged: None,
-                }
-            }
-            AuditSink::File(path) => Sink {
-                file: open(path)?,
-                path: Some(path.clone()),
-                logged: None,
-            },
+            AuditSink::Stdout => Sink::stdout()?,
+            AuditSink::File(path) => Sink::file(path, settings.rotation)?,
         };
         let queue = queue.clamp(1, Semaphore::MAX_PERMITS);
         let shared = Arc::new(AuditQueue {
             mode: settings.mode,
+            strangers: settings.strangers,
             redaction: Redaction::new(settings.commands).map_err(|_| AuditError::Key)?,
             room: Semaphore::new(queue),
+            room_of_strangers: Semaphore::new((queue / 2).max(1)),
             queue,
-            state: Mutex::default(),
+            state: Mutex::new(QueueState::new()),
+            summaries: Mutex::default(),
             changed: Condvar::new(),
             bytes: AtomicUsize::new(0),
             written: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            summarised: AtomicU64::new(0),
             errors: AtomicU64::new(0),
         });
         let (ending, ended) = mpsc::channel();
@@ -175,34 +134,100 @@ impl Audit {
         ))
     }
 
-    /// Room for one event, for `batch`. `None` if there is none: the event is counted as dropped.
+    /// Room for one event of a user, for `batch`. `None` if there is none: the event is counted as dropped.
     pub(crate) fn reserve(&self) -> Option<Slot> {
+        let slot = self.try_reserve(Holder::User);
+        if slot.is_none() {
+            self.count_dropped();
+        }
+        slot
+    }
+
+    /// Room for one event, if there is some now.
+    pub(crate) fn try_reserve(&self, holder: Holder) -> Option<Slot> {
         let Some(shared) = &self.0 else {
             return Some(Slot(None));
         };
-        match shared.room.try_acquire() {
-            Ok(permit) if shared.bytes.load(Relaxed) < MAX_BYTES => {
-                permit.forget();
-                Some(Slot(Some(Arc::clone(shared))))
+        let most_bytes = match holder {
+            Holder::User => MAX_BYTES,
+            Holder::Stranger => MAX_BYTES / 2,
+        };
+        if shared.bytes.load(Relaxed) >= most_bytes {
+            return None;
+        }
+        let of_strangers = match holder {
+            Holder::User => None,
+            Holder::Stranger => Some(shared.room_of_strangers.try_acquire().ok()?),
+        };
+        shared.room.try_acquire().ok()?.forget();
+        of_strangers.into_iter().for_each(|permit| permit.forget());
+        Some(Slot(Some((Arc::clone(shared), holder))))
+    }
+
+    /// Room for one event as soon as there is some, for `blocking`. Dropping the future reserves nothing.
+    pub(crate) async fn reserve_blocking(&self, holder: Holder) -> Slot {
+        let Some(shared) = &self.0 else {
+            return Slot(None);
+        };
+        // The semaphores are never closed, so this does not fail. If it did, the bound would be lost, not the
+        // event.
+        let of_strangers = match holder {
+            Holder::User => None,
+            Holder::Stranger => shared.room_of_strangers.acquire().await.ok(),
+        };
+        if let Ok(permit) = shared.room.acquire().await {
+            permit.forget();
+        }
+        of_strangers.into_iter().for_each(|permit| permit.forget());
+        Slot(Some((Arc::clone(shared), holder)))
+    }
+
+    /// Writes the event of a request for which no place was reserved: of a client without a user. If
+    /// strangers hold all their places, the request is counted in the summary. Where nothing is summarised,
+    /// the event waits for a place in blocking mode and is dropped in batch mode.
+    pub(crate) async fn write_unreserved(&self, event: &Event<'_>) -> Result<(), AuditError> {
+        let slot = match self.try_reserve(Holder::Stranger) {
+            None if self.is_blocking() && !self.summarises() => {
+                Some(self.reserve_blocking(Holder::Stranger).await)
             }
-            _ => {
-                shared.dropped.fetch_add(1, Relaxed);
-                None
+            slot => slot,
+        };
+        match slot {
+            Some(slot) if self.is_blocking() => slot.write_and_wait(event).await,
+            Some(slot) => {
+                slot.write(event);
+                Ok(())
+            }
+            None => {
+                self.summarise_or_drop(event);
+                Ok(())
             }
         }
     }
 
-    /// Room for one event as soon as there is some, for `blocking`. Dropping the future reserves nothing.
-    pub(crate) async fn reserve_blocking(&self) -> Slot {
-        let Some(shared) = &self.0 else {
-            return Slot(None);
-        };
-        // The semaphore is never closed, so this does not fail. If it did, the bound would be lost, not the
-        // event.
-        if let Ok(permit) = shared.room.acquire().await {
-            permit.forget();
+    /// The same where nothing can wait.
+    pub(crate) fn write_unreserved_now(&self, event: &Event<'_>) {
+        match self.try_reserve(Holder::Stranger) {
+            Some(slot) => slot.write(event),
+            None => self.summarise_or_drop(event),
         }
-        Slot(Some(Arc::clone(shared)))
+    }
+
+    fn summarise_or_drop(&self, event: &Event<'_>) {
+        match &self.0 {
+            Some(shared) if self.summarises() => shared.summarise(event),
+            _ => self.count_dropped(),
+        }
+    }
+
+    fn count_dropped(&self) {
+        if let Some(shared) = &self.0 {
+            shared.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn summarises(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.summarises())
     }
 
     /// Whether requests wait for their events: with `audit.mode: blocking`, and a sink other than off.
@@ -230,9 +255,20 @@ impl Audit {
         self.0.as_ref().map_or(0, |shared| shared.dropped.load(Relaxed))
     }
 
-    /// How many attempts to write or to open the file failed.
+    /// How many requests were counted in a summary, instead of having an event.
+    pub(crate) fn summarised(&self) -> u64 {
+        let shared = self.0.as_ref();
+        shared.map_or(0, |shared| shared.summarised.load(Relaxed))
+    }
+
+    /// How many attempts to write, to open or to rotate the file failed.
     pub(crate) fn errors(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.errors.load(Relaxed))
+    }
+
+    /// How many bytes of events wait to be written.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.0.as_ref().map_or(0, |shared| shared.bytes.load(Relaxed))
     }
 
     /// How many events are reserved or wait to be written.
@@ -246,24 +282,25 @@ impl Audit {
 // === impl Slot ===
 
 impl Slot {
-    /// Puts the event in the queue. It never waits for the file and never fails, so a `Drop` may use it.
+    /// Puts the event in the queue, or counts it in a summary. It never waits for the file and never fails,
+    /// so a `Drop` may use it.
     pub(crate) fn write(mut self, event: &Event<'_>) {
-        if let Some(shared) = self.0.take() {
-            shared.append(event, None);
+        if let Some((shared, holder)) = self.0.take() {
+            shared.append(event, holder, None);
         }
     }
 
-    /// Puts the event in the queue at once. The future resolves when the line is written to the file; it is
-    /// not synced to the disk.
+    /// Puts the event in the queue at once, or counts it in a summary. The future resolves when the line is
+    /// written to the file; it is not synced to the disk.
     ///
     /// The future borrows nothing. Dropping it does not lose the event.
     pub(crate) fn write_and_wait(
         mut self,
         event: &Event<'_>,
     ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
-        let written = self.0.take().map(|shared| {
+        let written = self.0.take().map(|(shared, holder)| {
             let (sender, receiver) = oneshot::channel();
-            shared.append(event, Some(sender));
+            shared.append(event, holder, Some(sender));
             receiver
         });
         async move {
@@ -277,8 +314,8 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(shared) = &self.0 {
-            shared.room.add_permits(1);
+        if let Some((shared, holder)) = &self.0 {
+            shared.give_back(*holder);
         }
     }
 }
@@ -322,18 +359,34 @@ impl AuditQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn append(&self, event: &Event<'_>, waiter: Option<oneshot::Sender<()>>) {
+    fn append(&self, event: &Event<'_>, holder: Holder, waiter: Option<oneshot::Sender<()>>) {
+        let now = Instant::now();
         let mut state = self.state();
         if state.closed {
             self.dropped.fetch_add(1, Relaxed);
-            self.room.add_permits(1);
+            return self.give_back(holder);
+        }
+        if self.summarises() && !state.rates.allow(event, now) {
+            drop(state);
+            self.give_back(holder);
+            self.summarise(event);
+            if let Some(waiter) = waiter {
+                // A request that no longer waits is counted all the same.
+                let _ = waiter.send(());
+            }
             return;
         }
-        let QueueState { batch, clock, .. } = &mut *state;
+        let QueueState {
+            batch, clock, rates, ..
+        } = &mut *state;
         let before = batch.lines.len();
         event.write(&mut batch.lines, clock, &self.redaction);
+        let bytes = batch.lines.len() - before;
+        rates.charge(event, bytes, now);
         batch.events += 1;
-        self.bytes.fetch_add(batch.lines.len() - before, Relaxed);
+        batch.places += 1;
+        batch.places_of_strangers += usize::from(holder == Holder::Stranger);
+        self.bytes.fetch_add(bytes, Relaxed);
         let hurry = !state.urgent && (waiter.is_some() || state.batch.lines.len() >= BATCH_BYTES);
         state.batch.waiters.extend(waiter);
         state.appended += 1;
@@ -343,6 +396,56 @@ impl AuditQueue {
         if wake {
             self.changed.notify_one();
         }
+    }
+
+    fn give_back(&self, holder: Holder) {
+        self.room.add_permits(1);
+        if holder == Holder::Stranger {
+            self.room_of_strangers.add_permits(1);
+        }
+    }
+
+    fn summarises(&self) -> bool {
+        self.strangers == AuditStrangers::Summarised
+    }
+
+    fn summaries(&self) -> MutexGuard<'_, Summaries> {
+        self.summaries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request in a summary.
+    fn summarise(&self, event: &Event<'_>) {
+        let noted = self.summaries().note(event, &self.redaction);
+        let counter = match noted {
+            Noted::Lost => &self.dropped,
+            Noted::First | Noted::Counted => &self.summarised,
+        };
+        counter.fetch_add(1, Relaxed);
+        if noted == Noted::First {
+            let mut state = self.state();
+            state.summaries_due = Some(Instant::now() + PERIOD);
+            state.idle = false;
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Puts the summaries in the queue. Yields whether there were any.
+    fn append_summaries(&self, state: &mut QueueState) -> bool {
+        state.summaries_due = None;
+        let QueueState { batch, clock, .. } = state;
+        let before = batch.lines.len();
+        let mut summaries = self.summaries();
+        let events = summaries.write(&mut batch.lines, clock);
+        if state.closing.is_some() {
+            summaries.close_if_empty();
+        }
+        drop(summaries);
+        self.bytes.fetch_add(batch.lines.len() - before, Relaxed);
+        batch.events += events;
+        state.appended += events as u64;
+        state.urgent |= events > 0;
+        events > 0
     }
 
     fn close(&self, limit: Duration) {
@@ -357,7 +460,8 @@ impl AuditQueue {
             self.bytes.fetch_sub(batch.lines.len(), Relaxed);
             let counter = if written { &self.written } else { &self.dropped };
             counter.fetch_add(batch.events as u64, Relaxed);
-            self.room.add_permits(batch.events);
+            self.room.add_permits(batch.places);
+            self.room_of_strangers.add_permits(batch.places_of_strangers);
             for waiter in batch.waiters.drain(..).filter(|_| written) {
                 // A request that no longer waits was dropped; its event is written all the same.
                 let _ = waiter.send(());
@@ -365,7 +469,7 @@ impl AuditQueue {
             batch.lines.clear();
             // The memory of a burst is freed.
             batch.lines.shrink_to(2 * BATCH_BYTES);
-            batch.events = 0;
+            (batch.events, batch.places, batch.places_of_strangers) = (0, 0, 0);
         }
     }
 
@@ -379,6 +483,8 @@ impl AuditQueue {
                 drop(state);
                 self.reopen(sink);
                 state = self.state();
+            } else if state.summaries_due.is_some_and(|due| due <= Instant::now()) {
+                self.append_summaries(&mut state);
             } else if state.batch.events > 0 && lingered {
                 state.urgent = false;
                 std::mem::swap(&mut state.batch, batch);
@@ -390,22 +496,54 @@ impl AuditQueue {
                 (state, _) = lingering.unwrap_or_else(PoisonError::into_inner);
                 lingered = true;
             } else if state.closing.is_some() {
-                state.closed = true;
-                return false;
+                if !self.append_summaries(&mut state) {
+                    state.closed = true;
+                    return false;
+                }
             } else {
                 state.idle = true;
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = match state.summaries_due {
+                    None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                    Some(due) => {
+                        let left = due.saturating_duration_since(Instant::now());
+                        let waiting = self.changed.wait_timeout(state, left);
+                        waiting.unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
                 state.idle = false;
             }
         }
     }
 
+    /// Writes whole lines, and rotates the file between two of them when it is full. `false` if the
+    /// shutdown's deadline has passed.
+    fn write(&self, mut lines: &[u8], sink: &mut Sink) -> bool {
+        while !lines.is_empty() {
+            let (now, later) = lines.split_at(sink.room_for(lines));
+            if !self.write_to_file(now, sink) {
+                return false;
+            }
+            lines = later;
+            if !lines.is_empty()
+                && let Err(error) = sink.rotate()
+            {
+                self.errors.fetch_add(1, Relaxed);
+                tracing::error!(
+                    "audit.path {}: the file cannot be rotated and grows beyond audit.maxSizeMB: {error}; \
+                     check the owner and the mode of its directory",
+                    sink.name()
+                );
+            }
+        }
+        true
+    }
+
     /// Writes `lines`. On an error it tries the rest again until it succeeds, so the order is kept. `false`
     /// if the shutdown's deadline has passed.
-    fn write(&self, lines: &[u8], sink: &mut Sink) -> bool {
+    fn write_to_file(&self, lines: &[u8], sink: &mut Sink) -> bool {
         let (mut offset, mut pause) = (0, FIRST_PAUSE);
         while offset < lines.len() {
-            let error = match sink.file.write(&lines[offset..]) {
+            let error = match sink.write(&lines[offset..]) {
                 Ok(0) => io::ErrorKind::WriteZero.into(),
                 Ok(length) => {
                     (offset, pause) = (offset + length, FIRST_PAUSE);
@@ -442,71 +580,38 @@ impl AuditQueue {
 
     /// If that fails, the open file stays in use.
     fn reopen(&self, sink: &mut Sink) -> bool {
-        let Some(path) = &sink.path else { return false };
-        match open(path) {
-            Ok(file) => {
-                sink.file = file;
-                true
-            }
-            Err(error) => {
-                self.failed(sink, &error);
-                false
-            }
-        }
+        sink.reopen().unwrap_or_else(|error| {
+            self.failed(sink, &error);
+            false
+        })
     }
 
-    fn failed(&self, sink: &mut Sink, error: &(dyn std::error::Error + 'static)) {
+    fn failed(&self, sink: &Sink, error: &(dyn std::error::Error + 'static)) {
         self.errors.fetch_add(1, Relaxed);
-        if sink.logged.is_none_or(|logged| logged.elapsed() > LOG_EVERY) {
-            sink.logged = Some(Instant::now());
-            let path = sink
-                .path
-                .as_ref()
-                .map_or_else(|| "-".into(), |path| path.to_string_lossy());
-            tracing::error!("audit.path {path}: events are kept in memory and tried again: {error}");
-        }
+        tracing::error!(
+            "audit.path {}: events are kept in memory and tried again: {error}",
+            sink.name()
+        );
     }
 }
 
-/// Opens `path` for appending. A new file is readable by its owner alone.
-fn open(path: &Path) -> Result<File, AuditError> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if directory.is_some_and(|directory| !directory.is_dir()) {
-        return Err(AuditError::NoDirectory {
-            path: path.to_owned(),
-        });
-    }
-    let open = || {
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)?;
-        if ends_within_a_line(&file, path) {
-            file.write_all(b"\n")?;
-        }
-        Ok(file)
-    };
-    open().map_err(|source| AuditError::Open {
-        path: path.to_owned(),
-        source,
-    })
-}
+// === impl QueueState ===
 
-/// Whether an earlier writer was cut off within a line. Then a line end comes first, to keep the next line
-/// whole.
-fn ends_within_a_line(file: &File, path: &Path) -> bool {
-    let last = || {
-        let mut last = [0];
-        let mut reader = File::open(path)?;
-        reader.seek(SeekFrom::End(-1))?;
-        reader.read_exact(&mut last)?;
-        io::Result::Ok(last[0])
-    };
-    // A file that cannot be read back (its mode may allow only appending) is taken to end whole.
-    file.metadata()
-        .is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
-        && last().is_ok_and(|byte| byte != b'\n')
+impl QueueState {
+    fn new() -> Self {
+        Self {
+            batch: Batch::default(),
+            clock: Clock::default(),
+            rates: Rates::new(Instant::now()),
+            summaries_due: None,
+            appended: 0,
+            idle: false,
+            urgent: false,
+            reopen: false,
+            closing: None,
+            closed: false,
+        }
+    }
 }
 
 /// How long a line waits for more lines.
@@ -517,5 +622,4 @@ const BATCH_BYTES: usize = 256 * 1024;
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
-const LOG_EVERY: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(1);

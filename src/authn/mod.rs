@@ -59,6 +59,19 @@ impl Authenticator {
         }
     }
 
+    /// Judges the certificate of a connection right after its handshake, on this thread, which is one where
+    /// handshakes run. Yields the user that it names, if it is accepted.
+    pub(crate) fn judge(&self, presented: &Presented) -> Option<Identity> {
+        let serving = self.serving.load();
+        match presented.judge(serving.trust.as_ref()?, SystemTime::now(), &self.certificates) {
+            CertificateVerdict::Authenticated(identity) => Some(identity),
+            // A request of the connection is told.
+            CertificateVerdict::NoUser
+            | CertificateVerdict::Exhausted
+            | CertificateVerdict::Refused { .. } => None,
+        }
+    }
+
     /// The user who makes a request. `websocket` says whether the request is a WebSocket upgrade, whose
     /// subprotocols may carry a token.
     ///

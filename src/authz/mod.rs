@@ -30,6 +30,11 @@ impl Authorizer {
         Self { policy, reviewer }
     }
 
+    /// Whether `authorization.interactive.allowedUsers` names the user.
+    pub(crate) fn names_for_interactive(&self, identity: &Identity) -> bool {
+        self.policy.names_for_interactive(identity)
+    }
+
     /// Whether `identity` is allowed one of `checks`.
     ///
     /// The first Allow wins, a Deny is final, and a failed review ends the decision.

@@ -25,6 +25,11 @@ impl Policy {
         }
     }
 
+    /// Whether `authorization.interactive.allowedUsers` names the user.
+    pub(super) fn names_for_interactive(&self, identity: &Identity) -> bool {
+        self.allowed_users.contains(&identity.user().username)
+    }
+
     pub(super) fn judge(&self, identity: &Identity, checks: &Checks) -> Result<(), PolicyRefusal> {
         if let Some(prefix) = self
             .deny_paths

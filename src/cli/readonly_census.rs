@@ -1,6 +1,5 @@
 //! `kubelet-gate readonly-census`: the callers of the read-only port, as the running gate has counted them.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use super::output::Output;
 use super::table::Table;
 use super::terminal::{Stream, Terminal};
 use crate::serve::CensusReport;
-use crate::serve::admin::client::{AdminError, get};
+use crate::serve::admin::client::{AdminError, AdminPlace, get};
 use crate::settings::{KubeletFlags, Settings};
 
 /// The gate has the answer at hand.
@@ -35,10 +34,10 @@ impl ReadonlyCensus {
     pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let settings = Settings::load(&self.config, &KubeletFlags::default()).map_err(CliError::usage)?;
         let file = self.config.display();
-        let Some(admin) = settings.admin_listen.filter(|admin| admin.port() != 0) else {
+        let Some(admin) = AdminPlace::of(&settings, None) else {
             return Err(CliError::usage(format!(
-                "{file}: admin.listen names no port, so the gate cannot be asked; set a port such as \
-                 127.0.0.1:10256 and restart the gate"
+                "{file}: admin.socket is off and admin.listen names no port, so the gate cannot be asked; \
+                 set admin.socket: auto, or a port such as 127.0.0.1:10256, and restart the gate"
             )));
         };
         if settings.read_only_port.listen.is_empty() {
@@ -48,7 +47,7 @@ impl ReadonlyCensus {
         }
         let census = runtime()
             .map_err(CliError::failed)?
-            .block_on(ask(admin))
+            .block_on(ask(&admin))
             .map_err(CliError::failed)?;
         match self.output {
             Output::Json => terminal.out.json(&census),
@@ -60,7 +59,7 @@ impl ReadonlyCensus {
 
 /// Any local process may hold the port while the gate is down, so the answer is made printable here once
 /// more.
-async fn ask(admin: SocketAddr) -> Result<CensusReport, AdminError> {
+async fn ask(admin: &AdminPlace) -> Result<CensusReport, AdminError> {
     get::<CensusReport>(admin, "/readonly-census", DEADLINE)
         .await
         .map(CensusReport::made_printable)

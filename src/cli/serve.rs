@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::exit::{CliError, Exit, runtime};
 use super::terminal::colours;
+use crate::repeats::{self, Repeats};
 use crate::serve::run::run;
 use crate::settings::{KubeletFlags, Settings};
 
@@ -43,6 +46,7 @@ impl Serve {
     pub(super) fn run(&self) -> Result<Exit, CliError> {
         let settings = Settings::load(&self.config, &self.flags).map_err(CliError::usage)?;
         log_to_stderr(self.log_format);
+        log_panics();
         no_core_dumps();
         gather_entropy();
         // The control runtime: accepting, reviews, the admin port, reloads. Workers have runtimes of their
@@ -51,6 +55,7 @@ impl Serve {
         let served = run(&runtime, settings);
         // A worker that does not end must not keep the process: systemd would have to kill it.
         runtime.shutdown_timeout(Duration::from_secs(1));
+        repeats::report_all();
         let stopped = served.map_err(|error| match error.is_configuration() {
             true => CliError::usage(error),
             false => CliError::failed(error),
@@ -68,9 +73,21 @@ pub(super) fn log_to_stderr(format: LogFormat) {
         .with_target(false);
     // A second subscriber in one process (a test's) is no reason to fail.
     let _ = match format {
-        LogFormat::Json => builder.json().try_init(),
-        LogFormat::Text => builder.with_ansi(colours(&io::stderr())).try_init(),
+        LogFormat::Json => builder.json().finish().with(Repeats).try_init(),
+        LogFormat::Text => {
+            let builder = builder.with_ansi(colours(&io::stderr()));
+            builder.finish().with(Repeats).try_init()
+        }
     };
+}
+
+/// A panic is a line of the log, in its format, and repeats no more than other lines do.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("(no message)");
+        tracing::error!("panic at {place}: {message}");
+    }));
 }
 
 /// Keys and tokens are in this process' memory.

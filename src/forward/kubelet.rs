@@ -13,10 +13,12 @@ use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -25,6 +27,7 @@ use super::open::OpenConnections;
 use super::pool::{KubeletConnection, Pool};
 use super::read_ahead::ReadAhead;
 use crate::error::{RequestError, chain};
+use crate::files::{self, BUNDLE, TOKEN};
 use crate::host::Mark;
 use crate::host::sockets;
 use crate::metrics::Metrics;
@@ -33,12 +36,11 @@ use crate::tls::{self, UpstreamVerification, pem};
 
 /// The kubelet behind the gate.
 pub(crate) struct Kubelet {
-    settings: settings::Upstream,
+    files: Arc<KubeletFiles>,
+    /// One thread reads the files again for all connections that need it.
+    reader: Arc<Semaphore>,
     connect_timeout: Duration,
     open: OpenConnections,
-    access: ArcSwap<KubeletAccess>,
-    /// Held while a thread reads the files again.
-    reloading: Mutex<()>,
     /// The mark (`SO_MARK`) by which the seal lets the gate's own connections through.
     mark: Option<Mark>,
     /// The seal may redirect the gate's own connections to the gate, because it does not exempt them yet.
@@ -46,6 +48,14 @@ pub(crate) struct Kubelet {
     /// When the log last named the process that listens on the kubelet's address.
     named: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
+}
+
+/// `upstream:`, and its files as they were read last.
+struct KubeletFiles {
+    settings: settings::Upstream,
+    access: ArcSwap<KubeletAccess>,
+    /// Held while a thread reads the files again.
+    reloading: Mutex<()>,
 }
 
 /// All that a connection to the kubelet needs, read from the files of `upstream:` and published as one value.
@@ -57,6 +67,14 @@ struct KubeletAccess {
     authorization: Option<HeaderValue>,
     /// The contents of the files: if they are equal, nothing has changed.
     files: Vec<Vec<u8>>,
+}
+
+/// Why the kubelet could not be connected to.
+#[derive(Debug)]
+pub(crate) struct ProbeFailure {
+    pub(crate) why: String,
+    /// It shows nothing about the kubelet.
+    pub(crate) is_inconclusive: bool,
 }
 
 /// The files of `upstream:` cannot be used.
@@ -94,6 +112,7 @@ pub enum KubeletError {
 /// How much of an answer is read at once. It is also the largest frame that is passed on, which an HTTP/2
 /// client must take whole before it stops counting as stalled, and the largest head of an answer.
 const READ_AT_ONCE: usize = 64 * 1024;
+const TOKEN_FILE: &str = "upstream.tokenFile";
 /// The least time between two log lines that name the process in the kubelet's place.
 const NAMED_AGAIN: Duration = Duration::from_secs(10);
 
@@ -112,11 +131,14 @@ impl Kubelet {
     ) -> Result<Self, KubeletError> {
         let access = ArcSwap::from_pointee(KubeletAccess::read(&settings, 0)?);
         Ok(Self {
-            settings,
+            files: Arc::new(KubeletFiles {
+                settings,
+                access,
+                reloading: Mutex::new(()),
+            }),
+            reader: Arc::new(Semaphore::new(1)),
             connect_timeout: limits.upstream_connect_timeout,
             open: OpenConnections::new(limits.upstream_connections),
-            access,
-            reloading: Mutex::new(()),
             mark,
             led_back: AtomicBool::new(false),
             named: Mutex::default(),
@@ -130,14 +152,7 @@ impl Kubelet {
     /// # Errors
     /// A file is missing or unusable.
     pub(crate) fn reload(&self) -> Result<bool, KubeletError> {
-        let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = self.access.load();
-        let access = KubeletAccess::read(&self.settings, current.generation + 1)?;
-        let changed = access.files != current.files;
-        if changed {
-            self.access.store(Arc::new(access));
-        }
-        Ok(changed)
+        self.files.reload()
     }
 
     /// A pool for a worker's idle connections, of which it keeps up to `capacity`.
@@ -148,9 +163,15 @@ impl Kubelet {
     /// Whether a connection can be made now, for `/readyz`.
     ///
     /// # Errors
-    /// What [`forward`](super::forward) would answer.
-    pub(crate) async fn probe(&self) -> Result<(), RequestError> {
-        self.connect().await.map(drop)
+    /// Why not, as [`forward`](super::forward) would say it.
+    pub(crate) async fn probe(&self) -> Result<(), ProbeFailure> {
+        match self.try_to_connect().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ProbeFailure {
+                is_inconclusive: is_inconclusive(&error),
+                why: self.refuse(&error).to_string(),
+            }),
+        }
     }
 
     /// Whether the seal lets the gate's own connections through. Until it does, it may redirect them to the
@@ -160,7 +181,7 @@ impl Kubelet {
     }
 
     pub(super) fn generation(&self) -> u64 {
-        self.access.load().generation
+        self.files.access.load().generation
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -186,37 +207,60 @@ impl Kubelet {
 
     /// Adds the gate's own credentials, for a kubelet that authenticates its clients.
     pub(super) fn add_credentials(&self, headers: &mut HeaderMap) {
-        if let Some(authorization) = &self.access.load().authorization {
+        if let Some(authorization) = &self.files.access.load().authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
     }
 
-    /// A new connection. If the kubelet shows another key than the pinned one, the pin is read again, once,
-    /// because the kubelet may just have rotated its certificate.
+    /// A new connection.
     pub(super) async fn connect(&self) -> Result<Box<KubeletConnection>, RequestError> {
-        let access = self.access.load_full();
+        self.try_to_connect().await.map_err(|error| self.refuse(&error))
+    }
+
+    /// If the kubelet shows another key than the pinned one, the pin is read again, once, because the kubelet
+    /// may just have rotated its certificate.
+    async fn try_to_connect(&self) -> io::Result<Box<KubeletConnection>> {
+        let access = self.files.access.load_full();
         match self.connect_with(&access).await {
             Err(error) if tls::is_pin_mismatch(&error) => {
-                if let outcome @ (Ok(true) | Err(_)) = self.reload() {
-                    self.metrics.reloaded("upstream", outcome.is_ok());
-                }
+                self.read_again(access.generation).await;
                 // Another request, or the periodic reload, may have read the new pin during this handshake.
-                let fresh = self.access.load_full();
+                let fresh = self.files.access.load_full();
                 if fresh.generation == access.generation {
-                    return Err(self.refuse(&error));
+                    return Err(error);
                 }
-                self.connect_with(&fresh)
-                    .await
-                    .map_err(|error| self.refuse(&error))
+                self.connect_with(&fresh).await
             }
-            outcome => outcome.map_err(|error| self.refuse(&error)),
+            outcome => outcome,
+        }
+    }
+
+    /// Reads the files again if no other request has done so since `generation`. It waits no longer than for
+    /// a connection: the files may be on a slow disk.
+    async fn read_again(&self, generation: u64) {
+        let reading = async {
+            // The semaphore is never closed.
+            let alone = self.reader.clone().acquire_owned().await;
+            if self.generation() != generation {
+                return Ok(Ok(false));
+            }
+            let files = self.files.clone();
+            let read = move || {
+                let outcome = files.reload();
+                drop(alone);
+                outcome
+            };
+            files::aside(read).await
+        };
+        if let Ok(Ok(outcome @ (Ok(true) | Err(_)))) = timeout(self.connect_timeout, reading).await {
+            self.metrics.reloaded("upstream", outcome.is_ok());
         }
     }
 
     async fn connect_with(&self, access: &KubeletAccess) -> io::Result<Box<KubeletConnection>> {
         let counted = self.open.count();
         let dialled = timeout(self.connect_timeout, async {
-            let io = match &self.settings.url {
+            let io = match &self.files.settings.url {
                 UpstreamUrl::Unix(path) => KubeletIo::Unix(UnixStream::connect(path).await?),
                 UpstreamUrl::Http(address) | UpstreamUrl::Https(address) => {
                     let stream = self.dial(*address).await?;
@@ -276,7 +320,7 @@ impl Kubelet {
     /// Logs which process listens on the kubelet's address: it may not be the kubelet. Not each time, because
     /// this reads the descriptors of every process.
     fn name_listener(&self) {
-        let (UpstreamUrl::Http(address) | UpstreamUrl::Https(address)) = self.settings.url else {
+        let (UpstreamUrl::Http(address) | UpstreamUrl::Https(address)) = self.files.settings.url else {
             return;
         };
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,7 +345,7 @@ impl Kubelet {
 
     fn refuse(&self, error: &io::Error) -> RequestError {
         self.metrics.upstream_connection("failed");
-        let at = match &self.settings.url {
+        let at = match &self.files.settings.url {
             UpstreamUrl::Http(address) | UpstreamUrl::Https(address) => address.to_string(),
             UpstreamUrl::Unix(path) => path.display().to_string(),
         };
@@ -322,17 +366,53 @@ impl Kubelet {
     }
 }
 
+/// Whether an attempt to connect shows nothing about the kubelet: this process or machine has run out of
+/// something, or was too slow.
+fn is_inconclusive(error: &io::Error) -> bool {
+    const EXHAUSTED: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    let exhausted = Errno::from_io_error(error).is_some_and(|errno| EXHAUSTED.contains(&errno));
+    let kinds = [
+        io::ErrorKind::AddrNotAvailable,
+        io::ErrorKind::TimedOut,
+        io::ErrorKind::WouldBlock,
+    ];
+    exhausted || kinds.contains(&error.kind())
+}
+
+// === impl KubeletFiles ===
+
+impl KubeletFiles {
+    fn reload(&self) -> Result<bool, KubeletError> {
+        let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.access.load();
+        let access = KubeletAccess::read(&self.settings, current.generation + 1)?;
+        let changed = access.files != current.files;
+        if changed {
+            self.access.store(Arc::new(access));
+        }
+        Ok(changed)
+    }
+}
+
 // === impl KubeletAccess ===
 
 impl KubeletAccess {
     fn read(settings: &settings::Upstream, generation: u64) -> Result<Self, KubeletError> {
-        let mut files = Vec::new();
+        let mut contents = Vec::new();
         for (key, path) in sources(settings) {
-            files.push(std::fs::read(&path).map_err(|source| KubeletError::Read { key, path, source })?);
+            let most = match key {
+                TOKEN_FILE => TOKEN,
+                _ => BUNDLE,
+            };
+            contents.push(files::read(&path, most).map_err(|source| KubeletError::Read {
+                key,
+                path,
+                source,
+            })?);
         }
         // In the order of `sources`.
-        let mut contents = files.iter();
-        let mut next = || contents.next().map(Vec::as_slice).unwrap_or_default();
+        let mut read = contents.iter();
+        let mut next = || read.next().map(Vec::as_slice).unwrap_or_default();
 
         let verification = match &settings.trust {
             None => None,
@@ -376,7 +456,7 @@ impl KubeletAccess {
             generation,
             tls,
             authorization,
-            files,
+            files: contents,
         })
     }
 }
@@ -394,7 +474,7 @@ fn sources(settings: &settings::Upstream) -> Vec<(&'static str, PathBuf)> {
         sources.push(("upstream.clientKeyFile", key_file.clone()));
     }
     if let Some(path) = &settings.credentials.token_file {
-        sources.push(("upstream.tokenFile", path.clone()));
+        sources.push((TOKEN_FILE, path.clone()));
     }
     sources
 }

@@ -15,7 +15,7 @@ mod read_ahead;
 mod tunnel;
 
 pub(crate) use self::body::{Body, NextFrame};
-pub(crate) use self::kubelet::{Kubelet, KubeletError};
+pub(crate) use self::kubelet::{Kubelet, KubeletError, ProbeFailure};
 pub(crate) use self::pool::Pool;
 pub(crate) use self::probe::KubeletProbe;
 pub(crate) use self::tunnel::TunnelEnd;

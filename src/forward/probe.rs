@@ -31,7 +31,7 @@ impl KubeletProbe {
         {
             return state.clone();
         }
-        let state = kubelet.probe().await.map_err(|error| error.to_string().into());
+        let state = kubelet.probe().await.map_err(|failure| failure.why.into());
         *known = Some(ProbedState {
             at: Instant::now(),
             state: state.clone(),

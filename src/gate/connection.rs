@@ -12,9 +12,12 @@ use tokio_util::task::TaskTracker;
 
 use super::places::{Places, User};
 use crate::authn::{Identity, Presented};
+use crate::door::Admission;
 use crate::forward::Pool;
-use crate::source::{Known, Source};
+use crate::source::Known;
 
+/// An HTTP/1 connection whose first requests all fail authentication is closed after this many.
+const MOST_REFUSED: u32 = 5;
 /// A connection notes its source as known at most this often.
 const NOTED: Duration = Duration::from_secs(10);
 
@@ -26,14 +29,18 @@ pub(crate) struct Connection {
     pub(crate) presented: Presented,
     /// What its requests are doing.
     pub(crate) activity: Arc<Activity>,
-    /// The source that the peer counts as.
-    source: Source,
+    /// Its way to a place among the authenticated connections.
+    admission: Admission,
     /// The last user of a request other than a stream: for the next request it need not be looked up.
     last_user: Mutex<Option<(Identity, Arc<User>)>>,
     /// Until when its source need not be noted as known again: milliseconds since the activity began.
     noted_until: AtomicU64,
     /// A request on it was authenticated.
     authenticated: AtomicBool,
+    /// It has a place among the authenticated connections.
+    admitted: AtomicBool,
+    /// Requests that failed authentication before one passed.
+    refused: AtomicU32,
     /// Notified when a request fails authentication and none before it has passed.
     unauthenticated: Notify,
 }
@@ -78,15 +85,22 @@ pub(crate) enum Waiting {
 // === impl Connection ===
 
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr, presented: Presented, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(
+        peer: SocketAddr,
+        presented: Presented,
+        activity: Arc<Activity>,
+        admission: Admission,
+    ) -> Self {
         Self {
             peer,
             presented,
             activity,
-            source: Source::of(peer.ip()),
+            admission,
             last_user: Mutex::new(None),
             noted_until: AtomicU64::new(0),
             authenticated: AtomicBool::new(false),
+            admitted: AtomicBool::new(false),
+            refused: AtomicU32::new(0),
             unauthenticated: Notify::new(),
         }
     }
@@ -96,7 +110,7 @@ impl Connection {
     pub(crate) fn note_known(&self, known: &Known) {
         let now = self.activity.now();
         if now >= self.noted_until.load(Relaxed) {
-            known.note(self.source);
+            known.note(self.admission.source());
             let noted = u64::try_from(NOTED.as_millis()).unwrap_or(u64::MAX);
             self.noted_until.store(now + noted, Relaxed);
         }
@@ -120,6 +134,14 @@ impl Connection {
         self.authenticated.store(true, Relaxed);
     }
 
+    /// Moves the connection to the authenticated ones, which are not evicted, unless that was done before.
+    /// `is_needed` says whether its user is one whose places are kept.
+    pub(crate) fn admit(&self, is_needed: impl FnOnce() -> bool) {
+        if !self.admitted.load(Relaxed) && self.admission.admit(is_needed()) {
+            self.admitted.store(true, Relaxed);
+        }
+    }
+
     /// Whether any request was authenticated.
     pub(crate) fn is_authenticated(&self) -> bool {
         self.authenticated.load(Relaxed)
@@ -130,8 +152,15 @@ impl Connection {
     /// for the gate (CVE-2023-44487).
     pub(crate) fn note_unauthenticated(&self) {
         if !self.is_authenticated() {
+            self.refused.fetch_add(1, Relaxed);
             self.unauthenticated.notify_one();
         }
+    }
+
+    /// Whether so many requests failed authentication, and none has passed, that an HTTP/1 connection is
+    /// closed: each of them costs an audit event.
+    pub(crate) fn is_a_strangers(&self) -> bool {
+        self.refused.load(Relaxed) >= MOST_REFUSED && !self.is_authenticated()
     }
 
     /// Resolves when a request has failed authentication and none before it has passed.

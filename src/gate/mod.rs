@@ -26,7 +26,7 @@ use self::places::{Place, Rank};
 use self::record::Record;
 use crate::attributes::{Checks, Protocol, Subresource, Verb};
 use crate::audit::Audit;
-use crate::authn::{Authenticator, CredentialKind};
+use crate::authn::{Authenticator, CredentialKind, Identity};
 use crate::authz::{Authorizer, Permit};
 use crate::error::{RequestError, Station};
 use crate::forward::{Body, Forwarded, Kubelet, forward};
@@ -70,7 +70,7 @@ impl Gate {
         let http1 = request.version() < Version::HTTP_2;
         let upgrade = http1 && may_be_an_upgrade(request.headers());
         let expects = http1 && request.headers().contains_key(header::EXPECT);
-        let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request).await;
+        let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request);
         let outcome = unwind(self.stations(connection, worker, request, &mut record)).await;
         let outcome = outcome.unwrap_or_else(|panic| {
             self.metrics.panics.inc();
@@ -96,7 +96,7 @@ impl Gate {
                 record.set_error(&error);
                 log(connection, &error);
                 // Without 100 Continue the next bytes may be a body or a new request: close the connection.
-                close |= expects;
+                close |= expects || http1 && connection.is_a_strangers();
                 let error = if upgrade {
                     error.without_retry_after()
                 } else {
@@ -178,6 +178,14 @@ impl Gate {
         Ok(Passed { forwarded, place })
     }
 
+    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
+    pub(crate) fn admit(&self, connection: &Connection, identity: &Identity) {
+        if identity.credential() != CredentialKind::Anonymous {
+            connection
+                .admit(|| self.witness.knows(identity) || self.authorizer.names_for_interactive(identity));
+        }
+    }
+
     /// Stations 4, 3 and 5: what the request asks for, which user sends it, and whether that user may do it.
     async fn decide(
         &self,
@@ -201,7 +209,8 @@ impl Gate {
             }
         })?;
         connection.mark_authenticated();
-        record.set_identity(&identity);
+        self.admit(connection, &identity);
+        record.set_identity(&identity).await;
         let known = Instant::now();
         self.metrics.took(Stage::Authn, known - began);
 

@@ -6,20 +6,31 @@ use std::time::SystemTime;
 
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 
-use crate::attributes::Checks;
-use crate::audit::{Audit, AuditId, Decision, Event, EventStage, ObjectRef, Slot, StreamEnd};
-use crate::authn::Identity;
+use crate::attributes::{Checks, is_interactive};
+use crate::audit::{
+    Audit, AuditId, Decision, Event, EventRate, EventStage, Holder, ObjectRef, Slot, StreamEnd,
+};
+use crate::authn::{CredentialKind, Identity};
 use crate::authz::Permit;
-use crate::error::{RequestError, Station};
+use crate::error::RequestError;
 use crate::forward;
 use crate::metrics::RequestLabels;
 
 /// A request's record. Its place in the audit queue is reserved before anything is forwarded; if the request
 /// is cancelled, dropping the record writes the event.
 pub(crate) struct Record {
-    /// `None` once the event is written, or if the queue was full.
-    slot: Option<Slot>,
+    place: Place,
     facts: Box<Facts>,
+}
+
+/// A request's place in the audit queue.
+enum Place {
+    /// None is reserved: no user is known, or there was none for an anonymous one.
+    Unreserved,
+    /// It is reserved for the user.
+    Reserved(Slot),
+    /// The event is written, or was dropped for want of a place.
+    Done,
 }
 
 /// The record of a stream that is open; it has a second event at its end.
@@ -39,27 +50,22 @@ struct Facts {
     received: SystemTime,
     verb: Option<&'static str>,
     subresource: Option<&'static str>,
+    interactive: bool,
     identity: Option<Identity>,
     decision: Option<Decision>,
     reason: Option<Arc<str>>,
-    failure: Option<(Station, &'static str, String)>,
+    failure: Option<RequestError>,
     panicked: bool,
 }
 
 impl Record {
-    /// The record of a request whose head has just been read. In blocking mode this
-    /// waits for room in the queue.
-    pub(crate) async fn begin<B>(
+    /// The record of a request whose head has just been read.
+    pub(crate) fn begin<B>(
         audit: &Audit,
         node_name: &Arc<str>,
         peer: SocketAddr,
         request: &Request<B>,
     ) -> Self {
-        let slot = if audit.is_blocking() {
-            Some(Box::pin(audit.reserve_blocking()).await)
-        } else {
-            audit.reserve()
-        };
         let headers = request.headers();
         let facts = Facts {
             audit: audit.clone(),
@@ -72,6 +78,8 @@ impl Record {
             received: SystemTime::now(),
             verb: None,
             subresource: None,
+            // Until the path is decoded. If it cannot be, this is all that is known of it.
+            interactive: is_interactive(request.uri().path()),
             identity: None,
             decision: None,
             reason: None,
@@ -79,7 +87,7 @@ impl Record {
             panicked: false,
         };
         Self {
-            slot,
+            place: Place::Unreserved,
             facts: Box::new(facts),
         }
     }
@@ -91,11 +99,23 @@ impl Record {
             .subresources()
             .first()
             .map(|subresource| subresource.as_str());
+        self.facts.interactive = checks.interactive();
     }
 
-    /// Notes the user that sent the request.
-    pub(crate) fn set_identity(&mut self, identity: &Identity) {
+    /// Notes the user that sent the request, and reserves the event's place in the queue. In blocking mode
+    /// this waits for room.
+    pub(crate) async fn set_identity(&mut self, identity: &Identity) {
         self.facts.identity = Some(identity.clone());
+        let (audit, holder) = (&self.facts.audit, self.facts.holder());
+        self.place = if audit.is_blocking() {
+            Place::Reserved(Box::pin(audit.reserve_blocking(holder)).await)
+        } else if holder == Holder::User {
+            audit.reserve().map_or(Place::Done, Place::Reserved)
+        } else {
+            audit
+                .try_reserve(holder)
+                .map_or(Place::Unreserved, Place::Reserved)
+        };
     }
 
     /// Notes that the request is allowed, and why.
@@ -110,7 +130,7 @@ impl Record {
         if error.status == StatusCode::FORBIDDEN {
             self.facts.decision = Some(Decision::Forbid);
         }
-        self.facts.failure = Some((error.station, error.reason, error.inside_text().to_owned()));
+        self.facts.failure = Some(error.clone());
     }
 
     /// Notes that a station panicked: the event's stage is `Panic`.
@@ -124,12 +144,7 @@ impl Record {
             subresource: self.facts.subresource.unwrap_or("none"),
             verb: self.facts.verb.unwrap_or("none"),
             code: status.as_u16(),
-            decision: match (self.facts.decision, &self.facts.failure) {
-                (Some(Decision::Allow), _) => "allow",
-                (Some(Decision::Forbid), _) => "forbid",
-                (None, Some((_, reason, _))) => reason,
-                (None, None) => "none",
-            },
+            decision: self.facts.outcome(),
         }
     }
 
@@ -141,18 +156,16 @@ impl Record {
         } else {
             EventStage::ResponseComplete
         };
-        if let Some(slot) = self.slot.take() {
-            self.facts.write(slot, stage, Some(status), None).await;
-        }
+        let place = self.place.take();
+        self.facts.write(place, stage, Some(status), None).await;
     }
 
     /// Writes the first of a stream's two events.
     pub(crate) async fn stream_started(mut self, status: StatusCode) -> StreamRecord {
-        if let Some(slot) = self.slot.take() {
-            self.facts
-                .write(slot, EventStage::ResponseStarted, Some(status), None)
-                .await;
-        }
+        let place = self.place.take();
+        self.facts
+            .write(place, EventStage::ResponseStarted, Some(status), None)
+            .await;
         StreamRecord {
             facts: self.facts.clone(),
         }
@@ -162,9 +175,25 @@ impl Record {
 impl Drop for Record {
     /// Writes the event of a request whose client left before there was a response: it has no status.
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            slot.write(&self.facts.event(EventStage::ResponseComplete, None, None));
+        let place = self.place.take();
+        let event = || self.facts.event(EventStage::ResponseComplete, None, None);
+        match place {
+            Place::Done => {}
+            Place::Reserved(slot) => slot.write(&event()),
+            // The user is known, and the client left while the request waited for a place.
+            Place::Unreserved if self.facts.holder() == Holder::User => {
+                if let Some(slot) = self.facts.audit.reserve() {
+                    slot.write(&event());
+                }
+            }
+            Place::Unreserved => self.facts.audit.write_unreserved_now(&event()),
         }
+    }
+}
+
+impl Place {
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Done)
     }
 }
 
@@ -172,40 +201,86 @@ impl StreamRecord {
     /// Writes the second event.
     pub(crate) async fn ended(self, end: forward::TunnelEnd) {
         let audit = &self.facts.audit;
-        let slot = if audit.is_blocking() {
-            Some(audit.reserve_blocking().await)
+        let place = if audit.is_blocking() {
+            Place::Reserved(audit.reserve_blocking(self.facts.holder()).await)
         } else {
-            audit.reserve()
+            audit.reserve().map_or(Place::Done, Place::Reserved)
         };
-        if let Some(slot) = slot {
-            self.facts
-                .write(
-                    slot,
-                    EventStage::ResponseComplete,
-                    Some(StatusCode::SWITCHING_PROTOCOLS),
-                    Some(end),
-                )
-                .await;
-        }
+        self.facts
+            .write(
+                place,
+                EventStage::ResponseComplete,
+                Some(StatusCode::SWITCHING_PROTOCOLS),
+                Some(end),
+            )
+            .await;
     }
 }
 
 impl Facts {
     async fn write(
         &self,
-        slot: Slot,
+        place: Place,
         stage: EventStage,
         status: Option<StatusCode>,
         end: Option<forward::TunnelEnd>,
     ) {
         let event = self.event(stage, status, end);
-        if !self.audit.is_blocking() {
-            slot.write(&event);
-        } else if let Err(error) = slot.write_and_wait(&event).await {
+        let written = match place {
+            Place::Done => Ok(()),
+            Place::Reserved(slot) if self.audit.is_blocking() => slot.write_and_wait(&event).await,
+            Place::Reserved(slot) => {
+                slot.write(&event);
+                Ok(())
+            }
+            // Boxed, like everything rare: the future of every request stays small.
+            Place::Unreserved => Box::pin(self.audit.write_unreserved(&event)).await,
+        };
+        if let Err(error) = written {
             tracing::error!(
                 error = crate::error::chain(&error),
                 "an audit event was not written"
             );
+        }
+    }
+
+    /// A credential has shown who the user is. An anonymous user may be any stranger.
+    fn is_authenticated(&self) -> bool {
+        let identity = self.identity.as_ref();
+        identity.is_some_and(|identity| identity.credential() != CredentialKind::Anonymous)
+    }
+
+    fn holder(&self) -> Holder {
+        if self.is_authenticated() {
+            Holder::User
+        } else {
+            Holder::Stranger
+        }
+    }
+
+    /// What became of the request, in one word.
+    fn outcome(&self) -> &'static str {
+        match (self.decision, &self.failure) {
+            (Some(Decision::Allow), _) => "allow",
+            (Some(Decision::Forbid), _) => "forbid",
+            (None, Some(error)) => error.reason,
+            (None, None) => "none",
+        }
+    }
+
+    fn rate(&self) -> EventRate {
+        let is_notable = self.identity.is_some()
+            || self.interactive
+            || self.panicked
+            || self.failure.as_ref().is_some_and(RequestError::is_notable);
+        if self.interactive && self.decision == Some(Decision::Allow) {
+            EventRate::Unlimited
+        } else if self.is_authenticated() {
+            EventRate::User
+        } else if is_notable {
+            EventRate::Notable
+        } else {
+            EventRate::Stranger
         }
     }
 
@@ -217,6 +292,8 @@ impl Facts {
     ) -> Event<'_> {
         Event {
             id: self.id,
+            rate: self.rate(),
+            outcome: self.outcome(),
             stage,
             request_uri: self
                 .uri
@@ -236,8 +313,8 @@ impl Facts {
             decision: self.decision,
             reason: self.reason.as_deref(),
             client_audit_id: self.client_audit_id.as_ref().map(HeaderValue::as_bytes),
-            error: self.failure.as_ref().map(|(_, _, detail)| detail.as_str()),
-            station: self.failure.as_ref().map(|(station, _, _)| *station),
+            error: self.failure.as_ref().map(RequestError::inside_text),
+            station: self.failure.as_ref().map(|error| error.station),
             stream: end.map(|end| StreamEnd {
                 bytes_received: end.received,
                 bytes_sent: end.sent,
@@ -253,7 +330,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::settings::{self, AuditCommands, AuditMode, AuditSink};
+    use crate::settings::{self, AuditCommands, AuditMode, AuditSink, AuditStrangers};
 
     /// Seen red: with the stage of a panic left at `ResponseComplete`.
     #[tokio::test]
@@ -264,12 +341,14 @@ mod tests {
             sink: AuditSink::File(path.clone()),
             mode: AuditMode::Batch,
             commands: AuditCommands::Hash,
+            strangers: AuditStrangers::Summarised,
+            rotation: None,
         };
         let (audit, thread) = Audit::start(&settings, 8).unwrap();
         let peer = "192.0.2.7:40000".parse().unwrap();
         let request = Request::get("/pods").body(()).unwrap();
         for panicked in [true, false] {
-            let mut record = Record::begin(&audit, &"worker-1".into(), peer, &request).await;
+            let mut record = Record::begin(&audit, &"worker-1".into(), peer, &request);
             if panicked {
                 record.set_panicked();
             }

@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use serde::Serialize;
 
 use crate::attributes::Subresource;
-use crate::authn::CredentialKind;
+use crate::authn::{CredentialKind, Identity};
 use crate::authz::Permit;
 use crate::timestamp::timestamp;
 
@@ -52,6 +52,18 @@ impl Witness {
             began: Instant::now(),
             noted: AtomicU64::new(0),
             seen: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Whether `identity` counts as the API server: by `firewall.apiServerUsers`, or because it was served as
+    /// the API server last.
+    pub(crate) fn knows(&self, identity: &Identity) -> bool {
+        let user = &identity.user().username;
+        if self.users.is_empty() {
+            identity.credential() == CredentialKind::Certificate
+                && self.seen.load().as_ref().is_some_and(|seen| seen.user == *user)
+        } else {
+            identity.credential() != CredentialKind::Anonymous && self.users.contains(user)
         }
     }
 

@@ -1,18 +1,22 @@
 //! What this machine's kernel says: sockets, addresses, network namespaces, the host's name.
 
 mod addresses;
+mod connection_owners;
 mod mark;
 mod namespace;
 pub mod sockets;
 mod wire;
 
 pub use self::addresses::addresses;
+pub(crate) use self::connection_owners::ConnectionOwners;
 pub use self::mark::Mark;
 pub use self::namespace::{Namespace, as_user, ip};
 pub use self::wire::{Unreached, Wire};
 
+use crate::files::{self, DOCUMENT};
+
 /// The host's name, trimmed and in lower case; `None` if it cannot be read.
 pub(crate) fn host_name() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = files::read_text("/proc/sys/kernel/hostname", DOCUMENT).ok()?;
     Some(name.trim().to_lowercase())
 }

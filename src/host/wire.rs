@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::addresses::WIRE;
 use super::namespace::{Namespace, ip};
+use crate::files::{self, BUNDLE};
 
 /// As for a first packet that is lost, twice.
 const CONTROL: Duration = Duration::from_millis(3500);
@@ -46,7 +47,7 @@ impl Wire {
             "netns",
             namespace.name(),
         ])?;
-        let routes = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
+        let routes = files::read_text("/proc/thread-self/net/route", BUNDLE).unwrap_or_default();
         let network = free_network(own, &routes, pid)
             .ok_or_else(|| io::Error::other("198.18.0.0/15, which is for tests, is in use here"))?;
         let [a, b, c, d] = network.octets();
@@ -139,7 +140,7 @@ impl Drop for Wire {
 /// address at once, and adds its local route a moment later: on a busy node up to a second.
 fn accepts(address: Ipv6Addr) -> bool {
     const LOCAL: u32 = 0x8000_0000;
-    let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
+    let routes = files::read_text("/proc/thread-self/net/ipv6_route", BUNDLE).unwrap_or_default();
     let to = format!("{:032x} 80 ", u128::from(address));
     routes
         .lines()

@@ -18,7 +18,7 @@ use crate::audit::{AuditError, AuditThread};
 use crate::serve::Stopped;
 use crate::serve::start::{StartError, Started, start};
 use crate::serve::{Instance, serve};
-use crate::settings::{KubeletFlags, Settings, SettingsError};
+use crate::settings::{AdminSocket, KubeletFlags, Settings, SettingsError};
 use fakes::apiserver::FakeApiServer;
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
 use fakes::pki::{self, KubeconfigUser, Pki, PkiError};
@@ -139,7 +139,8 @@ impl Lab {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         settings.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, options.port))];
         settings.read_only_port.listen = vec![any_port];
-        settings.admin_listen = Some(any_port);
+        settings.admin.listen = Some(any_port);
+        settings.admin.socket = AdminSocket::Off;
         let Started {
             instance: gate,
             sockets,
@@ -277,6 +278,7 @@ audit:
   path: {AUDIT_LOG}
 admin:
   listen: {admin}
+  socket: admin.sock
 ",
         node = pki::NODE_NAME,
         tls = reserved.tls,

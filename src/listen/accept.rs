@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -42,6 +44,8 @@ pub(crate) struct Acceptor {
     port: &'static str,
     metrics: Arc<Metrics>,
     failures: Failures,
+    /// Given up when the process has no descriptor left, so that the client at the head of the queue is told.
+    spare: Option<OwnedFd>,
 }
 
 /// Failures that are not in the log yet.
@@ -54,6 +58,7 @@ struct Failures {
 impl Acceptor {
     pub(crate) fn new(listener: TcpListener, port: &'static str, metrics: Arc<Metrics>) -> Self {
         Self {
+            spare: spare(&listener),
             listener,
             port,
             metrics,
@@ -72,11 +77,30 @@ impl Acceptor {
             if let Some(failures) = self.failures.note(Instant::now()) {
                 tracing::warn!(port = self.port, %error, failures, "accept failed");
             }
-            if !is_of_one_connection(&error) {
+            if !is_of_one_connection(&error) && !self.accept_and_close().await {
                 sleep(EXHAUSTED).await;
             }
         }
     }
+
+    /// Accepts one connection by the spare descriptor, and closes it, so that its client does not wait. False
+    /// if that does not help.
+    async fn accept_and_close(&mut self) -> bool {
+        if self.spare.take().is_none() {
+            self.spare = spare(&self.listener);
+            return false;
+        }
+        let accepted = std::future::poll_fn(|cx| Poll::Ready(self.listener.poll_accept(cx))).await;
+        let closed = matches!(accepted, Poll::Ready(Ok(_)));
+        drop(accepted);
+        self.spare = spare(&self.listener);
+        closed
+    }
+}
+
+/// A descriptor that needs nothing but a free number.
+fn spare(listener: &TcpListener) -> Option<OwnedFd> {
+    listener.as_fd().try_clone_to_owned().ok()
 }
 
 impl Failures {

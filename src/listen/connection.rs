@@ -14,14 +14,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::io::{Timeouts, Watched};
 use super::port::TlsPort;
 use super::streams::Streams;
-use crate::authn::Presented;
+use super::turns::Turns;
+use crate::authn::{Identity, Presented};
+use crate::door::Entry;
 use crate::error::chain;
 use crate::gate::{Activity, Connection, Worker};
 use crate::metrics::{Metrics, Raised};
@@ -38,11 +40,29 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// The first byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Serves one accepted connection to its end.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, port: Arc<TlsPort>, worker: Arc<Worker>) {
+/// A client whose handshake has ended.
+struct Client {
+    stream: TlsStream<TcpStream>,
+    presented: Presented,
+    /// The user that its certificate names, if that is accepted.
+    identity: Option<Identity>,
+}
+
+/// Serves a connection that was accepted at `accepted` to its end. It may be dropped at any time: an eviction
+/// does so.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    accepted: Instant,
+    entry: &Entry,
+    port: &Arc<TlsPort>,
+    worker: &Arc<Worker>,
+    turns: &Turns,
+) {
     let metrics = &port.gate.metrics;
     let _counted = Raised::new(&metrics.connections);
-    let outcome = match timeout(port.limits.handshake_timeout, handshake(stream, &port)).await {
+    let deadline = accepted + port.limits.handshake_timeout;
+    let outcome = match timeout_at(deadline, handshake(stream, peer, entry, port, turns)).await {
         Err(_) => {
             metrics.handshake("timeout", "none", "none");
             Ok(())
@@ -52,15 +72,21 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, port: Arc<TlsPort
             Ok(())
         }
         Ok(Ok(None)) => Ok(()),
-        Ok(Ok(Some(stream))) => requests(stream, peer, &port, &worker).await,
+        Ok(Ok(Some(client))) => requests(client, peer, entry, port, worker).await,
     };
     if let Err(error) = outcome {
         note_end(metrics, peer, &error);
     }
 }
 
-/// The TLS handshake; `None` if the client did not speak TLS.
-async fn handshake(stream: TcpStream, port: &TlsPort) -> io::Result<Option<TlsStream<TcpStream>>> {
+/// The TLS handshake, and the judgement of the client's certificate; `None` if the client did not speak TLS.
+async fn handshake(
+    stream: TcpStream,
+    peer: SocketAddr,
+    entry: &Entry,
+    port: &TlsPort,
+    turns: &Turns,
+) -> io::Result<Option<Client>> {
     let metrics = &port.gate.metrics;
     stream.set_nodelay(true)?;
     let mut first = [0u8; 1];
@@ -75,15 +101,27 @@ async fn handshake(stream: TcpStream, port: &TlsPort) -> io::Result<Option<TlsSt
         return Ok(None);
     }
     let config = port.serving.load().config.clone();
-    match TlsAcceptor::from(config).accept(stream).await {
-        Ok(stream) => {
-            let session = stream.get_ref().1;
+    let (source, is_known) = (entry.admission().source(), entry.is_known());
+    let handshake = async {
+        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        let chain = stream.get_ref().1.peer_certificates();
+        let presented = Presented::new(chain.map(<[_]>::to_vec).unwrap_or_default(), peer.ip());
+        let identity = port.gate.authenticator.judge(&presented);
+        Ok(Client {
+            stream,
+            presented,
+            identity,
+        })
+    };
+    match turns.run(source, is_known, handshake).await {
+        Ok(client) => {
+            let session = client.stream.get_ref().1;
             let version = session.protocol_version().map_or("none", tls::version_name);
             let group = session
                 .negotiated_key_exchange_group()
                 .map_or("none", |group| tls::group_name(group.name()));
             metrics.handshake("ok", version, group);
-            Ok(Some(stream))
+            Ok(Some(client))
         }
         Err(error) => {
             metrics.handshake("failed", "none", "none");
@@ -105,14 +143,18 @@ async fn refuse_plain_http(mut stream: TcpStream) -> io::Result<()> {
 
 /// Serves the requests of a connection until it ends, is drained, or is cut.
 async fn requests(
-    stream: TlsStream<TcpStream>,
+    client: Client,
     peer: SocketAddr,
+    entry: &Entry,
     port: &Arc<TlsPort>,
     worker: &Arc<Worker>,
 ) -> hyper::Result<()> {
-    let session = stream.get_ref().1;
-    let http2 = session.alpn_protocol() == Some(b"h2");
-    let chain = session.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+    let Client {
+        stream,
+        presented,
+        identity,
+    } = client;
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let activity = Arc::new(Activity::new());
     let (gate, limits) = (&port.gate, &port.limits);
     let watched = Watched::new(
@@ -125,7 +167,15 @@ async fn requests(
         },
         gate.metrics.clone(),
     );
-    let connection = Arc::new(Connection::new(peer, Presented::new(chain, peer.ip()), activity));
+    let connection = Arc::new(Connection::new(
+        peer,
+        presented,
+        activity,
+        entry.admission().clone(),
+    ));
+    if let Some(identity) = identity {
+        gate.admit(&connection, &identity);
+    }
     let service = {
         let (gate, worker, connection) = (gate.clone(), worker.clone(), connection.clone());
         service_fn(move |request: Request<Incoming>| {

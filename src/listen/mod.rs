@@ -5,6 +5,7 @@ mod connection;
 mod io;
 mod port;
 mod streams;
+mod turns;
 mod worker;
 mod workers;
 

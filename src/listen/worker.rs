@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection;
 use super::port::TlsPort;
+use super::turns::Turns;
+use crate::door::{Entry, MOST_ENDING};
 use crate::gate::Worker;
-use crate::quota::Share;
 
 /// After a cut, connections have this long to end.
 pub(super) const CUT_GRACE: Duration = Duration::from_secs(2);
@@ -22,7 +23,9 @@ pub(super) const CUT_GRACE: Duration = Duration::from_secs(2);
 pub(super) struct Accepted {
     pub(super) stream: std::net::TcpStream,
     pub(super) peer: SocketAddr,
-    pub(super) place: Share<std::net::IpAddr>,
+    /// When it was accepted.
+    pub(super) at: Instant,
+    pub(super) entry: Entry,
     pub(super) loaded: Loaded,
 }
 
@@ -51,9 +54,6 @@ pub(super) struct WorkerHandle {
     pub(super) thread: std::thread::JoinHandle<()>,
 }
 
-/// Connections handed to a worker that it has not taken yet: as many as wait in a socket's queue.
-const HANDED_OVER: usize = 1024;
-
 /// Starts a worker's thread. It ends when its channel is closed and its connections have
 /// ended, or when they are cut.
 pub(super) fn start(
@@ -62,7 +62,8 @@ pub(super) fn start(
     drain: CancellationToken,
     cut: CancellationToken,
 ) -> std::io::Result<WorkerHandle> {
-    let (send, receive) = mpsc::channel(HANDED_OVER);
+    // It holds every connection that may be open: strangers cannot fill it to the cost of others.
+    let (send, receive) = mpsc::channel(port.limits.connections + MOST_ENDING);
     let load = Arc::new(AtomicUsize::new(0));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -86,12 +87,18 @@ async fn run(
         drain,
         cut,
     });
+    let turns = Arc::new(Turns::new(port.gate.metrics.clone()));
+    // The runtime ends it.
+    tokio::spawn({
+        let turns = turns.clone();
+        async move { turns.give().await }
+    });
     let mut sweep = interval(Duration::from_secs(30));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             accepted = accepted.recv() => {
-                let Some(Accepted { stream, peer, place, loaded }) = accepted else { break };
+                let Some(Accepted { stream, peer, at, entry, loaded }) = accepted else { break };
                 let stream = match tokio::net::TcpStream::from_std(stream) {
                     Ok(stream) => stream,
                     Err(error) => {
@@ -99,11 +106,15 @@ async fn run(
                         continue;
                     }
                 };
-                let serving = connection::serve(stream, peer, port.clone(), worker.clone());
-                worker.tasks.spawn(async move {
-                    serving.await;
-                    drop((place, loaded));
-                });
+                let admission = entry.admission().clone();
+                let serving = {
+                    let (port, worker, turns) = (port.clone(), worker.clone(), turns.clone());
+                    async move {
+                        connection::serve(stream, peer, at, &entry, &port, &worker, &turns).await;
+                        drop((entry, loaded));
+                    }
+                };
+                admission.set_task(worker.tasks.spawn(serving).abort_handle());
             }
             _ = sweep.tick() => worker.pool.sweep(),
         }

@@ -1,23 +1,24 @@
 //! The workers of the TLS port: how many connections it takes, and which worker gets the next one.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Acceptor;
 use super::port::TlsPort;
 use super::worker::{self, Accepted, CUT_GRACE, Loaded, WorkerHandle};
-use crate::quota::{Exhausted, Quota};
+use crate::door::{Bounds, Door};
+use crate::source::Source;
 
 /// The worker threads, and the places for their connections.
 pub(crate) struct Workers {
     port: Arc<TlsPort>,
-    places: Arc<Quota<IpAddr>>,
+    door: Arc<Door>,
     handles: Vec<WorkerHandle>,
     drain: CancellationToken,
     cut: CancellationToken,
@@ -35,9 +36,15 @@ impl Workers {
         let handles = (0..count)
             .map(|number| worker::start(number, port.clone(), drain.clone(), cut.clone()))
             .collect::<io::Result<_>>()?;
-        let limits = &port.limits;
+        let (limits, metrics) = (&port.limits, &port.gate.metrics);
+        let bounds = Bounds {
+            total: limits.connections,
+            unauthenticated: limits.unauthenticated_connections,
+            per_source: limits.connections_per_address,
+        };
+        let unauthenticated = metrics.unauthenticated_connections.clone();
         Ok(Self {
-            places: Quota::new(limits.connections, limits.connections_per_address),
+            door: Door::new(bounds, port.gate.known.clone(), metrics.clone(), unauthenticated),
             port: port.clone(),
             handles,
             drain,
@@ -56,10 +63,9 @@ impl Workers {
 
     fn hand_over(&self, stream: TcpStream, peer: SocketAddr) {
         let rejected = |reason| self.port.gate.metrics.rejected(reason);
-        let place = match self.places.take(peer.ip().to_canonical()) {
-            Ok(place) => place,
-            Err(Exhausted::Each) => return rejected("connections_per_address"),
-            Err(Exhausted::Total) => return rejected("connections"),
+        let entry = match self.door.enter(Source::of(peer.ip())) {
+            Ok(entry) => entry,
+            Err(full) => return rejected(full.reason()),
         };
         // The channel of a worker that has ended is closed. Its load would stay the least.
         let alive = self.handles.iter().filter(|worker| !worker.send.is_closed());
@@ -75,7 +81,8 @@ impl Workers {
         let accepted = Accepted {
             stream,
             peer,
-            place,
+            at: Instant::now(),
+            entry,
             loaded: Loaded::new(&worker.load),
         };
         if worker.send.try_send(accepted).is_err() {

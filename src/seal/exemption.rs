@@ -1,11 +1,10 @@
 //! How the seal recognizes the gate's own connections.
 
-use std::fs;
-
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 use super::foreign;
+use crate::files::{self, DOCUMENT};
 use crate::host::Mark;
 
 /// Bits that no wide-spread network plugin uses: clear of kube-proxy's 0xc000, portmap's 0x2000, Cilium's
@@ -40,7 +39,7 @@ impl Exemption {
             return Ok(None);
         }
         let mark = Mark::random(mask.unwrap_or_else(free_bits))?;
-        let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let cgroup = files::read_text("/proc/self/cgroup", DOCUMENT).unwrap_or_default();
         Ok(Some(Self {
             uid,
             mark,

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::files::{self, BUNDLE};
+
 /// For files that the gate, another user than root, must be able to read.
 pub(super) const READABLE: u32 = 0o644;
 /// For files that hold a secret of the gate.
@@ -32,7 +34,7 @@ impl FileError {
 
 /// The value in a file; `None` if the file does not exist.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileError> {
-    match fs::read(path) {
+    match files::read(path, BUNDLE) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|error| FileError::new(path, error.into())),
@@ -42,6 +44,10 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileEr
 }
 
 /// Writes the file in one step: a crash or a power cut leaves the old text or the new one.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a folder is opened, to sync it, and nothing is read"
+)]
 pub(super) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
     let write = || {
         let new = path.with_extension("new");

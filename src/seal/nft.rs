@@ -16,6 +16,7 @@ use super::exemption::Exemption;
 use super::listing::{self, Listing};
 use super::plan::{Plan, PortKind, SealedPort};
 use super::tool;
+use crate::files::{self, BUNDLE};
 use crate::settings::Backend;
 
 /// The seal by `nft`.
@@ -383,7 +384,7 @@ pub(super) fn nft_cgroup(exemption: &Exemption) -> Result<Option<String>, Firewa
     if path.contains(['"', '\n']) {
         return Err(unreadable("its name cannot be written in a rule"));
     }
-    let mounts = std::fs::read_to_string("/proc/self/mounts")
+    let mounts = files::read_text("/proc/self/mounts", BUNDLE)
         .map_err(|error| unreadable(&format!("/proc/self/mounts: {error}")))?;
     let below = mounts
         .lines()

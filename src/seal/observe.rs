@@ -20,6 +20,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::file::{self, FileError};
 use super::plan::PortKind;
+use crate::files::{self, DOCUMENT};
 use crate::host::sockets;
 
 /// Callers that are told apart; more are only counted.
@@ -193,7 +194,7 @@ fn process(from: SocketAddr, name: bool) -> Option<Process> {
         .find(|socket| socket.local == from)?;
     let owner = if name { sockets::owner(socket.inode) } else { None };
     let cgroup = owner.as_ref().and_then(|owner| {
-        let groups = fs::read_to_string(format!("/proc/{}/cgroup", owner.pid)).ok()?;
+        let groups = files::read_text(&format!("/proc/{}/cgroup", owner.pid), DOCUMENT).ok()?;
         // Version 2 if there is one, else the last: name=systemd.
         let line = groups
             .lines()

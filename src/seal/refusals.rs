@@ -35,19 +35,20 @@ pub struct Refusals(Vec<String>);
 
 impl Refusals {
     /// What speaks against sealing by `plan`, and the gate that it would be sealed around, if one runs.
-    /// `served` asks the admin port at an address whether the API server was served.
+    /// `served` asks a gate, whose admin port may be at an address, whether the API server was served; `None`
+    /// if it cannot be asked.
     pub fn of<E: std::error::Error + 'static>(
         settings: &Settings,
         plan: &Plan,
         accepted: Accepted,
-        served: impl FnOnce(SocketAddr) -> Result<bool, E>,
+        served: impl FnOnce(Option<SocketAddr>) -> Option<Result<bool, E>>,
     ) -> (Self, Option<RunningGate>) {
         let mut refusals = Self::default();
         let gate = refusals.gate(settings);
         if let Some(gate) = &gate
             && !accepted.unseen_api_server
         {
-            refusals.api_server(gate.admin.or(settings.admin_listen), served);
+            refusals.api_server(served(gate.admin));
         }
         let exemption = gate.as_ref().and_then(|gate| gate.exemption.as_ref());
         if !accepted.foreign_rules {
@@ -121,27 +122,21 @@ impl Refusals {
         Some(gate)
     }
 
-    fn api_server<E: std::error::Error + 'static>(
-        &mut self,
-        admin: Option<SocketAddr>,
-        served: impl FnOnce(SocketAddr) -> Result<bool, E>,
-    ) {
-        let Some(admin) = admin else {
-            return self.add(
-                "whether the API server has been served cannot be asked: admin.listen is off; switch it on, \
-                 or give --accept-unseen-api-server"
+    fn api_server<E: std::error::Error + 'static>(&mut self, served: Option<Result<bool, E>>) {
+        match served {
+            None => self.add(
+                "whether the API server has been served cannot be asked: admin.listen and admin.socket are \
+                 off; switch one on, or give --accept-unseen-api-server"
                     .into(),
-            );
-        };
-        match served(admin) {
-            Ok(true) => {}
-            Ok(false) => self.add(
+            ),
+            Some(Ok(true)) => {}
+            Some(Ok(false)) => self.add(
                 "the gate has not served the API server yet: nothing shows that logs, exec and metrics of \
                  this node would still work; have it come once (kubectl logs of any pod of this node, with \
                  the gate's port as the node's kubelet port), or give --accept-unseen-api-server"
                     .into(),
             ),
-            Err(error) => self.add(format!(
+            Some(Err(error)) => self.add(format!(
                 "whether the API server has been served cannot be seen: {}",
                 chain(&error)
             )),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::boot::Boot;
 use super::file::{self, FileError};
 use super::plan::Plan;
+use crate::files;
 
 const CONFIRMED: &str = "confirmed.json";
 const TRIAL: &str = "trial.json";
@@ -86,7 +87,7 @@ impl State {
     pub fn try_lock(&self) -> Result<Option<Lock>, FileError> {
         let path = self.directory.join(LOCK);
         let lock = || {
-            let file = fs::File::open(&path)?;
+            let file = files::open(&path)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => Ok(None),
                 Err(error) => Err(error.into()),

@@ -1,12 +1,12 @@
 //! The systemd unit that loads the confirmed plan at boot.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::boot::Boot;
 use super::error::FirewallError;
 use super::file::{self, FileError};
 use super::tool;
+use crate::files::{self, DOCUMENT};
 
 /// What the unit is called.
 const NAME: &str = "kubelet-gate-firewall.service";
@@ -43,7 +43,7 @@ impl Unit {
     /// Whether the next boot runs `boot`, as far as the unit's files tell.
     #[must_use]
     pub fn loads(&self, boot: &Boot) -> bool {
-        let Ok(text) = fs::read_to_string(self.path()) else {
+        let Ok(text) = files::read_text(self.path(), DOCUMENT) else {
             return false;
         };
         let enabled = || self.directory.join("sysinit.target.wants").join(NAME).exists();
@@ -120,6 +120,8 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -5,6 +5,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::admin;
+use super::admin::socket::AdminSocketError;
 use super::node::{self, NodeError, SameMachine, Shown};
 use super::start::{StartError, api_server_and_node_name, unused_proxy};
 use crate::adopt::kubelet::running_kubelets;
@@ -71,12 +73,13 @@ impl Findings {
             Err(error) => (None, Err(error)),
         };
         let name = node_name.as_ref().ok().cloned();
-        let outcomes: [Result<(), StartError>; 5] = [
+        let outcomes: [Result<(), StartError>; 6] = [
             Serving::load(&settings.tls).map(drop).map_err(StartError::from),
             kubelet.map(drop).map_err(StartError::from),
             node_name.map(drop),
             node::may_listen(settings, &running_kubelets(Path::new("/proc"))).map_err(StartError::from),
             audit_directory(settings),
+            admin::socket::group(settings).map(drop).map_err(StartError::from),
         ];
         for problem in outcomes.into_iter().filter_map(Result::err) {
             self.refuse(places, key(&problem), &problem);
@@ -156,6 +159,8 @@ impl Findings {
 /// The key that a problem is about.
 fn key(problem: &StartError) -> &'static str {
     match problem {
+        StartError::AdminSocket(AdminSocketError::NoGroup(_)) => "admin.group",
+        StartError::AdminSocket(AdminSocketError::Listen { .. }) => "admin.socket",
         StartError::ApiServer(_) | StartError::Kubeconfig(_) | StartError::NoApiServer => "kubeconfig",
         StartError::Audit(_) => "audit.path",
         StartError::Bind(_) => "listen",

@@ -1,6 +1,7 @@
 //! One running gate, with the parts around it that only its ports and its watch need.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
@@ -30,11 +31,13 @@ pub struct Instance {
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,
+    /// What was wrong with the files when they were last read again, by what they are for.
+    pub(super) complaints: Mutex<BTreeMap<&'static str, String>>,
 }
 
 impl Instance {
-    /// Reads every file again that may have changed. A bad file is counted and logged, and the last
-    /// good one stays in force.
+    /// Reads every file again that may have changed. A bad file is counted, and logged once, and the last
+    /// good one stays in force. This may take as long as the files' disks take: not on a thread that serves.
     pub fn reload(&self) {
         self.note_reload("serving", Serving::reload(&self.serving, &self.settings.tls));
         self.note_reload("upstream", self.gate.kubelet.reload());
@@ -55,20 +58,28 @@ impl Instance {
     }
 
     fn note_reload<E: std::error::Error + 'static>(&self, what: &'static str, outcome: Result<bool, E>) {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
-            Ok(false) => {}
-            Ok(true) => {
-                self.metrics().reloaded(what, true);
-                tracing::info!(what, "files changed and are in force");
+            Ok(changed) => {
+                let mended = complaints.remove(what).is_some();
+                if changed {
+                    self.metrics().reloaded(what, true);
+                    tracing::info!(what, "files changed and are in force");
+                } else if mended {
+                    tracing::info!(what, "the files are again those that are in force");
+                }
             }
             Err(error) => {
                 self.metrics().reloaded(what, false);
                 let error = chain(&error);
-                tracing::warn!(
-                    what,
-                    error,
-                    "changed files cannot be used; the last good ones stay in force"
-                );
+                let before = complaints.insert(what, error.clone());
+                if before.as_ref() != Some(&error) {
+                    tracing::warn!(
+                        what,
+                        error,
+                        "changed files cannot be used; the last good ones stay in force"
+                    );
+                }
             }
         }
     }

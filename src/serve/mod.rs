@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub(crate) mod check;
+mod descriptors;
 mod instance;
 pub(crate) mod node;
 pub(crate) mod run;
@@ -20,9 +21,11 @@ pub(crate) use self::tombstone::CensusReport;
 use std::io;
 use std::sync::Arc;
 
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::admin::{AdminThread, Listeners};
 use crate::listen::{TlsPort, Workers};
 
 /// How a gate ended.
@@ -37,7 +40,7 @@ pub struct Stopped {
 /// the workers' own threads.
 ///
 /// # Errors
-/// A worker's thread cannot be started.
+/// A thread cannot be started.
 pub async fn serve(
     instance: Arc<Instance>,
     sockets: Sockets,
@@ -58,17 +61,12 @@ pub async fn serve(
     for listener in sockets.tombstone {
         tasks.spawn(tombstone::serve(listener, instance.clone(), secure, stop.clone()));
     }
-    // The admin port answers while connections drain, so that the drain can be watched.
-    let admin_stop = CancellationToken::new();
-    let admin = TaskTracker::new();
-    if let Some(listener) = sockets.admin {
-        admin.spawn(admin::serve(
-            listener,
-            instance.clone(),
-            stop.clone(),
-            admin_stop.clone(),
-        ));
-    }
+    // It answers while connections drain, so that the drain can be watched.
+    let listeners = Listeners {
+        port: sockets.admin.map(TcpListener::into_std).transpose()?,
+        socket: sockets.admin_socket,
+    };
+    let admin = AdminThread::start(listeners, instance.clone(), stop.clone())?;
 
     stop.cancelled().await;
     tasks.close();
@@ -78,8 +76,6 @@ pub async fn serve(
         Some(workers) => workers.stop().await,
         None => 0,
     };
-    admin_stop.cancel();
-    admin.close();
-    admin.wait().await;
+    admin.stop().await;
     Ok(Stopped { cut })
 }

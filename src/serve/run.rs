@@ -3,12 +3,14 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::instance::Instance;
@@ -17,11 +19,15 @@ use super::start::{StartError, Started, start, unused_proxy};
 use super::watch::Watch;
 use super::{Sockets, Stopped, serve};
 use crate::audit::AuditError;
+use crate::files;
+use crate::repeats;
 use crate::seal::RunningGate;
 use crate::settings::Settings;
 
 /// Every file the gate reads is looked at again this often, and on SIGHUP.
 const RELOAD: Duration = Duration::from_secs(10);
+/// After this time without an end, reading is reported. It goes on.
+const SLOW: Duration = Duration::from_secs(10);
 /// How long the start may wait for the API server's answer about the Node.
 const NODE: Duration = Duration::from_secs(2);
 /// Until the API server is asked again about the credential shown to the kubelet.
@@ -48,10 +54,10 @@ pub(crate) enum RunError {
 
 impl RunError {
     /// Whether the operator must change the configuration. An address that is taken is
-    /// a fault of this machine.
+    /// a fault of this machine, and so is a socket that cannot be made.
     pub(crate) fn is_configuration(&self) -> bool {
         match self {
-            Self::Start(error) => !matches!(error, StartError::Bind(_)),
+            Self::Start(error) => !matches!(error, StartError::AdminSocket(_) | StartError::Bind(_)),
             Self::Node(_) => true,
             Self::Audit(_) | Self::Io(_) => false,
         }
@@ -166,6 +172,7 @@ fn announce(instance: &Instance, sockets: &Sockets) {
         node = &*instance.gate.node_name,
         listen = super::sockets::listed(&sockets.addresses()),
         admin = super::sockets::listed(sockets.admin_address().as_slice()),
+        admin_socket = sockets.admin_socket_path().as_deref().unwrap_or("none"),
         read_only_port = super::sockets::listed(&sockets.tombstone_addresses()),
         "serving"
     );
@@ -187,21 +194,52 @@ pub(crate) fn until_signalled(stop: CancellationToken) -> io::Result<impl Future
 /// Reads changed files again, by the clock and on SIGHUP, which also reopens the audit file.
 pub(crate) fn keep_reloading(instance: Arc<Instance>) -> io::Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move { reload_forever(&instance, &mut hangup).await })
+    Ok(async move {
+        let wanted = Notify::new();
+        let hear = async {
+            loop {
+                hangup.recv().await;
+                tracing::info!("SIGHUP: reading the files again");
+                instance.gate.audit.reopen();
+                wanted.notify_one();
+            }
+        };
+        tokio::join!(hear, reload_forever(&instance, &wanted), report_repeats());
+    })
 }
 
-async fn reload_forever(instance: &Instance, hangup: &mut Signal) {
-    // They were read at the start.
+async fn reload_forever(instance: &Arc<Instance>, wanted: &Notify) {
     let mut clock = interval_at(Instant::now() + RELOAD, RELOAD);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = clock.tick() => {}
-            _ = hangup.recv() => {
-                tracing::info!("SIGHUP: reading the files again");
-                instance.gate.audit.reopen();
-            }
+            () = wanted.notified() => {}
         }
-        instance.reload();
+        let instance = instance.clone();
+        let mut reading = pin!(files::aside(move || instance.reload()));
+        let read = match timeout(SLOW, &mut reading).await {
+            Ok(read) => read,
+            Err(_) => {
+                tracing::warn!(
+                    "the files that the configuration names have been read for {SLOW:?} without an end; the \
+                     last good ones stay in force. Is one of them on a file system that does not answer?"
+                );
+                reading.await
+            }
+        };
+        if let Err(error) = read {
+            tracing::warn!(%error, "the files cannot be read again");
+        }
+    }
+}
+
+/// Reports the log lines that were held back, also while a reload waits for a file.
+async fn report_repeats() {
+    let mut clock = interval_at(Instant::now() + RELOAD, RELOAD);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        clock.tick().await;
+        repeats::report();
     }
 }

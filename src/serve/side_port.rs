@@ -1,34 +1,69 @@
-//! Accepting on the ports beside the TLS port that get few requests: the admin port and the tombstone.
+//! Accepting on the port beside the TLS port that gets few requests: the tombstone.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::door::{Bounds, Door};
 use crate::listen::Acceptor;
+use crate::metrics::Metrics;
+use crate::source::{Known, Source};
 
-/// Connections at the same time; more wait in the socket's queue.
-const CONNECTIONS: usize = 64;
+/// Connections from other machines at the same time.
+const OUTSIDE: Bounds = Bounds {
+    total: 64,
+    unauthenticated: 64,
+    per_source: 16,
+};
+/// Connections of this machine's processes, which no other machine can take. They are one source: when there
+/// are more, the oldest goes.
+const LOOPBACK: Bounds = Bounds {
+    total: 64,
+    unauthenticated: 64,
+    per_source: 64,
+};
 
-/// Serves each connection by a task of its own, until `stop` is cancelled.
+/// Serves each connection by a task of its own, until `stop` is cancelled. When a newcomer finds no place,
+/// the oldest connection of the source that holds most is closed.
 pub(crate) async fn accept_each<F>(
     mut acceptor: Acceptor,
+    metrics: &Arc<Metrics>,
     stop: &CancellationToken,
     serve: impl Fn(TcpStream) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let door = |bounds| {
+        let known = Arc::new(Known::default());
+        Door::new(bounds, known, metrics.clone(), Gauge::default())
+    };
+    let (outside, loopback) = (door(OUTSIDE), door(LOOPBACK));
     let accepting = async {
-        // The semaphore is never closed.
-        while let Ok(place) = places.clone().acquire_owned().await {
-            let (stream, _) = acceptor.accept().await;
+        loop {
+            let (stream, peer) = acceptor.accept().await;
+            let source = Source::of(peer.ip());
+            let entry = if source.is_loopback() {
+                loopback.enter(Source::of(Ipv4Addr::LOCALHOST.into()))
+            } else {
+                outside.enter(source)
+            };
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(full) => {
+                    metrics.rejected(full.reason());
+                    continue;
+                }
+            };
+            let admission = entry.admission().clone();
             let serving = serve(stream);
-            tokio::spawn(async move {
+            let task = tokio::spawn(async move {
                 serving.await;
-                drop(place);
+                drop(entry);
             });
+            admission.set_task(task.abort_handle());
         }
     };
     stop.run_until_cancelled(accepting).await;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -24,6 +25,8 @@ pub struct Sockets {
     pub tombstone: Vec<TcpListener>,
     /// `admin.listen`.
     pub admin: Option<TcpListener>,
+    /// `admin.socket`.
+    pub admin_socket: Option<UnixListener>,
 }
 
 /// The gate cannot listen on an address.
@@ -41,7 +44,7 @@ pub struct BindError {
 }
 
 impl Sockets {
-    /// Binds every address of the settings. Must be called on a tokio runtime.
+    /// Binds every address of the settings, but not `admin.socket`. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// One of them cannot be bound. None stays bound then.
@@ -56,9 +59,11 @@ impl Sockets {
             tls: all("listen", &settings.listen)?,
             tombstone: all("readOnlyPort.listen", &settings.read_only_port.listen)?,
             admin: settings
-                .admin_listen
+                .admin
+                .listen
                 .map(|address| bind("admin.listen", address))
                 .transpose()?,
+            admin_socket: None,
         })
     }
 
@@ -70,6 +75,12 @@ impl Sockets {
     /// Where the tombstone was bound.
     pub fn tombstone_addresses(&self) -> Vec<SocketAddr> {
         local(&self.tombstone)
+    }
+
+    /// Where the admin socket is.
+    pub(super) fn admin_socket_path(&self) -> Option<String> {
+        let address = self.admin_socket.as_ref()?.local_addr().ok()?;
+        address.as_pathname().map(|path| path.display().to_string())
     }
 
     /// Where the admin port was bound.

@@ -2,12 +2,15 @@
 //! or fails with one error.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::admin;
+use super::admin::socket::AdminSocketError;
+use super::descriptors;
 use super::instance::Instance;
 use super::node::{self, NodeError};
 use super::sockets::{BindError, Sockets};
@@ -41,6 +44,9 @@ pub struct Started {
 /// Why a gate cannot start. The operator can correct each of these.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The admin socket.
+    #[error(transparent)]
+    AdminSocket(#[from] AdminSocketError),
     /// The API server client's files.
     #[error(transparent)]
     ApiServer(#[from] ApiServerError),
@@ -78,9 +84,14 @@ pub enum StartError {
 ///
 /// # Errors
 /// Something cannot be used. Nothing stays bound or running.
-pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError> {
+pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartError> {
+    if let Some(warning) = descriptors::fit(&mut settings) {
+        tracing::warn!("{warning}");
+    }
     node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
-    let sockets = Sockets::bind(&settings)?;
+    let mut sockets = Sockets::bind(&settings)?;
+    // Last: of two gates with this configuration, only one has come so far.
+    sockets.admin_socket = admin::socket::listen(&settings)?;
     let (instance, audit) = assemble(settings, control)?;
     Ok(Started {
         instance: Arc::new(instance),
@@ -158,6 +169,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
+        complaints: Mutex::default(),
         seal: ArcSwap::default(),
         serving,
         api_server,

@@ -10,6 +10,8 @@ use crate::named::Named;
 
 /// The kubelet serves this folder to every user who may `get nodes/log`.
 const SERVED_BY_KUBELET: &str = "/var/log";
+/// A megabyte as an API server counts it.
+const MEGABYTE: u64 = 1024 * 1024;
 
 /// `audit`.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +22,19 @@ pub struct Audit {
     pub mode: AuditMode,
     /// `audit.commands`: what becomes of `command=`/`cmd=` values in an event's requestURI.
     pub commands: AuditCommands,
+    /// `audit.strangers`.
+    pub strangers: AuditStrangers,
+    /// `audit.maxSizeMB` and `audit.maxBackups`; `None` if the gate does not rotate the file.
+    pub rotation: Option<AuditRotation>,
+}
+
+/// When the file is rotated, and how much is kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AuditRotation {
+    /// Most bytes of one file.
+    pub bytes: u64,
+    /// Most rotated files that are kept; `None` if all are.
+    pub backups: Option<usize>,
 }
 
 /// Where audit events go.
@@ -53,6 +68,15 @@ pub enum AuditCommands {
     Show,
 }
 
+/// `audit.strangers`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AuditStrangers {
+    /// Every event is written, whatever causes it.
+    Full,
+    /// What a source or a user causes beyond a rate is written as a summary.
+    Summarised,
+}
+
 impl Named for AuditMode {
     const NAMES: &'static [(&'static str, Self)] = &[("batch", Self::Batch), ("blocking", Self::Blocking)];
 }
@@ -60,6 +84,10 @@ impl Named for AuditMode {
 impl Named for AuditCommands {
     const NAMES: &'static [(&'static str, Self)] =
         &[("hash", Self::Hash), ("omit", Self::Omit), ("show", Self::Show)];
+}
+
+impl Named for AuditStrangers {
+    const NAMES: &'static [(&'static str, Self)] = &[("full", Self::Full), ("summarised", Self::Summarised)];
 }
 
 // === impl Audit ===
@@ -91,7 +119,24 @@ impl Audit {
             sink,
             mode: reading.choice("audit.mode", &file.mode),
             commands: reading.choice("audit.commands", &file.commands),
+            strangers: reading.choice("audit.strangers", &file.strangers),
+            rotation: Self::rotation(reading, file),
         }
+    }
+
+    fn rotation(reading: &mut Reading<'_>, file: &file::Audit) -> Option<AuditRotation> {
+        let size: u64 = reading.count("audit.maxSizeMB", file.max_size_mb, 0..=1_000_000);
+        let backups: usize = reading.count("audit.maxBackups", file.max_backups, 0..=10_000);
+        if size > 0 && backups == 0 {
+            reading.warn(
+                "audit.maxBackups",
+                "0 keeps every rotated file, as in an API server: nothing bounds the disk",
+            );
+        }
+        (size > 0).then(|| AuditRotation {
+            bytes: size * MEGABYTE,
+            backups: (backups > 0).then_some(backups),
+        })
     }
 
     pub(super) fn write(&self) -> file::Audit {
@@ -103,6 +148,12 @@ impl Audit {
             },
             mode: self.mode.name().to_owned(),
             commands: self.commands.name().to_owned(),
+            strangers: self.strangers.name().to_owned(),
+            max_size_mb: self.rotation.map_or(0, |rotation| rotation.bytes / MEGABYTE),
+            max_backups: match self.rotation {
+                Some(rotation) => rotation.backups.unwrap_or(0) as u64,
+                None => file::Audit::default().max_backups,
+            },
         }
     }
 }

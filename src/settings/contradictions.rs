@@ -90,7 +90,8 @@ fn overlaps(reading: &mut Reading<'_>, settings: &Settings) {
         .iter()
         .map(|address| ("readOnlyPort.listen", *address));
     let admin = settings
-        .admin_listen
+        .admin
+        .listen
         .iter()
         .map(|address| ("admin.listen", *address));
     for (key, address) in listen.chain(tombstone).chain(admin) {

@@ -54,12 +54,7 @@ impl Settings {
             limits: self.limits.write(),
             firewall: self.firewall.write(),
             audit: self.audit.write(),
-            admin: file::Admin {
-                listen: self
-                    .admin_listen
-                    .map(|address| address.to_string())
-                    .unwrap_or_default(),
-            },
+            admin: self.admin.write(),
             workers: self.workers as u64,
         }
     }

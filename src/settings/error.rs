@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub enum SettingsError {
     /// The file could not be read at all.
     #[error(
-        "{}: the configuration cannot be read: {}; name a readable file with --config",
+        "{}: the configuration cannot be read: {}",
         path.display(),
         unreadable(error)
     )]
@@ -35,14 +35,17 @@ pub struct Problem {
 
 struct Listed<'a>(&'a [Problem]);
 
-/// Why a file cannot be read, without the system's numbers where there are plain words.
+/// Why a file cannot be read, without the system's numbers where there are plain words, and the way out.
 fn unreadable(error: &io::Error) -> String {
-    match error.kind() {
+    let why = match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
         io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
+        // It says the way out itself.
+        _ if error.get_ref().is_some() => return error.to_string(),
         _ => error.to_string(),
-    }
+    };
+    format!("{why}; name a readable file with --config")
 }
 
 // === impl Problem ===

@@ -149,6 +149,7 @@ sections! {
         request_head_bytes: u64 = 131_072,
         http2_streams: u64 = 100,
         connections: u64 = 4096,
+        unauthenticated_connections: u64 = 2048,
         connections_per_address: u64 = 512,
         requests_per_identity: u64 = 256,
         streams: u64 = 1024,
@@ -178,10 +179,17 @@ sections! {
         path: String = "/var/lib/kubelet-gate/audit/audit.log".to_owned(),
         mode: String = "batch".to_owned(),
         commands: String = "hash".to_owned(),
+        strangers: String = "summarised".to_owned(),
+        #[serde(rename = "maxSizeMB")]
+        max_size_mb: u64 = 100,
+        max_backups: u64 = 5,
     }
 
     /// `admin`
     Admin {
         listen: String = "127.0.0.1:19250".to_owned(),
+        socket: String = "auto".to_owned(),
+        group: String = String::new(),
+        hosts: Vec<String> = Vec::new(),
     }
 }

@@ -31,6 +31,8 @@ pub struct Limits {
     pub http2_streams: u32,
     /// `connections`, 4096 in total.
     pub connections: usize,
+    /// `unauthenticatedConnections`, 2048 of them without a credential that is believed.
+    pub unauthenticated_connections: usize,
     /// `connectionsPerAddress`, 512 from one source address.
     pub connections_per_address: usize,
     /// `requestsPerIdentity`, 256 requests of one user whose answer has not ended.
@@ -94,6 +96,11 @@ impl Limits {
             ),
             http2_streams: reading.count("limits.http2Streams", file.http2_streams, 1..=10_000),
             connections: reading.count("limits.connections", file.connections, 1..=1_000_000),
+            unauthenticated_connections: reading.count(
+                "limits.unauthenticatedConnections",
+                file.unauthenticated_connections,
+                1..=1_000_000,
+            ),
             connections_per_address: reading.count(
                 "limits.connectionsPerAddress",
                 file.connections_per_address,
@@ -152,6 +159,7 @@ impl Limits {
             request_head_bytes: self.request_head_bytes as u64,
             http2_streams: self.http2_streams.into(),
             connections: self.connections as u64,
+            unauthenticated_connections: self.unauthenticated_connections as u64,
             connections_per_address: self.connections_per_address as u64,
             requests_per_identity: self.requests_per_identity as u64,
             streams: self.streams as u64,

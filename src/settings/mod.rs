@@ -7,6 +7,7 @@
 //! A section of the file is one file here: its type, how it is read, and how it is written back. `validate`
 //! puts them together, and `contradictions` judges them against each other.
 
+mod admin;
 mod audit;
 mod authentication;
 mod authorization;
@@ -32,7 +33,8 @@ mod validate;
 mod without_effect;
 mod writing;
 
-pub use self::audit::{Audit, AuditCommands, AuditMode, AuditSink};
+pub use self::admin::{Admin, AdminSocket};
+pub use self::audit::{Audit, AuditCommands, AuditMode, AuditRotation, AuditSink, AuditStrangers};
 pub use self::authentication::Authentication;
 pub use self::authorization::{Authorization, AuthorizationMode, Interactive};
 pub use self::error::{Problem, SettingsError};

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::admin::Admin;
 use super::audit::Audit;
 use super::authentication::Authentication;
 use super::authorization::Authorization;
@@ -41,9 +42,8 @@ pub struct Settings {
     pub firewall: Firewall,
     /// `audit`: where the events go.
     pub audit: Audit,
-    /// `admin.listen`: the gate's own `/livez`, `/readyz`, `/metrics`; `None`
-    /// (written `""`) means no port.
-    pub admin_listen: Option<SocketAddr>,
+    /// `admin`: the gate's own port and socket.
+    pub admin: Admin,
     /// `workers`: threads that serve connections, at least 1.
     pub workers: usize,
     /// What is allowed but should be known to the operator: one sentence each, place first.

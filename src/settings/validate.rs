@@ -2,12 +2,11 @@
 //! other.
 
 use std::collections::BTreeMap;
-use std::fs::File as OpenFile;
-use std::io::Read as _;
-use std::net::SocketAddr;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use super::admin::Admin;
 use super::audit::Audit;
 use super::authentication::Authentication;
 use super::authorization::Authorization;
@@ -19,15 +18,13 @@ use super::firewall::Firewall;
 use super::flags::KubeletFlags;
 use super::limits::Limits;
 use super::places::Places;
-use super::reading::{LONGEST_TTL, Reading, is_loopback};
+use super::reading::{LONGEST_TTL, Reading};
 use super::schema::{self, Checked};
 use super::serving;
 use super::settings::{ReadOnlyPort, Settings};
 use super::upstream::Upstream;
 use crate::duration;
-
-/// Bytes of a file that are read. A complete, explained configuration has some 10,000.
-const MOST_BYTES: u64 = 1 << 20;
+use crate::files::{self, DOCUMENT};
 
 // === impl Settings ===
 
@@ -65,19 +62,16 @@ impl Settings {
 /// What the file holds.
 fn text(path: &Path) -> Result<String, SettingsError> {
     let invalid = |place: String, why: &str| SettingsError::Invalid(vec![Problem::new(place, why)]);
-    let mut bytes = Vec::new();
-    OpenFile::open(path)
-        .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| SettingsError::Read {
-            path: path.to_owned(),
-            error,
-        })?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(invalid(
+    let bytes = files::read(path, DOCUMENT).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => invalid(
             path.display().to_string(),
             "the file is larger than 1 MiB, which no configuration needs",
-        ));
-    }
+        ),
+        _ => SettingsError::Read {
+            path: path.to_owned(),
+            error,
+        },
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
@@ -231,7 +225,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
         limits: Limits::read(reading, &file.limits),
         firewall: Firewall::read(reading, file.firewall),
         audit: Audit::read(reading, &file.audit),
-        admin_listen: admin(reading, &file.admin.listen),
+        admin: Admin::read(reading, file.admin),
         workers: reading.count("workers", file.workers, 1..=256),
         warnings: Vec::new(),
     }
@@ -275,22 +269,4 @@ fn node_name(reading: &mut Reading<'_>, text: &str) -> Option<String> {
         );
     }
     Some(name)
-}
-
-fn admin(reading: &mut Reading<'_>, text: &str) -> Option<SocketAddr> {
-    if text.is_empty() {
-        return None;
-    }
-    let address = reading.address("admin.listen", text)?;
-    if !is_loopback(address.ip()) {
-        reading.refuse(
-            "admin.listen",
-            format!(
-                "{} is not a loopback address, and this port authenticates no client; write 127.0.0.1:19250, \
-                 or \"\" for none",
-                quoted(text)
-            ),
-        );
-    }
-    Some(address)
 }

@@ -17,7 +17,6 @@ pub(super) fn keys() -> Value {
         "enforcement": "Enforce",
         "streams": {"recheckInterval": "30s", "maxUnverified": "5m0s", "maxLifetime": "0s"},
         "sandbox": "BestEffort",
-        "audit": {"maxSizeMB": 0, "maxBackups": 0},
     })
 }
 
@@ -30,7 +29,6 @@ pub(super) fn instead(key: &str) -> &'static str {
             "running streams are not judged again"
         }
         "streams.maxLifetime" => "no stream is ended for its age",
-        "audit.maxSizeMB" | "audit.maxBackups" => "the audit file is not rotated",
         _ => "no allow stands longer than its cache time",
     }
 }

@@ -20,6 +20,7 @@ use super::options::ServingOptions;
 use super::pem::{self, PemError};
 use super::revocation::RevocationError;
 use super::trust::{Trust, TrustError};
+use crate::files::{self, BUNDLE, DOCUMENT};
 
 /// The listener's side of TLS. The CA hints of the handshake, the CAs and the revocation lists are one value:
 /// no connection sees one without the others.
@@ -85,6 +86,7 @@ enum Lists {
 
 /// The number of files before the lists: certificate, key and CA bundle. Without a bundle there are no lists.
 const BEFORE_LISTS: usize = 3;
+const CLIENT_CA_FILE: &str = "authentication.x509.clientCAFile";
 const CRL_FILES: &str = "authentication.x509.crlFiles";
 
 impl Serving {
@@ -183,7 +185,11 @@ impl ServingError {
 /// The contents of these files.
 fn read(sources: Vec<(&'static str, PathBuf)>) -> Result<Vec<Vec<u8>>, ServingError> {
     let read = |(key, path): (&'static str, PathBuf)| {
-        std::fs::read(&path).map_err(|source| ServingError::Read { key, path, source })
+        let most = match key {
+            CLIENT_CA_FILE | CRL_FILES => BUNDLE,
+            _ => DOCUMENT,
+        };
+        files::read(&path, most).map_err(|source| ServingError::Read { key, path, source })
     };
     sources.into_iter().map(read).collect()
 }
@@ -230,7 +236,7 @@ fn sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {
         ("tlsPrivateKeyFile", options.private_key_file.clone()),
     ];
     if let Some(path) = &options.client_ca_file {
-        sources.push(("authentication.x509.clientCAFile", path.clone()));
+        sources.push((CLIENT_CA_FILE, path.clone()));
         let lists = &options.crl_files;
         sources.extend(lists.iter().map(|path| (CRL_FILES, path.clone())));
     }

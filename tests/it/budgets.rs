@@ -35,6 +35,10 @@ async fn random_tokens_cause_a_bounded_number_of_reviews_and_other_clients_are_s
             .send(request("GET", "/pods", &[("authorization", &authorization)]))
             .await
             .unwrap();
+        // A connection of a stranger ends after some refusals.
+        if header(&answer, "connection") == "close" {
+            connection = world.stranger().connect().await.unwrap();
+        }
         if answer.status() == 401 {
             continue;
         }

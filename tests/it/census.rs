@@ -19,11 +19,15 @@ async fn census(world: &World) -> Value {
     serde_json::from_slice(answer.body()).unwrap()
 }
 
-/// The world's configuration, with the admin port's number.
+/// The world's configuration, with the admin port's number, and without the socket.
 fn configuration(world: &World, admin: &str) -> PathBuf {
+    configuration_with_socket(world, admin, "")
+}
+
+fn configuration_with_socket(world: &World, admin: &str, socket: &str) -> PathBuf {
     let text = std::fs::read_to_string(world.file("kubelet-gate.yaml")).unwrap();
     let mut configuration: Value = serde_json::from_str(&text).unwrap();
-    configuration["admin"]["listen"] = json!(admin);
+    configuration["admin"] = json!({"listen": admin, "socket": socket});
     let file = world.file("with-port.yaml");
     std::fs::write(&file, configuration.to_string()).unwrap();
     file
@@ -203,6 +207,32 @@ async fn another_process_on_the_admin_port_cannot_steer_the_terminal_either() {
             }
         }
     }
+    world.stop().await;
+}
+
+/// Seen red: with the port asked first, the squatter's answer was printed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_asks_the_socket_and_then_the_port() {
+    let world = World::start().await;
+    let client = Client::plain(world.read_only);
+    client.call("GET", "/pods", &[], "").await.unwrap();
+    let squatter = squatter("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}".into()).to_string();
+    for (admin, socket) in [
+        (squatter.as_str(), "auto"),
+        ("", "auto"),
+        ("127.0.0.1:0", "run/admin.sock"),
+        (&world.admin.to_string(), "run/none.sock"),
+    ] {
+        let config = configuration_with_socket(&world, admin, socket);
+        let table = text(&run(&config, "table").await);
+        assert!(table.contains("/pods"), "{admin} {socket}: {table}");
+    }
+    let neither = run(&configuration_with_socket(&world, "", "run/none.sock"), "table").await;
+    assert_eq!(code(&neither), 1);
+    assert!(
+        stderr(&neither).contains("run/none.sock cannot be reached"),
+        "{neither:?}"
+    );
     world.stop().await;
 }
 

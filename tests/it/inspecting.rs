@@ -176,7 +176,15 @@ fn what_cannot_be_read_is_reported_and_nothing_is_guessed() {
     fails("--kubelet-config");
     unit("/usr/bin/kubelet --config=/etc/k.yaml");
     fails("/etc/k.yaml");
-    fs::create_dir(at.join("etc/k.yaml")).unwrap();
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        at.join("etc/k.yaml"),
+        fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
     fails("not a regular file");
     unit("/usr/bin/kubelet --anonymous-auth=perhaps");
     fails("--anonymous-auth=perhaps");

@@ -27,7 +27,13 @@ async fn the_number_of_connections_of_one_address_is_bounded() {
         .start()
         .await;
     let bob = world.client("bob");
-    let mut held = vec![bob.stream().await.unwrap(), bob.stream().await.unwrap()];
+    // Authenticated connections are not evicted.
+    let served = async || {
+        let mut connection = bob.connect().await.unwrap();
+        assert_eq!(connection.status("/healthz").await, 200);
+        connection
+    };
+    let mut held = vec![served().await, served().await];
     for _ in 0..3 {
         assert!(matches!(bob.stream().await, Err(ClientError::Closed(_))));
     }
@@ -53,14 +59,10 @@ async fn the_number_of_connections_is_bounded() {
     let world = World::builder().set("limits.connections", 3).start().await;
     let mut held = Vec::new();
     for last in 1..=3 {
-        held.push(
-            world
-                .client("bob")
-                .with_source(source(last))
-                .stream()
-                .await
-                .unwrap(),
-        );
+        let bob = world.client("bob").with_source(source(last));
+        let mut connection = bob.connect().await.unwrap();
+        assert_eq!(connection.status("/healthz").await, 200);
+        held.push(connection);
     }
     let late = world.client("bob").with_source(source(4));
     assert!(matches!(late.stream().await, Err(ClientError::Closed(_))));

@@ -5,6 +5,10 @@
 //! without it, is its first sentence.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests read files that they made themselves"
+)]
 
 mod node;
 mod patience;
@@ -22,6 +26,7 @@ mod api_server_rotation;
 mod api_server_seen;
 mod api_server_traffic;
 mod audit_events;
+mod audit_floods;
 mod authorization;
 mod bad_answers;
 mod budgets;
@@ -29,6 +34,7 @@ mod census;
 mod client_matrix;
 mod command_line;
 mod corpus;
+mod crowded_door;
 mod deadlines;
 mod early_answers;
 mod expectations;
@@ -39,6 +45,7 @@ mod forwarding_upstream;
 mod framing;
 mod half_ends;
 mod handmade_certificates;
+mod hostile_files;
 mod http2_frames;
 mod http2_oddities;
 mod identity;
@@ -53,6 +60,7 @@ mod interactive;
 mod lab;
 mod leaving_clients;
 mod limits;
+mod log_lines;
 mod next_steps;
 mod node_name;
 mod outside_clients;

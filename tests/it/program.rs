@@ -148,6 +148,7 @@ impl Installation {
             "authentication": {"x509": {"clientCAFile": "ca.crt"}},
             "audit": {"path": "audit.log"},
             "admin": {"listen": "127.0.0.1:0"},
+            "firewall": {"runDirectory": "run"},
         });
         change(&mut configuration);
         fs::write(self.config(), configuration.to_string()).unwrap();
@@ -190,7 +191,19 @@ impl Serving {
     }
 
     pub(crate) async fn with_configuration(file: &str) -> Self {
-        let mut process = kubelet_gate()
+        Self::by(kubelet_gate(), file).await
+    }
+
+    /// With the number of files it may open changed by these arguments of the shell's `ulimit`.
+    pub(crate) async fn with_files(installation: &Installation, limit: &str) -> Self {
+        let mut command = own(Command::new("sh"));
+        let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+        command.args(["-c", &script, GATE]);
+        Self::by(command, &installation.config()).await
+    }
+
+    async fn by(mut command: Command, file: &str) -> Self {
+        let mut process = command
             .args(["serve", "--log-format", "json", "--config", file])
             .stderr(Stdio::piped())
             .spawn()

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use fakes::client::Client;
 use kubelet_gate::settings::{KubeletFlags, Settings};
+use tokio::net::TcpStream;
 
 use crate::patience::eventually_answers;
 use crate::skipped::skip;
@@ -305,6 +306,33 @@ async fn health_checks_are_answered_to_the_node_alone() {
     assert_eq!(neighbour.status("/healthz").await, 410);
     let local = Client::plain(SocketAddr::new([127, 0, 0, 1].into(), world.read_only.port()));
     assert_answer(&local.get("/healthz").await.unwrap(), 200, "ok");
+    world.stop().await;
+}
+
+/// Seen red: with newcomers refused when the places are taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_keep_no_health_check_out() {
+    let Some(address) = own_address() else {
+        return skip("this machine has no address but loopback");
+    };
+    let world = World::builder()
+        .set("readOnlyPort.healthz", true)
+        .set("readOnlyPort.listen", vec!["0.0.0.0:0"])
+        .start()
+        .await;
+    let local = SocketAddr::new([127, 0, 0, 1].into(), world.read_only.port());
+    let mut held = Vec::new();
+    for address in [address, local.ip()] {
+        for _ in 0..200 {
+            let dialled = TcpStream::connect((address, local.port())).await;
+            held.push(dialled.unwrap());
+        }
+        assert_answer(&Client::plain(local).get("/healthz").await.unwrap(), 200, "ok");
+    }
+    let neighbour = Client::plain(SocketAddr::new(address, local.port()));
+    assert_eq!(neighbour.status("/healthz").await, 410, "its own newest come in");
+    assert!(world.metric("rejections_total", &[("reason", "evicted")]) >= 200.0);
+    drop(held);
     world.stop().await;
 }
 

@@ -234,6 +234,7 @@ fn configuration(upstream: Upstream, kubelet: SocketAddr, folder: &Path) -> Valu
         "limits": {"shutdownTimeout": "5s"},
         "audit": {"path": "audit.log"},
         "admin": {"listen": "127.0.0.1:0"},
+        "firewall": {"runDirectory": "run"},
     })
 }
 
@@ -380,7 +381,11 @@ impl World {
             .await
             .unwrap()
             .unwrap();
-        for gauge in ["connections", "upstream_idle_connections"] {
+        for gauge in [
+            "connections",
+            "unauthenticated_connections",
+            "upstream_idle_connections",
+        ] {
             eventually(&format!("{gauge} is back to 0"), || {
                 self.metric(gauge, &[]) == 0.0
             })

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::check::{Check, CheckResult, Compensation};
 use crate::adopt::kubelet::Root;
 use crate::adopt::kubelet::invocation::Invocation;
+use crate::files::{self, DOCUMENT};
 
 /// Where the kernel has the settings of each interface.
 const FOLDER: &str = "/proc/sys/net/ipv4/conf";
@@ -74,7 +75,7 @@ fn in_force() -> Result<Option<RoutedLoopback>, LocalnetError> {
         let entry = entry.map_err(unread(FOLDER))?;
         let interface = entry.file_name().to_string_lossy().into_owned();
         let file = format!("{FOLDER}/{interface}/route_localnet");
-        match std::fs::read_to_string(&file) {
+        match files::read_text(&file, DOCUMENT) {
             Ok(value) if value.trim() == "1" => on.push(interface),
             Ok(_) => {}
             // The interface has just gone.

@@ -1,6 +1,5 @@
 //! The kubelets that run, from their processes.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use super::invocation::{Invocation, Source, kubelet_arguments, placed};
 use super::rancher::{self, Product};
 use super::root::Root;
 use super::{microk8s, systemd};
+use crate::files::{self, DOCUMENT};
 
 /// Longest command line that is read, in bytes. A longer one is cut, which is noted.
 const LONGEST_COMMAND: u64 = 4 * 1024 * 1024;
@@ -36,7 +36,7 @@ pub fn running(proc: &Path) -> Vec<Invocation> {
 
 fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
     let mut argv = Vec::new();
-    let file = File::open(process.join("cmdline")).ok()?;
+    let file = files::open(process.join("cmdline")).ok()?;
     file.take(LONGEST_COMMAND).read_to_end(&mut argv).ok()?;
     let text = String::from_utf8_lossy(argv.strip_suffix(b"\0").unwrap_or(&argv));
     let source = Source::Process(pid);
@@ -79,7 +79,7 @@ fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
 
 /// The name of the unit that a process belongs to, by its control group.
 fn unit_of(process: &Path) -> Option<String> {
-    let groups = std::fs::read_to_string(process.join("cgroup")).ok()?;
+    let groups = files::read_text(process.join("cgroup"), DOCUMENT).ok()?;
     let mut names = groups.lines().flat_map(|line| line.split('/'));
     names.rfind(|name| name.ends_with(".service")).map(str::to_owned)
 }

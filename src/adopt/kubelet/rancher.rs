@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::invocation::{Invocation, Source, Word, placed, program};
 use super::root::{Root, broken};
 use super::systemd::UnitStart;
+use crate::files::{self, BUNDLE};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,7 +66,7 @@ pub(super) fn of_process(
     source: Source,
     root: Root,
 ) -> Option<Invocation> {
-    let bytes = std::fs::read(process.join("environ")).unwrap_or_default();
+    let bytes = files::read(process.join("environ"), BUNDLE).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let environment = text
         .split('\0')

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
+
+use crate::files::{self, DOCUMENT};
 
 /// The number of links that the kernel follows.
 const LINKS: usize = 40;
-/// Largest file that is read, in bytes.
-const LARGEST: u64 = 1024 * 1024;
 
 /// Where a node's `/` is. Paths are the node's own and absolute; links are followed as the node would, never
 /// out of it.
@@ -85,16 +85,7 @@ impl Root {
     /// It is not there, no regular file, larger than 1 MiB, or not UTF-8.
     pub fn read(&self, path: impl AsRef<Path>) -> io::Result<String> {
         let path = self.resolve(path.as_ref())?;
-        // Opening a FIFO would wait for its writer.
-        if !fs::metadata(&path)?.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        let mut text = String::new();
-        File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > LARGEST {
-            return Err(io::Error::other("larger than 1 MiB"));
-        }
-        Ok(text)
+        files::read_text(&path, DOCUMENT)
     }
 
     /// Whether there is such a file or folder. One that cannot be looked up counts as missing.

@@ -1,8 +1,8 @@
 //! Which user listens on a port of this node, asked before a token is sent there.
 
-use std::fs;
 use std::net::SocketAddr;
 
+use crate::files::{self, DOCUMENT};
 use crate::host::sockets;
 
 /// The gate's own user, as its unit has it.
@@ -16,7 +16,7 @@ pub(super) fn are_trusted(address: SocketAddr) -> bool {
         return false;
     };
     let ours = rustix::process::getuid().as_raw();
-    let gate = user(&fs::read_to_string("/etc/passwd").unwrap_or_default());
+    let gate = user(&files::read_text("/etc/passwd", DOCUMENT).unwrap_or_default());
     sockets
         .iter()
         .filter(|socket| socket.listens && socket.local.port() == address.port())

@@ -1,11 +1,12 @@
 //! Reports kept in files, to compare with later.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use super::report::{API_VERSION, KIND, ProbeReport};
+use crate::files;
 
 /// Largest saved report that is read, in bytes.
 const LARGEST_REPORT: u64 = 64 * 1024 * 1024;
@@ -38,7 +39,7 @@ impl ProbeReport {
     /// # Errors
     /// The file cannot be read, or is not a report.
     pub(crate) fn read(path: &Path) -> Result<Self, SavedError> {
-        let report: Self = serde_json::from_slice(&read(path, LARGEST_REPORT)?)?;
+        let report: Self = serde_json::from_slice(&files::read(path, LARGEST_REPORT)?)?;
         if report.kind != KIND || report.api_version != API_VERSION {
             return Err(SavedError::Kind {
                 kind: report.kind,
@@ -95,14 +96,4 @@ impl Drop for ReportFile<'_> {
             let _ = fs::remove_file(self.path);
         }
     }
-}
-
-/// The first `most` bytes of a regular file. Others are refused: a device could be read without end.
-pub(super) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

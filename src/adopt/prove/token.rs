@@ -4,10 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use super::saved::read;
-
-/// Largest token that is read, in bytes.
-const LARGEST: u64 = 1024 * 1024;
+use crate::files::{self, TOKEN};
 
 /// A bearer token with read-only rights.
 #[derive(Clone)]
@@ -30,7 +27,7 @@ impl ProbeToken {
     /// # Errors
     /// The file cannot be read, or holds no single token.
     pub fn read(path: &Path) -> Result<Self, ProbeTokenError> {
-        Self::new(&String::from_utf8_lossy(&read(path, LARGEST)?))
+        Self::new(&String::from_utf8_lossy(&files::read(path, TOKEN)?))
     }
 
     /// The token that is in `text`.

@@ -140,7 +140,7 @@ fn paths_are_relative_to_the_kubeconfig_and_data_and_token_file_win() {
         BASE64_STANDARD.encode("bundle")
     );
     let found = parse(&kubeconfig_text(URL, &cluster, TOKEN)).unwrap();
-    assert_eq!(found.authority.read().unwrap(), b"bundle");
+    assert_eq!(found.authority.read(1024).unwrap(), b"bundle");
     assert!(
         found
             .authority
@@ -194,11 +194,11 @@ fn syntax_errors_tell_the_place_and_nothing_of_the_content() {
 fn the_files_must_be_files() {
     let directory = tempfile::tempdir().unwrap();
     let error = Kubeconfig::load(directory.path()).unwrap_err().to_string();
-    assert!(error.ends_with("not a regular file"), "{error}");
+    assert!(error.contains("it is a folder, not a regular file"), "{error}");
     let path = directory.path().join("large");
     std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).unwrap();
     let error = Kubeconfig::load(&path).unwrap_err().to_string();
-    assert!(error.ends_with("larger than 1 MiB"), "{error}");
+    assert!(error.contains("larger than 1 MiB"), "{error}");
 }
 
 #[test]

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod event;
+mod redaction;
 mod requests;
+mod rotation;
+mod summaries;
 mod writer;
 
 use std::fs;
@@ -12,14 +15,16 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use super::{AuditId, Event, EventStage};
-use crate::settings::{self, AuditCommands, AuditMode, AuditSink};
+use super::{AuditId, Event, EventRate, EventStage};
+use crate::settings::{self, AuditCommands, AuditMode, AuditSink, AuditStrangers};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn event() -> Event<'static> {
     Event {
         id: AuditId::random(),
+        rate: EventRate::User,
+        outcome: "allow",
         stage: EventStage::ResponseComplete,
         request_uri: b"/pods",
         verb: "get",
@@ -44,6 +49,8 @@ fn file_settings(path: &Path, mode: AuditMode) -> settings::Audit {
         sink: AuditSink::File(path.to_owned()),
         mode,
         commands: AuditCommands::Hash,
+        strangers: AuditStrangers::Summarised,
+        rotation: None,
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::{PATIENCE, event, eventually, file_settings, verbs};
-use crate::audit::{Audit, AuditError, Event};
-use crate::settings::{self, AuditCommands, AuditMode, AuditSink};
+use crate::audit::{Audit, AuditError, Event, Holder};
+use crate::settings::{self, AuditMode, AuditSink};
 
 #[test]
 fn lines_reach_the_file_in_order_and_are_counted() {
@@ -49,8 +50,8 @@ async fn blocking_waits_for_room_and_for_the_file() {
     let path = directory.path().join("audit.log");
     let (audit, thread) = Audit::start(&file_settings(&path, AuditMode::Blocking), 1).unwrap();
     assert!(audit.is_blocking());
-    let slot = audit.reserve_blocking().await;
-    let mut second = Box::pin(audit.reserve_blocking());
+    let slot = audit.reserve_blocking(Holder::User).await;
+    let mut second = Box::pin(audit.reserve_blocking(Holder::User));
     assert!(futures_poll(second.as_mut()).is_none(), "there is no room yet");
     slot.write_and_wait(&Event {
         verb: "first",
@@ -69,13 +70,17 @@ async fn blocking_waits_for_room_and_for_the_file() {
         .unwrap();
     assert_eq!(verbs(&path), ["first", "second"]);
     // The event is written even if its future is dropped.
-    drop(audit.reserve_blocking().await.write_and_wait(&Event {
+    drop(audit.reserve_blocking(Holder::User).await.write_and_wait(&Event {
         verb: "third",
         ..event()
     }));
     thread.shutdown(PATIENCE).unwrap();
     assert_eq!(verbs(&path), ["first", "second", "third"]);
-    let late = audit.reserve_blocking().await.write_and_wait(&event()).await;
+    let late = audit
+        .reserve_blocking(Holder::User)
+        .await
+        .write_and_wait(&event())
+        .await;
     assert!(matches!(late, Err(AuditError::Closed)));
     assert_eq!((audit.dropped(), audit.pending()), (1, 0));
 }
@@ -95,7 +100,7 @@ async fn blocking_does_not_linger() {
     let start = Instant::now();
     for _ in 0..100 {
         audit
-            .reserve_blocking()
+            .reserve_blocking(Holder::User)
             .await
             .write_and_wait(&event())
             .await
@@ -217,12 +222,14 @@ fn a_thread_that_is_dropped_still_writes_what_it_has() {
 async fn off_accepts_every_event_and_writes_none() {
     let off = settings::Audit {
         sink: AuditSink::Off,
-        mode: AuditMode::Blocking,
-        commands: AuditCommands::Hash,
+        ..file_settings(Path::new(""), AuditMode::Blocking)
     };
     let (audit, thread) = Audit::start(&off, 1).unwrap();
     assert!(!audit.is_blocking());
-    let (first, second) = (audit.reserve().unwrap(), audit.reserve_blocking().await);
+    let (first, second) = (
+        audit.reserve().unwrap(),
+        audit.reserve_blocking(Holder::User).await,
+    );
     first.write(&event());
     second.write_and_wait(&event()).await.unwrap();
     assert_eq!((audit.written(), audit.pending(), audit.dropped()), (0, 0, 0));

@@ -18,7 +18,7 @@ use crate::duration;
 use crate::host;
 use crate::seal::trial::{self, TrialError};
 use crate::seal::{Accepted, Plan, Refusals, RunningGate, Unit, attempt_all, connections};
-use crate::serve::admin::client::{AdminError, get};
+use crate::serve::admin::client::{AdminError, AdminPlace, get};
 use crate::settings::Settings;
 
 /// A shorter trial leaves no time to look at it, let alone to confirm it.
@@ -92,10 +92,10 @@ impl Apply {
             closed_health_checks: self.close_health_checkers,
         };
         let runtime = runtime().map_err(CliError::failed)?;
-        let served = |admin| {
-            runtime
-                .block_on(api_server_seen(admin))
-                .map(|last| last.is_some())
+        let served = |port| {
+            let admin = AdminPlace::of(&settings, port)?;
+            let seen = runtime.block_on(api_server_seen(&admin));
+            Some(seen.map(|last| last.is_some()))
         };
         let (refusals, gate) = Refusals::of(&settings, &plan, accepted, served);
         let (Some(gate), []) = (gate, refusals.lines()) else {
@@ -211,10 +211,10 @@ impl Apply {
         gate: &RunningGate,
         (began, tried_since): (Instant, SystemTime),
     ) -> Result<(), CliError> {
-        let admin = gate.admin.ok_or_else(|| {
+        let admin = AdminPlace::of(settings, gate.admin).ok_or_else(|| {
             CliError::failed(
-                "admin.listen is off, so that the gate cannot be asked whether it served the API server; \
-                 confirm by hand",
+                "admin.listen and admin.socket are off, so that the gate cannot be asked whether it served \
+                 the API server; confirm by hand",
             )
         })?;
         let state = state(settings);
@@ -229,7 +229,7 @@ impl Apply {
             }
             let attempts = runtime.block_on(attempt_all(plan, &addresses, gate));
             let bypassed = attempts.iter().find(|attempt| !attempt.reached.is_sealed());
-            why = match (bypassed, runtime.block_on(api_server_seen(admin))) {
+            why = match (bypassed, runtime.block_on(api_server_seen(&admin))) {
                 (Some(attempt), _) => Unverified::Bypassed(attempt.address),
                 (None, Err(error)) => Unverified::Unasked(error),
                 (None, Ok(Some(last))) if after(&last, tried_since) => return Ok(()),
@@ -253,7 +253,7 @@ fn refuse(reasons: &[impl ToString], err: &mut Stream) -> Exit {
 }
 
 /// The time at which the gate served the API server last; `None`: never since it started.
-async fn api_server_seen(admin: SocketAddr) -> Result<Option<String>, AdminError> {
+async fn api_server_seen(admin: &AdminPlace) -> Result<Option<String>, AdminError> {
     let seal: Value = get(admin, "/seal", ADMIN).await?;
     Ok(seal["apiServer"]["last"].as_str().map(str::to_owned))
 }

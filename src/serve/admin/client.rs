@@ -1,6 +1,8 @@
-//! A client of a running gate's admin port, for the other commands.
+//! A client of a running gate's admin socket or port, for the other commands.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,40 +12,58 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+
+use crate::settings::Settings;
 
 /// Longest answer that is read.
 const LONGEST: usize = 16 * 1024 * 1024;
 
-/// Why the admin port gave no answer that can be used.
+/// Where a gate is asked. The socket comes first: no other user's process can have taken it.
+#[derive(Clone, Debug)]
+pub struct AdminPlace {
+    first: Asked,
+    /// Where it is asked if the first cannot be reached.
+    then: Option<Asked>,
+}
+
+/// One of the two, as messages name it.
+#[derive(Clone, Debug)]
+pub enum Asked {
+    /// `admin.socket`.
+    Socket(PathBuf),
+    /// `admin.listen`.
+    Port(SocketAddr),
+}
+
+/// Why the gate gave no answer that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// The port cannot be connected to.
+    /// It cannot be connected to.
     #[error(
-        "the gate's admin port {address} cannot be reached (admin.listen): does the gate run with this \
-         configuration?"
+        "the gate's admin {asked} cannot be reached (admin.listen, admin.socket): does the gate run with \
+         this configuration?"
     )]
     Unreachable {
-        /// `admin.listen`.
-        address: SocketAddr,
+        /// Where.
+        asked: Asked,
         /// Why not.
         #[source]
         source: std::io::Error,
     },
     /// It takes too long.
-    #[error("the gate's admin port {address} has not answered within {within:?}: is it another program's?")]
+    #[error("the gate's admin port or socket has not answered within {within:?}: is it another program's?")]
     Deadline {
-        /// `admin.listen`.
-        address: SocketAddr,
         /// The deadline.
         within: Duration,
     },
     /// The answer is not HTTP, or is too long.
-    #[error("http://{address}{path}: the answer cannot be read; is the port another program's?")]
+    #[error("{path} of the gate's admin {asked}: the answer cannot be read; is it another program's?")]
     Broken {
-        /// `admin.listen`.
-        address: SocketAddr,
+        /// Where.
+        asked: Asked,
         /// What was asked for.
         path: &'static str,
         /// Why not.
@@ -52,12 +72,12 @@ pub enum AdminError {
     },
     /// The answer's status is not 200: the process there is not a gate, or a gate of another version.
     #[error(
-        "http://{address}{path} answers {status}: is the gate of another version, or the port another \
-         program's?"
+        "the gate's admin {asked}: {path} answers {status}: is the gate of another version, or is another \
+         program there?"
     )]
     Status {
-        /// `admin.listen`.
-        address: SocketAddr,
+        /// Where.
+        asked: Asked,
         /// What was asked for.
         path: &'static str,
         /// The answer's.
@@ -65,50 +85,102 @@ pub enum AdminError {
     },
 }
 
-/// What the admin port at `address` answers for `path`, from JSON.
+// === impl AdminPlace ===
+
+impl AdminPlace {
+    /// Where a gate of `settings` is asked, whose port is `port`, or else the configured one. `None` if it has
+    /// neither port nor socket.
+    #[must_use]
+    pub fn of(settings: &Settings, port: Option<SocketAddr>) -> Option<Self> {
+        let (admin, run_directory) = (&settings.admin, &settings.firewall.run_directory);
+        let socket = admin.socket.path(run_directory).map(Asked::Socket);
+        let port = port.or(admin.listen.filter(|address| address.port() != 0));
+        let mut places = socket.into_iter().chain(port.map(Asked::Port));
+        Some(Self {
+            first: places.next()?,
+            then: places.next(),
+        })
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "socket {}", path.display()),
+            Self::Port(address) => write!(f, "port {address}"),
+        }
+    }
+}
+
+/// What the gate at `place` answers for `path`, from JSON.
 ///
 /// # Errors
 /// There is no gate, it does not answer within `deadline`, or it answers something else.
 pub async fn get<T: DeserializeOwned>(
-    address: SocketAddr,
+    place: &AdminPlace,
     path: &'static str,
     deadline: Duration,
 ) -> Result<T, AdminError> {
-    let asking = timeout(deadline, ask(address, path));
-    let body = asking.await.map_err(|_| AdminError::Deadline {
-        address,
-        within: deadline,
-    })??;
-    serde_json::from_slice(&body).map_err(|error| broken(address, path, error))
+    let asking = timeout(deadline, ask(place, path));
+    let (asked, body) = asking
+        .await
+        .map_err(|_| AdminError::Deadline { within: deadline })??;
+    serde_json::from_slice(&body).map_err(|error| broken(asked, path, error))
 }
 
-async fn ask(address: SocketAddr, path: &'static str) -> Result<Bytes, AdminError> {
-    let stream = TcpStream::connect(dialled(address))
+async fn ask<'a>(place: &'a AdminPlace, path: &'static str) -> Result<(&'a Asked, Bytes), AdminError> {
+    let answer = match (ask_at(&place.first, path).await, &place.then) {
+        // A gate may have its port alone.
+        (Err(AdminError::Unreachable { .. }), Some(then)) => (then, ask_at(then, path).await),
+        (answer, _) => (&place.first, answer),
+    };
+    Ok((answer.0, answer.1?))
+}
+
+async fn ask_at(asked: &Asked, path: &'static str) -> Result<Bytes, AdminError> {
+    let unreachable = |source| AdminError::Unreachable {
+        asked: asked.clone(),
+        source,
+    };
+    match asked {
+        Asked::Socket(socket) => {
+            let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
+            request(stream, asked, path).await
+        }
+        Asked::Port(address) => {
+            let stream = TcpStream::connect(dialled(*address)).await.map_err(unreachable)?;
+            request(stream, asked, path).await
+        }
+    }
+}
+
+async fn request(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    asked: &Asked,
+    path: &'static str,
+) -> Result<Bytes, AdminError> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|source| AdminError::Unreachable { address, source })?;
-    let broken = |error: hyper::Error| broken(address, path, error);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        .map_err(|error| broken(asked, path, error))?;
     let request = Request::get(path)
-        .header(HOST, address.to_string())
+        .header(HOST, "localhost")
         .body(Empty::<Bytes>::new())
-        .map_err(|error| self::broken(address, path, error))?;
+        .map_err(|error| broken(asked, path, error))?;
     let answering = async {
-        let response = sender.send_request(request).await.map_err(broken)?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| broken(asked, path, error))?;
         if response.status() != StatusCode::OK {
-            let status = response.status();
             return Err(AdminError::Status {
-                address,
+                asked: asked.clone(),
                 path,
-                status,
+                status: response.status(),
             });
         }
         let body = Limited::new(response.into_body(), LONGEST).collect().await;
         body.map(|body| body.to_bytes())
-            .map_err(|source| AdminError::Broken {
-                address,
-                path,
-                source,
-            })
+            .map_err(|source| broken(asked, path, source))
     };
     // When the connection ends, the request ends with its error.
     let (mut answering, mut connection) = (std::pin::pin!(answering), std::pin::pin!(connection));
@@ -119,12 +191,12 @@ async fn ask(address: SocketAddr, path: &'static str) -> Result<Bytes, AdminErro
 }
 
 fn broken(
-    address: SocketAddr,
+    asked: &Asked,
     path: &'static str,
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> AdminError {
     AdminError::Broken {
-        address,
+        asked: asked.clone(),
         path,
         source: error.into(),
     }

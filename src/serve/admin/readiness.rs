@@ -1,23 +1,73 @@
 //! Whether the gate can do its work, part by part.
+//!
+//! An answer takes no longer than [`PATIENCE`], and neither load nor strangers change it: a part counts as
+//! broken when that is proven, not when it is slow or its queue is full.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::forward::ProbeFailure;
 use crate::seal::Seal;
 use crate::serve::instance::Instance;
+
+/// How long a request waits for a new look at the kubelet; after that the last one counts.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// The same if there was none before.
+const FIRST: Duration = Duration::from_secs(1);
+/// How long a look at the kubelet is new: clients that ask for the gate's health cannot flood the kubelet.
+const NEW: Duration = Duration::from_secs(1);
+/// For so long what was last known to be well counts, while nothing is found out or written.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Answers `/readyz`.
 pub(super) struct Readiness {
     instance: Arc<Instance>,
     stopping: CancellationToken,
+    kubelet: Arc<watch::Sender<KubeletState>>,
+    audit: Mutex<AuditProgress>,
+    /// When the seal was last found in force.
+    sealed: Mutex<Option<Instant>>,
 }
+
+/// What is known about the kubelet.
+struct KubeletState {
+    looking: bool,
+    looked: Option<Instant>,
+    /// When it was last connected to.
+    reached: Option<Instant>,
+    verdict: Result<(), String>,
+}
+
+/// How far the audit writer has come.
+struct AuditProgress {
+    written: u64,
+    since: Instant,
+}
+
+// === impl Readiness ===
 
 impl Readiness {
     pub(super) fn new(instance: Arc<Instance>, stopping: CancellationToken) -> Self {
-        Self { instance, stopping }
+        Self {
+            instance,
+            stopping,
+            kubelet: Arc::new(watch::Sender::new(KubeletState {
+                looking: false,
+                looked: None,
+                reached: None,
+                verdict: Err("it has not answered yet".to_owned()),
+            })),
+            audit: Mutex::new(AuditProgress {
+                written: 0,
+                since: Instant::now(),
+            }),
+            sealed: Mutex::default(),
+        }
     }
 
     /// Whether the gate is ready, and the answer's text; `verbose` lists every part.
@@ -71,32 +121,155 @@ impl Readiness {
     }
 
     async fn kubelet(&self) -> Result<(), String> {
-        self.instance
-            .kubelet_is_reachable()
-            .await
-            .map_err(|why| why.to_string())
+        let due = self.kubelet.send_if_modified(|state| {
+            let due = !state.looking && !state.is_new();
+            state.looking |= due;
+            due
+        });
+        if due {
+            let (instance, kubelet) = (self.instance.clone(), self.kubelet.clone());
+            // It goes on when the request that waits for it has gone.
+            tokio::spawn(async move {
+                let outcome = instance.gate.kubelet.probe().await;
+                kubelet.send_modify(|state| state.note(outcome, Instant::now()));
+            });
+        }
+        let mut state = self.kubelet.subscribe();
+        let patience = match state.borrow().looked {
+            None => FIRST,
+            Some(_) => PATIENCE,
+        };
+        // Otherwise the last verdict stands.
+        let _ = timeout(patience, state.wait_for(KubeletState::is_new)).await;
+        state.borrow().verdict.clone()
     }
 
+    /// A seal that cannot be looked at just now, as when the node is busy, counts as it was found before.
     fn seal(&self) -> Result<(), String> {
         if !self.instance.settings.firewall.required {
             return Ok(());
         }
-        match &*self.instance.seal.load_full() {
-            Seal::Sealed => Ok(()),
-            Seal::Unwatched => Err("it has not been looked at yet".into()),
-            Seal::Absent => Err("none is in force: kubelet-gate firewall apply".into()),
-            Seal::Trial => Err("it is on trial: kubelet-gate firewall confirm".into()),
-            Seal::Open(why) | Seal::Unknown(why) => Err(why.clone()),
-        }
+        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        let recently = sealed.is_some_and(|at| at.elapsed() < GRACE);
+        let why = match &*self.instance.seal.load_full() {
+            Seal::Sealed => {
+                *sealed = Some(Instant::now());
+                return Ok(());
+            }
+            Seal::Unknown(_) if recently => return Ok(()),
+            Seal::Unwatched => "it has not been looked at yet".into(),
+            Seal::Absent => "none is in force: kubelet-gate firewall apply".into(),
+            Seal::Trial => "it is on trial: kubelet-gate firewall confirm".into(),
+            Seal::Open(why) | Seal::Unknown(why) => why.clone(),
+        };
+        // From here on it is what was found, until it is found in force again.
+        *sealed = None;
+        Err(why)
     }
 
+    /// A full queue shows only that requests come faster than events are written.
     fn audit(&self) -> Result<(), String> {
         let audit = &self.instance.gate.audit;
-        // A full queue means that nothing has been written for a while.
-        if audit.pending() < self.instance.settings.limits.audit_queue {
-            Ok(())
-        } else {
-            Err("the queue is full".into())
+        let mut progress = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
+        let stuck = progress.stuck(audit.unwritten(), audit.written(), Instant::now());
+        stuck.map_or(Ok(()), |time| {
+            Err(format!(
+                "nothing has been written for {} s, and {} events wait",
+                time.as_secs(),
+                audit.pending()
+            ))
+        })
+    }
+}
+
+// === impl KubeletState ===
+
+impl KubeletState {
+    fn is_new(&self) -> bool {
+        self.looked.is_some_and(|looked| looked.elapsed() < NEW)
+    }
+
+    fn note(&mut self, outcome: Result<(), ProbeFailure>, now: Instant) {
+        self.looking = false;
+        self.looked = Some(now);
+        match outcome {
+            Ok(()) => {
+                self.reached = Some(now);
+                self.verdict = Ok(());
+            }
+            Err(failure) => {
+                let recently = self.reached.is_some_and(|reached| now < reached + GRACE);
+                if !(failure.is_inconclusive && self.verdict.is_ok() && recently) {
+                    self.verdict = Err(failure.why);
+                }
+            }
         }
+    }
+}
+
+// === impl AuditProgress ===
+
+impl AuditProgress {
+    /// For how long nothing has been written though there is something to write, if that is too long.
+    fn stuck(&mut self, unwritten: usize, written: u64, now: Instant) -> Option<Duration> {
+        if unwritten == 0 || written != self.written {
+            *self = Self { written, since: now };
+        }
+        Some(now.saturating_duration_since(self.since)).filter(|time| *time >= GRACE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(is_inconclusive: bool) -> Result<(), ProbeFailure> {
+        Err(ProbeFailure {
+            why: "why".to_owned(),
+            is_inconclusive,
+        })
+    }
+
+    /// Seen red: with every failure counted, one look that was late made the gate unready.
+    #[test]
+    fn a_kubelet_that_answers_late_is_believed_to_live_for_a_while() {
+        let start = Instant::now();
+        let mut state = KubeletState {
+            looking: true,
+            looked: None,
+            reached: None,
+            verdict: Err("it has not answered yet".to_owned()),
+        };
+        state.note(failed(true), start);
+        assert!(state.verdict.is_err(), "it was never reached");
+        state.note(Ok(()), start);
+        state.note(failed(true), start + GRACE / 2);
+        assert!(state.verdict.is_ok());
+        state.note(failed(true), start + GRACE);
+        assert!(state.verdict.is_err());
+        state.note(Ok(()), start + GRACE);
+        state.note(failed(false), start + GRACE);
+        assert!(state.verdict.is_err(), "refused, or another key");
+        state.note(failed(true), start + GRACE);
+        assert!(state.verdict.is_err(), "until it is reached again");
+    }
+
+    /// Seen red: with a full queue counted as broken.
+    #[test]
+    fn an_audit_that_writes_is_well_however_full_its_queue_is() {
+        let start = Instant::now();
+        let mut progress = AuditProgress {
+            written: 0,
+            since: start,
+        };
+        for second in 0..100 {
+            let now = start + Duration::from_secs(second);
+            assert_eq!(progress.stuck(8192, second + 1, now), None);
+        }
+        let last = start + Duration::from_secs(99);
+        assert_eq!(progress.stuck(1, 100, last + GRACE / 2), None);
+        assert_eq!(progress.stuck(1, 100, last + GRACE), Some(GRACE));
+        assert_eq!(progress.stuck(0, 100, last + GRACE), None, "nothing is left");
+        assert_eq!(progress.stuck(1, 100, last + GRACE * 3 / 2), None);
     }
 }

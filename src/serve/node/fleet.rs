@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::apiserver::{AccessSpec, ApiServer, TokenAnswer, UserInfo};
 use crate::authn::{add_authenticated_group, user_of_certificate};
+use crate::files::{self, DOCUMENT, TOKEN};
 use crate::settings::UpstreamCredentials;
 use crate::tls::pem;
 
@@ -44,7 +45,7 @@ pub(crate) async fn shown_to_kubelet(
     let mut found = Vec::new();
     if let Some((file, _)) = &credentials.client_certificate {
         let key = "upstream.clientCertificateFile";
-        found.push(judge(key, file, certificate_user(file), api_server, node_name).await);
+        found.push(judge(key, file, certificate_user(file).await, api_server, node_name).await);
     }
     if let Some(file) = &credentials.token_file {
         let user = token_user(file, api_server).await;
@@ -91,8 +92,8 @@ async fn judge(
 }
 
 /// The user that a kubelet finds in this certificate.
-fn certificate_user(file: &Path) -> Result<Option<UserInfo>, String> {
-    let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
+async fn certificate_user(file: &Path) -> Result<Option<UserInfo>, String> {
+    let bytes = read(file, DOCUMENT).await?;
     let chain = pem::certificates(file, &bytes).map_err(|error| error.to_string())?;
     let leaf = chain.first().ok_or("it has no certificate")?;
     user_of_certificate(leaf).map_err(|error| error.to_string())
@@ -100,7 +101,8 @@ fn certificate_user(file: &Path) -> Result<Option<UserInfo>, String> {
 
 /// The user that a kubelet finds for this token.
 async fn token_user(file: &Path, api_server: &ApiServer) -> Result<Option<UserInfo>, String> {
-    let token = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let bytes = read(file, TOKEN).await?;
+    let token = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
     match api_server.review_token(token.trim(), &[]).await {
         Err(error) => Err(error.to_string()),
         Ok(TokenAnswer::Rejected { .. }) => Ok(None),
@@ -109,4 +111,11 @@ async fn token_user(file: &Path, api_server: &ApiServer) -> Result<Option<UserIn
             Ok(Some(user))
         }
     }
+}
+
+/// The gate that runs asks on its control thread, which does not wait for a disk.
+async fn read(file: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let file = file.to_owned();
+    let read = files::aside(move || files::read(file, most)).await;
+    read.flatten().map_err(|error| error.to_string())
 }

@@ -11,6 +11,7 @@ use http::StatusCode;
 
 use super::error::NodeError;
 use crate::apiserver::{ApiServer, NodeInfo};
+use crate::files::{self, DOCUMENT};
 
 /// What the API server says about the Node, unless that is another machine.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ pub(crate) async fn confirm(
 impl Ids {
     /// The ids that can be read. The firmware's can be read by root alone.
     fn of_this_machine(root: &Path) -> Self {
-        let read = |file: &str| id(&std::fs::read_to_string(root.join(file)).ok()?);
+        let read = |file: &str| id(&files::read_text(root.join(file), DOCUMENT).ok()?);
         Self {
             boot: read("proc/sys/kernel/random/boot_id"),
             // The kubelet takes it from cAdvisor, which looks in these places.

@@ -41,6 +41,7 @@ struct Caller {
     agent: String,
 }
 
+#[derive(Clone, Copy)]
 struct Entry {
     count: u64,
     first: SystemTime,
@@ -98,12 +99,19 @@ impl Census {
 
     /// Every caller that is remembered.
     pub(crate) fn report(&self) -> CensusReport {
-        let book = self.book();
-        let mut entries: Vec<_> = book.entries.iter().collect();
+        // The tombstone waits for the lock: under it the entries are only copied.
+        let (mut entries, forgotten) = {
+            let book = self.book();
+            let entries = book
+                .entries
+                .iter()
+                .map(|(caller, entry)| (caller.clone(), *entry));
+            (entries.collect::<Vec<_>>(), book.forgotten)
+        };
         entries.sort_by_key(|(_, entry)| std::cmp::Reverse((entry.count, entry.sighting)));
         CensusReport {
             since: timestamp(self.since),
-            forgotten: book.forgotten,
+            forgotten,
             callers: entries
                 .into_iter()
                 .map(|(caller, entry)| CallerReport {

@@ -47,7 +47,7 @@ pub(super) async fn serve(
             let _ = timeout(LIFE, converse(stream, &instance, secure)).await;
         }
     };
-    accept_each(acceptor, &stop, serve).await;
+    accept_each(acceptor, &instance.gate.metrics, &stop, serve).await;
 }
 
 async fn converse(stream: TcpStream, instance: &Instance, secure: u16) -> hyper::Result<()> {

@@ -38,8 +38,8 @@ fn a_key_that_several_sections_have_is_sent_to_all_of_them() {
 fn a_key_like_no_other_gets_the_list_and_no_advice() {
     assert_eq!(
         error(&least_and("audit: {zzzzzz: 1}")),
-        "/etc/gate/gate.yaml:7: audit.zzzzzz: unknown key; the keys of this place are commands, mode, path: \
-         use one of them or remove this one"
+        "/etc/gate/gate.yaml:7: audit.zzzzzz: unknown key; the keys of this place are commands, \
+         maxBackups, maxSizeMB, mode, path, strangers: use one of them or remove this one"
     );
     let said = error(&least_and("frobnicate: 1"));
     assert!(
@@ -115,7 +115,8 @@ fn wrong_types_name_key_value_and_way_out() {
         ("nodeName:", ":7: nodeName: nothing is written here"),
         (
             "audit: 3",
-            ":7: audit: 3 is not a mapping; write the keys below it, indented: commands, mode, path",
+            ":7: audit: 3 is not a mapping; write the keys below it, indented: commands, maxBackups, maxSizeMB, \
+             mode, path, strangers",
         ),
         (
             "nodeNameFromHost: maybe",
@@ -159,9 +160,6 @@ streams:
   recheckInterval: 30s
   maxUnverified: 300s
   maxLifetime: 0s
-audit:
-  maxSizeMB: 0
-  maxBackups: 0
 authorization:
   webhook:
     staleAllow:
@@ -177,13 +175,13 @@ fn a_key_without_effect_is_read_with_a_warning_and_changes_nothing() {
         .iter()
         .map(|said| said.split(':').nth(1).unwrap())
         .collect();
-    assert_eq!(warned, ["7", "8", "10", "11", "12", "14", "15", "19", "20"]);
+    assert_eq!(warned, ["7", "8", "10", "11", "12", "16", "17"]);
     assert_eq!(
         settings.warnings[1],
         "/etc/gate/gate.yaml:8: `sandbox` has no effect in this version: there is no sandbox; remove the key"
     );
     assert!(
-        settings.warnings[7]
+        settings.warnings[5]
             .contains("`authorization.webhook.staleAllow.maxAge` has no effect in this version")
     );
     assert_eq!(without_warnings(settings), good(LEAST));
@@ -198,8 +196,6 @@ fn a_promise_that_is_not_kept_is_refused_and_never_ignored() {
         ("streams: {recheckInterval: ", "10s"),
         ("streams: {maxUnverified: ", "1m"),
         ("streams: {maxLifetime: ", "1h"),
-        ("audit: {maxSizeMB: ", "100"),
-        ("audit: {maxBackups: ", "5"),
         ("authorization: {webhook: {staleAllow: {maxAge: ", "1h"),
         (
             "authorization: {webhook: {staleAllow: {subresources: ",

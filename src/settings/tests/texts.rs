@@ -13,8 +13,8 @@ fn the_printed_settings_load_as_themselves() {
          cacheUnauthorizedTTL: 1ns}, interactive: {requireCreate: false, allowedUsers: ['kube-apiserver', \
          'null'], cacheAuthorizedTTL: 1s}, paths: {deny: [/checkpoint]}}\nreadOnlyPort: {listen: \
          ['[2001:db8::1]:10255']}\nstreamingConnectionIdleTimeout: 1h\nlimits: {idleTimeout: 1m30s, \
-         connections: 10}\naudit: {path: '-', mode: blocking, commands: show}\nadmin: {listen: ''}\nworkers: \
-         4",
+         connections: 10}\naudit: {path: '-', mode: blocking, commands: show, strangers: full, \
+         maxSizeMB: 7, maxBackups: 0}\nadmin: {listen: ''}\nworkers: 4",
     );
     let remote = upstream(
         "{url: 'https://198.51.100.1:10250', allowRemote: true, caFile: ca, serverName: worker-1, \

@@ -144,7 +144,9 @@ fn values_out_of_bounds_are_refused() {
         "authorization: {paths: {deny: [/debug/pprof/, /checkpoint]}}",
     ));
     assert_eq!(
-        good(&least_and("audit: {path: '-'}\nadmin: {listen: ''}")).admin_listen,
+        good(&least_and("audit: {path: '-'}\nadmin: {listen: ''}"))
+            .admin
+            .listen,
         None
     );
     assert_eq!(good(&least_and("audit: {path: ''}")).audit.sink, AuditSink::Off);
@@ -408,6 +410,8 @@ fn open_doors_are_warned_about() {
     assert!(warnings(v1).contains("legacyV1Certificates: has no effect while"));
     assert_eq!(warnings(&v1.replace("Require", "Request")), "");
     assert!(warnings("audit: {path: ''}").contains("nothing is written about any request"));
+    assert!(warnings("audit: {maxBackups: 0}").contains("nothing bounds the disk"));
+    assert_eq!(warnings("audit: {maxSizeMB: 0, maxBackups: 0}"), "");
     assert_eq!(warnings(""), "");
 }
 
@@ -458,4 +462,24 @@ fn a_file_that_is_not_there_is_named() {
         Settings::load(&file, &KubeletFlags::default()).unwrap(),
         good(EXAMPLE)
     );
+}
+
+/// What version 0.1 took, `maxSizeMB: 0` and `maxBackups: 0`, still means what it meant.
+#[test]
+fn the_audit_file_is_rotated_unless_the_size_is_zero() {
+    let rotation = |audit: &str| good(&least_and(audit)).audit.rotation;
+    let megabytes = |number: u64, backups| {
+        Some(AuditRotation {
+            bytes: number * 1024 * 1024,
+            backups,
+        })
+    };
+    assert_eq!(rotation(""), megabytes(100, Some(5)));
+    assert_eq!(rotation("audit: {maxSizeMB: 0, maxBackups: 0}"), None);
+    assert_eq!(
+        rotation("audit: {maxSizeMB: 1, maxBackups: 0}"),
+        megabytes(1, None)
+    );
+    assert_eq!(rotation("audit: {maxBackups: 2}"), megabytes(100, Some(2)));
+    assert!(error(&least_and("audit: {maxSizeMB: 1000001}")).contains("write 0 to 1000000"));
 }

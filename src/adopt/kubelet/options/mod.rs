@@ -148,7 +148,20 @@ impl Effective {
         let root = &invocation.root;
         let mut files = Vec::new();
         let mut layers: Vec<(Value, Layer)> = Vec::new();
-        let config = last("config").map(|path| absolute(&invocation.directory, path));
+        let mut config = last("config").map(|path| absolute(&invocation.directory, path));
+        // A copy of a node may lack an empty folder; the kubelets that had --api-servers named one.
+        let is_folder = |path: &PathBuf| match root.resolve(path).and_then(std::fs::metadata) {
+            Ok(about) => about.is_dir(),
+            Err(_) => last("api-servers").is_some(),
+        };
+        if let Some(folder) = config.take_if(|path| is_folder(path)) {
+            notes.push(format!(
+                "--config names a folder, {}: before Kubernetes 1.6 that was where static pods are (now \
+                 --pod-manifest-path), and such a kubelet has the defaults of one without a file. A newer \
+                 kubelet does not start with it",
+                shown(&folder)
+            ));
+        }
         if let Some(path) = &config {
             layers.push((document(root, path, &mut notes)?, Layer::File(path.clone())));
             files.push(shown(path));

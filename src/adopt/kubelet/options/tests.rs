@@ -21,6 +21,25 @@ fn value(words: &[&str], files: &[(&str, &str)], key: &str) -> String {
     effective(words, files).unwrap().get(key).unwrap().shown()
 }
 
+/// Before Kubernetes 1.6. Seen red: the folder was an error, and nothing else was told about the node.
+#[test]
+fn a_config_that_is_a_folder_is_one_of_static_pods() {
+    let pod = [("etc/manifests/pod.yaml", "")];
+    for (words, files) in [
+        (&["--config=/etc/manifests"][..], &pod[..]),
+        (
+            &["--config=/etc/manifests", "--api-servers=https://192.0.2.1"],
+            &[],
+        ),
+    ] {
+        let effective = effective(words, files).unwrap();
+        assert!(effective.is_on("authentication.anonymous.enabled"));
+        assert_eq!(effective.number("readOnlyPort"), 10255);
+        assert!(effective.notes[0].starts_with("--config names a folder, /etc/manifests: before"));
+    }
+    assert!(effective(&["--config=/etc/manifests"], &[]).is_err());
+}
+
 const CONFIG: &str = "--config=/etc/kubelet.yaml";
 const KIND: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
 

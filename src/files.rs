@@ -1,0 +1,192 @@
+//! Reading files that are named from outside: by the configuration, by a kubeconfig, or on a node.
+//!
+//! Such a name may lead to a FIFO, which waits for a writer when it is opened, or to a device without an end.
+//! [`open`] and [`read`] are the only ways in: they open regular files alone, never wait for the opening, and
+//! read no more than a bound.
+
+use std::fs::{self, File, FileType, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+use std::thread;
+
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::oneshot;
+
+/// The most bytes of a CA bundle or of a revocation list.
+pub(crate) const BUNDLE: u64 = 16 << 20;
+/// The most bytes of a certificate with its chain, a key, a kubeconfig or another document.
+pub(crate) const DOCUMENT: u64 = 1 << 20;
+/// The most bytes of a bearer token.
+pub(crate) const TOKEN: u64 = 64 << 10;
+
+/// Opens a regular file for reading, without waiting.
+///
+/// # Errors
+/// It is not there, or something else than a regular file.
+pub(crate) fn open(path: impl AsRef<Path>) -> io::Result<File> {
+    let path = path.as_ref();
+    // Some devices act when they are opened, so they are not even opened. Another file may take the name
+    // meanwhile, so what is open is looked at too.
+    refuse_special(&fs::metadata(path)?)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    refuse_special(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// The bytes of a regular file that has at most `most` of them. In `/proc` and `/sys`, whose files say that
+/// they are empty, what is read counts.
+///
+/// # Errors
+/// As [`open`], or it is larger.
+pub(crate) fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
+    let length = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    if length <= most {
+        file.take(most + 1).read_to_end(&mut bytes)?;
+    }
+    if length.max(bytes.len() as u64) > most {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!(
+                "it is larger than {}, the most that is read; name the right file",
+                size(most)
+            ),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// As [`read`], for text.
+///
+/// # Errors
+/// As [`read`], or it is not UTF-8.
+pub(crate) fn read_text(path: impl AsRef<Path>, most: u64) -> io::Result<String> {
+    String::from_utf8(read(path, most)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8; save it as UTF-8"))
+}
+
+/// Runs `work`, which reads files, on a thread of its own. A file of a network file system may hold that
+/// thread for ever: the caller's thread goes on, and the end of the process does not wait for it.
+///
+/// # Errors
+/// No thread can be started, or `work` panicked.
+pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (done, result) = oneshot::channel();
+    let reading = move || {
+        // A caller that is gone needs no result.
+        let _ = done.send(work());
+    };
+    thread::Builder::new().name("files".to_owned()).spawn(reading)?;
+    result
+        .await
+        .map_err(|_| io::Error::other("the thread that read the files has panicked"))
+}
+
+fn refuse_special(about: &Metadata) -> io::Result<()> {
+    if about.is_file() {
+        return Ok(());
+    }
+    let kind = match about.is_dir() {
+        true => io::ErrorKind::IsADirectory,
+        false => io::ErrorKind::InvalidInput,
+    };
+    let what = name(about.file_type());
+    Err(io::Error::new(
+        kind,
+        format!("it is {what}, not a regular file; name a regular file"),
+    ))
+}
+
+fn name(kind: FileType) -> &'static str {
+    if kind.is_dir() {
+        "a folder"
+    } else if kind.is_fifo() {
+        "a FIFO (named pipe)"
+    } else if kind.is_socket() {
+        "a socket"
+    } else if kind.is_char_device() || kind.is_block_device() {
+        "a device"
+    } else {
+        "something else"
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        ..0x10_0000 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used, clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use rustix::fs::{CWD, FileType, mknodat};
+
+    use super::*;
+
+    fn refusal(path: &Path) -> (io::ErrorKind, String) {
+        let error = read(path, TOKEN).unwrap_err();
+        (error.kind(), error.to_string())
+    }
+
+    /// Seen red: opened without O_NONBLOCK and without a look before, the FIFO never ended.
+    #[test]
+    fn what_is_no_regular_file_is_neither_waited_for_nor_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        symlink(at("fifo"), at("link")).unwrap();
+        let _listener = UnixListener::bind(at("socket")).unwrap();
+        for (path, what) in [
+            (at("fifo"), "a FIFO (named pipe)"),
+            (at("link"), "a FIFO (named pipe)"),
+            (at("socket"), "a socket"),
+            ("/dev/zero".into(), "a device"),
+            ("/dev/null".into(), "a device"),
+            (at(""), "a folder"),
+        ] {
+            let (kind, said) = refusal(&path);
+            let expected = format!("it is {what}, not a regular file; name a regular file");
+            assert_eq!(said, expected, "{}", path.display());
+            assert_eq!(kind == io::ErrorKind::IsADirectory, what == "a folder");
+        }
+        assert_eq!(refusal(&at("none")).0, io::ErrorKind::NotFound);
+    }
+
+    /// Seen red: with one byte less read, the long file of `/proc` was cut.
+    #[test]
+    fn a_file_is_read_up_to_its_bound() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, vec![b'x'; TOKEN as usize]).unwrap();
+        assert_eq!(read(&path, TOKEN).unwrap().len() as u64, TOKEN);
+        fs::write(&path, vec![b'x'; TOKEN as usize + 1]).unwrap();
+        let too_large = "it is larger than 64 KiB, the most that is read; name the right file";
+        assert_eq!(
+            refusal(&path),
+            (io::ErrorKind::FileTooLarge, too_large.to_owned())
+        );
+        let sparse = File::create(&path).unwrap();
+        sparse.set_len(1 << 30).unwrap();
+        let error = read(&path, BUNDLE).unwrap_err().to_string();
+        assert!(error.starts_with("it is larger than 16 MiB"), "{error}");
+        // Its length is said to be 0.
+        let error = read("/proc/self/maps", 1024).unwrap_err().to_string();
+        assert!(error.starts_with("it is larger than 1 KiB"), "{error}");
+        assert_eq!(read_text("/proc/self/comm", TOKEN).unwrap().lines().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn reading_aside_yields_the_result_or_that_there_is_none() {
+        assert_eq!(aside(|| 7).await.unwrap(), 7);
+        let panicked: io::Result<()> = aside(|| panic!("on purpose")).await;
+        assert!(panicked.unwrap_err().to_string().contains("panicked"));
+    }
+}
