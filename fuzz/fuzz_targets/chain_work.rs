@@ -1,6 +1,6 @@
-//! What a chain costs: the finding is work above the bounds. Certificates are put together from recorded ones,
-//! with names of the fuzzer's choice, so that they issue each other in every way; and their allocations are
-//! counted.
+//! What a chain costs: the finding is work above the bounds. Certificates are put together from recorded
+//! ones, with names of the fuzzer's choice, so that they issue each other in every way; and their
+//! allocations are counted.
 #![no_main]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -47,8 +47,8 @@ impl Permit {
         &self.reason
     }
 
-    /// Whether the API server allowed it, in a review of a user who showed a credential. In AlwaysAllow it did
-    /// not, and an anonymous user may be any stranger.
+    /// Whether the API server allowed it, in a review of a user who showed a credential. In AlwaysAllow it
+    /// did not, and an anonymous user may be any stranger.
     pub(crate) fn is_reviewed(&self) -> bool {
         self.reviewed && self.identity.credential() != CredentialKind::Anonymous
     }

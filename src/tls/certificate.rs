@@ -245,8 +245,8 @@ fn must_not_be_critical(extension: &X509Extension<'_>) -> bool {
     .contains(&extension.oid)
 }
 
-/// Whether alternative names have the tags of their kinds. Go ignores a name with another class or constructed
-/// bit; x509-parser reads some of them.
+/// Whether alternative names have the tags of their kinds. Go ignores a name with another class or
+/// constructed bit; x509-parser reads some of them.
 fn has_exact_tags(names: &[u8]) -> bool {
     const OTHER_NAME: u8 = 0xa0;
     const X400_ADDRESS: u8 = 0xa3;

@@ -1,9 +1,9 @@
 //! The client certificate in the handshake: the listener asks for one, and the client proves that it holds
 //! the key. Nothing else is checked here, unless certificates are required.
 //!
-//! The kubelet does the same (`ClientAuth: RequestClientCert`). The chain is judged later, for the requests: a
-//! bad one becomes a 401, and a token beside it still counts. With `clientCertificates: Require` the chain is
-//! judged here as well, and a bad one becomes an alert.
+//! The kubelet does the same (`ClientAuth: RequestClientCert`). The chain is judged later, for the requests:
+//! a bad one becomes a 401, and a token beside it still counts. With `clientCertificates: Require` the chain
+//! is judged here as well, and a bad one becomes an alert.
 //!
 //! [`key_of`] reads the key, because webpki does not read every certificate that Go reads (v1, unusual
 //! extensions). The rest of the certificate is read when the chain is judged.

@@ -19,8 +19,8 @@ pub struct Judged {
     pub valid_until: SystemTime,
     /// The subject of the leaf.
     pub(crate) subject: Subject,
-    /// SHA-256 of each intermediate of the path, from the leaf's issuer up: what the verdict rests on, besides
-    /// the leaf.
+    /// SHA-256 of each intermediate of the path, from the leaf's issuer up: what the verdict
+    /// rests on, besides the leaf.
     pub(crate) path: Vec<[u8; 32]>,
 }
 

@@ -115,8 +115,8 @@ impl<'a> Search<'a> {
         Err(refused.unwrap_or_else(|| unknown_issuer(&leaf.parsed)))
     }
 
-    /// Whether nothing more is tried once something has failed. What a CA of the bundle has signed is verified
-    /// whatever its keys cost.
+    /// Whether nothing more is tried once something has failed. What a CA of the bundle has signed is
+    /// verified whatever its keys cost.
     fn is_exhausted(&self) -> bool {
         self.spent + self.signatures.effort() >= MAX_EFFORT || self.paths as usize >= MAX_PATHS
     }

@@ -2,10 +2,10 @@
 //!
 //! A chain is judged after the handshake, against the bundle of that time, as the kubelet does
 //! (`request/x509/x509.go`). webpki verifies each path that is found ([`super::search`]), except for the
-//! leaves that it does not accept ([`super::direct`]). The gate adds what Go's verifier checks and webpki does not:
-//! the anchors' dates, usage, basic constraints and key usage, the issuers' key usage, policies, and a
-//! stricter parser. Where the two differ, the stricter one wins. A certificate that the kubelet would refuse
-//! is never accepted.
+//! leaves that it does not accept ([`super::direct`]). The gate adds what Go's verifier checks and webpki
+//! does not: the anchors' dates, usage, basic constraints and key usage, the issuers' key usage, policies,
+//! and a stricter parser. Where the two differ, the stricter one wins. A certificate that the kubelet would
+//! refuse is never accepted.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -137,8 +137,8 @@ impl Trust {
         self.anchors.len() > 0
     }
 
-    /// Judges the chain that a client sent, leaf first, and says what that cost. The handshake has proven that
-    /// the client holds the leaf's key, which is part of the work.
+    /// Judges the chain that a client sent, leaf first, and says what that cost. The handshake has proven
+    /// that the client holds the leaf's key, which is part of the work.
     pub fn judge(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> (Result<Judged, Refused>, Work) {
         self.judge_at(Stage::Request, chain, now)
     }

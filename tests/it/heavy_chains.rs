@@ -1,5 +1,5 @@
-//! A client chooses the certificates that it sends, and the gate must read them before it knows the client. If
-//! a chain could cost without bound, one handshake would block a thread that serves other clients.
+//! A client chooses the certificates that it sends, and the gate must read them before it knows the client.
+//! If a chain could cost without bound, one handshake would block a thread that serves other clients.
 
 use fakes::pki::Pair;
 use rcgen::{

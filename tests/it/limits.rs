@@ -201,7 +201,7 @@ async fn tokens_from_one_address_leave_room_for_other_reviews() {
     let second = world.token_client("made-up-2").get("/pods").await.unwrap();
     assert_eq!(
         second.status(),
-        503,
+        429,
         "its address has all the reviews it may have"
     );
     assert_eq!(world.client("bob").status("/pods").await, 200);

@@ -145,8 +145,8 @@ enum Place {
     Issuer,
 }
 
-/// Seen red without the comparison of class and constructed bit in `subject.rs` (207 of another identity), and
-/// with the end of a BMPString kept (15).
+/// Seen red without the comparison of class and constructed bit in `subject.rs` (207 of another identity),
+/// and with the end of a BMPString kept (15).
 #[test]
 fn values_in_names_are_read_as_go_reads_them_or_refused() {
     let [root_key, issuer_key, key] = [(); 3].map(|()| KeyPair::generate().unwrap());

@@ -137,7 +137,7 @@ fn layers_of_intermediates_cost_one_signature_for_each_of_the_topmost() {
     let forge = Forge::new(16);
     let mut chain = vec![forge.forged(0, "L1", "leaf", Vec::new())];
     for at in 1..16 {
-        let layer = (at + 3) / 4;
+        let layer = at.div_ceil(4);
         let issuer = if layer == 4 {
             "root".to_owned()
         } else {
