@@ -44,8 +44,9 @@ it *name:
 floods *name:
     rm -f target/floods.md
     cargo test --locked --release --test it --no-run
-    KUBELET_GATE_FLOODS=full KUBELET_GATE_TEST_PATIENCE=3 cargo test --locked --release --test it -- floods::{{ name }} --test-threads=1; \
-        code=$?; cat target/floods.md; exit $code
+    code=0; KUBELET_GATE_FLOODS=full KUBELET_GATE_TEST_PATIENCE=3 cargo test --locked --release --test it -- \
+        floods::{{ name }} --skip audit_floods --skip http2_floods --test-threads=1 || code=$?; \
+        cat target/floods.md; exit $code
 
 # Have testssl.sh judge the gate's TLS (needs Debian's package testssl.sh; ten minutes).
 testssl:
