@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_getfl, fcntl_setfl, renameat_with};
 use rustix::io::Errno;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -253,6 +253,8 @@ fn open(path: &Path) -> Result<(File, u64), AuditError> {
     }
     let open = || {
         let mut file = appending().create(true).open(path)?;
+        // From here on writes wait, also for the reader of a FIFO.
+        fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
         if ends_within_a_line(&file, path) {
             file.write_all(b"\n")?;
         }
@@ -267,7 +269,12 @@ fn open(path: &Path) -> Result<(File, u64), AuditError> {
 
 fn appending() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.append(true).mode(0o600);
+    // Opening does not wait for the reader of a FIFO: without one it fails.
+    let no_waiting = OFlags::NONBLOCK | OFlags::NOCTTY;
+    options
+        .append(true)
+        .mode(0o600)
+        .custom_flags(no_waiting.bits().cast_signed());
     options
 }
 

@@ -24,11 +24,11 @@ use crate::source::{Known, Source};
 /// One in this many places is kept.
 const KEPT: usize = 8;
 /// Connections that were evicted and have not ended yet, and still have their descriptors. Newcomers are
-/// refused while there are more; those with a kept place while there are twice as many.
+/// refused while there are more; those of known sources while there are three times as many.
 const ENDING: usize = 64;
 
 /// Most connections that may be open above [`Bounds::total`], because they were evicted and are ending.
-pub(crate) const MOST_ENDING: usize = 2 * ENDING;
+pub(crate) const MOST_ENDING: usize = 3 * ENDING;
 
 /// The way into one port, which counts the connections that came in.
 pub(crate) struct Door {
@@ -154,7 +154,12 @@ impl Door {
     fn enter_at(self: &Arc<Self>, source: Source, now: Instant) -> Result<Entry, Full> {
         let kept_places = self.known.kept_places(source);
         let mut state = self.lock();
+        let is_known = kept_places > 0;
         let is_kept = state.count(source).kept < kept_places;
+        let most_ending = if is_known { MOST_ENDING } else { ENDING };
+        if state.ending >= most_ending {
+            return Err(Full::Total);
+        }
         let victim = state.make_room(&self.bounds, source, is_kept, now)?;
         let task = victim.and_then(|number| state.evict(number));
         let number = state.insert(source, is_kept, now);
@@ -172,7 +177,7 @@ impl Door {
                 source,
                 number,
             },
-            is_known: kept_places > 0,
+            is_known,
         })
     }
 
@@ -262,9 +267,6 @@ impl State {
         is_kept: bool,
         now: Instant,
     ) -> Result<Option<u64>, Full> {
-        if self.ending >= if is_kept { MOST_ENDING } else { ENDING } {
-            return Err(Full::Total);
-        }
         if self.count(source).all >= bounds.per_source {
             return self.evictable.oldest_of(source).map(Some).ok_or(Full::Source);
         }

@@ -166,7 +166,8 @@ fn authenticated_strangers_leave_places_for_those_that_the_node_needs() {
     assert!(door.evicted(&overflow) && !door.evicted(&newcomer));
 }
 
-/// Seen red: without the bound, 10,000 connections were ending at the same time.
+/// Seen red: without the bound, 10,000 connections were ending at the same time; with the lower bound for a
+/// known source beyond its kept places, its connections were refused.
 #[test]
 fn connections_that_have_not_ended_yet_are_bounded() {
     let (door, now) = (door(16, 16, 16), Instant::now());
@@ -177,6 +178,12 @@ fn connections_that_have_not_ended_yet_are_bounded() {
     assert_eq!(held.len(), 14 + ENDING);
     held.push(door.hold(address(1), now));
     assert_eq!(door.lock().ending, ENDING);
+    // A known source goes on, also beyond its kept places.
+    for _ in 0..10_000 {
+        held.extend(door.enter_at(address(1), now + YOUNG));
+    }
+    assert_eq!(door.lock().ending, MOST_ENDING);
+    assert!(door.enter_at(address(9), now + YOUNG).is_err());
 }
 
 #[tokio::test]
@@ -265,9 +272,15 @@ impl Model {
         }
     }
 
-    fn victim(&self, source: Source, is_kept: bool, now: Instant) -> Result<Option<u64>, Full> {
+    fn victim(
+        &self,
+        source: Source,
+        is_known: bool,
+        is_kept: bool,
+        now: Instant,
+    ) -> Result<Option<u64>, Full> {
         let open = |phase| self.connections.values().filter(|one| one.phase == phase).count();
-        if open(Phase::Ending) >= if is_kept { MOST_ENDING } else { ENDING } {
+        if open(Phase::Ending) >= if is_known { MOST_ENDING } else { ENDING } {
             return Err(Full::Total);
         }
         let of_source = self.connections.values();
@@ -349,8 +362,9 @@ proptest! {
                     let kept = kept.filter(|one| {
                         one.source == source && one.is_kept && one.phase != Phase::Ending
                     });
-                    let is_kept = kept.count() < door.known.kept_places(source);
-                    let expected = model.victim(source, is_kept, now);
+                    let places = door.known.kept_places(source);
+                    let is_kept = kept.count() < places;
+                    let expected = model.victim(source, places > 0, is_kept, now);
                     let taken = door.enter_at(source, now);
                     prop_assert_eq!(taken.as_ref().err(), expected.as_ref().err());
                     let Ok(entry) = taken else { continue };

@@ -195,3 +195,18 @@ async fn the_last_good_files_stay_in_force_until_the_new_ones_are_good() {
     }
     world.stop().await;
 }
+
+/// Opened for writing, a FIFO without a reader holds the process.
+///
+/// Seen red: opened without `O_NONBLOCK`, `serve` neither began nor ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fifo_without_a_reader_in_place_of_the_audit_file_is_an_error() {
+    let installation = Installation::new();
+    installation.configure(|configuration| configuration["audit"]["path"] = json!("fifo"));
+    make_hostile(installation.directory.path());
+    let mut command = kubelet_gate();
+    command.args(["serve", "--config", &installation.config()]);
+    let ended = output(command).await;
+    assert_eq!(code(&ended), 64);
+    assert_says(&stderr(&ended), &["audit.path", "fifo"]);
+}
