@@ -6,6 +6,7 @@
 #   BENCH_REQUESTS=100000    small requests a round (a tenth of them big, a fiftieth of them handshakes)
 #   BENCH_ONLY=kubelet-gate  only this front: to profile it
 #   BENCH_OTHER_GATE=FILE    another build of the gate, measured in the same rounds
+#   BENCH_OTHER_AUDIT=KEYS   its keys of audit; empty for a build that has no audit.strangers
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

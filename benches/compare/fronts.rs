@@ -25,6 +25,8 @@ const FRONT_CORE: &str = "0";
 const LOAD_CORE: &str = "1";
 const POD_LIST: &str = r#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":[]}"#;
 
+/// Keys of `audit`: every event is written to one file, or a load as high as this would be summarised.
+const AUDIT: &str = "strangers: full, maxSizeMB: 0";
 /// The fronts whose costs are divided by each other.
 pub(crate) const NGINX: &str = "nginx, access log on";
 pub(crate) const FLOOR: &str = "floor";
@@ -95,9 +97,10 @@ impl Bench {
             self.nginx("nginx, access log off", false)?,
         ];
         fronts.push(self.floor()?);
-        fronts.push(self.gate("kubelet-gate", env!("CARGO_BIN_EXE_kubelet-gate"))?);
+        fronts.push(self.gate("kubelet-gate", env!("CARGO_BIN_EXE_kubelet-gate"), AUDIT)?);
         if let Ok(other) = std::env::var("BENCH_OTHER_GATE") {
-            fronts.push(self.gate("other kubelet-gate", &other)?);
+            let audit = std::env::var("BENCH_OTHER_AUDIT").unwrap_or(AUDIT.to_owned());
+            fronts.push(self.gate("other kubelet-gate", &other, &audit)?);
         }
         if let Ok(only) = std::env::var("BENCH_ONLY") {
             fronts.retain(|front| front.name == only);
@@ -159,7 +162,7 @@ impl Bench {
         })
     }
 
-    fn gate(&self, name: &'static str, binary: &str) -> Result<Front> {
+    fn gate(&self, name: &'static str, binary: &str, audit: &str) -> Result<Front> {
         let (address, admin, backend) = (free_address()?, free_address()?, self.backend);
         let directory = self.directory.path();
         let file = |name: &str| directory.join(name).display().to_string();
@@ -178,7 +181,7 @@ upstream:
 tlsCertFile: {}
 tlsPrivateKeyFile: {}
 authentication: {{x509: {{clientCAFile: {}}}}}
-audit: {{path: {}}}
+audit: {{path: {}, {audit}}}
 admin: {{listen: '{admin}'}}
 ",
             file("kubeconfig"),
