@@ -99,7 +99,7 @@ impl Bench {
         fronts.push(self.floor()?);
         fronts.push(self.gate("kubelet-gate", env!("CARGO_BIN_EXE_kubelet-gate"), AUDIT)?);
         if let Ok(other) = std::env::var("BENCH_OTHER_GATE") {
-            let audit = std::env::var("BENCH_OTHER_AUDIT").unwrap_or(AUDIT.to_owned());
+            let audit = std::env::var("BENCH_OTHER_AUDIT").unwrap_or_else(|_| AUDIT.to_owned());
             fronts.push(self.gate("other kubelet-gate", &other, &audit)?);
         }
         if let Ok(only) = std::env::var("BENCH_ONLY") {
