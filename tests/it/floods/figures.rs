@@ -55,11 +55,11 @@ impl Row<'_> {
             during,
             ..
         } = self.outcome;
-        let answered = KNOWN.map(|kind| format!("{:.0}", experience[&kind].percent()));
-        let unseen = match experience.get(&Kind::Unseen) {
+        let percent = |kind| match experience.get(&kind) {
             Some(answers) if answers.asked > 0 => format!("{:.0}", answers.percent()),
             _ => "–".to_owned(),
         };
+        let (answered, unseen) = (KNOWN.map(percent), percent(Kind::Unseen));
         let mebibytes = |kibibytes: u64| kibibytes / 1024;
         format!(
             "| {} | {} | {sent} | {} | {unseen} | {} | {} | {}, {}, {} after {} s | {} | {} | {} |\n",
