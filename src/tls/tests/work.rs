@@ -260,6 +260,31 @@ fn legitimate_chains_that_are_large_are_believed() {
     assert!(work.signatures <= 8 && work.paths == 1, "{work:?}");
 }
 
+/// webpki compares each name of a leaf with each constraint of the CAs above it.
+///
+/// Seen red with `check_name_comparisons` left out: 250,000 comparisons, and the leaf was accepted.
+#[test]
+fn names_are_compared_with_constraints_a_bounded_number_of_times() {
+    let forge = Forge::new(2);
+    let judged = |count: usize| {
+        let names = element(0x82, &[b"a.internal"]).repeat(count);
+        let names = extension(&[0x55, 0x1d, 0x11], &element(0x30, &[&names]));
+        let permitted = element(0x30, &[&element(0x82, &[b"internal"])]).repeat(count);
+        let constraints = element(0x30, &[&element(0xa0, &[&permitted])]);
+        let mut extensions = may_issue();
+        extensions.push(extension(&[0x55, 0x1d, 0x1e], &constraints));
+        let [leaf_key, issuer_key] = &forge.keys[..] else {
+            unreachable!("there are two")
+        };
+        let issuer = named("constrained");
+        let issuer = forge.signed("root", issuer, issuer_key, &forge.root, extensions);
+        let leaf = forge.signed("constrained", named("many"), leaf_key, issuer_key, vec![names]);
+        forge.trust().judge(&[leaf, issuer], SystemTime::now()).0
+    };
+    judged(100).unwrap();
+    assert_eq!(judged(500).unwrap_err().refusal, Refusal::TooComplex);
+}
+
 /// A bundle may have many CAs, and one name for many keys.
 ///
 /// Seen red with key identifiers ignored.
