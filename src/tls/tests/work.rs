@@ -262,7 +262,7 @@ fn legitimate_chains_that_are_large_are_believed() {
 
 /// webpki compares each name of a leaf with each constraint of the CAs above it.
 ///
-/// Seen red with `check_name_comparisons` left out: 250,000 comparisons, and the leaf was accepted.
+/// Seen red with `check_name_comparisons` left out: the leaf was accepted after 90,000 comparisons.
 #[test]
 fn names_are_compared_with_constraints_a_bounded_number_of_times() {
     let forge = Forge::new(2);
@@ -282,7 +282,7 @@ fn names_are_compared_with_constraints_a_bounded_number_of_times() {
         forge.trust().judge(&[leaf, issuer], SystemTime::now()).0
     };
     judged(100).unwrap();
-    assert_eq!(judged(500).unwrap_err().refusal, Refusal::TooComplex);
+    assert_eq!(judged(300).unwrap_err().refusal, Refusal::TooComplex);
 }
 
 /// A bundle may have many CAs, and one name for many keys.
