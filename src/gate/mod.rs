@@ -48,7 +48,7 @@ pub(crate) struct Gate {
     pub(crate) requests: Arc<Places>,
     /// Places for streams.
     pub(crate) streams: Arc<Places>,
-    /// `authorization.interactive.allowedUsers`, for whom places are kept.
+    /// `authorization.interactive.allowedUsers`: places are kept for these users.
     pub(crate) interactive_users: Vec<String>,
     /// Checkpoints run one at a time: each writes a container's memory to the node's disk.
     pub(crate) checkpoints: Semaphore,
