@@ -19,6 +19,7 @@
 
 mod error;
 mod event;
+mod queue;
 mod rates;
 mod redaction;
 mod sink;
@@ -28,8 +29,9 @@ mod writer;
 
 pub use error::AuditError;
 pub(crate) use event::{AuditId, Decision, Event, EventRate, EventStage, ObjectRef, StreamEnd, UserJson};
+pub(crate) use queue::Holder;
 pub use writer::AuditThread;
-pub(crate) use writer::{Audit, Holder, Slot};
+pub(crate) use writer::{Audit, Slot};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The queue of events and the thread that writes them.
+//! The thread that writes the events of the queue, and the ways into it.
 //!
 //! Requests append lines to one buffer under a lock. The thread swaps the buffer for an empty one and writes
 //! it at once. It is woken when the buffer stops being empty, and then lingers for more lines: under load an
@@ -6,18 +6,17 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
 use super::error::AuditError;
-use super::event::{Clock, Event};
-use super::rates::Rates;
+use super::event::Event;
+use super::queue::{AuditQueue, BATCH_BYTES, Batch, Holder, QueueState};
 use super::redaction::Redaction;
 use super::sink::Sink;
-use super::summary::{Noted, PERIOD, Summaries};
-use crate::settings::{self, AuditMode, AuditSink, AuditStrangers};
+use crate::settings::{self, AuditMode, AuditSink};
 
 /// The queue that events are put into. Clones share one queue.
 #[derive(Clone)]
@@ -27,69 +26,8 @@ pub(crate) struct Audit(Option<Arc<AuditQueue>>);
 #[must_use = "a slot is reserved in order to be written with"]
 pub(crate) struct Slot(Option<(Arc<AuditQueue>, Holder)>);
 
-/// The side that a place in the queue is held for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Holder {
-    /// An authenticated user, who may take every place.
-    User,
-    /// A client without a user. All of them together hold half of the places at most, so that they neither
-    /// drop nor delay the events of users.
-    Stranger,
-}
-
 /// The thread that writes. When this is dropped, the thread writes what is in the queue and ends.
 pub struct AuditThread(Option<(Arc<AuditQueue>, mpsc::Receiver<()>)>);
-
-struct AuditQueue {
-    mode: AuditMode,
-    strangers: AuditStrangers,
-    redaction: Redaction,
-    /// One permit for each event that the queue still has room for.
-    room: Semaphore,
-    /// One permit for each event of strangers that it still has room for.
-    room_of_strangers: Semaphore,
-    queue: usize,
-    state: Mutex<QueueState>,
-    /// A thread that holds this lock does not wait for `state`.
-    summaries: Mutex<Summaries>,
-    changed: Condvar,
-    /// Bytes of the lines in memory: events differ in size, so their number alone is no bound.
-    bytes: AtomicUsize,
-    written: AtomicU64,
-    dropped: AtomicU64,
-    summarised: AtomicU64,
-    errors: AtomicU64,
-}
-
-struct QueueState {
-    batch: Batch,
-    clock: Clock,
-    rates: Rates,
-    /// When the summaries are to be written, if a request was summarised.
-    summaries_due: Option<Instant>,
-    /// Events ever appended.
-    appended: u64,
-    /// The thread waits for the first line and must be woken.
-    idle: bool,
-    /// The thread must not linger over this batch.
-    urgent: bool,
-    reopen: bool,
-    /// When the thread gives up what it could not write. Set once, by the shutdown.
-    closing: Option<Instant>,
-    /// Nothing more will be written.
-    closed: bool,
-}
-
-/// Lines, and the requests that wait until they are written.
-#[derive(Default)]
-struct Batch {
-    lines: Vec<u8>,
-    events: usize,
-    /// Places in the queue that the lines take, and those of strangers among them. Summaries take none.
-    places: usize,
-    places_of_strangers: usize,
-    waiters: Vec<oneshot::Sender<()>>,
-}
 
 // === impl Audit ===
 
@@ -351,108 +289,9 @@ impl Drop for AuditThread {
     }
 }
 
-// === impl AuditQueue ===
+// === impl AuditQueue: the thread ===
 
 impl AuditQueue {
-    fn state(&self) -> MutexGuard<'_, QueueState> {
-        // Serialising does not panic. If it did, one broken line would be better than no more lines.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn append(&self, event: &Event<'_>, holder: Holder, waiter: Option<oneshot::Sender<()>>) {
-        let now = Instant::now();
-        let mut state = self.state();
-        if state.closed {
-            self.dropped.fetch_add(1, Relaxed);
-            return self.give_back(holder);
-        }
-        if self.summarises() && !state.rates.allow(event, now) {
-            drop(state);
-            self.give_back(holder);
-            self.summarise(event);
-            if let Some(waiter) = waiter {
-                // A request that no longer waits is counted all the same.
-                let _ = waiter.send(());
-            }
-            return;
-        }
-        let QueueState {
-            batch, clock, rates, ..
-        } = &mut *state;
-        let before = batch.lines.len();
-        event.write(&mut batch.lines, clock, &self.redaction);
-        let bytes = batch.lines.len() - before;
-        rates.charge(event, bytes, now);
-        batch.events += 1;
-        batch.places += 1;
-        batch.places_of_strangers += usize::from(holder == Holder::Stranger);
-        self.bytes.fetch_add(bytes, Relaxed);
-        let hurry = !state.urgent && (waiter.is_some() || state.batch.lines.len() >= BATCH_BYTES);
-        state.batch.waiters.extend(waiter);
-        state.appended += 1;
-        state.urgent |= hurry;
-        let wake = std::mem::take(&mut state.idle) || hurry;
-        drop(state);
-        if wake {
-            self.changed.notify_one();
-        }
-    }
-
-    fn give_back(&self, holder: Holder) {
-        self.room.add_permits(1);
-        if holder == Holder::Stranger {
-            self.room_of_strangers.add_permits(1);
-        }
-    }
-
-    fn summarises(&self) -> bool {
-        self.strangers == AuditStrangers::Summarised
-    }
-
-    fn summaries(&self) -> MutexGuard<'_, Summaries> {
-        self.summaries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts a request in a summary.
-    fn summarise(&self, event: &Event<'_>) {
-        let noted = self.summaries().note(event, &self.redaction);
-        let counter = match noted {
-            Noted::Lost => &self.dropped,
-            Noted::First | Noted::Counted => &self.summarised,
-        };
-        counter.fetch_add(1, Relaxed);
-        if noted == Noted::First {
-            let mut state = self.state();
-            state.summaries_due = Some(Instant::now() + PERIOD);
-            state.idle = false;
-            drop(state);
-            self.changed.notify_one();
-        }
-    }
-
-    /// Puts the summaries in the queue. Yields whether there were any.
-    fn append_summaries(&self, state: &mut QueueState) -> bool {
-        state.summaries_due = None;
-        let QueueState { batch, clock, .. } = state;
-        let before = batch.lines.len();
-        let mut summaries = self.summaries();
-        let events = summaries.write(&mut batch.lines, clock);
-        if state.closing.is_some() {
-            summaries.close_if_empty();
-        }
-        drop(summaries);
-        self.bytes.fetch_add(batch.lines.len() - before, Relaxed);
-        batch.events += events;
-        state.appended += events as u64;
-        state.urgent |= events > 0;
-        events > 0
-    }
-
-    fn close(&self, limit: Duration) {
-        self.state().closing.get_or_insert_with(|| Instant::now() + limit);
-        self.changed.notify_one();
-    }
-
     fn run(&self, mut sink: Sink) {
         let mut batch = Batch::default();
         while self.next(&mut batch, &mut sink) {
@@ -595,29 +434,8 @@ impl AuditQueue {
     }
 }
 
-// === impl QueueState ===
-
-impl QueueState {
-    fn new() -> Self {
-        Self {
-            batch: Batch::default(),
-            clock: Clock::default(),
-            rates: Rates::new(Instant::now()),
-            summaries_due: None,
-            appended: 0,
-            idle: false,
-            urgent: false,
-            reopen: false,
-            closing: None,
-            closed: false,
-        }
-    }
-}
-
 /// How long a line waits for more lines.
 const LINGER: Duration = Duration::from_millis(50);
-/// A batch of this size is written without lingering.
-const BATCH_BYTES: usize = 256 * 1024;
 /// While this much waits to be written, `batch` drops further events, however few are waiting.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
