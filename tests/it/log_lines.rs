@@ -56,16 +56,21 @@ async fn a_fault_that_clients_meet_is_one_line_a_minute_and_a_count() {
     assert!(faults > 100, "{faults}");
     let written = with_message(&serving.later(), "not answered").len() as u64;
     assert!((1..=4).contains(&written), "{written}: {:#?}", serving.later());
+    let lines = until_the_end(&mut serving).await;
+    let counts = with_message(&lines, "more lines in the last minute like: not answered");
+    let counted: u64 = counts.iter().map(|line| line["count"].as_u64().unwrap()).sum();
+    assert_eq!(counted + written, faults, "{lines:#?}");
+}
+
+/// Ends the gate, and yields its lines to the last.
+async fn until_the_end(serving: &mut Serving) -> Vec<Value> {
     serving.signal(Signal::TERM);
     assert!(serving.exit().await.success());
     eventually("the last line is read", || {
         !with_message(&serving.later(), "stopped").is_empty()
     })
     .await;
-    let lines = serving.later();
-    let counts = with_message(&lines, "more lines in the last minute like: not answered");
-    let counted: u64 = counts.iter().map(|line| line["count"].as_u64().unwrap()).sum();
-    assert_eq!(counted + written, faults, "{lines:#?}");
+    serving.later()
 }
 
 /// Seen red: without the filter, 500 lines at `warn`.
@@ -84,13 +89,7 @@ async fn what_h2_says_of_a_client_is_one_line_a_minute() {
     }
     let lines = serving.later();
     assert_eq!(with_message(&lines, "recv PING ack").len(), 1, "{lines:#?}");
-    serving.signal(Signal::TERM);
-    assert!(serving.exit().await.success());
-    eventually("the last line is read", || {
-        !with_message(&serving.later(), "stopped").is_empty()
-    })
-    .await;
-    let lines = serving.later();
+    let lines = until_the_end(&mut serving).await;
     let counts = with_message(&lines, "more lines in the last minute like: recv PING ack");
     assert_eq!(
         (counts.len(), counts[0]["count"].as_u64()),
