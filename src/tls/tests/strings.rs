@@ -234,7 +234,8 @@ fn values_in_names_are_read_as_go_reads_them_or_refused() {
 
 /// Go compares whole tags in extensions, too.
 ///
-/// Seen red with constructed primitives let through, and without the tags of alternative names.
+/// Not seen red: without the check of `encoding` and that of alternative names' tags, other readers of the
+/// certificate refuse these as well.
 #[test]
 fn extensions_with_a_constructed_primitive_are_refused() {
     let [root_key, key] = [(); 2].map(|()| KeyPair::generate().unwrap());
