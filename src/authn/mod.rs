@@ -19,21 +19,19 @@ pub(crate) use self::identity::{CredentialKind, Identity};
 pub(crate) use self::presented::Presented;
 pub(crate) use self::token::TokenReviewer;
 pub use self::token::{SubprotocolError, WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
+pub(crate) use self::verdicts::Verdicts;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
 use http::HeaderMap;
 
 use self::certificate::CertificateVerdict;
 use self::presented::Unjudged;
 use self::token::TokenVerdict;
-use self::verdicts::Verdicts;
 use crate::error::{RequestError, Station};
 use crate::metrics::Metrics;
 use crate::quota::Exhausted;
-use crate::tls::Serving;
 
 /// Turns what a connection and a request present into an [`Identity`].
 pub(crate) struct Authenticator {
@@ -44,19 +42,18 @@ pub(crate) struct Authenticator {
 }
 
 impl Authenticator {
-    /// `tokens` is `None` while `authentication.webhook.enabled` is false: tokens are then ignored. `budget`
-    /// is for refused certificates.
+    /// `tokens` is `None` while `authentication.webhook.enabled` is false: tokens are then ignored. All
+    /// authenticators of the process share `verdicts`.
     pub(crate) fn new(
-        serving: Arc<ArcSwap<Serving>>,
+        verdicts: Arc<Verdicts>,
         tokens: Option<TokenReviewer>,
         anonymous: bool,
-        budget: Arc<Budget>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             tokens,
             anonymous: anonymous.then(Identity::anonymous),
-            verdicts: Arc::new(Verdicts::new(serving, budget, metrics.clone())),
+            verdicts,
             metrics,
         }
     }
@@ -102,14 +99,14 @@ impl Authenticator {
         }
         if let Some(tokens) = &self.tokens {
             if let Some(header) = token::authorization(headers) {
-                if let Some(identity) = presented.remembered(header) {
+                if let Some(identity) = presented.remembered(tokens, header) {
                     return Ok(identity);
                 }
                 if let Some(token) = bearer(header) {
                     let answer = Box::pin(tokens.review(token, presented.source())).await;
                     match answer.value {
                         TokenVerdict::Authenticated(identity) => {
-                            presented.remember(header, &identity, answer.fresh_until);
+                            presented.remember(tokens, header, &identity, answer.fresh_until);
                             return Ok(identity);
                         }
                         verdict => failures.token(verdict),

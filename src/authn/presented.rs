@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::certificate::CertificateVerdict;
 use super::identity::Identity;
+use super::token::TokenReviewer;
 use super::verdicts::{Chain, Verdict, Verdicts};
 use crate::quota::Exhausted;
 use crate::source::Source;
@@ -50,6 +51,8 @@ pub(super) enum Unjudged {
 }
 
 struct RememberedToken {
+    /// The number of the reviewer that accepted it.
+    reviewer: u64,
     authorization: HeaderValue,
     identity: Identity,
     until: Instant,
@@ -80,19 +83,31 @@ impl Presented {
     }
 
     /// The identity that the same `Authorization` value had on this connection, while that answer is fresh.
-    pub(super) fn remembered(&self, authorization: &HeaderValue) -> Option<Identity> {
+    /// Only the reviewer that accepted it may have remembered it: its successor knows none of its answers.
+    pub(super) fn remembered(&self, tokens: &TokenReviewer, authorization: &HeaderValue) -> Option<Identity> {
         let token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
         token
             .as_ref()
-            .filter(|known| known.authorization == authorization && Instant::now() < known.until)
+            .filter(|known| {
+                known.reviewer == tokens.number()
+                    && known.authorization == authorization
+                    && Instant::now() < known.until
+            })
             .map(|known| known.identity.clone())
     }
 
     /// Remembers the last `Authorization` value: the next request with it needs no hash of the token.
-    pub(super) fn remember(&self, authorization: &HeaderValue, identity: &Identity, until: Instant) {
+    pub(super) fn remember(
+        &self,
+        tokens: &TokenReviewer,
+        authorization: &HeaderValue,
+        identity: &Identity,
+        until: Instant,
+    ) {
         let mut authorization = authorization.clone();
         authorization.set_sensitive(true);
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(RememberedToken {
+            reviewer: tokens.number(),
             authorization,
             identity: identity.clone(),
             until,

@@ -1,6 +1,7 @@
 //! Bearer tokens from the `Authorization` header or a WebSocket subprotocol, reviewed by the API server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::error::Unspecified;
@@ -44,6 +45,7 @@ pub(super) const REVOKED: &str = "revoked_token";
 
 /// Has the API server review tokens, and remembers the answers.
 pub(crate) struct TokenReviewer {
+    number: u64,
     api_server: ApiServer,
     audiences: Arc<[String]>,
     /// `authentication.webhook.cacheTTL`.
@@ -64,6 +66,9 @@ pub(crate) struct TokenReviewer {
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
 }
+
+/// The number of the next reviewer of this process.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// A place among the running reviews.
 struct Place {
@@ -112,7 +117,8 @@ pub enum SubprotocolError {
 // === impl TokenReviewer ===
 
 impl TokenReviewer {
-    /// A reviewer with the settings' audiences; none means the API server's own.
+    /// A reviewer with the settings' audiences; none means the API server's own. `budget` is for rejected
+    /// tokens.
     ///
     /// # Errors
     /// The operating system provides no randomness.
@@ -121,6 +127,7 @@ impl TokenReviewer {
         settings: &Authentication,
         limits: &Limits,
         control: Handle,
+        budget: Arc<Budget>,
         known: Arc<Known>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Unspecified> {
@@ -128,6 +135,7 @@ impl TokenReviewer {
         aws_lc_rs::rand::fill(&mut key)?;
         let asking = (limits.concurrent_reviews / 2).max(1);
         Ok(Self {
+            number: NUMBERS.fetch_add(1, Relaxed),
             api_server,
             audiences: settings.audiences.as_slice().into(),
             ttl: settings.webhook_cache_ttl,
@@ -141,10 +149,15 @@ impl TokenReviewer {
             asking: Arc::new(Semaphore::new(asking)),
             asking_each: Quota::new(usize::MAX, (asking / 2).max(1)),
             asking_unknown: Arc::new(Semaphore::new((asking * 3 / 4).max(1))),
-            budget: Budget::new(limits.rejected_tokens_per_address, known.clone()),
+            budget,
             known,
             metrics,
         })
+    }
+
+    /// No other reviewer of the process has this number.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The verdict on `token`, which a client of `source` sent. Reviews and rejections count against that

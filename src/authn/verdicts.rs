@@ -34,7 +34,7 @@ const REFUSED: usize = 1024;
 type Fingerprint = [u8; 32];
 
 /// Judges client certificates, and remembers the verdicts.
-pub(super) struct Verdicts {
+pub(crate) struct Verdicts {
     serving: Arc<ArcSwap<Serving>>,
     /// The verdicts on chains that were accepted, by the leaf.
     accepted: Cache<Fingerprint, Arc<Verdict>>,
@@ -77,7 +77,8 @@ struct Judgement {
 // === impl Verdicts ===
 
 impl Verdicts {
-    pub(super) fn new(serving: Arc<ArcSwap<Serving>>, budget: Arc<Budget>, metrics: Arc<Metrics>) -> Self {
+    /// `budget` is for refused certificates.
+    pub(crate) fn new(serving: Arc<ArcSwap<Serving>>, budget: Arc<Budget>, metrics: Arc<Metrics>) -> Self {
         Self {
             serving,
             accepted: Cache::new(ACCEPTED),

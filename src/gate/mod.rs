@@ -4,20 +4,23 @@ mod connection;
 mod drain;
 mod places;
 mod record;
+mod rules;
 mod witness;
 
 pub(crate) use self::connection::{Activity, Waiting};
 pub(crate) use self::connection::{Connection, Worker};
 pub(crate) use self::drain::drain;
 pub(crate) use self::places::Places;
+pub(crate) use self::rules::Rules;
 pub(crate) use self::witness::{SeenReport, Witness};
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -26,8 +29,8 @@ use self::places::{Place, Rank};
 use self::record::Record;
 use crate::attributes::{Checks, Protocol, Subresource, Verb};
 use crate::audit::Audit;
-use crate::authn::{Authenticator, CredentialKind, Identity};
-use crate::authz::{Authorizer, Permit};
+use crate::authn::{CredentialKind, Identity};
+use crate::authz::Permit;
 use crate::error::{RequestError, Station};
 use crate::forward::{Body, Forwarded, Kubelet, forward};
 use crate::metrics::{Metrics, Raised, Stage};
@@ -37,8 +40,8 @@ use crate::source::Known;
 pub(crate) struct Gate {
     pub(crate) node_name: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) authenticator: Authenticator,
-    pub(crate) authorizer: Authorizer,
+    /// The security settings in force.
+    pub(crate) rules: ArcSwap<Rules>,
     pub(crate) kubelet: Kubelet,
     pub(crate) audit: Audit,
     pub(crate) witness: Witness,
@@ -48,14 +51,8 @@ pub(crate) struct Gate {
     pub(crate) requests: Arc<Places>,
     /// Places for streams.
     pub(crate) streams: Arc<Places>,
-    /// `authorization.interactive.allowedUsers`: places are kept for these users.
-    pub(crate) interactive_users: Vec<String>,
     /// Checkpoints run one at a time: each writes a container's memory to the node's disk.
     pub(crate) checkpoints: Semaphore,
-    /// `authorization.interactive.requireCreate`.
-    pub(crate) interactive_requires_create: bool,
-    /// `streamingConnectionIdleTimeout`.
-    pub(crate) stream_idle_timeout: Duration,
 }
 
 impl Gate {
@@ -71,7 +68,8 @@ impl Gate {
         let upgrade = http1 && may_be_an_upgrade(request.headers());
         let expects = http1 && request.headers().contains_key(header::EXPECT);
         let mut record = Record::begin(&self.audit, &self.node_name, connection.peer, &request);
-        let outcome = unwind(self.stations(connection, worker, request, &mut record)).await;
+        let rules = self.rules.load_full();
+        let outcome = unwind(self.stations(&rules, connection, worker, request, &mut record)).await;
         let outcome = outcome.unwrap_or_else(|panic| {
             self.metrics.panics.inc();
             record.set_panicked();
@@ -124,7 +122,7 @@ impl Gate {
         };
         let stream = record.stream_started(response.status()).await;
         let open = Raised::new(&self.metrics.streams);
-        let (idle, cut) = (self.stream_idle_timeout, worker.cut.clone());
+        let (idle, cut) = (rules.stream_idle_timeout, worker.cut.clone());
         connection.activity.become_tunnel();
         worker.tasks.spawn(async move {
             let end = tunnel.run(idle, cut).await;
@@ -137,6 +135,7 @@ impl Gate {
     /// The way itself. Each station returns the value that the next one needs.
     async fn stations(
         &self,
+        rules: &Rules,
         connection: &Connection,
         worker: &Worker,
         request: Request<Incoming>,
@@ -144,7 +143,7 @@ impl Gate {
     ) -> Result<Passed, RequestError> {
         let (parts, mut body) = request.into_parts();
         let expects = parts.headers.contains_key(header::EXPECT);
-        let permit = match self.decide(connection, &parts, record).await {
+        let permit = match self.decide(rules, connection, &parts, record).await {
             Ok(permit) => permit,
             Err(error) => {
                 // Reading the body makes hyper send "100 Continue": a refused client
@@ -155,7 +154,7 @@ impl Gate {
                 return Err(error);
             }
         };
-        let place = self.acquire_place(connection, &permit).await?;
+        let place = self.acquire_place(rules, connection, &permit).await?;
         let _slot = self.acquire_checkpoint_slot(&permit, &parts.method)?;
 
         let asked = Instant::now();
@@ -179,31 +178,26 @@ impl Gate {
     }
 
     /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
-    pub(crate) fn admit(&self, connection: &Connection, identity: &Identity) {
+    pub(crate) fn admit(&self, rules: &Rules, connection: &Connection, identity: &Identity) {
         if identity.credential() != CredentialKind::Anonymous {
-            connection.admit(|| self.witness.knows(identity) || self.is_interactive_user(identity));
+            connection.admit(|| self.witness.knows(identity) || rules.is_interactive_user(identity));
         }
-    }
-
-    /// Whether `authorization.interactive.allowedUsers` names the user.
-    fn is_interactive_user(&self, identity: &Identity) -> bool {
-        identity.credential() != CredentialKind::Anonymous
-            && self.interactive_users.contains(&identity.user().username)
     }
 
     /// Stations 4, 3 and 5: what the request asks for, which user sends it, and whether that user may do it.
     async fn decide(
         &self,
+        rules: &Rules,
         connection: &Connection,
         parts: &http::request::Parts,
         record: &mut Record,
     ) -> Result<Permit, RequestError> {
-        let checks = Checks::of(parts, self.interactive_requires_create)?;
+        let checks = Checks::of(parts, rules.interactive_requires_create)?;
         record.set_checks(&checks);
 
         let began = Instant::now();
         let websocket = checks.upgrade() == Some(Protocol::WebSocket);
-        let identity = self
+        let identity = rules
             .authenticator
             .authenticate(&connection.presented, &parts.headers, websocket)
             .await;
@@ -214,12 +208,12 @@ impl Gate {
             }
         })?;
         connection.mark_authenticated();
-        self.admit(connection, &identity);
+        self.admit(rules, connection, &identity);
         record.set_identity(&identity).await;
         let known = Instant::now();
         self.metrics.took(Stage::Authn, known - began);
 
-        let permit = self.authorizer.authorize(identity, &checks).await?;
+        let permit = rules.authorizer.authorize(identity, &checks).await?;
         record.set_permit(&permit);
         if permit.is_reviewed() {
             connection.note_known(&self.known);
@@ -229,12 +223,17 @@ impl Gate {
     }
 
     /// Takes the place that the request holds until its answer is written, or until its stream ends.
-    async fn acquire_place(&self, connection: &Connection, permit: &Permit) -> Result<Place, RequestError> {
+    async fn acquire_place(
+        &self,
+        rules: &Rules,
+        connection: &Connection,
+        permit: &Permit,
+    ) -> Result<Place, RequestError> {
         let identity = permit.identity();
         let name = &identity.user().username;
         let rank = if self.witness.is_api_server(permit) {
             Rank::ApiServer
-        } else if self.is_interactive_user(identity) {
+        } else if rules.is_interactive_user(identity) {
             Rank::Kept
         } else {
             Rank::Other

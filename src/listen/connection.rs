@@ -106,7 +106,7 @@ async fn handshake(
         let stream = TlsAcceptor::from(config).accept(stream).await?;
         let chain = stream.get_ref().1.peer_certificates();
         let presented = Presented::new(chain.map(<[_]>::to_vec).unwrap_or_default(), peer.ip());
-        let identity = port.gate.authenticator.judge(&presented);
+        let identity = port.gate.rules.load().authenticator.judge(&presented);
         Ok(Client {
             stream,
             presented,
@@ -174,7 +174,7 @@ async fn requests(
         entry.admission().clone(),
     ));
     if let Some(identity) = identity {
-        gate.admit(&connection, &identity);
+        gate.admit(&gate.rules.load(), &connection, &identity);
     }
     let service = {
         let (gate, worker, connection) = (gate.clone(), worker.clone(), connection.clone());

@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 
+use super::reviewing::Reviewing;
 use super::tombstone::Census;
 use crate::apiserver::ApiServer;
 use crate::error::chain;
@@ -24,6 +25,8 @@ pub struct Instance {
     pub(crate) serving: Arc<ArcSwap<Serving>>,
     /// The client for reviews, if the settings need one.
     pub(crate) api_server: Option<ApiServer>,
+    /// What stays when the security settings change.
+    pub(super) reviewing: Reviewing,
     /// By what the seal knows the gate's own connections to the kubelet; `None` if it cannot know them.
     pub(crate) exemption: Option<Exemption>,
     /// The seal, as the watch found it last.

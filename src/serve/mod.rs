@@ -6,6 +6,7 @@ pub(crate) mod check;
 mod descriptors;
 mod instance;
 pub(crate) mod node;
+mod reviewing;
 pub(crate) mod run;
 mod side_port;
 mod sockets;

@@ -13,6 +13,7 @@ use super::admin::socket::AdminSocketError;
 use super::descriptors;
 use super::instance::Instance;
 use super::node::{self, NodeError};
+use super::reviewing::Reviewing;
 use super::sockets::{BindError, Sockets};
 use super::tombstone::Census;
 use crate::adopt::kubelet::running_kubelets;
@@ -20,8 +21,7 @@ use crate::apiserver::{
     ApiServer, ApiServerError, ClientLimits, Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY,
 };
 use crate::audit::{Audit, AuditError, AuditThread};
-use crate::authn::{Authenticator, Budget, TokenReviewer};
-use crate::authz::{AccessReviewer, Authorizer, Policy};
+use crate::authn::{Budget, Verdicts};
 use crate::forward::{Kubelet, KubeletError, KubeletProbe};
 use crate::gate::{Gate, Places, Witness};
 use crate::host::host_name;
@@ -113,39 +113,23 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         metrics.clone(),
     )?;
     let (api_server, node_name) = api_server_and_node_name(&settings)?;
-    let tokens = match &api_server {
-        Some(api_server) if settings.authentication.webhook => Some(TokenReviewer::new(
-            api_server.clone(),
-            &settings.authentication,
-            &settings.limits,
-            control.clone(),
-            known.clone(),
-            metrics.clone(),
-        )?),
-        _ => None,
-    };
-    let reviewer = match (settings.authorization.mode, &api_server) {
-        (AuthorizationMode::Webhook, Some(api_server)) => Some(AccessReviewer::new(
-            api_server.clone(),
-            node_name.clone(),
-            &settings.authorization,
-            settings.limits.cache_entries,
-            control.clone(),
-            metrics.clone(),
-        )),
-        (AuthorizationMode::Webhook, None) => return Err(StartError::NoApiServer),
-        (AuthorizationMode::AlwaysAllow, _) => None,
-    };
-    let (audit, audit_thread) = Audit::start(&settings.audit, settings.limits.audit_queue)?;
-    let gate = Gate {
-        authenticator: Authenticator::new(
+    let reviewing = Reviewing {
+        verdicts: Arc::new(Verdicts::new(
             serving.clone(),
-            tokens,
-            settings.authentication.anonymous,
             Budget::new(settings.limits.refused_certificates_per_address, known.clone()),
             metrics.clone(),
-        ),
-        authorizer: Authorizer::new(Policy::new(&settings.authorization), reviewer),
+        )),
+        rejected_tokens: Budget::new(settings.limits.rejected_tokens_per_address, known.clone()),
+        api_server: api_server.clone(),
+        node_name: node_name.clone(),
+        control: control.clone(),
+        known: known.clone(),
+        metrics: metrics.clone(),
+    };
+    let rules = reviewing.rules(&settings)?;
+    let (audit, audit_thread) = Audit::start(&settings.audit, settings.limits.audit_queue)?;
+    let gate = Gate {
+        rules: ArcSwap::from_pointee(rules),
         requests: Places::new(
             "requests",
             settings.limits.upstream_connections,
@@ -156,12 +140,9 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
             settings.limits.streams,
             settings.limits.streams_per_identity,
         ),
-        interactive_users: settings.authorization.interactive.allowed_users.clone(),
         checkpoints: Semaphore::new(1),
         known,
         witness: Witness::new(&settings.firewall.api_server_users),
-        interactive_requires_create: settings.authorization.interactive.require_create,
-        stream_idle_timeout: settings.streaming_connection_idle_timeout,
         audit,
         kubelet,
         metrics,
@@ -175,6 +156,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         seal: ArcSwap::default(),
         serving,
         api_server,
+        reviewing,
         exemption,
         settings,
     };

@@ -71,7 +71,8 @@ impl Files {
 
     fn authenticator(&self) -> Authenticator {
         let budget = Budget::new(500, Arc::default());
-        Authenticator::new(self.serving.clone(), None, false, budget, self.metrics.clone())
+        let verdicts = Verdicts::new(self.serving.clone(), budget, self.metrics.clone());
+        Authenticator::new(verdicts.into(), None, false, self.metrics.clone())
     }
 
     /// Replaces the CA bundle.
@@ -313,7 +314,8 @@ async fn a_request_waits_for_the_new_verdict_for_a_second_and_is_then_told_to_tr
 async fn a_connection_that_was_not_judged_is_judged_as_soon_as_its_leaf_is_known() {
     let files = Files::new();
     let budget = Budget::new(1, Arc::default());
-    let authenticator = Authenticator::new(files.serving.clone(), None, false, budget, files.metrics.clone());
+    let verdicts = Verdicts::new(files.serving.clone(), budget, files.metrics.clone());
+    let authenticator = Authenticator::new(verdicts.into(), None, false, files.metrics.clone());
     let late = loop {
         let stranger = Presented::new(
             [

@@ -1,0 +1,28 @@
+//! Who may do what, by the configuration in force.
+
+use std::time::Duration;
+
+use crate::authn::{Authenticator, CredentialKind, Identity};
+use crate::authz::Authorizer;
+
+/// The security settings in force, and the answers that were remembered under them. They are replaced as one
+/// value: a request is judged by the same rules from its first station to its last, and no answer outlives
+/// the rules that it was given under.
+pub(crate) struct Rules {
+    pub(crate) authenticator: Authenticator,
+    pub(crate) authorizer: Authorizer,
+    /// `authorization.interactive.allowedUsers`: places are kept for these users.
+    pub(crate) interactive_users: Vec<String>,
+    /// `authorization.interactive.requireCreate`.
+    pub(crate) interactive_requires_create: bool,
+    /// `streamingConnectionIdleTimeout`.
+    pub(crate) stream_idle_timeout: Duration,
+}
+
+impl Rules {
+    /// Whether `authorization.interactive.allowedUsers` names the user.
+    pub(super) fn is_interactive_user(&self, identity: &Identity) -> bool {
+        identity.credential() != CredentialKind::Anonymous
+            && self.interactive_users.contains(&identity.user().username)
+    }
+}

@@ -1,0 +1,74 @@
+//! What every set of rules of a process shares, and the rules that the settings make of it.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::start::StartError;
+use crate::apiserver::ApiServer;
+use crate::authn::{Authenticator, Budget, TokenReviewer, Verdicts};
+use crate::authz::{AccessReviewer, Authorizer, Policy};
+use crate::gate::Rules;
+use crate::metrics::Metrics;
+use crate::settings::{AuthorizationMode, Settings};
+use crate::source::Known;
+
+/// What stays when the security settings change.
+pub(crate) struct Reviewing {
+    /// The verdicts on certificates: they depend on the trust alone, which knows its generation.
+    pub(super) verdicts: Arc<Verdicts>,
+    /// What each source may spend on tokens that are rejected.
+    pub(super) rejected_tokens: Arc<Budget>,
+    pub(super) api_server: Option<ApiServer>,
+    pub(super) node_name: Arc<str>,
+    /// Where reviews run.
+    pub(super) control: Handle,
+    pub(super) known: Arc<Known>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Reviewing {
+    /// The rules of `settings`, with nothing remembered.
+    ///
+    /// # Errors
+    /// There is no API server to ask, or no randomness.
+    pub(super) fn rules(&self, settings: &Settings) -> Result<Rules, StartError> {
+        let tokens = match &self.api_server {
+            Some(api_server) if settings.authentication.webhook => Some(TokenReviewer::new(
+                api_server.clone(),
+                &settings.authentication,
+                &settings.limits,
+                self.control.clone(),
+                self.rejected_tokens.clone(),
+                self.known.clone(),
+                self.metrics.clone(),
+            )?),
+            _ => None,
+        };
+        let reviewer = match (settings.authorization.mode, &self.api_server) {
+            (AuthorizationMode::Webhook, Some(api_server)) => Some(AccessReviewer::new(
+                api_server.clone(),
+                self.node_name.clone(),
+                &settings.authorization,
+                settings.limits.cache_entries,
+                self.control.clone(),
+                self.metrics.clone(),
+            )),
+            (AuthorizationMode::Webhook, None) => return Err(StartError::NoApiServer),
+            (AuthorizationMode::AlwaysAllow, _) => None,
+        };
+        let interactive = &settings.authorization.interactive;
+        Ok(Rules {
+            authenticator: Authenticator::new(
+                self.verdicts.clone(),
+                tokens,
+                settings.authentication.anonymous,
+                self.metrics.clone(),
+            ),
+            authorizer: Authorizer::new(Policy::new(&settings.authorization), reviewer),
+            interactive_users: interactive.allowed_users.clone(),
+            interactive_requires_create: interactive.require_create,
+            stream_idle_timeout: settings.streaming_connection_idle_timeout,
+        })
+    }
+}
