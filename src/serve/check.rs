@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::admin;
 use super::admin::socket::AdminSocketError;
+use super::error::StartError;
 use super::node::{self, NodeError, SameMachine, Shown};
-use super::start::{StartError, api_server_and_node_name, unused_proxy};
+use super::start::{api_server_and_node_name, unused_proxy};
 use crate::adopt::kubelet::running_kubelets;
 use crate::apiserver::{AccessSpec, ApiServer, ReviewError, UserInfo};
 use crate::audit::AuditError;

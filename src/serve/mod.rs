@@ -4,6 +4,7 @@
 pub mod admin;
 pub(crate) mod check;
 mod descriptors;
+mod error;
 mod instance;
 pub(crate) mod node;
 mod reviewing;
@@ -14,6 +15,7 @@ pub mod start;
 mod tombstone;
 mod watch;
 
+pub use self::error::StartError;
 pub use self::instance::Instance;
 pub use self::node::NodeError;
 pub use self::sockets::{BindError, Sockets};

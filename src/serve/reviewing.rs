@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::start::StartError;
+use super::error::StartError;
 use crate::apiserver::ApiServer;
 use crate::authn::{Authenticator, Budget, TokenReviewer, Verdicts};
 use crate::authz::{AccessReviewer, Authorizer, Policy};

@@ -13,9 +13,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::error::StartError;
 use super::instance::Instance;
 use super::node::{self, NodeError, SameMachine, Shown};
-use super::start::{StartError, Started, start, unused_proxy};
+use super::start::{Started, start, unused_proxy};
 use super::watch::Watch;
 use super::{Sockets, Stopped, serve};
 use crate::audit::AuditError;

@@ -9,27 +9,25 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::admin;
-use super::admin::socket::AdminSocketError;
 use super::descriptors;
+use super::error::StartError;
 use super::instance::Instance;
-use super::node::{self, NodeError};
+use super::node;
 use super::reviewing::Reviewing;
-use super::sockets::{BindError, Sockets};
+use super::sockets::Sockets;
 use super::tombstone::Census;
 use crate::adopt::kubelet::running_kubelets;
-use crate::apiserver::{
-    ApiServer, ApiServerError, ClientLimits, Kubeconfig, KubeconfigError, SERVICE_ACCOUNT_DIRECTORY,
-};
-use crate::audit::{Audit, AuditError, AuditThread};
+use crate::apiserver::{ApiServer, ClientLimits, Kubeconfig, SERVICE_ACCOUNT_DIRECTORY};
+use crate::audit::{Audit, AuditThread};
 use crate::authn::{Budget, Verdicts};
-use crate::forward::{Kubelet, KubeletError, KubeletProbe};
+use crate::forward::{Kubelet, KubeletProbe};
 use crate::gate::{Gate, Places, Witness};
 use crate::host::host_name;
 use crate::metrics::Metrics;
 use crate::seal::Exemption;
 use crate::settings::{AuthorizationMode, Settings};
 use crate::source::Known;
-use crate::tls::{Serving, ServingError};
+use crate::tls::Serving;
 
 /// A gate that is ready to be served.
 pub struct Started {
@@ -39,44 +37,6 @@ pub struct Started {
     pub sockets: Sockets,
     /// The thread that writes its audit events; to be shut down after serving.
     pub audit: AuditThread,
-}
-
-/// Why a gate cannot start. The operator can correct each of these.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The admin socket.
-    #[error(transparent)]
-    AdminSocket(#[from] AdminSocketError),
-    /// The API server client's files.
-    #[error(transparent)]
-    ApiServer(#[from] ApiServerError),
-    /// The audit sink.
-    #[error(transparent)]
-    Audit(#[from] AuditError),
-    /// A socket.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// The kubeconfig.
-    #[error(transparent)]
-    Kubeconfig(#[from] KubeconfigError),
-    /// The files of `upstream:`.
-    #[error(transparent)]
-    Kubelet(#[from] KubeletError),
-    /// Neither a kubeconfig nor a service account.
-    #[error(
-        "authorization.mode is Webhook or authentication.webhook is enabled, but there is neither a \
-         kubeconfig nor an in-cluster service account to ask the API server with; set kubeconfig"
-    )]
-    NoApiServer,
-    /// The node's name, or its ports.
-    #[error(transparent)]
-    Node(#[from] NodeError),
-    /// The operating system gives no random numbers.
-    #[error("the operating system gives no random numbers")]
-    NoRandomness(#[from] aws_lc_rs::error::Unspecified),
-    /// The serving pair or the client CA.
-    #[error(transparent)]
-    Serving(#[from] ServingError),
 }
 
 /// Makes a gate of `settings` and binds its sockets. Reviews will run on `control`, the
