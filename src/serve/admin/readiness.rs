@@ -100,6 +100,11 @@ impl Readiness {
                 Some(why) => writeln!(report, "[!] api-server: the last review failed: {why}"),
             };
         }
+        if verbose {
+            for note in self.instance.not_in_force.load().iter() {
+                let _ = writeln!(report, "[!] {note}");
+            }
+        }
         report.push_str(if ready { "ok\n" } else { "not ready\n" });
         (ready, report)
     }
