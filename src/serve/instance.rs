@@ -35,8 +35,8 @@ pub struct Instance {
     pub(crate) census: Census,
     /// What the looks at the files remember. Locked while files are read.
     pub(super) reloading: Mutex<Reloading>,
-    /// What the files say and is not in force: one sentence each, what it is about first.
-    pub(super) not_in_force: ArcSwap<Vec<String>>,
+    /// What the files say and is not in force, by what they are for.
+    pub(super) not_in_force: ArcSwap<Vec<(&'static str, String)>>,
 }
 
 impl Instance {

@@ -35,6 +35,7 @@ impl Instance {
             looks, configuration, ..
         } = &mut *reloading;
         looks.begin(trigger, Instant::now());
+        let before = (self.serving.load_full(), self.gate.rules.load_full());
         let mut tls = &self.settings.tls;
         let taken = match configuration {
             None => None,
@@ -45,6 +46,10 @@ impl Instance {
             }
         };
         let serving = Serving::reload(&self.serving, tls, looks);
+        let after = (self.serving.load_full(), self.gate.rules.load_full());
+        if !Arc::ptr_eq(&before.0, &after.0) || !Arc::ptr_eq(&before.1, &after.1) {
+            self.gate.announce_change();
+        }
         let upstream = self.gate.kubelet.reload(looks);
         let api_server = self
             .api_server
@@ -200,7 +205,11 @@ impl Instance {
                 ("kubelet-gate.dev/loosened", loosened),
             ]));
         }
-        let mut problems: Vec<String> = reloaded.problems.iter().map(|error| chain(error)).collect();
+        let mut problems: Vec<String> = reloaded
+            .problems
+            .iter()
+            .map(|error| chain(error).replace('\n', "; "))
+            .collect();
         problems.dedup();
         if !problems.is_empty() {
             self.metrics().reloaded(what, false);
@@ -227,20 +236,19 @@ impl Instance {
             pending,
             ..
         } = reloading;
-        let mut notes: Vec<String> = complaints
-            .iter()
-            .map(|(what, error)| format!("{what}: the last good files stay in force: {error}"))
-            .collect();
+        let complaint = |(what, error): (&&'static str, &String)| {
+            (*what, format!("the last good files stay in force: {error}"))
+        };
+        let mut notes: Vec<_> = complaints.iter().map(complaint).collect();
         if let Some(file) = configuration {
             let path = file.path.display();
             if !pending.signal.is_empty() {
                 let signal = pending.signal.join("; ");
-                notes.push(format!(
-                    "configuration: {path} waits for SIGHUP, since it loosens: {signal}"
-                ));
+                let note = format!("{path} waits for SIGHUP, since it loosens: {signal}");
+                notes.push(("configuration", note));
             }
             if !pending.start.is_empty() {
-                notes.push(format!("configuration: {}", for_start(&pending.start, &path)));
+                notes.push(("configuration", for_start(&pending.start, &path)));
             }
         }
         self.metrics()
