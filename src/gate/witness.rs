@@ -1,10 +1,11 @@
 //! Whether the API server has been served through the gate. Until then the ways around the gate should stay
 //! open: if the API server cannot use the gate, sealing the node ends its logs, exec and metrics.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use serde::Serialize;
@@ -13,6 +14,11 @@ use crate::attributes::Subresource;
 use crate::authn::{CredentialKind, Identity};
 use crate::authz::Permit;
 use crate::timestamp::timestamp;
+
+/// Most addresses that are remembered. A cluster has a few API servers.
+const ADDRESSES: usize = 16;
+/// An address counts as the API server's for so long after it was seen there, and the last one always.
+const LATELY: Duration = Duration::from_secs(3600);
 
 /// Remembers the last user that was allowed what only the API server is allowed, and
 /// was served by the kubelet.
@@ -31,6 +37,8 @@ struct Seen {
     user: String,
     first: SystemTime,
     last: SystemTime,
+    /// From where, the last one first.
+    addresses: Vec<(IpAddr, SystemTime)>,
 }
 
 /// The API server's part in the answer to `GET /seal`.
@@ -42,6 +50,8 @@ pub(crate) struct SeenReport {
     first: String,
     /// When it was seen last, to a second or so.
     last: String,
+    /// From where it was seen in the last hour, the last one first.
+    addresses: Vec<IpAddr>,
 }
 
 impl Witness {
@@ -66,9 +76,9 @@ impl Witness {
         }
     }
 
-    /// Notes that a request was allowed and served at `now`. It is called for each request: within a second
+    /// Notes that a request from `source` was allowed and served at `now`. It is called for each request: within a second
     /// of the last note it costs a load and a comparison.
-    pub(crate) fn saw(&self, permit: &Permit, now: Instant) {
+    pub(crate) fn saw(&self, permit: &Permit, source: IpAddr, now: Instant) {
         let credential = permit.identity().credential();
         let may_be = if self.users.is_empty() {
             credential == CredentialKind::Certificate && permit.subresource() == Subresource::Proxy
@@ -84,7 +94,7 @@ impl Witness {
         }
         let user = &permit.identity().user().username;
         if self.users.is_empty() || self.users.contains(user) {
-            self.note(user, second);
+            self.note(user, source.to_canonical(), second);
         }
     }
 
@@ -99,7 +109,7 @@ impl Witness {
     }
 
     #[cold]
-    fn note(&self, user: &str, second: u64) {
+    fn note(&self, user: &str, source: IpAddr, second: u64) {
         // Two workers may come here in the same second. Either note is good enough.
         self.noted.store(second, Relaxed);
         let now = SystemTime::now();
@@ -108,10 +118,17 @@ impl Witness {
             .as_ref()
             .filter(|seen| seen.user == user)
             .map_or(now, |seen| seen.first);
+        let others = before.iter().flat_map(|seen| &seen.addresses);
+        let others = others.filter(|(address, _)| *address != source);
+        let addresses = std::iter::once((source, now))
+            .chain(others.copied())
+            .take(ADDRESSES)
+            .collect();
         self.seen.store(Some(Arc::new(Seen {
             user: user.to_owned(),
             first,
             last: now,
+            addresses,
         })));
     }
 
@@ -121,7 +138,29 @@ impl Witness {
             user: seen.user.clone(),
             first: timestamp(seen.first),
             last: timestamp(seen.last),
+            addresses: seen.addresses_at(SystemTime::now()),
         })
+    }
+
+    /// From where the API server was seen in the last hour, and where it was seen last.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        let seen = self.seen.load();
+        seen.as_ref()
+            .map(|seen| seen.addresses_at(SystemTime::now()))
+            .unwrap_or_default()
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn addresses_at(&self, now: SystemTime) -> Vec<IpAddr> {
+        let is_old = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age > LATELY);
+        let numbered = self.addresses.iter().enumerate();
+        numbered
+            .filter(|(index, (_, at))| *index == 0 || !is_old(*at))
+            .map(|(_, (address, _))| *address)
+            .collect()
     }
 }
 

@@ -85,6 +85,7 @@ pub(crate) fn run(runtime: &Runtime, settings: Settings) -> Result<Stopped, RunE
     let stop = CancellationToken::new();
     let (signalled, reloading) = (until_signalled(stop.clone())?, keep_reloading(instance.clone())?);
     announce(&instance, &sockets);
+    instance.warn_of_left_out();
     let mut watch = Watch::new(instance.clone(), publish_running_gate(&instance, &sockets));
     let served = runtime.block_on(async {
         tokio::spawn(signalled);

@@ -100,6 +100,11 @@ impl Readiness {
                 Some(why) => writeln!(report, "[!] api-server: the last review failed: {why}"),
             };
         }
+        if verbose {
+            for left_out in self.instance.left_out() {
+                let _ = writeln!(report, "[!] sources: {left_out}");
+            }
+        }
         report.push_str(if ready { "ok\n" } else { "not ready\n" });
         (ready, report)
     }
