@@ -35,9 +35,11 @@ pub enum NetworkError {
         /// What follows the percent sign.
         zone: String,
     },
-    /// More bits than an address has.
-    #[error("has a length that is not from 0 to {most}; write one, or leave it out for a single address")]
+    /// More bits than an address has, or so few that a mapped network would be no IPv4 network.
+    #[error("has a length that is not from {least} to {most}; write one, or leave it out for one address")]
     Length {
+        /// The fewest bits.
+        least: u8,
         /// The bits of an address of this family.
         most: u8,
     },
@@ -71,15 +73,15 @@ impl Network {
             });
         }
         let address: IpAddr = address.parse().map_err(|_| NetworkError::Syntax)?;
-        let most = width(address);
+        let (least, most) = (least_bits(address), width(address));
         let bits = match length {
             None => most,
             Some(length) if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) => {
                 return Err(NetworkError::Syntax);
             }
             Some(length) => match length.parse() {
-                Ok(bits) if bits <= most => bits,
-                _ => return Err(NetworkError::Length { most }),
+                Ok(bits) if (least..=most).contains(&bits) => bits,
+                _ => return Err(NetworkError::Length { least, most }),
             },
         };
         let network = Self {
@@ -94,7 +96,6 @@ impl Network {
             });
         }
         Ok(match (address.to_canonical(), address) {
-            // Without bits beyond its length a mapped network has at least the 96 that say that it is one.
             (address @ IpAddr::V4(_), IpAddr::V6(_)) => Self {
                 address,
                 bits: bits - MAPPED,
@@ -134,6 +135,14 @@ fn width(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => 32,
         IpAddr::V6(_) => 128,
+    }
+}
+
+/// How many bits a network of this family has at least: one that is mapped has those that say so.
+fn least_bits(address: IpAddr) -> u8 {
+    match (address, address.to_canonical()) {
+        (IpAddr::V6(_), IpAddr::V4(_)) => MAPPED,
+        _ => 0,
     }
 }
 
@@ -293,7 +302,7 @@ mod tests {
                 "2001:db8::1/64",
                 "write 2001:db8::/64 for the network, or 2001:db8::1 for one address",
             ),
-            ("::ffff:10.0.0.0/90", "write ::/90 for the network"),
+            ("::ffff:10.0.0.0/90", "not from 96 to 128"),
             ("10.0.0.0/33", "not from 0 to 32"),
             ("10.0.0.0/999", "not from 0 to 32"),
             ("::/129", "not from 0 to 128"),

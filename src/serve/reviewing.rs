@@ -34,7 +34,9 @@ impl Reviewing {
     /// # Errors
     /// There is no API server to ask, or no randomness; or `sources` would leave out the API server.
     pub(super) fn rules(&self, settings: &Settings) -> Result<Rules, StartError> {
-        let left_out = settings.sources.without_api_server(&self.witness.addresses());
+        let left_out = settings
+            .sources
+            .without_api_server(&self.witness.api_server_addresses());
         if !left_out.is_empty() && !settings.sources.exclude_api_server {
             return Err(StartError::WithoutApiServer(left_out.join("; ")));
         }
