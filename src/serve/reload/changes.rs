@@ -1,8 +1,8 @@
 //! What becomes of each key of the configuration when it changes, and what loosens.
 //!
-//! A change loosens if, by it, a request may pass that did not before, or less of it is told. Which user may do
-//! what is then decided by an operator who is there: such a change takes effect on SIGHUP, and by the clock it
-//! is named and waits.
+//! A change loosens if, by it, a request may pass that did not before, or less of it is told. Which user may
+//! do what is then decided by an operator who is there: such a change takes effect on SIGHUP, and by the
+//! clock it is named and waits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
