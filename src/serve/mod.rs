@@ -6,6 +6,7 @@ pub(crate) mod check;
 mod descriptors;
 mod error;
 mod instance;
+mod left_out;
 pub(crate) mod node;
 pub(crate) mod notify;
 pub(crate) mod reload;

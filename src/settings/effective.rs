@@ -60,6 +60,7 @@ impl Settings {
                 },
             },
             authorization: self.authorization.write(),
+            sources: self.sources.write(),
             read_only_port: file::ReadOnlyPort {
                 listen: addresses(&self.read_only_port.listen),
                 answer: u64::from(self.read_only_port.answer),

@@ -23,6 +23,7 @@ use super::reading::{LONGEST_TTL, Reading};
 use super::schema::{self, Checked};
 use super::serving;
 use super::settings::{ReadOnlyPort, Settings};
+use super::sources::Sources;
 use super::upstream::Upstream;
 use crate::duration;
 use crate::files::DOCUMENT;
@@ -223,6 +224,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
         tls: serving::read(reading, &file),
         authentication: Authentication::read(reading, file.authentication),
         authorization: Authorization::read(reading, file.authorization),
+        sources: Sources::read(reading, &file.sources),
         read_only_port: ReadOnlyPort {
             listen: flags.read_only_listen(&listen).unwrap_or(read_only),
             answer: answer(reading, file.read_only_port.answer),

@@ -51,6 +51,7 @@ authorization:
   webhook: {cacheAuthorizedTTL: 1m0s, cacheUnauthorizedTTL: 1s}
   interactive: {requireCreate: false, allowedUsers: [bob], cacheAuthorizedTTL: 1s}
   paths: {deny: [/debug]}
+sources: {port: [192.0.2.0/24], interactive: [192.0.2.1/32], excludeApiServer: true}
 readOnlyPort: {listen: ['192.0.2.2:10255'], answer: 404, healthz: true}
 streamingConnectionIdleTimeout: 1m0s
 limits:
