@@ -11,7 +11,7 @@ use super::configuration::{ConfigurationError, ConfigurationFile, FoundConfigura
 use super::state::{Pending, Reloading};
 use crate::error::chain;
 use crate::looks::{Looks, Reloaded, Trigger};
-use crate::settings::{KubeletFlags, Settings};
+use crate::settings::{AuthorizationMode, KubeletFlags, Settings};
 use crate::tls::Serving;
 
 impl Instance {
@@ -131,6 +131,10 @@ impl Instance {
         if old == new {
             return Ok(true);
         }
+        let asks = new.authentication.webhook || new.authorization.mode == AuthorizationMode::Webhook;
+        if asks && self.api_server.is_none() {
+            return Err(ConfigurationError::NeedsClient);
+        }
         let serving = if old.tls == new.tls {
             None
         } else {
@@ -162,6 +166,10 @@ impl Instance {
         path: &Path,
     ) {
         let path = path.display();
+        if pending.as_ref().is_some_and(|pending| !pending.signal.is_empty()) {
+            // It is not bad any more, and not in force either.
+            reloading.complaints.remove("configuration");
+        }
         let is_same = pending.is_none() && reloaded.problems.is_empty() && !reloaded.unsettled;
         self.note(reloading, "configuration", reloaded);
         let Some(mut pending) = pending else {
