@@ -1,11 +1,16 @@
 //! The gate's own rules. They need no review and can only refuse.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
 use crate::attributes::{Checks, is_subpath};
-use crate::authn::Identity;
+use crate::authn::{DenyList, Identity};
 use crate::settings;
 
-/// `authorization.paths.deny` and `authorization.interactive.allowedUsers`.
+/// The deny lists, `authorization.paths.deny` and `authorization.interactive.allowedUsers`.
 pub(crate) struct Policy {
+    denied: Arc<ArcSwap<DenyList>>,
     deny_paths: Vec<String>,
     allowed_users: Vec<String>,
 }
@@ -18,14 +23,22 @@ pub(super) struct PolicyRefusal {
 
 impl Policy {
     /// The policy of these settings.
-    pub(crate) fn new(settings: &settings::Authorization) -> Self {
+    pub(crate) fn new(settings: &settings::Authorization, denied: Arc<ArcSwap<DenyList>>) -> Self {
         Self {
+            denied,
             deny_paths: settings.deny_paths.clone(),
             allowed_users: settings.interactive.allowed_users.clone(),
         }
     }
 
     pub(super) fn judge(&self, identity: &Identity, checks: &Checks) -> Result<(), PolicyRefusal> {
+        // The first of all rules, so that nothing that allows can stand above it.
+        if let Some(denial) = self.denied.load().denies(identity) {
+            return Err(PolicyRefusal {
+                reason: denial.reason,
+                detail: format!("denied by {}", denial.by),
+            });
+        }
         if let Some(prefix) = self
             .deny_paths
             .iter()

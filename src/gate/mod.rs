@@ -186,9 +186,12 @@ impl Gate {
         Ok(Passed { forwarded, place })
     }
 
-    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
+    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them. A
+    /// denied user gets none of the places that are kept for others.
     pub(crate) fn admit(&self, rules: &Rules, connection: &Connection, identity: &Identity) {
-        if identity.credential() != CredentialKind::Anonymous {
+        if identity.credential() != CredentialKind::Anonymous
+            && rules.authenticator.denies(identity).is_none()
+        {
             connection.admit(|| self.witness.knows(identity) || rules.is_interactive_user(identity));
         }
     }

@@ -23,6 +23,8 @@ pub(crate) struct Witness {
     /// The second, counted from `began` and from 1, in which `seen` was written last.
     noted: AtomicU64,
     seen: ArcSwapOption<Seen>,
+    /// The last identity that was the API server's, as far as its name says.
+    api_server: ArcSwapOption<Identity>,
 }
 
 /// The API server, as it was last seen.
@@ -52,6 +54,7 @@ impl Witness {
             began: Instant::now(),
             noted: AtomicU64::new(0),
             seen: ArcSwapOption::empty(),
+            api_server: ArcSwapOption::empty(),
         }
     }
 
@@ -78,6 +81,9 @@ impl Witness {
         if !may_be {
             return;
         }
+        if self.is_api_server(permit) {
+            self.note_api_server(permit.identity());
+        }
         let second = now.saturating_duration_since(self.began).as_secs() + 1;
         if self.noted.load(Relaxed) == second {
             return;
@@ -96,6 +102,19 @@ impl Witness {
         let identity = permit.identity();
         let may_proxy = self.users.is_empty() && permit.subresource() == Subresource::Proxy;
         self.knows(identity) || may_proxy && may_be_api_server(identity)
+    }
+
+    /// The identity in which the API server was served last. An administrator's certificate that may
+    /// `nodes/proxy` does not count: otherwise a stolen one could keep itself off the deny lists.
+    pub(crate) fn api_server(&self) -> Option<Arc<Identity>> {
+        self.api_server.load_full()
+    }
+
+    fn note_api_server(&self, identity: &Identity) {
+        let known = self.api_server.load();
+        if known.as_deref() != Some(identity) {
+            self.api_server.store(Some(Arc::new(identity.clone())));
+        }
     }
 
     #[cold]

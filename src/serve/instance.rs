@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
 use crate::apiserver::ApiServer;
+use crate::authn::{DenyList, Gone, KnownApiServer};
 use crate::error::chain;
 use crate::forward::KubeletProbe;
 use crate::gate::Gate;
@@ -48,11 +49,43 @@ impl Instance {
         if !Arc::ptr_eq(&before, &self.serving.load()) {
             self.gate.announce_change();
         }
+        self.reload_deny_lists(Gone::Go);
         self.note_reload("upstream", self.gate.kubelet.reload());
         if let Some(api_server) = &self.api_server {
             self.note_reload("kubeconfig", api_server.reload());
         }
         self.publish_expiry();
+    }
+
+    /// Reads the deny lists again. Entries that are gone from the files `gone` or stay in force.
+    fn reload_deny_lists(&self, gone: Gone) {
+        let lists = &self.reviewing.denied;
+        let old = lists.load_full();
+        let seen = self.gate.witness.api_server();
+        let api_server = KnownApiServer {
+            users: &self.settings.firewall.api_server_users,
+            seen: seen.as_deref(),
+        };
+        let paths = &self.settings.authentication.deny_files;
+        let reload = DenyList::reload(lists, paths, api_server, gone);
+        if reload.changed {
+            self.gate.announce_change();
+            let new = lists.load();
+            let (gone, held) = (new.removed_since(&old), new.held());
+            if !gone.is_empty() {
+                tracing::warn!(
+                    entries = first_of(&gone),
+                    "entries are gone from a deny list, and what they denied is no longer denied"
+                );
+            }
+            if !held.is_empty() {
+                tracing::warn!(
+                    entries = first_of(&held),
+                    "entries are gone from a deny list, and stay in force until the gate gets a SIGHUP"
+                );
+            }
+        }
+        self.note_reload("deny_lists", reload.error.map_or(Ok(reload.changed), Err));
     }
 
     /// The gate's metrics.
@@ -103,5 +136,15 @@ impl Instance {
             let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
             self.metrics().certificate_expires("revocation_lists", seconds);
         }
+    }
+}
+
+/// The first entries of a list for a log line, and how many there are.
+fn first_of(entries: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = entries[..entries.len().min(SHOWN)].join(", ");
+    match entries.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }

@@ -3,7 +3,7 @@
 use super::file::{self, File};
 use super::serving::{write_suites, write_x509};
 use super::settings::Settings;
-use super::writing::{addresses, lasting, optional, path};
+use super::writing::{addresses, lasting, optional, path, paths};
 use crate::duration::format;
 use crate::named::Named;
 
@@ -43,6 +43,7 @@ impl Settings {
                     cache_ttl: lasting(authentication.webhook_cache_ttl),
                     audiences: authentication.audiences.clone(),
                 },
+                deny_files: paths(&authentication.deny_files),
             },
             authorization: self.authorization.write(),
             read_only_port: file::ReadOnlyPort {
