@@ -22,9 +22,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The certificates that a client sent in its handshake, the verdict on them, and the last token that it
 /// sent.
 ///
-/// The chain is judged right after the handshake. A request only compares the time, and the generations of the
-/// trust and the deny lists, with those of the verdict, so that expiry and a change of the CA bundle or of a
-/// deny list take effect on open connections. TLS resumption is off, so nothing here outlives the connection.
+/// The chain is judged right after the handshake. A request only compares the time, and the generations
+/// of the trust and the deny lists, with those of the verdict, so that expiry and a change of the CA
+/// bundle or of a deny list take effect on open connections. TLS resumption is off, so nothing here
+/// outlives the connection.
 pub(crate) struct Presented {
     source: Source,
     certificate: Option<Arc<PresentedCertificate>>,

@@ -1,9 +1,10 @@
 //! Judging client certificates, and the verdicts that are remembered for all connections.
 //!
-//! Verifying a chain costs signature checks, so a verdict is remembered: an acceptance by its leaf, a refusal
-//! by the whole chain. A remembered verdict counts for a connection whose client has proven possession of the
-//! leaf's key in its handshake, as long as the trust and the deny lists are the same and the time is within that of the verdict.
-//! Acceptances and refusals have a memory each, so that refused clients do not push accepted ones out.
+//! Verifying a chain costs signature checks, so a verdict is remembered: an acceptance by its leaf, a
+//! refusal by the whole chain. A remembered verdict counts for a connection whose client has proven
+//! possession of the leaf's key in its handshake, as long as the trust and the deny lists are the same and
+//! the time is within that of the verdict. Acceptances and refusals have a memory each, so that refused
+//! clients do not push accepted ones out.
 //!
 //! An acceptance holds for the leaf together with the intermediates of its verified path. Other certificates
 //! that the client sent with them are not looked at. A leaf that was accepted is never charged to the budget

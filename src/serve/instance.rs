@@ -70,6 +70,7 @@ impl Instance {
         let reload = DenyList::reload(lists, paths, api_server, gone);
         if reload.changed {
             self.gate.announce_change();
+            self.publish_denials();
             let new = lists.load();
             let (gone, held) = (new.removed_since(&old), new.held());
             if !gone.is_empty() {
@@ -123,6 +124,12 @@ impl Instance {
                 }
             }
         }
+    }
+
+    /// Publishes how much the deny lists deny.
+    pub(super) fn publish_denials(&self) {
+        let entries = i64::try_from(self.reviewing.denied.load().len()).unwrap_or(i64::MAX);
+        self.metrics().deny_list_entries.set(entries);
     }
 
     /// Publishes when the serving pair and the revocation lists end.

@@ -125,10 +125,12 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         settings,
     };
     instance.publish_expiry();
+    instance.publish_denials();
     Ok((instance, audit_thread))
 }
 
-/// The deny lists of the settings. The API server was not seen yet: of it only the configured users are known.
+/// The deny lists of the settings. The API server was not seen yet: of it only the
+/// configured users are known.
 pub(super) fn deny_list(settings: &Settings) -> Result<DenyList, StartError> {
     let api_server = KnownApiServer {
         users: &settings.firewall.api_server_users,

@@ -149,8 +149,8 @@ pub enum Refusal {
     Revoked,
     /// A deny list has a certificate of the path.
     #[error(
-        "a certificate of the client's chain, or its CA, is denied by {by}: issue the client another one, with \
-         a new key"
+        "a certificate of the client's chain, or its CA, is denied by {by}: issue the client another one, \
+         with a new key"
     )]
     Denied {
         /// The file, the line and the entry.

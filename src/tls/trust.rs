@@ -143,8 +143,8 @@ impl Trust {
         self.judge_unless(chain, now, &|_| None)
     }
 
-    /// As [`Self::judge`]. A path with a certificate that is `denied` does not hold; if the chain offers another
-    /// one without it, that one counts.
+    /// As [`Self::judge`]. A path with a certificate that is `denied` does not hold; if the chain offers
+    /// another one without it, that one counts.
     pub(crate) fn judge_unless(
         &self,
         chain: &[CertificateDer<'_>],

@@ -106,6 +106,7 @@ async fn a_denied_client_is_refused_at_its_next_request_on_an_open_connection() 
             assert_eq!(alice.status("/pods").await, others);
 
             deny(&world, &PKI.bob.certificate_pem());
+            assert_eq!(world.metric("deny_list_entries", &[]), 2.0);
             world.kubelet.clear();
             assert_eq!(bob.status("/pods").await, 401, "{alpn:?}");
             assert_answer(
@@ -121,6 +122,7 @@ async fn a_denied_client_is_refused_at_its_next_request_on_an_open_connection() 
             assert_eq!(bob.status("/pods").await, 200, "{alpn:?}");
         }
         assert_eq!(failures(&world, "denied_certificate"), 4.0);
+        assert_eq!(world.metric("deny_list_entries", &[]), 0.0);
         eventually("the refusals are in the audit", || {
             let denied = |event: &serde_json::Value| {
                 let error = &event["annotations"]["kubelet-gate.dev/error"];
@@ -306,7 +308,7 @@ async fn a_denied_intermediate_or_ca_takes_every_certificate_below_it_with_it() 
     world.stop().await;
 }
 
-/// Seen red: with the deny lists asked after the reviewer, and not asked for anonymous users.
+/// Seen red: with the deny lists not asked by the policy, and not asked for anonymous users.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denied_user_or_group_is_refused_whichever_credential_shows_it() {
     let world = listing().anonymous().start().await;
@@ -458,6 +460,7 @@ async fn a_list_that_denies_the_api_server_is_refused_unless_it_says_so() {
     world.stop().await;
 }
 
+/// Seen red: as above.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_how_much_a_list_denies_and_serve_does_not_start_with_a_bad_one() {
     let installation = Installation::new();

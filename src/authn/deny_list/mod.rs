@@ -1,13 +1,13 @@
 //! Deny lists (`authentication.denyFiles`): certificates, users and groups that are refused whatever else
 //! allows them.
 //!
-//! A denied certificate is refused in its judgement, so that no verdict on it outlives a change of the lists: the
-//! lists' generation is part of each verdict. A denied user or group is refused by the first rule of
+//! A denied certificate is refused in its judgement, so that no verdict on it outlives a change of the lists:
+//! the lists' generation is part of each verdict. A denied user or group is refused by the first rule of
 //! authorization, whichever credential shows it.
 //!
-//! Each file counts by itself: one that cannot be used leaves its last good entries in force, and those of the
-//! other files are taken up. An entry that is gone from a file loosens the rules. By the clock it stays in
-//! force; on a signal of the operator it goes.
+//! Each file counts by itself: one that cannot be used leaves its last good entries in force, and those of
+//! the other files are taken up. An entry that is gone from a file loosens the rules. By the clock it stays
+//! in force; on a signal of the operator it goes.
 
 mod text;
 
@@ -204,6 +204,11 @@ impl DenyList {
             identity.clear(self.generation);
         }
         denial
+    }
+
+    /// How many entries are in force.
+    pub(crate) fn len(&self) -> usize {
+        self.sizes().map(|(_, entries)| entries).sum()
     }
 
     /// Each file with the number of its entries that are in force.

@@ -190,7 +190,6 @@ fn a_list_has_a_bound() {
     );
 }
 
-/// Seen red: with the serial numbers compared as they are written, and with the key left out.
 #[test]
 fn a_pem_block_denies_by_serial_number_and_by_key_each_alone() {
     let bob = read(&format!("{}# end\n", PKI.bob.certificate_pem())).unwrap();
@@ -356,7 +355,7 @@ fn an_entry_that_is_gone_stays_until_the_operator_says_so_and_a_new_one_counts_a
     assert!(!files.denies("joe") && files.denies("bill"));
 }
 
-/// Seen red: with `clear` noting no generation.
+/// Seen red: with `clear` noting no generation, and with any generation taken for the present one.
 #[test]
 fn an_identity_that_is_not_denied_is_looked_up_once_for_each_change() {
     let files = Files::new(&[("a", "user jane\n")]);

@@ -124,8 +124,8 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Fault> {
     Err(Fault {
         line: last,
         text: format!(
-            "the file does not end with the line `{END}`, so that it may be cut short; complete it, and end it \
-             with that line"
+            "the file does not end with the line `{END}`, so that it may be cut short; complete it, and end \
+             it with that line"
         ),
     })
 }
@@ -170,13 +170,13 @@ impl Block {
                 base64: String::new(),
             }),
             "-----BEGIN PUBLIC KEY-----" => Err(
-                "a public key is denied by spki-sha256 and its SHA-256 (openssl pkey -pubin -in FILE -outform \
-                 DER | openssl dgst -sha256)"
+                "a public key is denied by spki-sha256 and its SHA-256 (openssl pkey -pubin -in FILE \
+                 -outform DER | openssl dgst -sha256)"
                     .to_owned(),
             ),
             _ => Err(
-                "only blocks with the line -----BEGIN CERTIFICATE----- are read; give the certificate's (openssl \
-                 x509 -in FILE), and remove this one"
+                "only blocks with the line -----BEGIN CERTIFICATE----- are read; give the certificate's \
+                 (openssl x509 -in FILE), and remove this one"
                     .to_owned(),
             ),
         }
@@ -200,9 +200,9 @@ impl Block {
 fn entry(line: &str) -> Result<(Entry, String), String> {
     if is_fingerprint(line) {
         return Err(
-            "a certificate's fingerprint is not taken, since its holder can change it (an ECDSA signature has \
-             two forms); give the certificate's PEM block (openssl x509 -in FILE), or its issuer and serial \
-             number"
+            "a certificate's fingerprint is not taken, since its holder can change it (an ECDSA signature \
+             has two forms); give the certificate's PEM block (openssl x509 -in FILE), or its issuer and \
+             serial number"
                 .to_owned(),
         );
     }
@@ -231,8 +231,8 @@ fn entry(line: &str) -> Result<(Entry, String), String> {
         }
         _ => {
             return Err(
-                "this is no entry; write user NAME, group NAME, issuer NAME serial HEX, spki-sha256 HASH, the \
-                 PEM block of a certificate, or # before a comment"
+                "this is no entry; write user NAME, group NAME, issuer NAME serial HEX, spki-sha256 HASH, \
+                 the PEM block of a certificate, or # before a comment"
                     .to_owned(),
             );
         }
@@ -274,8 +274,8 @@ fn name(text: &str) -> Result<String, String> {
 fn is_invisible(char: char) -> bool {
     char.is_control()
         || (char.is_whitespace() && char != ' ')
-        || matches!(char, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
-        || char == '\u{feff}'
+        || matches!(char, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}')
+        || matches!(char, '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// The SHA-256 of a SubjectPublicKeyInfo, in hexadecimal digits or base64.
@@ -296,11 +296,13 @@ fn serial(text: &str) -> Result<Vec<u8>, String> {
         1 if !text.contains(':') => format!("0{text}"),
         _ => text.to_owned(),
     };
-    digits(&padded).filter(|bytes| bytes.len() <= SERIAL).ok_or_else(|| {
-        "the serial number is not one of at most 40 hexadecimal digits; write it as openssl x509 -noout -serial \
-         shows it"
-            .to_owned()
-    })
+    digits(&padded)
+        .filter(|bytes| bytes.len() <= SERIAL)
+        .ok_or_else(|| {
+            "the serial number is not one of at most 40 hexadecimal digits; write it as openssl x509 -noout \
+         -serial shows it"
+                .to_owned()
+        })
 }
 
 /// The bytes that pairs of hexadecimal digits stand for, with or without colons between the pairs.
@@ -319,8 +321,8 @@ fn digits(text: &str) -> Option<Vec<u8>> {
     bytes.filter(|bytes| !bytes.is_empty())
 }
 
-/// Whether a line looks like the fingerprint of a certificate: of MD5, SHA-1, SHA-2, as openssl writes them, or
-/// as audit events do.
+/// Whether a line looks like the fingerprint of a certificate: of MD5, SHA-1, SHA-2, as openssl writes
+/// them, or as audit events do.
 fn is_fingerprint(line: &str) -> bool {
     let lower = line.to_ascii_lowercase();
     let is_named = ["fingerprint", "x509sha256=", "sha1", "sha256", "sha-1", "sha-256"]
