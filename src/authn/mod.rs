@@ -15,7 +15,7 @@ mod verdicts;
 
 pub(crate) use self::budget::Budget;
 pub(crate) use self::certificate::user_of_certificate;
-pub(crate) use self::deny_list::{Denial, DenyList, Gone, KnownApiServer};
+pub(crate) use self::deny_list::{Denial, DenyList, KnownApiServer};
 pub use self::deny_list::{DenyFile, DenyListError};
 pub(crate) use self::identity::add_authenticated_group;
 pub(crate) use self::identity::{CredentialKind, Identity};

@@ -1,16 +1,14 @@
 //! One running gate, with the parts around it that only its ports and its watch need.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 
+use super::reload::Reloading;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
 use crate::apiserver::ApiServer;
-use crate::authn::{DenyList, Gone, KnownApiServer};
-use crate::error::chain;
 use crate::forward::KubeletProbe;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
@@ -35,60 +33,13 @@ pub struct Instance {
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,
-    /// What was wrong with the files when they were last read again, by what they are for.
-    pub(super) complaints: Mutex<BTreeMap<&'static str, String>>,
+    /// What the looks at the files remember. Locked while files are read.
+    pub(super) reloading: Mutex<Reloading>,
+    /// What the files say and is not in force, by what they are for.
+    pub(super) not_in_force: ArcSwap<Vec<(&'static str, String)>>,
 }
 
 impl Instance {
-    /// Reads every file again that may have changed. A bad file is counted, and logged once, and the last
-    /// good one stays in force. This may take as long as the files' disks take: not on a thread that serves.
-    pub fn reload(&self) {
-        let before = self.serving.load_full();
-        self.note_reload("serving", Serving::reload(&self.serving, &self.settings.tls));
-        // A reload that fails for a revocation list may still have published the other files.
-        if !Arc::ptr_eq(&before, &self.serving.load()) {
-            self.gate.announce_change();
-        }
-        self.reload_deny_lists(Gone::Go);
-        self.note_reload("upstream", self.gate.kubelet.reload());
-        if let Some(api_server) = &self.api_server {
-            self.note_reload("kubeconfig", api_server.reload());
-        }
-        self.publish_expiry();
-    }
-
-    /// Reads the deny lists again. Entries that are gone from the files `gone` or stay in force.
-    fn reload_deny_lists(&self, gone: Gone) {
-        let lists = &self.reviewing.denied;
-        let old = lists.load_full();
-        let seen = self.gate.witness.api_server();
-        let api_server = KnownApiServer {
-            users: &self.settings.firewall.api_server_users,
-            seen: seen.as_deref(),
-        };
-        let paths = &self.settings.authentication.deny_files;
-        let reload = DenyList::reload(lists, paths, api_server, gone);
-        if reload.changed {
-            self.gate.announce_change();
-            self.publish_denials();
-            let new = lists.load();
-            let (gone, held) = (new.removed_since(&old), new.held());
-            if !gone.is_empty() {
-                tracing::warn!(
-                    entries = first_of(&gone),
-                    "entries are gone from a deny list, and what they denied is no longer denied"
-                );
-            }
-            if !held.is_empty() {
-                tracing::warn!(
-                    entries = first_of(&held),
-                    "entries are gone from a deny list, and stay in force until the gate gets a SIGHUP"
-                );
-            }
-        }
-        self.note_reload("deny_lists", reload.error.map_or(Ok(reload.changed), Err));
-    }
-
     /// The gate's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.gate.metrics
@@ -97,33 +48,6 @@ impl Instance {
     /// Whether the kubelet can be connected to, by a look that is at most a second old; else why not.
     pub(crate) async fn kubelet_is_reachable(&self) -> Result<(), Arc<str>> {
         self.probe.of(&self.gate.kubelet).await
-    }
-
-    fn note_reload<E: std::error::Error + 'static>(&self, what: &'static str, outcome: Result<bool, E>) {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        match outcome {
-            Ok(changed) => {
-                let mended = complaints.remove(what).is_some();
-                if changed {
-                    self.metrics().reloaded(what, true);
-                    tracing::info!(what, "files changed and are in force");
-                } else if mended {
-                    tracing::info!(what, "the files are again those that are in force");
-                }
-            }
-            Err(error) => {
-                self.metrics().reloaded(what, false);
-                let error = chain(&error);
-                let before = complaints.insert(what, error.clone());
-                if before.as_ref() != Some(&error) {
-                    tracing::warn!(
-                        what,
-                        error,
-                        "changed files cannot be used; the last good ones stay in force"
-                    );
-                }
-            }
-        }
     }
 
     /// Publishes how much the deny lists deny.
@@ -143,15 +67,5 @@ impl Instance {
             let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
             self.metrics().certificate_expires("revocation_lists", seconds);
         }
-    }
-}
-
-/// The first entries of a list for a log line, and how many there are.
-fn first_of(entries: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let shown = entries[..entries.len().min(SHOWN)].join(", ");
-    match entries.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }

@@ -7,6 +7,8 @@ mod descriptors;
 mod error;
 mod instance;
 pub(crate) mod node;
+pub(crate) mod notify;
+pub(crate) mod reload;
 mod reviewing;
 pub(crate) mod run;
 mod side_port;

@@ -8,18 +8,19 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN, Rule, Subject};
-use fakes::client::Alpn;
+use fakes::client::{Alpn, Client, ClientTls};
 use fakes::pki::{CertificateSpec, Pair};
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair,
     PublicKeyData as _, SerialNumber,
 };
+use rustix::process::Signal;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::patience::eventually;
-use crate::program::{Installation, assert_says, code, stderr, stdout};
+use crate::patience::{eventually, eventually_answers, patience};
+use crate::program::{Installation, Serving, assert_says, code, stderr, stdout};
 use crate::world::{API_SERVER, PKI, Status as _, WithToken as _, World, WorldBuilder, assert_answer};
 
 const LOG: &str = "/containerLogs/default/web/nginx";
@@ -498,6 +499,68 @@ async fn check_says_how_much_a_list_denies_and_serve_does_not_start_with_a_bad_o
     let served = installation.serve().await;
     assert_eq!(code(&served), 64);
     assert_says(&stderr(&served), &["authentication.denyFiles", &deny]);
+}
+
+/// An old copy of the list, or an editor that saves an empty file with its last line, must not let a client in
+/// again without the operator. A client more must not wait for the operator.
+///
+/// Seen red: with the trigger of the look not asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn by_the_clock_entries_are_added_and_by_sighup_alone_they_go() {
+    let installation = Installation::new();
+    let deny = installation.path("deny");
+    installation.configure(|configuration| {
+        configuration["authentication"]["denyFiles"] = json!(["deny"]);
+        configuration["authorization"]["mode"] = json!("AlwaysAllow");
+    });
+    let write = |pair: &Pair| fs::write(&deny, format!("{}# end\n", pair.certificate_pem())).unwrap();
+    write(&PKI.bob);
+    let mut serving = Serving::start(&installation).await;
+    let client = |pair: &Pair| {
+        let tls = ClientTls {
+            certificate: Some((pair.chain.clone(), pair.key.clone_key())),
+            ..ClientTls::default()
+        };
+        Client::new(serving.address, tls)
+            .unwrap()
+            .with_deadline(patience())
+    };
+    let (bob, alice) = (client(&PKI.bob), client(&PKI.alice));
+    // There is no kubelet.
+    assert_eq!(
+        (bob.status("/pods").await, alice.status("/pods").await),
+        (401, 502)
+    );
+    write(&PKI.alice);
+    eventually_answers("alice is denied", async || alice.status("/pods").await == 401).await;
+    assert_eq!(bob.status("/pods").await, 401, "he is denied until SIGHUP");
+    let admin = Client::plain(serving.admin).with_deadline(patience());
+    let ready = admin.get("/readyz?verbose").await.unwrap();
+    let ready = String::from_utf8_lossy(ready.body()).into_owned();
+    assert_says(
+        &ready,
+        &[
+            "deny_lists: entries are gone from the files, and wait for SIGHUP: ",
+            "/deny:1 (",
+        ],
+    );
+    serving.signal(Signal::HUP);
+    eventually_answers("bob is back", async || bob.status("/pods").await == 502).await;
+    assert_eq!(alice.status("/pods").await, 401);
+    let said = |words: &str| {
+        let later = serving.later();
+        later.iter().any(|event| {
+            event["fields"]["message"]
+                .as_str()
+                .is_some_and(|text| text.contains(words))
+        })
+    };
+    eventually("the log says both", || {
+        said("stay in force until SIGHUP") && said("what is allowed was loosened: ")
+    })
+    .await;
+    serving.signal(Signal::TERM);
+    assert!(serving.exit().await.success());
 }
 
 fn sha256(bytes: &[u8]) -> Vec<u8> {

@@ -25,6 +25,7 @@ use self::text::{Entry, Origin, Parsed, parse};
 use super::identity::Identity;
 use crate::apiserver::UserInfo;
 use crate::files::{self, BUNDLE};
+use crate::looks::{Looks, Reloaded, Trigger};
 use crate::tls::Marks;
 
 /// The deny lists in force. Cheap to replace: unchanged files are shared.
@@ -98,24 +99,6 @@ pub(crate) struct KnownApiServer<'a> {
     pub(crate) seen: Option<&'a Identity>,
 }
 
-/// How entries that are gone from the files are treated.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Gone {
-    /// They go: the operator has asked for it.
-    Go,
-    /// They stay in force.
-    Stay,
-}
-
-/// What a reload has found.
-#[derive(Debug, Default)]
-pub(crate) struct DenyReload {
-    /// Other lists are in force.
-    pub(crate) changed: bool,
-    /// The first file that cannot be used.
-    pub(crate) error: Option<DenyListError>,
-}
-
 /// The number of the next list of this process.
 static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 
@@ -135,42 +118,88 @@ impl DenyList {
         paths.iter().map(read).collect::<Result<_, _>>().map(Self::new)
     }
 
-    /// Reads these files again, and publishes what has changed.
+    /// Reads these files again, and publishes what has changed. By the clock, entries that are gone from the
+    /// files stay in force, and a file that is still being written is left for the next look.
     pub(crate) fn reload(
         published: &ArcSwap<Self>,
         paths: &[PathBuf],
         api_server: KnownApiServer<'_>,
-        gone: Gone,
-    ) -> DenyReload {
+        looks: &mut Looks,
+    ) -> Reloaded<DenyListError> {
+        const UNIT: &str = "deny_lists";
         let current = published.load();
-        let mut error = None;
-        let mut next = Vec::new();
-        for path in paths {
-            let old = current.files.iter().find(|file| file.path == *path);
-            match reread(path, old, api_server, gone) {
+        let mut reloaded = Reloaded::default();
+        let found: Vec<_> = paths.iter().map(|path| read(path)).collect();
+        let digests: Vec<_> = found
+            .iter()
+            .flatten()
+            .map(|bytes| sha256(bytes).to_vec())
+            .collect();
+        let in_force = current.files.iter().map(|file| &file.digest[..]);
+        if in_force.eq(digests.iter().map(|digest| &digest[..])) {
+            looks.forget(UNIT);
+        } else if !looks.has_settled(UNIT, &digests) {
+            reloaded.unsettled = true;
+            return reloaded;
+        }
+        let (next, problems) = current.next(paths, found, api_server, looks.trigger());
+        reloaded.problems = problems;
+        if let Some(next) = next {
+            reloaded.changed = true;
+            reloaded.loosened = next.removed_since(&current);
+            published.store(Arc::new(next));
+        }
+        reloaded
+    }
+
+    /// These lists with other files, all of which must be good. Entries that are gone from a file that is
+    /// named still stay in force by the clock.
+    ///
+    /// # Errors
+    /// A file is missing or unusable, or denies the API server.
+    pub(crate) fn with_files(
+        &self,
+        paths: &[PathBuf],
+        api_server: KnownApiServer<'_>,
+        trigger: Trigger,
+    ) -> Result<Option<Self>, DenyListError> {
+        let found = paths.iter().map(|path| read(path)).collect();
+        let (next, problems) = self.next(paths, found, api_server, trigger);
+        match problems.into_iter().next() {
+            None => Ok(next),
+            Some(problem) => Err(problem),
+        }
+    }
+
+    /// The lists of these files, unless they are the same; and why some of the files are not taken up.
+    fn next(
+        &self,
+        paths: &[PathBuf],
+        found: Vec<Result<Vec<u8>, DenyListError>>,
+        api_server: KnownApiServer<'_>,
+        trigger: Trigger,
+    ) -> (Option<Self>, Vec<DenyListError>) {
+        let (mut next, mut problems) = (Vec::new(), Vec::new());
+        for (path, found) in paths.iter().zip(found) {
+            let old = self.files.iter().find(|file| file.path == *path);
+            match found.and_then(|bytes| take(path, &bytes, old, api_server, trigger)) {
                 Ok(file) => next.push(file),
-                Err(found) => {
-                    error = error.or(Some(found));
+                Err(problem) => {
+                    problems.push(problem);
                     next.extend(old.cloned());
                 }
             }
         }
-        if gone == Gone::Stay {
-            let unnamed = current.files.iter().filter(|file| !paths.contains(&file.path));
+        if trigger == Trigger::Clock {
+            let unnamed = self.files.iter().filter(|file| !paths.contains(&file.path));
             next.extend(unnamed.cloned());
         }
-        let is_same = next.len() == current.files.len()
+        let is_same = next.len() == self.files.len()
             && next
                 .iter()
-                .zip(&current.files)
+                .zip(&self.files)
                 .all(|(new, old)| Arc::ptr_eq(new, old));
-        if !is_same {
-            published.store(Arc::new(Self::new(next)));
-        }
-        DenyReload {
-            changed: !is_same,
-            error,
-        }
+        ((!is_same).then(|| Self::new(next)), problems)
     }
 
     fn new(files: Vec<Arc<DenyFile>>) -> Self {
@@ -224,7 +253,7 @@ impl DenyList {
             .files
             .iter()
             .flat_map(|file| file.held.values().map(|origin| file.place(origin)));
-        sorted(held)
+        listed(held)
     }
 
     /// The entries that were in force in `old` and are not in these lists, as they were written.
@@ -234,7 +263,7 @@ impl DenyList {
             let gone = file.entries().filter(|(entry, _)| is_gone(entry));
             gone.map(|(_, origin)| file.place(origin))
         });
-        sorted(gone)
+        listed(gone)
     }
 }
 
@@ -353,23 +382,23 @@ impl DenyFile {
 }
 
 /// The file as it is now; `old` itself if that says the same.
-fn reread(
+fn take(
     path: &Path,
+    bytes: &[u8],
     old: Option<&Arc<DenyFile>>,
     api_server: KnownApiServer<'_>,
-    gone: Gone,
+    trigger: Trigger,
 ) -> Result<Arc<DenyFile>, DenyListError> {
-    let bytes = read(path)?;
     if let Some(old) = old
-        && old.digest == sha256(&bytes)
-        && (gone == Gone::Stay || old.held.is_empty())
+        && old.digest == sha256(bytes)
+        && (trigger == Trigger::Clock || old.held.is_empty())
     {
         return Ok(old.clone());
     }
-    let mut file = DenyFile::read(path, &bytes)?;
+    let mut file = DenyFile::read(path, bytes)?;
     file.check(api_server)?;
     if let Some(old) = old
-        && gone == Gone::Stay
+        && trigger == Trigger::Clock
     {
         let is_gone = |entry: &Entry| !file.parsed.entries.contains_key(entry);
         let held = old.entries().filter(|(entry, _)| is_gone(entry));
@@ -393,11 +422,15 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest_
 }
 
-/// Each once: a certificate has two entries.
-fn sorted(places: impl Iterator<Item = String>) -> Vec<String> {
+/// Each once, since a certificate has two entries; of very many some, and how many more there are.
+fn listed(places: impl Iterator<Item = String>) -> Vec<String> {
+    const SHOWN: usize = 20;
     let mut places: Vec<String> = places.collect();
     places.sort();
     places.dedup();
+    let more = places.len().saturating_sub(SHOWN);
+    places.truncate(SHOWN);
+    places.extend((more > 0).then(|| format!("and {more} more")));
     places
 }
 

@@ -3,12 +3,14 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use fakes::pki::{CertificateSpec, Pki};
 use proptest::prelude::*;
 
 use super::super::identity::CredentialKind;
 use super::*;
+use crate::looks::SETTLE;
 
 static PKI: LazyLock<Pki> = LazyLock::new(|| Pki::generate().unwrap());
 
@@ -299,14 +301,29 @@ impl Files {
         std::fs::write(self.path(name), format!("{entries}# end\n")).unwrap();
     }
 
-    fn reload(&self, names: &[&str], gone: Gone) -> (bool, Option<String>) {
+    fn reload(&self, names: &[&str], trigger: Trigger) -> (bool, Option<String>) {
         let paths: Vec<PathBuf> = names.iter().map(|name| self.path(name)).collect();
         let unknown = KnownApiServer {
             users: &[],
             seen: None,
         };
-        let reload = DenyList::reload(&self.lists, &paths, unknown, gone);
-        (reload.changed, reload.error.map(|error| error.to_string()))
+        let mut looks = Looks::at_once();
+        let start = Instant::now();
+        if trigger == Trigger::Clock {
+            looks.begin(trigger, start);
+            let old = self.lists.load_full();
+            let reloaded = DenyList::reload(&self.lists, &paths, unknown, &mut looks);
+            assert!(
+                !reloaded.changed && Arc::ptr_eq(&old, &self.lists.load()),
+                "one look"
+            );
+        }
+        looks.begin(trigger, start + SETTLE);
+        let mut reloaded = DenyList::reload(&self.lists, &paths, unknown, &mut looks);
+        (
+            reloaded.changed,
+            reloaded.problems.pop().map(|problem| problem.to_string()),
+        )
     }
 
     fn denies(&self, name: &str) -> bool {
@@ -319,39 +336,45 @@ impl Files {
 fn an_entry_that_is_gone_stays_until_the_operator_says_so_and_a_new_one_counts_at_once() {
     let files = Files::new(&[("a", "user jane\nuser joe\n"), ("b", "user bob\n")]);
     let both = ["a", "b"];
-    assert_eq!(files.reload(&both, Gone::Stay), (false, None));
+    assert_eq!(files.reload(&both, Trigger::Clock), (false, None));
     files.write("a", "user joe\nuser zoe\n");
     let old = files.lists.load_full();
-    assert_eq!(files.reload(&both, Gone::Stay), (true, None));
+    assert_eq!(files.reload(&both, Trigger::Clock), (true, None));
     assert!(files.denies("jane") && files.denies("joe") && files.denies("zoe") && files.denies("bob"));
     let held = files.lists.load().held();
     assert!(held.len() == 1 && held[0].contains("user \"jane\""), "{held:?}");
     assert_eq!(files.lists.load().removed_since(&old), [""; 0]);
-    assert_eq!(files.reload(&both, Gone::Stay), (false, None));
+    assert_eq!(files.reload(&both, Trigger::Clock), (false, None));
 
     // The file did not change again.
-    assert_eq!(files.reload(&both, Gone::Go), (true, None));
+    assert_eq!(files.reload(&both, Trigger::Signal), (true, None));
     assert!(!files.denies("jane") && files.denies("joe") && files.denies("zoe"));
     assert_eq!(files.lists.load().removed_since(&old), held);
-    assert_eq!(files.reload(&both, Gone::Go), (false, None));
+    assert_eq!(files.reload(&both, Trigger::Signal), (false, None));
 
     // A bad file leaves its last good entries, and the other one is taken up.
     std::fs::write(files.path("a"), "user eve\n").unwrap();
     files.write("b", "user bill\n");
-    for gone in [Gone::Stay, Gone::Go] {
-        let (_, error) = files.reload(&both, gone);
+    for trigger in [Trigger::Clock, Trigger::Signal] {
+        let (_, error) = files.reload(&both, trigger);
         assert!(error.unwrap().contains("/a:1: the file does not end"));
         assert!(files.denies("joe") && files.denies("bill") && !files.denies("eve"));
     }
     assert!(!files.denies("bob"));
     std::fs::remove_file(files.path("a")).unwrap();
-    assert!(files.reload(&both, Gone::Go).1.unwrap().contains("cannot read"));
+    assert!(
+        files
+            .reload(&both, Trigger::Signal)
+            .1
+            .unwrap()
+            .contains("cannot read")
+    );
     assert!(files.denies("joe"));
 
     // A file that is no longer named.
-    files.reload(&["b"], Gone::Stay);
+    files.reload(&["b"], Trigger::Clock);
     assert!(files.denies("joe"));
-    assert_eq!(files.reload(&["b"], Gone::Go), (true, None));
+    assert_eq!(files.reload(&["b"], Trigger::Signal), (true, None));
     assert!(!files.denies("joe") && files.denies("bill"));
 }
 
@@ -363,7 +386,7 @@ fn an_identity_that_is_not_denied_is_looked_up_once_for_each_change() {
     assert!(files.lists.load().denies(&joe).is_none());
     assert!(joe.is_cleared_by(files.lists.load().generation()));
     files.write("a", "user jane\ngroup staff\n");
-    files.reload(&["a"], Gone::Stay);
+    files.reload(&["a"], Trigger::Clock);
     assert!(!joe.is_cleared_by(files.lists.load().generation()));
     assert_eq!(files.lists.load().denies(&joe).unwrap().reason, "denied_group");
 }
