@@ -42,8 +42,8 @@ pub(crate) struct Gate {
     pub(crate) metrics: Arc<Metrics>,
     /// The security settings in force.
     pub(crate) rules: ArcSwap<Rules>,
-    /// Changes whenever the trust in certificates, the deny lists or the rules have changed, once the new ones
-    /// are in force: what was allowed before must then be judged again.
+    /// Changes whenever the trust in certificates, the deny lists or the rules have changed, once the new
+    /// ones are in force: what was allowed before must then be judged again.
     pub(crate) changes: watch::Sender<()>,
     pub(crate) kubelet: Kubelet,
     pub(crate) audit: Audit,
@@ -135,8 +135,8 @@ impl Gate {
         response
     }
 
-    /// Tells every subscriber of [`Self::changes`] that something which a decision rests on has changed. It is
-    /// called after the new value was published, so that a judgement from then on sees it.
+    /// Tells every subscriber of [`Self::changes`] that something which a decision rests on has changed. It
+    /// is called after the new value was published, so that a judgement from then on sees it.
     pub(crate) fn announce_change(&self) {
         self.changes.send_replace(());
     }
@@ -186,9 +186,12 @@ impl Gate {
         Ok(Passed { forwarded, place })
     }
 
-    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
+    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them. A
+    /// denied user gets none of the places that are kept for others.
     pub(crate) fn admit(&self, rules: &Rules, connection: &Connection, identity: &Identity) {
-        if identity.credential() != CredentialKind::Anonymous {
+        if identity.credential() != CredentialKind::Anonymous
+            && rules.authenticator.denies(identity).is_none()
+        {
             connection.admit(|| self.witness.knows(identity) || rules.is_interactive_user(identity));
         }
     }
