@@ -5,6 +5,7 @@
 //! port-forward need the verb `create` whatever the method: on every kubelet, a GET over WebSocket runs
 //! commands with no more than `get nodes/proxy`.
 
+mod follow;
 mod head;
 mod interactive;
 mod kubelet;
@@ -16,6 +17,7 @@ pub(crate) use self::kubelet::is_subpath;
 pub use self::kubelet::{Subresource, Verb};
 pub use self::upgrade::Protocol;
 
+use http::Method;
 use http::request::Parts;
 
 use self::path::RequestPath;
@@ -30,6 +32,7 @@ pub struct Checks {
     interactive: bool,
     path: RequestPath,
     upgrade: Option<Protocol>,
+    follows: bool,
 }
 
 impl Checks {
@@ -49,12 +52,15 @@ impl Checks {
             verb
         };
         let subresources = kubelet::subresources(path.decoded());
+        // To any other method the kubelet answers 405.
+        let follows = parts.method == Method::GET && follow::follows(path.decoded(), parts.uri.query());
         Ok(Self {
             verb,
             subresources,
             interactive,
             path,
             upgrade,
+            follows,
         })
     }
 
@@ -81,6 +87,11 @@ impl Checks {
     /// The protocol that the client asks to upgrade to.
     pub fn upgrade(&self) -> Option<Protocol> {
         self.upgrade
+    }
+
+    /// Whether the answer may have no end: a tunnel, or a followed log.
+    pub fn is_stream(&self) -> bool {
+        self.follows || self.tunnel().is_some()
     }
 
     /// The protocol of the tunnel, if this request may become one: only interactive paths may. On other paths

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::attributes::Checks;
 use crate::authn::Identity;
+use crate::cache::Freshness;
 use crate::error::{RequestError, Station};
 
 use self::review::AccessVerdict;
@@ -30,7 +31,17 @@ impl Authorizer {
         Self { policy, reviewer }
     }
 
-    /// Whether `identity` is allowed one of `checks`.
+    /// Whether the gate's own rules leave `identity` one of `checks`. They need no review.
+    ///
+    /// # Errors
+    /// 403 in the kubelet's words.
+    pub(crate) fn judge_by_policy(&self, identity: &Identity, checks: &Checks) -> Result<(), RequestError> {
+        self.policy
+            .judge(identity, checks)
+            .map_err(|refusal| forbidden(identity, checks, refusal.reason, refusal.detail))
+    }
+
+    /// Whether `identity` is allowed one of `checks`, by reviews that are fresh enough.
     ///
     /// The first Allow wins, a Deny is final, and a failed review ends the decision.
     ///
@@ -40,10 +51,9 @@ impl Authorizer {
         &self,
         identity: Identity,
         checks: &Checks,
+        freshness: Freshness,
     ) -> Result<Permit, RequestError> {
-        if let Err(refusal) = self.policy.judge(&identity, checks) {
-            return Err(forbidden(&identity, checks, refusal.reason, refusal.detail));
-        }
+        self.judge_by_policy(&identity, checks)?;
         let Some(reviewer) = &self.reviewer else {
             return Ok(Permit::new(
                 identity,
@@ -55,7 +65,13 @@ impl Authorizer {
         };
         for &subresource in checks.subresources() {
             match reviewer
-                .review(&identity, checks.verb(), subresource, checks.interactive())
+                .review(
+                    &identity,
+                    checks.verb(),
+                    subresource,
+                    checks.interactive(),
+                    freshness,
+                )
                 .await
             {
                 AccessVerdict::Allow(reason) => {

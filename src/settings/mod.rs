@@ -26,6 +26,7 @@ mod schema;
 mod serving;
 #[expect(clippy::module_inception, reason = "the noun of this room")]
 mod settings;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -43,4 +44,5 @@ pub use self::flags::KubeletFlags;
 pub use self::limits::Limits;
 pub use self::places::Places;
 pub use self::settings::{ReadOnlyPort, Settings};
+pub use self::streams::Streams;
 pub use self::upstream::{Upstream, UpstreamCredentials, UpstreamTrust, UpstreamUrl};

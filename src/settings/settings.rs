@@ -10,6 +10,7 @@ use super::authentication::Authentication;
 use super::authorization::Authorization;
 use super::firewall::Firewall;
 use super::limits::Limits;
+use super::streams::Streams;
 use super::upstream::Upstream;
 use crate::tls::ServingOptions;
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub read_only_port: ReadOnlyPort,
     /// `streamingConnectionIdleTimeout`: an upgraded stream without a byte for this long is ended.
     pub streaming_connection_idle_timeout: Duration,
+    /// `streams`: how streams are judged again.
+    pub streams: Streams,
     /// `limits`: every bound.
     pub limits: Limits,
     /// `firewall`: the seal around the gate.

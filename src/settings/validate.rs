@@ -22,6 +22,7 @@ use super::reading::{LONGEST_TTL, Reading};
 use super::schema::{self, Checked};
 use super::serving;
 use super::settings::{ReadOnlyPort, Settings};
+use super::streams::Streams;
 use super::upstream::Upstream;
 use crate::duration;
 use crate::files::{self, DOCUMENT};
@@ -222,6 +223,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
             &file.streaming_connection_idle_timeout,
             Duration::ZERO..=30 * LONGEST_TTL,
         ),
+        streams: Streams::read(reading, &file.streams),
         limits: Limits::read(reading, &file.limits),
         firewall: Firewall::read(reading, file.firewall),
         audit: Audit::read(reading, &file.audit),
