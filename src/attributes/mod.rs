@@ -28,6 +28,8 @@ use crate::error::RequestError;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Checks {
     verb: Verb,
+    /// The verb of the method.
+    method: Verb,
     subresources: &'static [Subresource],
     interactive: bool,
     path: RequestPath,
@@ -46,22 +48,26 @@ impl Checks {
         let path = RequestPath::of_target(&parts.uri, parts.version, &parts.headers)?;
         let upgrade = Protocol::wanted_by(parts)?;
         let interactive = is_interactive(path.decoded());
-        let verb = if interactive && require_create {
-            Verb::Create
-        } else {
-            verb
-        };
         let subresources = kubelet::subresources(path.decoded());
         // To any other method the kubelet answers 405.
         let follows = parts.method == Method::GET && follow::follows(path.decoded(), parts.uri.query());
         Ok(Self {
-            verb,
+            verb: verb_under(require_create, verb, interactive),
+            method: verb,
             subresources,
             interactive,
             path,
             upgrade,
             follows,
         })
+    }
+
+    /// The checks of the same head, with another `require_create`.
+    pub(crate) fn under(&self, require_create: bool) -> Self {
+        Self {
+            verb: verb_under(require_create, self.method, self.interactive),
+            ..self.clone()
+        }
     }
 
     /// The verb of every review.
@@ -98,6 +104,14 @@ impl Checks {
     /// the upgrade headers are removed as hop-by-hop headers, and the answer is an ordinary one.
     pub fn tunnel(&self) -> Option<Protocol> {
         self.upgrade.filter(|_| self.interactive)
+    }
+}
+
+fn verb_under(require_create: bool, method: Verb, interactive: bool) -> Verb {
+    if interactive && require_create {
+        Verb::Create
+    } else {
+        method
     }
 }
 

@@ -63,7 +63,9 @@ async fn an_answer_lives_at_most_its_life_and_at_least_nine_tenths_of_it() {
     let before = Instant::now();
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), Freshness::Remembered, || async { ReviewOutcome::Granted(Ok(1), MINUTE) })
+            .get_or_review("a".to_owned(), Freshness::Remembered, || async {
+                ReviewOutcome::Granted(Ok(1), MINUTE)
+            })
             .await
             .value,
         Ok(1)
@@ -83,13 +85,17 @@ async fn a_remembered_answer_costs_no_review() {
     let cache = cache();
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), Freshness::Remembered, || async { ReviewOutcome::Granted(Ok(1), MINUTE) })
+            .get_or_review("a".to_owned(), Freshness::Remembered, || async {
+                ReviewOutcome::Granted(Ok(1), MINUTE)
+            })
             .await
             .value,
         Ok(1)
     );
     let again = cache
-        .get_or_review("a".to_owned(), Freshness::Remembered, || async { unreachable!("it is remembered") })
+        .get_or_review("a".to_owned(), Freshness::Remembered, || async {
+            unreachable!("it is remembered")
+        })
         .await
         .value;
     assert_eq!(again, Ok(1));
@@ -215,7 +221,10 @@ async fn a_panicking_review_leaves_no_caller_waiting() {
                 release.notified().await;
                 panic!("a review panics on purpose")
             };
-            cache.get_or_review("a".to_owned(), Freshness::Remembered, review).await.value
+            cache
+                .get_or_review("a".to_owned(), Freshness::Remembered, review)
+                .await
+                .value
         });
     }
     eventually(|| cache.in_flight() == 1).await;
@@ -226,7 +235,9 @@ async fn a_panicking_review_leaves_no_caller_waiting() {
     assert_eq!((cache.in_flight(), cache.len()), (0, 0));
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), Freshness::Remembered, || async { ReviewOutcome::Granted(Ok(2), MINUTE) })
+            .get_or_review("a".to_owned(), Freshness::Remembered, || async {
+                ReviewOutcome::Granted(Ok(2), MINUTE)
+            })
             .await
             .value,
         Ok(2)
@@ -240,7 +251,12 @@ async fn a_panic_before_the_review_leaves_no_flight_behind() {
         let cache = Arc::clone(&cache);
         let review =
             || -> std::future::Ready<ReviewOutcome<Answered>> { panic!("a review panics on purpose") };
-        tokio::spawn(async move { cache.get_or_review("a".to_owned(), Freshness::Remembered, review).await.value })
+        tokio::spawn(async move {
+            cache
+                .get_or_review("a".to_owned(), Freshness::Remembered, review)
+                .await
+                .value
+        })
     };
     assert!(caller.await.unwrap_err().is_panic());
     assert_eq!(cache.in_flight(), 0);
@@ -254,7 +270,9 @@ async fn a_control_runtime_that_has_ended_leaves_no_caller_waiting() {
         .unwrap();
     let cache = Cache::<String, Answered>::new(64, control.handle().clone(), Err("lost"));
     control.shutdown_background();
-    let asked = cache.get_or_review("a".to_owned(), Freshness::Remembered, || async { ReviewOutcome::Granted(Ok(1), MINUTE) });
+    let asked = cache.get_or_review("a".to_owned(), Freshness::Remembered, || async {
+        ReviewOutcome::Granted(Ok(1), MINUTE)
+    });
     assert_eq!(
         tokio::time::timeout(PATIENCE, asked).await.unwrap().value,
         Err("lost")
@@ -289,7 +307,13 @@ fn age(cache: &Cache<String, Answered>, left: Duration) {
 
 async fn granted(cache: &Cache<String, Answered>) {
     let review = || async { ReviewOutcome::Granted(Ok(1), MINUTE) };
-    assert_eq!(cache.get_or_review("a".to_owned(), Freshness::Remembered, review).await.value, Ok(1));
+    assert_eq!(
+        cache
+            .get_or_review("a".to_owned(), Freshness::Remembered, review)
+            .await
+            .value,
+        Ok(1)
+    );
 }
 
 #[tokio::test]
@@ -304,7 +328,9 @@ async fn a_granted_answer_is_due_in_the_last_fifth_of_its_life_and_a_refusal_nev
     assert!(cache.get("a").unwrap().is_due());
 
     let review = || async { ReviewOutcome::Refused(Ok(2), MINUTE) };
-    cache.get_or_review("b".to_owned(), Freshness::Remembered, review).await;
+    cache
+        .get_or_review("b".to_owned(), Freshness::Remembered, review)
+        .await;
     let refused = cache.shared.answers.get("b").unwrap();
     assert_eq!(refused.remembered.fresh_until, refused.expires);
 }

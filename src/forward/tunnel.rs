@@ -150,7 +150,13 @@ impl Tunnel {
 
         let (stop, mut frames) = (CancellationToken::new(), Frames::default());
         let (by, at_end_of_frame) = {
-            let mut up = pin!(copy(&mut from_client, &mut to_kubelet, Bytes::new(), &received, None));
+            let mut up = pin!(copy(
+                &mut from_client,
+                &mut to_kubelet,
+                Bytes::new(),
+                &received,
+                None
+            ));
             let walk = (protocol == Protocol::WebSocket).then_some(Walk {
                 frames: &mut frames,
                 stop: &stop,
@@ -178,8 +184,7 @@ impl Tunnel {
             (by, at_end_of_frame)
         };
         let close = by.farewell().map(|(code, reason)| close_frame(code, reason));
-        let close = close
-            .filter(|_| at_end_of_frame && frames.is_at_end_of_frame() && !frames.has_closed());
+        let close = close.filter(|_| at_end_of_frame && frames.is_at_end_of_frame() && !frames.has_closed());
         // Both sides are shut down within a limit; dropping the sockets does the rest.
         let leave = async {
             let Some(close) = close else {
@@ -237,7 +242,13 @@ where
                     return Ok(());
                 }
                 let read = reader.read(&mut buffer).await;
-                read.map(|read| if read == 0 { 0 } else { walk.frames.pass_frame(&buffer[..read]) })
+                read.map(|read| {
+                    if read == 0 {
+                        0
+                    } else {
+                        walk.frames.pass_frame(&buffer[..read])
+                    }
+                })
             }
             Some(walk) => {
                 let read = tokio::select! {

@@ -16,12 +16,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, StatusCode};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Connection, Gate, Rules};
+use super::connection::Connection;
+use super::rules::Rules;
 use crate::attributes::{Checks, Protocol};
 use crate::authn::{CredentialKind, Identity};
 use crate::cache::Freshness;
@@ -36,7 +38,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// What it takes to judge a stream again.
 pub(super) struct LiveStream {
-    gate: Arc<Gate>,
+    /// Those in force.
+    rules: Arc<ArcSwap<Rules>>,
     connection: Arc<Connection>,
     /// The request's headers with a token. The API server judges a token by its text, which is therefore kept as
     /// long as the stream. No `Debug` shows it.
@@ -60,7 +63,7 @@ pub(super) struct Ending {
 impl LiveStream {
     /// The stream of a request that has just been allowed. `changes` was subscribed to before that.
     pub(super) fn new(
-        gate: &Arc<Gate>,
+        rules: &Arc<ArcSwap<Rules>>,
         connection: &Arc<Connection>,
         headers: &HeaderMap,
         identity: &Identity,
@@ -76,7 +79,7 @@ impl LiveStream {
             }
         }
         Self {
-            gate: gate.clone(),
+            rules: rules.clone(),
             connection: connection.clone(),
             credentials,
             identity: identity.clone(),
@@ -94,7 +97,7 @@ impl LiveStream {
     /// Resolves when the gate must end the stream. `rules` are those it was allowed by.
     pub(super) async fn until_refused(&self, mut rules: Arc<Rules>) -> Ending {
         let mut changes = self.changes.clone();
-        if !Arc::ptr_eq(&rules, &self.gate.rules.load()) {
+        if !Arc::ptr_eq(&rules, &self.rules.load()) {
             changes.mark_changed();
         }
         let (mut allowed, mut judged, mut failure) = (self.began, self.began, None);
@@ -116,7 +119,7 @@ impl LiveStream {
             (judged, again) = (since.unwrap_or(judged), None);
             // A change while a review is running begins again: what needs no review must not wait for it.
             let outcome = loop {
-                rules = self.gate.rules.load_full();
+                rules = self.rules.load_full();
                 let freshness = since.map_or(Freshness::Remembered, Freshness::Since);
                 tokio::select! {
                     biased;
@@ -146,9 +149,13 @@ impl LiveStream {
     /// Judges the stream as a new request. What needs no review comes first.
     async fn judge(&self, rules: &Rules, freshness: Freshness) -> Result<(), RequestError> {
         if self.has_expired() && self.identity.credential() == CredentialKind::Token {
-            return Err(RequestError::unauthorized("expired_token", "token: it has expired"));
+            return Err(RequestError::unauthorized(
+                "expired_token",
+                "token: it has expired",
+            ));
         }
-        rules.authorizer.judge_by_policy(&self.identity, &self.checks)?;
+        let checks = self.checks.under(rules.interactive_requires_create);
+        rules.authorizer.judge_by_policy(&self.identity, &checks)?;
         let websocket = self.checks.upgrade() == Some(Protocol::WebSocket);
         let presented = &self.connection.presented;
         let identity = rules
@@ -161,7 +168,7 @@ impl LiveStream {
                 "the credential is now another user's",
             ));
         }
-        let allowed = rules.authorizer.authorize(identity, &self.checks, freshness);
+        let allowed = rules.authorizer.authorize(identity, &checks, freshness);
         allowed.await.map(drop)
     }
 
@@ -256,7 +263,10 @@ mod tests {
             let name = name.to_string();
             let next = round(&identity(&name), interval, now);
             assert!(next > now && next <= now + interval);
-            assert_eq!(round(&identity(&name), interval, next - Duration::from_nanos(1)), next);
+            assert_eq!(
+                round(&identity(&name), interval, next - Duration::from_nanos(1)),
+                next
+            );
             assert_eq!(round(&identity(&name), interval, next), next + interval);
             moments.insert(next);
         }

@@ -46,7 +46,7 @@ pub(crate) struct Gate {
     pub(crate) node_name: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
     /// The security settings in force.
-    pub(crate) rules: ArcSwap<Rules>,
+    pub(crate) rules: Arc<ArcSwap<Rules>>,
     /// Changes whenever the trust in certificates, the deny lists or the rules have changed, once the new ones
     /// are in force: what was allowed before must then be judged again.
     pub(crate) changes: watch::Sender<()>,
@@ -102,7 +102,10 @@ impl Gate {
                         None => body,
                     }
                 });
-                (response, follow.map(|(live, follow)| Stream::Follow(live, follow)))
+                (
+                    response,
+                    follow.map(|(live, follow)| Stream::Follow(live, follow)),
+                )
             }
             Ok(Passed {
                 forwarded: Forwarded::Upgraded(response, tunnel),
@@ -335,7 +338,14 @@ impl Gate {
         self.metrics.took(Stage::Authz, known.elapsed());
         let live = changes.map(|changes| {
             let (headers, identity) = (&parts.headers, permit.identity());
-            Box::new(LiveStream::new(self, connection, headers, identity, checks, changes))
+            Box::new(LiveStream::new(
+                &self.rules,
+                connection,
+                headers,
+                identity,
+                checks,
+                changes,
+            ))
         });
         Ok((permit, live))
     }

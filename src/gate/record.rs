@@ -210,12 +210,7 @@ impl StreamRecord {
             audit.reserve().map_or(Place::Done, Place::Reserved)
         };
         self.facts
-            .write(
-                place,
-                EventStage::ResponseComplete,
-                Some(self.status),
-                Some(end),
-            )
+            .write(place, EventStage::ResponseComplete, Some(self.status), Some(end))
             .await;
     }
 }

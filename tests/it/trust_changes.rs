@@ -164,7 +164,7 @@ async fn a_certificate_that_expires_while_its_connection_is_open_is_refused() {
 // --- revocation lists ---
 
 /// A world whose CA has revoked these, in `ca.crl`.
-fn revoking(pairs: &[&Pair]) -> WorldBuilder {
+pub(crate) fn revoking(pairs: &[&Pair]) -> WorldBuilder {
     let list = revocation_list(&PKI.ca, pairs, Span::DAY);
     World::builder().configure(move |configuration, folder| {
         fs::write(folder.join("ca.crl"), list).unwrap();
@@ -173,7 +173,7 @@ fn revoking(pairs: &[&Pair]) -> WorldBuilder {
 }
 
 /// The list of a CA whose name is `kubernetes`, in PEM.
-fn revocation_list(ca: &Ca, pairs: &[&Pair], life: Span) -> String {
+pub(crate) fn revocation_list(ca: &Ca, pairs: &[&Pair], life: Span) -> String {
     let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

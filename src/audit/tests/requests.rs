@@ -58,7 +58,10 @@ async fn one_outcome_and_one_event_each() {
                         ReviewOutcome::Failed(Err("connection timed out"), Duration::from_secs(1))
                     }
                 };
-                let outcome = cache.get_or_review("may jane", Freshness::Remembered, review).await.value;
+                let outcome = cache
+                    .get_or_review("may jane", Freshness::Remembered, review)
+                    .await
+                    .value;
                 record.code = Some(if outcome.is_err() { 503 } else { 200 });
                 outcome
             })
