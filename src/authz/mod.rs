@@ -9,6 +9,7 @@ pub(crate) use self::permit::Permit;
 pub(crate) use self::policy::Policy;
 pub(crate) use self::review::AccessReviewer;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::attributes::Checks;
@@ -31,17 +32,22 @@ impl Authorizer {
         Self { policy, reviewer }
     }
 
-    /// Whether the gate's own rules leave `identity` one of `checks`. They need no review.
+    /// Whether the gate's own rules leave `identity`, at the address `source`, one of `checks`. They need no review.
     ///
     /// # Errors
     /// 403 in the kubelet's words.
-    pub(crate) fn judge_by_policy(&self, identity: &Identity, checks: &Checks) -> Result<(), RequestError> {
+    pub(crate) fn judge_by_policy(
+        &self,
+        identity: &Identity,
+        checks: &Checks,
+        source: IpAddr,
+    ) -> Result<(), RequestError> {
         self.policy
-            .judge(identity, checks)
+            .judge(identity, checks, source)
             .map_err(|refusal| forbidden(identity, checks, refusal.reason, refusal.detail))
     }
 
-    /// Whether `identity` is allowed one of `checks`, by reviews that are fresh enough.
+    /// Whether `identity`, at the address `source`, is allowed one of `checks`, by reviews that are fresh enough.
     ///
     /// The first Allow wins, a Deny is final, and a failed review ends the decision.
     ///
@@ -51,9 +57,10 @@ impl Authorizer {
         &self,
         identity: Identity,
         checks: &Checks,
+        source: IpAddr,
         freshness: Freshness,
     ) -> Result<Permit, RequestError> {
-        self.judge_by_policy(&identity, checks)?;
+        self.judge_by_policy(&identity, checks, source)?;
         let Some(reviewer) = &self.reviewer else {
             return Ok(Permit::new(
                 identity,

@@ -10,6 +10,7 @@ mod frames;
 mod headers;
 mod io;
 mod kubelet;
+mod kubelet_files;
 mod open;
 mod pool;
 mod probe;
@@ -18,7 +19,8 @@ mod tunnel;
 
 pub(crate) use self::body::Body;
 pub(crate) use self::follow::Follow;
-pub(crate) use self::kubelet::{Kubelet, KubeletError, ProbeFailure};
+pub(crate) use self::kubelet::{Kubelet, ProbeFailure};
+pub(crate) use self::kubelet_files::KubeletError;
 pub(crate) use self::pool::Pool;
 pub(crate) use self::probe::KubeletProbe;
 pub(crate) use self::tunnel::{EndedBy, StreamEnd, Tunnel};

@@ -43,8 +43,10 @@ pub(crate) struct Connection {
     refused: AtomicU32,
     /// Notified when a request fails authentication and none before it has passed.
     unauthenticated: Notify,
-    /// Notified when the answer that is being sent must end. On HTTP/1 the connection ends with it.
-    ended: Notify,
+    /// Notified when the answer that is being sent must not go on. On HTTP/1 the connection ends with it.
+    answer_cut: Notify,
+    /// Cancelled when the connection shall take no more requests.
+    ending: CancellationToken,
 }
 
 /// What the connections of one worker thread share.
@@ -108,7 +110,8 @@ impl Connection {
             admitted: AtomicBool::new(false),
             refused: AtomicU32::new(0),
             unauthenticated: Notify::new(),
-            ended: Notify::new(),
+            answer_cut: Notify::new(),
+            ending: CancellationToken::new(),
         }
     }
 
@@ -170,14 +173,29 @@ impl Connection {
         self.refused.load(Relaxed) >= MOST_REFUSED && !self.is_authenticated()
     }
 
-    /// Has the connection end, if it is one of HTTP/1: its answer must not go on.
+    /// Lets the connection take no more requests. Those that run go on.
     pub(crate) fn end(&self) {
-        self.ended.notify_one();
+        self.ending.cancel();
     }
 
-    /// Resolves when the answer that is being sent must end.
-    pub(crate) async fn ended(&self) {
-        self.ended.notified().await;
+    /// Whether the connection takes no more requests.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.is_cancelled()
+    }
+
+    /// Resolves when the connection takes no more requests.
+    pub(crate) async fn ending(&self) {
+        self.ending.cancelled().await;
+    }
+
+    /// Has the connection end now, if it is one of HTTP/1: its answer must not go on.
+    pub(crate) fn cut_answer(&self) {
+        self.answer_cut.notify_one();
+    }
+
+    /// Resolves when the answer that is being sent must not go on.
+    pub(crate) async fn answer_cut(&self) {
+        self.answer_cut.notified().await;
     }
 
     /// Resolves when a request has failed authentication and none before it has passed.

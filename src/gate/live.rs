@@ -154,8 +154,15 @@ impl LiveStream {
                 "token: it has expired",
             ));
         }
+        let source = self.connection.peer.ip();
+        if let Some(reason) = rules.source_refusal(source, self.checks.interactive()) {
+            let inside = format!("sources does not have {}", source.to_canonical());
+            return Err(RequestError::forbidden(reason, "", inside));
+        }
         let checks = self.checks.under(rules.interactive_requires_create);
-        rules.authorizer.judge_by_policy(&self.identity, &checks)?;
+        rules
+            .authorizer
+            .judge_by_policy(&self.identity, &checks, source)?;
         let websocket = self.checks.upgrade() == Some(Protocol::WebSocket);
         let presented = &self.connection.presented;
         let identity = rules
@@ -168,8 +175,11 @@ impl LiveStream {
                 "the credential is now another user's",
             ));
         }
-        let allowed = rules.authorizer.authorize(identity, &checks, freshness);
-        allowed.await.map(drop)
+        rules
+            .authorizer
+            .authorize(identity, &checks, source, freshness)
+            .await
+            .map(drop)
     }
 
     /// What a refusal ends the stream as; `None` if the stream could not be judged.

@@ -52,7 +52,7 @@ pub(crate) struct Gate {
     pub(crate) changes: watch::Sender<()>,
     pub(crate) kubelet: Kubelet,
     pub(crate) audit: Audit,
-    pub(crate) witness: Witness,
+    pub(crate) witness: Arc<Witness>,
     /// The sources that were served lately.
     pub(crate) known: Arc<Known>,
     /// Places for requests other than streams.
@@ -116,7 +116,7 @@ impl Gate {
                 record.set_error(&error);
                 log(connection, &error);
                 // Without 100 Continue the next bytes may be a body or a new request: close the connection.
-                close |= expects || http1 && connection.is_a_strangers();
+                close |= expects || http1 && (connection.is_a_strangers() || connection.is_ending());
                 let error = if upgrade {
                     error.without_retry_after()
                 } else {
@@ -212,7 +212,7 @@ impl Gate {
             ending = refused => {
                 why = ending.why;
                 follow.cut(ending.by);
-                connection.end();
+                connection.cut_answer();
             }
             () = worker.cut.cancelled() => follow.cut(EndedBy::Gate),
         }
@@ -275,7 +275,7 @@ impl Gate {
             forwarded.status(),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
         ) {
-            self.witness.saw(&permit, answered);
+            self.witness.saw(&permit, connection.peer.ip(), answered);
         }
         Ok(Passed {
             forwarded,
@@ -300,6 +300,17 @@ impl Gate {
         parts: &http::request::Parts,
         record: &mut Record,
     ) -> Result<(Permit, Option<Box<LiveStream>>), RequestError> {
+        // The connection is older than the list.
+        let source = connection.peer.ip();
+        if let Some(reason) = rules.source_refusal(source, false) {
+            connection.end();
+            self.metrics.rejected(reason);
+            return Err(RequestError::forbidden(
+                reason,
+                "Forbidden: this port is not open to your address\n",
+                format!("sources.port does not have {}", source.to_canonical()),
+            ));
+        }
         let checks = Checks::of(parts, rules.interactive_requires_create)?;
         let changes = checks.is_stream().then(|| self.changes.subscribe());
         record.set_checks(&checks);
@@ -329,7 +340,7 @@ impl Gate {
 
         let permit = rules
             .authorizer
-            .authorize(identity, &checks, Freshness::Remembered)
+            .authorize(identity, &checks, connection.peer.ip(), Freshness::Remembered)
             .await?;
         record.set_permit(&permit);
         if permit.is_reviewed() {

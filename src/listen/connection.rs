@@ -202,6 +202,7 @@ async fn requests(
             ended = serving.as_mut() => return ended,
             () = drain => false,
             () = connection.activity.idle_for(limits.idle_timeout) => false,
+            () = connection.ending() => false,
             () = connection.unauthenticated() => true,
         };
         serving.as_mut().graceful_shutdown();
@@ -228,12 +229,12 @@ async fn requests(
         tokio::select! {
             biased;
             ended = serving.as_mut() => return ended,
-            () = connection.ended() => return Ok(()),
+            () = connection.answer_cut() => return Ok(()),
             () = drain => serving.as_mut().graceful_shutdown(),
         }
         tokio::select! {
             ended = serving => ended,
-            () = connection.ended() => Ok(()),
+            () = connection.answer_cut() => Ok(()),
             () = cut => Ok(()),
         }
     }
