@@ -391,3 +391,66 @@ async fn a_refusal_replaces_a_granted_answer_even_if_it_may_not_be_kept() {
         assert_eq!(remembered(&cache, "a"), kept);
     }
 }
+
+/// Seen red: with the remembered answer taken, and with the new one not kept.
+#[tokio::test]
+async fn an_answer_that_must_be_fresh_is_reviewed_once_and_replaces_the_old_one() {
+    let cache = cache();
+    let reviews = AtomicUsize::new(0);
+    let ask = async |freshness, outcome: ReviewOutcome<Answered>| {
+        let review = || {
+            reviews.fetch_add(1, Ordering::SeqCst);
+            async { outcome }
+        };
+        cache.get_or_review("a".to_owned(), freshness, review).await.value
+    };
+    let granted = |value| ReviewOutcome::Granted(Ok(value), MINUTE);
+    assert_eq!(ask(Freshness::Remembered, granted(1)).await, Ok(1));
+    let now = Freshness::Since(Instant::now());
+    assert_eq!(ask(now, granted(2)).await, Ok(2));
+    assert_eq!(ask(now, granted(3)).await, Ok(2), "it is fresh enough");
+    assert_eq!(ask(Freshness::Remembered, granted(4)).await, Ok(2));
+    assert_eq!(reviews.load(Ordering::SeqCst), 2);
+
+    // A failure is an answer for those that asked since the same time, and for no other.
+    let now = Freshness::Since(Instant::now());
+    let failed = ReviewOutcome::Failed(Err("connection refused"), MINUTE);
+    assert_eq!(ask(now, failed).await, Err("connection refused"));
+    assert_eq!(ask(now, granted(5)).await, Err("connection refused"));
+    assert_eq!(ask(Freshness::Remembered, granted(6)).await, Ok(2), "it stands");
+    assert_eq!(reviews.load(Ordering::SeqCst), 3);
+    let refused = ReviewOutcome::Refused(Err("no"), MINUTE);
+    assert_eq!(ask(Freshness::Since(Instant::now()), refused).await, Err("no"));
+    assert_eq!(ask(Freshness::Remembered, granted(7)).await, Err("no"));
+}
+
+/// A review that is running may have been answered before the right was withdrawn.
+///
+/// Seen red: with the outcome of any running review taken.
+#[tokio::test]
+async fn a_review_that_began_too_early_is_waited_for_and_followed_by_one_for_all() {
+    let cache = Arc::new(cache());
+    let (early, late) = (HeldReview::default(), HeldReview::default());
+    let ask = |freshness, held: &HeldReview, value| {
+        let (cache, held) = (cache.clone(), held.clone());
+        let outcome = ReviewOutcome::Granted(Ok(value), MINUTE);
+        tokio::spawn(async move {
+            let review = || held.review(outcome);
+            cache.get_or_review("a".to_owned(), freshness, review).await.value
+        })
+    };
+    let first = ask(Freshness::Remembered, &early, 1);
+    eventually(|| early.calls() == 1).await;
+    let now = Freshness::Since(Instant::now());
+    let waiting: Vec<_> = (0..5).map(|_| ask(now, &late, 2)).collect();
+    tokio::task::yield_now().await;
+    assert_eq!(late.calls(), 0);
+    early.release.notify_one();
+    assert_eq!(first.await.unwrap(), Ok(1));
+    eventually(|| late.calls() == 1).await;
+    late.release.notify_one();
+    for waiter in waiting {
+        assert_eq!(waiter.await.unwrap(), Ok(2));
+    }
+    assert_eq!(late.calls(), 1);
+}

@@ -13,6 +13,7 @@ use super::error::StartError;
 use super::left_out::left_out;
 use super::node::{self, NodeError, SameMachine, Shown};
 use super::start::{api_server_and_node_name, unused_proxy};
+use super::unit;
 use crate::adopt::kubelet::running_kubelets;
 use crate::apiserver::{AccessSpec, ApiServer, ReviewError, UserInfo};
 use crate::audit::AuditError;
@@ -93,6 +94,7 @@ impl Findings {
             self.refuse(places, key(&problem), &problem);
         }
         self.warnings.extend(unused_proxy());
+        self.warnings.extend(unit::unknown_directives());
         api_server.zip(name)
     }
 

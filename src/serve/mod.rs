@@ -16,6 +16,7 @@ mod side_port;
 mod sockets;
 pub mod start;
 mod tombstone;
+mod unit;
 mod watch;
 
 pub use self::error::StartError;

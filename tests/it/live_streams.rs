@@ -8,7 +8,8 @@ use fakes::apiserver::{ADMIN_TOKEN, Rule, Subject, User};
 use fakes::client::{Alpn, Client, ClientError, SpdyStream, Streaming, WsSession};
 use fakes::pki::{CertificateSpec, Pair};
 use http::Response;
-use serde_json::json;
+use kubelet_gate::settings::{KubeletFlags, Settings};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
@@ -260,8 +261,7 @@ async fn a_token_that_expires_ends_its_streams() {
         .set("streams.recheckInterval", "1h")
         .set("streams.maxUnverified", "2h");
     let world = start(world).await;
-    let part =
-        |value: serde_json::Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
+    let part = |value: Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
     let exp = time::OffsetDateTime::now_utc().unix_timestamp() + 4;
     let token = format!(
         "{}.{}.c2ln",
@@ -438,4 +438,120 @@ async fn a_client_that_reads_nothing_is_cut_all_the_same() {
     ended(&world, "not_allowed", 4.0).await;
     drop(open);
     world.stop().await;
+}
+
+/// Changes the configuration while the gate runs, as an operator does with SIGHUP.
+fn reconfigure(world: &World, key: &str, value: Value) {
+    let path = world.file("kubelet-gate.yaml");
+    let mut file: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let mut at = &mut file;
+    for name in key.split('.') {
+        at = &mut at[name];
+    }
+    *at = value;
+    fs::write(&path, file.to_string()).unwrap();
+    world.gate.reload();
+}
+
+/// New rules count for what is running: an operator who takes a name off a list means the shells, too.
+///
+/// Seen red: with a stream judged by the rules that it began under.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_change_end_the_streams_that_they_refuse_at_once() {
+    use Kind::{Http1Log, Http2Log, Spdy, WebSocket};
+    let (shells, logs) = ([WebSocket, Spdy], [Http1Log, Http2Log]);
+    let bob = Shows::Certificate(&PKI.bob);
+    let revoked = "the credential is no longer accepted";
+    let not_allowed = "the user is no longer allowed this";
+    for (key, before, after, shows, end, stay, why) in [
+        (
+            "authorization.interactive.allowedUsers",
+            json!(["bob"]),
+            json!(["alice"]),
+            bob,
+            &shells[..],
+            &logs[..],
+            not_allowed,
+        ),
+        (
+            "authorization.paths.deny",
+            json!([]),
+            json!(["/containerLogs"]),
+            bob,
+            &logs[..],
+            &shells[..],
+            not_allowed,
+        ),
+        (
+            "authorization.mode",
+            json!("AlwaysAllow"),
+            json!("Webhook"),
+            Shows::Certificate(&PKI.alice),
+            &KINDS[..],
+            &[],
+            not_allowed,
+        ),
+        (
+            "authorization.interactive.requireCreate",
+            json!(false),
+            json!(true),
+            Shows::Certificate(&PKI.carol),
+            &[WebSocket],
+            &logs[..],
+            not_allowed,
+        ),
+        (
+            "authentication.webhook.enabled",
+            json!(true),
+            json!(false),
+            Shows::Token(ADMIN_TOKEN),
+            &KINDS[..],
+            &[],
+            revoked,
+        ),
+    ] {
+        let world = World::builder()
+            .set("streams.recheckInterval", "1h")
+            .set("streams.maxUnverified", "2h")
+            .set(key, before);
+        let world = start(world).await;
+        let path = world.file("kubelet-gate.yaml");
+        let flags = KubeletFlags::default();
+        let settings = Settings::load(&path, &flags).unwrap();
+        world.gate.follow_configuration(path, flags, settings);
+        world
+            .api
+            .add_rule(Rule::allow(Subject::user("carol"), &["get"], &["proxy"]));
+        let both = [PKI.ca.certificate_pem(), PKI.rotated_ca.certificate_pem()];
+        fs::write(world.file("ca.crt"), both.concat()).unwrap();
+        world.gate.reload();
+
+        let (mut ending, mut staying) = (Vec::new(), Vec::new());
+        for kind in end {
+            ending.push(Live::open(&world, *kind, shows).await);
+        }
+        for kind in stay {
+            staying.push(Live::open(&world, *kind, shows).await);
+        }
+        for live in ending.iter_mut().chain(&mut staying) {
+            live.assert_alive().await;
+        }
+        reconfigure(&world, key, after);
+        assert_eq!(
+            world.metric("reloads_total", &[("what", "configuration"), ("result", "ok")]),
+            1.0,
+            "{key}"
+        );
+        let count = ending.len() as f64;
+        for live in ending {
+            live.assert_ended(1008, why).await;
+        }
+        for live in &mut staying {
+            live.assert_alive().await;
+        }
+        let by = if why == revoked { "revoked" } else { "not_allowed" };
+        ended(&world, by, count).await;
+        drop(staying);
+        world.stop().await;
+    }
 }

@@ -76,6 +76,7 @@ mod proving;
 mod proving_command;
 mod proving_nodes;
 mod read_only_port;
+mod reload;
 mod remembered_verdicts;
 mod replay;
 mod seal_agreement;

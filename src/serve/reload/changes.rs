@@ -1,8 +1,8 @@
 //! What becomes of each key of the configuration when it changes, and what loosens.
 //!
-//! A change loosens if, by it, a request may pass that did not before, or less of it is told. Which user may do
-//! what is then decided by an operator who is there: such a change takes effect on SIGHUP, and by the clock it
-//! is named and waits.
+//! A change loosens if, by it, a request may pass that did not before, or less of it is told. Which user may
+//! do what is then decided by an operator who is there: such a change takes effect on SIGHUP, and by the
+//! clock it is named and waits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use rustls::CipherSuite;
 use serde_json::Value;
 
 use crate::attributes::is_subpath;
+use crate::network::Networks;
 use crate::settings::{Audit, AuditCommands, AuditMode, AuditStrangers, AuthorizationMode, Settings};
 use crate::tls::ClientCertificates;
 
@@ -197,6 +198,15 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("readOnlyPort.answer", AtStart),
     ("readOnlyPort.healthz", AtStart),
     ("readOnlyPort.listen", AtStart),
+    ("sources.excludeApiServer", Live(never)),
+    (
+        "sources.interactive",
+        Live(|old, new| wider(&old.sources.interactive, &new.sources.interactive)),
+    ),
+    (
+        "sources.port",
+        Live(|old, new| wider(&old.sources.port, &new.sources.port)),
+    ),
     ("streamingConnectionIdleTimeout", Live(never)),
     (
         "streams.maxLifetime",
@@ -296,6 +306,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         tls,
         authentication,
         authorization,
+        sources,
         read_only_port: _,
         sources,
         streaming_connection_idle_timeout,
@@ -343,6 +354,18 @@ fn on(is_on: bool) -> Option<String> {
 
 fn longer(old: Duration, new: Duration) -> Option<String> {
     (new > old).then(|| "is longer".to_owned())
+}
+
+/// An empty list has every network.
+fn wider(old: &Networks, new: &Networks) -> Option<String> {
+    match (old.is_empty(), new.is_empty()) {
+        (true, _) => None,
+        (false, true) => Some("names no network any more, so that all are allowed".to_owned()),
+        (false, false) => {
+            let added = new.iter().filter(|network| !old.cover(network));
+            listed("has", added.map(ToString::to_string))
+        }
+    }
 }
 
 fn added(old: &[String], new: &[String]) -> Option<String> {

@@ -27,8 +27,8 @@ impl Instance {
         self.look(Trigger::Signal);
     }
 
-    /// Takes up the files that have changed and may be taken up now. Yields whether others should be looked at
-    /// again soon.
+    /// Takes up the files that have changed and may be taken up now. Yields whether others should
+    /// be looked at again soon.
     pub(super) fn look(&self, trigger: Trigger) -> bool {
         let mut reloading = self.reloading();
         let Reloading {
@@ -119,8 +119,8 @@ impl Instance {
         (reloaded, pending)
     }
 
-    /// Makes everything that the configuration needs, and only then puts it in force. `false` if a file that it
-    /// names may still be being written.
+    /// Makes everything that the configuration needs, and only then puts it in force. `false` if a file that
+    /// it names may still be being written.
     fn publish(
         &self,
         file: &ConfigurationFile,
@@ -175,8 +175,8 @@ impl Instance {
             pending.start.clone_from(&reloading.pending.start);
             if pending != reloading.pending {
                 tracing::warn!(
-                    "{path} has changed and is not in force, since it loosens what is allowed: {}. Send SIGHUP \
-                     (systemctl reload) to put it in force",
+                    "{path} has changed and is not in force, since it loosens what is allowed: {}. Send \
+                     SIGHUP (systemctl reload) to put it in force",
                     pending.signal.join("; ")
                 );
             }

@@ -16,8 +16,8 @@ tlsCertFile: /serving.crt
 tlsPrivateKeyFile: /serving.key
 ";
 
-/// Every key with another value than in `LEAST`, but for `apiVersion` and `kind`, which have one value, and for
-/// `upstream.url`, which cannot be at once remote and verified in both ways.
+/// Every key with another value than in `LEAST`, but for `apiVersion` and `kind`, which have one value, and
+/// for `upstream.url`, which cannot be at once remote and verified in both ways.
 const OTHER: &str = "\
 apiVersion: kubelet-gate.dev/v1alpha1
 kind: KubeletGateConfiguration
@@ -51,6 +51,7 @@ authorization:
   webhook: {cacheAuthorizedTTL: 1m0s, cacheUnauthorizedTTL: 1s}
   interactive: {requireCreate: false, allowedUsers: [bob], cacheAuthorizedTTL: 1s}
   paths: {deny: [/debug]}
+sources: {port: [192.0.2.0/24], interactive: [192.0.2.1/32], excludeApiServer: true}
 readOnlyPort: {listen: ['192.0.2.2:10255'], answer: 404, healthz: true}
 streamingConnectionIdleTimeout: 1m0s
 streams: {recheckInterval: 1m0s, maxUnverified: 10m0s, maxLifetime: 1h0m0s}
@@ -142,7 +143,8 @@ fn every_key_has_a_row_that_says_when_it_takes_effect() {
     assert_eq!(changes.at_start, at_start);
 }
 
-/// Each pair is one change: from the first text to the second it loosens what is named, or nothing, and so back.
+/// Each pair is one change: from the first text to the second it loosens what is named,
+/// or nothing, and so back.
 #[test]
 fn a_change_loosens_in_one_direction() {
     let tls = "authentication: {x509: {clientCAFile: /a.crt";
