@@ -308,7 +308,6 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         authorization,
         sources,
         read_only_port: _,
-        sources,
         streaming_connection_idle_timeout,
         streams,
         limits: _,
