@@ -84,6 +84,8 @@ impl Reviewing {
             interactive_users: interactive.allowed_users.clone(),
             interactive_requires_create: interactive.require_create,
             stream_idle_timeout: settings.streaming_connection_idle_timeout,
+            follow_stall_timeout: settings.limits.follow_stall_timeout,
+            streams: settings.streams.clone(),
         })
     }
 }

@@ -94,7 +94,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
     let rules = reviewing.rules(&settings)?;
     let (audit, audit_thread) = Audit::start(&settings.audit, settings.limits.audit_queue)?;
     let gate = Gate {
-        rules: ArcSwap::from_pointee(rules),
+        rules: Arc::new(ArcSwap::from_pointee(rules)),
         changes: watch::Sender::new(()),
         requests: Places::new(
             "requests",

@@ -68,6 +68,7 @@ impl Settings {
                 healthz: self.read_only_port.healthz,
             },
             streaming_connection_idle_timeout: format(self.streaming_connection_idle_timeout),
+            streams: self.streams.write(),
             limits: self.limits.write(),
             firewall: self.firewall.write(),
             audit: self.audit.write(),
