@@ -78,7 +78,9 @@ impl Findings {
             Serving::load(&settings.tls).map(drop).map_err(StartError::from),
             kubelet.map(drop).map_err(StartError::from),
             node_name.map(drop),
-            node::may_listen(settings, &running_kubelets(Path::new("/proc"))).map_err(StartError::from),
+            node::may_listen(settings, &running_kubelets(Path::new("/proc")))
+                .map(drop)
+                .map_err(StartError::from),
             audit_directory(settings),
             admin::socket::group(settings).map(drop).map_err(StartError::from),
         ];
@@ -86,6 +88,8 @@ impl Findings {
             self.refuse(places, key(&problem), &problem);
         }
         self.warnings.extend(unused_proxy());
+        self.warnings
+            .extend(node::next_start_warnings(settings, Path::new("/proc")));
         api_server.zip(name)
     }
 

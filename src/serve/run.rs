@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::StartError;
 use super::instance::Instance;
+use super::next_start::NextStartWatch;
 use super::node::{self, NodeError, SameMachine, Shown};
 use super::start::{Started, start, unused_proxy};
 use super::watch::Watch;
@@ -85,6 +86,7 @@ pub(crate) fn run(runtime: &Runtime, settings: Settings) -> Result<Stopped, RunE
     let stop = CancellationToken::new();
     let (signalled, reloading) = (until_signalled(stop.clone())?, keep_reloading(instance.clone())?);
     announce(&instance, &sockets);
+    let next_start = NextStartWatch::new(instance.holding.clone());
     let mut watch = Watch::new(instance.clone(), publish_running_gate(&instance, &sockets));
     let served = runtime.block_on(async {
         tokio::spawn(signalled);
@@ -93,6 +95,7 @@ pub(crate) fn run(runtime: &Runtime, settings: Settings) -> Result<Stopped, RunE
         tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
         tokio::spawn(until_stopped().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
         tokio::spawn(until_stopped().run_until_cancelled_owned(watch.keep()));
+        tokio::spawn(until_stopped().run_until_cancelled_owned(next_start.keep()));
         serve(instance, sockets, stop).await
     });
     let written = audit.shutdown(AUDIT_FLUSH);

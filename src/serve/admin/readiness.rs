@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::forward::ProbeFailure;
 use crate::seal::Seal;
 use crate::serve::instance::Instance;
+use crate::serve::node::Prospect;
 
 /// How long a request waits for a new look at the kubelet; after that the last one counts.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -100,16 +101,43 @@ impl Readiness {
                 Some(why) => writeln!(report, "[!] api-server: the last review failed: {why}"),
             };
         }
+        if verbose {
+            report.push_str(&self.next_start());
+        }
         report.push_str(if ready { "ok\n" } else { "not ready\n" });
         (ready, report)
     }
 
     fn listener(&self) -> Result<(), String> {
         if self.stopping.is_cancelled() {
-            Err("stopping".into())
-        } else {
-            Ok(())
+            return Err("stopping".into());
         }
+        self.instance.holding.missing().map_or(Ok(()), Err)
+    }
+
+    /// What the kubelet's next start would do to the gate's addresses; nothing where none is at stake. Shown
+    /// only: as long as the running kubelet lives the gate serves.
+    fn next_start(&self) -> String {
+        let holding = &self.instance.holding;
+        if holding.at_stake().is_empty() {
+            return String::new();
+        }
+        let Some(prospects) = holding.prospects() else {
+            return "[?] next-start: not looked at yet\n".to_owned();
+        };
+        let texts = prospects.iter().filter_map(|(address, prospect)| {
+            let mark = if matches!(prospect, Prospect::Taken(_)) {
+                '!'
+            } else {
+                '?'
+            };
+            Some(format!("[{mark}] next-start: {}\n", prospect.text(*address)?))
+        });
+        let report: String = texts.collect();
+        if report.is_empty() {
+            return "[+] next-start ok\n".to_owned();
+        }
+        report
     }
 
     fn certificate(&self) -> Result<(), String> {
