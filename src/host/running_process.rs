@@ -9,8 +9,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::sleep;
 
-/// How often the process is looked for where the kernel does not announce its end.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the process is looked at where the kernel does not announce its end: a service manager may start
+/// its successor as soon.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A process. Another one that gets its id later is not taken for it.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl RunningProcess {
         started(self.pid) == Some(self.started)
     }
 
-    /// Waits for its end: until the kernel announces it, else by looking once a second.
+    /// Waits for its end: until the kernel announces it, else by looking again and again.
     pub(crate) async fn ended(mut self) {
         // To tokio it is a pipe, which is all that counts for waiting until it is readable.
         let announced = self

@@ -74,13 +74,16 @@ impl Findings {
             Err(error) => (None, Err(error)),
         };
         let name = node_name.as_ref().ok().cloned();
+        let may_listen = node::may_listen(settings, &running_kubelets(Path::new("/proc")));
+        if may_listen.is_ok() {
+            self.warnings
+                .extend(node::next_start_warnings(settings, Path::new("/proc")));
+        }
         let outcomes: [Result<(), StartError>; 6] = [
             Serving::load(&settings.tls).map(drop).map_err(StartError::from),
             kubelet.map(drop).map_err(StartError::from),
             node_name.map(drop),
-            node::may_listen(settings, &running_kubelets(Path::new("/proc")))
-                .map(drop)
-                .map_err(StartError::from),
+            may_listen.map(drop).map_err(StartError::from),
             audit_directory(settings),
             admin::socket::group(settings).map(drop).map_err(StartError::from),
         ];
@@ -88,8 +91,6 @@ impl Findings {
             self.refuse(places, key(&problem), &problem);
         }
         self.warnings.extend(unused_proxy());
-        self.warnings
-            .extend(node::next_start_warnings(settings, Path::new("/proc")));
         api_server.zip(name)
     }
 

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::node::Prospect;
 use super::sockets;
+use crate::files;
 use crate::metrics::Metrics;
 
 /// Until an address that is still taken is bound again; twice as long each time, up to the second.
@@ -109,6 +110,12 @@ impl Holding {
         self.given_up.send_modify(BTreeSet::clear);
     }
 
+    /// Whether no address is to be let go of.
+    #[cfg(test)]
+    pub(super) fn holds_all(&self) -> bool {
+        self.given_up.borrow().is_empty()
+    }
+
     /// Accepts on a listener. When its address is to be let go of the listener is closed, and no connection
     /// that was accepted; when it is to be held again it is bound again, as soon as that succeeds.
     pub(super) async fn hold<F: Future<Output = ()>>(
@@ -142,7 +149,7 @@ impl Holding {
         orders: &mut watch::Receiver<BTreeSet<SocketAddr>>,
     ) -> TcpListener {
         let (mut wait, longest) = AGAIN;
-        let mut logged = false;
+        let mut why = None;
         loop {
             // The sender is a part of this value.
             let _ = orders.wait_for(|given_up| !given_up.contains(&address)).await;
@@ -150,15 +157,16 @@ impl Holding {
                 Ok(listener) => return listener,
                 Err(error) => error,
             };
-            let why = format!(
-                "{address}: cannot be bound again yet: {error}; a kubelet that still has it lets go of it when it \
-                 is restarted"
-            );
-            if !logged {
-                tracing::warn!("{why}");
-                logged = true;
+            if why.is_none() {
+                let holders = files::aside(move || sockets::holders(address)).await;
+                let text = format!(
+                    "{address}: cannot be bound again yet: {error}{}; a kubelet lets go of it when it is restarted",
+                    holders.unwrap_or_default()
+                );
+                tracing::warn!("{text}");
+                why = Some(text);
             }
-            self.note(address, Some(why));
+            self.note(address, why.clone());
             tokio::select! {
                 () = sleep(wait) => {}
                 _ = orders.changed() => {}

@@ -150,7 +150,6 @@ impl NextStartWatch {
 
     fn judge(&mut self, found: Found, began: Instant) {
         let mut all = found.ended;
-        self.give_up(&all);
         for (kubelet, prospects) in found.running {
             let same = |beside: &&mut Beside| beside.kubelet.pid() == kubelet.pid();
             if let Some(beside) = self.running.iter_mut().find(same) {
@@ -175,6 +174,8 @@ impl NextStartWatch {
         } else if !self.running.is_empty() && !self.ended.is_empty() && self.ended.iter().all(forgotten) {
             all.clear();
             self.settle(began);
+        } else {
+            self.give_up(&all);
         }
         for beside in &self.running {
             merge(&mut all, &beside.prospects);
@@ -297,4 +298,129 @@ fn merge(all: &mut Prospects, more: &Prospects) {
 
 fn is_free(prospects: &Prospects) -> bool {
     prospects.values().all(|prospect| *prospect == Prospect::Free)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    const ADDRESS: &str = "192.0.2.10:10250";
+
+    /// A kubelet, as `/proc` shows it.
+    fn kubelet(pid: i32) -> Arc<WatchedKubelet> {
+        let proc = tempfile::tempdir().unwrap();
+        let process = proc.path().join(pid.to_string());
+        std::fs::create_dir(&process).unwrap();
+        std::fs::write(process.join("cmdline"), "kubelet\0--address=127.0.0.1").unwrap();
+        Arc::new(WatchedKubelet::of(proc.path(), pid).unwrap())
+    }
+
+    fn prospects(prospect: Prospect) -> Prospects {
+        [(ADDRESS.parse().unwrap(), prospect)].into()
+    }
+
+    /// A watch beside these kubelets, whose next start binds nothing of the gate's.
+    fn beside(pids: &[i32]) -> NextStartWatch {
+        let holding = Holding::new(vec![ADDRESS.parse().unwrap()], Arc::new(Metrics::new()));
+        let mut watch = NextStartWatch::new(Arc::new(holding));
+        watch.running.extend(pids.iter().map(|pid| Beside {
+            kubelet: kubelet(*pid),
+            prospects: prospects(Prospect::Free),
+        }));
+        watch
+    }
+
+    fn found(ended: Prospects) -> Found {
+        Found {
+            running: Vec::new(),
+            ended,
+            newcomers: Vec::new(),
+        }
+    }
+
+    fn newcomer(now: Prospect, next: Prospect) -> Newcomer {
+        let pid = std::process::id().cast_signed();
+        Newcomer {
+            process: RunningProcess::open(pid).unwrap(),
+            kubelet: Arc::into_inner(kubelet(pid)).unwrap(),
+            now: prospects(now),
+            next: prospects(next),
+        }
+    }
+
+    /// A file system that does not answer must not hold the port. Seen red: with what was known before kept.
+    #[tokio::test]
+    async fn while_nothing_can_be_read_the_port_is_given_up_when_the_kubelet_ends() {
+        let mut watch = beside(&[7]);
+        watch.know_nothing("late");
+        assert!(watch.holding.holds_all(), "the kubelet runs");
+        watch.note_end(7);
+        assert!(!watch.holding.holds_all());
+
+        let mut watch = beside(&[7]);
+        watch.note_end(7);
+        assert!(watch.holding.holds_all(), "its next start is harmless");
+        watch.know_nothing("late");
+        assert!(!watch.holding.holds_all(), "as far as is known");
+    }
+
+    /// Seen red: with the port taken back because another kubelet runs, the one that ended found it taken.
+    #[tokio::test]
+    async fn beside_another_kubelet_the_one_that_ended_is_waited_for() {
+        let mut watch = beside(&[7, 8]);
+        watch.running[0].prospects = prospects(Prospect::Taken(String::new()));
+        watch.note_end(7);
+        assert!(!watch.holding.holds_all());
+        let taken = || prospects(Prospect::Taken(String::new()));
+        watch.judge(found(taken()), Instant::now());
+        assert!(!watch.holding.holds_all());
+        watch.ended[0].at = Instant::now().checked_sub(FORGOTTEN * 2).unwrap();
+        watch.judge(found(taken()), Instant::now());
+        assert!(watch.holding.holds_all() && watch.ended.is_empty());
+    }
+
+    /// Seen red: with the next start alone judged, a kubelet that was started in another way found its port taken.
+    #[tokio::test]
+    async fn a_new_kubelet_is_judged_by_what_it_binds_itself() {
+        let mut watch = beside(&[7]);
+        watch.note_end(7);
+        let began = Instant::now();
+        let mut look = found(prospects(Prospect::Free));
+        look.newcomers
+            .push(newcomer(Prospect::Unknown(String::new()), Prospect::Free));
+        watch.judge(look, began);
+        assert!(!watch.holding.holds_all() && watch.running.is_empty());
+
+        // It does not bind the port; the one after it would.
+        let next = Prospect::Taken("0.0.0.0:10250".to_owned());
+        let mut look = found(prospects(next.clone()));
+        look.newcomers.push(newcomer(Prospect::Free, next.clone()));
+        watch.judge(look, began);
+        assert!(watch.holding.holds_all() && watch.ended.is_empty());
+        assert_eq!(watch.holding.prospects(), Some(prospects(next)));
+    }
+
+    /// Seen red: with the end that came during a look forgotten when it was done.
+    #[tokio::test]
+    async fn a_look_tells_nothing_about_a_kubelet_that_ended_meanwhile() {
+        let mut watch = beside(&[7, 8]);
+        watch.note_end(7);
+        let began = Instant::now();
+        watch.running[0].prospects = prospects(Prospect::Taken(String::new()));
+        watch.note_end(8);
+        let mut look = found(prospects(Prospect::Free));
+        look.newcomers.push(newcomer(Prospect::Free, Prospect::Free));
+        watch.judge(look, began);
+        assert!(!watch.holding.holds_all());
+        assert_eq!(watch.ended.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn without_any_kubelet_nothing_is_held() {
+        let mut watch = beside(&[]);
+        watch.judge(found(Prospects::new()), Instant::now());
+        assert!(!watch.holding.holds_all());
+    }
 }

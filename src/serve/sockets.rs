@@ -142,7 +142,7 @@ pub(super) fn listener(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Names the processes that keep this address from being bound.
-fn holders(address: SocketAddr) -> String {
+pub(super) fn holders(address: SocketAddr) -> String {
     let listeners = sockets::in_the_way(address);
     if listeners.is_empty() {
         return "; which process has it cannot be seen".to_owned();

@@ -69,7 +69,7 @@ impl Node {
              mount --bind etc /etc
              mkfifo orders
              start() {{
-                 {program} -c 'kill -STOP $$' --config={folder}config.yaml & kubelet=$!
+                 {program} -c 'kill -STOP $$' --config={folder}config.yaml "$@" & kubelet=$!
                  until grep -q '^{program}' /proc/$kubelet/cmdline; do sleep 0.01; done
                  echo start >> told
              }}
@@ -78,6 +78,7 @@ impl Node {
                  while read -r order; do
                      case $order in
                      start) start ;;
+                     start-open) start --address=0.0.0.0 ;;
                      end) kill -KILL $kubelet; wait $kubelet || echo end >> told ;;
                      esac
                  done < orders
@@ -304,6 +305,14 @@ async fn a_kubelet_that_starts_as_before_costs_the_gate_no_port() {
     let (status, said) = node.admin("/readyz?verbose").await;
     assert_eq!(status, 200, "{said}");
     assert!(!node.log().contains("let go of"), "{}", node.log());
+
+    // Started by hand, in another way than the unit says.
+    node.tell("end").await;
+    node.tell("start-open").await;
+    eventually("the port is free", || !listens(node.address())).await;
+    node.tell("end").await;
+    node.tell("start").await;
+    eventually("the gate listens again", || listens(node.address())).await;
 
     let drop_in = "[Service]\nEnvironment=MORE=--address=0.0.0.0\n";
     fs::write(node.installation.path(DROP_IN), drop_in).unwrap();

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::files::{in_files, in_unit};
+use super::files::{FindError, in_files, in_unit};
 use super::invocation::Invocation;
 use super::listening::{binds, known_options};
 use super::processes::{is_of_a_pod, of_process, running, unit_of};
-use super::root::Root;
+use super::root::{Root, plain};
 
 /// A kubelet, and where its next start is read from. Its file system stays open, so that this can be read after
 /// the process' end as well.
@@ -68,50 +68,53 @@ impl WatchedKubelet {
     /// What it binds with the flags of its process and the files as they are now. Of a kubelet that has just
     /// started this is what it does bind.
     pub(crate) fn as_started(&self) -> NextStart {
-        next_start("the flags of the running process".to_owned(), &self.invocation)
+        next_start("the flags of the running process", &self.invocation)
     }
 
     /// Every way in which it may be started next. A unit that was changed counts only once systemd has read it
     /// again, which cannot be seen here: so the flags of the running process count beside those of the unit.
     pub(crate) fn next_starts(&self) -> Vec<NextStart> {
-        let unknown = |source: &str, why: String| NextStart {
-            source: source.to_owned(),
-            binds: Err(why),
-        };
         let root = &self.invocation.root;
-        let of_unit = match self.unit.as_deref().map(|name| (name, in_unit(root, name))) {
-            None => None,
-            Some((_, Ok(found))) => found,
-            Some((name, Err(error))) => {
-                return vec![self.as_started(), unknown(name, error.to_string())];
-            }
-        };
         let mut starts = vec![self.as_started()];
+        let of_unit = match &self.unit {
+            None => None,
+            Some(name) => match in_unit(root, name) {
+                Ok(found) => found,
+                Err(error) => {
+                    starts.push(unknown(name, &error));
+                    return starts;
+                }
+            },
+        };
         // Without a unit of its own that starts a kubelet: those by which distributions start one.
         let (found, errors) = of_unit.map_or_else(|| in_files(root), |found| (found, Vec::new()));
-        starts.extend(
-            found
-                .iter()
-                .map(|invocation| next_start(invocation.source.to_string(), invocation)),
-        );
-        starts.extend(errors.iter().map(|error| unknown("the node", error.to_string())));
+        let found = found.iter();
+        starts.extend(found.map(|invocation| next_start(&invocation.source.to_string(), invocation)));
+        starts.extend(errors.iter().map(|error| unknown("its unit", error)));
         starts
     }
 }
 
-fn next_start(source: String, invocation: &Invocation) -> NextStart {
+fn next_start(source: &str, invocation: &Invocation) -> NextStart {
     let known = known_options(invocation).and_then(|options| {
         let bound = binds(&options)?;
-        let keys = ["address", "port", "readOnlyPort"];
-        let set = keys.iter().filter_map(|key| options.get(key));
-        let said: Vec<String> = set
+        let said: Vec<String> = ["address", "port", "readOnlyPort"]
+            .iter()
+            .filter_map(|key| options.get(key))
             .map(|setting| format!("{}={} ({})", setting.field.key, setting.shown(), setting.origin))
             .collect();
-        Ok((bound, said.join(", ")))
+        Ok((bound, plain(&said.join(", "))))
     });
     NextStart {
-        source,
-        binds: known.map_err(|error| error.to_string()),
+        source: plain(source),
+        binds: known.map_err(|error| plain(&error.to_string())),
+    }
+}
+
+fn unknown(source: &str, why: &FindError) -> NextStart {
+    NextStart {
+        source: plain(source),
+        binds: Err(plain(&why.to_string())),
     }
 }
 
