@@ -69,7 +69,7 @@ impl Node {
              mount --bind etc /etc
              mkfifo orders
              start() {{
-                 {program} -c 'kill -STOP $$' --config={folder}config.yaml "$@" & kubelet=$!
+                 {program} -c 'kill -STOP $$' --config={folder}config.yaml \"$@\" & kubelet=$!
                  until grep -q '^{program}' /proc/$kubelet/cmdline; do sleep 0.01; done
                  echo start >> told
              }}
@@ -193,8 +193,7 @@ fn listens(address: SocketAddr) -> bool {
     TcpStream::connect(address).is_ok()
 }
 
-/// Seen red: without the watch, the kubelet could not bind its port; with the connections closed together with
-/// the listener; with the port not taken back.
+/// Seen red: without the watch, and with the port not taken back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_whose_address_was_rewritten_starts() {
     let Some((mut node, kubelet)) = Node::start(true).await else {
@@ -286,7 +285,7 @@ async fn a_file_that_is_rewritten_just_before_the_restart_counts() {
     eventually_kubelet_on(&format!("0.0.0.0:{}", node.secure)).await;
 }
 
-/// Every restart of the kubelet would open the port to any process of the node otherwise. Seen red: with the
+/// Otherwise every restart of the kubelet would leave the port to any process of the node. Seen red: with the
 /// port let go of at each end, and with a unit's drop-in not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_that_starts_as_before_costs_the_gate_no_port() {
