@@ -2,7 +2,7 @@
 //! limit on concurrent calls.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use super::credentials::{Credentials, PLUGIN_DEADLINE};
 use super::failure::{Api, Cause, ReviewError};
 use super::kubeconfig::Kubeconfig;
 use super::log_text::log_text;
+use super::reachability::Reachability;
 use super::reviews::{self, AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer};
 
 /// The kubelet's webhook back-off (contract §1.7): 0.5, 0.75, 1.13 and 1.69 s, each up to a fifth longer.
@@ -60,7 +61,7 @@ struct ApiServerInner {
     pool: ApiServerPool,
     slots: Semaphore,
     limits: ClientLimits,
-    last_failure: Mutex<Option<String>>,
+    reachability: Mutex<Reachability>,
 }
 
 // === impl ApiServer ===
@@ -82,7 +83,7 @@ impl ApiServer {
             pool: ApiServerPool::new(concurrent),
             slots: Semaphore::new(concurrent),
             limits,
-            last_failure: Mutex::new(None),
+            reachability: Mutex::default(),
         })))
     }
 
@@ -100,24 +101,18 @@ impl ApiServer {
         self.noted(self.ask_access(spec).await)
     }
 
-    /// Why the last review failed; `None` if it was answered or there was none.
-    #[must_use]
-    pub(crate) fn last_failure(&self) -> Option<String> {
-        self.0
-            .last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// What the reviews have shown of the API server so far.
+    pub(crate) fn reachability(&self) -> Reachability {
+        self.0.reachability().clone()
     }
 
     fn noted<T>(&self, answer: Result<T, ReviewError>) -> Result<T, ReviewError> {
-        let failure = answer.as_ref().err().map(ToString::to_string);
-        *self.0.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        self.0.reachability().note(answer.as_ref().err());
         answer
     }
 
     /// Reads which machine the Node of this name is. This is no review: its failure is not kept as
-    /// [`Self::last_failure`].
+    /// [`Self::reachability`].
     pub(crate) async fn node(&self, name: &str, within: Duration) -> Result<NodeInfo, ReviewError> {
         let question = ApiCall {
             api: Api::Node,
@@ -219,6 +214,10 @@ impl<'a> ApiCall<'a> {
 // === impl ApiServerInner ===
 
 impl ApiServerInner {
+    fn reachability(&self) -> MutexGuard<'_, Reachability> {
+        self.reachability.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tries until there is an answer, a permanent failure, or the deadline.
     async fn call(&self, question: &ApiCall<'_>, within: Duration) -> Result<Bytes, Cause> {
         let deadline = Instant::now() + within;

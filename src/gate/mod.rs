@@ -23,7 +23,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use self::places::{Place, Rank};
 use self::record::Record;
@@ -42,6 +42,9 @@ pub(crate) struct Gate {
     pub(crate) metrics: Arc<Metrics>,
     /// The security settings in force.
     pub(crate) rules: ArcSwap<Rules>,
+    /// Changes whenever the trust in certificates, the deny lists or the rules have changed, once the new ones
+    /// are in force: what was allowed before must then be judged again.
+    pub(crate) changes: watch::Sender<()>,
     pub(crate) kubelet: Kubelet,
     pub(crate) audit: Audit,
     pub(crate) witness: Witness,
@@ -130,6 +133,12 @@ impl Gate {
             drop((in_flight, place, open));
         });
         response
+    }
+
+    /// Tells every subscriber of [`Self::changes`] that something which a decision rests on has changed. It is
+    /// called after the new value was published, so that a judgement from then on sees it.
+    pub(crate) fn announce_change(&self) {
+        self.changes.send_replace(());
     }
 
     /// The way itself. Each station returns the value that the next one needs.

@@ -45,7 +45,12 @@ impl Instance {
     /// Reads every file again that may have changed. A bad file is counted, and logged once, and the last
     /// good one stays in force. This may take as long as the files' disks take: not on a thread that serves.
     pub fn reload(&self) {
+        let before = self.serving.load_full();
         self.note_reload("serving", Serving::reload(&self.serving, &self.settings.tls));
+        // A reload that fails for a revocation list may still have published the other files.
+        if !Arc::ptr_eq(&before, &self.serving.load()) {
+            self.gate.announce_change();
+        }
         self.note_reload("upstream", self.gate.kubelet.reload());
         if let Some(api_server) = &self.api_server {
             self.note_reload("kubeconfig", api_server.reload());

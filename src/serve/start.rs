@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::admin;
 use super::descriptors;
@@ -96,6 +96,7 @@ fn assemble(
     let (audit, audit_thread) = Audit::start(&settings.audit, settings.limits.audit_queue)?;
     let gate = Gate {
         rules: ArcSwap::from_pointee(rules),
+        changes: watch::Sender::new(()),
         requests: Places::new(
             "requests",
             settings.limits.upstream_connections,
