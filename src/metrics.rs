@@ -259,13 +259,13 @@ impl Metrics {
             ),
             address_held: families.add(
                 "address_held",
-                "1 if the gate listens on this address of its own, whose port a kubelet may come to want; 0 if it \
-                 let go of it",
+                "1 if the gate listens on this address of its own, whose port a kubelet may come to want; 0 \
+                 if it let go of it",
             ),
             next_start: families.add(
                 "kubelet_next_start",
-                "What the kubelet's next start would do to this address that the gate holds: 1 for one of free, \
-                 taken and unknown",
+                "What the kubelet's next start would do to this address that the gate holds: 1 for one of \
+                 free, taken and unknown",
             ),
             registry: Registry::default(),
         };

@@ -133,8 +133,8 @@ impl Holding {
                 _ = orders.wait_for(|given_up| given_up.contains(&address)) => {}
                 () = accept(listener) => return,
             }
-            let why = "let go of, so that the kubelet can bind it: callers reach the kubelet without the gate, or \
-                       no server";
+            let why = "let go of, so that the kubelet can bind it: callers reach the kubelet without the \
+                       gate, or no server";
             self.note(address, Some(format!("{address}: {why}")));
             tracing::error!("{address}: {why}");
             listener = self.bind_again(address, &mut orders).await;
@@ -160,7 +160,8 @@ impl Holding {
             if why.is_none() {
                 let holders = files::aside(move || sockets::holders(address)).await;
                 let text = format!(
-                    "{address}: cannot be bound again yet: {error}{}; a kubelet lets go of it when it is restarted",
+                    "{address}: cannot be bound again yet: {error}{}; a kubelet lets go of it when it is \
+                     restarted",
                     holders.unwrap_or_default()
                 );
                 tracing::warn!("{text}");
@@ -209,8 +210,8 @@ mod tests {
         timeout(Duration::from_secs(20), patience).await.unwrap();
     }
 
-    /// Seen red: with the listener kept while it is not accepted on, the port was never free; with the bind not
-    /// tried again, it was never held again.
+    /// Seen red: with the listener kept while it is not accepted on, the port was never free; with the bind
+    /// not tried again, it was never held again.
     #[tokio::test]
     async fn a_port_is_free_when_given_up_and_bound_again_once_it_is_free_again() {
         let listener = sockets::listener("127.0.0.1:0".parse().unwrap()).unwrap();

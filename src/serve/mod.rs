@@ -1,5 +1,5 @@
-//! A gate that runs until it is told to stop: how it starts, its ports, its reloads, the watch over the seal, and
-//! the one over the kubelet's next start.
+//! A gate that runs until it is told to stop: how it starts, its ports, its reloads, the watch over the seal,
+//! and the one over the kubelet's next start.
 
 pub mod admin;
 pub(crate) mod check;

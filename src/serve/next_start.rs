@@ -2,8 +2,8 @@
 //!
 //! The gate took the port because the running kubelet does not bind it. A changed file may have the next one
 //! bind it: a kubelet that finds its port taken exits, and the node is lost. So the gate says what the files
-//! would have the next kubelet do, lets go of the port the moment the running one ends, and takes it again once
-//! a kubelet runs that does not bind it.
+//! would have the next kubelet do, lets go of the port the moment the running one ends, and takes it again
+//! once a kubelet runs that does not bind it.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -381,7 +381,8 @@ mod tests {
         assert!(watch.holding.holds_all() && watch.ended.is_empty());
     }
 
-    /// Seen red: with the next start alone judged, a kubelet that was started in another way found its port taken.
+    /// Seen red: with the next start alone judged, a kubelet that was started in another
+    /// way found its port taken.
     #[tokio::test]
     async fn a_new_kubelet_is_judged_by_what_it_binds_itself() {
         let mut watch = beside(&[7]);

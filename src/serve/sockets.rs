@@ -128,8 +128,8 @@ pub(super) fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     // Accepted sockets inherit it. Otherwise the kernel grows the buffer to megabytes and wakes a writer only
     // when a third of it is free: a slow but steady reader would look like one that has stopped.
     socket.set_send_buffer_size(SEND_BUFFER)?;
-    // A client whose host is gone never closes. Without keep-alive a followed log would hold its place, and the
-    // kubelet's.
+    // A client whose host is gone never closes. Without keep-alive a followed log would hold its
+    // place, and the kubelet's.
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(Duration::from_secs(30))

@@ -1,5 +1,6 @@
-//! `kubeadm upgrade node` writes the cluster's configuration over the node's, and `address: 127.0.0.1` is gone.
-//! A gate that held on to port 10250 would then keep the next kubelet from starting, and the node would be lost.
+//! `kubeadm upgrade node` writes the cluster's configuration over the node's, and
+//! `address: 127.0.0.1` is gone. A gate that held on to port 10250 would then keep the next kubelet
+//! from starting, and the node would be lost.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -35,7 +36,8 @@ const DROP_IN: &str = "etc/systemd/system/kubelet.service.d/10-flags.conf";
 const SAFE: &str = "address: 127.0.0.1";
 
 impl Node {
-    /// With a kubelet on 127.0.0.1, and the server on its port. `None` where the machine allows no namespaces.
+    /// With a kubelet on 127.0.0.1, and the server on its port. `None` where the
+    /// machine allows no namespaces.
     async fn start(has_unit: bool) -> Option<(Self, FakeKubelet)> {
         let installation = Installation::new();
         PKI.write(installation.directory.path()).unwrap();

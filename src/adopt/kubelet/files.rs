@@ -96,8 +96,8 @@ pub fn in_files(root: &Root) -> (Vec<Invocation>, Vec<FindError>) {
     (found, errors)
 }
 
-/// The kubelets that the unit of this name starts: none with k3s' or RKE2's `--disable-agent`. `None`: there is
-/// no such unit, or it is not known to start a kubelet.
+/// The kubelets that the unit of this name starts: none with k3s' or RKE2's `--disable-agent`. `None`: there
+/// is no such unit, or it is not known to start a kubelet.
 ///
 /// # Errors
 /// One of its files cannot be read, or it starts nothing.

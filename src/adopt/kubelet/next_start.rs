@@ -13,8 +13,8 @@ use super::listening::{binds, known_options};
 use super::processes::{is_of_a_pod, of_process, running, unit_of};
 use super::root::{Root, plain};
 
-/// A kubelet, and where its next start is read from. Its file system stays open, so that this can be read after
-/// the process' end as well.
+/// A kubelet, and where its next start is read from. Its file system stays open, so that this can be read
+/// after the process' end as well.
 pub(crate) struct WatchedKubelet {
     invocation: Invocation,
     /// The name of its unit.
@@ -32,8 +32,8 @@ pub(crate) struct NextStart {
     pub(crate) binds: Result<(Vec<SocketAddr>, String), String>,
 }
 
-/// The processes under `proc` that are this node's kubelets. A pod's process, whatever its name and its process
-/// namespace, is none.
+/// The processes under `proc` that are this node's kubelets. A pod's process, whatever its name and its
+/// process namespace, is none.
 pub(crate) fn kubelets_of_the_node(proc: &Path) -> Vec<i32> {
     let pids = running(proc)
         .into_iter()
@@ -71,8 +71,9 @@ impl WatchedKubelet {
         next_start("the flags of the running process", &self.invocation)
     }
 
-    /// Every way in which it may be started next. A unit that was changed counts only once systemd has read it
-    /// again, which cannot be seen here: so the flags of the running process count beside those of the unit.
+    /// Every way in which it may be started next. A unit that was changed counts only once systemd
+    /// has read it again, which cannot be seen here: so the flags of the running process count
+    /// beside those of the unit.
     pub(crate) fn next_starts(&self) -> Vec<NextStart> {
         let root = &self.invocation.root;
         let mut starts = vec![self.as_started()];
@@ -192,8 +193,8 @@ mod tests {
         node
     }
 
-    /// Seen red: with the running process' flags alone looked at, the environment file and the drop-in changed
-    /// nothing.
+    /// Seen red: with the running process' flags alone looked at, the environment file and the
+    /// drop-in changed nothing.
     #[test]
     fn whatever_decides_the_next_start_is_looked_at() {
         let node = kubeadm();
@@ -226,7 +227,8 @@ mod tests {
         node.write(CONFIG, SAFE);
         node.write(
             "/etc/systemd/system/kubelet.service.d/99-local.conf",
-            "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --config=/var/lib/kubelet/config.yaml --config-dir=/etc/k\n",
+            "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --config=/var/lib/kubelet/config.yaml \
+             --config-dir=/etc/k\n",
         );
         assert!(bound(&kubelet)[1].contains("--config-dir /etc/k: not found"));
         node.write("/etc/k/20-address.conf", "address: 192.0.2.10\n");

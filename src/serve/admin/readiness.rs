@@ -119,8 +119,8 @@ impl Readiness {
         self.instance.holding.missing().map_or(Ok(()), Err)
     }
 
-    /// What the kubelet's next start would do to the gate's addresses; nothing where none is at stake. As long
-    /// as the running kubelet lives the gate serves.
+    /// What the kubelet's next start would do to the gate's addresses; nothing where none is at stake. As
+    /// long as the running kubelet lives the gate serves.
     fn next_start(&self) -> Vec<PartState> {
         let holding = &self.instance.holding;
         if holding.at_stake().is_empty() {

@@ -1,5 +1,5 @@
-//! Whether the gate may bind its ports, never one that this node's kubelet binds or may come to bind; and what
-//! the kubelet's next start would do to those that it holds.
+//! Whether the gate may bind its ports, never one that this node's kubelet binds or may come to bind; and
+//! what the kubelet's next start would do to those that it holds.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -98,8 +98,8 @@ pub(crate) fn prospect(address: SocketAddr, starts: &[NextStart]) -> Prospect {
     starts.iter().map(of).max().unwrap_or(Prospect::Free)
 }
 
-/// What the next start of a kubelet that runs under `proc` would do to the addresses in `settings`, where that
-/// is to be known.
+/// What the next start of a kubelet that runs under `proc` would do to the addresses in `settings`,
+/// where that is to be known.
 pub(crate) fn next_start_warnings(settings: &Settings, proc: &Path) -> Vec<String> {
     let at_stake = on_kubelet_ports(settings, &[]);
     if at_stake.is_empty() {
@@ -123,13 +123,14 @@ impl Prospect {
         match self {
             Self::Free => None,
             Self::Unknown(why) => Some(format!(
-                "{address}: it is not known whether the kubelet's next start binds it, so the gate lets go of it \
-                 when the kubelet ends, and takes it again once a kubelet runs that does not bind it: {why}"
+                "{address}: it is not known whether the kubelet's next start binds it, so the gate lets go \
+                 of it when the kubelet ends, and takes it again once a kubelet runs that does not bind it: \
+                 {why}"
             )),
             Self::Taken(bound) => Some(format!(
-                "{address}: the kubelet's next start would bind {bound}. The gate lets go of it when the kubelet \
-                 ends, and callers then reach the kubelet without the gate: set the kubelet's address to \
-                 127.0.0.1 and its readOnlyPort to 0 again"
+                "{address}: the kubelet's next start would bind {bound}. The gate lets go of it when the \
+                 kubelet ends, and callers then reach the kubelet without the gate: set the kubelet's \
+                 address to 127.0.0.1 and its readOnlyPort to 0 again"
             )),
         }
     }
