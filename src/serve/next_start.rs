@@ -26,7 +26,9 @@ const STEADY: Duration = Duration::from_secs(5);
 /// The same after one has ended; twice as long each time, up to [`STEADY`].
 const SOON: Duration = Duration::from_millis(100);
 /// A look that takes longer has found nothing out. It goes on.
-const LATE: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(5);
+/// The same once a kubelet has ended: its successor may come at any moment.
+const URGENT: Duration = Duration::from_secs(1);
 /// With another kubelet running, one that ended is no longer waited for after this time.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Kubelets that are watched. A node has one.
@@ -119,12 +121,16 @@ impl NextStartWatch {
         let mut reading = pin!(files::aside(work));
         let mut late = false;
         let found = loop {
+            let deadline = match self.ended.first() {
+                Some(ended) => began.max(ended.at) + URGENT,
+                None => began + LATE,
+            };
             tokio::select! {
                 found = &mut reading => break found,
                 pid = next_end(&mut self.ends) => self.note_end(pid),
-                () = sleep_until(began + LATE), if !late => {
+                () = sleep_until(deadline), if !late => {
                     late = true;
-                    self.know_nothing("the files have been read for 1 s without an end");
+                    self.know_nothing("a file that decides it cannot be read in time");
                 }
             }
         };

@@ -220,6 +220,7 @@ async fn a_kubelet_whose_address_was_rewritten_starts() {
         &said,
         &[
             "address=0.0.0.0 (default)",
+            &format!("read from {}", node.installation.path("config.yaml")),
             &format!("[!] next-start: {GATE}:{read_only}: the kubelet's next start would bind 0.0.0.0"),
         ],
     );

@@ -99,11 +99,14 @@ impl WatchedKubelet {
 fn next_start(source: &str, invocation: &Invocation) -> NextStart {
     let known = known_options(invocation).and_then(|options| {
         let bound = binds(&options)?;
-        let said: Vec<String> = ["address", "port", "readOnlyPort"]
+        let settings = ["address", "port", "readOnlyPort"]
             .iter()
-            .filter_map(|key| options.get(key))
+            .filter_map(|key| options.get(key));
+        let mut said: Vec<String> = settings
             .map(|setting| format!("{}={} ({})", setting.field.key, setting.shown(), setting.origin))
             .collect();
+        // A value that is missing is missing in these.
+        said.extend((!options.files.is_empty()).then(|| format!("read from {}", options.files.join(", "))));
         Ok((bound, plain(&said.join(", "))))
     });
     NextStart {
