@@ -7,14 +7,18 @@ mod descriptors;
 mod error;
 mod holding;
 mod instance;
+mod left_out;
 mod next_start;
 pub(crate) mod node;
+pub(crate) mod notify;
+pub(crate) mod reload;
 mod reviewing;
 pub(crate) mod run;
 mod side_port;
 mod sockets;
 pub mod start;
 mod tombstone;
+mod unit;
 mod watch;
 
 pub use self::error::StartError;

@@ -70,6 +70,7 @@ fn assemble(
 ) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
     let known = Arc::new(Known::default());
+    let witness = Arc::new(Witness::new(&settings.firewall.api_server_users));
     let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let kubelet = Kubelet::new(
@@ -90,6 +91,7 @@ fn assemble(
         node_name: node_name.clone(),
         control: control.clone(),
         known: known.clone(),
+        witness: witness.clone(),
         metrics: metrics.clone(),
     };
     let rules = reviewing.rules(&settings)?;
@@ -109,7 +111,7 @@ fn assemble(
         ),
         checkpoints: Semaphore::new(1),
         known,
-        witness: Witness::new(&settings.firewall.api_server_users),
+        witness,
         audit,
         kubelet,
         metrics,
@@ -120,7 +122,8 @@ fn assemble(
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
-        complaints: Mutex::default(),
+        reloading: Mutex::default(),
+        not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),
         serving,
         api_server,

@@ -87,6 +87,11 @@ impl Readiness {
             // Writing to a String does not fail.
             let _ = writeln!(report, "{part}");
         }
+        if verbose {
+            for left_out in self.instance.left_out() {
+                let _ = writeln!(report, "[!] sources: {left_out}");
+            }
+        }
         report.push_str(if ready { "ok\n" } else { "not ready\n" });
         (ready, report)
     }
@@ -109,6 +114,11 @@ impl Readiness {
                 .into_iter()
                 .map(|state| part("next-start", state)),
         );
+        let notes = self.instance.not_in_force.load();
+        let notes = notes
+            .iter()
+            .map(|(what, note)| part(what, PartState::Note(note.clone())));
+        parts.extend(notes);
         parts
     }
 
