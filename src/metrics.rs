@@ -33,6 +33,8 @@ pub struct Metrics {
     upstream_connections: Family<ReasonLabels, Counter>,
     upstream_reused: Counter,
     certificate_expiry: Family<CertificateLabels, Gauge>,
+    /// Entries of the deny lists in force.
+    pub deny_list_entries: Gauge,
     audit_events: Family<ReasonLabels, Counter>,
     admin_reports: Family<ReportLabels, Counter>,
     /// Connections that are open now.
@@ -43,6 +45,9 @@ pub struct Metrics {
     pub requests_in_flight: Gauge,
     /// Upgraded streams that are open now.
     pub streams: Gauge,
+    /// Followed logs that are open now.
+    pub followed_logs: Gauge,
+    stream_ends: Family<EndLabels, Counter>,
     /// Connections to the kubelet that wait in the pool.
     pub upstream_idle: Gauge,
     /// Requests the tombstone answered.
@@ -137,6 +142,11 @@ struct ReportLabels {
 struct ReloadLabels {
     what: &'static str,
     result: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct EndLabels {
+    ended_by: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -245,6 +255,10 @@ impl Metrics {
                 "certificate_expiry_timestamp_seconds",
                 "When a certificate in use ends, as Unix time",
             ),
+            deny_list_entries: families.add(
+                "deny_list_entries",
+                "Entries of the deny lists in force; a certificate counts as two",
+            ),
             audit_events: families.add("audit_events", "Audit events by what became of them"),
             admin_reports: families.add("admin_reports", "Answers of the admin port that were built"),
             connections: families.add("connections", "Client connections open now"),
@@ -254,6 +268,8 @@ impl Metrics {
             ),
             requests_in_flight: families.add("requests_in_flight", "Requests whose answer has not ended"),
             streams: families.add("streams", "Upgraded streams open now"),
+            followed_logs: families.add("followed_logs", "Followed logs open now"),
+            stream_ends: families.add("stream_ends", "Streams that have ended, by what ended them"),
             upstream_idle: families.add(
                 "upstream_idle_connections",
                 "Connections to the kubelet waiting in the pool",
@@ -359,6 +375,11 @@ impl Metrics {
     /// An answer of the admin port was built.
     pub fn admin_report_built(&self, report: &'static str) {
         self.admin_reports.get_or_create(&ReportLabels { report }).inc();
+    }
+
+    /// A stream has ended.
+    pub fn stream_ended(&self, ended_by: &'static str) {
+        self.stream_ends.get_or_create(&EndLabels { ended_by }).inc();
     }
 
     /// A file was read again.
@@ -496,6 +517,7 @@ mod tests {
         metrics.handshake("ok", "x", "x");
         metrics.rejected("x");
         metrics.reloaded("x", true);
+        metrics.stream_ended("x");
         metrics.reload_failing("x", false);
         metrics.configuration_pending(0, 0);
         metrics.admin_report_built("x");
