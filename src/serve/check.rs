@@ -83,13 +83,18 @@ impl Findings {
             Err(error) => (None, Err(error)),
         };
         let name = node_name.as_ref().ok().cloned();
+        let may_listen = node::may_listen(settings, &running_kubelets(Path::new("/proc")));
+        if may_listen.is_ok() {
+            self.warnings
+                .extend(node::next_start_warnings(settings, Path::new("/proc")));
+        }
         let denied = deny_list(settings).map(|list| self.warnings.extend(denials(&list)));
         let outcomes: [Result<(), StartError>; 7] = [
             Serving::load(&settings.tls).map(drop).map_err(StartError::from),
             denied,
             kubelet.map(drop).map_err(StartError::from),
             node_name.map(drop),
-            node::may_listen(settings, &running_kubelets(Path::new("/proc"))).map_err(StartError::from),
+            may_listen.map(drop).map_err(StartError::from),
             audit_directory(settings),
             admin::socket::group(settings).map(drop).map_err(StartError::from),
         ];

@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 
+use super::holding::Holding;
 use super::reload::Reloading;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
@@ -30,6 +31,8 @@ pub struct Instance {
     pub(crate) exemption: Option<Exemption>,
     /// The seal, as the watch found it last.
     pub(crate) seal: ArcSwap<Seal>,
+    /// Which of its addresses a kubelet may come to want, and which of these it holds.
+    pub(crate) holding: Arc<Holding>,
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,

@@ -63,6 +63,7 @@ mod inspecting_probed;
 mod inspecting_starts;
 mod inspecting_verdicts;
 mod interactive;
+mod kubelet_next_start;
 mod lab;
 mod leaving_clients;
 mod limits;
