@@ -190,6 +190,7 @@ mod tests {
         assert_eq!(read_text("/proc/self/comm", TOKEN).unwrap().lines().count(), 1);
     }
 
+    /// Seen red: with the work done on the caller's thread, whose panic it then is.
     #[tokio::test]
     async fn reading_aside_yields_the_result_or_that_there_is_none() {
         assert_eq!(aside(|| 7).await.unwrap(), 7);

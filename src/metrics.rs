@@ -44,6 +44,9 @@ pub struct Metrics {
     pub requests_in_flight: Gauge,
     /// Upgraded streams that are open now.
     pub streams: Gauge,
+    /// Followed logs that are open now.
+    pub followed_logs: Gauge,
+    stream_ends: Family<EndLabels, Counter>,
     /// Connections to the kubelet that wait in the pool.
     pub upstream_idle: Gauge,
     /// Requests the tombstone answered.
@@ -136,6 +139,11 @@ struct ReportLabels {
 struct ReloadLabels {
     what: &'static str,
     result: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct EndLabels {
+    ended_by: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -246,6 +254,8 @@ impl Metrics {
             ),
             requests_in_flight: families.add("requests_in_flight", "Requests whose answer has not ended"),
             streams: families.add("streams", "Upgraded streams open now"),
+            followed_logs: families.add("followed_logs", "Followed logs open now"),
+            stream_ends: families.add("stream_ends", "Streams that have ended, by what ended them"),
             upstream_idle: families.add(
                 "upstream_idle_connections",
                 "Connections to the kubelet waiting in the pool",
@@ -341,6 +351,11 @@ impl Metrics {
     /// An answer of the admin port was built.
     pub fn admin_report_built(&self, report: &'static str) {
         self.admin_reports.get_or_create(&ReportLabels { report }).inc();
+    }
+
+    /// A stream has ended.
+    pub fn stream_ended(&self, ended_by: &'static str) {
+        self.stream_ends.get_or_create(&EndLabels { ended_by }).inc();
     }
 
     /// A file was read again.
@@ -457,6 +472,7 @@ mod tests {
         metrics.handshake("ok", "x", "x");
         metrics.rejected("x");
         metrics.reloaded("x", true);
+        metrics.stream_ended("x");
         metrics.reload_failing("x", false);
         metrics.configuration_pending(0, 0);
         metrics.admin_report_built("x");

@@ -1,17 +1,21 @@
 //! The gate's own rules. They need no review and can only refuse.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use crate::attributes::{Checks, is_subpath};
 use crate::authn::{DenyList, Identity};
+use crate::network::Networks;
 use crate::settings;
 
-/// The deny lists, `authorization.paths.deny` and `authorization.interactive.allowedUsers`.
+/// The deny lists, `authorization.paths.deny`, `sources.interactive` and
+/// `authorization.interactive.allowedUsers`.
 pub(crate) struct Policy {
     denied: Arc<ArcSwap<DenyList>>,
     deny_paths: Vec<String>,
+    interactive_sources: Networks,
     allowed_users: Vec<String>,
 }
 
@@ -23,15 +27,25 @@ pub(super) struct PolicyRefusal {
 
 impl Policy {
     /// The policy of these settings.
-    pub(crate) fn new(settings: &settings::Authorization, denied: Arc<ArcSwap<DenyList>>) -> Self {
+    pub(crate) fn new(
+        settings: &settings::Authorization,
+        sources: &settings::Sources,
+        denied: Arc<ArcSwap<DenyList>>,
+    ) -> Self {
         Self {
             denied,
             deny_paths: settings.deny_paths.clone(),
+            interactive_sources: sources.interactive.clone(),
             allowed_users: settings.interactive.allowed_users.clone(),
         }
     }
 
-    pub(super) fn judge(&self, identity: &Identity, checks: &Checks) -> Result<(), PolicyRefusal> {
+    pub(super) fn judge(
+        &self,
+        identity: &Identity,
+        checks: &Checks,
+        source: IpAddr,
+    ) -> Result<(), PolicyRefusal> {
         // The first of all rules, so that nothing that allows can stand above it.
         if let Some(denial) = self.denied.load().denies(identity) {
             return Err(PolicyRefusal {
@@ -47,6 +61,13 @@ impl Policy {
             let detail = format!("authorization.paths.deny has {prefix}");
             return Err(PolicyRefusal {
                 reason: "path_denied",
+                detail,
+            });
+        }
+        if checks.interactive() && !self.interactive_sources.allow(source) {
+            let detail = format!("sources.interactive does not have {}", source.to_canonical());
+            return Err(PolicyRefusal {
+                reason: "interactive_source",
                 detail,
             });
         }

@@ -6,6 +6,7 @@ pub(crate) mod check;
 mod descriptors;
 mod error;
 mod instance;
+mod left_out;
 pub(crate) mod node;
 pub(crate) mod notify;
 pub(crate) mod reload;
@@ -15,6 +16,7 @@ mod side_port;
 mod sockets;
 pub mod start;
 mod tombstone;
+mod unit;
 mod watch;
 
 pub use self::error::StartError;

@@ -97,6 +97,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         keep_reloading(instance.clone(), Notifier::SYSTEMD)?,
     );
     announce(&instance, &sockets);
+    instance.warn_of_left_out();
     let mut watch = Watch::new(instance.clone(), publish_running_gate(&instance, &sockets));
     let served = runtime.block_on(async {
         tokio::spawn(async move {

@@ -64,6 +64,7 @@ pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartE
 fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
     let known = Arc::new(Known::default());
+    let witness = Arc::new(Witness::new(&settings.firewall.api_server_users));
     let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
     let denied = Arc::new(ArcSwap::from_pointee(deny_list(&settings)?));
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
@@ -87,12 +88,13 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         node_name: node_name.clone(),
         control: control.clone(),
         known: known.clone(),
+        witness: witness.clone(),
         metrics: metrics.clone(),
     };
     let rules = reviewing.rules(&settings)?;
     let (audit, audit_thread) = Audit::start(&settings.audit, settings.limits.audit_queue)?;
     let gate = Gate {
-        rules: ArcSwap::from_pointee(rules),
+        rules: Arc::new(ArcSwap::from_pointee(rules)),
         changes: watch::Sender::new(()),
         requests: Places::new(
             "requests",
@@ -106,7 +108,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         ),
         checkpoints: Semaphore::new(1),
         known,
-        witness: Witness::new(&settings.firewall.api_server_users),
+        witness,
         audit,
         kubelet,
         metrics,

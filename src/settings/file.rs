@@ -50,8 +50,10 @@ sections! {
         tls_cipher_suites: Vec<String> = Vec::new(),
         authentication: Authentication = Authentication::default(),
         authorization: Authorization = Authorization::default(),
+        sources: Sources = Sources::default(),
         read_only_port: ReadOnlyPort = ReadOnlyPort::default(),
         streaming_connection_idle_timeout: String = "4h0m0s".to_owned(),
+        streams: Streams = Streams::default(),
         limits: Limits = Limits::default(),
         firewall: Firewall = Firewall::default(),
         audit: Audit = Audit::default(),
@@ -131,11 +133,25 @@ sections! {
         deny: Vec<String> = Vec::new(),
     }
 
+    /// `sources`
+    Sources {
+        port: Vec<String> = Vec::new(),
+        interactive: Vec<String> = Vec::new(),
+        exclude_api_server: bool = false,
+    }
+
     /// `readOnlyPort`
     ReadOnlyPort {
         listen: Vec<String> = Vec::new(),
         answer: u64 = 410,
         healthz: bool = false,
+    }
+
+    /// `streams`
+    Streams {
+        recheck_interval: String = "30s".to_owned(),
+        max_unverified: String = "5m0s".to_owned(),
+        max_lifetime: String = "0s".to_owned(),
     }
 
     /// `limits`
@@ -144,6 +160,7 @@ sections! {
         request_head_timeout: String = "10s".to_owned(),
         idle_timeout: String = "2m0s".to_owned(),
         write_stall_timeout: String = "1m0s".to_owned(),
+        follow_stall_timeout: String = "15m0s".to_owned(),
         upstream_connect_timeout: String = "5s".to_owned(),
         review_timeout: String = "10s".to_owned(),
         shutdown_timeout: String = "30s".to_owned(),

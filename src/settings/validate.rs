@@ -23,6 +23,8 @@ use super::reading::{LONGEST_TTL, Reading};
 use super::schema::{self, Checked};
 use super::serving;
 use super::settings::{ReadOnlyPort, Settings};
+use super::sources::Sources;
+use super::streams::Streams;
 use super::upstream::Upstream;
 use crate::duration;
 use crate::files::DOCUMENT;
@@ -223,6 +225,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
         tls: serving::read(reading, &file),
         authentication: Authentication::read(reading, file.authentication),
         authorization: Authorization::read(reading, file.authorization),
+        sources: Sources::read(reading, &file.sources),
         read_only_port: ReadOnlyPort {
             listen: flags.read_only_listen(&listen).unwrap_or(read_only),
             answer: answer(reading, file.read_only_port.answer),
@@ -234,6 +237,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
             &file.streaming_connection_idle_timeout,
             Duration::ZERO..=30 * LONGEST_TTL,
         ),
+        streams: Streams::read(reading, &file.streams),
         limits: Limits::read(reading, &file.limits),
         firewall: Firewall::read(reading, file.firewall),
         audit: Audit::read(reading, &file.audit),

@@ -19,6 +19,7 @@ use super::super::budget::Budget;
 use super::super::certificate::CertificateVerdict;
 use super::super::presented::Presented;
 use super::super::verdicts::{Chain, Verdict, Verdicts};
+use crate::cache::Freshness;
 use crate::error::RequestError;
 use crate::looks::Looks;
 use crate::metrics::Metrics;
@@ -127,7 +128,7 @@ fn reason(verdict: &Verdict) -> &'static str {
 /// What a request on a connection gets: the name of the user, or status and reason.
 async fn asked(authenticator: &Authenticator, presented: &Presented) -> Result<String, (u16, &'static str)> {
     let answer = authenticator
-        .authenticate(presented, &HeaderMap::new(), false)
+        .authenticate(presented, &HeaderMap::new(), false, Freshness::Remembered)
         .await;
     answer
         .map(|identity| identity.user().username.clone())

@@ -86,6 +86,11 @@ impl Readiness {
             // Writing to a String does not fail.
             let _ = writeln!(report, "{part}");
         }
+        if verbose {
+            for left_out in self.instance.left_out() {
+                let _ = writeln!(report, "[!] sources: {left_out}");
+            }
+        }
         report.push_str(if ready { "ok\n" } else { "not ready\n" });
         (ready, report)
     }

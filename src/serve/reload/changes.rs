@@ -11,6 +11,7 @@ use rustls::CipherSuite;
 use serde_json::Value;
 
 use crate::attributes::is_subpath;
+use crate::network::Networks;
 use crate::settings::{Audit, AuditCommands, AuditMode, AuditStrangers, AuthorizationMode, Settings};
 use crate::tls::ClientCertificates;
 
@@ -182,6 +183,7 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("limits.concurrentReviews", AtStart),
     ("limits.connections", AtStart),
     ("limits.connectionsPerAddress", AtStart),
+    ("limits.followStallTimeout", AtStart),
     ("limits.handshakeTimeout", AtStart),
     ("limits.http2Streams", AtStart),
     ("limits.idleTimeout", AtStart),
@@ -205,7 +207,34 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("readOnlyPort.answer", AtStart),
     ("readOnlyPort.healthz", AtStart),
     ("readOnlyPort.listen", AtStart),
+    ("sources.excludeApiServer", Live(never)),
+    (
+        "sources.interactive",
+        Live(|old, new| wider(&old.sources.interactive, &new.sources.interactive)),
+    ),
+    (
+        "sources.port",
+        Live(|old, new| wider(&old.sources.port, &new.sources.port)),
+    ),
     ("streamingConnectionIdleTimeout", Live(never)),
+    (
+        "streams.maxLifetime",
+        Live(
+            |old, new| match (old.streams.max_lifetime, new.streams.max_lifetime) {
+                (_, None) => Some("is no limit any more".to_owned()),
+                (None, Some(_)) => None,
+                (Some(old), Some(new)) => longer(old, new),
+            },
+        ),
+    ),
+    (
+        "streams.maxUnverified",
+        Live(|old, new| longer(old.streams.max_unverified, new.streams.max_unverified)),
+    ),
+    (
+        "streams.recheckInterval",
+        Live(|old, new| longer(old.streams.recheck_interval, new.streams.recheck_interval)),
+    ),
     ("tlsCertFile", Live(never)),
     (
         "tlsCipherSuites",
@@ -286,8 +315,10 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         tls,
         authentication,
         authorization,
+        sources,
         read_only_port: _,
         streaming_connection_idle_timeout,
+        streams,
         limits: _,
         firewall: _,
         audit:
@@ -306,7 +337,9 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         tls,
         authentication,
         authorization,
+        sources,
         streaming_connection_idle_timeout,
+        streams,
         audit: Audit {
             sink: old.audit.sink.clone(),
             mode,
@@ -329,6 +362,18 @@ fn on(is_on: bool) -> Option<String> {
 
 fn longer(old: Duration, new: Duration) -> Option<String> {
     (new > old).then(|| "is longer".to_owned())
+}
+
+/// An empty list has every network.
+fn wider(old: &Networks, new: &Networks) -> Option<String> {
+    match (old.is_empty(), new.is_empty()) {
+        (true, _) => None,
+        (false, true) => Some("names no network any more, so that all are allowed".to_owned()),
+        (false, false) => {
+            let added = new.iter().filter(|network| !old.cover(network));
+            listed("has", added.map(ToString::to_string))
+        }
+    }
 }
 
 fn added(old: &[String], new: &[String]) -> Option<String> {

@@ -52,13 +52,16 @@ authorization:
   webhook: {cacheAuthorizedTTL: 1m0s, cacheUnauthorizedTTL: 1s}
   interactive: {requireCreate: false, allowedUsers: [bob], cacheAuthorizedTTL: 1s}
   paths: {deny: [/debug]}
+sources: {port: [192.0.2.0/24], interactive: [192.0.2.1/32], excludeApiServer: true}
 readOnlyPort: {listen: ['192.0.2.2:10255'], answer: 404, healthz: true}
 streamingConnectionIdleTimeout: 1m0s
+streams: {recheckInterval: 1m0s, maxUnverified: 10m0s, maxLifetime: 1h0m0s}
 limits:
   handshakeTimeout: 11s
   requestHeadTimeout: 11s
   idleTimeout: 11s
   writeStallTimeout: 11s
+  followStallTimeout: 11s
   upstreamConnectTimeout: 11s
   reviewTimeout: 11s
   shutdownTimeout: 11s
