@@ -9,6 +9,7 @@ mod anchor;
 mod bounds;
 pub(crate) mod certificate;
 mod config;
+mod denials;
 mod direct;
 mod encoding;
 mod frame;
@@ -32,6 +33,7 @@ mod trust;
 mod work;
 
 pub(crate) use config::{TlsError, certified_key};
+pub(crate) use denials::read_marks;
 pub(crate) use issuer_name::IssuerName;
 pub(crate) use marks::{Marks, issued};
 pub use options::{ClientCertificates, ServingOptions, TlsVersion};
