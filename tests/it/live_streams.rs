@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use fakes::apiserver::{ADMIN_TOKEN, Rule, Subject, User};
+use fakes::apiserver::{ADMIN_TOKEN, PROXY_GET_TOKEN, Rule, Subject, User};
 use fakes::client::{Alpn, Client, ClientError, SpdyStream, Streaming, WsSession};
 use fakes::pki::{CertificateSpec, Pair};
 use http::Response;
@@ -495,7 +495,7 @@ async fn rules_that_change_end_the_streams_that_they_refuse_at_once() {
             "authorization.interactive.requireCreate",
             json!(false),
             json!(true),
-            Shows::Certificate(&PKI.carol),
+            Shows::Token(PROXY_GET_TOKEN),
             &[WebSocket],
             &logs[..],
             not_allowed,
@@ -519,13 +519,6 @@ async fn rules_that_change_end_the_streams_that_they_refuse_at_once() {
         let flags = KubeletFlags::default();
         let settings = Settings::load(&path, &flags).unwrap();
         world.gate.follow_configuration(path, flags, settings);
-        world
-            .api
-            .add_rule(Rule::allow(Subject::user("carol"), &["get"], &["proxy"]));
-        let both = [PKI.ca.certificate_pem(), PKI.rotated_ca.certificate_pem()];
-        fs::write(world.file("ca.crt"), both.concat()).unwrap();
-        world.gate.reload();
-
         let (mut ending, mut staying) = (Vec::new(), Vec::new());
         for kind in end {
             ending.push(Live::open(&world, *kind, shows).await);
