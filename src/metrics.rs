@@ -32,6 +32,8 @@ pub struct Metrics {
     upstream_connections: Family<ReasonLabels, Counter>,
     upstream_reused: Counter,
     certificate_expiry: Family<CertificateLabels, Gauge>,
+    /// Entries of the deny lists in force.
+    pub deny_list_entries: Gauge,
     audit_events: Family<ReasonLabels, Counter>,
     admin_reports: Family<ReportLabels, Counter>,
     /// Connections that are open now.
@@ -238,6 +240,10 @@ impl Metrics {
             certificate_expiry: families.add(
                 "certificate_expiry_timestamp_seconds",
                 "When a certificate in use ends, as Unix time",
+            ),
+            deny_list_entries: families.add(
+                "deny_list_entries",
+                "Entries of the deny lists in force; a certificate counts as two",
             ),
             audit_events: families.add("audit_events", "Audit events by what became of them"),
             admin_reports: families.add("admin_reports", "Answers of the admin port that were built"),

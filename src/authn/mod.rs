@@ -6,6 +6,7 @@
 
 mod budget;
 mod certificate;
+mod deny_list;
 mod identity;
 mod jwt;
 mod presented;
@@ -14,6 +15,8 @@ mod verdicts;
 
 pub(crate) use self::budget::Budget;
 pub(crate) use self::certificate::user_of_certificate;
+pub(crate) use self::deny_list::{Denial, DenyList, KnownApiServer};
+pub use self::deny_list::{DenyFile, DenyListError};
 pub(crate) use self::identity::add_authenticated_group;
 pub(crate) use self::identity::{CredentialKind, Identity};
 pub(crate) use self::presented::Presented;
@@ -67,6 +70,12 @@ impl Authenticator {
             // A request of the connection is told.
             Ok(CertificateVerdict::NoUser | CertificateVerdict::Refused { .. }) | Err(_) => None,
         }
+    }
+
+    /// What a deny list says against `identity` now, if anything. Every use of an identity that was proven
+    /// before asks this again.
+    pub(crate) fn denies(&self, identity: &Identity) -> Option<Denial> {
+        self.verdicts.denied().load().denies(identity)
     }
 
     /// The user who makes a request. `websocket` says whether the request is a WebSocket upgrade, whose

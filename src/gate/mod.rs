@@ -229,8 +229,8 @@ impl Gate {
         record.ended(end, why).await;
     }
 
-    /// Tells every subscriber of [`Self::changes`] that something which a decision rests on has changed. It is
-    /// called after the new value was published, so that a judgement from then on sees it.
+    /// Tells every subscriber of [`Self::changes`] that something which a decision rests on has changed. It
+    /// is called after the new value was published, so that a judgement from then on sees it.
     pub(crate) fn announce_change(&self) {
         self.changes.send_replace(());
     }
@@ -284,9 +284,12 @@ impl Gate {
         })
     }
 
-    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
+    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them. A
+    /// denied user gets none of the places that are kept for others.
     pub(crate) fn admit(&self, rules: &Rules, connection: &Connection, identity: &Identity) {
-        if identity.credential() != CredentialKind::Anonymous {
+        if identity.credential() != CredentialKind::Anonymous
+            && rules.authenticator.denies(identity).is_none()
+        {
             connection.admit(|| self.witness.knows(identity) || rules.is_interactive_user(identity));
         }
     }

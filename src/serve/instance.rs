@@ -50,6 +50,12 @@ impl Instance {
         self.probe.of(&self.gate.kubelet).await
     }
 
+    /// Publishes how much the deny lists deny.
+    pub(super) fn publish_denials(&self) {
+        let entries = i64::try_from(self.reviewing.denied.load().len()).unwrap_or(i64::MAX);
+        self.metrics().deny_list_entries.set(entries);
+    }
+
     /// Publishes when the serving pair and the revocation lists end.
     pub(crate) fn publish_expiry(&self) {
         let serving = self.serving.load();

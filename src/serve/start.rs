@@ -19,7 +19,7 @@ use super::tombstone::Census;
 use crate::adopt::kubelet::running_kubelets;
 use crate::apiserver::{ApiServer, ClientLimits, Kubeconfig, SERVICE_ACCOUNT_DIRECTORY};
 use crate::audit::{Audit, AuditThread};
-use crate::authn::{Budget, Verdicts};
+use crate::authn::{Budget, DenyList, KnownApiServer, Verdicts};
 use crate::forward::{Kubelet, KubeletProbe};
 use crate::gate::{Gate, Places, Witness};
 use crate::host::host_name;
@@ -66,6 +66,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
     let known = Arc::new(Known::default());
     let witness = Arc::new(Witness::new(&settings.firewall.api_server_users));
     let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
+    let denied = Arc::new(ArcSwap::from_pointee(deny_list(&settings)?));
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let kubelet = Kubelet::new(
         settings.upstream.clone(),
@@ -77,9 +78,11 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
     let reviewing = Reviewing {
         verdicts: Arc::new(Verdicts::new(
             serving.clone(),
+            denied.clone(),
             Budget::new(settings.limits.refused_certificates_per_address, known.clone()),
             metrics.clone(),
         )),
+        denied,
         rejected_tokens: Budget::new(settings.limits.rejected_tokens_per_address, known.clone()),
         api_server: api_server.clone(),
         node_name: node_name.clone(),
@@ -125,7 +128,18 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         settings,
     };
     instance.publish_expiry();
+    instance.publish_denials();
     Ok((instance, audit_thread))
+}
+
+/// The deny lists of the settings. The API server was not seen yet: of it only the
+/// configured users are known.
+pub(super) fn deny_list(settings: &Settings) -> Result<DenyList, StartError> {
+    let api_server = KnownApiServer {
+        users: &settings.firewall.api_server_users,
+        seen: None,
+    };
+    Ok(DenyList::load(&settings.authentication.deny_files, api_server)?)
 }
 
 /// A warning if the environment names a proxy: client-go would use it, the gate does not.

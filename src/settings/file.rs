@@ -79,6 +79,7 @@ sections! {
         anonymous: Anonymous = Anonymous::default(),
         x509: X509 = X509::default(),
         webhook: AuthenticationWebhook = AuthenticationWebhook::default(),
+        deny_files: Vec<String> = Vec::new(),
     }
 
     /// `authentication.anonymous`

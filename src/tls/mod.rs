@@ -12,6 +12,8 @@ mod config;
 mod direct;
 mod encoding;
 mod frame;
+mod issuer_name;
+mod marks;
 mod options;
 mod paths;
 pub mod pem;
@@ -30,6 +32,8 @@ mod trust;
 mod work;
 
 pub(crate) use config::{TlsError, certified_key};
+pub(crate) use issuer_name::IssuerName;
+pub(crate) use marks::{Marks, issued};
 pub use options::{ClientCertificates, ServingOptions, TlsVersion};
 pub(crate) use pem::PemError;
 pub(crate) use pin::{UpstreamVerification, is_pin_mismatch, upstream_config};

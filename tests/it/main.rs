@@ -36,6 +36,7 @@ mod command_line;
 mod corpus;
 mod crowded_door;
 mod deadlines;
+mod deny_lists;
 mod early_answers;
 mod expectations;
 mod floods;

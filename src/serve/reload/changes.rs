@@ -55,6 +55,15 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
         Live(|_, new| on(new.authentication.anonymous)),
     ),
     (
+        "authentication.denyFiles",
+        Live(|old, new| {
+            let named = &new.authentication.deny_files;
+            let files = old.authentication.deny_files.iter();
+            let gone = files.filter(|file| !named.contains(file));
+            listed("has no more", gone.map(|file| file.display().to_string()))
+        }),
+    ),
+    (
         "authentication.webhook.audiences",
         Live(|old, new| {
             let (old, new) = (&old.authentication.audiences, &new.authentication.audiences);

@@ -46,6 +46,7 @@ authentication:
     crlFiles: [/list.crl]
     legacyV1Certificates: true
   webhook: {enabled: false, cacheTTL: 1m0s, audiences: [kubelet]}
+  denyFiles: [/deny]
 authorization:
   mode: AlwaysAllow
   webhook: {cacheAuthorizedTTL: 1m0s, cacheUnauthorizedTTL: 1s}
@@ -164,6 +165,12 @@ fn a_change_loosens_in_one_direction() {
             "authentication: {anonymous: {enabled: false}}".to_owned(),
             "authentication: {anonymous: {enabled: true}}".to_owned(),
             key("authentication.anonymous.enabled", "is switched on"),
+            none(),
+        ),
+        (
+            "authentication: {denyFiles: [/a, /b]}".to_owned(),
+            "authentication: {denyFiles: [/b]}".to_owned(),
+            key("authentication.denyFiles", "has no more /a"),
             none(),
         ),
         (
