@@ -3,11 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use aws_lc_rs::digest;
 use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
+use rustls::sign::SingleCertAndKey;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::ServerName;
 
@@ -16,8 +18,9 @@ use super::exec::{IssuedCredential, Plugin};
 use super::keys::KubeconfigError;
 use super::kubeconfig::{Kubeconfig, ServerUrl};
 use super::material::{ClientCertificate, Material};
-use crate::files::{BUNDLE, DOCUMENT, TOKEN};
+use crate::files::{BUNDLE, DOCUMENT, Guard, TOKEN};
 use crate::tls::pem::{self, PemError};
+use crate::tls::{TlsError, Unfit, certified_key, judgement};
 
 /// All that a request needs, from one reading of the files.
 #[derive(Clone)]
@@ -77,8 +80,16 @@ pub enum ApiServerError {
         certificate: PathBuf,
         /// The key.
         key: PathBuf,
-        /// What rustls said.
-        source: rustls::Error,
+        /// What is wrong with them.
+        source: TlsError,
+    },
+    /// The API server would refuse the client certificate.
+    #[error("{}: {source}", file.display())]
+    Unfit {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: Unfit,
     },
     /// TLS cannot be set up.
     #[error("TLS cannot be set up: {0}")]
@@ -157,7 +168,7 @@ impl ApiServerFiles {
     /// Reads them. This may take as long as their file systems take.
     pub(super) fn read(source: &Kubeconfig) -> Result<Self, ApiServerError> {
         Ok(Self {
-            authorities: read(&source.authority, BUNDLE)?,
+            authorities: read(&source.authority, BUNDLE, Guard::Trusted)?,
             authorization: source.token.as_ref().map(header).transpose()?,
             pair: source.client_certificate.as_ref().map(read_pair).transpose()?,
         })
@@ -166,7 +177,7 @@ impl ApiServerFiles {
 
 /// The `Authorization` header for a token. Surrounding white space is removed, as in client-go.
 fn header(token: &Material) -> Result<HeaderValue, ApiServerError> {
-    let bytes = read(token, TOKEN)?;
+    let bytes = read(token, TOKEN, Guard::Secret)?;
     let refuse = |problem| ApiServerError::Token {
         file: token.origin().to_owned(),
         problem,
@@ -191,10 +202,10 @@ struct PemPair {
 /// `kubelet-client-current.pem` holds both, and a symlink switches it. It is read once: with two readings,
 /// certificate and key could be of different pairs.
 fn read_pair(certificate: &ClientCertificate) -> Result<PemPair, ApiServerError> {
-    let chain = read(&certificate.chain, DOCUMENT)?;
-    let key = match (&certificate.chain, &certificate.key) {
-        (Material::File(chain_file), Material::File(key_file)) if chain_file == key_file => chain.clone(),
-        (_, key) => read(key, DOCUMENT)?,
+    let key = read(&certificate.key, DOCUMENT, Guard::Secret)?;
+    let chain = match (&certificate.chain, &certificate.key) {
+        (Material::File(chain_file), Material::File(key_file)) if chain_file == key_file => key.clone(),
+        (chain, _) => read(chain, DOCUMENT, Guard::Trusted)?,
     };
     Ok(PemPair {
         certificate: certificate.clone(),
@@ -203,8 +214,8 @@ fn read_pair(certificate: &ClientCertificate) -> Result<PemPair, ApiServerError>
     })
 }
 
-fn read(material: &Material, most: u64) -> Result<Vec<u8>, ApiServerError> {
-    material.read(most).map_err(|source| ApiServerError::Read {
+fn read(material: &Material, most: u64, guard: Guard) -> Result<Vec<u8>, ApiServerError> {
+    material.read(most, guard).map_err(|source| ApiServerError::Read {
         file: material.origin().to_owned(),
         source,
     })
@@ -234,14 +245,17 @@ fn tls(
         }) => {
             let chain = pem::certificates(chain_file.origin(), &chain)?;
             let key = pem::private_key(key_file.origin(), &key)?;
+            judgement::client(&chain, SystemTime::now()).map_err(|source| ApiServerError::Unfit {
+                file: chain_file.origin().to_owned(),
+                source,
+            })?;
             // Also compares the key with the certificate.
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|source| ApiServerError::Pair {
-                    certificate: chain_file.origin().to_owned(),
-                    key: key_file.origin().to_owned(),
-                    source,
-                })?
+            let pair = certified_key(chain, key).map_err(|source| ApiServerError::Pair {
+                certificate: chain_file.origin().to_owned(),
+                key: key_file.origin().to_owned(),
+                source,
+            })?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
         }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::Uri;
@@ -27,12 +27,12 @@ use super::open::OpenConnections;
 use super::pool::{KubeletConnection, Pool};
 use super::read_ahead::ReadAhead;
 use crate::error::{RequestError, chain};
-use crate::files::{self, BUNDLE, TOKEN};
+use crate::files::{self, BUNDLE, Guard, TOKEN};
 use crate::host::Mark;
 use crate::host::sockets;
 use crate::metrics::Metrics;
 use crate::settings::{self, UpstreamTrust, UpstreamUrl};
-use crate::tls::{self, UpstreamVerification, pem};
+use crate::tls::{self, UpstreamVerification, judgement, pem};
 
 /// The kubelet behind the gate.
 pub(crate) struct Kubelet {
@@ -98,6 +98,14 @@ pub enum KubeletError {
         /// Why not.
         source: pem::PemError,
     },
+    /// The kubelet would refuse the client certificate.
+    #[error("{CERTIFICATE_FILE} {}: {source}", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: tls::Unfit,
+    },
     /// Certificate, key or CA do not make a TLS client.
     #[error("upstream: {0}")]
     Tls(#[from] tls::TlsError),
@@ -112,6 +120,8 @@ pub enum KubeletError {
 /// How much of an answer is read at once. It is also the largest frame that is passed on, which an HTTP/2
 /// client must take whole before it stops counting as stalled, and the largest head of an answer.
 const READ_AT_ONCE: usize = 64 * 1024;
+const CERTIFICATE_FILE: &str = "upstream.clientCertificateFile";
+const KEY_FILE: &str = "upstream.clientKeyFile";
 const TOKEN_FILE: &str = "upstream.tokenFile";
 /// The least time between two log lines that name the process in the kubelet's place.
 const NAMED_AGAIN: Duration = Duration::from_secs(10);
@@ -404,7 +414,11 @@ impl KubeletAccess {
                 TOKEN_FILE => TOKEN,
                 _ => BUNDLE,
             };
-            contents.push(files::read(&path, most).map_err(|source| KubeletError::Read {
+            let guard = match key {
+                TOKEN_FILE | KEY_FILE => Guard::Secret,
+                _ => Guard::Trusted,
+            };
+            contents.push(files::read_guarded(&path, most, guard).map_err(|source| KubeletError::Read {
                 key,
                 path,
                 source,
@@ -433,9 +447,13 @@ impl KubeletAccess {
         let client = match &settings.credentials.client_certificate {
             None => None,
             Some((certificate_file, key_file)) => {
-                let chain = certificates("upstream.clientCertificateFile", certificate_file, next())?;
+                let chain = certificates(CERTIFICATE_FILE, certificate_file, next())?;
+                judgement::client(&chain, SystemTime::now()).map_err(|source| KubeletError::Unfit {
+                    path: certificate_file.clone(),
+                    source,
+                })?;
                 let key = pem::private_key(key_file, next()).map_err(|source| KubeletError::Pem {
-                    key: "upstream.clientKeyFile",
+                    key: KEY_FILE,
                     source,
                 })?;
                 Some(tls::certified_key(chain, key)?)
@@ -470,8 +488,8 @@ fn sources(settings: &settings::Upstream) -> Vec<(&'static str, PathBuf)> {
         Some(UpstreamTrust::Ca { ca_file, .. }) => sources.push(("upstream.caFile", ca_file.clone())),
     }
     if let Some((certificate_file, key_file)) = &settings.credentials.client_certificate {
-        sources.push(("upstream.clientCertificateFile", certificate_file.clone()));
-        sources.push(("upstream.clientKeyFile", key_file.clone()));
+        sources.push((CERTIFICATE_FILE, certificate_file.clone()));
+        sources.push((KEY_FILE, key_file.clone()));
     }
     if let Some(path) = &settings.credentials.token_file {
         sources.push((TOKEN_FILE, path.clone()));

@@ -169,6 +169,7 @@ fn key(problem: &StartError) -> &'static str {
             KubeletError::Read { key, .. } | KubeletError::Pem { key, .. } => key,
             KubeletError::ServerName(_) => "upstream.serverName",
             KubeletError::Tls(_) => "upstream",
+            KubeletError::Unfit { .. } => "upstream.clientCertificateFile",
             KubeletError::Token(_) => "upstream.tokenFile",
         },
         StartError::Node(error) => match error {
@@ -178,7 +179,7 @@ fn key(problem: &StartError) -> &'static str {
         },
         StartError::NoRandomness(_) => "",
         StartError::Serving(error) => match error {
-            ServingError::Read { key, .. } => key,
+            ServingError::Read { key, .. } | ServingError::Unfit { key, .. } => key,
             ServingError::Pem(_) | ServingError::Trust { .. } => "authentication.x509.clientCAFile",
             ServingError::CrlPem(_) | ServingError::Revocation { .. } => "authentication.x509.crlFiles",
             ServingError::Tls(_) => "tlsCertFile",

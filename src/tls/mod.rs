@@ -12,6 +12,7 @@ mod config;
 mod direct;
 mod encoding;
 mod frame;
+pub(crate) mod judgement;
 mod options;
 mod paths;
 pub mod pem;
@@ -30,6 +31,7 @@ mod trust;
 mod work;
 
 pub(crate) use config::{TlsError, certified_key};
+pub use judgement::Unfit;
 pub use options::{ClientCertificates, ServingOptions, TlsVersion};
 pub(crate) use pem::PemError;
 pub(crate) use pin::{UpstreamVerification, is_pin_mismatch, upstream_config};

@@ -10,18 +10,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::config::{TlsError, certified_key_from_pem, server_config};
+use super::judgement::{self, Unfit};
 use super::options::ServingOptions;
 use super::pem::{self, PemError};
 use super::revocation::RevocationError;
 use super::trust::{Trust, TrustError};
-use crate::files::{self, BUNDLE, DOCUMENT};
+use crate::files::{self, BUNDLE, DOCUMENT, Guard};
 
 /// The listener's side of TLS. The CA hints of the handshake, the CAs and the revocation lists are one value:
 /// no connection sees one without the others.
@@ -32,6 +33,10 @@ pub(crate) struct Serving {
     pub trust: Option<Arc<Trust>>,
     /// When the first certificate of the serving pair expires, as Unix time.
     pub expires: Option<i64>,
+    /// What the operator should know about these files.
+    pub warnings: Vec<String>,
+    /// The certificate that clients see.
+    pub chain: Vec<CertificateDer<'static>>,
     files: Vec<Vec<u8>>,
 }
 
@@ -57,6 +62,16 @@ pub enum ServingError {
     /// Certificate and key do not make a TLS server.
     #[error("tlsCertFile, tlsPrivateKeyFile: {0}")]
     Tls(#[from] TlsError),
+    /// A certificate must not be put in force.
+    #[error("{key} {}: {source}", path.display())]
+    Unfit {
+        /// Where the configuration names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Unfit,
+    },
     /// A certificate in the client CA file cannot be an anchor.
     #[error("authentication.x509.clientCAFile {}: {source}", path.display())]
     Trust {
@@ -86,6 +101,8 @@ enum Lists {
 
 /// The number of files before the lists: certificate, key and CA bundle. Without a bundle there are no lists.
 const BEFORE_LISTS: usize = 3;
+const CERT_FILE: &str = "tlsCertFile";
+const KEY_FILE: &str = "tlsPrivateKeyFile";
 const CLIENT_CA_FILE: &str = "authentication.x509.clientCAFile";
 /// The generation of the next trust. Verdicts are remembered with that of the trust that they were made by,
 /// so no two of a process may be the same, also if one of them was never published.
@@ -143,18 +160,18 @@ impl Serving {
             (&options.cert_file, &files[0]),
             (&options.private_key_file, &files[1]),
         )?;
+        let now = SystemTime::now();
+        let judgement = judgement::serving(&pair.cert, now);
+        let mut warnings: Vec<_> = judged(CERT_FILE, &options.cert_file, judgement)?.collect();
         let trust = match &options.client_ca_file {
             None => None,
             Some(path) => {
-                let generation = GENERATIONS.fetch_add(1, Relaxed);
-                Some(Arc::new(trust(options, path, &files[2..], generation, lists)?))
+                let bundle = pem::certificates(path, &files[2]).map_err(ServingError::Pem)?;
+                warnings.extend(judged(CLIENT_CA_FILE, path, judgement::client_cas(&bundle, now))?);
+                Some(Arc::new(trust(options, path, bundle, &files[3..], lists)?))
             }
         };
-        let expires = pair
-            .cert
-            .iter()
-            .filter_map(|certificate| not_after(certificate))
-            .min();
+        let (expires, chain) = (judgement::expiry(&pair.cert), pair.cert.clone());
         let config = server_config(
             pair,
             trust.as_ref(),
@@ -166,6 +183,8 @@ impl Serving {
             config,
             trust,
             expires,
+            warnings,
+            chain,
             files,
         })
     }
@@ -176,7 +195,7 @@ impl ServingError {
         match self {
             Self::CrlPem(_) | Self::Revocation { .. } => true,
             Self::Read { key, .. } => *key == CRL_FILES,
-            Self::Pem(_) | Self::Tls(_) | Self::Trust { .. } => false,
+            Self::Pem(_) | Self::Tls(_) | Self::Trust { .. } | Self::Unfit { .. } => false,
         }
     }
 }
@@ -188,20 +207,41 @@ fn read(sources: Vec<(&'static str, PathBuf)>) -> Result<Vec<Vec<u8>>, ServingEr
             CLIENT_CA_FILE | CRL_FILES => BUNDLE,
             _ => DOCUMENT,
         };
-        files::read(&path, most).map_err(|source| ServingError::Read { key, path, source })
+        let guard = match key {
+            KEY_FILE => Guard::Secret,
+            _ => Guard::Trusted,
+        };
+        files::read_guarded(&path, most, guard).map_err(|source| ServingError::Read { key, path, source })
     };
     sources.into_iter().map(read).collect()
 }
 
-/// The trust of `clientCAFile` and `crlFiles`, whose contents are `files`, in this order.
+/// A judgement with the key and the file that it is about.
+fn judged(
+    key: &'static str,
+    path: &Path,
+    judgement: Result<Vec<String>, Unfit>,
+) -> Result<impl Iterator<Item = String>, ServingError> {
+    let warnings = judgement.map_err(|source| ServingError::Unfit {
+        key,
+        path: path.to_owned(),
+        source,
+    })?;
+    let file = path.display().to_string();
+    Ok(warnings
+        .into_iter()
+        .map(move |warning| format!("{key} {file}: {warning}")))
+}
+
+/// The trust in the CAs of `clientCAFile`, which is at `path`. `files` are the contents of `crlFiles`.
 fn trust(
     options: &ServingOptions,
     path: &Path,
+    bundle: Vec<CertificateDer<'static>>,
     files: &[Vec<u8>],
-    generation: u64,
     lists: Lists,
 ) -> Result<Trust, ServingError> {
-    let bundle = pem::certificates(path, &files[0]).map_err(ServingError::Pem)?;
+    let generation = GENERATIONS.fetch_add(1, Relaxed);
     let mut trust = Trust::new(bundle, generation).map_err(|source| ServingError::Trust {
         path: path.to_owned(),
         source,
@@ -209,7 +249,7 @@ fn trust(
     if options.legacy_v1_certificates {
         trust.allow_version1();
     }
-    for (path, bytes) in options.crl_files.iter().zip(&files[1..]) {
+    for (path, bytes) in options.crl_files.iter().zip(files) {
         for list in pem::revocation_lists(path, bytes).map_err(ServingError::CrlPem)? {
             trust
                 .add_revocation_list(&list, lists == Lists::OfAnySigner)
@@ -222,17 +262,11 @@ fn trust(
     Ok(trust)
 }
 
-/// When a certificate expires, as Unix time.
-fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    Some(certificate.validity().not_after.timestamp())
-}
-
 /// The files with the keys that name them, in a fixed order.
 fn sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {
     let mut sources = vec![
-        ("tlsCertFile", options.cert_file.clone()),
-        ("tlsPrivateKeyFile", options.private_key_file.clone()),
+        (CERT_FILE, options.cert_file.clone()),
+        (KEY_FILE, options.private_key_file.clone()),
     ];
     if let Some(path) = &options.client_ca_file {
         sources.push((CLIENT_CA_FILE, path.clone()));

@@ -22,12 +22,12 @@ fn authority(node: &Path) -> Ca {
 
 /// Sets the certificate and key that the node shows the API server.
 fn client(node: &Path, pair: &Pair) {
-    fs::write(node.join(CLIENT), pair.certificate_pem() + &pair.key_pem()).unwrap();
+    fakes::pki::write_secret(node.join(CLIENT), pair.certificate_pem() + &pair.key_pem()).unwrap();
 }
 
 fn serving(node: &Path, pair: &Pair) {
     fs::write(node.join(SERVING), pair.certificate_pem()).unwrap();
-    fs::write(node.join("var/lib/kubelet/pki/kubelet.key"), pair.key_pem()).unwrap();
+    fakes::pki::write_secret(node.join("var/lib/kubelet/pki/kubelet.key"), pair.key_pem()).unwrap();
 }
 
 /// With such a certificate the gate would start and admit no client. Seen red: with an expired certificate
@@ -77,7 +77,7 @@ fn the_gate_uses_the_client_certificate_that_the_kubelet_uses() {
         client(node, &issue("system:node:worker-1"));
         let first = issue("system:node:not-this-one");
         fs::write(node.join("etc/kubernetes/first.crt"), first.certificate_pem()).unwrap();
-        fs::write(node.join("etc/kubernetes/first.key"), first.key_pem()).unwrap();
+        fakes::pki::write_secret(node.join("etc/kubernetes/first.key"), first.key_pem()).unwrap();
         let kubeconfig = node.join("etc/kubernetes/kubelet.conf");
         let text = fs::read_to_string(&kubeconfig).unwrap();
         let text = text

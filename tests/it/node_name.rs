@@ -38,7 +38,7 @@ impl Asked {
     /// Sets the gate's credential for the API server.
     fn as_user(&self, credential: KubeconfigUser<'_>) {
         let kubeconfig = self.api.kubeconfig(&PKI, credential);
-        fs::write(self.installation.path("kubeconfig"), kubeconfig).unwrap();
+        fakes::pki::write_secret(self.installation.path("kubeconfig"), kubeconfig).unwrap();
     }
 
     /// Exit code and messages of `check`.
@@ -205,7 +205,7 @@ async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
         json!({"clientCertificateFile": format!("{name}.crt"),
         "clientKeyFile": format!("{name}.key")})
     };
-    fs::write(asked.installation.path("token"), format!("{ADMIN_TOKEN}\n")).unwrap();
+    fakes::pki::write_secret(asked.installation.path("token"), format!("{ADMIN_TOKEN}\n")).unwrap();
     for (credential, key, file, user) in [
         (
             certificate("kube-apiserver-kubelet-client"),
@@ -246,7 +246,7 @@ async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
         certificate("alice"),
         json!({"tokenFile": "token"}),
     ] {
-        fs::write(asked.installation.path("token"), METRICS_TOKEN).unwrap();
+        fakes::pki::write_secret(asked.installation.path("token"), METRICS_TOKEN).unwrap();
         asked.show_the_kubelet(own);
         assert_eq!(asked.check(&[]), (0, String::new()));
     }
