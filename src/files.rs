@@ -68,8 +68,10 @@ pub(crate) fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
 pub(crate) fn read_guarded(path: impl AsRef<Path>, most: u64, guard: Guard) -> io::Result<Vec<u8>> {
     let path = path.as_ref();
     let file = open(path)?;
-    refuse_others(path, file.metadata()?.mode(), guard)?;
-    read_open(file, most)
+    let mode = file.metadata()?.mode();
+    let bytes = read_open(file, most)?;
+    refuse_others(path, mode, guard)?;
+    Ok(bytes)
 }
 
 /// Whether others must not, and can, read or change a file that was read before its content was known.
@@ -264,7 +266,8 @@ mod tests {
     fn a_file_that_every_user_may_read_or_change_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        let chmod = |name: &str, mode| fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+        let chmod =
+            |name: &str, mode| fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
         fs::create_dir(at("in")).unwrap();
         fs::create_dir(at("links")).unwrap();
         fs::write(at("in/key"), "x").unwrap();
@@ -274,9 +277,21 @@ mod tests {
             (0o640, 0o775, 0o755, "", ""),
             (0o660, 0o1777, 0o755, "", ""),
             (0o644, 0o755, 0o755, "", "may read it (mode 0644)"),
-            (0o602, 0o755, 0o755, "may change it (mode 0602)", "may change it (mode 0602)"),
+            (
+                0o602,
+                0o755,
+                0o755,
+                "may change it (mode 0602)",
+                "may change it (mode 0602)",
+            ),
             (0o600, 0o757, 0o755, "/in has mode 0757", "/in has mode 0757"),
-            (0o600, 0o755, 0o777, "/links has mode 0777", "/links has mode 0777"),
+            (
+                0o600,
+                0o755,
+                0o777,
+                "/links has mode 0777",
+                "/links has mode 0777",
+            ),
         ] {
             chmod("in/key", file);
             chmod("in", folder);
@@ -286,7 +301,10 @@ mod tests {
                     Ok(bytes) => assert!(expected.is_empty() && bytes == b"x", "{file:o} {expected}"),
                     Err(error) => {
                         let said = error.to_string();
-                        assert!(!expected.is_empty() && said.contains(expected), "{file:o}: {said}");
+                        assert!(
+                            !expected.is_empty() && said.contains(expected),
+                            "{file:o}: {said}"
+                        );
                         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
                     }
                 }

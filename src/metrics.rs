@@ -27,6 +27,7 @@ pub struct Metrics {
     handshakes: Family<HandshakeLabels, Counter>,
     rejections: Family<ReasonLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
+    reload_failing: Family<FilesLabels, Gauge>,
     upstream_connections: Family<ReasonLabels, Counter>,
     upstream_reused: Counter,
     certificate_expiry: Family<CertificateLabels, Gauge>,
@@ -135,6 +136,11 @@ struct ReloadLabels {
 }
 
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct FilesLabels {
+    what: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct CertificateLabels {
     certificate: &'static str,
 }
@@ -204,6 +210,10 @@ impl Metrics {
             reloads: families.add(
                 "reloads",
                 "Files read again because they changed, by what they are and result",
+            ),
+            reload_failing: families.add(
+                "reload_failing",
+                "1 while changed files cannot be used and the last good ones stay in force, by what they are",
             ),
             upstream_reused: upstream_connections.get_or_create_owned(&ReasonLabels { reason: "reused" }),
             upstream_connections,
@@ -327,6 +337,12 @@ impl Metrics {
             .inc();
     }
 
+    /// Whether changed files cannot be used, until they are mended.
+    pub fn reload_failing(&self, what: &'static str, failing: bool) {
+        let gauge = self.reload_failing.get_or_create(&FilesLabels { what });
+        gauge.set(failing.into());
+    }
+
     /// What happened with a connection to the kubelet.
     pub fn upstream_connection(&self, what: &'static str) {
         self.upstream_connections
@@ -417,6 +433,7 @@ mod tests {
         metrics.handshake("ok", "x", "x");
         metrics.rejected("x");
         metrics.reloaded("x", true);
+        metrics.reload_failing("x", true);
         metrics.admin_report_built("x");
         metrics.upstream_connection("x");
         metrics.certificate_expires("x", 1);

@@ -9,9 +9,9 @@ use aws_lc_rs::digest;
 use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::sign::SingleCertAndKey;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
 
 use super::authorities::{Authorities, AuthoritiesError};
 use super::exec::{IssuedCredential, Plugin};
@@ -50,6 +50,9 @@ pub(super) struct ApiServerEndpoint {
     pub(super) server: ServerUrl,
     pub(super) server_name: ServerName<'static>,
     pub(super) tls: Arc<ClientConfig>,
+    /// What the operator should know about the client certificate. The gate starts with one that has expired:
+    /// the kubelet may renew it at any time, and the gate starts without an API server as well.
+    pub(super) warnings: Vec<String>,
     fingerprint: [u8; 32],
 }
 
@@ -148,6 +151,7 @@ impl ApiServerAccess {
             _ => Arc::new(ApiServerEndpoint {
                 server: source.server.clone(),
                 server_name: source.server_name.clone(),
+                warnings: judged(pair.as_ref()).unwrap_or_else(|error| vec![error.to_string()]),
                 tls: tls(source, &authorities, pair)?,
                 fingerprint,
             }),
@@ -165,6 +169,19 @@ impl ApiServerAccess {
 // === impl ApiServerFiles ===
 
 impl ApiServerFiles {
+    /// Whether they may replace those of `in_use`: an expired certificate never replaces a good one.
+    pub(super) fn check_dates(
+        &self,
+        source: &Kubeconfig,
+        in_use: &ApiServerEndpoint,
+    ) -> Result<(), ApiServerError> {
+        if in_use.fingerprint == fingerprint(source, &self.authorities, self.pair.as_ref()) {
+            return Ok(());
+        }
+        Authorities::new(source.authority.origin(), &self.authorities)?.check_dates(UnixTime::now())?;
+        judged(self.pair.as_ref()).map(drop)
+    }
+
     /// Reads them. This may take as long as their file systems take.
     pub(super) fn read(source: &Kubeconfig) -> Result<Self, ApiServerError> {
         Ok(Self {
@@ -173,6 +190,21 @@ impl ApiServerFiles {
             pair: source.client_certificate.as_ref().map(read_pair).transpose()?,
         })
     }
+}
+
+/// Judges a client certificate. Yields warnings.
+fn judged(pair: Option<&PemPair>) -> Result<Vec<String>, ApiServerError> {
+    let Some(pair) = pair else {
+        return Ok(Vec::new());
+    };
+    let file = pair.certificate.chain.origin();
+    let chain = pem::certificates(file, &pair.chain)?;
+    let warnings = judgement::client(&chain, SystemTime::now()).map_err(|source| ApiServerError::Unfit {
+        file: file.to_owned(),
+        source,
+    })?;
+    let name = |warning| format!("{}: {warning}", file.display());
+    Ok(warnings.into_iter().map(name).collect())
 }
 
 /// The `Authorization` header for a token. Surrounding white space is removed, as in client-go.
@@ -245,10 +277,6 @@ fn tls(
         }) => {
             let chain = pem::certificates(chain_file.origin(), &chain)?;
             let key = pem::private_key(key_file.origin(), &key)?;
-            judgement::client(&chain, SystemTime::now()).map_err(|source| ApiServerError::Unfit {
-                file: chain_file.origin().to_owned(),
-                source,
-            })?;
             // Also compares the key with the certificate.
             let pair = certified_key(chain, key).map_err(|source| ApiServerError::Pair {
                 certificate: chain_file.origin().to_owned(),

@@ -155,6 +155,11 @@ impl ApiServer {
             })
     }
 
+    /// What the operator should know about the client certificate in use.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.0.credentials.endpoint().warnings.clone()
+    }
+
     /// Reads the kubeconfig and the credential files again, and closes connections that were made with older
     /// ones. `true` if they have changed. On an error the last good ones stay in use.
     pub(crate) fn reload(&self) -> Result<bool, ApiServerError> {

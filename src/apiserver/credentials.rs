@@ -186,6 +186,7 @@ impl Credentials {
         let last_good = self.source().clone();
         let source = last_good.reread()?;
         let files = ApiServerFiles::read(&source)?;
+        files.check_dates(&source, &self.endpoint())?;
         let mut last_good = self.source();
         let published = self.current.load_full();
         // A credential is not used after the kubeconfig has come to name another plugin.

@@ -148,10 +148,12 @@ impl Kubeconfig {
             return Ok(None);
         };
         let origin = chain.origin();
-        let bytes = chain.read(DOCUMENT, Guard::Trusted).map_err(|source| KubeconfigError::Read {
-            file: origin.to_owned(),
-            source,
-        })?;
+        let bytes = chain
+            .read(DOCUMENT, Guard::Trusted)
+            .map_err(|source| KubeconfigError::Read {
+                file: origin.to_owned(),
+                source,
+            })?;
         let certificates = pem::certificates(origin, &bytes)?;
         let unparsable = || KubeconfigError::Key {
             file: origin.to_owned(),

@@ -75,6 +75,8 @@ pub(crate) struct ProbeFailure {
     pub(crate) why: String,
     /// It shows nothing about the kubelet.
     pub(crate) is_inconclusive: bool,
+    /// What answers there does not show the certificate that is configured.
+    pub(crate) is_another: bool,
 }
 
 /// The files of `upstream:` cannot be used.
@@ -179,6 +181,7 @@ impl Kubelet {
             Ok(_) => Ok(()),
             Err(error) => Err(ProbeFailure {
                 is_inconclusive: is_inconclusive(&error),
+                is_another: tls::is_refused_certificate(&error),
                 why: self.refuse(&error).to_string(),
             }),
         }
@@ -418,11 +421,13 @@ impl KubeletAccess {
                 TOKEN_FILE | KEY_FILE => Guard::Secret,
                 _ => Guard::Trusted,
             };
-            contents.push(files::read_guarded(&path, most, guard).map_err(|source| KubeletError::Read {
-                key,
-                path,
-                source,
-            })?);
+            contents.push(
+                files::read_guarded(&path, most, guard).map_err(|source| KubeletError::Read {
+                    key,
+                    path,
+                    source,
+                })?,
+            );
         }
         // In the order of `sources`.
         let mut read = contents.iter();

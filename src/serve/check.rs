@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::admin;
 use super::admin::socket::AdminSocketError;
 use super::error::StartError;
+use super::names;
 use super::node::{self, NodeError, SameMachine, Shown};
 use super::start::{api_server_and_node_name, unused_proxy};
 use crate::adopt::kubelet::running_kubelets;
@@ -16,7 +17,10 @@ use crate::audit::AuditError;
 use crate::error::chain;
 use crate::forward::{Kubelet, KubeletError};
 use crate::metrics::Metrics;
-use crate::settings::{AuditSink, AuthorizationMode, KubeletFlags, Places, Settings, SettingsError};
+use crate::settings::{
+    AuditSink, AuthorizationMode, KubeletFlags, Places, Settings, SettingsError, Upstream,
+    UpstreamCredentials, UpstreamTrust,
+};
 use crate::tls::{Serving, ServingError};
 
 /// What a check found.
@@ -28,6 +32,15 @@ pub(crate) struct Findings {
     pub(crate) problems: Vec<String>,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
+}
+
+/// What could be made of the files.
+#[derive(Default)]
+struct Parts {
+    serving: Option<Serving>,
+    kubelet: Option<Kubelet>,
+    /// The client and the Node's name, if there is something to ask the API server.
+    api_server: Option<(ApiServer, Arc<str>)>,
 }
 
 impl Findings {
@@ -49,34 +62,39 @@ impl Findings {
             }
         };
         found.warnings.clone_from(&settings.warnings);
-        let api_server = found.look_at_files(&settings, &places);
-        if !offline && let Some((api_server, node_name)) = api_server {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(found.ask(&settings, &places, &api_server, &node_name));
-        }
+        let parts = found.look_at_files(&settings, &places);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            if let Some(kubelet) = &parts.kubelet {
+                found.ask_kubelet(&settings, &places, kubelet, offline).await;
+            }
+            if !offline && let Some((api_server, node_name)) = &parts.api_server {
+                let serving = parts.serving.as_ref();
+                found
+                    .ask(&settings, &places, api_server, node_name, serving)
+                    .await;
+            }
+        });
         found.settings = Some(settings);
         Ok(found)
     }
 
-    /// Every file that would keep the gate from starting, not only the first. Yields the client and the
-    /// node's name, if there is something to ask the API server.
-    fn look_at_files(&mut self, settings: &Settings, places: &Places) -> Option<(ApiServer, Arc<str>)> {
-        let kubelet = Kubelet::new(
-            settings.upstream.clone(),
-            &settings.limits,
-            None,
-            Metrics::new().into(),
-        );
+    /// Every file that would keep the gate from starting, not only the first.
+    fn look_at_files(&mut self, settings: &Settings, places: &Places) -> Parts {
+        let mut parts = Parts::default();
         let (api_server, node_name) = match api_server_and_node_name(settings) {
             Ok((api_server, node_name)) => (api_server, Ok(node_name)),
             Err(error) => (None, Err(error)),
         };
-        let name = node_name.as_ref().ok().cloned();
+        parts.api_server = api_server.zip(node_name.as_ref().ok().cloned());
+        let serving = Serving::load(&settings.tls).map(|serving| parts.serving = Some(serving));
+        let kubelet =
+            kubelet(settings.upstream.clone(), settings).map(|kubelet| parts.kubelet = Some(kubelet));
         let outcomes: [Result<(), StartError>; 6] = [
-            Serving::load(&settings.tls).map(drop).map_err(StartError::from),
-            kubelet.map(drop).map_err(StartError::from),
+            serving.map_err(StartError::from),
+            kubelet.map_err(StartError::from),
             node_name.map(drop),
             node::may_listen(settings, &running_kubelets(Path::new("/proc"))).map_err(StartError::from),
             audit_directory(settings),
@@ -85,14 +103,56 @@ impl Findings {
         for problem in outcomes.into_iter().filter_map(Result::err) {
             self.refuse(places, key(&problem), &problem);
         }
+        if let Some(serving) = &parts.serving {
+            self.warnings.extend_from_slice(&serving.warnings);
+            self.warnings
+                .extend(names::missing_listeners(serving, &settings.listen));
+        }
+        if let Some((api_server, _)) = &parts.api_server {
+            self.warnings.extend(api_server.warnings());
+        }
         self.warnings.extend(unused_proxy());
-        api_server.zip(name)
+        parts
+    }
+
+    /// Whether the running kubelet shows the certificate that the gate will demand of it. A kubelet that does
+    /// not run is no error, and where no kubelet is expected not even a warning.
+    async fn ask_kubelet(&mut self, settings: &Settings, places: &Places, kubelet: &Kubelet, offline: bool) {
+        let key = match &settings.upstream.trust {
+            None => return,
+            Some(UpstreamTrust::Pinned(_)) => "upstream.certificateFile",
+            Some(UpstreamTrust::Ca { .. }) => "upstream.caFile",
+        };
+        match kubelet.probe().await {
+            Ok(()) => {}
+            Err(failure) if !failure.is_another => {
+                if !offline {
+                    let why = failure.why;
+                    self.warnings.push(format!("{key}: not compared with the running kubelet: {why}"));
+                }
+            }
+            Err(_) if is_answered_by_gate(settings).await => self.warnings.push(format!(
+                "{key}: not compared with the running kubelet: the gate itself answers at its address, for the \
+                 seal redirects this program's connection"
+            )),
+            Err(failure) => {
+                let (place, why) = (places.of(key), failure.why);
+                self.problems.push(format!("{place}: {key}: {why}"));
+            }
+        }
     }
 
     /// What the API server has to say: whether the Node is this machine, whether the gate may ask for
     /// reviews, and whether what it shows its kubelet is good for others too. That it cannot be asked is no
     /// error, since `serve` starts without it.
-    async fn ask(&mut self, settings: &Settings, places: &Places, api_server: &ApiServer, node_name: &str) {
+    async fn ask(
+        &mut self,
+        settings: &Settings,
+        places: &Places,
+        api_server: &ApiServer,
+        node_name: &str,
+        serving: Option<&Serving>,
+    ) {
         match node::confirm(api_server, node_name, settings.limits.review_timeout).await {
             Ok(SameMachine::Yes) => {}
             Ok(SameMachine::Unproven(why)) => self.warnings.push(why),
@@ -103,6 +163,13 @@ impl Findings {
                 ));
             }
             Err(error) => self.refuse(places, "nodeName", &error),
+        }
+        // A second question, for the first one only yields whether the Node is this machine.
+        if let Some(serving) = serving
+            && let Ok(node) = api_server.node(node_name, settings.limits.review_timeout).await
+        {
+            self.warnings
+                .extend(names::missing_node(serving, &node.addresses));
         }
         if settings.authentication.webhook {
             let answer = api_server.review_token("kubelet-gate-check", &[]).await;
@@ -154,6 +221,24 @@ impl Findings {
         } else {
             format!("{place}: {key}: {text}")
         });
+    }
+}
+
+fn kubelet(upstream: Upstream, settings: &Settings) -> Result<Kubelet, KubeletError> {
+    Kubelet::new(upstream, &settings.limits, None, Metrics::new().into())
+}
+
+/// Whether what answers at the kubelet's address has the gate's own serving key: on a sealed node, this
+/// program's connections are brought to the gate.
+async fn is_answered_by_gate(settings: &Settings) -> bool {
+    let gate = Upstream {
+        trust: Some(UpstreamTrust::Pinned(settings.tls.cert_file.clone())),
+        credentials: UpstreamCredentials::default(),
+        ..settings.upstream.clone()
+    };
+    match kubelet(gate, settings) {
+        Ok(gate) => gate.probe().await.is_ok(),
+        Err(_) => false,
     }
 }
 

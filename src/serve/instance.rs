@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 
+use super::names;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
 use crate::apiserver::ApiServer;
@@ -42,10 +43,13 @@ impl Instance {
     /// Reads every file again that may have changed. A bad file is counted, and logged once, and the last
     /// good one stays in force. This may take as long as the files' disks take: not on a thread that serves.
     pub fn reload(&self) {
-        self.note_reload("serving", Serving::reload(&self.serving, &self.settings.tls));
+        let mut changed = self.note_reload("serving", Serving::reload(&self.serving, &self.settings.tls));
         self.note_reload("upstream", self.gate.kubelet.reload());
         if let Some(api_server) = &self.api_server {
-            self.note_reload("kubeconfig", api_server.reload());
+            changed |= self.note_reload("kubeconfig", api_server.reload());
+        }
+        if changed {
+            self.warn_of_certificates();
         }
         self.publish_expiry();
     }
@@ -60,17 +64,49 @@ impl Instance {
         self.probe.of(&self.gate.kubelet).await
     }
 
-    fn note_reload<E: std::error::Error + 'static>(&self, what: &'static str, outcome: Result<bool, E>) {
+    /// Logs what the operator should know about the certificates and CAs in force.
+    pub(super) fn warn_of_certificates(&self) {
+        let serving = self.serving.load();
+        let names = names::missing_listeners(&serving, &self.settings.listen);
+        let shown = self
+            .api_server
+            .as_ref()
+            .map(ApiServer::warnings)
+            .unwrap_or_default();
+        for warning in serving.warnings.iter().chain(&names).chain(&shown) {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    /// What is wrong with changed files that cannot be used, by what they are for.
+    pub(super) fn complaints(&self) -> BTreeMap<&'static str, String> {
+        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.clone()
+    }
+
+    /// Whether the files changed and are in force.
+    fn note_reload<E: std::error::Error + 'static>(
+        &self,
+        what: &'static str,
+        outcome: Result<bool, E>,
+    ) -> bool {
+        self.metrics().reload_failing(what, outcome.is_err());
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(changed) => {
                 let mended = complaints.remove(what).is_some();
                 if changed {
                     self.metrics().reloaded(what, true);
-                    tracing::info!(what, "files changed and are in force");
-                } else if mended {
-                    tracing::info!(what, "the files are again those that are in force");
                 }
+                match (changed, mended) {
+                    (true, true) => tracing::info!(what, "mended: the files changed and are in force"),
+                    (true, false) => tracing::info!(what, "files changed and are in force"),
+                    (false, true) => {
+                        tracing::info!(what, "mended: the files are again those that are in force");
+                    }
+                    (false, false) => {}
+                }
+                changed
             }
             Err(error) => {
                 self.metrics().reloaded(what, false);
@@ -83,6 +119,7 @@ impl Instance {
                         "changed files cannot be used; the last good ones stay in force"
                     );
                 }
+                false
             }
         }
     }

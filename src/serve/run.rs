@@ -79,6 +79,7 @@ pub(crate) fn run(runtime: &Runtime, settings: Settings) -> Result<Stopped, RunE
         sockets,
         audit,
     } = start(settings, runtime.handle())?;
+    instance.warn_of_certificates();
     if let Some(warning) = runtime.block_on(confirm_node(&instance))? {
         tracing::warn!("{warning}");
     }

@@ -17,8 +17,7 @@ use super::refusal::escaped;
 use super::signature::is_signed_by;
 use crate::timestamp::timestamp;
 
-/// A certificate that ends sooner is a warning, or one that is in the last third of its life if that is
-/// later.
+/// A certificate that ends sooner is a warning.
 const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The bits of the RSA keys that can be used: the gate signs and verifies with no shorter ones, and Go's TLS
 /// refuses longer ones.
@@ -35,7 +34,7 @@ pub enum Unfit {
     },
     /// It has expired.
     #[error(
-        "certificate {number} ({subject}) expired at {}: renew it, or remove it from the file if no peer \
+        "certificate {number} ({subject}) has expired, at {}: renew it, or remove it from the file if no peer \
          needs it",
         timestamp(*at)
     )]
@@ -50,7 +49,7 @@ pub enum Unfit {
     /// It is not valid yet.
     #[error(
         "certificate {number} ({subject}) is not valid before {}: set this machine's clock if it is wrong, or \
-         have the certificate issued anew",
+         renew the certificate",
         timestamp(*from)
     )]
     NotYetValid {
@@ -91,15 +90,6 @@ pub enum Unfit {
         /// What is wrong with each.
         why: Vec<String>,
     },
-}
-
-/// How a certificate stands now.
-enum Dates {
-    Valid,
-    /// It ends soon: in so many days.
-    Soon(u64),
-    Expired,
-    NotYetValid,
 }
 
 /// What is judged of one certificate.
@@ -157,7 +147,9 @@ fn pair(
 /// # Errors
 /// A CA of the bundle issued a leaf beside it, or no certificate is a CA that is valid now.
 pub(crate) fn client_cas(bundle: &[CertificateDer<'_>], now: SystemTime) -> Result<Vec<String>, Unfit> {
-    let read = (1..).zip(bundle).map(|(number, der)| Subjected::read(number, der));
+    let read = (1..)
+        .zip(bundle)
+        .map(|(number, der)| Subjected::read(number, der));
     let all = read.collect::<Result<Vec<_>, _>>()?;
     let (mut warnings, mut useless) = (Vec::new(), Vec::new());
     for (certificate, der) in all.iter().zip(bundle) {
@@ -279,43 +271,27 @@ impl<'a> Subjected<'a> {
         }
     }
 
-    fn dates(&self, now: SystemTime) -> Dates {
-        let since = |time: SystemTime| now.duration_since(time).unwrap_or_default();
-        let end = self.facts.not_after();
-        if !self.facts.has_begun(now) {
-            return Dates::NotYetValid;
-        }
-        if self.facts.has_ended(now) {
-            return Dates::Expired;
-        }
-        let left = end.duration_since(now).unwrap_or_default();
-        let begin = u64::try_from(self.parsed.validity().not_before.timestamp()).unwrap_or(0);
-        let lived = since(SystemTime::UNIX_EPOCH + Duration::from_secs(begin));
-        match left < SOON.min((lived + left) / 3) {
-            true => Dates::Soon(left.as_secs() / (24 * 60 * 60)),
-            false => Dates::Valid,
-        }
-    }
-
     /// A warning if it ends soon.
     fn check_dates(&self, now: SystemTime) -> Result<Option<String>, Unfit> {
         let (number, subject) = (self.number, self.subject());
         let at = self.facts.not_after();
-        match self.dates(now) {
-            Dates::Valid => Ok(None),
-            Dates::Soon(days) => Ok(Some(format!(
+        if let Some(from) = self.facts.begins_after(now) {
+            return Err(Unfit::NotYetValid {
+                number,
+                subject,
+                from,
+            });
+        }
+        if self.facts.has_ended(now) {
+            return Err(Unfit::Expired { number, subject, at });
+        }
+        let left = at.duration_since(now).unwrap_or_default();
+        let days = left.as_secs() / (24 * 60 * 60);
+        Ok((left < SOON).then(|| {
+            format!(
                 "certificate {number} ({subject}) expires in {days} days, at {}: renew it by then",
                 timestamp(at)
-            ))),
-            Dates::Expired => Err(Unfit::Expired { number, subject, at }),
-            Dates::NotYetValid => {
-                let from = self.facts.begins_after(now).unwrap_or(now);
-                Err(Unfit::NotYetValid {
-                    number,
-                    subject,
-                    from,
-                })
-            }
-        }
+            )
+        }))
     }
 }

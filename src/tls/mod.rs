@@ -34,7 +34,7 @@ pub(crate) use config::{TlsError, certified_key};
 pub use judgement::Unfit;
 pub use options::{ClientCertificates, ServingOptions, TlsVersion};
 pub(crate) use pem::PemError;
-pub(crate) use pin::{UpstreamVerification, is_pin_mismatch, upstream_config};
+pub(crate) use pin::{UpstreamVerification, is_pin_mismatch, is_refused_certificate, upstream_config};
 pub use refusal::{Judged, Malformed, Refusal, Refused};
 pub use revocation::RevocationError;
 pub(crate) use serving::{Serving, ServingError};

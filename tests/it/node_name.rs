@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fakes::apiserver::{
     ADMIN_TOKEN, Behaviour, FakeApiServer, GATE_TOKEN, METRICS_TOKEN, Review, Rule, Subject,
 };
-use fakes::kubelet::node_info;
+use fakes::kubelet::{FakeKubelet, FakeKubeletOptions, node_info};
 use fakes::pki::KubeconfigUser;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -19,10 +19,11 @@ use crate::program::{
 };
 use crate::world::PKI;
 
-/// An installation whose gate may ask an API server.
+/// An installation whose gate may ask an API server, before a kubelet that runs.
 struct Asked {
     installation: Installation,
     api: FakeApiServer,
+    kubelet: FakeKubelet,
 }
 
 impl Asked {
@@ -30,8 +31,19 @@ impl Asked {
         let installation = Installation::new();
         let api = FakeApiServer::start(&PKI).await.unwrap();
         PKI.write(installation.directory.path()).unwrap();
-        let asked = Self { installation, api };
+        let pair = &PKI.kubelet_serving;
+        let kubelet = FakeKubelet::start(FakeKubeletOptions {
+            certificate: Some((pair.chain.clone(), pair.key.clone_key())),
+            ..FakeKubeletOptions::default()
+        });
+        let kubelet = kubelet.await.unwrap();
+        let asked = Self {
+            installation,
+            api,
+            kubelet,
+        };
         asked.as_user(KubeconfigUser::Certificate(&PKI.gate));
+        asked.show_the_kubelet(json!({}));
         asked
     }
 
@@ -48,7 +60,9 @@ impl Asked {
     }
 
     fn show_the_kubelet(&self, credentials: Value) {
+        let url = format!("https://{}", self.kubelet.address());
         self.installation.configure(|configuration| {
+            configuration["upstream"]["url"] = json!(url);
             for (key, value) in credentials.as_object().unwrap() {
                 configuration["upstream"][key] = value.clone();
             }

@@ -13,7 +13,7 @@ use crate::node::shell;
 pub(crate) fn tree(name: &str) -> PathBuf {
     let nodes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data/nodes");
     static PRIVATE: Once = Once::new();
-    PRIVATE.call_once(|| shell(&format!("chmod -R o-rw {}", nodes.display())));
+    PRIVATE.call_once(|| drop(shell(&format!("chmod -R o-rw {}", nodes.display()))));
     nodes.join(name)
 }
 

@@ -173,7 +173,7 @@ fn revoking(pairs: &[&Pair]) -> WorldBuilder {
 }
 
 /// The list of a CA whose name is `kubernetes`, in PEM.
-fn revocation_list(ca: &Ca, pairs: &[&Pair], life: Span) -> String {
+pub(crate) fn revocation_list(ca: &Ca, pairs: &[&Pair], life: Span) -> String {
     let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

@@ -5,9 +5,9 @@ use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
 
 use super::server::{ServerAuthority, kubeconfig_text};
-use crate::files::Guard;
 use crate::apiserver::material::Material;
 use crate::apiserver::{Kubeconfig, KubeconfigError};
+use crate::files::Guard;
 
 const URL: &str = "https://192.0.2.1:6443";
 const CA: &str = "certificate-authority: ca.crt";

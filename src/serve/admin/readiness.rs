@@ -100,6 +100,14 @@ impl Readiness {
                 Some(why) => writeln!(report, "[!] api-server: the last review failed: {why}"),
             };
         }
+        if verbose {
+            for (what, why) in self.instance.complaints() {
+                let _ = writeln!(
+                    report,
+                    "[!] reload of {what}: the last good files stay in force: {why}"
+                );
+            }
+        }
         report.push_str(if ready { "ok\n" } else { "not ready\n" });
         (ready, report)
     }

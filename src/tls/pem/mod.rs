@@ -232,7 +232,10 @@ fn blocks<'a>(file: &Path, bytes: &'a [u8]) -> Result<Vec<Block<'a>>, PemError> 
             }
             (Some(Boundary::End(_)), None) => return unread(line, "-----END has no -----BEGIN"),
             (None, None) if is_body(text) => {
-                return unread(line, "base64 stands outside a block, and its -----BEGIN is missing");
+                return unread(
+                    line,
+                    "base64 stands outside a block, and its -----BEGIN is missing",
+                );
             }
             (None, _) => {}
         }

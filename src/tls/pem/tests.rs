@@ -36,7 +36,10 @@ fn errors_name_the_file_and_the_line() {
     assert!(matches!(none, PemError::NoKey { .. }) && none.to_string().starts_with(FILE));
     let text = format!("\n{}", block("CERTIFICATE", "MA!="));
     let broken = certificates(file(), text.as_bytes()).unwrap_err();
-    assert!(broken.to_string().starts_with(&format!("{FILE}:2: broken PEM")), "{broken}");
+    assert!(
+        broken.to_string().starts_with(&format!("{FILE}:2: broken PEM")),
+        "{broken}"
+    );
 }
 
 #[test]
@@ -98,34 +101,95 @@ fn what_looks_like_a_block_and_is_not_read_is_refused_with_its_line() {
         (format!("{good}CA: {good}"), 4, "not exactly"),
         (format!("{good}# -----BEGIN CERTIFICATE-----\n"), 4, "not exactly"),
         (good.replace('\n', "\r").repeat(2), 1, "carriage return"),
-        (format!("{good}{}", good.replacen('\n', "\r", 1)), 4, "carriage return"),
-        (format!("{good}{}", good.replace("-----B", "----B")), 4, "not exactly"),
-        (format!("{good}{}", good.replace("-----B", "------B")), 4, "not exactly"),
-        (format!("{good}{}", good.replacen("-----\n", "------\n", 1)), 4, "not exactly"),
-        (format!("{good}{}", good.replacen("-----\n", "----\n", 1)), 4, "not exactly"),
-        (format!("{good}{}", good.replacen("-----\n", "----- x\n", 1)), 4, "not exactly"),
-        (format!("{good}{}", good.replace("-----\n", "----- x\n")), 4, "not exactly"),
+        (
+            format!("{good}{}", good.replacen('\n', "\r", 1)),
+            4,
+            "carriage return",
+        ),
+        (
+            format!("{good}{}", good.replace("-----B", "----B")),
+            4,
+            "not exactly",
+        ),
+        (
+            format!("{good}{}", good.replace("-----B", "------B")),
+            4,
+            "not exactly",
+        ),
+        (
+            format!("{good}{}", good.replacen("-----\n", "------\n", 1)),
+            4,
+            "not exactly",
+        ),
+        (
+            format!("{good}{}", good.replacen("-----\n", "----\n", 1)),
+            4,
+            "not exactly",
+        ),
+        (
+            format!("{good}{}", good.replacen("-----\n", "----- x\n", 1)),
+            4,
+            "not exactly",
+        ),
+        (
+            format!("{good}{}", good.replace("-----\n", "----- x\n")),
+            4,
+            "not exactly",
+        ),
         (format!("{good}{}", good.to_lowercase()), 4, "not exactly"),
-        (format!("{good}{}", good.replace("CERT", "cert")), 4, "not exactly"),
-        (format!("{good}{}", good.replace("N CERT", "N  CERT")), 4, "not exactly"),
-        (format!("{good}{}", good.replace("N CERT", "NCERT")), 4, "not exactly"),
-        (format!("{good}{}", good.replace("-----BEGIN", "-BEGIN")), 5, "missing"),
-        (format!("{good}{}", good.replace("-----BEGIN", "–––––BEGIN")), 5, "missing"),
-        (format!("{good}{}", good.replace("-----BEGIN", "----- BEGIN")), 5, "missing"),
+        (
+            format!("{good}{}", good.replace("CERT", "cert")),
+            4,
+            "not exactly",
+        ),
+        (
+            format!("{good}{}", good.replace("N CERT", "N  CERT")),
+            4,
+            "not exactly",
+        ),
+        (
+            format!("{good}{}", good.replace("N CERT", "NCERT")),
+            4,
+            "not exactly",
+        ),
+        (
+            format!("{good}{}", good.replace("-----BEGIN", "-BEGIN")),
+            5,
+            "missing",
+        ),
+        (
+            format!("{good}{}", good.replace("-----BEGIN", "–––––BEGIN")),
+            5,
+            "missing",
+        ),
+        (
+            format!("{good}{}", good.replace("-----BEGIN", "----- BEGIN")),
+            5,
+            "missing",
+        ),
         (format!("{good}@\n-----END CERTIFICATE-----\n"), 4, "missing"),
         (format!("{good}-----END CERTIFICATE-----\n"), 4, "no -----BEGIN"),
         (format!("-----BEGIN CERTIFICATE-----\n@\n{good}"), 1, "has no end"),
         (format!("{good}-----BEGIN CERTIFICATE-----\n@\n"), 4, "has no end"),
-        (format!("{good}{}", good.replace("END CERT", "END X509 CERT")), 6, "another label"),
+        (
+            format!("{good}{}", good.replace("END CERT", "END X509 CERT")),
+            6,
+            "another label",
+        ),
         (format!("{good}{}", good.replace('\n', "\0\n")), 4, "zero byte"),
     ];
     for (text, line, found) in rows {
         let text = text.replace('@', body);
         let error = certificates(file(), text.as_bytes()).unwrap_err().to_string();
         let place = format!("{FILE}:{line}: ");
-        assert!(error.starts_with(&place) && error.contains(found), "{text:?}: {error}");
+        assert!(
+            error.starts_with(&place) && error.contains(found),
+            "{text:?}: {error}"
+        );
         // The same for what else is read from such a file.
-        let lists = text.replace("CERTIFICATE", "X509 CRL").replace("certificate", "x509 crl");
+        let lists = text
+            .replace("CERTIFICATE", "X509 CRL")
+            .replace("certificate", "x509 crl");
         assert!(revocation_lists(file(), lists.as_bytes()).is_err(), "{lists:?}");
         let keys = text.replace("CERTIFICATE", "EC PRIVATE KEY");
         assert!(private_key(file(), keys.as_bytes()).is_err(), "{keys:?}");
@@ -139,7 +203,10 @@ fn a_block_of_the_wanted_kind_with_another_label_is_refused() {
     for label in ["TRUSTED CERTIFICATE", "X509 CERTIFICATE"] {
         let text = good.clone() + &block(label, "MAA=");
         let error = certificates(file(), text.as_bytes()).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{FILE}:4: ")) && error.contains(label), "{error}");
+        assert!(
+            error.starts_with(&format!("{FILE}:4: ")) && error.contains(label),
+            "{error}"
+        );
     }
     let request = good.clone() + &block("CERTIFICATE REQUEST", "MAA=");
     assert_eq!(certificates(file(), request.as_bytes()).unwrap().len(), 1);
