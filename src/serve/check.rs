@@ -23,6 +23,17 @@ use crate::settings::{
 };
 use crate::tls::{Serving, ServingError};
 
+/// What is asked beside the files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Asked {
+    /// Nothing: they are another machine's.
+    Nothing,
+    /// The kubelet that runs here.
+    Kubelet,
+    /// The kubelet and the API server.
+    KubeletAndApiServer,
+}
+
 /// What a check found.
 #[derive(Default)]
 pub(crate) struct Findings {
@@ -44,11 +55,11 @@ struct Parts {
 }
 
 impl Findings {
-    /// Checks the configuration file at `path`, under `flags`. Without `offline` the API server is asked too.
+    /// Checks the configuration file at `path`, under `flags`.
     ///
     /// # Errors
     /// The operating system gives no runtime to ask with.
-    pub(crate) fn of(path: &Path, flags: &KubeletFlags, offline: bool) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path, flags: &KubeletFlags, asked: Asked) -> io::Result<Self> {
         let mut found = Self::default();
         let (settings, places) = match Settings::load_with_places(path, flags) {
             Ok(loaded) => loaded,
@@ -67,10 +78,14 @@ impl Findings {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            if let Some(kubelet) = &parts.kubelet {
-                found.ask_kubelet(&settings, &places, kubelet, offline).await;
+            if asked != Asked::Nothing
+                && let Some(kubelet) = &parts.kubelet
+            {
+                found.ask_kubelet(&settings, &places, kubelet, asked).await;
             }
-            if !offline && let Some((api_server, node_name)) = &parts.api_server {
+            if asked == Asked::KubeletAndApiServer
+                && let Some((api_server, node_name)) = &parts.api_server
+            {
                 let serving = parts.serving.as_ref();
                 found
                     .ask(&settings, &places, api_server, node_name, serving)
@@ -115,9 +130,9 @@ impl Findings {
         parts
     }
 
-    /// Whether the running kubelet shows the certificate that the gate will demand of it. A kubelet that does
-    /// not run is no error, and where no kubelet is expected not even a warning.
-    async fn ask_kubelet(&mut self, settings: &Settings, places: &Places, kubelet: &Kubelet, offline: bool) {
+    /// Whether the running kubelet shows the certificate that the gate will demand of it. That it does not run
+    /// is a warning, unless the check is offline.
+    async fn ask_kubelet(&mut self, settings: &Settings, places: &Places, kubelet: &Kubelet, asked: Asked) {
         let key = match &settings.upstream.trust {
             None => return,
             Some(UpstreamTrust::Pinned(_)) => "upstream.certificateFile",
@@ -126,7 +141,7 @@ impl Findings {
         match kubelet.probe().await {
             Ok(()) => {}
             Err(failure) if !failure.is_another => {
-                if !offline {
+                if asked == Asked::KubeletAndApiServer {
                     let why = failure.why;
                     self.warnings.push(format!("{key}: not compared with the running kubelet: {why}"));
                 }

@@ -24,7 +24,7 @@ use crate::world::{World, assert_answer, header};
 const STRANGER: u32 = 65530;
 
 /// Dashboards and alerts use these names. A change of one changes this list, and is announced.
-const FAMILIES: [&str; 23] = [
+const FAMILIES: [&str; 24] = [
     "kubelet_gate_admin_reports counter",
     "kubelet_gate_audit_events counter",
     "kubelet_gate_authentication_failures counter",
@@ -37,6 +37,7 @@ const FAMILIES: [&str; 23] = [
     "kubelet_gate_pin_mismatches counter",
     "kubelet_gate_read_only_port_requests counter",
     "kubelet_gate_rejections counter",
+    "kubelet_gate_reload_failing gauge",
     "kubelet_gate_reloads counter",
     "kubelet_gate_request_duration_seconds histogram",
     "kubelet_gate_requests counter",
