@@ -50,8 +50,8 @@ pub(super) struct ApiServerEndpoint {
     pub(super) server: ServerUrl,
     pub(super) server_name: ServerName<'static>,
     pub(super) tls: Arc<ClientConfig>,
-    /// What the operator should know about the client certificate. The gate starts with one that has expired:
-    /// the kubelet may renew it at any time, and the gate starts without an API server as well.
+    /// What the operator should know about these certificates. The gate starts with ones that have expired: the
+    /// kubelet may renew them at any time, and the gate starts without an API server as well.
     pub(super) warnings: Vec<String>,
     fingerprint: [u8; 32],
 }
@@ -148,13 +148,19 @@ impl ApiServerAccess {
         let fingerprint = fingerprint(source, &authorities, pair.as_ref());
         let endpoint = match in_use {
             Some(endpoint) if endpoint.fingerprint == fingerprint => Arc::clone(endpoint),
-            _ => Arc::new(ApiServerEndpoint {
-                server: source.server.clone(),
-                server_name: source.server_name.clone(),
-                warnings: judged(pair.as_ref()).unwrap_or_else(|error| vec![error.to_string()]),
-                tls: tls(source, &authorities, pair)?,
-                fingerprint,
-            }),
+            _ => {
+                let trust = Authorities::new(source.authority.origin(), &authorities)?;
+                let outdated = trust.check_dates(UnixTime::now()).err();
+                let mut warnings = judged(pair.as_ref()).unwrap_or_else(|error| vec![error.to_string()]);
+                warnings.extend(outdated.map(|error| error.to_string()));
+                Arc::new(ApiServerEndpoint {
+                    server: source.server.clone(),
+                    server_name: source.server_name.clone(),
+                    warnings,
+                    tls: tls(trust, pair)?,
+                    fingerprint,
+                })
+            }
         };
         Ok(Self {
             endpoint,
@@ -253,12 +259,7 @@ fn read(material: &Material, most: u64, guard: Guard) -> Result<Vec<u8>, ApiServ
     })
 }
 
-fn tls(
-    source: &Kubeconfig,
-    authorities: &[u8],
-    pair: Option<PemPair>,
-) -> Result<Arc<ClientConfig>, ApiServerError> {
-    let authorities = Authorities::new(source.authority.origin(), authorities)?;
+fn tls(authorities: Authorities, pair: Option<PemPair>) -> Result<Arc<ClientConfig>, ApiServerError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(ApiServerError::Tls)?

@@ -155,7 +155,7 @@ impl ApiServer {
             })
     }
 
-    /// What the operator should know about the client certificate in use.
+    /// What the operator should know about the certificates in use.
     pub(crate) fn warnings(&self) -> Vec<String> {
         self.0.credentials.endpoint().warnings.clone()
     }

@@ -281,7 +281,9 @@ fn key(problem: &StartError) -> &'static str {
         StartError::Serving(error) => match error {
             ServingError::Read { key, .. } | ServingError::Unfit { key, .. } => key,
             ServingError::Pem(_) | ServingError::Trust { .. } => "authentication.x509.clientCAFile",
-            ServingError::CrlPem(_) | ServingError::Revocation { .. } => "authentication.x509.crlFiles",
+            ServingError::CrlPem(_) | ServingError::OutdatedList { .. } | ServingError::Revocation { .. } => {
+                "authentication.x509.crlFiles"
+            }
             ServingError::Tls(_) => "tlsCertFile",
         },
     }

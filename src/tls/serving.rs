@@ -23,6 +23,7 @@ use super::pem::{self, PemError};
 use super::revocation::RevocationError;
 use super::trust::{Trust, TrustError};
 use crate::files::{self, BUNDLE, DOCUMENT, Guard};
+use crate::timestamp::timestamp;
 
 /// The listener's side of TLS. The CA hints of the handshake, the CAs and the revocation lists are one value:
 /// no connection sees one without the others.
@@ -79,6 +80,15 @@ pub enum ServingError {
         path: PathBuf,
         /// Why not.
         source: TrustError,
+    },
+    /// A revocation list is past its next update, and those in force are not.
+    #[error(
+        "authentication.x509.crlFiles: one of the lists ended at {}, its next update: fetch the CA's newest",
+        timestamp(*at)
+    )]
+    OutdatedList {
+        /// When it ended.
+        at: SystemTime,
     },
     /// A revocation list cannot be used.
     #[error("authentication.x509.crlFiles {}: {source}", path.display())]
@@ -137,7 +147,9 @@ impl Serving {
             if files == current.files {
                 return Ok(None);
             }
-            Self::build(options, files, Lists::Good).map(Some)
+            let next = Self::build(options, files, Lists::Good)?;
+            next.check_lists(&current, SystemTime::now())?;
+            Ok(Some(next))
         });
         match next {
             Ok(None) => Ok(false),
@@ -152,6 +164,15 @@ impl Serving {
                 Err(error)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// A list that has expired refuses every client of its CA: it does not replace one that has not.
+    fn check_lists(&self, in_force: &Self, now: SystemTime) -> Result<(), ServingError> {
+        let end = |serving: &Self| serving.trust.as_ref().and_then(|trust| trust.lists_expire());
+        match (end(self), end(in_force)) {
+            (Some(at), Some(good)) if at < now && now <= good => Err(ServingError::OutdatedList { at }),
+            _ => Ok(()),
         }
     }
 
@@ -193,7 +214,7 @@ impl Serving {
 impl ServingError {
     fn is_about_lists(&self) -> bool {
         match self {
-            Self::CrlPem(_) | Self::Revocation { .. } => true,
+            Self::CrlPem(_) | Self::OutdatedList { .. } | Self::Revocation { .. } => true,
             Self::Read { key, .. } => *key == CRL_FILES,
             Self::Pem(_) | Self::Tls(_) | Self::Trust { .. } | Self::Unfit { .. } => false,
         }

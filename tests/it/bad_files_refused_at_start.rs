@@ -160,7 +160,7 @@ pub(crate) const CASES: [Case; 13] = [
     ),
 ];
 
-/// Seen red: with each judgement of `Serving::build` left out, and with the files read without a guard.
+/// Seen red: with the judgements of `Serving::build` left out, and with an expired CA refused by its date alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_serve_is_refused_by_check_and_at_the_start() {
     for (what, break_it, words) in CASES {
@@ -179,7 +179,7 @@ async fn what_cannot_serve_is_refused_by_check_and_at_the_start() {
     }
 }
 
-/// The line is the one of the file: a bundle has hundreds.
+/// The line is the one of the file: a bundle has hundreds. Seen red: with malformed boundaries skipped.
 #[test]
 fn a_block_that_is_not_read_is_named_with_its_line() {
     let installation = Installation::new();
@@ -189,7 +189,7 @@ fn a_block_that_is_not_read_is_named_with_its_line() {
     assert_says(&said, &[&format!("{}:{line}: ", installation.path("ca.crt"))]);
 }
 
-/// Seen red: with each of these files read without a guard, or without a judgement.
+/// Seen red: with the files read without a guard, and with every kubeconfig held to be a secret.
 #[test]
 fn the_credentials_of_kubelet_and_api_server_are_judged_as_well() {
     type Change = fn(&Installation);
@@ -297,7 +297,8 @@ fn kubeconfig(node: &Installation, authority: &str, user: &serde_json::Value) {
     node.configure(|configuration| configuration["nodeName"] = json!("worker-1"));
 }
 
-/// A revoked client would be let in. Seen red: with a reader that skips what it cannot read.
+/// A revoked client would be let in. Seen red: with malformed boundaries, ends without a beginning and base64
+/// outside a block skipped, as most readers skip them.
 #[test]
 fn a_list_that_is_not_read_to_its_end_is_refused() {
     let installation = Installation::new();
@@ -382,7 +383,8 @@ async fn a_certificate_that_does_not_name_the_node_is_a_warning() {
     }
 }
 
-/// Each request would be answered 502. Seen red: with the running kubelet not asked.
+/// Each request would be answered 502. Seen red: with the running kubelet not asked, and with the gate in its
+/// place not recognized.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pin_that_the_running_kubelet_does_not_match_is_refused() {
     let kubelet = async |pair: &Pair| {
@@ -476,7 +478,7 @@ fn a_short_key_is_refused_with_its_length() {
     }
 }
 
-/// An extended key usage may be absent, or any: so Go's clients take it.
+/// An extended key usage may be absent, or any: so Go's clients take it. Seen red: with `any` not taken.
 #[test]
 fn a_certificate_for_any_use_may_serve() {
     let installation = Installation::new();
