@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::thread;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags, statvfs};
 use tokio::sync::oneshot;
 
 /// The most bytes of a CA bundle or of a revocation list.
@@ -58,7 +58,7 @@ pub(crate) fn open(path: impl AsRef<Path>) -> io::Result<File> {
 /// # Errors
 /// As [`open`], or it is larger.
 pub(crate) fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
-    read_open(open(path)?, most)
+    read_open(&mut open(path)?, most)
 }
 
 /// As [`read`], for a file that others must not read or change.
@@ -67,10 +67,9 @@ pub(crate) fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
 /// As [`read`], or its mode, or its folder's, lets every user of this machine do so.
 pub(crate) fn read_guarded(path: impl AsRef<Path>, most: u64, guard: Guard) -> io::Result<Vec<u8>> {
     let path = path.as_ref();
-    let file = open(path)?;
-    let mode = file.metadata()?.mode();
-    let bytes = read_open(file, most)?;
-    refuse_others(path, mode, guard)?;
+    let mut file = open(path)?;
+    let bytes = read_open(&mut file, most)?;
+    refuse_others(path, file.metadata()?.mode(), guard)?;
     Ok(bytes)
 }
 
@@ -82,7 +81,11 @@ pub(crate) fn check_guarded(path: &Path, guard: Guard) -> io::Result<()> {
     refuse_others(path, fs::metadata(path)?.mode(), guard)
 }
 
-fn read_open(file: File, most: u64) -> io::Result<Vec<u8>> {
+/// As [`read`], of a file that [`open`] has opened.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_open(file: &mut File, most: u64) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
     let mut bytes = Vec::new();
     if length <= most {
@@ -151,7 +154,7 @@ fn refuse_others(path: &Path, mode: u32, guard: Guard) -> io::Result<()> {
             false => folder,
         };
         let mode = fs::metadata(folder)?.mode();
-        if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
+        if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 && !is_read_only(folder) {
             return refuse(format!(
                 "every user of this machine may replace it, for its folder {} has mode {:04o}: chmod o-w the \
                  folder",
@@ -161,6 +164,12 @@ fn refuse_others(path: &Path, mode: u32, guard: Guard) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a folder's file system takes no change. A ConfigMap or a Secret is mounted with mode 0777, and
+/// read-only.
+pub(crate) fn is_read_only(folder: &Path) -> bool {
+    statvfs(folder).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn refuse_special(about: &Metadata) -> io::Result<()> {
@@ -312,6 +321,7 @@ mod tests {
         }
     }
 
+    /// Seen red: with the work done on the caller's thread, whose panic it then is.
     #[tokio::test]
     async fn reading_aside_yields_the_result_or_that_there_is_none() {
         assert_eq!(aside(|| 7).await.unwrap(), 7);

@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{ServerName, UnixTime};
-use rustls::sign::SingleCertAndKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::authorities::{Authorities, AuthoritiesError};
 use super::exec::{IssuedCredential, Plugin};
@@ -19,6 +19,7 @@ use super::keys::KubeconfigError;
 use super::kubeconfig::{Kubeconfig, ServerUrl};
 use super::material::{ClientCertificate, Material};
 use crate::files::{BUNDLE, DOCUMENT, Guard, TOKEN};
+use crate::looks::{Looks, Reloaded, Unit};
 use crate::tls::pem::{self, PemError};
 use crate::tls::{TlsError, Unfit, certified_key, judgement};
 
@@ -36,11 +37,12 @@ pub(super) struct ApiServerAccess {
     pub(super) authorities: Vec<u8>,
 }
 
-/// What the files that a kubeconfig names hold.
+/// What the files that a kubeconfig names hold. Each is a unit of its own, and certificate and key are one.
+#[derive(Clone)]
 pub(super) struct ApiServerFiles {
-    authorities: Vec<u8>,
-    authorization: Option<HeaderValue>,
-    pair: Option<PemPair>,
+    authorities: Arc<Unit<()>>,
+    token: Arc<Unit<Option<HeaderValue>>>,
+    pair: Arc<Unit<Option<PemPair>>>,
 }
 
 /// All that a connection is made from. As soon as another endpoint is published, connections of the old one
@@ -117,47 +119,69 @@ impl ApiServerAccess {
         source: &Kubeconfig,
         issued: Arc<IssuedCredential>,
     ) -> Result<Self, ApiServerError> {
-        let files = ApiServerFiles {
-            authorities: self.authorities.clone(),
+        let parts = Parts {
+            authorities: &self.authorities,
             authorization: None,
             pair: None,
         };
-        Self::new(source, files, Some(issued), Some(&self.endpoint))
+        Self::of(source, parts, Some(issued), Some(&self.endpoint))
     }
 
-    /// Validates what was read. The endpoint in use is kept if nothing in it has changed.
+    /// Of what was read. The endpoint in use is kept if nothing in it has changed.
     pub(super) fn new(
         source: &Kubeconfig,
-        files: ApiServerFiles,
+        files: &ApiServerFiles,
         issued: Option<Arc<IssuedCredential>>,
         in_use: Option<&Arc<ApiServerEndpoint>>,
     ) -> Result<Self, ApiServerError> {
-        let ApiServerFiles {
+        let parts = Parts {
+            authorities: files.authorities(),
+            authorization: files.token.value().clone(),
+            pair: files.pair.value().clone(),
+        };
+        Self::of(source, parts, issued, in_use)
+    }
+
+    fn of(
+        source: &Kubeconfig,
+        parts: Parts<'_>,
+        issued: Option<Arc<IssuedCredential>>,
+        in_use: Option<&Arc<ApiServerEndpoint>>,
+    ) -> Result<Self, ApiServerError> {
+        let Parts {
             authorities,
             mut authorization,
             mut pair,
-        } = files;
+        } = parts;
         if let Some(issued) = &issued {
             if authorization.is_none() {
-                authorization = issued.token.as_ref().map(header).transpose()?;
+                let read = |token: &Material| header(token, &read(token, TOKEN, Guard::Secret)?);
+                authorization = issued.token.as_ref().map(read).transpose()?;
             }
             if pair.is_none() {
-                pair = issued.client_certificate.as_ref().map(read_pair).transpose()?;
+                let read = |certificate| Ok(PemPair::new(certificate, &read_pair(certificate)?));
+                pair = issued
+                    .client_certificate
+                    .as_ref()
+                    .map(read)
+                    .transpose()
+                    .map_err(|error: ApiServerError| error)?;
             }
         }
-        let fingerprint = fingerprint(source, &authorities, pair.as_ref());
+        let fingerprint = fingerprint(source, authorities, pair.as_ref());
         let endpoint = match in_use {
             Some(endpoint) if endpoint.fingerprint == fingerprint => Arc::clone(endpoint),
             _ => {
-                let trust = Authorities::new(source.authority.origin(), &authorities)?;
+                let trust = Authorities::new(source.authority.origin(), authorities)?;
                 let outdated = trust.check_dates(UnixTime::now()).err();
-                let mut warnings = judged(pair.as_ref()).unwrap_or_else(|error| vec![error.to_string()]);
+                let judged = pair.as_ref().map_or_else(|| Ok(Vec::new()), PemPair::judge);
+                let mut warnings = judged.unwrap_or_else(|error| vec![error.to_string()]);
                 warnings.extend(outdated.map(|error| error.to_string()));
                 Arc::new(ApiServerEndpoint {
                     server: source.server.clone(),
                     server_name: source.server_name.clone(),
                     warnings,
-                    tls: tls(trust, pair)?,
+                    tls: tls(trust, pair.as_ref())?,
                     fingerprint,
                 })
             }
@@ -167,7 +191,7 @@ impl ApiServerAccess {
             authorization,
             plugin: source.plugin.clone(),
             issued,
-            authorities,
+            authorities: authorities.to_vec(),
         })
     }
 }
@@ -175,47 +199,112 @@ impl ApiServerAccess {
 // === impl ApiServerFiles ===
 
 impl ApiServerFiles {
-    /// Whether they may replace those of `in_use`: an expired certificate never replaces a good one.
-    pub(super) fn check_dates(
-        &self,
-        source: &Kubeconfig,
-        in_use: &ApiServerEndpoint,
-    ) -> Result<(), ApiServerError> {
-        if in_use.fingerprint == fingerprint(source, &self.authorities, self.pair.as_ref()) {
-            return Ok(());
-        }
-        Authorities::new(source.authority.origin(), &self.authorities)?.check_dates(UnixTime::now())?;
-        judged(self.pair.as_ref()).map(drop)
-    }
-
     /// Reads them. This may take as long as their file systems take.
     pub(super) fn read(source: &Kubeconfig) -> Result<Self, ApiServerError> {
+        let found = read_authorities(source)?;
+        let authorities = Unit::read(found, |files| check_authorities(source, files).map(drop))?;
+        let token = Unit::read(read_token(source)?, |files| token(source, files))?;
+        let pair = Unit::read(read_client(source)?, |files| client(source, files))?;
         Ok(Self {
-            authorities: read(&source.authority, BUNDLE, Guard::Trusted)?,
-            authorization: source.token.as_ref().map(header).transpose()?,
-            pair: source.client_certificate.as_ref().map(read_pair).transpose()?,
+            authorities: authorities.into(),
+            token: token.into(),
+            pair: pair.into(),
         })
+    }
+
+    /// What a look finds of them.
+    pub(super) fn next(
+        &self,
+        source: &Kubeconfig,
+        looks: &mut Looks,
+        reloaded: &mut Reloaded<ApiServerError>,
+    ) -> Self {
+        let mut next = self.clone();
+        let (found, read) = (read_authorities(source), |files: &[Vec<u8>]| {
+            Ok(check_authorities(source, files)?.check_dates(UnixTime::now())?)
+        });
+        let unit = self.authorities.next("api server CAs", found, looks, read);
+        reloaded
+            .note(unit)
+            .into_iter()
+            .for_each(|unit| next.authorities = unit.into());
+        let (found, read) = (read_token(source), |files: &[Vec<u8>]| token(source, files));
+        let unit = self.token.next("api server token", found, looks, read);
+        reloaded
+            .note(unit)
+            .into_iter()
+            .for_each(|unit| next.token = unit.into());
+        let (found, read) = (read_client(source), |files: &[Vec<u8>]| {
+            let pair = client(source, files)?;
+            pair.iter().try_for_each(|pair| pair.judge().map(drop))?;
+            Ok(pair)
+        });
+        let unit = self.pair.next("api server client", found, looks, read);
+        reloaded
+            .note(unit)
+            .into_iter()
+            .for_each(|unit| next.pair = unit.into());
+        next
+    }
+
+    /// Whether they are good now: what has expired never replaces what is good.
+    pub(super) fn check_dates(&self, source: &Kubeconfig) -> Result<(), ApiServerError> {
+        Authorities::new(source.authority.origin(), self.authorities())?.check_dates(UnixTime::now())?;
+        let pair = self.pair.value().iter();
+        pair.map(PemPair::judge).try_for_each(|judged| judged.map(drop))
+    }
+
+    /// The contents of all of them.
+    pub(super) fn contents(&self) -> Vec<Vec<u8>> {
+        [self.authorities.files(), self.token.files(), self.pair.files()].concat()
+    }
+
+    fn authorities(&self) -> &[u8] {
+        self.authorities.files().first().map_or(&[], Vec::as_slice)
     }
 }
 
-/// Judges a client certificate. Yields warnings.
-fn judged(pair: Option<&PemPair>) -> Result<Vec<String>, ApiServerError> {
-    let Some(pair) = pair else {
-        return Ok(Vec::new());
+/// What an access is made of.
+struct Parts<'a> {
+    authorities: &'a [u8],
+    authorization: Option<HeaderValue>,
+    pair: Option<PemPair>,
+}
+
+fn read_authorities(source: &Kubeconfig) -> Result<Vec<Vec<u8>>, ApiServerError> {
+    Ok(vec![read(&source.authority, BUNDLE, Guard::Trusted)?])
+}
+
+fn check_authorities(source: &Kubeconfig, files: &[Vec<u8>]) -> Result<Authorities, ApiServerError> {
+    Ok(Authorities::new(source.authority.origin(), &files[0])?)
+}
+
+fn read_token(source: &Kubeconfig) -> Result<Vec<Vec<u8>>, ApiServerError> {
+    let token = source.token.iter();
+    token.map(|token| read(token, TOKEN, Guard::Secret)).collect()
+}
+
+fn token(source: &Kubeconfig, files: &[Vec<u8>]) -> Result<Option<HeaderValue>, ApiServerError> {
+    let token = source.token.as_ref().zip(files.first());
+    token.map(|(token, bytes)| header(token, bytes)).transpose()
+}
+
+fn read_client(source: &Kubeconfig) -> Result<Vec<Vec<u8>>, ApiServerError> {
+    let pair = source.client_certificate.as_ref().map(read_pair);
+    Ok(pair.transpose()?.map(Vec::from).unwrap_or_default())
+}
+
+fn client(source: &Kubeconfig, files: &[Vec<u8>]) -> Result<Option<PemPair>, ApiServerError> {
+    let (Some(certificate), [chain, key]) = (&source.client_certificate, files) else {
+        return Ok(None);
     };
-    let file = pair.certificate.chain.origin();
-    let chain = pem::certificates(file, &pair.chain)?;
-    let warnings = judgement::client(&chain, SystemTime::now()).map_err(|source| ApiServerError::Unfit {
-        file: file.to_owned(),
-        source,
-    })?;
-    let name = |warning| format!("{}: {warning}", file.display());
-    Ok(warnings.into_iter().map(name).collect())
+    let pair = PemPair::new(certificate, &[chain.clone(), key.clone()]);
+    pair.certified()?;
+    Ok(Some(pair))
 }
 
 /// The `Authorization` header for a token. Surrounding white space is removed, as in client-go.
-fn header(token: &Material) -> Result<HeaderValue, ApiServerError> {
-    let bytes = read(token, TOKEN, Guard::Secret)?;
+fn header(token: &Material, bytes: &[u8]) -> Result<HeaderValue, ApiServerError> {
     let refuse = |problem| ApiServerError::Token {
         file: token.origin().to_owned(),
         problem,
@@ -231,25 +320,60 @@ fn header(token: &Material) -> Result<HeaderValue, ApiServerError> {
 }
 
 /// Certificates and key as PEM.
+#[derive(Clone)]
 struct PemPair {
     certificate: ClientCertificate,
     chain: Vec<u8>,
     key: Vec<u8>,
 }
 
+impl PemPair {
+    fn new(certificate: &ClientCertificate, [chain, key]: &[Vec<u8>; 2]) -> Self {
+        Self {
+            certificate: certificate.clone(),
+            chain: chain.clone(),
+            key: key.clone(),
+        }
+    }
+
+    /// Judges the certificate as one for the API server. Yields warnings.
+    fn judge(&self) -> Result<Vec<String>, ApiServerError> {
+        let file = self.certificate.chain.origin();
+        let chain = pem::certificates(file, &self.chain)?;
+        let judged = judgement::client(&chain, SystemTime::now());
+        let warnings = judged.map_err(|source| ApiServerError::Unfit {
+            file: file.to_owned(),
+            source,
+        })?;
+        let name = |warning| format!("{}: {warning}", file.display());
+        Ok(warnings.into_iter().map(name).collect())
+    }
+
+    /// Also compares the key with the certificate.
+    fn certified(&self) -> Result<Arc<CertifiedKey>, ApiServerError> {
+        let ClientCertificate {
+            chain: chain_file,
+            key: key_file,
+        } = &self.certificate;
+        let chain = pem::certificates(chain_file.origin(), &self.chain)?;
+        let key = pem::private_key(key_file.origin(), &self.key)?;
+        certified_key(chain, key).map_err(|source| ApiServerError::Pair {
+            certificate: chain_file.origin().to_owned(),
+            key: key_file.origin().to_owned(),
+            source,
+        })
+    }
+}
+
 /// `kubelet-client-current.pem` holds both, and a symlink switches it. It is read once: with two readings,
 /// certificate and key could be of different pairs.
-fn read_pair(certificate: &ClientCertificate) -> Result<PemPair, ApiServerError> {
+fn read_pair(certificate: &ClientCertificate) -> Result<[Vec<u8>; 2], ApiServerError> {
     let key = read(&certificate.key, DOCUMENT, Guard::Secret)?;
     let chain = match (&certificate.chain, &certificate.key) {
         (Material::File(chain_file), Material::File(key_file)) if chain_file == key_file => key.clone(),
         (chain, _) => read(chain, DOCUMENT, Guard::Trusted)?,
     };
-    Ok(PemPair {
-        certificate: certificate.clone(),
-        chain,
-        key,
-    })
+    Ok([chain, key])
 }
 
 fn read(material: &Material, most: u64, guard: Guard) -> Result<Vec<u8>, ApiServerError> {
@@ -259,7 +383,7 @@ fn read(material: &Material, most: u64, guard: Guard) -> Result<Vec<u8>, ApiServ
     })
 }
 
-fn tls(authorities: Authorities, pair: Option<PemPair>) -> Result<Arc<ClientConfig>, ApiServerError> {
+fn tls(authorities: Authorities, pair: Option<&PemPair>) -> Result<Arc<ClientConfig>, ApiServerError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(ApiServerError::Tls)?
@@ -267,25 +391,7 @@ fn tls(authorities: Authorities, pair: Option<PemPair>) -> Result<Arc<ClientConf
         .with_custom_certificate_verifier(Arc::new(authorities));
     let mut config = match pair {
         None => builder.with_no_client_auth(),
-        Some(PemPair {
-            certificate:
-                ClientCertificate {
-                    chain: chain_file,
-                    key: key_file,
-                },
-            chain,
-            key,
-        }) => {
-            let chain = pem::certificates(chain_file.origin(), &chain)?;
-            let key = pem::private_key(key_file.origin(), &key)?;
-            // Also compares the key with the certificate.
-            let pair = certified_key(chain, key).map_err(|source| ApiServerError::Pair {
-                certificate: chain_file.origin().to_owned(),
-                key: key_file.origin().to_owned(),
-                source,
-            })?;
-            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
-        }
+        Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair.certified()?))),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A resumed session would not verify the server again.

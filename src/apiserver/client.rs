@@ -2,7 +2,7 @@
 //! limit on concurrent calls.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,9 @@ use super::credentials::{Credentials, PLUGIN_DEADLINE};
 use super::failure::{Api, Cause, ReviewError};
 use super::kubeconfig::Kubeconfig;
 use super::log_text::log_text;
+use super::reachability::Reachability;
 use super::reviews::{self, AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer};
+use crate::looks::{Looks, Reloaded};
 
 /// The kubelet's webhook back-off (contract §1.7): 0.5, 0.75, 1.13 and 1.69 s, each up to a fifth longer.
 const ATTEMPTS: usize = 5;
@@ -60,7 +62,7 @@ struct ApiServerInner {
     pool: ApiServerPool,
     slots: Semaphore,
     limits: ClientLimits,
-    last_failure: Mutex<Option<String>>,
+    reachability: Mutex<Reachability>,
 }
 
 // === impl ApiServer ===
@@ -82,7 +84,7 @@ impl ApiServer {
             pool: ApiServerPool::new(concurrent),
             slots: Semaphore::new(concurrent),
             limits,
-            last_failure: Mutex::new(None),
+            reachability: Mutex::default(),
         })))
     }
 
@@ -100,24 +102,18 @@ impl ApiServer {
         self.noted(self.ask_access(spec).await)
     }
 
-    /// Why the last review failed; `None` if it was answered or there was none.
-    #[must_use]
-    pub(crate) fn last_failure(&self) -> Option<String> {
-        self.0
-            .last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// What the reviews have shown of the API server so far.
+    pub(crate) fn reachability(&self) -> Reachability {
+        self.0.reachability().clone()
     }
 
     fn noted<T>(&self, answer: Result<T, ReviewError>) -> Result<T, ReviewError> {
-        let failure = answer.as_ref().err().map(ToString::to_string);
-        *self.0.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        self.0.reachability().note(answer.as_ref().err());
         answer
     }
 
     /// Reads which machine the Node of this name is. This is no review: its failure is not kept as
-    /// [`Self::last_failure`].
+    /// [`Self::reachability`].
     pub(crate) async fn node(&self, name: &str, within: Duration) -> Result<NodeInfo, ReviewError> {
         let question = ApiCall {
             api: Api::Node,
@@ -160,14 +156,14 @@ impl ApiServer {
         self.0.credentials.endpoint().warnings.clone()
     }
 
-    /// Reads the kubeconfig and the credential files again, and closes connections that were made with older
-    /// ones. `true` if they have changed. On an error the last good ones stay in use.
-    pub(crate) fn reload(&self) -> Result<bool, ApiServerError> {
-        let changed = self.0.credentials.reload()?;
-        if changed {
+    /// Reads the kubeconfig and the credential files again, publishes what has changed and is good, and
+    /// closes connections that were made with older ones.
+    pub(crate) fn reload(&self, looks: &mut Looks) -> Reloaded<ApiServerError> {
+        let reloaded = self.0.credentials.reload(looks);
+        if reloaded.changed {
             self.0.pool.keep_only(&self.0.credentials.endpoint());
         }
-        Ok(changed)
+        reloaded
     }
 }
 
@@ -224,6 +220,10 @@ impl<'a> ApiCall<'a> {
 // === impl ApiServerInner ===
 
 impl ApiServerInner {
+    fn reachability(&self) -> MutexGuard<'_, Reachability> {
+        self.reachability.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tries until there is an answer, a permanent failure, or the deadline.
     async fn call(&self, question: &ApiCall<'_>, within: Duration) -> Result<Bytes, Cause> {
         let deadline = Instant::now() + within;

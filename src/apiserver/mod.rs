@@ -17,6 +17,7 @@
 //! reviews      the reviews and their answers as JSON                         reviews.rs
 //! json         JSON from outside, in which an object is an object            json.rs
 //! failure      why a review has no answer                                    failure.rs
+//! reachability whether the reviews are answered, and since when not          reachability.rs
 //! log_text     text from outside, made fit for a log line                    log_text.rs
 //! ```
 //!
@@ -38,6 +39,7 @@ mod keys;
 mod kubeconfig;
 mod log_text;
 mod material;
+mod reachability;
 mod reviews;
 #[cfg(all(test, feature = "lab"))]
 mod tests;
@@ -51,6 +53,7 @@ pub use keys::KubeconfigError;
 pub use kubeconfig::Kubeconfig;
 pub(crate) use kubeconfig::SERVICE_ACCOUNT_DIRECTORY;
 pub(crate) use material::{Material, beside};
+pub(crate) use reachability::Reachability;
 #[cfg(test)]
 pub(crate) use reviews::access_review;
 pub(crate) use reviews::{AccessAnswer, AccessSpec, NodeInfo, TokenAnswer, UserInfo};

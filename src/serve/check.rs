@@ -4,13 +4,17 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::admin;
+use super::admin::client::{AdminError, AdminPlace, api_server};
 use super::admin::socket::AdminSocketError;
 use super::error::StartError;
+use super::left_out::left_out;
 use super::names;
 use super::node::{self, NodeError, SameMachine, Shown};
 use super::start::{api_server_and_node_name, unused_proxy};
+use super::unit;
 use crate::adopt::kubelet::running_kubelets;
 use crate::apiserver::{AccessSpec, ApiServer, ReviewError, UserInfo};
 use crate::audit::AuditError;
@@ -22,6 +26,9 @@ use crate::settings::{
     UpstreamCredentials, UpstreamTrust,
 };
 use crate::tls::{Serving, ServingError};
+
+/// How long a running gate may take to say where it served the API server.
+const ADMIN: Duration = Duration::from_secs(2);
 
 /// What is asked beside the files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,6 +85,7 @@ impl Findings {
             .enable_all()
             .build()?;
         runtime.block_on(async {
+            found.look_at_sources(&settings, &places).await;
             if asked != Asked::Nothing
                 && let Some(kubelet) = &parts.kubelet
             {
@@ -119,7 +127,7 @@ impl Findings {
             self.refuse(places, key(&problem), &problem);
         }
         if let Some(serving) = &parts.serving {
-            self.warnings.extend_from_slice(&serving.warnings);
+            self.warnings.extend(serving.warnings(&settings.tls));
             self.warnings
                 .extend(names::missing_listeners(serving, &settings.listen));
         }
@@ -127,6 +135,7 @@ impl Findings {
             self.warnings.extend(api_server.warnings());
         }
         self.warnings.extend(unused_proxy());
+        self.warnings.extend(unit::unknown_directives());
         parts
     }
 
@@ -143,7 +152,8 @@ impl Findings {
             Err(failure) if !failure.is_another => {
                 if asked == Asked::KubeletAndApiServer {
                     let why = failure.why;
-                    self.warnings.push(format!("{key}: not compared with the running kubelet: {why}"));
+                    self.warnings
+                        .push(format!("{key}: not compared with the running kubelet: {why}"));
                 }
             }
             Err(_) if is_answered_by_gate(settings).await => self.warnings.push(format!(
@@ -154,6 +164,37 @@ impl Findings {
                 let (place, why) = (places.of(key), failure.why);
                 self.problems.push(format!("{place}: {key}: {why}"));
             }
+        }
+    }
+
+    /// What `sources` leave out: this node, and where the gate that runs served the API server.
+    async fn look_at_sources(&mut self, settings: &Settings, places: &Places) {
+        let sources = &settings.sources;
+        if sources.port.is_empty() && sources.interactive.is_empty() {
+            return;
+        }
+        let served = match AdminPlace::of(settings, None) {
+            Some(place) => api_server(&place, ADMIN).await,
+            None => Ok(None),
+        };
+        let served = match served {
+            Ok(served) => served,
+            // No gate runs, or it is another one.
+            Err(AdminError::Unreachable { .. }) => None,
+            Err(error) => {
+                self.warnings.push(format!(
+                    "{}: whether sources have the API server's address cannot be asked: {}",
+                    places.of("sources"),
+                    chain(&error)
+                ));
+                None
+            }
+        };
+        let addresses = served.map(|served| served.addresses).unwrap_or_default();
+        for sentence in left_out(sources, &addresses, &settings.listen) {
+            let place = places.of("sources");
+            self.warnings
+                .push(format!("{place}: {sentence}; add it unless that is meant"));
         }
     }
 
@@ -278,12 +319,14 @@ fn key(problem: &StartError) -> &'static str {
             NodeError::AnotherMachine { .. } | NodeError::NoName => "nodeName",
         },
         StartError::NoRandomness(_) => "",
+        StartError::WithoutApiServer(_) => "sources",
         StartError::Serving(error) => match error {
             ServingError::Read { key, .. } | ServingError::Unfit { key, .. } => key,
             ServingError::Pem(_) | ServingError::Trust { .. } => "authentication.x509.clientCAFile",
-            ServingError::CrlPem(_) | ServingError::OutdatedList { .. } | ServingError::Revocation { .. } => {
-                "authentication.x509.crlFiles"
-            }
+            ServingError::CrlPem(_)
+            | ServingError::OutdatedList { .. }
+            | ServingError::Revocation { .. }
+            | ServingError::ListGone { .. } => "authentication.x509.crlFiles",
             ServingError::Tls(_) => "tlsCertFile",
         },
     }

@@ -1,22 +1,21 @@
 //! One running gate, with the parts around it that only its ports and its watch need.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 
 use super::names;
+use super::reload::Reloading;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
 use crate::apiserver::ApiServer;
-use crate::error::chain;
 use crate::forward::KubeletProbe;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::seal::{Exemption, Seal};
 use crate::settings::Settings;
-use crate::tls::Serving;
+use crate::tls::{Serving, ServingOptions};
 
 /// A gate with its settings, its files in force, and what is known about it.
 pub struct Instance {
@@ -35,25 +34,13 @@ pub struct Instance {
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,
-    /// What was wrong with the files when they were last read again, by what they are for.
-    pub(super) complaints: Mutex<BTreeMap<&'static str, String>>,
+    /// What the looks at the files remember. Locked while files are read.
+    pub(super) reloading: Mutex<Reloading>,
+    /// What the files say and is not in force, by what they are for.
+    pub(super) not_in_force: ArcSwap<Vec<(&'static str, String)>>,
 }
 
 impl Instance {
-    /// Reads every file again that may have changed. A bad file is counted, and logged once, and the last
-    /// good one stays in force. This may take as long as the files' disks take: not on a thread that serves.
-    pub fn reload(&self) {
-        let mut changed = self.note_reload("serving", Serving::reload(&self.serving, &self.settings.tls));
-        self.note_reload("upstream", self.gate.kubelet.reload());
-        if let Some(api_server) = &self.api_server {
-            changed |= self.note_reload("kubeconfig", api_server.reload());
-        }
-        if changed {
-            self.warn_of_certificates();
-        }
-        self.publish_expiry();
-    }
-
     /// The gate's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.gate.metrics
@@ -65,62 +52,12 @@ impl Instance {
     }
 
     /// Logs what the operator should know about the certificates and CAs in force.
-    pub(super) fn warn_of_certificates(&self) {
+    pub(super) fn warn_of_certificates(&self, options: &ServingOptions) {
         let serving = self.serving.load();
         let names = names::missing_listeners(&serving, &self.settings.listen);
-        let shown = self
-            .api_server
-            .as_ref()
-            .map(ApiServer::warnings)
-            .unwrap_or_default();
-        for warning in serving.warnings.iter().chain(&names).chain(&shown) {
+        let shown = self.api_server.iter().flat_map(ApiServer::warnings);
+        for warning in serving.warnings(options).into_iter().chain(names).chain(shown) {
             tracing::warn!("{warning}");
-        }
-    }
-
-    /// What is wrong with changed files that cannot be used, by what they are for.
-    pub(super) fn complaints(&self) -> BTreeMap<&'static str, String> {
-        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        complaints.clone()
-    }
-
-    /// Whether the files changed and are in force.
-    fn note_reload<E: std::error::Error + 'static>(
-        &self,
-        what: &'static str,
-        outcome: Result<bool, E>,
-    ) -> bool {
-        self.metrics().reload_failing(what, outcome.is_err());
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        match outcome {
-            Ok(changed) => {
-                let mended = complaints.remove(what).is_some();
-                if changed {
-                    self.metrics().reloaded(what, true);
-                }
-                match (changed, mended) {
-                    (true, true) => tracing::info!(what, "mended: the files changed and are in force"),
-                    (true, false) => tracing::info!(what, "files changed and are in force"),
-                    (false, true) => {
-                        tracing::info!(what, "mended: the files are again those that are in force");
-                    }
-                    (false, false) => {}
-                }
-                changed
-            }
-            Err(error) => {
-                self.metrics().reloaded(what, false);
-                let error = chain(&error);
-                let before = complaints.insert(what, error.clone());
-                if before.as_ref() != Some(&error) {
-                    tracing::warn!(
-                        what,
-                        error,
-                        "changed files cannot be used; the last good ones stay in force"
-                    );
-                }
-                false
-            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use rustls::client::verify_server_name;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::server::ParsedCertificate;
 
 use crate::host;
@@ -52,7 +52,7 @@ fn none_of(serving: &Serving, names: &[String], what: &str) -> Option<String> {
 }
 
 fn unnamed(serving: &Serving, names: impl Iterator<Item = String>) -> Vec<String> {
-    let leaf: Option<&CertificateDer<'_>> = serving.chain.first();
+    let leaf = serving.chain().first();
     let leaf = leaf.and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
     let is_named = |name: &String| {
         let name = ServerName::try_from(name.as_str()).ok();

@@ -12,6 +12,7 @@ mod audit;
 mod authentication;
 mod authorization;
 mod contradictions;
+mod custody;
 mod document;
 mod effective;
 mod error;
@@ -26,6 +27,7 @@ mod schema;
 mod serving;
 #[expect(clippy::module_inception, reason = "the noun of this room")]
 mod settings;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -43,4 +45,5 @@ pub use self::flags::KubeletFlags;
 pub use self::limits::Limits;
 pub use self::places::Places;
 pub use self::settings::{ReadOnlyPort, Settings};
+pub use self::sources::Sources;
 pub use self::upstream::{Upstream, UpstreamCredentials, UpstreamTrust, UpstreamUrl};

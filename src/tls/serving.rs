@@ -1,10 +1,14 @@
 //! The listener's certificate and the trust in client certificates, read from files and published as one
 //! value.
 //!
-//! If a file cannot be used, the last good files stay in use, with one exception. A revocation list that
-//! cannot be used must not keep a certificate or CA in use that the other files have replaced. The other
-//! files are then published with the last good lists, and certificates of a CA that has a list's name but not
-//! its key are refused. So a bad list never admits a client.
+//! What must match is one unit: certificate and key; the client CAs and their revocation lists. If a file
+//! cannot be used, the last good files of its unit stay in use, and the other unit is taken up all the same.
+//! There is one exception. A revocation list that cannot be used must not keep a CA in use that was replaced.
+//! The bundle is then published with the last good lists, and certificates of a CA that has a list's name but
+//! not its key are refused. So a bad list never admits a client.
+//!
+//! A bundle of lists may be read while it is being written, and then has a list less: the issuer of that list
+//! would revoke nothing. By the clock no list is therefore let go whose issuer may still be accepted.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,14 +19,16 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use rustls::sign::CertifiedKey;
 
 use super::config::{TlsError, certified_key_from_pem, server_config};
 use super::judgement::{self, Unfit};
-use super::options::ServingOptions;
+use super::options::{ClientCertificates, ServingOptions};
 use super::pem::{self, PemError};
 use super::revocation::RevocationError;
 use super::trust::{Trust, TrustError};
 use crate::files::{self, BUNDLE, DOCUMENT, Guard};
+use crate::looks::{Looks, Reloaded, Trigger, Unit};
 use crate::timestamp::timestamp;
 
 /// The listener's side of TLS. The CA hints of the handshake, the CAs and the revocation lists are one value:
@@ -34,11 +40,8 @@ pub(crate) struct Serving {
     pub trust: Option<Arc<Trust>>,
     /// When the first certificate of the serving pair expires, as Unix time.
     pub expires: Option<i64>,
-    /// What the operator should know about these files.
-    pub warnings: Vec<String>,
-    /// The certificate that clients see.
-    pub chain: Vec<CertificateDer<'static>>,
-    files: Vec<Vec<u8>>,
+    pair: Arc<Unit<Arc<CertifiedKey>>>,
+    trusted: Option<Arc<Unit<Arc<Trust>>>>,
 }
 
 /// The serving pair or the client CA cannot be used.
@@ -98,6 +101,15 @@ pub enum ServingError {
         /// Why not.
         source: RevocationError,
     },
+    /// A list is gone, and the clock may not let it go.
+    #[error(
+        "authentication.x509.crlFiles: no list of {issuer} is left, so that nothing that it revoked would be \
+         refused: put the list back, or let it go by SIGHUP"
+    )]
+    ListGone {
+        /// Its issuer.
+        issuer: String,
+    },
 }
 
 /// Which revocation lists are accepted if a CA of their name is in the bundle.
@@ -109,8 +121,6 @@ enum Lists {
     OfAnySigner,
 }
 
-/// The number of files before the lists: certificate, key and CA bundle. Without a bundle there are no lists.
-const BEFORE_LISTS: usize = 3;
 const CERT_FILE: &str = "tlsCertFile";
 const KEY_FILE: &str = "tlsPrivateKeyFile";
 const CLIENT_CA_FILE: &str = "authentication.x509.clientCAFile";
@@ -125,76 +135,111 @@ impl Serving {
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
     pub(crate) fn load(options: &ServingOptions) -> Result<Self, ServingError> {
-        Self::build(options, read(sources(options))?, Lists::Good)
+        Self::of(options, Self::contents(options)?)
     }
 
-    /// Reads the files again, and publishes them if one has changed and all are good: `Ok(true)`. On an error
-    /// the last good ones stay in use.
-    ///
-    /// A revocation list that cannot be used does not keep a CA in use that was removed from the bundle. The
-    /// other files are published with the last good lists, and if those are not signed by the new CAs, no
-    /// certificate of these CAs is accepted.
+    /// The contents of the files that `options` names, for [`Self::of`].
     ///
     /// # Errors
-    /// A file is missing or unusable, or the pair does not match.
-    pub(crate) fn reload(published: &ArcSwap<Self>, options: &ServingOptions) -> Result<bool, ServingError> {
-        let current = published.load();
-        let mut sources = sources(options);
-        let lists = sources.split_off(BEFORE_LISTS.min(sources.len()));
-        let rest = read(sources)?;
-        let next = read(lists).and_then(|lists| {
-            let files = [&rest[..], &lists].concat();
-            if files == current.files {
-                return Ok(None);
-            }
-            let next = Self::build(options, files, Lists::Good)?;
-            next.check_lists(&current, SystemTime::now())?;
-            Ok(Some(next))
-        });
-        match next {
-            Ok(None) => Ok(false),
-            Ok(Some(next)) => {
-                published.store(Arc::new(next));
-                Ok(true)
-            }
-            Err(error) if error.is_about_lists() && !current.files.starts_with(&rest) => {
-                let files = [&rest[..], &current.files[BEFORE_LISTS..]].concat();
-                let next = Self::build(options, files, Lists::OfAnySigner)?;
-                published.store(Arc::new(next));
-                Err(error)
-            }
-            Err(error) => Err(error),
+    /// A file cannot be read.
+    pub(crate) fn contents(options: &ServingOptions) -> Result<Vec<Vec<u8>>, ServingError> {
+        let mut files = read(pair_sources(options))?;
+        if let Some(path) = &options.client_ca_file {
+            files.extend(read(vec![(CLIENT_CA_FILE, path.clone())])?);
+            files.extend(read(list_sources(options))?);
         }
+        Ok(files)
     }
 
-    /// A list that has expired refuses every client of its CA: it does not replace one that has not.
-    fn check_lists(&self, in_force: &Self, now: SystemTime) -> Result<(), ServingError> {
-        let end = |serving: &Self| serving.trust.as_ref().and_then(|trust| trust.lists_expire());
-        match (end(self), end(in_force)) {
-            (Some(at), Some(good)) if at < now && now <= good => Err(ServingError::OutdatedList { at }),
-            _ => Ok(()),
-        }
-    }
-
-    fn build(options: &ServingOptions, files: Vec<Vec<u8>>, lists: Lists) -> Result<Self, ServingError> {
-        let pair = certified_key_from_pem(
-            (&options.cert_file, &files[0]),
-            (&options.private_key_file, &files[1]),
-        )?;
-        let now = SystemTime::now();
-        let judgement = judgement::serving(&pair.cert, now);
-        let mut warnings: Vec<_> = judged(CERT_FILE, &options.cert_file, judgement)?.collect();
-        let trust = match &options.client_ca_file {
+    /// Of files that were read.
+    ///
+    /// # Errors
+    /// A file is unusable, or the pair does not match.
+    pub(crate) fn of(options: &ServingOptions, mut files: Vec<Vec<u8>>) -> Result<Self, ServingError> {
+        let trusted = files.split_off(pair_sources(options).len());
+        let pair = Unit::read(files, |files| pair(options, files))?;
+        let trusted = match &options.client_ca_file {
             None => None,
             Some(path) => {
-                let bundle = pem::certificates(path, &files[2]).map_err(ServingError::Pem)?;
-                warnings.extend(judged(CLIENT_CA_FILE, path, judgement::client_cas(&bundle, now))?);
-                Some(Arc::new(trust(options, path, bundle, &files[3..], lists)?))
+                let read = |files: &[Vec<u8>]| trust(options, path, files, Lists::Good);
+                Some(Arc::new(Unit::read(trusted, read)?))
             }
         };
-        let (expires, chain) = (judgement::expiry(&pair.cert), pair.cert.clone());
+        Self::assemble(options, Arc::new(pair), trusted)
+    }
+
+    /// Reads the files again, and publishes what has changed and is good.
+    pub(crate) fn reload(
+        published: &ArcSwap<Self>,
+        options: &ServingOptions,
+        looks: &mut Looks,
+    ) -> Reloaded<ServingError> {
+        let current = published.load_full();
+        let mut reloaded = Reloaded::default();
+        let found = read(pair_sources(options));
+        let next = current
+            .pair
+            .next("pair", found, looks, |files| pair(options, files));
+        let pair = reloaded.note(next).map(Arc::new);
+        let trusted = match (&current.trusted, &options.client_ca_file) {
+            (Some(trusted), Some(path)) => next_trust(trusted, options, path, looks, &mut reloaded),
+            _ => None,
+        };
+        if pair.is_none() && trusted.is_none() {
+            return reloaded;
+        }
+        let pair = pair.unwrap_or_else(|| current.pair.clone());
+        let trusted = trusted.map(Arc::new).or_else(|| current.trusted.clone());
+        match Self::assemble(options, pair, trusted) {
+            Ok(next) => {
+                published.store(Arc::new(next));
+                reloaded.changed = true;
+            }
+            Err(error) => reloaded.problems.push(error),
+        }
+        reloaded
+    }
+
+    /// Whether every list of `before` is still there that may be needed: the clock may not let one go.
+    ///
+    /// # Errors
+    /// One is gone.
+    pub(crate) fn keeps_lists_of(&self, before: &Self) -> Result<(), ServingError> {
+        let (Some(trust), Some(before)) = (&self.trust, &before.trust) else {
+            return Ok(());
+        };
+        match trust.lost_list(before) {
+            Some(issuer) => Err(ServingError::ListGone { issuer }),
+            None => Ok(()),
+        }
+    }
+
+    /// The certificate that clients see, and those above it.
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.pair.value().cert
+    }
+
+    /// What the operator should know about these files, which `options` name.
+    pub(crate) fn warnings(&self, options: &ServingOptions) -> Vec<String> {
+        let now = SystemTime::now();
+        let pair = judgement::serving(self.chain(), now);
+        let mut warnings = with_place(CERT_FILE, &options.cert_file, pair);
+        if let (Some(trust), Some(path)) = (&self.trust, &options.client_ca_file) {
+            let cas = judgement::client_cas(trust.bundle(), now);
+            warnings.extend(with_place(CLIENT_CA_FILE, path, cas));
+        }
+        warnings
+    }
+
+    fn assemble(
+        options: &ServingOptions,
+        pair: Arc<Unit<Arc<CertifiedKey>>>,
+        trusted: Option<Arc<Unit<Arc<Trust>>>>,
+    ) -> Result<Self, ServingError> {
+        let trust = trusted.as_ref().map(|trusted| trusted.value().clone());
+        let expires = judgement::expiry(&pair.value().cert);
         let config = server_config(
-            pair,
+            pair.value().clone(),
             trust.as_ref(),
             options.client_certificates,
             options.min_version,
@@ -204,9 +249,8 @@ impl Serving {
             config,
             trust,
             expires,
-            warnings,
-            chain,
-            files,
+            pair,
+            trusted,
         })
     }
 }
@@ -214,7 +258,9 @@ impl Serving {
 impl ServingError {
     fn is_about_lists(&self) -> bool {
         match self {
-            Self::CrlPem(_) | Self::OutdatedList { .. } | Self::Revocation { .. } => true,
+            Self::CrlPem(_) | Self::OutdatedList { .. } | Self::Revocation { .. } | Self::ListGone { .. } => {
+                true
+            }
             Self::Read { key, .. } => *key == CRL_FILES,
             Self::Pem(_) | Self::Tls(_) | Self::Trust { .. } | Self::Unfit { .. } => false,
         }
@@ -237,40 +283,104 @@ fn read(sources: Vec<(&'static str, PathBuf)>) -> Result<Vec<Vec<u8>>, ServingEr
     sources.into_iter().map(read).collect()
 }
 
-/// A judgement with the key and the file that it is about.
-fn judged(
-    key: &'static str,
-    path: &Path,
-    judgement: Result<Vec<String>, Unfit>,
-) -> Result<impl Iterator<Item = String>, ServingError> {
-    let warnings = judgement.map_err(|source| ServingError::Unfit {
-        key,
-        path: path.to_owned(),
-        source,
-    })?;
-    let file = path.display().to_string();
-    Ok(warnings
-        .into_iter()
-        .map(move |warning| format!("{key} {file}: {warning}")))
+/// The serving pair, whose contents are `files`.
+fn pair(options: &ServingOptions, files: &[Vec<u8>]) -> Result<Arc<CertifiedKey>, ServingError> {
+    let pair = certified_key_from_pem(
+        (&options.cert_file, &files[0]),
+        (&options.private_key_file, &files[1]),
+    )?;
+    judgement::serving(&pair.cert, SystemTime::now()).map_err(unfit(CERT_FILE, &options.cert_file))?;
+    Ok(pair)
 }
 
-/// The trust in the CAs of `clientCAFile`, which is at `path`. `files` are the contents of `crlFiles`.
+/// What is wrong with the file at `path`, which the configuration names by `key`.
+fn unfit(key: &'static str, path: &Path) -> impl FnOnce(Unfit) -> ServingError {
+    let path = path.to_owned();
+    move |source| ServingError::Unfit { key, path, source }
+}
+
+/// Warnings with the place that they are about. What was good when it was put in force may have expired since.
+fn with_place(key: &str, path: &Path, judgement: Result<Vec<String>, Unfit>) -> Vec<String> {
+    let warnings = judgement.unwrap_or_else(|unfit| vec![unfit.to_string()]);
+    let file = path.display();
+    warnings
+        .iter()
+        .map(|warning| format!("{key} {file}: {warning}"))
+        .collect()
+}
+
+/// What a look finds of `clientCAFile`, which is at `path`, and of the lists.
+fn next_trust(
+    current: &Unit<Arc<Trust>>,
+    options: &ServingOptions,
+    path: &Path,
+    looks: &mut Looks,
+    reloaded: &mut Reloaded<ServingError>,
+) -> Option<Unit<Arc<Trust>>> {
+    let mut files = match read(vec![(CLIENT_CA_FILE, path.to_owned())]) {
+        Ok(files) => files,
+        Err(error) => {
+            reloaded.problems.push(error);
+            return None;
+        }
+    };
+    let is_new = !current.files().starts_with(&files);
+    let with_last_lists = [&files[..], &current.files()[1..]].concat();
+    let found = read(list_sources(options)).map(|lists| {
+        files.extend(lists);
+        files
+    });
+    let (trigger, mut gone) = (looks.trigger(), None);
+    let next = current.next("trust", found, looks, |files| {
+        let trust = trust(options, path, files, Lists::Good)?;
+        check_lists(&trust, current.value(), SystemTime::now())?;
+        gone = trust.lost_list(current.value());
+        match &gone {
+            Some(issuer) if trigger == Trigger::Clock => Err(ServingError::ListGone {
+                issuer: issuer.clone(),
+            }),
+            _ => Ok(trust),
+        }
+    });
+    match next {
+        Err(error) if error.is_about_lists() && is_new => {
+            reloaded.problems.push(error);
+            let found = Ok(with_last_lists);
+            let next = current.next("bundle", found, looks, |files| {
+                trust(options, path, files, Lists::OfAnySigner)
+            });
+            reloaded.note(next)
+        }
+        next => {
+            let next = reloaded.note(next)?;
+            let lost = |issuer| format!("authentication.x509.crlFiles has no list of {issuer} any more");
+            reloaded.loosened.extend(gone.map(lost));
+            Some(next)
+        }
+    }
+}
+
+/// The trust of `clientCAFile` and `crlFiles`, whose contents are `files`, in this order.
 fn trust(
     options: &ServingOptions,
     path: &Path,
-    bundle: Vec<CertificateDer<'static>>,
     files: &[Vec<u8>],
     lists: Lists,
-) -> Result<Trust, ServingError> {
+) -> Result<Arc<Trust>, ServingError> {
+    let bundle = pem::certificates(path, &files[0]).map_err(ServingError::Pem)?;
+    judgement::client_cas(&bundle, SystemTime::now()).map_err(unfit(CLIENT_CA_FILE, path))?;
     let generation = GENERATIONS.fetch_add(1, Relaxed);
     let mut trust = Trust::new(bundle, generation).map_err(|source| ServingError::Trust {
         path: path.to_owned(),
         source,
     })?;
+    if options.client_certificates == ClientCertificates::Require && !trust.has_anchors() {
+        return Err(TlsError::NoRoot.into());
+    }
     if options.legacy_v1_certificates {
         trust.allow_version1();
     }
-    for (path, bytes) in options.crl_files.iter().zip(files) {
+    for (path, bytes) in options.crl_files.iter().zip(&files[1..]) {
         for list in pem::revocation_lists(path, bytes).map_err(ServingError::CrlPem)? {
             trust
                 .add_revocation_list(&list, lists == Lists::OfAnySigner)
@@ -280,19 +390,25 @@ fn trust(
                 })?;
         }
     }
-    Ok(trust)
+    Ok(Arc::new(trust))
 }
 
-/// The files with the keys that name them, in a fixed order.
-fn sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {
-    let mut sources = vec![
+/// A list that has expired refuses every client of its CA: it does not replace one that has not.
+fn check_lists(trust: &Trust, in_force: &Trust, now: SystemTime) -> Result<(), ServingError> {
+    match (trust.lists_expire(), in_force.lists_expire()) {
+        (Some(at), Some(good)) if at < now && now <= good => Err(ServingError::OutdatedList { at }),
+        _ => Ok(()),
+    }
+}
+
+fn pair_sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {
+    vec![
         (CERT_FILE, options.cert_file.clone()),
         (KEY_FILE, options.private_key_file.clone()),
-    ];
-    if let Some(path) = &options.client_ca_file {
-        sources.push((CLIENT_CA_FILE, path.clone()));
-        let lists = &options.crl_files;
-        sources.extend(lists.iter().map(|path| (CRL_FILES, path.clone())));
-    }
-    sources
+    ]
+}
+
+fn list_sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {
+    let lists = options.crl_files.iter();
+    lists.map(|path| (CRL_FILES, path.clone())).collect()
 }

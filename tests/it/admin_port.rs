@@ -70,6 +70,25 @@ async fn a_gate_that_can_serve_is_live_and_ready() {
     world.stop().await;
 }
 
+/// An operator who reads `ok` takes it for a proof.
+///
+/// Seen red: with `ok` for an API server that was not asked, and for an audit that is off.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_absent_open_or_not_tried_is_never_ok_and_leaves_the_gate_ready() {
+    let world = World::builder().set("audit.path", "").start().await;
+    let (status, report) = get(&world, "/readyz?verbose").await;
+    assert_eq!(status, 200);
+    for line in [
+        "[?] api-server: not asked yet\n",
+        "[!] audit: off: requests leave no trace\n",
+        "[?] seal: not looked at yet (not required)\n",
+    ] {
+        assert!(report.contains(line), "{report}");
+    }
+    assert_eq!(get(&world, "/readyz").await, (StatusCode::OK, "ok\n".into()));
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_without_its_kubelet_is_live_and_not_ready() {
     let world = World::builder()

@@ -198,15 +198,21 @@ async fn an_unreachable_api_server_is_503_at_once_and_reported() {
     let answer = world.token_client("t").get("/pods").await.unwrap();
     assert_answer(&answer, 503, NO_TOKEN_REVIEW);
     world.assert_nothing_forwarded();
-    let report = world.admin_client().get("/readyz?verbose").await.unwrap();
-    let said = String::from_utf8_lossy(report.body()).into_owned();
-    let expected = format!(
-        "[!] api-server: the last review failed: TokenReview failed: cannot connect to {}",
-        world.api.address()
+    let said = async || {
+        let report = world.admin_client().get("/readyz?verbose").await.unwrap();
+        assert_eq!(report.status(), 200);
+        String::from_utf8_lossy(report.body()).into_owned()
+    };
+    let failing = said().await;
+    let why = format!(": TokenReview failed: cannot connect to {}", world.api.address());
+    assert!(
+        failing.contains("\n[!] api-server: failing since 20"),
+        "{failing}"
     );
-    assert!(said.contains(&expected), "{said}");
+    assert!(failing.contains(&why), "{failing}");
     world.api.up().await.unwrap();
     assert_eq!(world.client("bob").status("/metrics").await, 200);
+    assert!(said().await.contains("\n[+] api-server ok\n"));
     world.stop().await;
 }
 

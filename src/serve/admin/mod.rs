@@ -8,6 +8,7 @@
 mod answer;
 pub mod client;
 mod connections;
+mod part;
 mod readiness;
 mod report;
 pub(in crate::serve) mod socket;

@@ -11,9 +11,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::part::{Part, PartState};
+use crate::apiserver::Reachability;
 use crate::forward::ProbeFailure;
 use crate::seal::Seal;
 use crate::serve::instance::Instance;
+use crate::settings::AuditSink;
+use crate::timestamp::timestamp;
 
 /// How long a request waits for a new look at the kubelet; after that the last one counts.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -75,41 +79,41 @@ impl Readiness {
 
     /// Whether the gate is ready, and the answer's text; `verbose` lists every part.
     pub(super) async fn report(&self, verbose: bool) -> (bool, String) {
-        let parts = [
-            ("listener", self.listener()),
-            ("certificate", self.certificate()),
-            ("kubelet", self.kubelet().await),
-            ("audit", self.audit()),
-            ("seal", self.seal()),
-        ];
-        let ready = parts.iter().all(|(_, state)| state.is_ok());
+        let parts = self.parts().await;
+        let ready = !parts.iter().any(Part::is_broken);
         let mut report = String::new();
-        for (part, state) in &parts {
+        for part in parts.iter().filter(|part| verbose || part.is_broken()) {
             // Writing to a String does not fail.
-            let _ = match state {
-                Ok(()) if verbose => writeln!(report, "[+] {part} ok"),
-                Ok(()) => Ok(()),
-                Err(why) => writeln!(report, "[-] {part}: {why}"),
-            };
-        }
-        // Shown only. If a failing API server made the gate unready, every node would be unready at once,
-        // although cached answers are still valid.
-        if verbose && let Some(api_server) = &self.instance.api_server {
-            let _ = match api_server.last_failure() {
-                None => writeln!(report, "[+] api-server ok"),
-                Some(why) => writeln!(report, "[!] api-server: the last review failed: {why}"),
-            };
+            let _ = writeln!(report, "{part}");
         }
         if verbose {
-            for (what, why) in self.instance.complaints() {
-                let _ = writeln!(
-                    report,
-                    "[!] reload of {what}: the last good files stay in force: {why}"
-                );
+            for left_out in self.instance.left_out() {
+                let _ = writeln!(report, "[!] sources: {left_out}");
             }
         }
         report.push_str(if ready { "ok\n" } else { "not ready\n" });
         (ready, report)
+    }
+
+    /// Every part, in the order of the report. Only a broken part makes the gate unready.
+    async fn parts(&self) -> Vec<Part> {
+        let part = |name, state| Part { name, state };
+        let mut parts = vec![
+            part("listener", self.listener().into()),
+            part("certificate", self.certificate()),
+            part("kubelet", self.kubelet().await.into()),
+            part("audit", self.audit()),
+            part("seal", self.seal()),
+        ];
+        if let Some(api_server) = &self.instance.api_server {
+            parts.push(part("api-server", reachability(api_server.reachability())));
+        }
+        let notes = self.instance.not_in_force.load();
+        let notes = notes
+            .iter()
+            .map(|(what, note)| part(what, PartState::Note(note.clone())));
+        parts.extend(notes);
+        parts
     }
 
     fn listener(&self) -> Result<(), String> {
@@ -120,14 +124,14 @@ impl Readiness {
         }
     }
 
-    fn certificate(&self) -> Result<(), String> {
+    fn certificate(&self) -> PartState {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
         match self.instance.serving.load().expires {
-            Some(expires) if u64::try_from(expires).is_ok_and(|expires| expires > now) => Ok(()),
-            Some(_) => Err("the serving certificate has expired".into()),
-            None => Ok(()),
+            Some(expires) if u64::try_from(expires).is_ok_and(|expires| expires > now) => PartState::Ok,
+            Some(_) => PartState::Broken("the serving certificate has expired".into()),
+            None => PartState::Unknown("its expiry cannot be read".into()),
         }
     }
 
@@ -155,26 +159,54 @@ impl Readiness {
         state.borrow().verdict.clone()
     }
 
-    fn seal(&self) -> Result<(), String> {
-        if !self.instance.settings.firewall.required {
-            return Ok(());
+    fn seal(&self) -> PartState {
+        let seal = self.instance.seal.load_full();
+        if self.instance.settings.firewall.required {
+            let mut memory = self.seal.lock().unwrap_or_else(PoisonError::into_inner);
+            return memory.judge(&seal, Instant::now()).into();
         }
-        let mut memory = self.seal.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.judge(&self.instance.seal.load_full(), Instant::now())
+        unrequired(&seal)
     }
 
     /// A full queue shows only that requests come faster than events are written.
-    fn audit(&self) -> Result<(), String> {
+    fn audit(&self) -> PartState {
+        if self.instance.settings.audit.sink == AuditSink::Off {
+            return PartState::Note("off: requests leave no trace".into());
+        }
         let audit = &self.instance.gate.audit;
         let mut progress = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
-        let stuck = progress.stuck(audit.unwritten(), audit.written(), Instant::now());
-        stuck.map_or(Ok(()), |time| {
-            Err(format!(
+        match progress.stuck(audit.unwritten(), audit.written(), Instant::now()) {
+            None => PartState::Ok,
+            Some(time) => PartState::Broken(format!(
                 "nothing has been written for {} s, and {} events wait",
                 time.as_secs(),
                 audit.pending()
-            ))
-        })
+            )),
+        }
+    }
+}
+
+/// What is said of a seal that `firewall.required` does not ask for.
+fn unrequired(seal: &Seal) -> PartState {
+    match seal {
+        Seal::Sealed => PartState::Ok,
+        Seal::Absent => PartState::Note("open (not required)".into()),
+        Seal::Trial => PartState::Note("on trial (not required)".into()),
+        Seal::Open(why) => PartState::Note(format!("open (not required): {why}")),
+        Seal::Unwatched => PartState::Unknown("not looked at yet (not required)".into()),
+        Seal::Unknown(why) => PartState::Unknown(format!("{why} (not required)")),
+    }
+}
+
+/// An API server that fails does not make the gate unready: otherwise every node would be unready at once,
+/// although remembered answers are still valid.
+fn reachability(reachability: Reachability) -> PartState {
+    match reachability {
+        Reachability::NotAsked => PartState::Unknown("not asked yet".into()),
+        Reachability::Answers => PartState::Ok,
+        Reachability::Failing { since, why } => {
+            PartState::Note(format!("failing since {}: {why}", timestamp(since)))
+        }
     }
 }
 
@@ -285,6 +317,26 @@ mod tests {
         assert!(memory.judge(&Seal::Sealed, start + GRACE).is_ok());
         assert!(memory.judge(&open, start + GRACE).is_err(), "at once");
         assert!(memory.judge(&unknown, start + GRACE).is_err());
+    }
+
+    /// Seen red: with `ok` for every seal that is not required.
+    #[test]
+    fn a_seal_that_is_not_required_is_ok_only_if_it_holds_and_never_broken() {
+        let why = || "why".to_owned();
+        let said = |seal: &Seal| {
+            let state = unrequired(seal);
+            Part { name: "seal", state }.to_string()
+        };
+        for (seal, expected) in [
+            (Seal::Sealed, "[+] seal ok"),
+            (Seal::Absent, "[!] seal: open (not required)"),
+            (Seal::Trial, "[!] seal: on trial (not required)"),
+            (Seal::Open(why()), "[!] seal: open (not required): why"),
+            (Seal::Unwatched, "[?] seal: not looked at yet (not required)"),
+            (Seal::Unknown(why()), "[?] seal: why (not required)"),
+        ] {
+            assert_eq!(said(&seal), expected);
+        }
     }
 
     /// Seen red: with a full queue counted as broken.

@@ -483,3 +483,69 @@ fn the_audit_file_is_rotated_unless_the_size_is_zero() {
     assert_eq!(rotation("audit: {maxBackups: 2}"), megabytes(100, Some(2)));
     assert!(error(&least_and("audit: {maxSizeMB: 1000001}")).contains("write 0 to 1000000"));
 }
+
+/// Seen red: with the index left out of the place, and without the warnings.
+#[test]
+fn sources_are_networks_and_what_has_no_effect_is_warned_about() {
+    let sources = |text: &str| least_and(&format!("sources: {text}"));
+    for (text, expected) in [
+        (
+            "{port: [10.1.2.3/8]}",
+            "sources.port[0]: \"10.1.2.3/8\" has bits set beyond /8; write 10.0.0.0/8",
+        ),
+        (
+            "{port: [10.0.0.0/8, node-1]}",
+            "sources.port[1]: \"node-1\" is no network; write a CIDR",
+        ),
+        (
+            "{interactive: [fe80::1%eth0]}",
+            "sources.interactive[0]: \"fe80::1%eth0\" names the interface",
+        ),
+        ("{port: 10.0.0.0/8}", "sources.port: \"10.0.0.0/8\" is not a list"),
+        ("{ports: []}", "sources.ports"),
+    ] {
+        let error = error(&sources(text));
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let many = vec!["::1"; 1025].join(", ");
+    let error = error(&sources(&format!("{{port: [{many}]}}")));
+    assert!(
+        error.contains("sources.port: has 1025 networks; write 1024 at most"),
+        "{error}"
+    );
+
+    for (text, warnings) in [
+        ("{port: [10.0.0.0/8, '::1'], interactive: [10.0.0.7]}", &[][..]),
+        ("{interactive: [10.0.0.7]}", &[]),
+        (
+            "{port: [10.0.0.0/8, 10.0.0.0/8]}",
+            &["sources.port[1]: 10.0.0.0/8 is there twice"],
+        ),
+        (
+            "{port: [10.0.0.0/8, '::ffff:10.1.0.0/112']}",
+            &["10.1.0.0/16 is within 10.0.0.0/8"],
+        ),
+        (
+            "{port: [10.1.0.0/16, 10.0.0.0/8]}",
+            &["10.1.0.0/16 is within 10.0.0.0/8"],
+        ),
+        (
+            "{port: [10.0.0.0/8], interactive: [10.0.0.7, 11.0.0.0/8]}",
+            &["sources.interactive[1]: 11.0.0.0/8 is not within a network of sources.port"],
+        ),
+    ] {
+        let settings = good(&sources(text));
+        assert_eq!(
+            settings.warnings.len(),
+            warnings.len(),
+            "{text}: {:?}",
+            settings.warnings
+        );
+        for (warning, expected) in settings.warnings.iter().zip(warnings) {
+            assert!(warning.contains(expected), "{text}: {warning}");
+        }
+    }
+    let settings = good(&sources("{port: ['::ffff:192.0.2.10'], excludeApiServer: true}"));
+    let yaml = settings.to_yaml().unwrap();
+    assert!(yaml.contains("192.0.2.10") && !yaml.contains("ffff"), "{yaml}");
+}
