@@ -23,7 +23,9 @@ async fn complaints(world: &World) -> Vec<String> {
     let answer = world.admin_client().get("/readyz?verbose").await.unwrap();
     let text = String::from_utf8(answer.body().to_vec()).unwrap();
     assert_eq!(answer.status(), 200, "{text}");
-    let lines = text.lines().filter(|line| line.contains("the last good files stay in force"));
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("the last good files stay in force"));
     lines.map(str::to_owned).collect()
 }
 

@@ -92,7 +92,7 @@ pub(crate) fn writable_ca(folder: &Path) {
 }
 
 /// What is wrong with the serving pair and the client CAs. The line of a glued block is the line of the file.
-pub(crate) const CASES: [Case; 13] = [
+pub(crate) const CASES: [Case; 12] = [
     (
         "an expired pair",
         expired_pair,
@@ -152,11 +152,6 @@ pub(crate) const CASES: [Case; 13] = [
         "a CA file that every user may change",
         writable_ca,
         &["ca.crt", "may change it (mode 0646)"],
-    ),
-    (
-        "a folder that every user may change",
-        |folder| chmod(folder, 0o777),
-        &["its folder", "0777"],
     ),
 ];
 
