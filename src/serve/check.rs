@@ -13,11 +13,12 @@ use super::error::StartError;
 use super::left_out::left_out;
 use super::names;
 use super::node::{self, NodeError, SameMachine, Shown};
-use super::start::{api_server_and_node_name, unused_proxy};
+use super::start::{api_server_and_node_name, deny_list, unused_proxy};
 use super::unit;
 use crate::adopt::kubelet::running_kubelets;
 use crate::apiserver::{AccessSpec, ApiServer, ReviewError, UserInfo};
 use crate::audit::AuditError;
+use crate::authn::DenyList;
 use crate::error::chain;
 use crate::forward::{Kubelet, KubeletError};
 use crate::metrics::Metrics;
@@ -115,11 +116,18 @@ impl Findings {
         let serving = Serving::load(&settings.tls).map(|serving| parts.serving = Some(serving));
         let kubelet =
             kubelet(settings.upstream.clone(), settings).map(|kubelet| parts.kubelet = Some(kubelet));
-        let outcomes: [Result<(), StartError>; 6] = [
+        let may_listen = node::may_listen(settings, &running_kubelets(Path::new("/proc")));
+        if may_listen.is_ok() {
+            self.warnings
+                .extend(node::next_start_warnings(settings, Path::new("/proc")));
+        }
+        let denied = deny_list(settings).map(|list| self.warnings.extend(denials(&list)));
+        let outcomes: [Result<(), StartError>; 7] = [
             serving.map_err(StartError::from),
+            denied,
             kubelet.map_err(StartError::from),
             node_name.map(drop),
-            node::may_listen(settings, &running_kubelets(Path::new("/proc"))).map_err(StartError::from),
+            may_listen.map(drop).map_err(StartError::from),
             audit_directory(settings),
             admin::socket::group(settings).map(drop).map_err(StartError::from),
         ];
@@ -306,6 +314,7 @@ fn key(problem: &StartError) -> &'static str {
         StartError::ApiServer(_) | StartError::Kubeconfig(_) | StartError::NoApiServer => "kubeconfig",
         StartError::Audit(_) => "audit.path",
         StartError::Bind(_) => "listen",
+        StartError::DenyList(_) => "authentication.denyFiles",
         StartError::Kubelet(error) => match error {
             KubeletError::Read { key, .. } | KubeletError::Pem { key, .. } => key,
             KubeletError::ServerName(_) => "upstream.serverName",
@@ -330,6 +339,22 @@ fn key(problem: &StartError) -> &'static str {
             ServingError::Tls(_) => "tlsCertFile",
         },
     }
+}
+
+/// What each deny list denies: an operator sees whether the entries are those that were meant.
+fn denials(list: &DenyList) -> Vec<String> {
+    let warning = |(path, entries): (&Path, usize)| {
+        let entries = match entries {
+            0 => "nothing".to_owned(),
+            1 => "1 entry".to_owned(),
+            more => format!("{more} entries"),
+        };
+        format!(
+            "authentication.denyFiles: {} denies {entries}; a certificate's PEM block counts as two",
+            path.display()
+        )
+    };
+    list.sizes().map(warning).collect()
 }
 
 fn audit_directory(settings: &Settings) -> Result<(), StartError> {

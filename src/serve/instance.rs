@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 
+use super::holding::Holding;
 use super::names;
 use super::reload::Reloading;
 use super::reviewing::Reviewing;
@@ -31,6 +32,8 @@ pub struct Instance {
     pub(crate) exemption: Option<Exemption>,
     /// The seal, as the watch found it last.
     pub(crate) seal: ArcSwap<Seal>,
+    /// Which of its addresses a kubelet may come to want, and which of these it holds.
+    pub(crate) holding: Arc<Holding>,
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,
@@ -59,6 +62,12 @@ impl Instance {
         for warning in serving.warnings(options).into_iter().chain(names).chain(shown) {
             tracing::warn!("{warning}");
         }
+    }
+
+    /// Publishes how much the deny lists deny.
+    pub(super) fn publish_denials(&self) {
+        let entries = i64::try_from(self.reviewing.denied.load().len()).unwrap_or(i64::MAX);
+        self.metrics().deny_list_entries.set(entries);
     }
 
     /// Publishes when the serving pair and the revocation lists end.

@@ -164,7 +164,7 @@ async fn a_certificate_that_expires_while_its_connection_is_open_is_refused() {
 // --- revocation lists ---
 
 /// A world whose CA has revoked these, in `ca.crl`.
-fn revoking(pairs: &[&Pair]) -> WorldBuilder {
+pub(crate) fn revoking(pairs: &[&Pair]) -> WorldBuilder {
     let list = revocation_list(&PKI.ca, pairs, Span::DAY);
     World::builder().configure(move |configuration, folder| {
         fs::write(folder.join("ca.crl"), list).unwrap();

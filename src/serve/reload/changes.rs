@@ -55,6 +55,15 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
         Live(|_, new| on(new.authentication.anonymous)),
     ),
     (
+        "authentication.denyFiles",
+        Live(|old, new| {
+            let named = &new.authentication.deny_files;
+            let files = old.authentication.deny_files.iter();
+            let gone = files.filter(|file| !named.contains(file));
+            listed("has no more", gone.map(|file| file.display().to_string()))
+        }),
+    ),
+    (
         "authentication.webhook.audiences",
         Live(|old, new| {
             let (old, new) = (&old.authentication.audiences, &new.authentication.audiences);
@@ -174,6 +183,7 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("limits.concurrentReviews", AtStart),
     ("limits.connections", AtStart),
     ("limits.connectionsPerAddress", AtStart),
+    ("limits.followStallTimeout", AtStart),
     ("limits.handshakeTimeout", AtStart),
     ("limits.http2Streams", AtStart),
     ("limits.idleTimeout", AtStart),
@@ -207,6 +217,24 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
         Live(|old, new| wider(&old.sources.port, &new.sources.port)),
     ),
     ("streamingConnectionIdleTimeout", Live(never)),
+    (
+        "streams.maxLifetime",
+        Live(
+            |old, new| match (old.streams.max_lifetime, new.streams.max_lifetime) {
+                (_, None) => Some("is no limit any more".to_owned()),
+                (None, Some(_)) => None,
+                (Some(old), Some(new)) => longer(old, new),
+            },
+        ),
+    ),
+    (
+        "streams.maxUnverified",
+        Live(|old, new| longer(old.streams.max_unverified, new.streams.max_unverified)),
+    ),
+    (
+        "streams.recheckInterval",
+        Live(|old, new| longer(old.streams.recheck_interval, new.streams.recheck_interval)),
+    ),
     ("tlsCertFile", Live(never)),
     (
         "tlsCipherSuites",
@@ -290,6 +318,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         sources,
         read_only_port: _,
         streaming_connection_idle_timeout,
+        streams,
         limits: _,
         firewall: _,
         audit:
@@ -310,6 +339,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         authorization,
         sources,
         streaming_connection_idle_timeout,
+        streams,
         audit: Audit {
             sink: old.audit.sink.clone(),
             mode,

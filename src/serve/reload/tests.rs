@@ -46,6 +46,7 @@ authentication:
     crlFiles: [/list.crl]
     legacyV1Certificates: true
   webhook: {enabled: false, cacheTTL: 1m0s, audiences: [kubelet]}
+  denyFiles: [/deny]
 authorization:
   mode: AlwaysAllow
   webhook: {cacheAuthorizedTTL: 1m0s, cacheUnauthorizedTTL: 1s}
@@ -54,11 +55,13 @@ authorization:
 sources: {port: [192.0.2.0/24], interactive: [192.0.2.1/32], excludeApiServer: true}
 readOnlyPort: {listen: ['192.0.2.2:10255'], answer: 404, healthz: true}
 streamingConnectionIdleTimeout: 1m0s
+streams: {recheckInterval: 1m0s, maxUnverified: 10m0s, maxLifetime: 1h0m0s}
 limits:
   handshakeTimeout: 11s
   requestHeadTimeout: 11s
   idleTimeout: 11s
   writeStallTimeout: 11s
+  followStallTimeout: 11s
   upstreamConnectTimeout: 11s
   reviewTimeout: 11s
   shutdownTimeout: 11s
@@ -162,6 +165,12 @@ fn a_change_loosens_in_one_direction() {
             "authentication: {anonymous: {enabled: false}}".to_owned(),
             "authentication: {anonymous: {enabled: true}}".to_owned(),
             key("authentication.anonymous.enabled", "is switched on"),
+            none(),
+        ),
+        (
+            "authentication: {denyFiles: [/a, /b]}".to_owned(),
+            "authentication: {denyFiles: [/b]}".to_owned(),
+            key("authentication.denyFiles", "has no more /a"),
             none(),
         ),
         (
