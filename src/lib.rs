@@ -55,7 +55,7 @@ mod hex;
 pub mod host;
 mod metrics;
 mod named;
-mod network;
+pub mod network;
 mod quota;
 mod repeats;
 mod report;

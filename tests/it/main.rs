@@ -81,6 +81,7 @@ mod seal_crash;
 mod seal_interrupted;
 mod seal_neighbours;
 mod seal_refusals;
+mod seal_sources;
 mod seal_streams;
 mod seal_trial;
 mod seal_watch;
