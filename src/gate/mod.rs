@@ -47,7 +47,7 @@ pub(crate) struct Gate {
     pub(crate) changes: watch::Sender<()>,
     pub(crate) kubelet: Kubelet,
     pub(crate) audit: Audit,
-    pub(crate) witness: Arc<Witness>,
+    pub(crate) witness: Witness,
     /// The sources that were served lately.
     pub(crate) known: Arc<Known>,
     /// Places for requests other than streams.
@@ -201,17 +201,11 @@ impl Gate {
         parts: &http::request::Parts,
         record: &mut Record,
     ) -> Result<Permit, RequestError> {
-        // The connection is older than the list.
         let source = connection.peer.ip();
-        if let Some(reason) = rules.source_refusal(source, false) {
+        rules.judge_source(source).inspect_err(|error| {
             connection.end();
-            self.metrics.rejected(reason);
-            return Err(RequestError::forbidden(
-                reason,
-                "Forbidden: this port is not open to your address\n",
-                format!("sources.port does not have {}", source.to_canonical()),
-            ));
-        }
+            self.metrics.rejected(error.reason);
+        })?;
         let checks = Checks::of(parts, rules.interactive_requires_create)?;
         record.set_checks(&checks);
 
@@ -233,10 +227,7 @@ impl Gate {
         let known = Instant::now();
         self.metrics.took(Stage::Authn, known - began);
 
-        let permit = rules
-            .authorizer
-            .authorize(identity, &checks, connection.peer.ip())
-            .await?;
+        let permit = rules.authorizer.authorize(identity, &checks, source).await?;
         record.set_permit(&permit);
         if permit.is_reviewed() {
             connection.note_known(&self.known);

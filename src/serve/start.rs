@@ -64,7 +64,6 @@ pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartE
 fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
     let known = Arc::new(Known::default());
-    let witness = Arc::new(Witness::new(&settings.firewall.api_server_users));
     let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let kubelet = Kubelet::new(
@@ -85,7 +84,6 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         node_name: node_name.clone(),
         control: control.clone(),
         known: known.clone(),
-        witness: witness.clone(),
         metrics: metrics.clone(),
     };
     let rules = reviewing.rules(&settings)?;
@@ -105,7 +103,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         ),
         checkpoints: Semaphore::new(1),
         known,
-        witness,
+        witness: Witness::new(&settings.firewall.api_server_users),
         audit,
         kubelet,
         metrics,
