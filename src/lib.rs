@@ -53,6 +53,7 @@ mod error;
 mod files;
 mod hex;
 pub mod host;
+mod looks;
 mod metrics;
 mod named;
 pub mod network;

@@ -19,6 +19,7 @@ use super::kubeconfig::Kubeconfig;
 use super::log_text::log_text;
 use super::reachability::Reachability;
 use super::reviews::{self, AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer};
+use crate::looks::{Looks, Reloaded};
 
 /// The kubelet's webhook back-off (contract §1.7): 0.5, 0.75, 1.13 and 1.69 s, each up to a fifth longer.
 const ATTEMPTS: usize = 5;
@@ -150,14 +151,14 @@ impl ApiServer {
             })
     }
 
-    /// Reads the kubeconfig and the credential files again, and closes connections that were made with older
-    /// ones. `true` if they have changed. On an error the last good ones stay in use.
-    pub(crate) fn reload(&self) -> Result<bool, ApiServerError> {
-        let changed = self.0.credentials.reload()?;
-        if changed {
+    /// Reads the kubeconfig and the credential files again, publishes what has changed and is good, and closes
+    /// connections that were made with older ones.
+    pub(crate) fn reload(&self, looks: &mut Looks) -> Reloaded<ApiServerError> {
+        let reloaded = self.0.credentials.reload(looks);
+        if reloaded.changed {
             self.0.pool.keep_only(&self.0.credentials.endpoint());
         }
-        Ok(changed)
+        reloaded
     }
 }
 

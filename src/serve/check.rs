@@ -219,7 +219,9 @@ fn key(problem: &StartError) -> &'static str {
         StartError::Serving(error) => match error {
             ServingError::Read { key, .. } => key,
             ServingError::Pem(_) | ServingError::Trust { .. } => "authentication.x509.clientCAFile",
-            ServingError::CrlPem(_) | ServingError::Revocation { .. } => "authentication.x509.crlFiles",
+            ServingError::CrlPem(_) | ServingError::Revocation { .. } | ServingError::ListGone { .. } => {
+                "authentication.x509.crlFiles"
+            }
             ServingError::Tls(_) => "tlsCertFile",
         },
     }

@@ -8,6 +8,8 @@ mod error;
 mod instance;
 mod left_out;
 pub(crate) mod node;
+pub(crate) mod notify;
+pub(crate) mod reload;
 mod reviewing;
 pub(crate) mod run;
 mod side_port;

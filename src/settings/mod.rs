@@ -12,6 +12,7 @@ mod audit;
 mod authentication;
 mod authorization;
 mod contradictions;
+mod custody;
 mod document;
 mod effective;
 mod error;

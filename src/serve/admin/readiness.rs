@@ -110,6 +110,11 @@ impl Readiness {
         if let Some(api_server) = &self.instance.api_server {
             parts.push(part("api-server", reachability(api_server.reachability())));
         }
+        let notes = self.instance.not_in_force.load();
+        let notes = notes
+            .iter()
+            .map(|(what, note)| part(what, PartState::Note(note.clone())));
+        parts.extend(notes);
         parts
     }
 
