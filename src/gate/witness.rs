@@ -159,17 +159,14 @@ impl Witness {
         self.api_server_at.lately(SystemTime::now())
     }
 
-    /// The same with everyone who is allowed what only the API server is allowed: an API server may have
-    /// another name than installers give it.
+    /// The same, but if no API server was served by its name: from where everyone was served who is allowed
+    /// what only the API server is allowed. It may have another name than installers give it.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
-        let now = SystemTime::now();
-        let mut addresses = self.api_server_at.lately(now);
-        for other in self.others_at.lately(now) {
-            if !addresses.contains(&other) {
-                addresses.push(other);
-            }
+        let named = self.api_server_addresses();
+        if named.is_empty() {
+            return self.others_at.lately(SystemTime::now());
         }
-        addresses
+        named
     }
 }
 

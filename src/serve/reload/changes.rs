@@ -11,6 +11,7 @@ use rustls::CipherSuite;
 use serde_json::Value;
 
 use crate::attributes::is_subpath;
+use crate::network::Networks;
 use crate::settings::{Audit, AuditCommands, AuditMode, AuditStrangers, AuthorizationMode, Settings};
 use crate::tls::ClientCertificates;
 
@@ -196,6 +197,15 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("readOnlyPort.answer", AtStart),
     ("readOnlyPort.healthz", AtStart),
     ("readOnlyPort.listen", AtStart),
+    ("sources.excludeApiServer", Live(never)),
+    (
+        "sources.interactive",
+        Live(|old, new| wider(&old.sources.interactive, &new.sources.interactive)),
+    ),
+    (
+        "sources.port",
+        Live(|old, new| wider(&old.sources.port, &new.sources.port)),
+    ),
     ("streamingConnectionIdleTimeout", Live(never)),
     ("tlsCertFile", Live(never)),
     (
@@ -277,6 +287,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         tls,
         authentication,
         authorization,
+        sources,
         read_only_port: _,
         streaming_connection_idle_timeout,
         limits: _,
@@ -297,6 +308,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         tls,
         authentication,
         authorization,
+        sources,
         streaming_connection_idle_timeout,
         audit: Audit {
             sink: old.audit.sink.clone(),
@@ -320,6 +332,15 @@ fn on(is_on: bool) -> Option<String> {
 
 fn longer(old: Duration, new: Duration) -> Option<String> {
     (new > old).then(|| "is longer".to_owned())
+}
+
+/// What the new list lets through and the old one did not.
+fn wider(old: &Networks, new: &Networks) -> Option<String> {
+    if new.is_empty() && !old.is_empty() {
+        return Some("names no network any more, so that every address is let in".to_owned());
+    }
+    let added = new.iter().filter(|network| !old.cover(network));
+    listed("has", added.map(ToString::to_string))
 }
 
 fn added(old: &[String], new: &[String]) -> Option<String> {

@@ -47,6 +47,9 @@ impl Instance {
         };
         let serving = Serving::reload(&self.serving, tls, looks);
         let after = (self.serving.load_full(), self.gate.rules.load_full());
+        if !Arc::ptr_eq(&before.1, &after.1) {
+            self.warn_of_left_out();
+        }
         if !Arc::ptr_eq(&before.0, &after.0) || !Arc::ptr_eq(&before.1, &after.1) {
             self.gate.announce_change();
         }
@@ -146,6 +149,7 @@ impl Instance {
             }
             Some(serving)
         };
+        self.judge_sources(&new.sources)?;
         let rules = self.reviewing.rules(new)?;
         self.gate.audit.set_policy(&new.audit);
         if let Some(serving) = serving {

@@ -51,6 +51,7 @@ authorization:
   webhook: {cacheAuthorizedTTL: 1m0s, cacheUnauthorizedTTL: 1s}
   interactive: {requireCreate: false, allowedUsers: [bob], cacheAuthorizedTTL: 1s}
   paths: {deny: [/debug]}
+sources: {port: [10.0.0.0/8], interactive: [10.0.0.1], excludeApiServer: true}
 readOnlyPort: {listen: ['192.0.2.2:10255'], answer: 404, healthz: true}
 streamingConnectionIdleTimeout: 1m0s
 limits:
@@ -185,6 +186,27 @@ fn a_change_loosens_in_one_direction() {
             format!("{deny}[/c, /a]}}}}"),
             none(),
             key("authorization.paths.deny", "has no more /a"),
+        ),
+        (
+            "sources: {port: [10.0.0.0/8]}".to_owned(),
+            "sources: {port: [10.0.0.0/8, 10.1.0.0/16, '::1']}".to_owned(),
+            key("sources.port", "has ::1"),
+            none(),
+        ),
+        (
+            "sources: {port: [10.0.0.0/8]}".to_owned(),
+            "sources: {port: [10.1.0.0/16]}".to_owned(),
+            none(),
+            key("sources.port", "has 10.0.0.0/8"),
+        ),
+        (
+            "sources: {interactive: []}".to_owned(),
+            "sources: {interactive: [10.0.0.1]}".to_owned(),
+            none(),
+            key(
+                "sources.interactive",
+                "names no network any more, so that every address is let in",
+            ),
         ),
         (
             format!("{user}[]}}}}"),
