@@ -204,7 +204,7 @@ fn may_be_api_server(identity: &Identity) -> bool {
 mod tests {
     use super::*;
 
-    /// Seen red: with every address kept for ever, and with the last one forgotten too.
+    /// Seen red: with every address kept for ever.
     #[test]
     fn an_address_counts_for_an_hour_and_the_last_one_always() {
         let at = Whereabouts::default();

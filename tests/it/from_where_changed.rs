@@ -46,7 +46,7 @@ async fn ask(connection: &mut Connection, target: &str) -> (u16, String) {
     (answer.status().as_u16(), body)
 }
 
-/// Seen red: without the look at the list for each request, and with the connection left open.
+/// Seen red: with the connection left open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_open_is_judged_by_the_new_list_and_closed() {
     let world = start(json!({})).await;
@@ -101,7 +101,7 @@ async fn a_connection_that_is_open_is_judged_by_the_new_list_and_closed() {
     world.stop().await;
 }
 
-/// Seen red: without the address of the API server compared, and with the old lists compared too.
+/// Seen red: with new lists not judged.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_that_leave_out_the_api_server_are_refused_unless_they_say_so() {
     let world = start(json!({})).await;

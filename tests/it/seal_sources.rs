@@ -40,8 +40,7 @@ fn is_dropped(dialled: &Result<TcpStream, ErrorKind>) -> bool {
     matches!(dialled, Err(ErrorKind::TimedOut | ErrorKind::WouldBlock))
 }
 
-/// Seen red: without the rules for the gate's own port, the pod was answered with SYN-ACK and a reset by the
-/// gate; without those of IPv6, a neighbour reached the gate over IPv6.
+/// Seen red: without the rules for the gate's own port.
 #[test]
 fn a_stranger_gets_no_answer_and_a_listed_source_reaches_the_gate() {
     on_every_backend(async |mut node: Node| {
@@ -232,7 +231,7 @@ fn a_seal_that_leaves_out_the_api_server_is_refused() {
     });
 }
 
-/// Seen red: with the gate's own port not observed, and the gate's connections proposed.
+/// Seen red: with the gate's own port not observed.
 #[test]
 fn observe_proposes_the_callers_of_the_gate_and_of_the_port_behind_it() {
     on_a_node(async |mut node: Node| {
