@@ -243,7 +243,8 @@ impl Metrics {
             ),
             reload_failing: families.add(
                 "reload_failing",
-                "Whether files that changed cannot be used and the last good ones stay in force, by what they are",
+                "Whether files that changed cannot be used and the last good ones stay in force, by what \
+                 they are",
             ),
             configuration_pending: families.add(
                 "configuration_pending",

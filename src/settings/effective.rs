@@ -23,7 +23,8 @@ impl Settings {
         serde_saphyr::to_string(&self.to_file())
     }
 
-    /// Each key of the configuration, with its value: `authorization.mode` → `"Webhook"`. A list is one value.
+    /// Each key of the configuration, with its value: `authorization.mode` →
+    /// `"Webhook"`. A list is one value.
     ///
     /// # Errors
     ///

@@ -68,8 +68,8 @@ fn ok(what: &str) -> [(&str, &str); 2] {
     [("what", what), ("result", "ok")]
 }
 
-/// Each file by another way of replacing it, all at the same time. (Not seen red: what keeps half a file out is
-/// tested for each kind of file elsewhere.)
+/// Each file by another way of replacing it, all at the same time. (Not seen red: what keeps half a file out
+/// is tested for each kind of file elsewhere.)
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_while_every_file_is_replaced() {
     let node = Node::start(|file, folder| {
