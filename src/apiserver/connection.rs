@@ -30,7 +30,7 @@ pub(super) const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// API servers close an idle connection after 90 s. Well before that it is not used any more.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
-/// How long one of several addresses may take to answer.
+/// How long an address may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection, and the endpoint that it was made from.
@@ -43,17 +43,24 @@ pub(super) struct ApiServerConnection {
 }
 
 /// Connects to the first of these addresses that answers. A silent address must not use up the time that the
-/// others need: a name may have the addresses of several API servers, one of which is down.
+/// others need: a name may have the addresses of several API servers, one of which is down. All are tried
+/// again while one is silent, since the kernel's own repetitions come ever later: an API server that is back
+/// is reached within a second. The caller sets the deadline.
 async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let Some((last, others)) = addresses.split_last() else {
-        return Err(io::Error::other("the name has no address"));
-    };
-    for address in others {
-        if let Ok(Ok(tcp)) = timeout(PATIENCE, TcpStream::connect(address)).await {
-            return Ok(tcp);
+    loop {
+        let mut failure = None;
+        let mut silent = false;
+        for address in addresses {
+            match timeout(PATIENCE, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => return Ok(tcp),
+                Ok(Err(error)) => failure = Some(error),
+                Err(_) => silent = true,
+            }
+        }
+        if !silent {
+            return Err(failure.unwrap_or_else(|| io::Error::other("the name has no address")));
         }
     }
-    TcpStream::connect(last).await
 }
 
 /// A complete answer.

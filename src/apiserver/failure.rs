@@ -21,6 +21,8 @@ pub(crate) enum Api {
     SubjectAccessReview,
     /// A read of a `v1` Node.
     Node,
+    /// The gate's own question whether the API server answers at all.
+    Probe,
 }
 
 /// A call without an answer. Nothing may be allowed because of it.
@@ -83,11 +85,21 @@ pub(crate) enum Cause {
     /// The exec plugin gave no credential.
     #[error("no credential: {0}")]
     Plugin(Arc<PluginError>),
-    /// The time ran out, including retries and the wait for a slot.
+    /// All calls that the gate may make at once were under way until the time ran out.
+    #[error(
+        "not asked within {after:?}: limits.concurrentReviews other calls to the API server are under way"
+    )]
+    NoSlot {
+        /// The time that was allowed.
+        after: Duration,
+    },
+    /// The time ran out, including retries.
     #[error("no answer within {after:?}{}", before_that(last.as_deref()))]
     Deadline {
         /// The time that was allowed.
         after: Duration,
+        /// Whether the API server had been asked when the time ran out.
+        asked: bool,
         /// Why the last finished attempt failed.
         last: Option<Box<Self>>,
     },
@@ -109,6 +121,7 @@ impl Api {
             Self::TokenReview => "TokenReview",
             Self::SubjectAccessReview => "SubjectAccessReview",
             Self::Node => "reading the Node",
+            Self::Probe => "the probe",
         }
     }
 
@@ -118,6 +131,7 @@ impl Api {
             Self::TokenReview => "/apis/authentication.k8s.io/v1/tokenreviews",
             Self::SubjectAccessReview => "/apis/authorization.k8s.io/v1/subjectaccessreviews",
             Self::Node => "/api/v1/nodes/",
+            Self::Probe => "/readyz",
         }
     }
 }
@@ -125,6 +139,11 @@ impl Api {
 // === impl ReviewError ===
 
 impl ReviewError {
+    /// Whether it shows that the API server is unreachable.
+    pub(crate) fn is_outage(&self) -> bool {
+        self.cause.is_outage()
+    }
+
     /// The HTTP status with which the API server refused or failed, if there is one.
     #[must_use]
     pub(crate) const fn status(&self) -> Option<StatusCode> {
@@ -138,6 +157,29 @@ impl ReviewError {
 // === impl Cause ===
 
 impl Cause {
+    /// Whether it shows that the API server is unreachable: no connection to it, none that lasts, no answer in
+    /// time, or a server error. A bound of this gate or of its machine shows nothing about the API server: a
+    /// client could reach it. An answer that cannot be used, or one that refuses the gate's credential, shows
+    /// that it is there.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } | Self::Handshake { source, .. } => is_broken(source.kind()),
+            Self::Exchange(error) => {
+                error.is_canceled()
+                    || error.is_closed()
+                    || error.is_incomplete_message()
+                    || io_kind(error).is_some_and(is_broken)
+            }
+            Self::Status { code, .. } => code.is_server_error(),
+            Self::Deadline { asked, .. } => *asked,
+            Self::NoSlot { .. }
+            | Self::TooLarge { .. }
+            | Self::Answer(_)
+            | Self::Request(_)
+            | Self::Plugin(_) => false,
+        }
+    }
+
     /// Whether the kubelet's webhook client would try again: after resets, internal errors, timeouts, too
     /// many requests, and other server errors with a Retry-After; not after a refused connection, TLS errors,
     /// 401, 403, or a 503 without Retry-After.
@@ -180,6 +222,24 @@ impl Cause {
             _ => None,
         }
     }
+}
+
+/// Whether an I/O error is about the other end or the network between. Too few descriptors, ports or memory
+/// on this machine are not, nor is a name that cannot be resolved.
+fn is_broken(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::UnexpectedEof
+    )
 }
 
 fn is_reset(error: &hyper::Error) -> bool {

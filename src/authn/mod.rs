@@ -9,6 +9,7 @@ mod certificate;
 mod identity;
 mod jwt;
 mod presented;
+mod stale;
 mod token;
 mod verdicts;
 
@@ -17,6 +18,7 @@ pub(crate) use self::certificate::user_of_certificate;
 pub(crate) use self::identity::add_authenticated_group;
 pub(crate) use self::identity::{CredentialKind, Identity};
 pub(crate) use self::presented::Presented;
+pub(crate) use self::stale::StaleAnswers;
 pub(crate) use self::token::TokenReviewer;
 pub use self::token::{SubprotocolError, WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
 pub(crate) use self::verdicts::Verdicts;
@@ -29,6 +31,7 @@ use http::HeaderMap;
 use self::certificate::CertificateVerdict;
 use self::presented::Unjudged;
 use self::token::TokenVerdict;
+use crate::attributes::{Checks, Protocol};
 use crate::error::{RequestError, Station};
 use crate::metrics::Metrics;
 use crate::quota::Exhausted;
@@ -68,8 +71,7 @@ impl Authenticator {
         }
     }
 
-    /// The user who makes a request. `websocket` says whether the request is a WebSocket upgrade, whose
-    /// subprotocols may carry a token.
+    /// The user who makes a request for `checks`. The subprotocols of a WebSocket upgrade may carry a token.
     ///
     /// # Errors
     /// 401 if no credential is valid, 503 if the TokenReview of a token failed or the certificate was not
@@ -78,7 +80,7 @@ impl Authenticator {
         &self,
         presented: &Presented,
         headers: &HeaderMap,
-        websocket: bool,
+        checks: &Checks,
     ) -> Result<Identity, RequestError> {
         let mut failures = CredentialFailures::default();
         if let Some(certificate) = presented.certificate()
@@ -103,7 +105,7 @@ impl Authenticator {
                     return Ok(identity);
                 }
                 if let Some(token) = bearer(header) {
-                    let answer = Box::pin(tokens.review(token, presented.source())).await;
+                    let answer = Box::pin(tokens.review(token, presented.source(), checks)).await;
                     match answer.value {
                         TokenVerdict::Authenticated(identity) => {
                             presented.remember(tokens, header, &identity, answer.fresh_until);
@@ -113,10 +115,10 @@ impl Authenticator {
                     }
                 }
             }
-            if websocket {
+            if checks.upgrade() == Some(Protocol::WebSocket) {
                 match websocket_protocol(headers) {
                     Ok(None) => {}
-                    Ok(Some(token)) => match tokens.review(&token, presented.source()).await.value {
+                    Ok(Some(token)) => match tokens.review(&token, presented.source(), checks).await.value {
                         TokenVerdict::Authenticated(identity) => return Ok(identity),
                         verdict => failures.token(verdict),
                     },
@@ -167,7 +169,7 @@ impl CredentialFailures {
                 self.refused("exhausted", "too many token reviews are under way");
             }
             TokenVerdict::Rejected { reason, detail } => self.refused(reason, &detail),
-            TokenVerdict::Failed(detail) => {
+            TokenVerdict::Failed { detail, .. } => {
                 self.review_failed = true;
                 self.refused("review_failed", &detail);
             }

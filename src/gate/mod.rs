@@ -27,7 +27,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::places::{Place, Rank};
 use self::record::Record;
-use crate::attributes::{Checks, Protocol, Subresource, Verb};
+use crate::attributes::{Checks, Subresource, Verb};
 use crate::audit::Audit;
 use crate::authn::{CredentialKind, Identity};
 use crate::authz::Permit;
@@ -196,10 +196,9 @@ impl Gate {
         record.set_checks(&checks);
 
         let began = Instant::now();
-        let websocket = checks.upgrade() == Some(Protocol::WebSocket);
         let identity = rules
             .authenticator
-            .authenticate(&connection.presented, &parts.headers, websocket)
+            .authenticate(&connection.presented, &parts.headers, &checks)
             .await;
         let identity = identity.inspect_err(|error| {
             // A failed review proves nothing about the client.

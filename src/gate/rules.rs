@@ -1,8 +1,9 @@
 //! Who may do what, by the configuration in force.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::authn::{Authenticator, CredentialKind, Identity};
+use crate::authn::{Authenticator, CredentialKind, Identity, StaleAnswers};
 use crate::authz::Authorizer;
 
 /// The security settings in force, and the answers that were remembered under them. They are replaced as one
@@ -11,6 +12,8 @@ use crate::authz::Authorizer;
 pub(crate) struct Rules {
     pub(crate) authenticator: Authenticator,
     pub(crate) authorizer: Authorizer,
+    /// `authorization.webhook.staleAllow`; `None` while it is off.
+    pub(crate) stale: Option<Arc<StaleAnswers>>,
     /// `authorization.interactive.allowedUsers`: places are kept for these users.
     pub(crate) interactive_users: Vec<String>,
     /// `authorization.interactive.requireCreate`.

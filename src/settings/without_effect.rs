@@ -11,9 +11,6 @@ use crate::duration;
 /// Every such key, with the value that earlier versions took.
 pub(super) fn keys() -> Value {
     json!({
-        "authorization": {
-            "webhook": {"staleAllow": {"maxAge": "0s", "subresources": ["metrics", "healthz", "stats"]}},
-        },
         "enforcement": "Enforce",
         "streams": {"recheckInterval": "30s", "maxUnverified": "5m0s", "maxLifetime": "0s"},
         "sandbox": "BestEffort",
@@ -28,8 +25,7 @@ pub(super) fn instead(key: &str) -> &'static str {
         "streams" | "streams.recheckInterval" | "streams.maxUnverified" => {
             "running streams are not judged again"
         }
-        "streams.maxLifetime" => "no stream is ended for its age",
-        _ => "no allow stands longer than its cache time",
+        _ => "no stream is ended for its age",
     }
 }
 

@@ -160,11 +160,6 @@ streams:
   recheckInterval: 30s
   maxUnverified: 300s
   maxLifetime: 0s
-authorization:
-  webhook:
-    staleAllow:
-      maxAge: 0s
-      subresources: [metrics, healthz, stats]
 ";
 
 #[test]
@@ -175,14 +170,10 @@ fn a_key_without_effect_is_read_with_a_warning_and_changes_nothing() {
         .iter()
         .map(|said| said.split(':').nth(1).unwrap())
         .collect();
-    assert_eq!(warned, ["7", "8", "10", "11", "12", "16", "17"]);
+    assert_eq!(warned, ["7", "8", "10", "11", "12"]);
     assert_eq!(
         settings.warnings[1],
         "/etc/gate/gate.yaml:8: `sandbox` has no effect in this version: there is no sandbox; remove the key"
-    );
-    assert!(
-        settings.warnings[5]
-            .contains("`authorization.webhook.staleAllow.maxAge` has no effect in this version")
     );
     assert_eq!(without_warnings(settings), good(LEAST));
 }
@@ -196,11 +187,6 @@ fn a_promise_that_is_not_kept_is_refused_and_never_ignored() {
         ("streams: {recheckInterval: ", "10s"),
         ("streams: {maxUnverified: ", "1m"),
         ("streams: {maxLifetime: ", "1h"),
-        ("authorization: {webhook: {staleAllow: {maxAge: ", "1h"),
-        (
-            "authorization: {webhook: {staleAllow: {subresources: ",
-            "[metrics, log]",
-        ),
     ] {
         let ends = "}".repeat(key.matches('{').count());
         let said = error(&least_and(&format!("{key}{value}{ends}")));
