@@ -165,9 +165,9 @@ impl ApiServer {
             })
     }
 
-    /// Asks whether the API server answers at all: `GET /readyz` with the gate's credential, on a connection of
-    /// its own, and without a slot, so that no client can keep it from being asked. Its failure is not kept as
-    /// [`Self::reachability`].
+    /// Asks whether the API server answers at all: `GET /readyz` with the gate's credential, on a connection
+    /// of its own, and without a slot, so that no client can keep it from being asked. Its failure is not
+    /// kept as [`Self::reachability`].
     pub(super) async fn probe(&self) -> Result<(), ReviewError> {
         let (api, inner) = (Api::Probe, &self.0);
         let question = ApiCall {

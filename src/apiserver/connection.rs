@@ -270,5 +270,22 @@ mod tests {
             .unwrap();
         assert_eq!(reached.peer_addr().unwrap(), good.local_addr().unwrap());
         assert!(dial(&[]).await.is_err());
+        // What was silent is reached once it answers, long before the kernel would ask again.
+        let dialling = tokio::spawn(async move { dial(&[address]).await });
+        assert!(!dialling.is_finished());
+        silent.set_nonblocking(true).unwrap();
+        drop(filling);
+        let emptying = async {
+            loop {
+                let _ = silent.accept();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = emptying => {}
+            reached = dialling => {
+                assert_eq!(reached.unwrap().unwrap().peer_addr().unwrap(), address);
+            }
+        }
     }
 }

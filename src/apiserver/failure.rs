@@ -157,10 +157,10 @@ impl ReviewError {
 // === impl Cause ===
 
 impl Cause {
-    /// Whether it shows that the API server is unreachable: no connection to it, none that lasts, no answer in
-    /// time, or a server error. A bound of this gate or of its machine shows nothing about the API server: a
-    /// client could reach it. An answer that cannot be used, or one that refuses the gate's credential, shows
-    /// that it is there.
+    /// Whether it shows that the API server is unreachable: no connection to it, none that lasts, no answer
+    /// in time, or a server error. A bound of this gate or of its machine shows nothing about the API
+    /// server: a client could reach it. An answer that cannot be used, or one that refuses the gate's
+    /// credential, shows that it is there.
     pub(super) fn is_outage(&self) -> bool {
         match self {
             Self::Connect { source, .. } | Self::Handshake { source, .. } => is_broken(source.kind()),
@@ -279,5 +279,79 @@ const fn way_out(code: StatusCode) -> &'static str {
         StatusCode::UNAUTHORIZED => "; it does not accept the credential of the gate's kubeconfig",
         StatusCode::FORBIDDEN => "; bind the gate's user to ClusterRole system:auth-delegator",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    fn connecting(errno: Errno) -> Cause {
+        Cause::Connect {
+            address: "192.0.2.1:6443".to_owned(),
+            source: errno.into(),
+        }
+    }
+
+    /// A client that uses up the descriptors or ports of this machine must not switch stale answers on.
+    ///
+    /// Seen red: with every failed connection counted.
+    #[test]
+    fn what_this_machine_lacks_is_no_outage_of_the_api_server() {
+        for errno in [
+            Errno::CONNREFUSED,
+            Errno::CONNRESET,
+            Errno::TIMEDOUT,
+            Errno::HOSTUNREACH,
+            Errno::NETUNREACH,
+        ] {
+            assert!(connecting(errno).is_outage(), "{errno}");
+        }
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::ADDRNOTAVAIL,
+            Errno::AGAIN,
+            Errno::ACCESS,
+            Errno::PERM,
+        ] {
+            assert!(!connecting(errno).is_outage(), "{errno}");
+        }
+    }
+
+    #[test]
+    fn only_a_server_error_and_a_lack_of_answers_are_an_outage() {
+        let status = |code| Cause::Status {
+            code: StatusCode::from_u16(code).unwrap_or_default(),
+            message: String::new(),
+            retry_after: None,
+        };
+        let after = Duration::from_secs(1);
+        let deadline = |asked| Cause::Deadline {
+            after,
+            asked,
+            last: None,
+        };
+        for cause in [status(500), status(503), status(504), deadline(true)] {
+            assert!(cause.is_outage(), "{cause}");
+        }
+        for cause in [
+            status(302),
+            status(401),
+            status(403),
+            status(404),
+            status(429),
+            deadline(false),
+            Cause::NoSlot { after },
+            Cause::TooLarge { limit: 1 },
+            Cause::Answer(AnswerError::NoUser),
+            Cause::Request(String::new()),
+        ] {
+            assert!(!cause.is_outage(), "{cause}");
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! The API server's last yes to each question, kept for an outage (`authorization.webhook.staleAllow`).
 //!
-//! They stand beside the caches, which forget an answer once it has expired. An answer here counts only while
-//! [`Outage`] finds the API server unreachable, only for what the setting names, and until it is `maxAge` old.
-//! Every review keeps them up to date: a yes replaces the one before, and a no removes all that it puts in
-//! doubt.
+//! They stand beside the caches, which forget an answer once it has expired. An answer here counts only
+//! while [`Outage`] finds the API server unreachable, only for what the setting names, and until it is
+//! `maxAge` old. Every review keeps them up to date: a yes replaces the one before, and a no removes
+//! all that it puts in doubt.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,7 +42,8 @@ struct Kept<V> {
 // === impl StaleAnswers ===
 
 impl StaleAnswers {
-    /// At most `entries` answers of each kind; `None` if the settings let none count. Probes run on `control`.
+    /// At most `entries` answers of each kind; `None` if the settings let none count.
+    /// Probes run on `control`.
     pub(crate) fn new(
         settings: &settings::StaleAllow,
         entries: usize,

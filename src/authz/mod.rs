@@ -1,5 +1,5 @@
-//! Station 5: authorization by a static rule or one cached SubjectAccessReview per check, in order. The result
-//! is a [`Permit`], without which nothing can be forwarded.
+//! Station 5: authorization by a static rule or one cached SubjectAccessReview per check, in order. The
+//! result is a [`Permit`], without which nothing can be forwarded.
 
 mod permit;
 mod policy;
@@ -63,7 +63,8 @@ impl Authorizer {
             ));
         };
         for (index, &subresource) in checks.subresources().iter().enumerate() {
-            // An earlier review may say who the user is for what `staleAllow` names, which is the first check.
+            // An earlier review may say who the user is for what `staleAllow` names,
+            // which is the first check.
             if index > 0 && identity.is_stale() {
                 let detail = "the token was reviewed earlier, which does not count for the next check";
                 return Err(RequestError::review_failed(Station::Authn, "TokenReview", detail));

@@ -66,8 +66,8 @@ pub(super) enum AccessVerdict {
 }
 
 impl AccessReviewer {
-    /// A reviewer for the node `node_name` that remembers up to `entries` answers, and those of `stale` for an
-    /// outage. Reviews run on `control`.
+    /// A reviewer for the node `node_name` that remembers up to `entries` answers, and those of `stale` for
+    /// an outage. Reviews run on `control`.
     pub(crate) fn new(
         api_server: ApiServer,
         node_name: Arc<str>,

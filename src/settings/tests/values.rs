@@ -118,6 +118,68 @@ fn values_out_of_bounds_are_refused() {
             r#"tlsCipherSuites[1]: "frobnicate" is not known; write some of TLS_AES_128_GCM_SHA256, "#,
         ),
         (
+            "authorization: {webhook: {staleAllow: {maxAge: 61m}}}",
+            "authorization.webhook.staleAllow.maxAge: \"61m\" is out of range; write 0s to 1h0m0s",
+        ),
+        (
+            "authorization: {webhook: {staleAllow: {subresources: [metrics, pods]}}}",
+            "staleAllow.subresources[1]: \"pods\" is not possible: only subresources that show measurements",
+        ),
+        (
+            "authorization: {webhook: {staleAllow: {subresources: []}}}",
+            "staleAllow.subresources: is empty; write some of metrics, healthz, stats",
+        ),
+        (
+            "authorization: {static: {users: [a]}}",
+            "authorization.static: a mapping is not a list of rules; write - {users: [NAME], ",
+        ),
+        (
+            "authorization: {static: [a]}",
+            "authorization.static[0]: \"a\" is not a mapping; write the keys below it",
+        ),
+        (
+            "authorization: {static: [{user: [a]}]}",
+            "authorization.static[0].user: unknown key; the nearest known key is \
+             authorization.static[].users: write users",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get], subresources: [metrics], x: 1}]}",
+            "authorization.static[0].x: unknown key; the keys of this place are groups, subresources, users, \
+             verbs",
+        ),
+        (
+            "authorization: {static: [{verbs: [get], subresources: [metrics]}]}",
+            "authorization.static[0]: names neither users nor groups",
+        ),
+        (
+            "authorization: {static: [{users: [''], verbs: [get], subresources: [metrics]}]}",
+            "authorization.static[0].users[0]: \"\" is no name",
+        ),
+        (
+            "authorization: {static: [{users: [a], subresources: [metrics]}]}",
+            "authorization.static[0].verbs: has [], and a static rule allows get alone; write [get]",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get, create], subresources: [metrics]}]}",
+            "authorization.static[0].verbs: has [get, create], and",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: ['*'], subresources: [metrics]}]}",
+            "authorization.static[0].verbs: has [*], and",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get]}]}",
+            "authorization.static[0].subresources: is empty; write some of metrics, healthz, stats",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get], subresources: ['*']}]}",
+            "authorization.static[0].subresources[0]: \"*\" is not possible",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get], subresources: [metrics, log]}]}",
+            "authorization.static[0].subresources[1]: \"log\" is not possible",
+        ),
+        (
             "authorization: {paths: {deny: [debug]}}",
             "authorization.paths.deny[0]: \"debug\" does not begin with /",
         ),
@@ -482,4 +544,69 @@ fn the_audit_file_is_rotated_unless_the_size_is_zero() {
     );
     assert_eq!(rotation("audit: {maxBackups: 2}"), megabytes(100, Some(2)));
     assert!(error(&least_and("audit: {maxSizeMB: 1000001}")).contains("write 0 to 1000000"));
+}
+
+/// A rule for a name that every client has would be AlwaysAllow by another name.
+///
+/// Seen red: with `system:serviceaccounts` left out of the names.
+#[test]
+fn a_static_rule_names_neither_everyone_nor_every_pod() {
+    for name in [
+        "system:authenticated",
+        "system:unauthenticated",
+        "system:anonymous",
+        "system:serviceaccounts",
+        " system:authenticated",
+        "*",
+        "system:serviceaccount:monitoring:*",
+    ] {
+        for list in ["users", "groups"] {
+            let rule = format!("{{{list}: [a, '{name}'], verbs: [get], subresources: [metrics]}}");
+            let said = error(&least_and(&format!("authorization: {{static: [{rule}]}}")));
+            let expected = format!("authorization.static[0].{list}[1]: \"{name}\" ");
+            assert!(said.contains(&expected), "{said}");
+            assert!(said.contains("write the exact name of a user or group"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn static_rules_and_stale_answers_are_read_printed_and_warned_about() {
+    let rules = "authorization:\n  static:\n  - \
+                 {groups: ['system:serviceaccounts:monitoring'], verbs: [get], subresources: [metrics, stats]}\n  - users: [prometheus]\n    verbs: [get]\n    subresources: [healthz]\n  webhook: {staleAllow: {maxAge: 10m, subresources: [metrics]}}";
+    let settings = good(&least_and(rules));
+    let [first, second] = settings.authorization.static_rules.as_slice() else {
+        panic!("two rules");
+    };
+    assert_eq!(first.groups, ["system:serviceaccounts:monitoring"]);
+    assert_eq!(second.users, ["prometheus"]);
+    assert_eq!(
+        settings.authorization.stale_allow.max_age,
+        Duration::from_secs(600)
+    );
+    let [warning] = settings.warnings.as_slice() else {
+        panic!("{:?}", settings.warnings);
+    };
+    assert!(
+        warning.starts_with("/etc/gate/gate.yaml:9: authorization.static: ")
+            && warning.contains("if an authorizer of the API server denies it, the gate does not see that"),
+        "{warning}"
+    );
+    let printed = settings.to_yaml().unwrap();
+    assert_eq!(without_warnings(good(&printed)), without_warnings(settings));
+
+    let short = good(&least_and("authorization: {webhook: {staleAllow: {maxAge: 1m}}}"));
+    assert!(
+        short.warnings[0].contains("staleAllow.maxAge: has no effect"),
+        "{:?}",
+        short.warnings
+    );
+    let ignored = good(&least_and(
+        "authorization: {mode: AlwaysAllow, static: [{users: [a], verbs: [get], subresources: [stats]}]}",
+    ));
+    let said = ignored.warnings.join("\n");
+    assert!(
+        said.contains("authorization.static: has no effect while"),
+        "{said}"
+    );
 }
