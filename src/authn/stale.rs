@@ -102,8 +102,9 @@ impl StaleAnswers {
         }
     }
 
-    /// The user of a token by an earlier review, if the API server is unreachable now.
-    pub(super) async fn user_of(&self, key: &[u8; 32]) -> Option<Identity> {
+    /// The user of a token by an earlier review, if the API server is unreachable. `failed` says that a new
+    /// review has shown that.
+    pub(super) async fn user_of(&self, key: &[u8; 32], failed: bool) -> Option<Identity> {
         // The probe may take seconds: what was forgotten meanwhile is not used.
         let known = || {
             let user = self.tokens.get(key)?.standing()?;
@@ -111,7 +112,7 @@ impl StaleAnswers {
             (!expired).then(|| user.as_stale())
         };
         known()?;
-        let confirmed = self.outage.is_confirmed().await;
+        let confirmed = self.is_outage(failed).await;
         known()
             .filter(|_| confirmed)
             .inspect(|_| self.note(CacheKind::Token))
@@ -142,11 +143,13 @@ impl StaleAnswers {
         self.tokens.retain(|_, kept| kept.value.user().username != *name);
     }
 
-    /// Why a user may get a subresource by an earlier review, if the API server is unreachable now.
+    /// Why a user may get a subresource by an earlier review, if the API server is unreachable. `failed` says
+    /// that a new review has shown that.
     pub(crate) async fn allow(
         &self,
         identity: &Identity,
         (verb, subresource, interactive): (Verb, Subresource, bool),
+        failed: bool,
     ) -> Option<Arc<str>> {
         if !self.cover_check(verb, subresource, interactive) {
             return None;
@@ -154,13 +157,21 @@ impl StaleAnswers {
         let question = (identity.clone(), subresource);
         let known = || self.allows.get(&question)?.standing();
         known()?;
-        let confirmed = self.outage.is_confirmed().await;
+        let confirmed = self.is_outage(failed).await;
         known()
             .filter(|_| confirmed)
             .inspect(|_| self.note(CacheKind::Access))
     }
 
     // --- both ---
+
+    async fn is_outage(&self, failed: bool) -> bool {
+        if failed {
+            self.outage.is_confirmed().await
+        } else {
+            self.outage.is_known().await
+        }
+    }
 
     /// `value` with its end: never later than that of the credential.
     fn kept<V>(&self, value: V, identity: &Identity) -> Option<Kept<V>> {

@@ -187,7 +187,7 @@ impl TokenReviewer {
         let stale = self.stale.as_ref().filter(|stale| stale.cover(checks));
         let answer = self.review_fresh(key, token, source, stale).await;
         if let (TokenVerdict::Failed { is_outage: true, .. }, Some(stale)) = (&answer.value, stale)
-            && let Some(user) = stale.user_of(&key).await
+            && let Some(user) = stale.user_of(&key, true).await
         {
             return unasked(TokenVerdict::Authenticated(user));
         }
@@ -214,7 +214,7 @@ impl TokenReviewer {
         }
         // While it is known that the API server is unreachable, no request waits for a review to fail.
         if let Some(stale) = stale
-            && let Some(user) = stale.user_of(&key).await
+            && let Some(user) = stale.user_of(&key, false).await
         {
             return unasked(TokenVerdict::Authenticated(user));
         }

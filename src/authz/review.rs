@@ -134,17 +134,17 @@ impl AccessReviewer {
     /// The verdict on a question without an answer in the cache. If the API server is unreachable, an earlier
     /// answer may do; while that is known, no request waits for a review to fail.
     async fn review_anew(&self, question: AccessQuestion) -> AccessVerdict {
-        let stale = async || {
+        let stale = async |failed| {
             let stale = self.stale.as_ref()?;
-            stale.allow(&question.identity, question.check()).await
+            stale.allow(&question.identity, question.check(), failed).await
         };
-        if let Some(reason) = stale().await {
+        if let Some(reason) = stale(false).await {
             return AccessVerdict::AllowStale(reason);
         }
         let (key, asked) = (question.clone(), question.clone());
         let verdict = self.cache.get_or_review(key, || self.ask(asked)).await.value;
         if verdict.is_outage()
-            && let Some(reason) = stale().await
+            && let Some(reason) = stale(true).await
         {
             return AccessVerdict::AllowStale(reason);
         }
