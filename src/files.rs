@@ -41,7 +41,14 @@ pub(crate) fn open(path: impl AsRef<Path>) -> io::Result<File> {
 /// # Errors
 /// As [`open`], or it is larger.
 pub(crate) fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
-    let file = open(path)?;
+    read_open(&mut open(path)?, most)
+}
+
+/// As [`read`], of a file that [`open`] has opened.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_open(file: &mut File, most: u64) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
     let mut bytes = Vec::new();
     if length <= most {
@@ -183,6 +190,7 @@ mod tests {
         assert_eq!(read_text("/proc/self/comm", TOKEN).unwrap().lines().count(), 1);
     }
 
+    /// Seen red: with the work done on the caller's thread, whose panic it then is.
     #[tokio::test]
     async fn reading_aside_yields_the_result_or_that_there_is_none() {
         assert_eq!(aside(|| 7).await.unwrap(), 7);

@@ -28,6 +28,8 @@ pub struct Metrics {
     handshakes: Family<HandshakeLabels, Counter>,
     rejections: Family<ReasonLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
+    reload_failing: Family<WhatLabels, Gauge>,
+    configuration_pending: Family<WaitLabels, Gauge>,
     upstream_connections: Family<ReasonLabels, Counter>,
     upstream_reused: Counter,
     certificate_expiry: Family<CertificateLabels, Gauge>,
@@ -141,6 +143,16 @@ struct ReloadLabels {
 }
 
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct WhatLabels {
+    what: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct WaitLabels {
+    wait: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct CertificateLabels {
     certificate: &'static str,
 }
@@ -214,6 +226,14 @@ impl Metrics {
             reloads: families.add(
                 "reloads",
                 "Files read again because they changed, by what they are and result",
+            ),
+            reload_failing: families.add(
+                "reload_failing",
+                "Whether files that changed cannot be used and the last good ones stay in force, by what they are",
+            ),
+            configuration_pending: families.add(
+                "configuration_pending",
+                "Changes of the configuration file that are not in force, by what they wait for",
             ),
             upstream_reused: upstream_connections.get_or_create_owned(&ReasonLabels { reason: "reused" }),
             upstream_connections,
@@ -346,6 +366,20 @@ impl Metrics {
             .inc();
     }
 
+    /// Whether files that changed cannot be used.
+    pub fn reload_failing(&self, what: &'static str, failing: bool) {
+        let gauge = self.reload_failing.get_or_create(&WhatLabels { what });
+        gauge.set(failing.into());
+    }
+
+    /// How many changes of the configuration file wait for SIGHUP, and how many for a start.
+    pub fn configuration_pending(&self, signal: usize, start: usize) {
+        for (wait, changes) in [("sighup", signal), ("restart", start)] {
+            let gauge = self.configuration_pending.get_or_create(&WaitLabels { wait });
+            gauge.set(i64::try_from(changes).unwrap_or(i64::MAX));
+        }
+    }
+
     /// What happened with a connection to the kubelet.
     pub fn upstream_connection(&self, what: &'static str) {
         self.upstream_connections
@@ -436,6 +470,8 @@ mod tests {
         metrics.handshake("ok", "x", "x");
         metrics.rejected("x");
         metrics.reloaded("x", true);
+        metrics.reload_failing("x", false);
+        metrics.configuration_pending(0, 0);
         metrics.admin_report_built("x");
         metrics.upstream_connection("x");
         metrics.certificate_expires("x", 1);

@@ -87,6 +87,7 @@ impl<K: Eq + Hash> Drop for Share<K> {
 mod tests {
     use super::*;
 
+    /// Seen red: without either bound, and with a dropped share, or its key, still counted.
     #[test]
     fn a_share_is_refused_at_either_bound_and_comes_back_when_dropped() {
         let quota = Quota::new(3, 2);

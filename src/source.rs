@@ -141,6 +141,8 @@ mod tests {
         Source::of(text.parse().unwrap())
     }
 
+    /// Seen red: with all bits of an address counted, with no network wider than a source, with mapped
+    /// addresses left as they are, and with ::1 not taken for loopback.
     #[test]
     fn a_network_of_ipv6_is_one_source_and_a_mapped_address_is_ipv4() {
         assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:1"));
@@ -174,6 +176,8 @@ mod tests {
         assert_eq!(known.kept_places(source), 4, "it was forgotten meanwhile");
     }
 
+    /// Seen red: with sources that are never forgotten, without the bound, and with forgotten ones
+    /// left in the table.
     #[test]
     fn a_source_is_forgotten_and_the_memory_is_bounded() {
         let (known, now) = (Known::default(), Instant::now());

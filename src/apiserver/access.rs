@@ -10,6 +10,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::ServerName;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::authorities::{Authorities, AuthoritiesError};
 use super::exec::{IssuedCredential, Plugin};
@@ -17,7 +18,9 @@ use super::keys::KubeconfigError;
 use super::kubeconfig::{Kubeconfig, ServerUrl};
 use super::material::{ClientCertificate, Material};
 use crate::files::{BUNDLE, DOCUMENT, TOKEN};
+use crate::looks::{Looks, Reloaded, Unit};
 use crate::tls::pem::{self, PemError};
+use crate::tls::{TlsError, certified_key};
 
 /// All that a request needs, from one reading of the files.
 #[derive(Clone)]
@@ -33,11 +36,12 @@ pub(super) struct ApiServerAccess {
     pub(super) authorities: Vec<u8>,
 }
 
-/// What the files that a kubeconfig names hold.
+/// What the files that a kubeconfig names hold. Each is a unit of its own, and certificate and key are one.
+#[derive(Clone)]
 pub(super) struct ApiServerFiles {
-    authorities: Vec<u8>,
-    authorization: Option<HeaderValue>,
-    pair: Option<PemPair>,
+    authorities: Arc<Unit<()>>,
+    token: Arc<Unit<Option<HeaderValue>>>,
+    pair: Arc<Unit<Option<PemPair>>>,
 }
 
 /// All that a connection is made from. As soon as another endpoint is published, connections of the old one
@@ -77,8 +81,8 @@ pub enum ApiServerError {
         certificate: PathBuf,
         /// The key.
         key: PathBuf,
-        /// What rustls said.
-        source: rustls::Error,
+        /// What is wrong with them.
+        source: TlsError,
     },
     /// TLS cannot be set up.
     #[error("TLS cannot be set up: {0}")]
@@ -103,41 +107,62 @@ impl ApiServerAccess {
         source: &Kubeconfig,
         issued: Arc<IssuedCredential>,
     ) -> Result<Self, ApiServerError> {
-        let files = ApiServerFiles {
-            authorities: self.authorities.clone(),
+        let parts = Parts {
+            authorities: &self.authorities,
             authorization: None,
             pair: None,
         };
-        Self::new(source, files, Some(issued), Some(&self.endpoint))
+        Self::of(source, parts, Some(issued), Some(&self.endpoint))
     }
 
-    /// Validates what was read. The endpoint in use is kept if nothing in it has changed.
+    /// Of what was read. The endpoint in use is kept if nothing in it has changed.
     pub(super) fn new(
         source: &Kubeconfig,
-        files: ApiServerFiles,
+        files: &ApiServerFiles,
         issued: Option<Arc<IssuedCredential>>,
         in_use: Option<&Arc<ApiServerEndpoint>>,
     ) -> Result<Self, ApiServerError> {
-        let ApiServerFiles {
+        let parts = Parts {
+            authorities: files.authorities(),
+            authorization: files.token.value().clone(),
+            pair: files.pair.value().clone(),
+        };
+        Self::of(source, parts, issued, in_use)
+    }
+
+    fn of(
+        source: &Kubeconfig,
+        parts: Parts<'_>,
+        issued: Option<Arc<IssuedCredential>>,
+        in_use: Option<&Arc<ApiServerEndpoint>>,
+    ) -> Result<Self, ApiServerError> {
+        let Parts {
             authorities,
             mut authorization,
             mut pair,
-        } = files;
+        } = parts;
         if let Some(issued) = &issued {
             if authorization.is_none() {
-                authorization = issued.token.as_ref().map(header).transpose()?;
+                let read = |token: &Material| header(token, &read(token, TOKEN)?);
+                authorization = issued.token.as_ref().map(read).transpose()?;
             }
             if pair.is_none() {
-                pair = issued.client_certificate.as_ref().map(read_pair).transpose()?;
+                let read = |certificate| Ok(PemPair::new(certificate, &read_pair(certificate)?));
+                pair = issued
+                    .client_certificate
+                    .as_ref()
+                    .map(read)
+                    .transpose()
+                    .map_err(|error: ApiServerError| error)?;
             }
         }
-        let fingerprint = fingerprint(source, &authorities, pair.as_ref());
+        let fingerprint = fingerprint(source, authorities, pair.as_ref());
         let endpoint = match in_use {
             Some(endpoint) if endpoint.fingerprint == fingerprint => Arc::clone(endpoint),
             _ => Arc::new(ApiServerEndpoint {
                 server: source.server.clone(),
                 server_name: source.server_name.clone(),
-                tls: tls(source, &authorities, pair)?,
+                tls: tls(source, authorities, pair.as_ref())?,
                 fingerprint,
             }),
         };
@@ -146,7 +171,7 @@ impl ApiServerAccess {
             authorization,
             plugin: source.plugin.clone(),
             issued,
-            authorities,
+            authorities: authorities.to_vec(),
         })
     }
 }
@@ -156,17 +181,99 @@ impl ApiServerAccess {
 impl ApiServerFiles {
     /// Reads them. This may take as long as their file systems take.
     pub(super) fn read(source: &Kubeconfig) -> Result<Self, ApiServerError> {
+        let found = read_authorities(source)?;
+        let authorities = Unit::read(found, |files| check_authorities(source, files))?;
+        let token = Unit::read(read_token(source)?, |files| token(source, files))?;
+        let pair = Unit::read(read_client(source)?, |files| client(source, files))?;
         Ok(Self {
-            authorities: read(&source.authority, BUNDLE)?,
-            authorization: source.token.as_ref().map(header).transpose()?,
-            pair: source.client_certificate.as_ref().map(read_pair).transpose()?,
+            authorities: authorities.into(),
+            token: token.into(),
+            pair: pair.into(),
         })
+    }
+
+    /// What a look finds of them.
+    pub(super) fn next(
+        &self,
+        source: &Kubeconfig,
+        looks: &mut Looks,
+        reloaded: &mut Reloaded<ApiServerError>,
+    ) -> Self {
+        let mut next = self.clone();
+        let (found, read) = (read_authorities(source), |files: &[Vec<u8>]| {
+            check_authorities(source, files)
+        });
+        let unit = self.authorities.next("api server CAs", found, looks, read);
+        reloaded
+            .note(unit)
+            .into_iter()
+            .for_each(|unit| next.authorities = unit.into());
+        let (found, read) = (read_token(source), |files: &[Vec<u8>]| token(source, files));
+        let unit = self.token.next("api server token", found, looks, read);
+        reloaded
+            .note(unit)
+            .into_iter()
+            .for_each(|unit| next.token = unit.into());
+        let (found, read) = (read_client(source), |files: &[Vec<u8>]| client(source, files));
+        let unit = self.pair.next("api server client", found, looks, read);
+        reloaded
+            .note(unit)
+            .into_iter()
+            .for_each(|unit| next.pair = unit.into());
+        next
+    }
+
+    /// The contents of all of them.
+    pub(super) fn contents(&self) -> Vec<Vec<u8>> {
+        [self.authorities.files(), self.token.files(), self.pair.files()].concat()
+    }
+
+    fn authorities(&self) -> &[u8] {
+        self.authorities.files().first().map_or(&[], Vec::as_slice)
     }
 }
 
+/// What an access is made of.
+struct Parts<'a> {
+    authorities: &'a [u8],
+    authorization: Option<HeaderValue>,
+    pair: Option<PemPair>,
+}
+
+fn read_authorities(source: &Kubeconfig) -> Result<Vec<Vec<u8>>, ApiServerError> {
+    Ok(vec![read(&source.authority, BUNDLE)?])
+}
+
+fn check_authorities(source: &Kubeconfig, files: &[Vec<u8>]) -> Result<(), ApiServerError> {
+    Authorities::new(source.authority.origin(), &files[0])?;
+    Ok(())
+}
+
+fn read_token(source: &Kubeconfig) -> Result<Vec<Vec<u8>>, ApiServerError> {
+    source.token.iter().map(|token| read(token, TOKEN)).collect()
+}
+
+fn token(source: &Kubeconfig, files: &[Vec<u8>]) -> Result<Option<HeaderValue>, ApiServerError> {
+    let token = source.token.as_ref().zip(files.first());
+    token.map(|(token, bytes)| header(token, bytes)).transpose()
+}
+
+fn read_client(source: &Kubeconfig) -> Result<Vec<Vec<u8>>, ApiServerError> {
+    let pair = source.client_certificate.as_ref().map(read_pair);
+    Ok(pair.transpose()?.map(Vec::from).unwrap_or_default())
+}
+
+fn client(source: &Kubeconfig, files: &[Vec<u8>]) -> Result<Option<PemPair>, ApiServerError> {
+    let (Some(certificate), [chain, key]) = (&source.client_certificate, files) else {
+        return Ok(None);
+    };
+    let pair = PemPair::new(certificate, &[chain.clone(), key.clone()]);
+    pair.certified()?;
+    Ok(Some(pair))
+}
+
 /// The `Authorization` header for a token. Surrounding white space is removed, as in client-go.
-fn header(token: &Material) -> Result<HeaderValue, ApiServerError> {
-    let bytes = read(token, TOKEN)?;
+fn header(token: &Material, bytes: &[u8]) -> Result<HeaderValue, ApiServerError> {
     let refuse = |problem| ApiServerError::Token {
         file: token.origin().to_owned(),
         problem,
@@ -182,25 +289,47 @@ fn header(token: &Material) -> Result<HeaderValue, ApiServerError> {
 }
 
 /// Certificates and key as PEM.
+#[derive(Clone)]
 struct PemPair {
     certificate: ClientCertificate,
     chain: Vec<u8>,
     key: Vec<u8>,
 }
 
+impl PemPair {
+    fn new(certificate: &ClientCertificate, [chain, key]: &[Vec<u8>; 2]) -> Self {
+        Self {
+            certificate: certificate.clone(),
+            chain: chain.clone(),
+            key: key.clone(),
+        }
+    }
+
+    /// Also compares the key with the certificate.
+    fn certified(&self) -> Result<Arc<CertifiedKey>, ApiServerError> {
+        let ClientCertificate {
+            chain: chain_file,
+            key: key_file,
+        } = &self.certificate;
+        let chain = pem::certificates(chain_file.origin(), &self.chain)?;
+        let key = pem::private_key(key_file.origin(), &self.key)?;
+        certified_key(chain, key).map_err(|source| ApiServerError::Pair {
+            certificate: chain_file.origin().to_owned(),
+            key: key_file.origin().to_owned(),
+            source,
+        })
+    }
+}
+
 /// `kubelet-client-current.pem` holds both, and a symlink switches it. It is read once: with two readings,
 /// certificate and key could be of different pairs.
-fn read_pair(certificate: &ClientCertificate) -> Result<PemPair, ApiServerError> {
+fn read_pair(certificate: &ClientCertificate) -> Result<[Vec<u8>; 2], ApiServerError> {
     let chain = read(&certificate.chain, DOCUMENT)?;
     let key = match (&certificate.chain, &certificate.key) {
         (Material::File(chain_file), Material::File(key_file)) if chain_file == key_file => chain.clone(),
         (_, key) => read(key, DOCUMENT)?,
     };
-    Ok(PemPair {
-        certificate: certificate.clone(),
-        chain,
-        key,
-    })
+    Ok([chain, key])
 }
 
 fn read(material: &Material, most: u64) -> Result<Vec<u8>, ApiServerError> {
@@ -213,7 +342,7 @@ fn read(material: &Material, most: u64) -> Result<Vec<u8>, ApiServerError> {
 fn tls(
     source: &Kubeconfig,
     authorities: &[u8],
-    pair: Option<PemPair>,
+    pair: Option<&PemPair>,
 ) -> Result<Arc<ClientConfig>, ApiServerError> {
     let authorities = Authorities::new(source.authority.origin(), authorities)?;
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -223,26 +352,7 @@ fn tls(
         .with_custom_certificate_verifier(Arc::new(authorities));
     let mut config = match pair {
         None => builder.with_no_client_auth(),
-        Some(PemPair {
-            certificate:
-                ClientCertificate {
-                    chain: chain_file,
-                    key: key_file,
-                },
-            chain,
-            key,
-        }) => {
-            let chain = pem::certificates(chain_file.origin(), &chain)?;
-            let key = pem::private_key(key_file.origin(), &key)?;
-            // Also compares the key with the certificate.
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|source| ApiServerError::Pair {
-                    certificate: chain_file.origin().to_owned(),
-                    key: key_file.origin().to_owned(),
-                    source,
-                })?
-        }
+        Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair.certified()?))),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A resumed session would not verify the server again.

@@ -20,6 +20,7 @@ use super::kubeconfig::Kubeconfig;
 use super::log_text::log_text;
 use super::reachability::Reachability;
 use super::reviews::{self, AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer};
+use crate::looks::{Looks, Reloaded};
 
 /// The kubelet's webhook back-off (contract §1.7) is 0.5, 0.75, 1.13 and 1.69 s, each up to a fifth longer.
 /// Here no pause is longer than a second, so that a review is asked again within a second of the API server's
@@ -202,14 +203,14 @@ impl ApiServer {
         answer.map_err(|cause| ReviewError { api, cause })
     }
 
-    /// Reads the kubeconfig and the credential files again, and closes connections that were made with older
-    /// ones. `true` if they have changed. On an error the last good ones stay in use.
-    pub(crate) fn reload(&self) -> Result<bool, ApiServerError> {
-        let changed = self.0.credentials.reload()?;
-        if changed {
+    /// Reads the kubeconfig and the credential files again, publishes what has changed and is good, and closes
+    /// connections that were made with older ones.
+    pub(crate) fn reload(&self, looks: &mut Looks) -> Reloaded<ApiServerError> {
+        let reloaded = self.0.credentials.reload(looks);
+        if reloaded.changed {
             self.0.pool.keep_only(&self.0.credentials.endpoint());
         }
-        Ok(changed)
+        reloaded
     }
 }
 

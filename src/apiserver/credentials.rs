@@ -3,8 +3,9 @@
 //! A node's client certificate, a pod's token and the cluster's CA bundle change while the process runs.
 //! client-go reads certificate files again on handshakes, closes connections on a change, and reads tokens
 //! about every minute. Here [`Credentials::reload`] reads everything again, including the kubeconfig, and
-//! compares contents. The gate calls it every ten seconds. The files are validated as a whole and published
-//! as one value; if they cannot be used, the last good value stays in use.
+//! compares contents. A kubeconfig that has changed is taken up with all the files that it names, or not at
+//! all. Under the same kubeconfig the CA bundle, the token, and the certificate with its key are taken up each
+//! on its own. If some cannot be used, the last good ones stay in use.
 //!
 //! An exec plugin may issue the credential. It is run when the credential is first needed, a little before
 //! that expires, and when the API server refuses it. One run, in a task of its own, serves all waiting
@@ -21,6 +22,7 @@ use super::access::{ApiServerAccess, ApiServerEndpoint, ApiServerError, ApiServe
 use super::exec::{IssuedCredential, Plugin, PluginError};
 use super::failure::Cause;
 use super::kubeconfig::Kubeconfig;
+use crate::looks::{Looks, Reloaded, Unit};
 
 /// How long a plugin may take. The plugins of the large clouds take seconds.
 pub(super) const PLUGIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -35,11 +37,18 @@ pub(super) struct Credentials {
     /// The last good kubeconfig. Locked while an access is published, and never while files are read: a run
     /// of the plugin publishes too, and must not wait for a slow disk.
     source: Mutex<Kubeconfig>,
-    /// Held while files are read, so that an older reading does not replace a newer one.
-    reloading: Mutex<()>,
+    /// What was read last. Locked while files are read, so that an older reading does not replace a newer one.
+    held: Mutex<Held>,
     /// Locked while the plugin runs.
     last_run: Arc<tokio::sync::Mutex<LastPluginRun>>,
     plugin_deadline: Duration,
+}
+
+/// The contents of the kubeconfig, and of the files that it names.
+#[derive(Clone)]
+struct Held {
+    kubeconfig: Arc<Unit<()>>,
+    files: ApiServerFiles,
 }
 
 /// The outcome of the plugin's last run, and when the next may be.
@@ -55,11 +64,17 @@ struct LastPluginRun {
 impl Credentials {
     /// Reads everything once. An error is final here, unlike on a reload. A plugin is not run yet.
     pub(super) fn new(source: Kubeconfig, plugin_deadline: Duration) -> Result<Self, ApiServerError> {
-        let access = ApiServerAccess::new(&source, ApiServerFiles::read(&source)?, None, None)?;
+        let files = ApiServerFiles::read(&source)?;
+        let access = ApiServerAccess::new(&source, &files, None, None)?;
+        // The bytes that `source` was read from are not known here: the first look finds what they are now.
+        let kubeconfig = Unit::unread(());
         Ok(Self {
             current: ArcSwap::from_pointee(access),
             source: Mutex::new(source),
-            reloading: Mutex::default(),
+            held: Mutex::new(Held {
+                kubeconfig: kubeconfig.into(),
+                files,
+            }),
             last_run: Arc::new(tokio::sync::Mutex::new(LastPluginRun::new())),
             plugin_deadline,
         })
@@ -180,12 +195,67 @@ impl Credentials {
         Ok(Some(access))
     }
 
-    /// Reads the files again. `true` if they have changed.
-    pub(super) fn reload(&self) -> Result<bool, ApiServerError> {
-        let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Reads the files again, and publishes what has changed and is good.
+    pub(super) fn reload(&self, looks: &mut Looks) -> Reloaded<ApiServerError> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let last_good = self.source().clone();
-        let source = last_good.reread()?;
-        let files = ApiServerFiles::read(&source)?;
+        let mut reloaded = Reloaded::default();
+        let (source, next) = match self.next_kubeconfig(&held, &last_good, looks, &mut reloaded) {
+            Some((source, next)) => (source, next),
+            None => {
+                let files = held.files.next(&last_good, looks, &mut reloaded);
+                (
+                    last_good,
+                    Held {
+                        files,
+                        ..held.clone()
+                    },
+                )
+            }
+        };
+        match self.take_up(source, &next.files) {
+            Ok(changed) => {
+                reloaded.changed = changed;
+                *held = next;
+            }
+            Err(error) => reloaded.problems.push(error),
+        }
+        reloaded
+    }
+
+    /// A kubeconfig that has changed, with the files that it names.
+    fn next_kubeconfig(
+        &self,
+        held: &Held,
+        last_good: &Kubeconfig,
+        looks: &mut Looks,
+        reloaded: &mut Reloaded<ApiServerError>,
+    ) -> Option<(Kubeconfig, Held)> {
+        let mut source = last_good.clone();
+        let found = last_good.read_again().map_err(ApiServerError::from);
+        let next = held.kubeconfig.next("kubeconfig", found, looks, |files| {
+            source = last_good.with_contents(files)?;
+            Ok(())
+        });
+        let kubeconfig = reloaded.note(next)?;
+        match ApiServerFiles::read(&source) {
+            Ok(files) if looks.has_settled("kubeconfig with its files", &files.contents()) => {
+                let kubeconfig = kubeconfig.into();
+                Some((source, Held { kubeconfig, files }))
+            }
+            Ok(_) => {
+                reloaded.unsettled = true;
+                None
+            }
+            Err(error) => {
+                reloaded.problems.push(error);
+                None
+            }
+        }
+    }
+
+    /// Publishes what was read, if it can be used. `true` if it has changed.
+    fn take_up(&self, source: Kubeconfig, files: &ApiServerFiles) -> Result<bool, ApiServerError> {
         let mut last_good = self.source();
         let published = self.current.load_full();
         // A credential is not used after the kubeconfig has come to name another plugin.

@@ -60,11 +60,10 @@ pub(super) struct ServerUrl {
 impl Kubeconfig {
     /// Reads the current context of the kubeconfig at `path`.
     pub(crate) fn load(path: &Path) -> Result<Self, KubeconfigError> {
-        let read_error = |source| KubeconfigError::Read {
-            file: path.to_owned(),
-            source,
-        };
-        let bytes = files::read(path, DOCUMENT).map_err(read_error)?;
+        Self::of(path, read(path)?)
+    }
+
+    fn of(path: &Path, bytes: Vec<u8>) -> Result<Self, KubeconfigError> {
         let text = String::from_utf8(bytes).map_err(|_| KubeconfigError::Syntax {
             file: path.to_owned(),
             place: "a byte that is not UTF-8".into(),
@@ -118,11 +117,19 @@ impl Kubeconfig {
         })
     }
 
-    /// Reads the same source again.
-    pub(super) fn reread(&self) -> Result<Self, KubeconfigError> {
+    /// The contents of the kubeconfig now; none in a cluster.
+    pub(super) fn read_again(&self) -> Result<Vec<Vec<u8>>, KubeconfigError> {
         match &self.origin {
-            KubeconfigOrigin::File(path) => Self::load(path),
-            KubeconfigOrigin::InCluster => Ok(self.clone()),
+            KubeconfigOrigin::File(path) => Ok(vec![read(path)?]),
+            KubeconfigOrigin::InCluster => Ok(Vec::new()),
+        }
+    }
+
+    /// The same source with these contents, which [`Self::read_again`] has read.
+    pub(super) fn with_contents(&self, files: &[Vec<u8>]) -> Result<Self, KubeconfigError> {
+        match (&self.origin, files) {
+            (KubeconfigOrigin::File(path), [bytes]) => Self::of(path, bytes.clone()),
+            _ => Ok(self.clone()),
         }
     }
 
@@ -243,6 +250,13 @@ impl Kubeconfig {
             plugin: plugin.filter(|_| !fixed),
         })
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, KubeconfigError> {
+    files::read(path, DOCUMENT).map_err(|source| KubeconfigError::Read {
+        file: path.to_owned(),
+        source,
+    })
 }
 
 // === impl ServerUrl ===

@@ -19,6 +19,7 @@
 
 mod error;
 mod event;
+mod notice;
 mod queue;
 mod rates;
 mod redaction;

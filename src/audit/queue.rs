@@ -1,17 +1,20 @@
 //! The queue of events: lines in one buffer under a lock, the places that bound them, and the requests that
 //! are counted in summaries instead.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::event::{Clock, Event};
+use super::notice;
 use super::rates::Rates;
 use super::redaction::Redaction;
 use super::summary::{Noted, PERIOD, Summaries};
-use crate::settings::{AuditMode, AuditStrangers};
+use crate::settings::{AuditMode, AuditRotation, AuditStrangers};
 
 /// A batch of this size is written without lingering.
 pub(super) const BATCH_BYTES: usize = 256 * 1024;
@@ -28,9 +31,7 @@ pub(crate) enum Holder {
 
 /// What the requests and the thread share.
 pub(super) struct AuditQueue {
-    pub(super) mode: AuditMode,
-    pub(super) strangers: AuditStrangers,
-    pub(super) redaction: Redaction,
+    pub(super) policy: ArcSwap<AuditPolicy>,
     /// One permit for each event that the queue still has room for.
     pub(super) room: Semaphore,
     /// One permit for each event of strangers that it still has room for.
@@ -48,6 +49,13 @@ pub(super) struct AuditQueue {
     pub(super) errors: AtomicU64,
 }
 
+/// What becomes of an event. It can be replaced while events are written.
+pub(super) struct AuditPolicy {
+    pub(super) mode: AuditMode,
+    pub(super) strangers: AuditStrangers,
+    pub(super) redaction: Redaction,
+}
+
 /// What changes under the lock.
 pub(super) struct QueueState {
     pub(super) batch: Batch,
@@ -62,6 +70,8 @@ pub(super) struct QueueState {
     /// The thread must not linger over this batch.
     pub(super) urgent: bool,
     pub(super) reopen: bool,
+    /// Other bounds of the file, until the thread has taken them up.
+    pub(super) rotation: Option<Option<AuditRotation>>,
     /// When the thread gives up what it could not write. Set once, by the shutdown.
     pub(super) closing: Option<Instant>,
     /// Nothing more will be written.
@@ -108,7 +118,7 @@ impl AuditQueue {
             batch, clock, rates, ..
         } = &mut *state;
         let before = batch.lines.len();
-        event.write(&mut batch.lines, clock, &self.redaction);
+        event.write(&mut batch.lines, clock, &self.policy.load().redaction);
         let bytes = batch.lines.len() - before;
         rates.charge(event, bytes, now);
         batch.events += 1;
@@ -134,7 +144,7 @@ impl AuditQueue {
     }
 
     pub(super) fn summarises(&self) -> bool {
-        self.strangers == AuditStrangers::Summarised
+        self.policy.load().strangers == AuditStrangers::Summarised
     }
 
     fn summaries(&self) -> MutexGuard<'_, Summaries> {
@@ -143,7 +153,7 @@ impl AuditQueue {
 
     /// Counts a request in a summary.
     pub(super) fn summarise(&self, event: &Event<'_>) {
-        let noted = self.summaries().note(event, &self.redaction);
+        let noted = self.summaries().note(event, &self.policy.load().redaction);
         let counter = match noted {
             Noted::Lost => &self.dropped,
             Noted::First | Noted::Counted => &self.summarised,
@@ -176,6 +186,25 @@ impl AuditQueue {
         events > 0
     }
 
+    /// Puts an event that no request has caused in the queue. It takes no place there: there are few.
+    pub(super) fn append_notice(&self, annotations: BTreeMap<&'static str, String>) {
+        let mut state = self.state();
+        if state.closed {
+            self.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        let QueueState { batch, clock, .. } = &mut *state;
+        let (before, now) = (batch.lines.len(), SystemTime::now());
+        notice::write(None, &[], now, now, annotations, &mut batch.lines, clock);
+        self.bytes.fetch_add(batch.lines.len() - before, Relaxed);
+        batch.events += 1;
+        state.appended += 1;
+        state.urgent = true;
+        state.idle = false;
+        drop(state);
+        self.changed.notify_one();
+    }
+
     pub(super) fn close(&self, limit: Duration) {
         self.state().closing.get_or_insert_with(|| Instant::now() + limit);
         self.changed.notify_one();
@@ -195,6 +224,7 @@ impl QueueState {
             idle: false,
             urgent: false,
             reopen: false,
+            rotation: None,
             closing: None,
             closed: false,
         }

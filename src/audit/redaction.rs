@@ -36,6 +36,14 @@ impl Redaction {
         })
     }
 
+    /// The same with commands hidden in this way, and the same key.
+    pub(super) fn with(&self, commands: AuditCommands) -> Self {
+        Self {
+            commands,
+            key: self.key.clone(),
+        }
+    }
+
     /// The keyed hash of `text`, shortened: `hmac:` and 16 digits.
     pub(super) fn hash(&self, text: &[u8]) -> String {
         let tag = hmac::sign(&self.key, text);

@@ -66,6 +66,14 @@ impl Sink {
         path.map_or_else(|| "-".to_owned(), |path| path.display().to_string())
     }
 
+    /// Rotates the file by other bounds from now on.
+    pub(super) fn set_rotation(&mut self, rotation: Option<AuditRotation>) {
+        // Standard output is never rotated.
+        if self.path.is_some() {
+            self.rotation = rotation;
+        }
+    }
+
     /// How many bytes of `lines`, which are whole lines, the file takes before it must be rotated.
     pub(super) fn room_for(&self, lines: &[u8]) -> usize {
         let Some(rotation) = &self.rotation else {

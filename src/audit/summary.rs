@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::event::{AuditId, Clock, Event, EventRate};
+use super::event::{Clock, Event, EventRate};
+use super::notice;
 use super::redaction::Redaction;
-use super::text::{cut, json, json_text};
+use super::text::{cut, json_text};
 use crate::source::Source;
 
 /// A summary is written this long after the first request that it counts.
@@ -166,22 +167,8 @@ impl Summary {
             let rest = rest.shown(None, clock);
             annotations.insert("kubelet-gate.dev/summary-rest", json_text(&rest));
         }
-        let event = SummaryEvent {
-            kind: "Event",
-            api_version: "audit.k8s.io/v1",
-            level: "Metadata",
-            audit_id: AuditId::random().to_string(),
-            stage: "ResponseComplete",
-            request_uri: "",
-            verb: "",
-            user: SummaryUser { username: user },
-            source_ips: tallies.iter().map(|tally| tally.address).collect(),
-            request_received_timestamp: clock.text(first),
-            stage_timestamp: clock.text(now),
-            annotations,
-        };
-        json(out, &event);
-        out.push(b'\n');
+        let sources: Vec<_> = tallies.iter().map(|tally| tally.address).collect();
+        notice::write(user, &sources, first, now, annotations, out, clock);
     }
 }
 
@@ -242,33 +229,6 @@ impl Tally {
             uris: &self.samples,
         }
     }
-}
-
-/// An `audit.k8s.io/v1` Event.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct SummaryEvent<'a> {
-    kind: &'static str,
-    api_version: &'static str,
-    level: &'static str,
-    #[serde(rename = "auditID")]
-    audit_id: String,
-    stage: &'static str,
-    #[serde(rename = "requestURI")]
-    request_uri: &'static str,
-    verb: &'static str,
-    user: SummaryUser<'a>,
-    #[serde(rename = "sourceIPs")]
-    source_ips: Vec<IpAddr>,
-    request_received_timestamp: String,
-    stage_timestamp: String,
-    annotations: BTreeMap<&'static str, String>,
-}
-
-#[derive(Serialize)]
-struct SummaryUser<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    username: Option<&'a str>,
 }
 
 /// What a summary says of one source, or of all others together.

@@ -4,16 +4,18 @@
 //! it at once. It is woken when the buffer stops being empty, and then lingers for more lines: under load an
 //! event costs no wake-up, and an idle process has no timer.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::error::AuditError;
 use super::event::Event;
-use super::queue::{AuditQueue, BATCH_BYTES, Batch, Holder, QueueState};
+use super::queue::{AuditPolicy, AuditQueue, BATCH_BYTES, Batch, Holder, QueueState};
 use super::redaction::Redaction;
 use super::sink::Sink;
 use crate::settings::{self, AuditMode, AuditSink};
@@ -42,9 +44,11 @@ impl Audit {
         };
         let queue = queue.clamp(1, Semaphore::MAX_PERMITS);
         let shared = Arc::new(AuditQueue {
-            mode: settings.mode,
-            strangers: settings.strangers,
-            redaction: Redaction::new(settings.commands).map_err(|_| AuditError::Key)?,
+            policy: ArcSwap::from_pointee(AuditPolicy {
+                mode: settings.mode,
+                strangers: settings.strangers,
+                redaction: Redaction::new(settings.commands).map_err(|_| AuditError::Key)?,
+            }),
             room: Semaphore::new(queue),
             room_of_strangers: Semaphore::new((queue / 2).max(1)),
             queue,
@@ -172,7 +176,7 @@ impl Audit {
     pub(crate) fn is_blocking(&self) -> bool {
         self.0
             .as_ref()
-            .is_some_and(|shared| shared.mode == AuditMode::Blocking)
+            .is_some_and(|shared| shared.policy.load().mode == AuditMode::Blocking)
     }
 
     /// Has the file opened again before more is written, after logrotate has renamed it.
@@ -180,6 +184,26 @@ impl Audit {
         if let Some(shared) = &self.0 {
             shared.state().reopen = true;
             shared.changed.notify_one();
+        }
+    }
+
+    /// Treats the next events by these settings. The sink stays what it is.
+    pub(crate) fn set_policy(&self, settings: &settings::Audit) {
+        let Some(shared) = &self.0 else { return };
+        let redaction = shared.policy.load().redaction.with(settings.commands);
+        shared.policy.store(Arc::new(AuditPolicy {
+            mode: settings.mode,
+            strangers: settings.strangers,
+            redaction,
+        }));
+        shared.state().rotation = Some(settings.rotation);
+        shared.changed.notify_one();
+    }
+
+    /// Writes an event that no request has caused.
+    pub(crate) fn write_notice(&self, annotations: BTreeMap<&'static str, String>) {
+        if let Some(shared) = &self.0 {
+            shared.append_notice(annotations);
         }
     }
 
@@ -317,7 +341,9 @@ impl AuditQueue {
         let mut state = self.state();
         let mut lingered = false;
         loop {
-            if std::mem::take(&mut state.reopen) {
+            if let Some(rotation) = state.rotation.take() {
+                sink.set_rotation(rotation);
+            } else if std::mem::take(&mut state.reopen) {
                 // Without the lock: requests must not wait for a slow disk.
                 drop(state);
                 self.reopen(sink);

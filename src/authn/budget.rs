@@ -263,6 +263,7 @@ mod tests {
         reserved.map(|reserved| reserved.spend_at(units, now)).is_ok()
     }
 
+    /// Seen red: with what one source has spent not looked at.
     #[test]
     fn a_source_that_failed_too_often_waits_and_another_does_not() {
         let (budget, now) = budget(2);
@@ -280,6 +281,7 @@ mod tests {
         assert!(!fails(&budget, 1, 1, UNKNOWN, now + SECOND));
     }
 
+    /// Seen red: without the bound on what may be spent at once.
     #[test]
     fn no_source_waits_longer_than_a_full_refund_takes() {
         let (budget, now) = budget(1);
@@ -336,6 +338,7 @@ mod tests {
         assert_eq!(known, 600);
     }
 
+    /// Seen red: with nothing given back.
     #[test]
     fn what_was_not_spent_is_given_back() {
         let (budget, now) = budget(1);
@@ -350,6 +353,7 @@ mod tests {
         budget.reserve_at(source(1), UNKNOWN, now).unwrap();
     }
 
+    /// Seen red: with a turn for each source.
     #[test]
     fn the_sources_of_one_ipv6_network_take_one_turn() {
         let (budget, now) = budget(1);
@@ -366,6 +370,7 @@ mod tests {
         reserve("2001:db8:0:100::1").unwrap();
     }
 
+    /// Seen red: without the bound on either table, and with refunded sources left in them.
     #[test]
     fn the_sources_are_bounded_and_refunded_ones_make_room() {
         let (budget, now) = budget(1_000_000);

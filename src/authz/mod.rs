@@ -11,6 +11,7 @@ pub(crate) use self::policy::Policy;
 pub(crate) use self::review::AccessReviewer;
 pub(crate) use self::static_rules::StaticRules;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::attributes::Checks;
@@ -39,7 +40,7 @@ impl Authorizer {
         }
     }
 
-    /// Whether `identity` is allowed one of `checks`.
+    /// Whether `identity`, at the address `source`, is allowed one of `checks`.
     ///
     /// The first Allow wins, a Deny is final, and a failed review ends the decision.
     ///
@@ -49,8 +50,9 @@ impl Authorizer {
         &self,
         identity: Identity,
         checks: &Checks,
+        source: IpAddr,
     ) -> Result<Permit, RequestError> {
-        if let Err(refusal) = self.policy.judge(&identity, checks) {
+        if let Err(refusal) = self.policy.judge(&identity, checks, source) {
             return Err(forbidden(&identity, checks, refusal.reason, refusal.detail));
         }
         let Some(reviewer) = &self.reviewer else {

@@ -1,12 +1,16 @@
 //! The gate's own rules. They need no review and can only refuse.
 
+use std::net::IpAddr;
+
 use crate::attributes::{Checks, is_subpath};
 use crate::authn::Identity;
+use crate::network::Networks;
 use crate::settings;
 
-/// `authorization.paths.deny` and `authorization.interactive.allowedUsers`.
+/// `authorization.paths.deny`, `sources.interactive` and `authorization.interactive.allowedUsers`.
 pub(crate) struct Policy {
     deny_paths: Vec<String>,
+    interactive_sources: Networks,
     allowed_users: Vec<String>,
 }
 
@@ -18,14 +22,20 @@ pub(super) struct PolicyRefusal {
 
 impl Policy {
     /// The policy of these settings.
-    pub(crate) fn new(settings: &settings::Authorization) -> Self {
+    pub(crate) fn new(settings: &settings::Authorization, sources: &settings::Sources) -> Self {
         Self {
             deny_paths: settings.deny_paths.clone(),
+            interactive_sources: sources.interactive.clone(),
             allowed_users: settings.interactive.allowed_users.clone(),
         }
     }
 
-    pub(super) fn judge(&self, identity: &Identity, checks: &Checks) -> Result<(), PolicyRefusal> {
+    pub(super) fn judge(
+        &self,
+        identity: &Identity,
+        checks: &Checks,
+        source: IpAddr,
+    ) -> Result<(), PolicyRefusal> {
         if let Some(prefix) = self
             .deny_paths
             .iter()
@@ -34,6 +44,13 @@ impl Policy {
             let detail = format!("authorization.paths.deny has {prefix}");
             return Err(PolicyRefusal {
                 reason: "path_denied",
+                detail,
+            });
+        }
+        if checks.interactive() && !self.interactive_sources.allow(source) {
+            let detail = format!("sources.interactive does not have {}", source.to_canonical());
+            return Err(PolicyRefusal {
+                reason: "interactive_source",
                 detail,
             });
         }

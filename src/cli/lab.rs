@@ -11,7 +11,9 @@ use super::table::{Cell, Table};
 use super::terminal::{BAD, BOLD, GOOD, Stream, Terminal};
 use crate::lab::scenes::{self, DemoResult, Meaning, Row};
 use crate::lab::{self, LabError, LabOptions};
-use crate::serve::run::{keep_reloading, until_signalled};
+use crate::serve::notify::Notifier;
+use crate::serve::reload::keep_reloading;
+use crate::serve::run::until_signalled;
 use fakes::apiserver::{ADMIN_TOKEN, METRICS_TOKEN, PROXY_GET_TOKEN};
 
 /// The arguments of `lab`.
@@ -85,8 +87,8 @@ async fn stay(
 ) -> Result<Exit, LabError> {
     let lab = lab::Lab::start(options).await?;
     welcome(&lab, &mut terminal.out);
-    stop.run_until_cancelled(keep_reloading(lab.gate.clone()).map_err(LabError::Serve)?)
-        .await;
+    let reloading = keep_reloading(lab.gate.clone(), Notifier::SILENT).map_err(LabError::Serve)?;
+    stop.run_until_cancelled(reloading).await;
     lab.stop().await?;
     Ok(Exit::Good)
 }

@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::exit::{CliError, Exit, runtime};
 use super::terminal::colours;
 use crate::repeats::{self, Repeats};
-use crate::serve::run::run;
+use crate::serve::run::{Configuration, run};
 use crate::settings::{KubeletFlags, Settings};
 
 /// The arguments of `serve`.
@@ -52,7 +52,12 @@ impl Serve {
         // The control runtime: accepting, reviews, the admin port, reloads. Workers have runtimes of their
         // own.
         let runtime = runtime().map_err(CliError::failed)?;
-        let served = run(&runtime, settings);
+        let configuration = Configuration {
+            path: &self.config,
+            flags: &self.flags,
+            settings,
+        };
+        let served = run(&runtime, configuration);
         // A worker that does not end must not keep the process: systemd would have to kill it.
         runtime.shutdown_timeout(Duration::from_secs(1));
         repeats::report_all();

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,16 +22,18 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::io::KubeletIo;
+use super::kubelet_files::{KubeletError, KubeletUnits};
 use super::open::OpenConnections;
 use super::pool::{KubeletConnection, Pool};
 use super::read_ahead::ReadAhead;
 use crate::error::{RequestError, chain};
-use crate::files::{self, BUNDLE, TOKEN};
+use crate::files;
 use crate::host::Mark;
 use crate::host::sockets;
+use crate::looks::{Looks, Reloaded};
 use crate::metrics::Metrics;
-use crate::settings::{self, UpstreamTrust, UpstreamUrl};
-use crate::tls::{self, UpstreamVerification, pem};
+use crate::settings::{self, UpstreamUrl};
+use crate::tls;
 
 /// The kubelet behind the gate.
 pub(crate) struct Kubelet {
@@ -64,9 +65,7 @@ struct KubeletAccess {
     generation: u64,
     /// `None` for `http://` and `unix://`.
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    authorization: Option<HeaderValue>,
-    /// The contents of the files: if they are equal, nothing has changed.
-    files: Vec<Vec<u8>>,
+    units: KubeletUnits,
 }
 
 /// Why the kubelet could not be connected to.
@@ -77,42 +76,9 @@ pub(crate) struct ProbeFailure {
     pub(crate) is_inconclusive: bool,
 }
 
-/// The files of `upstream:` cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KubeletError {
-    /// A file cannot be read.
-    #[error("{key}: cannot read {}: {source}", path.display())]
-    Read {
-        /// Where the configuration names it.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A file is not PEM of the right kind.
-    #[error("{key}: {source}")]
-    Pem {
-        /// Where the configuration names it.
-        key: &'static str,
-        /// Why not.
-        source: pem::PemError,
-    },
-    /// Certificate, key or CA do not make a TLS client.
-    #[error("upstream: {0}")]
-    Tls(#[from] tls::TlsError),
-    /// `upstream.serverName` is neither a DNS name nor an address.
-    #[error("upstream.serverName: {0:?} is neither a DNS name nor an IP address")]
-    ServerName(String),
-    /// The token file does not hold a token.
-    #[error("upstream.tokenFile: {} holds no token that can be sent in a header", .0.display())]
-    Token(PathBuf),
-}
-
 /// How much of an answer is read at once. It is also the largest frame that is passed on, which an HTTP/2
 /// client must take whole before it stops counting as stalled, and the largest head of an answer.
 const READ_AT_ONCE: usize = 64 * 1024;
-const TOKEN_FILE: &str = "upstream.tokenFile";
 /// The least time between two log lines that name the process in the kubelet's place.
 const NAMED_AGAIN: Duration = Duration::from_secs(10);
 
@@ -129,7 +95,7 @@ impl Kubelet {
         mark: Option<Mark>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KubeletError> {
-        let access = ArcSwap::from_pointee(KubeletAccess::read(&settings, 0)?);
+        let access = ArcSwap::from_pointee(KubeletAccess::new(KubeletUnits::read(&settings)?, 0)?);
         Ok(Self {
             files: Arc::new(KubeletFiles {
                 settings,
@@ -146,13 +112,9 @@ impl Kubelet {
         })
     }
 
-    /// Reads the files again, and publishes them if they have changed: `Ok(true)`. On an error the last good
-    /// ones stay in use.
-    ///
-    /// # Errors
-    /// A file is missing or unusable.
-    pub(crate) fn reload(&self) -> Result<bool, KubeletError> {
-        self.files.reload()
+    /// Reads the files again, and publishes what has changed and is good.
+    pub(crate) fn reload(&self, looks: &mut Looks) -> Reloaded<KubeletError> {
+        self.files.reload(looks)
     }
 
     /// A pool for a worker's idle connections, of which it keeps up to `capacity`.
@@ -207,7 +169,7 @@ impl Kubelet {
 
     /// Adds the gate's own credentials, for a kubelet that authenticates its clients.
     pub(super) fn add_credentials(&self, headers: &mut HeaderMap) {
-        if let Some(authorization) = &self.files.access.load().authorization {
+        if let Some(authorization) = self.files.access.load().units.authorization.value() {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
     }
@@ -242,18 +204,23 @@ impl Kubelet {
             // The semaphore is never closed.
             let alone = self.reader.clone().acquire_owned().await;
             if self.generation() != generation {
-                return Ok(Ok(false));
+                return Ok(Reloaded::default());
             }
             let files = self.files.clone();
             let read = move || {
-                let outcome = files.reload();
+                let outcome = files.reload(&mut Looks::at_once());
                 drop(alone);
                 outcome
             };
             files::aside(read).await
         };
-        if let Ok(Ok(outcome @ (Ok(true) | Err(_)))) = timeout(self.connect_timeout, reading).await {
-            self.metrics.reloaded("upstream", outcome.is_ok());
+        if let Ok(Ok(reloaded)) = timeout(self.connect_timeout, reading).await {
+            if reloaded.changed {
+                self.metrics.reloaded("upstream", true);
+            }
+            if !reloaded.problems.is_empty() {
+                self.metrics.reloaded("upstream", false);
+            }
         }
     }
 
@@ -382,117 +349,40 @@ fn is_inconclusive(error: &io::Error) -> bool {
 // === impl KubeletFiles ===
 
 impl KubeletFiles {
-    fn reload(&self) -> Result<bool, KubeletError> {
+    fn reload(&self, looks: &mut Looks) -> Reloaded<KubeletError> {
         let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = self.access.load();
-        let access = KubeletAccess::read(&self.settings, current.generation + 1)?;
-        let changed = access.files != current.files;
-        if changed {
-            self.access.store(Arc::new(access));
+        let current = self.access.load_full();
+        let mut reloaded = Reloaded::default();
+        let Some(units) = current.units.next(&self.settings, looks, &mut reloaded) else {
+            return reloaded;
+        };
+        match KubeletAccess::new(units, current.generation + 1) {
+            Ok(access) => {
+                self.access.store(Arc::new(access));
+                reloaded.changed = true;
+            }
+            Err(error) => reloaded.problems.push(error),
         }
-        Ok(changed)
+        reloaded
     }
 }
 
 // === impl KubeletAccess ===
 
 impl KubeletAccess {
-    fn read(settings: &settings::Upstream, generation: u64) -> Result<Self, KubeletError> {
-        let mut contents = Vec::new();
-        for (key, path) in sources(settings) {
-            let most = match key {
-                TOKEN_FILE => TOKEN,
-                _ => BUNDLE,
-            };
-            contents.push(files::read(&path, most).map_err(|source| KubeletError::Read {
-                key,
-                path,
-                source,
-            })?);
-        }
-        // In the order of `sources`.
-        let mut read = contents.iter();
-        let mut next = || read.next().map(Vec::as_slice).unwrap_or_default();
-
-        let verification = match &settings.trust {
-            None => None,
-            Some(UpstreamTrust::Pinned(path)) => {
-                let pinned = certificates("upstream.certificateFile", path, next())?;
-                Some((
-                    UpstreamVerification::Pinned(pinned),
-                    ServerName::from(std::net::IpAddr::from([127, 0, 0, 1])),
-                ))
-            }
-            Some(UpstreamTrust::Ca { ca_file, server_name }) => {
-                let roots = certificates("upstream.caFile", ca_file, next())?;
-                let name = ServerName::try_from(server_name.clone())
-                    .map_err(|_| KubeletError::ServerName(server_name.clone()))?;
-                Some((UpstreamVerification::Ca { roots }, name))
-            }
-        };
-        let client = match &settings.credentials.client_certificate {
-            None => None,
-            Some((certificate_file, key_file)) => {
-                let chain = certificates("upstream.clientCertificateFile", certificate_file, next())?;
-                let key = pem::private_key(key_file, next()).map_err(|source| KubeletError::Pem {
-                    key: "upstream.clientKeyFile",
-                    source,
-                })?;
-                Some(tls::certified_key(chain, key)?)
-            }
-        };
-        let authorization = match &settings.credentials.token_file {
-            None => None,
-            Some(path) => Some(bearer(next()).ok_or_else(|| KubeletError::Token(path.clone()))?),
-        };
-        let tls = match verification {
+    fn new(units: KubeletUnits, generation: u64) -> Result<Self, KubeletError> {
+        let tls = match units.trust.value() {
             None => None,
             Some((verification, name)) => {
-                let config: Arc<ClientConfig> = tls::upstream_config(&verification, client)?;
-                Some((TlsConnector::from(config), name))
+                let config: Arc<ClientConfig> =
+                    tls::upstream_config(verification, units.client.value().clone())?;
+                Some((TlsConnector::from(config), name.clone()))
             }
         };
         Ok(Self {
             generation,
             tls,
-            authorization,
-            files: contents,
+            units,
         })
     }
-}
-
-/// The files of `upstream:` with the keys that name them, in a fixed order.
-fn sources(settings: &settings::Upstream) -> Vec<(&'static str, PathBuf)> {
-    let mut sources = Vec::new();
-    match &settings.trust {
-        None => {}
-        Some(UpstreamTrust::Pinned(path)) => sources.push(("upstream.certificateFile", path.clone())),
-        Some(UpstreamTrust::Ca { ca_file, .. }) => sources.push(("upstream.caFile", ca_file.clone())),
-    }
-    if let Some((certificate_file, key_file)) = &settings.credentials.client_certificate {
-        sources.push(("upstream.clientCertificateFile", certificate_file.clone()));
-        sources.push(("upstream.clientKeyFile", key_file.clone()));
-    }
-    if let Some(path) = &settings.credentials.token_file {
-        sources.push((TOKEN_FILE, path.clone()));
-    }
-    sources
-}
-
-fn certificates(
-    key: &'static str,
-    path: &std::path::Path,
-    bytes: &[u8],
-) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, KubeletError> {
-    pem::certificates(path, bytes).map_err(|source| KubeletError::Pem { key, source })
-}
-
-fn bearer(token: &[u8]) -> Option<HeaderValue> {
-    let token = token.trim_ascii();
-    if token.is_empty() {
-        return None;
-    }
-    let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }

@@ -8,6 +8,7 @@ mod body;
 mod headers;
 mod io;
 mod kubelet;
+mod kubelet_files;
 mod open;
 mod pool;
 mod probe;
@@ -15,7 +16,8 @@ mod read_ahead;
 mod tunnel;
 
 pub(crate) use self::body::{Body, NextFrame};
-pub(crate) use self::kubelet::{Kubelet, KubeletError, ProbeFailure};
+pub(crate) use self::kubelet::{Kubelet, ProbeFailure};
+pub(crate) use self::kubelet_files::KubeletError;
 pub(crate) use self::pool::Pool;
 pub(crate) use self::probe::KubeletProbe;
 pub(crate) use self::tunnel::TunnelEnd;

@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     refused: AtomicU32,
     /// Notified when a request fails authentication and none before it has passed.
     unauthenticated: Notify,
+    /// Cancelled when the connection shall take no more requests.
+    ending: CancellationToken,
 }
 
 /// What the connections of one worker thread share.
@@ -102,6 +104,7 @@ impl Connection {
             admitted: AtomicBool::new(false),
             refused: AtomicU32::new(0),
             unauthenticated: Notify::new(),
+            ending: CancellationToken::new(),
         }
     }
 
@@ -161,6 +164,21 @@ impl Connection {
     /// closed: each of them costs an audit event.
     pub(crate) fn is_a_strangers(&self) -> bool {
         self.refused.load(Relaxed) >= MOST_REFUSED && !self.is_authenticated()
+    }
+
+    /// Lets the connection take no more requests. Those that run go on.
+    pub(crate) fn end(&self) {
+        self.ending.cancel();
+    }
+
+    /// Whether the connection takes no more requests.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.is_cancelled()
+    }
+
+    /// Resolves when the connection takes no more requests.
+    pub(crate) async fn ending(&self) {
+        self.ending.cancelled().await;
     }
 
     /// Resolves when a request has failed authentication and none before it has passed.

@@ -23,7 +23,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use self::places::{Place, Rank};
 use self::record::Record;
@@ -42,9 +42,12 @@ pub(crate) struct Gate {
     pub(crate) metrics: Arc<Metrics>,
     /// The security settings in force.
     pub(crate) rules: ArcSwap<Rules>,
+    /// Changes whenever the trust in certificates, the deny lists or the rules have changed, once the new ones
+    /// are in force: what was allowed before must then be judged again.
+    pub(crate) changes: watch::Sender<()>,
     pub(crate) kubelet: Kubelet,
     pub(crate) audit: Audit,
-    pub(crate) witness: Witness,
+    pub(crate) witness: Arc<Witness>,
     /// The sources that were served lately.
     pub(crate) known: Arc<Known>,
     /// Places for requests other than streams.
@@ -94,7 +97,7 @@ impl Gate {
                 record.set_error(&error);
                 log(connection, &error);
                 // Without 100 Continue the next bytes may be a body or a new request: close the connection.
-                close |= expects || http1 && connection.is_a_strangers();
+                close |= expects || http1 && (connection.is_a_strangers() || connection.is_ending());
                 let error = if upgrade {
                     error.without_retry_after()
                 } else {
@@ -130,6 +133,12 @@ impl Gate {
             drop((in_flight, place, open));
         });
         response
+    }
+
+    /// Tells every subscriber of [`Self::changes`] that something which a decision rests on has changed. It is
+    /// called after the new value was published, so that a judgement from then on sees it.
+    pub(crate) fn announce_change(&self) {
+        self.changes.send_replace(());
     }
 
     /// The way itself. Each station returns the value that the next one needs.
@@ -172,7 +181,7 @@ impl Gate {
             forwarded.status(),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
         ) {
-            self.witness.saw(&permit, answered);
+            self.witness.saw(&permit, connection.peer.ip(), answered);
         }
         Ok(Passed { forwarded, place })
     }
@@ -192,6 +201,17 @@ impl Gate {
         parts: &http::request::Parts,
         record: &mut Record,
     ) -> Result<Permit, RequestError> {
+        // The connection is older than the list.
+        let source = connection.peer.ip();
+        if let Some(reason) = rules.source_refusal(source, false) {
+            connection.end();
+            self.metrics.rejected(reason);
+            return Err(RequestError::forbidden(
+                reason,
+                "Forbidden: this port is not open to your address\n",
+                format!("sources.port does not have {}", source.to_canonical()),
+            ));
+        }
         let checks = Checks::of(parts, rules.interactive_requires_create)?;
         record.set_checks(&checks);
 
@@ -212,7 +232,10 @@ impl Gate {
         let known = Instant::now();
         self.metrics.took(Stage::Authn, known - began);
 
-        let permit = rules.authorizer.authorize(identity, &checks).await?;
+        let permit = rules
+            .authorizer
+            .authorize(identity, &checks, connection.peer.ip())
+            .await?;
         record.set_permit(&permit);
         if permit.is_reviewed() {
             connection.note_known(&self.known);

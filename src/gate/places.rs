@@ -255,6 +255,7 @@ mod tests {
         );
     }
 
+    /// Seen red: with the kept places open to the API server alone.
     #[test]
     fn places_are_kept_for_users_with_a_name_in_the_configuration() {
         let places = Places::new("requests", 8, 100);
@@ -268,6 +269,7 @@ mod tests {
         assert_eq!(fill(&places, "api", Rank::ApiServer).len(), 2);
     }
 
+    /// Seen red: with three quarters rounded down, which is none of one.
     #[test]
     fn a_single_place_is_a_place() {
         let places = Places::new("streams", 1, 1);
@@ -304,6 +306,7 @@ mod tests {
         assert!(counts.all(|counts| counts == (0, 0)));
     }
 
+    /// Seen red: with no user forgotten, and with all.
     #[test]
     fn users_without_places_are_forgotten() {
         let places = Places::new("requests", 10, 10);

@@ -1,10 +1,12 @@
 //! Who may do what, by the configuration in force.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::authn::{Authenticator, CredentialKind, Identity, StaleAnswers};
 use crate::authz::Authorizer;
+use crate::settings::Sources;
 
 /// The security settings in force, and the answers that were remembered under them. They are replaced as one
 /// value: a request is judged by the same rules from its first station to its last, and no answer outlives
@@ -14,6 +16,8 @@ pub(crate) struct Rules {
     pub(crate) authorizer: Authorizer,
     /// `authorization.webhook.staleAllow`; `None` while it is off.
     pub(crate) stale: Option<Arc<StaleAnswers>>,
+    /// `sources`: from where the TLS port may be used.
+    pub(crate) sources: Sources,
     /// `authorization.interactive.allowedUsers`: places are kept for these users.
     pub(crate) interactive_users: Vec<String>,
     /// `authorization.interactive.requireCreate`.
@@ -23,6 +27,18 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
+    /// Why a client at `peer` may not have an open request or stream: its address is not in `sources.port`,
+    /// or the request is interactive and its address is not in `sources.interactive`. `None`: it may.
+    pub(crate) fn source_refusal(&self, peer: IpAddr, interactive: bool) -> Option<&'static str> {
+        if !self.sources.port.allow(peer) {
+            Some("source")
+        } else if interactive && !self.sources.interactive.allow(peer) {
+            Some("interactive_source")
+        } else {
+            None
+        }
+    }
+
     /// Whether `authorization.interactive.allowedUsers` names the user.
     pub(super) fn is_interactive_user(&self, identity: &Identity) -> bool {
         identity.credential() != CredentialKind::Anonymous

@@ -1,18 +1,24 @@
 //! Whether the API server has been served through the gate. Until then the ways around the gate should stay
 //! open: if the API server cannot use the gate, sealing the node ends its logs, exec and metrics.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::Serialize;
 
 use crate::attributes::Subresource;
 use crate::authn::{CredentialKind, Identity};
 use crate::authz::Permit;
 use crate::timestamp::timestamp;
+
+/// Most addresses that are remembered. A cluster has a few API servers.
+const ADDRESSES: usize = 16;
+/// An address counts for so long after a request came from there, and the last one always.
+const LATELY: Duration = Duration::from_secs(3600);
 
 /// Remembers the last user that was allowed what only the API server is allowed, and
 /// was served by the kubelet.
@@ -23,6 +29,19 @@ pub(crate) struct Witness {
     /// The second, counted from `began` and from 1, in which `seen` was written last.
     noted: AtomicU64,
     seen: ArcSwapOption<Seen>,
+    /// Where the API server was, as far as its name says.
+    api_server_at: Whereabouts,
+    /// Where the others were that are allowed what only the API server is allowed.
+    others_at: Whereabouts,
+}
+
+/// From where requests came.
+#[derive(Default)]
+struct Whereabouts {
+    /// As [`Witness::noted`].
+    noted: AtomicU64,
+    /// The last one first.
+    addresses: ArcSwap<Vec<(IpAddr, SystemTime)>>,
 }
 
 /// The API server, as it was last seen.
@@ -42,6 +61,8 @@ pub(crate) struct SeenReport {
     first: String,
     /// When it was seen last, to a second or so.
     last: String,
+    /// From where it was seen in the last hour, and where it was seen last; the last one first.
+    addresses: Vec<IpAddr>,
 }
 
 impl Witness {
@@ -52,6 +73,8 @@ impl Witness {
             began: Instant::now(),
             noted: AtomicU64::new(0),
             seen: ArcSwapOption::empty(),
+            api_server_at: Whereabouts::default(),
+            others_at: Whereabouts::default(),
         }
     }
 
@@ -66,25 +89,30 @@ impl Witness {
         }
     }
 
-    /// Notes that a request was allowed and served at `now`. It is called for each request: within a second
+    /// Notes that a request from `source` was allowed and served at `now`. It is called for each request: within a second
     /// of the last note it costs a load and a comparison.
-    pub(crate) fn saw(&self, permit: &Permit, now: Instant) {
+    pub(crate) fn saw(&self, permit: &Permit, source: IpAddr, now: Instant) {
         let credential = permit.identity().credential();
         let may_be = if self.users.is_empty() {
             credential == CredentialKind::Certificate && permit.subresource() == Subresource::Proxy
         } else {
             credential != CredentialKind::Anonymous
         };
-        if !may_be {
+        let user = &permit.identity().user().username;
+        if !may_be || !self.users.is_empty() && !self.users.contains(user) {
             return;
         }
         let second = now.saturating_duration_since(self.began).as_secs() + 1;
-        if self.noted.load(Relaxed) == second {
-            return;
-        }
-        let user = &permit.identity().user().username;
-        if self.users.is_empty() || self.users.contains(user) {
+        if self.noted.load(Relaxed) != second {
             self.note(user, second);
+        }
+        let at = if self.is_api_server(permit) {
+            &self.api_server_at
+        } else {
+            &self.others_at
+        };
+        if at.noted.load(Relaxed) != second {
+            at.note(source.to_canonical(), second);
         }
     }
 
@@ -121,11 +149,82 @@ impl Witness {
             user: seen.user.clone(),
             first: timestamp(seen.first),
             last: timestamp(seen.last),
+            addresses: self.addresses(),
         })
+    }
+
+    /// From where the API server was served in the last hour, and where it was served last. An administrator
+    /// does not count, who could otherwise keep an address in `sources`.
+    pub(crate) fn api_server_addresses(&self) -> Vec<IpAddr> {
+        self.api_server_at.lately(SystemTime::now())
+    }
+
+    /// The same with everyone who is allowed what only the API server is allowed: an API server may have
+    /// another name than installers give it.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        let now = SystemTime::now();
+        let mut addresses = self.api_server_at.lately(now);
+        for other in self.others_at.lately(now) {
+            if !addresses.contains(&other) {
+                addresses.push(other);
+            }
+        }
+        addresses
+    }
+}
+
+// === impl Whereabouts ===
+
+impl Whereabouts {
+    #[cold]
+    fn note(&self, source: IpAddr, second: u64) {
+        self.noted.store(second, Relaxed);
+        let before = self.addresses.load();
+        let others = before.iter().filter(|(address, _)| *address != source).copied();
+        let addresses = std::iter::once((source, SystemTime::now())).chain(others);
+        self.addresses
+            .store(Arc::new(addresses.take(ADDRESSES).collect()));
+    }
+
+    /// The last address, and those of the last hour.
+    fn lately(&self, now: SystemTime) -> Vec<IpAddr> {
+        let is_old = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age > LATELY);
+        let addresses = self.addresses.load();
+        let numbered = addresses.iter().enumerate();
+        numbered
+            .filter(|(index, (_, at))| *index == 0 || !is_old(*at))
+            .map(|(_, (address, _))| *address)
+            .collect()
     }
 }
 
 /// Whether it is a client certificate for an `apiserver`, as installers name it.
 fn may_be_api_server(identity: &Identity) -> bool {
     identity.credential() == CredentialKind::Certificate && identity.user().username.contains("apiserver")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen red: with every address kept for ever, and with the last one forgotten too.
+    #[test]
+    fn an_address_counts_for_an_hour_and_the_last_one_always() {
+        let at = Whereabouts::default();
+        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+        for last in [1, 2, 1, 3] {
+            at.note(address(last), 1);
+        }
+        let now = SystemTime::now();
+        assert_eq!(
+            at.lately(now),
+            [3, 1, 2].map(address),
+            "each once, the last one first"
+        );
+        assert_eq!(at.lately(now + 2 * LATELY), [address(3)]);
+        for last in 0..=255 {
+            at.note(address(last), 1);
+        }
+        assert_eq!(at.lately(now).len(), ADDRESSES);
+    }
 }

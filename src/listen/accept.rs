@@ -134,6 +134,7 @@ mod tests {
         }
     }
 
+    /// Seen red: with each failure logged, and with those of the interval not counted.
     #[test]
     fn failures_are_logged_once_in_an_interval_and_none_is_left_out_of_the_count() {
         let mut failures = Failures::default();

@@ -204,6 +204,7 @@ async fn requests(
             ended = serving.as_mut() => return ended,
             () = drain => false,
             () = connection.activity.idle_for(limits.idle_timeout) => false,
+            () = connection.ending() => false,
             () = connection.unauthenticated() => true,
         };
         serving.as_mut().graceful_shutdown();

@@ -4,7 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -57,8 +59,31 @@ impl Workers {
         let mut acceptor = Acceptor::new(listener, "tls", self.port.gate.metrics.clone());
         loop {
             let (stream, peer) = acceptor.accept().await;
-            self.hand_over(stream, peer);
+            if self
+                .port
+                .gate
+                .rules
+                .load()
+                .source_refusal(peer.ip(), false)
+                .is_none()
+            {
+                self.hand_over(stream, peer);
+            } else {
+                self.refuse_source(&stream, peer);
+            }
         }
+    }
+
+    /// Resets a connection whose source is not in `sources.port`. It takes no place, and no thread's time but
+    /// this one's.
+    fn refuse_source(&self, stream: &TcpStream, peer: SocketAddr) {
+        self.port.gate.metrics.rejected("source");
+        tracing::warn!(
+            %peer,
+            "a connection was refused: sources.port does not have its address; add it if this client is needed"
+        );
+        // Closed by a reset, it leaves nothing in the kernel either.
+        let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
     }
 
     fn hand_over(&self, stream: TcpStream, peer: SocketAddr) {

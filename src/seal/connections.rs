@@ -34,7 +34,11 @@ fn among(sockets: &[TcpSocket], plan: &Plan, gate_uid: u32) -> Vec<Ungated> {
             .find(|other| other.local == socket.remote && other.remote == socket.local)
     };
     let past_the_gate = |socket: &&TcpSocket| {
-        let Some(port) = plan.ports.iter().find(|port| port.port == socket.local.port()) else {
+        let Some(port) = plan
+            .ports
+            .iter()
+            .find(|port| port.port == socket.local.port() && port.kind != PortKind::Gate)
+        else {
             return false;
         };
         let at_the_gate =
@@ -128,6 +132,7 @@ mod tests {
                 redirect_ipv6: None,
                 gate_addresses: vec!["192.0.2.10".parse().unwrap()],
             }],
+            sources: Vec::new(),
         }
     }
 

@@ -18,6 +18,7 @@ mod listing;
 mod nft;
 pub mod observe;
 mod plan;
+mod proposal;
 mod refusals;
 mod restore;
 mod rules;

@@ -228,7 +228,7 @@ fn render(
             let Some(plan) = plan else { continue };
             line!("    chain {name}_{which} {{");
             for port in &plan.ports {
-                text.push_str(&rules(name, port));
+                text.push_str(&rules(name, port, plan));
             }
             line!("    }}");
         }
@@ -261,12 +261,12 @@ fn ports<'a>(ports: impl Iterator<Item = &'a SealedPort>) -> String {
 }
 
 /// What one base chain does about one port: a comment and a rule, in turn.
-fn rules(base: &str, sealed: &SealedPort) -> String {
+fn rules(base: &str, sealed: &SealedPort, plan: &Plan) -> String {
     let port = format!("tcp dport {}", sealed.port);
     let local = "fib daddr type local";
     let name = sealed.kind.name();
     let from_outside_only = sealed.kind == PortKind::Healthz;
-    let mut rules: Vec<(String, String)> = Vec::new();
+    let mut rules: Vec<(String, String)> = from_elsewhere(base, sealed, plan);
     let mut rule = |comment: String, rule: String| rules.push((comment, rule));
 
     for (family, addresses) in [
@@ -286,6 +286,7 @@ fn rules(base: &str, sealed: &SealedPort) -> String {
         .filter_map(|(family, to)| Some((family, to?)))
         .collect();
     match base {
+        _ if sealed.kind == PortKind::Gate => {}
         "raw" => {
             if !from_outside_only {
                 rule(
@@ -344,6 +345,40 @@ fn rules(base: &str, sealed: &SealedPort) -> String {
         .iter()
         .map(|(comment, rule)| format!("        # {comment}\n        {rule}\n"));
     lines.collect()
+}
+
+/// Refuses what is for the gate from addresses that are not in `sources.port`.
+fn from_elsewhere(base: &str, sealed: &SealedPort, plan: &Plan) -> Vec<(String, String)> {
+    let (side, refusal) = match base {
+        "in" => ("iif != lo", "drop"),
+        "out" => ("fib daddr type local", "reject with tcp reset"),
+        _ => return Vec::new(),
+    };
+    let mut rules = Vec::new();
+    for (family, protocol, ipv4) in [("ipv4", "ip", true), ("ipv6", "ip6", false)] {
+        let held = addresses(sealed, |address| address.is_ipv4() == ipv4);
+        let to = match (sealed.kind, held.as_str()) {
+            (PortKind::Gate, _) => String::new(),
+            (PortKind::Secure, held) if !held.is_empty() => format!("{protocol} daddr {{ {held} }} "),
+            _ => continue,
+        };
+        let Some(sources) = plan.sources(ipv4) else {
+            continue;
+        };
+        let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        let from = match sources.is_empty() {
+            true => String::new(),
+            false => format!("{protocol} saddr != {{ {} }} ", sources.join(", ")),
+        };
+        rules.push((
+            "the gate is open to sources.port alone".to_owned(),
+            format!(
+                "tcp dport {} {side} meta nfproto {family} {to}{from}{SYN} counter {refusal}",
+                sealed.port
+            ),
+        ));
+    }
+    rules
 }
 
 fn addresses(sealed: &SealedPort, family: impl Fn(&IpAddr) -> bool) -> String {

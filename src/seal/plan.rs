@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::digest::sha256;
+use crate::network::Network;
 use crate::settings::{Backend, Settings, UpstreamUrl};
 
 /// What the kubelet's ports are by default, and by custom.
@@ -21,6 +22,10 @@ pub struct Plan {
     pub backend: Backend,
     /// Every port, each once, in ascending order.
     pub ports: Vec<SealedPort>,
+    /// `sources.port`: a connection to the gate from elsewhere is refused before it reaches the gate. Empty:
+    /// every address may connect, and the plan reads as those of versions without this key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Network>,
 }
 
 /// A port of the kubelet, closed to all but the gate.
@@ -49,6 +54,8 @@ pub enum PortKind {
     ReadOnly,
     /// 10248: `/healthz`. Closed from outside only: local health checks are what it is for.
     Healthz,
+    /// The gate's own TLS port, where that is not the kubelet's. Closed to what is not in `sources.port`.
+    Gate,
 }
 
 /// There is nothing to plan a seal by.
@@ -111,8 +118,31 @@ impl Plan {
         if secure != HEALTHZ {
             ports.push(SealedPort::of(HEALTHZ, PortKind::Healthz, &[]));
         }
+        let sources = settings.sources.port.distinct();
+        if !sources.is_empty() {
+            let gate: BTreeSet<u16> = settings.listen.iter().map(SocketAddr::port).collect();
+            let own = gate
+                .into_iter()
+                .filter(|own| ports.iter().all(|port| port.port != *own));
+            let own: Vec<SealedPort> = own
+                .map(|port| SealedPort::of(port, PortKind::Gate, &[]))
+                .collect();
+            ports.extend(own);
+        }
         ports.sort_by_key(|port| port.port);
-        Ok(Self { backend, ports })
+        Ok(Self {
+            backend,
+            ports,
+            sources,
+        })
+    }
+
+    /// The networks of one family that may reach the gate; `None`: all of it may.
+    pub(super) fn sources(&self, ipv4: bool) -> Option<Vec<Network>> {
+        let of_family = self.sources.iter().filter(|network| network.is_ipv4() == ipv4);
+        let networks: Vec<Network> = of_family.copied().collect();
+        let open = self.sources.is_empty() || networks.iter().any(Network::is_everything);
+        (!open).then_some(networks)
     }
 
     /// What to dial to see whether a connection bypasses the gate: each port on each address. That includes
@@ -120,7 +150,7 @@ impl Plan {
     /// place.
     #[must_use]
     pub fn dialled(&self, addresses: &[IpAddr]) -> Vec<SocketAddr> {
-        let ports = self.ports.iter().filter(|port| port.kind != PortKind::Healthz);
+        let ports = self.ports.iter().filter(|port| port.kind.leads_around());
         ports
             .flat_map(|port| {
                 addresses
@@ -148,8 +178,16 @@ impl Plan {
             SealedPort::of(HEALTHZ, PortKind::Healthz, &[]),
             SealedPort::of(10250, PortKind::Secure, &listen),
             SealedPort::of(READ_ONLY, PortKind::ReadOnly, &listen),
+            SealedPort::of(19443, PortKind::Gate, &[]),
         ];
-        Self { backend, ports }
+        Self {
+            backend,
+            ports,
+            sources: ["10.0.0.0/8", "192.0.2.10", "2001:db8::/32"]
+                .iter()
+                .filter_map(|text| Network::parse(text).ok())
+                .collect(),
+        }
     }
 }
 
@@ -189,6 +227,13 @@ impl PortKind {
             Self::Secure => "kubelet",
             Self::ReadOnly => "read-only port",
             Self::Healthz => "healthz",
+            Self::Gate => "gate",
         }
+    }
+
+    /// Whether a connection to it from this node could reach the kubelet around the gate.
+    #[must_use]
+    pub fn leads_around(self) -> bool {
+        matches!(self, Self::Secure | Self::ReadOnly)
     }
 }

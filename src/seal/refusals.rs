@@ -1,7 +1,7 @@
 //! Everything that speaks against sealing this node now. All of it is found before any is told, and each
 //! names its way out.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use procfs::process::{Process, all_processes};
 
@@ -35,20 +35,29 @@ pub struct Refusals(Vec<String>);
 
 impl Refusals {
     /// What speaks against sealing by `plan`, and the gate that it would be sealed around, if one runs.
-    /// `served` asks a gate, whose admin port may be at an address, whether the API server was served; `None`
-    /// if it cannot be asked.
+    /// `served` asks a gate, whose admin port may be at an address, where the API server was served lately,
+    /// if it was. `None`: the gate cannot be asked.
     pub fn of<E: std::error::Error + 'static>(
         settings: &Settings,
         plan: &Plan,
         accepted: Accepted,
-        served: impl FnOnce(Option<SocketAddr>) -> Option<Result<bool, E>>,
+        served: impl FnOnce(Option<SocketAddr>) -> Option<Result<Option<Vec<IpAddr>>, E>>,
     ) -> (Self, Option<RunningGate>) {
         let mut refusals = Self::default();
         let gate = refusals.gate(settings);
-        if let Some(gate) = &gate
-            && !accepted.unseen_api_server
-        {
-            refusals.api_server(served(gate.admin));
+        if let Some(gate) = &gate {
+            let served = served(gate.admin);
+            if let Some(Ok(Some(addresses))) = &served
+                && !settings.sources.exclude_api_server
+            {
+                for left_out in settings.sources.without_api_server(addresses) {
+                    let way_out = "add it, or write sources.excludeApiServer: true if that is meant";
+                    refusals.add(format!("{left_out}; {way_out}"));
+                }
+            }
+            if !accepted.unseen_api_server {
+                refusals.api_server(served);
+            }
         }
         let exemption = gate.as_ref().and_then(|gate| gate.exemption.as_ref());
         if !accepted.foreign_rules {
@@ -122,15 +131,15 @@ impl Refusals {
         Some(gate)
     }
 
-    fn api_server<E: std::error::Error + 'static>(&mut self, served: Option<Result<bool, E>>) {
+    fn api_server<E: std::error::Error + 'static>(&mut self, served: Option<Result<Option<Vec<IpAddr>>, E>>) {
         match served {
             None => self.add(
                 "whether the API server has been served cannot be asked: admin.listen and admin.socket are \
                  off; switch one on, or give --accept-unseen-api-server"
                     .into(),
             ),
-            Some(Ok(true)) => {}
-            Some(Ok(false)) => self.add(
+            Some(Ok(Some(_))) => {}
+            Some(Ok(None)) => self.add(
                 "the gate has not served the API server yet: nothing shows that logs, exec and metrics of \
                  this node would still work; have it come once (kubectl logs of any pod of this node, with \
                  the gate's port as the node's kubelet port), or give --accept-unseen-api-server"
@@ -144,7 +153,8 @@ impl Refusals {
     }
 
     fn foreign_rules(&mut self, plan: &Plan, exemption: Option<&Exemption>) {
-        let ports: Vec<u16> = plan.ports.iter().map(|port| port.port).collect();
+        let sealed = plan.ports.iter().filter(|port| port.kind != PortKind::Gate);
+        let ports: Vec<u16> = sealed.map(|port| port.port).collect();
         let listings = match foreign::listings() {
             Ok(listings) => listings,
             Err(error) => return self.add(format!("what other rules do cannot be seen: {error}")),

@@ -2,6 +2,7 @@
 //! takes them.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 use super::plan::Plan;
 use super::running_gate::RunningGate;
 use crate::host::sockets;
+use crate::network::Networks;
 
 /// A refusal comes at once; after so long without an answer a rule has dropped the connection.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -60,11 +62,17 @@ impl std::fmt::Display for Reached {
     }
 }
 
-/// Dials every port of `plan` on each of `addresses`, from here, and says what took it.
-pub async fn attempt_all(plan: &Plan, addresses: &[IpAddr], gate: &RunningGate) -> Vec<Attempt> {
+/// Dials every port of `plan` on each of `addresses`, from here, and says what took it. `sources` is
+/// `sources.port` of the gate.
+pub async fn attempt_all(
+    plan: &Plan,
+    addresses: &[IpAddr],
+    gate: &RunningGate,
+    sources: &Networks,
+) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     for (address, outcome) in dial_all(&plan.dialled(addresses)).await {
-        let reached = reached(&outcome, gate);
+        let reached = reached(&outcome, gate, sources);
         attempts.push(Attempt { address, reached });
     }
     attempts
@@ -99,15 +107,34 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// What took a connection, wherever it was made; to be asked in the node's own network namespace while it is
-/// open.
-pub(super) fn reached(dialled: &io::Result<TcpStream>, gate: &RunningGate) -> Reached {
-    let ends = match dialled {
+/// open. `sources` is `sources.port` of the gate.
+pub(super) fn reached(dialled: &io::Result<TcpStream>, gate: &RunningGate, sources: &Networks) -> Reached {
+    let stream = match dialled {
         Err(error) if is_closed(error) => return Reached::Nothing,
         Err(error) => return Reached::Unknown(error.to_string()),
-        Ok(stream) => stream
-            .local_addr()
-            .and_then(|here| Ok((here, stream.peer_addr()?))),
+        Ok(stream) => stream,
     };
+    let reached = taken(stream, gate);
+    // A gate resets what comes from elsewhere as soon as it has accepted it, and leaves nothing to be found.
+    let elsewhere = || stream.local_addr().is_ok_and(|here| !sources.allow(here.ip()));
+    if !reached.is_sealed() && elsewhere() && is_ended(stream) {
+        return Reached::Nothing;
+    }
+    reached
+}
+
+/// Whether the other end has ended the connection.
+fn is_ended(stream: &TcpStream) -> bool {
+    match SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    }
+}
+
+fn taken(stream: &TcpStream, gate: &RunningGate) -> Reached {
+    let ends = stream
+        .local_addr()
+        .and_then(|here| Ok((here, stream.peer_addr()?)));
     let taken = ends.and_then(|(here, there)| Ok((there.port(), sockets::taken_by(here)?)));
     match taken {
         // If several processes may have taken it, the worst of them counts.

@@ -18,6 +18,7 @@ use super::standing::{Case, Standing, StandingError};
 use super::state::State;
 use super::unit::Unit;
 use crate::host::{self, Wire};
+use crate::network::Networks;
 use crate::settings::Settings;
 
 /// A user that no process of the gate runs as.
@@ -90,7 +91,8 @@ impl Report {
                 report.rules(&standing, &state, unit);
                 let gate = report.gate(settings, &standing)?;
                 if let Some(plan) = standing.plan() {
-                    report.dial(plan, &gate, wire)?;
+                    report.sources(plan, settings);
+                    report.dial(plan, (&gate, &settings.sources.port), wire)?;
                 }
             }
         }
@@ -161,15 +163,31 @@ impl Report {
         Ok(())
     }
 
+    /// The rules go by the list that was confirmed, the gate by the one of its configuration.
+    fn sources(&mut self, plan: &Plan, settings: &Settings) {
+        if plan.sources != settings.sources.port.distinct() {
+            self.notes.push(
+                "the seal goes by another sources.port than the configuration: a source has to be in both; \
+                 kubelet-gate firewall apply takes up the new one"
+                    .into(),
+            );
+        }
+    }
+
     /// Dials every port from every side that there is.
-    fn dial(&mut self, plan: &Plan, gate: &RunningGate, wire: bool) -> Result<(), StatusError> {
+    fn dial(
+        &mut self,
+        plan: &Plan,
+        (gate, sources): (&RunningGate, &Networks),
+        wire: bool,
+    ) -> Result<(), StatusError> {
         let addresses = host::addresses()?;
         let to = plan.dialled(&addresses);
         let root = rustix::process::geteuid().is_root();
-        self.tried("this user", dial(&to), gate);
+        self.tried("this user", dial(&to), gate, sources);
         if root {
             let dialled = host::as_user(OTHER_USER, || dial(&to)).and_then(|dialled| dialled);
-            self.tried("another user", dialled, gate);
+            self.tried("another user", dialled, gate, sources);
         } else {
             self.notes
                 .push("not tried as another user, nor from another network: run it as root".into());
@@ -187,7 +205,7 @@ impl Report {
                     let to = plan.dialled(&there);
                     let dialled = wire.run(|| dial(&to)).and_then(|dialled| dialled);
                     let dialled = dialled.map(|dialled| self.shown(&wire, &there, dialled));
-                    self.tried("another network", dialled, gate);
+                    self.tried("another network", dialled, gate, sources);
                 }
                 Err(error) => self
                     .notes
@@ -227,11 +245,17 @@ impl Report {
     }
 
     /// What took each of these, seen from the node, while they are open.
-    fn tried(&mut self, from: &'static str, dialled: io::Result<Vec<Dialled>>, gate: &RunningGate) {
+    fn tried(
+        &mut self,
+        from: &'static str,
+        dialled: io::Result<Vec<Dialled>>,
+        gate: &RunningGate,
+        sources: &Networks,
+    ) {
         match dialled {
             Ok(dialled) => {
                 let tried = dialled.iter().map(|(address, outcome)| {
-                    let reached = reached(outcome, gate);
+                    let reached = reached(outcome, gate, sources);
                     Tried {
                         from,
                         address: *address,

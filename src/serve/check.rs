@@ -4,10 +4,13 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::admin;
+use super::admin::client::{AdminError, AdminPlace, api_server};
 use super::admin::socket::AdminSocketError;
 use super::error::StartError;
+use super::left_out::left_out;
 use super::node::{self, NodeError, SameMachine, Shown};
 use super::start::{api_server_and_node_name, unused_proxy};
 use crate::adopt::kubelet::running_kubelets;
@@ -18,6 +21,9 @@ use crate::forward::{Kubelet, KubeletError};
 use crate::metrics::Metrics;
 use crate::settings::{AuditSink, AuthorizationMode, KubeletFlags, Places, Settings, SettingsError};
 use crate::tls::{Serving, ServingError};
+
+/// How long a running gate may take to say where it served the API server.
+const ADMIN: Duration = Duration::from_secs(2);
 
 /// What a check found.
 #[derive(Default)]
@@ -50,10 +56,11 @@ impl Findings {
         };
         found.warnings.clone_from(&settings.warnings);
         let api_server = found.look_at_files(&settings, &places);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(found.look_at_sources(&settings, &places));
         if !offline && let Some((api_server, node_name)) = api_server {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
             runtime.block_on(found.ask(&settings, &places, &api_server, &node_name));
         }
         found.settings = Some(settings);
@@ -87,6 +94,37 @@ impl Findings {
         }
         self.warnings.extend(unused_proxy());
         api_server.zip(name)
+    }
+
+    /// What `sources` leave out: this node, and where the gate that runs served the API server.
+    async fn look_at_sources(&mut self, settings: &Settings, places: &Places) {
+        let sources = &settings.sources;
+        if sources.port.is_empty() && sources.interactive.is_empty() {
+            return;
+        }
+        let served = match AdminPlace::of(settings, None) {
+            Some(place) => api_server(&place, ADMIN).await,
+            None => Ok(None),
+        };
+        let served = match served {
+            Ok(served) => served,
+            // No gate runs, or it is another one.
+            Err(AdminError::Unreachable { .. }) => None,
+            Err(error) => {
+                self.warnings.push(format!(
+                    "{}: whether sources have the API server's address cannot be asked: {}",
+                    places.of("sources"),
+                    chain(&error)
+                ));
+                None
+            }
+        };
+        let addresses = served.map(|served| served.addresses).unwrap_or_default();
+        for sentence in left_out(sources, &addresses, &settings.listen) {
+            let place = places.of("sources");
+            self.warnings
+                .push(format!("{place}: {sentence}; add it unless that is meant"));
+        }
     }
 
     /// What the API server has to say: whether the Node is this machine, whether the gate may ask for
@@ -177,10 +215,13 @@ fn key(problem: &StartError) -> &'static str {
             NodeError::AnotherMachine { .. } | NodeError::NoName => "nodeName",
         },
         StartError::NoRandomness(_) => "",
+        StartError::WithoutApiServer(_) => "sources",
         StartError::Serving(error) => match error {
             ServingError::Read { key, .. } => key,
             ServingError::Pem(_) | ServingError::Trust { .. } => "authentication.x509.clientCAFile",
-            ServingError::CrlPem(_) | ServingError::Revocation { .. } => "authentication.x509.crlFiles",
+            ServingError::CrlPem(_) | ServingError::Revocation { .. } | ServingError::ListGone { .. } => {
+                "authentication.x509.crlFiles"
+            }
             ServingError::Tls(_) => "tlsCertFile",
         },
     }

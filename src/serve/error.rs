@@ -41,6 +41,9 @@ pub enum StartError {
     /// The operating system gives no random numbers.
     #[error("the operating system gives no random numbers")]
     NoRandomness(#[from] aws_lc_rs::error::Unspecified),
+    /// `sources` leave out where the API server was served.
+    #[error("{0}; add it, or write sources.excludeApiServer: true if that is meant")]
+    WithoutApiServer(String),
     /// The serving pair or the client CA.
     #[error(transparent)]
     Serving(#[from] ServingError),

@@ -1,15 +1,14 @@
 //! One running gate, with the parts around it that only its ports and its watch need.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 
+use super::reload::Reloading;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
 use crate::apiserver::ApiServer;
-use crate::error::chain;
 use crate::forward::KubeletProbe;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
@@ -34,22 +33,13 @@ pub struct Instance {
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,
-    /// What was wrong with the files when they were last read again, by what they are for.
-    pub(super) complaints: Mutex<BTreeMap<&'static str, String>>,
+    /// What the looks at the files remember. Locked while files are read.
+    pub(super) reloading: Mutex<Reloading>,
+    /// What the files say and is not in force, by what they are for.
+    pub(super) not_in_force: ArcSwap<Vec<(&'static str, String)>>,
 }
 
 impl Instance {
-    /// Reads every file again that may have changed. A bad file is counted, and logged once, and the last
-    /// good one stays in force. This may take as long as the files' disks take: not on a thread that serves.
-    pub fn reload(&self) {
-        self.note_reload("serving", Serving::reload(&self.serving, &self.settings.tls));
-        self.note_reload("upstream", self.gate.kubelet.reload());
-        if let Some(api_server) = &self.api_server {
-            self.note_reload("kubeconfig", api_server.reload());
-        }
-        self.publish_expiry();
-    }
-
     /// The gate's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.gate.metrics
@@ -58,33 +48,6 @@ impl Instance {
     /// Whether the kubelet can be connected to, by a look that is at most a second old; else why not.
     pub(crate) async fn kubelet_is_reachable(&self) -> Result<(), Arc<str>> {
         self.probe.of(&self.gate.kubelet).await
-    }
-
-    fn note_reload<E: std::error::Error + 'static>(&self, what: &'static str, outcome: Result<bool, E>) {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        match outcome {
-            Ok(changed) => {
-                let mended = complaints.remove(what).is_some();
-                if changed {
-                    self.metrics().reloaded(what, true);
-                    tracing::info!(what, "files changed and are in force");
-                } else if mended {
-                    tracing::info!(what, "the files are again those that are in force");
-                }
-            }
-            Err(error) => {
-                self.metrics().reloaded(what, false);
-                let error = chain(&error);
-                let before = complaints.insert(what, error.clone());
-                if before.as_ref() != Some(&error) {
-                    tracing::warn!(
-                        what,
-                        error,
-                        "changed files cannot be used; the last good ones stay in force"
-                    );
-                }
-            }
-        }
     }
 
     /// Publishes when the serving pair and the revocation lists end.

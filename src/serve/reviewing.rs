@@ -8,7 +8,7 @@ use super::error::StartError;
 use crate::apiserver::ApiServer;
 use crate::authn::{Authenticator, Budget, StaleAnswers, TokenReviewer, Verdicts};
 use crate::authz::{AccessReviewer, Authorizer, Policy, StaticRules};
-use crate::gate::Rules;
+use crate::gate::{Rules, Witness};
 use crate::metrics::Metrics;
 use crate::settings::{AuthorizationMode, Settings};
 use crate::source::Known;
@@ -24,6 +24,7 @@ pub(crate) struct Reviewing {
     /// Where reviews run.
     pub(super) control: Handle,
     pub(super) known: Arc<Known>,
+    pub(super) witness: Arc<Witness>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -31,8 +32,14 @@ impl Reviewing {
     /// The rules of `settings`, with nothing remembered.
     ///
     /// # Errors
-    /// There is no API server to ask, or no randomness.
+    /// There is no API server to ask, or no randomness; or `sources` would leave out the API server.
     pub(super) fn rules(&self, settings: &Settings) -> Result<Rules, StartError> {
+        let left_out = settings
+            .sources
+            .without_api_server(&self.witness.api_server_addresses());
+        if !left_out.is_empty() && !settings.sources.exclude_api_server {
+            return Err(StartError::WithoutApiServer(left_out.join("; ")));
+        }
         let stale = self.api_server.as_ref().and_then(|api_server| {
             StaleAnswers::new(
                 &settings.authorization.stale_allow,
@@ -78,11 +85,12 @@ impl Reviewing {
                 self.metrics.clone(),
             ),
             authorizer: Authorizer::new(
-                Policy::new(&settings.authorization),
+                Policy::new(&settings.authorization, &settings.sources),
                 StaticRules::new(&settings.authorization),
                 reviewer,
             ),
             stale,
+            sources: settings.sources.clone(),
             interactive_users: interactive.allowed_users.clone(),
             interactive_requires_create: interactive.require_create,
             stream_idle_timeout: settings.streaming_connection_idle_timeout,

@@ -3,32 +3,27 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::error::StartError;
 use super::instance::Instance;
 use super::node::{self, NodeError, SameMachine, Shown};
+use super::notify::Notifier;
+use super::reload::keep_reloading;
 use super::start::{Started, start, unused_proxy};
 use super::watch::Watch;
 use super::{Sockets, Stopped, serve};
 use crate::audit::AuditError;
-use crate::files;
-use crate::repeats;
 use crate::seal::RunningGate;
-use crate::settings::Settings;
+use crate::settings::{KubeletFlags, Settings};
 
-/// Every file the gate reads is looked at again this often, and on SIGHUP.
-const RELOAD: Duration = Duration::from_secs(10);
-/// After this time without an end, reading is reported. It goes on.
-const SLOW: Duration = Duration::from_secs(10);
 /// How long the start may wait for the API server's answer about the Node.
 const NODE: Duration = Duration::from_secs(2);
 /// Until the API server is asked again about the credential shown to the kubelet.
@@ -65,11 +60,24 @@ impl RunError {
     }
 }
 
-/// Runs a gate of `settings` until SIGTERM or SIGINT. `runtime` is the control runtime.
+/// A configuration, and where it comes from.
+pub(crate) struct Configuration<'a> {
+    pub(crate) path: &'a Path,
+    /// Flags of the command line, which win over the file.
+    pub(crate) flags: &'a KubeletFlags,
+    pub(crate) settings: Settings,
+}
+
+/// Runs a gate of this configuration until SIGTERM or SIGINT. `runtime` is the control runtime.
 ///
 /// # Errors
 /// It cannot start, or did not end well.
-pub(crate) fn run(runtime: &Runtime, settings: Settings) -> Result<Stopped, RunError> {
+pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result<Stopped, RunError> {
+    let Configuration {
+        path,
+        flags,
+        settings,
+    } = configuration;
     for warning in settings.warnings.iter().chain(&unused_proxy()) {
         tracing::warn!("{warning}");
     }
@@ -78,21 +86,30 @@ pub(crate) fn run(runtime: &Runtime, settings: Settings) -> Result<Stopped, RunE
         instance,
         sockets,
         audit,
-    } = start(settings, runtime.handle())?;
+    } = start(settings.clone(), runtime.handle())?;
+    instance.follow_configuration(path.to_owned(), flags.clone(), settings);
     if let Some(warning) = runtime.block_on(confirm_node(&instance))? {
         tracing::warn!("{warning}");
     }
     let stop = CancellationToken::new();
-    let (signalled, reloading) = (until_signalled(stop.clone())?, keep_reloading(instance.clone())?);
+    let (signalled, reloading) = (
+        until_signalled(stop.clone())?,
+        keep_reloading(instance.clone(), Notifier::SYSTEMD)?,
+    );
     announce(&instance, &sockets);
+    instance.warn_of_left_out();
     let mut watch = Watch::new(instance.clone(), publish_running_gate(&instance, &sockets));
     let served = runtime.block_on(async {
-        tokio::spawn(signalled);
+        tokio::spawn(async move {
+            signalled.await;
+            Notifier::SYSTEMD.stopping();
+        });
         watch.admit().await;
         let until_stopped = || stop.clone();
         tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
         tokio::spawn(until_stopped().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
         tokio::spawn(until_stopped().run_until_cancelled_owned(watch.keep()));
+        Notifier::SYSTEMD.ready();
         serve(instance, sockets, stop).await
     });
     let written = audit.shutdown(AUDIT_FLUSH);
@@ -190,57 +207,4 @@ pub(crate) fn until_signalled(stop: CancellationToken) -> io::Result<impl Future
         }
         stop.cancel();
     })
-}
-
-/// Reads changed files again, by the clock and on SIGHUP, which also reopens the audit file.
-pub(crate) fn keep_reloading(instance: Arc<Instance>) -> io::Result<impl Future<Output = ()>> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move {
-        let wanted = Notify::new();
-        let hear = async {
-            loop {
-                hangup.recv().await;
-                tracing::info!("SIGHUP: reading the files again");
-                instance.gate.audit.reopen();
-                wanted.notify_one();
-            }
-        };
-        tokio::join!(hear, reload_forever(&instance, &wanted), report_repeats());
-    })
-}
-
-async fn reload_forever(instance: &Arc<Instance>, wanted: &Notify) {
-    let mut clock = interval_at(Instant::now() + RELOAD, RELOAD);
-    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = clock.tick() => {}
-            () = wanted.notified() => {}
-        }
-        let instance = instance.clone();
-        let mut reading = pin!(files::aside(move || instance.reload()));
-        let read = match timeout(SLOW, &mut reading).await {
-            Ok(read) => read,
-            Err(_) => {
-                tracing::warn!(
-                    "the files that the configuration names have been read for {SLOW:?} without an end; the \
-                     last good ones stay in force. Is one of them on a file system that does not answer?"
-                );
-                reading.await
-            }
-        };
-        if let Err(error) = read {
-            tracing::warn!(%error, "the files cannot be read again");
-        }
-    }
-}
-
-/// Reports the log lines that were held back, also while a reload waits for a file.
-async fn report_repeats() {
-    let mut clock = interval_at(Instant::now() + RELOAD, RELOAD);
-    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        clock.tick().await;
-        repeats::report();
-    }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::admin;
 use super::descriptors;
@@ -64,6 +64,7 @@ pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartE
 fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
     let known = Arc::new(Known::default());
+    let witness = Arc::new(Witness::new(&settings.firewall.api_server_users));
     let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let kubelet = Kubelet::new(
@@ -84,12 +85,14 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         node_name: node_name.clone(),
         control: control.clone(),
         known: known.clone(),
+        witness: witness.clone(),
         metrics: metrics.clone(),
     };
     let rules = reviewing.rules(&settings)?;
     let (audit, audit_thread) = Audit::start(&settings.audit, settings.limits.audit_queue)?;
     let gate = Gate {
         rules: ArcSwap::from_pointee(rules),
+        changes: watch::Sender::new(()),
         requests: Places::new(
             "requests",
             settings.limits.upstream_connections,
@@ -102,7 +105,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         ),
         checkpoints: Semaphore::new(1),
         known,
-        witness: Witness::new(&settings.firewall.api_server_users),
+        witness,
         audit,
         kubelet,
         metrics,
@@ -112,7 +115,8 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
-        complaints: Mutex::default(),
+        reloading: Mutex::default(),
+        not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),
         serving,
         api_server,

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::instance::Instance;
 use crate::seal::{
-    Attempt, Case, Changes, FileError, FirewallError, Plan, PortKind, Reached, Restored, RunningGate, Seal,
-    Standing, StandingError, State, attempt_all, connections, put_back, tidy,
+    Attempt, Case, Changes, FileError, FirewallError, Plan, Reached, Restored, RunningGate, Seal, Standing,
+    StandingError, State, attempt_all, connections, put_back, tidy,
 };
 use crate::settings::Backend;
 
@@ -40,6 +40,8 @@ pub(super) struct Watch {
     announces: bool,
     /// Since when another process has been changing the seal at every look.
     changing: Option<Instant>,
+    /// The seal goes by another `sources.port` than the gate, and that is in the log.
+    other_sources: bool,
     /// The rules were put back, and how they are listed could not be noted: to load them once more would not
     /// help.
     unnoted: bool,
@@ -97,6 +99,7 @@ impl Watch {
             gauges: BTreeSet::new(),
             announces: false,
             changing: None,
+            other_sources: false,
             unnoted: false,
         }
     }
@@ -216,7 +219,16 @@ impl Watch {
             IpAddr::from(Ipv4Addr::LOCALHOST),
             IpAddr::from(Ipv6Addr::LOCALHOST),
         ];
-        let attempts = attempt_all(plan, &loopback, &self.running).await;
+        let sources = self.instance.gate.rules.load().sources.port.clone();
+        let other_sources = plan.sources != sources.distinct();
+        if other_sources && !self.other_sources {
+            tracing::warn!(
+                "the seal goes by another sources.port than the gate: a source has to be in both; kubelet-gate \
+                 firewall apply takes up the new one"
+            );
+        }
+        self.other_sources = other_sources;
+        let attempts = attempt_all(plan, &loopback, &self.running, &sources).await;
         self.show(plan, Some(&attempts));
         if let Ok(open) = connections::ungated(plan, self.running.uid) {
             let open = i64::try_from(open.len()).unwrap_or(i64::MAX);
@@ -236,7 +248,7 @@ impl Watch {
 
     /// One gauge for each port and family; down without attempts.
     fn show(&mut self, plan: &Plan, attempts: Option<&[Attempt]>) {
-        for port in plan.ports.iter().filter(|port| port.kind != PortKind::Healthz) {
+        for port in plan.ports.iter().filter(|port| port.kind.leads_around()) {
             for (family, ipv6) in [("ipv4", false), ("ipv6", true)] {
                 let of_this = |attempt: &&Attempt| {
                     attempt.address.port() == port.port && attempt.address.is_ipv6() == ipv6

@@ -1,5 +1,9 @@
 //! The settings in force, written as a file that would give them: what `kubelet-gate check --print` prints.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
 use super::file::{self, File};
 use super::serving::{write_suites, write_x509};
 use super::settings::Settings;
@@ -17,6 +21,17 @@ impl Settings {
     /// When the YAML serializer fails, which no value here makes it do.
     pub fn to_yaml(&self) -> Result<String, serde_saphyr::ser::Error> {
         serde_saphyr::to_string(&self.to_file())
+    }
+
+    /// Each key of the configuration, with its value: `authorization.mode` → `"Webhook"`. A list is one value.
+    ///
+    /// # Errors
+    ///
+    /// When the JSON serializer fails, which no value here makes it do.
+    pub(crate) fn keys(&self) -> Result<BTreeMap<String, Value>, serde_json::Error> {
+        let mut keys = BTreeMap::new();
+        flatten("", serde_json::to_value(self.to_file())?, &mut keys);
+        Ok(keys)
     }
 
     fn to_file(&self) -> File {
@@ -45,6 +60,7 @@ impl Settings {
                 },
             },
             authorization: self.authorization.write(),
+            sources: self.sources.write(),
             read_only_port: file::ReadOnlyPort {
                 listen: addresses(&self.read_only_port.listen),
                 answer: u64::from(self.read_only_port.answer),
@@ -56,6 +72,23 @@ impl Settings {
             audit: self.audit.write(),
             admin: self.admin.write(),
             workers: self.workers as u64,
+        }
+    }
+}
+
+fn flatten(at: &str, value: Value, keys: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(section) => {
+            for (name, value) in section {
+                let key = match at {
+                    "" => name,
+                    _ => format!("{at}.{name}"),
+                };
+                flatten(&key, value, keys);
+            }
+        }
+        value => {
+            keys.insert(at.to_owned(), value);
         }
     }
 }

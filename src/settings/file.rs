@@ -50,6 +50,7 @@ sections! {
         tls_cipher_suites: Vec<String> = Vec::new(),
         authentication: Authentication = Authentication::default(),
         authorization: Authorization = Authorization::default(),
+        sources: Sources = Sources::default(),
         read_only_port: ReadOnlyPort = ReadOnlyPort::default(),
         streaming_connection_idle_timeout: String = "4h0m0s".to_owned(),
         limits: Limits = Limits::default(),
@@ -145,6 +146,13 @@ sections! {
     /// `authorization.paths`
     Paths {
         deny: Vec<String> = Vec::new(),
+    }
+
+    /// `sources`
+    Sources {
+        port: Vec<String> = Vec::new(),
+        interactive: Vec<String> = Vec::new(),
+        exclude_api_server: bool = false,
     }
 
     /// `readOnlyPort`

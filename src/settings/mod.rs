@@ -12,6 +12,7 @@ mod audit;
 mod authentication;
 mod authorization;
 mod contradictions;
+mod custody;
 mod document;
 mod effective;
 mod error;
@@ -27,6 +28,7 @@ mod scraping;
 mod serving;
 #[expect(clippy::module_inception, reason = "the noun of this room")]
 mod settings;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -45,4 +47,5 @@ pub use self::limits::Limits;
 pub use self::places::Places;
 pub use self::scraping::{ScrapedSubresource, StaleAllow, StaticRule};
 pub use self::settings::{ReadOnlyPort, Settings};
+pub use self::sources::Sources;
 pub use self::upstream::{Upstream, UpstreamCredentials, UpstreamTrust, UpstreamUrl};

@@ -10,6 +10,7 @@ use super::authentication::Authentication;
 use super::authorization::Authorization;
 use super::firewall::Firewall;
 use super::limits::Limits;
+use super::sources::Sources;
 use super::upstream::Upstream;
 use crate::tls::ServingOptions;
 
@@ -32,6 +33,8 @@ pub struct Settings {
     pub authentication: Authentication,
     /// `authorization`.
     pub authorization: Authorization,
+    /// `sources`: from where the TLS port may be used.
+    pub sources: Sources,
     /// `readOnlyPort`: the tombstone.
     pub read_only_port: ReadOnlyPort,
     /// `streamingConnectionIdleTimeout`: an upgraded stream without a byte for this long is ended.

@@ -11,6 +11,7 @@ use super::audit::Audit;
 use super::authentication::Authentication;
 use super::authorization::Authorization;
 use super::contradictions;
+use super::custody;
 use super::document::quoted;
 use super::error::{Problem, SettingsError};
 use super::file::{self, File};
@@ -22,9 +23,10 @@ use super::reading::{LONGEST_TTL, Reading};
 use super::schema::{self, Checked};
 use super::serving;
 use super::settings::{ReadOnlyPort, Settings};
+use super::sources::Sources;
 use super::upstream::Upstream;
 use crate::duration;
-use crate::files::{self, DOCUMENT};
+use crate::files::DOCUMENT;
 
 // === impl Settings ===
 
@@ -45,8 +47,31 @@ impl Settings {
     ///
     /// As [`Self::load`].
     pub fn load_with_places(path: &Path, flags: &KubeletFlags) -> Result<(Self, Places), SettingsError> {
+        Self::of_contents(&Self::contents(path)?, path, flags)
+    }
+
+    /// The bytes of the configuration file at `path`, which only root and the gate's user may change.
+    pub(crate) fn contents(path: &Path) -> Result<Vec<u8>, SettingsError> {
+        custody::read(path, DOCUMENT).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => SettingsError::Invalid(vec![Problem::new(
+                path.display().to_string(),
+                "the file is larger than 1 MiB, which no configuration needs",
+            )]),
+            _ => SettingsError::Read {
+                path: path.to_owned(),
+                error,
+            },
+        })
+    }
+
+    /// As [`Self::load_with_places`], of what [`Self::contents`] has read from `path`.
+    pub(crate) fn of_contents(
+        bytes: &[u8],
+        path: &Path,
+        flags: &KubeletFlags,
+    ) -> Result<(Self, Places), SettingsError> {
         let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-        settings(&text(path)?, path, flags, in_cluster)
+        settings(text(bytes, path)?, path, flags, in_cluster)
     }
 
     /// As [`Self::load`], for a text already read from `path`, and without a look at the environment.
@@ -59,26 +84,14 @@ impl Settings {
     }
 }
 
-/// What the file holds.
-fn text(path: &Path) -> Result<String, SettingsError> {
-    let invalid = |place: String, why: &str| SettingsError::Invalid(vec![Problem::new(place, why)]);
-    let bytes = files::read(path, DOCUMENT).map_err(|error| match error.kind() {
-        io::ErrorKind::FileTooLarge => invalid(
-            path.display().to_string(),
-            "the file is larger than 1 MiB, which no configuration needs",
-        ),
-        _ => SettingsError::Read {
-            path: path.to_owned(),
-            error,
-        },
-    })?;
-    String::from_utf8(bytes).map_err(|error| {
-        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+fn text<'a>(bytes: &'a [u8], path: &Path) -> Result<&'a str, SettingsError> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        invalid(
+        SettingsError::Invalid(vec![Problem::new(
             format!("{}:{line}", path.display()),
             "the file is not UTF-8 from this line on; save it as UTF-8",
-        )
+        )])
     })
 }
 
@@ -211,6 +224,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
         tls: serving::read(reading, &file),
         authentication: Authentication::read(reading, file.authentication),
         authorization: Authorization::read(reading, file.authorization),
+        sources: Sources::read(reading, &file.sources),
         read_only_port: ReadOnlyPort {
             listen: flags.read_only_listen(&listen).unwrap_or(read_only),
             answer: answer(reading, file.read_only_port.answer),

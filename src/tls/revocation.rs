@@ -169,6 +169,29 @@ impl RevocationList {
         })
     }
 
+    /// Its issuer's name, as bytes.
+    pub(super) fn issuer(&self) -> &[u8] {
+        &self.issuer
+    }
+
+    pub(super) fn issuer_text(&self) -> String {
+        name_text(&self.issuer)
+    }
+
+    /// Whether it covers what `other` covers: it has the same issuer, and is published at the same places. A
+    /// signer that is not known yet may be the same.
+    pub(super) fn replaces(&self, other: &Self) -> bool {
+        let signers = (self.signer.get(), other.signer.get());
+        let places = &self.published;
+        let published = match other.published.is_empty() {
+            true => places.is_empty(),
+            false => places.is_empty() || other.published.iter().all(|place| places.contains(place)),
+        };
+        self.issuer == other.issuer
+            && published
+            && (signers.0.is_none() || signers.1.is_none() || signers.0 == signers.1)
+    }
+
     /// Whether `key` signed it.
     fn is_of<'a>(&'a self, key: &'a [u8], signatures: &mut Signatures<'a>) -> bool {
         match self.signer.get() {
@@ -209,8 +232,12 @@ impl Revocable {
     }
 
     fn issuer_text(&self) -> String {
-        X509Name::from_der(&self.issuer).map_or_else(|_| String::new(), |(_, name)| escaped(&name))
+        name_text(&self.issuer)
     }
+}
+
+fn name_text(name: &[u8]) -> String {
+    X509Name::from_der(name).map_or_else(|_| String::new(), |(_, name)| escaped(&name))
 }
 
 /// The places of revocation lists that a certificate names.

@@ -1,10 +1,14 @@
 //! The listener's certificate and the trust in client certificates, read from files and published as one
 //! value.
 //!
-//! If a file cannot be used, the last good files stay in use, with one exception. A revocation list that
-//! cannot be used must not keep a certificate or CA in use that the other files have replaced. The other
-//! files are then published with the last good lists, and certificates of a CA that has a list's name but not
-//! its key are refused. So a bad list never admits a client.
+//! What must match is one unit: certificate and key; the client CAs and their revocation lists. If a file
+//! cannot be used, the last good files of its unit stay in use, and the other unit is taken up all the same.
+//! There is one exception. A revocation list that cannot be used must not keep a CA in use that was replaced.
+//! The bundle is then published with the last good lists, and certificates of a CA that has a list's name but
+//! not its key are refused. So a bad list never admits a client.
+//!
+//! A bundle of lists may be read while it is being written, and then has a list less: the issuer of that list
+//! would revoke nothing. By the clock no list is therefore let go whose issuer may still be accepted.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,14 +18,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::config::{TlsError, certified_key_from_pem, server_config};
-use super::options::ServingOptions;
+use super::options::{ClientCertificates, ServingOptions};
 use super::pem::{self, PemError};
 use super::revocation::RevocationError;
 use super::trust::{Trust, TrustError};
 use crate::files::{self, BUNDLE, DOCUMENT};
+use crate::looks::{Looks, Reloaded, Trigger, Unit};
 
 /// The listener's side of TLS. The CA hints of the handshake, the CAs and the revocation lists are one value:
 /// no connection sees one without the others.
@@ -32,7 +38,8 @@ pub(crate) struct Serving {
     pub trust: Option<Arc<Trust>>,
     /// When the first certificate of the serving pair expires, as Unix time.
     pub expires: Option<i64>,
-    files: Vec<Vec<u8>>,
+    pair: Arc<Unit<Arc<CertifiedKey>>>,
+    trusted: Option<Arc<Unit<Arc<Trust>>>>,
 }
 
 /// The serving pair or the client CA cannot be used.
@@ -73,6 +80,15 @@ pub enum ServingError {
         /// Why not.
         source: RevocationError,
     },
+    /// A list is gone, and the clock may not let it go.
+    #[error(
+        "authentication.x509.crlFiles: no list of {issuer} is left, so that nothing that it revoked would be \
+         refused: put the list back, or let it go by SIGHUP"
+    )]
+    ListGone {
+        /// Its issuer.
+        issuer: String,
+    },
 }
 
 /// Which revocation lists are accepted if a CA of their name is in the bundle.
@@ -84,8 +100,6 @@ enum Lists {
     OfAnySigner,
 }
 
-/// The number of files before the lists: certificate, key and CA bundle. Without a bundle there are no lists.
-const BEFORE_LISTS: usize = 3;
 const CLIENT_CA_FILE: &str = "authentication.x509.clientCAFile";
 /// The generation of the next trust. Verdicts are remembered with that of the trust that they were made by,
 /// so no two of a process may be the same, also if one of them was never published.
@@ -98,65 +112,95 @@ impl Serving {
     /// # Errors
     /// A file is missing or unusable, or the pair does not match.
     pub(crate) fn load(options: &ServingOptions) -> Result<Self, ServingError> {
-        Self::build(options, read(sources(options))?, Lists::Good)
+        Self::of(options, Self::contents(options)?)
     }
 
-    /// Reads the files again, and publishes them if one has changed and all are good: `Ok(true)`. On an error
-    /// the last good ones stay in use.
-    ///
-    /// A revocation list that cannot be used does not keep a CA in use that was removed from the bundle. The
-    /// other files are published with the last good lists, and if those are not signed by the new CAs, no
-    /// certificate of these CAs is accepted.
+    /// The contents of the files that `options` names, for [`Self::of`].
     ///
     /// # Errors
-    /// A file is missing or unusable, or the pair does not match.
-    pub(crate) fn reload(published: &ArcSwap<Self>, options: &ServingOptions) -> Result<bool, ServingError> {
-        let current = published.load();
-        let mut sources = sources(options);
-        let lists = sources.split_off(BEFORE_LISTS.min(sources.len()));
-        let rest = read(sources)?;
-        let next = read(lists).and_then(|lists| {
-            let files = [&rest[..], &lists].concat();
-            if files == current.files {
-                return Ok(None);
+    /// A file cannot be read.
+    pub(crate) fn contents(options: &ServingOptions) -> Result<Vec<Vec<u8>>, ServingError> {
+        let mut files = read(pair_sources(options))?;
+        if let Some(path) = &options.client_ca_file {
+            files.extend(read(vec![(CLIENT_CA_FILE, path.clone())])?);
+            files.extend(read(list_sources(options))?);
+        }
+        Ok(files)
+    }
+
+    /// Of files that were read.
+    ///
+    /// # Errors
+    /// A file is unusable, or the pair does not match.
+    pub(crate) fn of(options: &ServingOptions, mut files: Vec<Vec<u8>>) -> Result<Self, ServingError> {
+        let trusted = files.split_off(pair_sources(options).len());
+        let pair = Unit::read(files, |files| pair(options, files))?;
+        let trusted = match &options.client_ca_file {
+            None => None,
+            Some(path) => {
+                let read = |files: &[Vec<u8>]| trust(options, path, files, Lists::Good);
+                Some(Arc::new(Unit::read(trusted, read)?))
             }
-            Self::build(options, files, Lists::Good).map(Some)
-        });
-        match next {
-            Ok(None) => Ok(false),
-            Ok(Some(next)) => {
+        };
+        Self::assemble(options, Arc::new(pair), trusted)
+    }
+
+    /// Reads the files again, and publishes what has changed and is good.
+    pub(crate) fn reload(
+        published: &ArcSwap<Self>,
+        options: &ServingOptions,
+        looks: &mut Looks,
+    ) -> Reloaded<ServingError> {
+        let current = published.load_full();
+        let mut reloaded = Reloaded::default();
+        let found = read(pair_sources(options));
+        let next = current
+            .pair
+            .next("pair", found, looks, |files| pair(options, files));
+        let pair = reloaded.note(next).map(Arc::new);
+        let trusted = match (&current.trusted, &options.client_ca_file) {
+            (Some(trusted), Some(path)) => next_trust(trusted, options, path, looks, &mut reloaded),
+            _ => None,
+        };
+        if pair.is_none() && trusted.is_none() {
+            return reloaded;
+        }
+        let pair = pair.unwrap_or_else(|| current.pair.clone());
+        let trusted = trusted.map(Arc::new).or_else(|| current.trusted.clone());
+        match Self::assemble(options, pair, trusted) {
+            Ok(next) => {
                 published.store(Arc::new(next));
-                Ok(true)
+                reloaded.changed = true;
             }
-            Err(error) if error.is_about_lists() && !current.files.starts_with(&rest) => {
-                let files = [&rest[..], &current.files[BEFORE_LISTS..]].concat();
-                let next = Self::build(options, files, Lists::OfAnySigner)?;
-                published.store(Arc::new(next));
-                Err(error)
-            }
-            Err(error) => Err(error),
+            Err(error) => reloaded.problems.push(error),
+        }
+        reloaded
+    }
+
+    /// Whether every list of `before` is still there that may be needed: the clock may not let one go.
+    ///
+    /// # Errors
+    /// One is gone.
+    pub(crate) fn keeps_lists_of(&self, before: &Self) -> Result<(), ServingError> {
+        let (Some(trust), Some(before)) = (&self.trust, &before.trust) else {
+            return Ok(());
+        };
+        match trust.lost_list(before) {
+            Some(issuer) => Err(ServingError::ListGone { issuer }),
+            None => Ok(()),
         }
     }
 
-    fn build(options: &ServingOptions, files: Vec<Vec<u8>>, lists: Lists) -> Result<Self, ServingError> {
-        let pair = certified_key_from_pem(
-            (&options.cert_file, &files[0]),
-            (&options.private_key_file, &files[1]),
-        )?;
-        let trust = match &options.client_ca_file {
-            None => None,
-            Some(path) => {
-                let generation = GENERATIONS.fetch_add(1, Relaxed);
-                Some(Arc::new(trust(options, path, &files[2..], generation, lists)?))
-            }
-        };
-        let expires = pair
-            .cert
-            .iter()
-            .filter_map(|certificate| not_after(certificate))
-            .min();
+    fn assemble(
+        options: &ServingOptions,
+        pair: Arc<Unit<Arc<CertifiedKey>>>,
+        trusted: Option<Arc<Unit<Arc<Trust>>>>,
+    ) -> Result<Self, ServingError> {
+        let trust = trusted.as_ref().map(|trusted| trusted.value().clone());
+        let chain = pair.value().cert.iter();
+        let expires = chain.filter_map(|certificate| not_after(certificate)).min();
         let config = server_config(
-            pair,
+            pair.value().clone(),
             trust.as_ref(),
             options.client_certificates,
             options.min_version,
@@ -166,7 +210,8 @@ impl Serving {
             config,
             trust,
             expires,
-            files,
+            pair,
+            trusted,
         })
     }
 }
@@ -174,7 +219,7 @@ impl Serving {
 impl ServingError {
     fn is_about_lists(&self) -> bool {
         match self {
-            Self::CrlPem(_) | Self::Revocation { .. } => true,
+            Self::CrlPem(_) | Self::Revocation { .. } | Self::ListGone { .. } => true,
             Self::Read { key, .. } => *key == CRL_FILES,
             Self::Pem(_) | Self::Tls(_) | Self::Trust { .. } => false,
         }
@@ -193,19 +238,80 @@ fn read(sources: Vec<(&'static str, PathBuf)>) -> Result<Vec<Vec<u8>>, ServingEr
     sources.into_iter().map(read).collect()
 }
 
+/// The serving pair, whose contents are `files`.
+fn pair(options: &ServingOptions, files: &[Vec<u8>]) -> Result<Arc<CertifiedKey>, ServingError> {
+    Ok(certified_key_from_pem(
+        (&options.cert_file, &files[0]),
+        (&options.private_key_file, &files[1]),
+    )?)
+}
+
+/// What a look finds of `clientCAFile`, which is at `path`, and of the lists.
+fn next_trust(
+    current: &Unit<Arc<Trust>>,
+    options: &ServingOptions,
+    path: &Path,
+    looks: &mut Looks,
+    reloaded: &mut Reloaded<ServingError>,
+) -> Option<Unit<Arc<Trust>>> {
+    let mut files = match read(vec![(CLIENT_CA_FILE, path.to_owned())]) {
+        Ok(files) => files,
+        Err(error) => {
+            reloaded.problems.push(error);
+            return None;
+        }
+    };
+    let is_new = !current.files().starts_with(&files);
+    let with_last_lists = [&files[..], &current.files()[1..]].concat();
+    let found = read(list_sources(options)).map(|lists| {
+        files.extend(lists);
+        files
+    });
+    let (trigger, mut gone) = (looks.trigger(), None);
+    let next = current.next("trust", found, looks, |files| {
+        let trust = trust(options, path, files, Lists::Good)?;
+        gone = trust.lost_list(current.value());
+        match &gone {
+            Some(issuer) if trigger == Trigger::Clock => Err(ServingError::ListGone {
+                issuer: issuer.clone(),
+            }),
+            _ => Ok(trust),
+        }
+    });
+    match next {
+        Err(error) if error.is_about_lists() && is_new => {
+            reloaded.problems.push(error);
+            let found = Ok(with_last_lists);
+            let next = current.next("bundle", found, looks, |files| {
+                trust(options, path, files, Lists::OfAnySigner)
+            });
+            reloaded.note(next)
+        }
+        next => {
+            let next = reloaded.note(next)?;
+            let lost = |issuer| format!("authentication.x509.crlFiles has no list of {issuer} any more");
+            reloaded.loosened.extend(gone.map(lost));
+            Some(next)
+        }
+    }
+}
+
 /// The trust of `clientCAFile` and `crlFiles`, whose contents are `files`, in this order.
 fn trust(
     options: &ServingOptions,
     path: &Path,
     files: &[Vec<u8>],
-    generation: u64,
     lists: Lists,
-) -> Result<Trust, ServingError> {
+) -> Result<Arc<Trust>, ServingError> {
     let bundle = pem::certificates(path, &files[0]).map_err(ServingError::Pem)?;
+    let generation = GENERATIONS.fetch_add(1, Relaxed);
     let mut trust = Trust::new(bundle, generation).map_err(|source| ServingError::Trust {
         path: path.to_owned(),
         source,
     })?;
+    if options.client_certificates == ClientCertificates::Require && !trust.has_anchors() {
+        return Err(TlsError::NoRoot.into());
+    }
     if options.legacy_v1_certificates {
         trust.allow_version1();
     }
@@ -219,7 +325,7 @@ fn trust(
                 })?;
         }
     }
-    Ok(trust)
+    Ok(Arc::new(trust))
 }
 
 /// When a certificate expires, as Unix time.
@@ -228,16 +334,14 @@ fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     Some(certificate.validity().not_after.timestamp())
 }
 
-/// The files with the keys that name them, in a fixed order.
-fn sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {
-    let mut sources = vec![
+fn pair_sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {
+    vec![
         ("tlsCertFile", options.cert_file.clone()),
         ("tlsPrivateKeyFile", options.private_key_file.clone()),
-    ];
-    if let Some(path) = &options.client_ca_file {
-        sources.push((CLIENT_CA_FILE, path.clone()));
-        let lists = &options.crl_files;
-        sources.extend(lists.iter().map(|path| (CRL_FILES, path.clone())));
-    }
-    sources
+    ]
+}
+
+fn list_sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {
+    let lists = options.crl_files.iter();
+    lists.map(|path| (CRL_FILES, path.clone())).collect()
 }

@@ -127,6 +127,22 @@ impl Trust {
         self.revocation.iter().map(RevocationList::next_update).min()
     }
 
+    /// The issuer of a list that `before` has and this trust has not, though it may still accept what that
+    /// issuer has issued: only a list of a CA that has left the bundle is not missed.
+    pub(super) fn lost_list(&self, before: &Self) -> Option<String> {
+        let is_missed = |list: &&RevocationList| {
+            let has_left = before.has_issuer(list) && !self.has_issuer(list);
+            !has_left && !self.revocation.iter().any(|other| other.replaces(list))
+        };
+        let lost = before.revocation.iter().find(is_missed)?;
+        Some(lost.issuer_text())
+    }
+
+    /// Whether a CA of the bundle has the name of the list's issuer.
+    fn has_issuer(&self, list: &RevocationList) -> bool {
+        self.hints.iter().any(|hint| hint.as_ref() == list.issuer())
+    }
+
     /// The number of this bundle.
     pub(crate) fn generation(&self) -> u64 {
         self.generation

@@ -175,6 +175,7 @@ async fn what_is_never_summarised_with_the_rest_is_no_way_to_flood() {
     );
 }
 
+/// Seen red: without the bound on the sources of a summary.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_hundred_sources_sixty_four_are_counted_one_by_one() {
     let (builder, directory) = world();
@@ -209,6 +210,7 @@ async fn of_a_hundred_sources_sixty_four_are_counted_one_by_one() {
     );
 }
 
+/// Seen red: with the setting not looked at: 80 events and a summary.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_full_every_refusal_has_its_event() {
     let (builder, directory) = world();
@@ -294,6 +296,8 @@ async fn rotation_under_load_loses_nothing() {
 }
 
 /// A gate at the size of an earlier one's file rotates it before the first event.
+///
+/// Seen red: with no rotated file removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_as_many_rotated_files_are_kept_as_the_settings_say() {
     let (builder, directory) = world();

@@ -38,6 +38,9 @@ fn of_one_name(name: &str, count: usize, extensions: u64) -> Pair {
 }
 
 /// Before the bounds, one such judgement took seconds of a thread that serves other clients.
+///
+/// Seen red: with no bound on the intermediates of one subject and none on those of a path, together: the
+/// handshake did not end. Without one bound the others suffice here; `tls::tests::work` sees each by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn sixteen_certificates_of_one_name_are_refused_and_another_client_goes_on() {
     for required in [false, true] {
@@ -62,7 +65,7 @@ async fn sixteen_certificates_of_one_name_are_refused_and_another_client_goes_on
         }
         if !required {
             let refused = world.metric("authentication_failures_total", &[("reason", "too_long")]);
-            assert!(refused >= 3.0, "{refused}");
+            assert_eq!(refused, 4.0);
         }
         world.stop().await;
     }

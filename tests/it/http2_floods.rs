@@ -163,6 +163,9 @@ impl Http2Flood {
 }
 
 /// The kubelet sees no more streams than may be open at once, and no client beside notices.
+///
+/// Seen red: without `max_header_list_size` (the heads reached the kubelet), without the bounds on streams
+/// that were reset (rapid reset went on), and without the write-stall deadline (SETTINGS and PING went on).
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_end_their_connection_or_are_read_and_forgotten() {
     let world = World::builder()

@@ -45,6 +45,7 @@ mod forwarding;
 mod forwarding_heads;
 mod forwarding_upstream;
 mod framing;
+mod from_where;
 mod half_ends;
 mod handmade_certificates;
 mod heavy_chains;

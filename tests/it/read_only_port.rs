@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use fakes::client::Client;
 use kubelet_gate::settings::{KubeletFlags, Settings};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::patience::eventually_answers;
 use crate::skipped::skip;
@@ -309,7 +309,8 @@ async fn health_checks_are_answered_to_the_node_alone() {
     world.stop().await;
 }
 
-/// Seen red: with newcomers refused when the places are taken.
+/// Seen red: with newcomers refused when the places are taken, and with the addresses of loopback counted one
+/// by one, of which each holds its share.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_keep_no_health_check_out() {
     let Some(address) = own_address() else {
@@ -329,6 +330,13 @@ async fn silent_connections_keep_no_health_check_out() {
         }
         assert_answer(&Client::plain(local).get("/healthz").await.unwrap(), 200, "ok");
     }
+    for last in 1..=200 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
+        held.push(socket.connect(local).await.unwrap());
+    }
+    let late = Client::plain(local).with_source([127, 0, 0, 2].into());
+    assert_answer(&late.get("/healthz").await.unwrap(), 200, "ok");
     let neighbour = Client::plain(SocketAddr::new(address, local.port()));
     assert_eq!(neighbour.status("/healthz").await, 410, "its own newest come in");
     assert!(world.metric("rejections_total", &[("reason", "evicted")]) >= 200.0);

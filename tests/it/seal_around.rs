@@ -322,6 +322,7 @@ fn a_kubelet_on_the_gates_own_address_is_found() {
         node.configuration(|configuration| configuration["listen"] = serde_json::json!([ours]));
         let firewall = Firewall::of(Backend::Nftables);
         let plan = Plan {
+            sources: Vec::new(),
             backend: Backend::Nftables,
             ports: vec![SealedPort {
                 port: 10250,

@@ -164,6 +164,7 @@ fn a_gate_that_has_the_port_itself_is_left_alone() {
             _ => Backend::IptablesLegacy,
         };
         let plan = Plan {
+            sources: Vec::new(),
             backend,
             ports: vec![SealedPort {
                 port: 11250,

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::server::{ALLOWED, Act, JANE, Server, ServerAuthority, client, eventually};
+use super::server::{ALLOWED, Act, JANE, Server, ServerAuthority, client, eventually, reload};
 use crate::apiserver::client::ClientLimits;
 use crate::apiserver::failure::Cause;
 use crate::apiserver::reachability::Reachability;
@@ -405,7 +405,7 @@ async fn the_servers_certificate_must_be_of_the_ca_and_the_name() {
     may_get_metrics(&named).await.unwrap();
 
     server.write("ca.crt", &ServerAuthority::new("test-ca").pem());
-    assert!(named.reload().unwrap());
+    assert!(reload(&named).unwrap());
     let error = may_get_metrics(&named).await.unwrap_err();
     assert!(matches!(error.cause, Cause::Handshake { .. }), "{error}");
     assert_eq!(server.calls(), 1, "nothing is sent to a stranger");

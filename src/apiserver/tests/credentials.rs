@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::server::{Act, Server, ServerAuthority, client, eventually};
+use super::server::{Act, Server, ServerAuthority, client, eventually, reload};
 use crate::apiserver::client::ClientLimits;
 use crate::apiserver::failure::Cause;
 use crate::apiserver::{ApiServer, ApiServerError, Kubeconfig};
@@ -30,10 +30,10 @@ async fn a_client_certificate_is_shown_and_rotates_with_its_file() {
     let client = client(kubeconfig, DEADLINE);
     client.review_token("t", &[]).await.unwrap();
     client.review_token("t", &[]).await.unwrap();
-    assert!(!client.reload().unwrap(), "nothing has changed");
+    assert!(!reload(&client).unwrap(), "nothing has changed");
 
     server.write("current.pem", &format!("{}{}", new.certificate, new.key));
-    assert!(client.reload().unwrap());
+    assert!(reload(&client).unwrap());
     eventually("the old connection is closed at once", || server.open() == 0).await;
     client.review_token("t", &[]).await.unwrap();
     let seen = server.seen();
@@ -59,21 +59,21 @@ async fn broken_credentials_leave_the_last_good_ones_in_use() {
     );
 
     server.write("key", &other.key);
-    let error = client.reload().unwrap_err();
+    let error = reload(&client).unwrap_err();
     assert!(matches!(error, ApiServerError::Pair { .. }), "{error}");
     client.review_token("t", &[]).await.unwrap();
     assert_eq!(server.seen()[0].certificate, Some(der(&old.certificate)));
 
     server.write("crt", "half a certifi");
-    assert!(matches!(client.reload().unwrap_err(), ApiServerError::Pem(_)));
+    assert!(matches!(reload(&client).unwrap_err(), ApiServerError::Pem(_)));
     std::fs::remove_file(server.path("crt")).unwrap();
     assert!(matches!(
-        client.reload().unwrap_err(),
+        reload(&client).unwrap_err(),
         ApiServerError::Read { .. }
     ));
     server.write("kubeconfig", "{");
     assert!(matches!(
-        client.reload().unwrap_err(),
+        reload(&client).unwrap_err(),
         ApiServerError::Kubeconfig(_)
     ));
     client.review_token("t", &[]).await.unwrap();
@@ -92,12 +92,12 @@ async fn a_token_file_rotates_without_a_new_connection() {
     client.review_token("t", &[]).await.unwrap();
     server.write("token", "two");
     client.review_token("t", &[]).await.unwrap();
-    assert!(client.reload().unwrap());
+    assert!(reload(&client).unwrap());
     client.review_token("t", &[]).await.unwrap();
     for useless in ["", " \n", "a\nb"] {
         server.write("token", useless);
         assert!(
-            matches!(client.reload().unwrap_err(), ApiServerError::Token { .. }),
+            matches!(reload(&client).unwrap_err(), ApiServerError::Token { .. }),
             "{useless:?}"
         );
         client.review_token("t", &[]).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::server::{Act, Server, Signed, client, eventually, kubeconfig_text};
+use super::server::{Act, Server, Signed, client, eventually, kubeconfig_text, reload};
 use crate::apiserver::credentials::Credentials;
 use crate::apiserver::failure::Cause;
 use crate::apiserver::{ApiServer, Kubeconfig, ReviewError};
@@ -82,7 +82,7 @@ async fn a_hundred_reviews_at_once_run_it_once() {
     }
     assert_eq!(runs(&server), 1);
     assert_eq!(tokens(&server), vec!["run-1"; 100]);
-    assert!(!client.reload().unwrap(), "the files have not changed");
+    assert!(!reload(&client).unwrap(), "the files have not changed");
     ask(&client).await.unwrap();
     assert_eq!(runs(&server), 1);
 }
@@ -414,7 +414,7 @@ async fn a_credential_of_one_plugin_is_not_used_for_another() {
     server.write("other.sh", &prints(&json!({"token": "other"})));
     let changes = json!({"args": [server.path("other.sh")]});
     server.kubeconfig("", &user(&server, "exit 1", &changes));
-    assert!(client.reload().unwrap());
+    assert!(reload(&client).unwrap());
     ask(&client).await.unwrap();
     assert_eq!(tokens(&server), ["run-1", "other"]);
 }

@@ -26,7 +26,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::apiserver::{ApiServer, ClientLimits, Kubeconfig};
+use crate::apiserver::{ApiServer, ApiServerError, ClientLimits, Kubeconfig};
+use crate::looks::Looks;
 
 pub(super) const ALLOWED: &str = r#"{"kind":"SubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":true,
         "reason":"because"}}"#;
@@ -272,6 +273,11 @@ pub(super) fn client(kubeconfig: Kubeconfig, timeout: Duration) -> ApiServer {
         },
     )
     .unwrap()
+}
+
+/// Has the client read its files again, as SIGHUP does. Yields whether they have changed.
+pub(super) fn reload(client: &ApiServer) -> Result<bool, ApiServerError> {
+    client.reload(&mut Looks::at_once()).into_result()
 }
 
 /// `cluster` and `user` are the inside of YAML flow mappings.

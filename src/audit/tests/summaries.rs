@@ -132,6 +132,7 @@ fn a_flood_is_bounded_and_every_request_is_counted_once() {
     assert!(annotations.values().all(Value::is_string));
 }
 
+/// Seen red: without the bound (100 were counted one by one), and with the rest not counted.
 #[test]
 fn sixty_four_sources_are_counted_one_by_one_and_the_rest_together() {
     let directory = tempfile::tempdir().unwrap();
@@ -160,6 +161,8 @@ fn sixty_four_sources_are_counted_one_by_one_and_the_rest_together() {
 }
 
 /// A host has a /64 of IPv6 addresses.
+///
+/// Seen red: with all bits of an address counted.
 #[test]
 fn the_addresses_of_a_network_share_a_rate() {
     let directory = tempfile::tempdir().unwrap();
@@ -208,6 +211,7 @@ fn strangers_do_not_use_up_the_rate_of_what_is_notable_or_of_users() {
     assert_eq!(full.len() as u64 + summarised(&summaries["strangers"][0]), 5100);
 }
 
+/// Seen red: with notable events always allowed.
 #[test]
 fn what_is_notable_is_bounded_too_and_then_has_a_summary_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
@@ -333,6 +337,8 @@ async fn with_full_every_event_is_written_and_strangers_wait_for_their_own_place
 }
 
 /// It is due ten seconds after the first request that it counts, though nothing else happens.
+///
+/// Seen red: with no time set at which it is due.
 #[test]
 fn a_summary_is_written_while_the_gate_is_idle() {
     let directory = tempfile::tempdir().unwrap();

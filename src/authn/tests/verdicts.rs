@@ -21,6 +21,7 @@ use super::super::presented::Presented;
 use super::super::verdicts::{Chain, Verdict, Verdicts};
 use crate::attributes::Checks;
 use crate::error::RequestError;
+use crate::looks::Looks;
 use crate::metrics::Metrics;
 use crate::source::Source;
 use crate::tls::{ClientCertificates, Serving, ServingOptions, TlsVersion};
@@ -79,7 +80,8 @@ impl Files {
     /// Replaces the CA bundle.
     fn trust(&self, cas: &[String]) {
         fs::write(self.path("ca.crt"), cas.concat()).unwrap();
-        assert!(Serving::reload(&self.serving, &self.options).unwrap());
+        let reloaded = Serving::reload(&self.serving, &self.options, &mut Looks::at_once());
+        assert!(reloaded.into_result().unwrap());
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
-use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -18,7 +17,7 @@ use crate::duration;
 use crate::host;
 use crate::seal::trial::{self, TrialError};
 use crate::seal::{Accepted, Plan, Refusals, RunningGate, Unit, attempt_all, connections};
-use crate::serve::admin::client::{AdminError, AdminPlace, get};
+use crate::serve::admin::client::{AdminError, AdminPlace, api_server};
 use crate::settings::Settings;
 
 /// A shorter trial leaves no time to look at it, let alone to confirm it.
@@ -94,8 +93,8 @@ impl Apply {
         let runtime = runtime().map_err(CliError::failed)?;
         let served = |port| {
             let admin = AdminPlace::of(&settings, port)?;
-            let seen = runtime.block_on(api_server_seen(&admin));
-            Some(seen.map(|last| last.is_some()))
+            let served = runtime.block_on(api_server(&admin, ADMIN));
+            Some(served.map(|served| served.map(|served| served.addresses)))
         };
         let (refusals, gate) = Refusals::of(&settings, &plan, accepted, served);
         let (Some(gate), []) = (gate, refusals.lines()) else {
@@ -227,12 +226,12 @@ impl Apply {
             if trial.is_some_and(|trial| trial != *plan) {
                 return Err(CliError::failed(TrialError::AnotherApply));
             }
-            let attempts = runtime.block_on(attempt_all(plan, &addresses, gate));
+            let attempts = runtime.block_on(attempt_all(plan, &addresses, gate, &settings.sources.port));
             let bypassed = attempts.iter().find(|attempt| !attempt.reached.is_sealed());
-            why = match (bypassed, runtime.block_on(api_server_seen(&admin))) {
+            why = match (bypassed, runtime.block_on(api_server(&admin, ADMIN))) {
                 (Some(attempt), _) => Unverified::Bypassed(attempt.address),
                 (None, Err(error)) => Unverified::Unasked(error),
-                (None, Ok(Some(last))) if after(&last, tried_since) => return Ok(()),
+                (None, Ok(Some(served))) if after(&served.last, tried_since) => return Ok(()),
                 (None, Ok(_)) => Unverified::Unseen,
             };
             runtime.block_on(async { tokio::time::sleep(PAUSE).await });
@@ -250,12 +249,6 @@ fn refuse(reasons: &[impl ToString], err: &mut Stream) -> Exit {
         err.hanging("  - ", &reason.to_string());
     }
     Exit::Findings
-}
-
-/// The time at which the gate served the API server last; `None`: never since it started.
-async fn api_server_seen(admin: &AdminPlace) -> Result<Option<String>, AdminError> {
-    let seal: Value = get(admin, "/seal", ADMIN).await?;
-    Ok(seal["apiServer"]["last"].as_str().map(str::to_owned))
 }
 
 /// Whether the API server was last seen in the trial. The gate tells whole seconds and leaves the rest out: a

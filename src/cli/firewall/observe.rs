@@ -1,5 +1,6 @@
 //! `firewall observe`: the callers that would meet the seal.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,7 +17,11 @@ use crate::cli::terminal::{Stream, Terminal};
 use crate::duration;
 use crate::seal::observe::{Caller, Observed, observe};
 use crate::seal::{Plan, PortKind, RunningGate};
+use crate::serve::admin::client::{AdminPlace, api_server};
 use crate::settings::{Backend, Settings};
+
+/// The gate answers at once.
+const ADMIN: Duration = Duration::from_secs(2);
 
 /// The arguments of `firewall observe`.
 #[derive(Args, Debug)]
@@ -37,7 +42,13 @@ impl Observe {
         let listening = kubelet::listening_ports(&kubelet::running_kubelets(Path::new("/proc")));
         // The ports are the same for every packet filter.
         let plan = Plan::of(&settings, &listening, Backend::Nftables).map_err(CliError::failed)?;
-        let ports: Vec<(u16, PortKind)> = plan.ports.iter().map(|port| (port.port, port.kind)).collect();
+        let mut ports: Vec<(u16, PortKind)> = plan.ports.iter().map(|port| (port.port, port.kind)).collect();
+        for own in settings.listen.iter().map(SocketAddr::port) {
+            if ports.iter().all(|(port, _)| *port != own) {
+                ports.push((own, PortKind::Gate));
+            }
+        }
+        ports.sort_unstable_by_key(|(port, _)| *port);
         let numbers: Vec<String> = ports.iter().map(|(port, _)| port.to_string()).collect();
         terminal.err.text(&format!(
             "observing the callers of {} for {}; nothing is changed",
@@ -69,17 +80,24 @@ impl Observe {
         }
         match self.output {
             Output::Json => terminal.out.json(&observed),
-            Output::Table => print(&observed, &settings, &mut terminal.out),
+            Output::Table => {
+                let gate = RunningGate::read(&settings.firewall.run_directory).ok().flatten();
+                print(&observed, &settings, gate.as_ref(), &mut terminal.out);
+                let admin = AdminPlace::of(&settings, gate.as_ref().and_then(|gate| gate.admin));
+                let served = admin.map(|admin| runtime.block_on(api_server(&admin, ADMIN)));
+                // A gate that does not run has served no API server.
+                let served = served.and_then(Result::ok).flatten();
+                let addresses = served.map(|served| served.addresses).unwrap_or_default();
+                let proposal = observed.sources(&addresses, gate.map(|gate| gate.uid));
+                write!(terminal.out, "\n{proposal}");
+            }
         }
         Ok(Exit::Good)
     }
 }
 
-fn print(observed: &Observed, settings: &Settings, out: &mut Stream) {
-    let gate = RunningGate::read(&settings.firewall.run_directory)
-        .ok()
-        .flatten()
-        .map(|gate| gate.uid);
+fn print(observed: &Observed, settings: &Settings, gate: Option<&RunningGate>, out: &mut Stream) {
+    let gate = gate.map(|gate| gate.uid);
     if observed.callers.is_empty() {
         return out.text("no caller was seen");
     }
@@ -120,7 +138,9 @@ fn meaning(caller: &Caller, settings: &Settings, gate: Option<u32>) -> &'static 
         return "the gate itself: let through";
     }
     match (caller.kind, here) {
-        (PortKind::Secure, _) => "needs a certificate or a token, as every caller of the gate",
+        (PortKind::Secure | PortKind::Gate, _) => {
+            "needs a certificate or a token, as every caller of the gate"
+        }
         (PortKind::ReadOnly, Some(_)) if settings.read_only_port.healthz => "refused, but for /healthz",
         (PortKind::ReadOnly, Some(_)) => "refused: a health check must be moved, or readOnlyPort.healthz set",
         (PortKind::ReadOnly, None) => "refused: must be moved to the authenticated port",

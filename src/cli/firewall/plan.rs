@@ -54,8 +54,16 @@ pub(super) fn print_ports(plan: &Plan, out: &mut Stream) {
         }
         becomes.push(match port.kind {
             PortKind::Healthz => "closed from outside, open on this node".into(),
+            PortKind::Gate => "the gate's own".into(),
             _ => "everything else refused, on this node too".into(),
         });
+        if port.kind == PortKind::Gate || port.kind == PortKind::Secure && !plan.sources.is_empty() {
+            let sources: Vec<String> = plan.sources.iter().map(ToString::to_string).collect();
+            becomes.push(format!(
+                "the gate is open to sources.port alone: {}",
+                sources.join(", ")
+            ));
+        }
         let before = format!("  {:>5} {:15} ", port.port, port.kind.name());
         out.hanging(&before, &becomes.join("; "));
     }

@@ -153,5 +153,6 @@ fn plan(lab: &Lab) -> Plan {
     Plan {
         backend: Backend::Nftables,
         ports,
+        sources: Vec::new(),
     }
 }

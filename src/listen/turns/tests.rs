@@ -159,6 +159,8 @@ async fn a_handshake_that_is_given_up_gives_its_turn_to_the_next() {
 }
 
 /// A handshake with a source of its own each leaves nothing behind.
+///
+/// Seen red: with a source without steps left in the table when its turn has passed.
 #[tokio::test]
 async fn sources_are_forgotten_when_they_have_no_step_left() {
     let mut stage = Stage::new();

@@ -6,6 +6,7 @@ use super::hooks::{
     Family, HOOKS, Hook, NAMED_IN, TABLES, TRIAL, is_named_after_a_plan, is_ours, named_after,
 };
 use super::saved::Saved;
+use crate::network::Network;
 use crate::seal::plan::{Plan, PortKind, SealedPort};
 
 /// What opens a connection, and nothing else: a rule that matched more would tear live streams.
@@ -129,27 +130,34 @@ fn chain(hook: &Hook, plan: &Plan, which: &str, family: Family) -> String {
     let name = format!("{}-{which}", hook.chain);
     let mut text = format!(":{name} - [0:0]\n");
     for port in &plan.ports {
-        for rule in rules(hook.chain, port, family) {
+        for rule in rules(hook.chain, port, plan, family) {
             let _ = writeln!(text, "-A {name} {rule}");
         }
     }
     text
 }
 
-fn rules(chain: &str, sealed: &SealedPort, family: Family) -> Vec<String> {
+fn rules(chain: &str, sealed: &SealedPort, plan: &Plan, family: Family) -> Vec<String> {
     let port = format!("-p tcp -m tcp --dport {}", sealed.port);
     let from_outside_only = sealed.kind == PortKind::Healthz;
     let redirect = match family {
         Family::Ipv4 => sealed.redirect_ipv4,
         Family::Ipv6 => sealed.redirect_ipv6,
     };
-    let mut rules: Vec<String> = sealed
+    let held = sealed
         .gate_addresses
         .iter()
-        .filter(|address| address.is_ipv4() == (family == Family::Ipv4))
-        .map(|address| format!("-d {address} {port} -j RETURN"))
-        .collect();
+        .filter(|address| address.is_ipv4() == (family == Family::Ipv4));
+    let held: Vec<String> = held.map(|address| format!("-d {address} ")).collect();
+    let to_gate: &[String] = match sealed.kind {
+        PortKind::Gate => &[String::new()],
+        PortKind::Secure => &held,
+        _ => &[],
+    };
+    let mut rules = from_elsewhere(chain, to_gate, &port, plan.sources(family == Family::Ipv4));
+    rules.extend(held.iter().map(|to| format!("{to}{port} -j RETURN")));
     match chain {
+        _ if sealed.kind == PortKind::Gate => {}
         "KG-RAW" => {
             if !from_outside_only {
                 // Put on lo by a packet socket: what this node sends itself is known to conntrack.
@@ -178,4 +186,21 @@ fn rules(chain: &str, sealed: &SealedPort, family: Family) -> Vec<String> {
         _ => {}
     }
     rules
+}
+
+/// Refuses what is for the gate from addresses that are not in `sources.port`.
+fn from_elsewhere(chain: &str, to_gate: &[String], port: &str, sources: Option<Vec<Network>>) -> Vec<String> {
+    let (side, refusal) = match chain {
+        "KG-IN" => ("! -i lo", "DROP"),
+        "KG-OUT" => (LOCAL, "REJECT --reject-with tcp-reset"),
+        _ => return Vec::new(),
+    };
+    let Some(sources) = sources else { return Vec::new() };
+    let rules = to_gate.iter().flat_map(|to| {
+        let listed = sources
+            .iter()
+            .map(move |source| format!("-s {source} {to}{port} -j RETURN"));
+        listed.chain([format!("{to}{side} {port} {SYN} -j {refusal}")])
+    });
+    rules.collect()
 }

@@ -11,6 +11,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -36,6 +37,23 @@ pub enum Asked {
     Socket(PathBuf),
     /// `admin.listen`.
     Port(SocketAddr),
+}
+
+/// The API server, as the gate served it last.
+#[derive(Debug, Deserialize)]
+pub struct ServedApiServer {
+    /// When, in RFC 3339.
+    pub last: String,
+    /// From where in the last hour, the last one first. Earlier versions do not say.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What of the answer to `/seal` other commands need.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SealAnswer {
+    api_server: Option<ServedApiServer>,
 }
 
 /// Why the gate gave no answer that can be used.
@@ -126,6 +144,18 @@ pub async fn get<T: DeserializeOwned>(
         .await
         .map_err(|_| AdminError::Deadline { within: deadline })??;
     serde_json::from_slice(&body).map_err(|error| broken(asked, path, error))
+}
+
+/// The API server, as the gate at `place` served it last; `None`: not since the gate started.
+///
+/// # Errors
+/// As [`get`].
+pub async fn api_server(
+    place: &AdminPlace,
+    deadline: Duration,
+) -> Result<Option<ServedApiServer>, AdminError> {
+    let answer: SealAnswer = get(place, "/seal", deadline).await?;
+    Ok(answer.api_server)
 }
 
 async fn ask<'a>(place: &'a AdminPlace, path: &'static str) -> Result<(&'a Asked, Bytes), AdminError> {

@@ -86,6 +86,11 @@ impl Readiness {
             // Writing to a String does not fail.
             let _ = writeln!(report, "{part}");
         }
+        if verbose {
+            for left_out in self.instance.left_out() {
+                let _ = writeln!(report, "[!] sources: {left_out}");
+            }
+        }
         report.push_str(if ready { "ok\n" } else { "not ready\n" });
         (ready, report)
     }
@@ -112,6 +117,11 @@ impl Readiness {
             };
             parts.push(part("stale-answers", state));
         }
+        let notes = self.instance.not_in_force.load();
+        let notes = notes
+            .iter()
+            .map(|(what, note)| part(what, PartState::Note(note.clone())));
+        parts.extend(notes);
         parts
     }
 

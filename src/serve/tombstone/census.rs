@@ -249,6 +249,7 @@ mod tests {
         assert_eq!(book.order.len(), ENTRIES);
     }
 
+    /// Seen red: with mapped addresses left as they are.
     #[test]
     fn an_ipv4_caller_of_a_dual_stack_socket_is_the_same_caller() {
         let census = Census::new();
@@ -263,6 +264,7 @@ mod tests {
     }
 
     proptest! {
+        /// Seen red: with nothing cut off.
         #[test]
         fn whatever_is_kept_is_short_and_cannot_steer_a_terminal(bytes: Vec<u8>) {
             let text = printable(&bytes);

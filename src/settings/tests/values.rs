@@ -546,67 +546,68 @@ fn the_audit_file_is_rotated_unless_the_size_is_zero() {
     assert!(error(&least_and("audit: {maxSizeMB: 1000001}")).contains("write 0 to 1000000"));
 }
 
-/// A rule for a name that every client has would be AlwaysAllow by another name.
-///
-/// Seen red: with `system:serviceaccounts` left out of the names.
+/// Seen red: with the index left out of the place, and without the warnings.
 #[test]
-fn a_static_rule_names_neither_everyone_nor_every_pod() {
-    for name in [
-        "system:authenticated",
-        "system:unauthenticated",
-        "system:anonymous",
-        "system:serviceaccounts",
-        " system:authenticated",
-        "*",
-        "system:serviceaccount:monitoring:*",
+fn sources_are_networks_and_what_has_no_effect_is_warned_about() {
+    let sources = |text: &str| least_and(&format!("sources: {text}"));
+    for (text, expected) in [
+        (
+            "{port: [10.1.2.3/8]}",
+            "sources.port[0]: \"10.1.2.3/8\" has bits set beyond /8; write 10.0.0.0/8",
+        ),
+        (
+            "{port: [10.0.0.0/8, node-1]}",
+            "sources.port[1]: \"node-1\" is no network; write a CIDR",
+        ),
+        (
+            "{interactive: [fe80::1%eth0]}",
+            "sources.interactive[0]: \"fe80::1%eth0\" names the interface",
+        ),
+        ("{port: 10.0.0.0/8}", "sources.port: \"10.0.0.0/8\" is not a list"),
+        ("{ports: []}", "sources.ports"),
     ] {
-        for list in ["users", "groups"] {
-            let rule = format!("{{{list}: [a, '{name}'], verbs: [get], subresources: [metrics]}}");
-            let said = error(&least_and(&format!("authorization: {{static: [{rule}]}}")));
-            let expected = format!("authorization.static[0].{list}[1]: \"{name}\" ");
-            assert!(said.contains(&expected), "{said}");
-            assert!(said.contains("write the exact name of a user or group"), "{said}");
+        let error = error(&sources(text));
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let many = vec!["::1"; 1025].join(", ");
+    let error = error(&sources(&format!("{{port: [{many}]}}")));
+    assert!(
+        error.contains("sources.port: has 1025 networks; write 1024 at most"),
+        "{error}"
+    );
+
+    for (text, warnings) in [
+        ("{port: [10.0.0.0/8, '::1'], interactive: [10.0.0.7]}", &[][..]),
+        ("{interactive: [10.0.0.7]}", &[]),
+        (
+            "{port: [10.0.0.0/8, 10.0.0.0/8]}",
+            &["sources.port[1]: 10.0.0.0/8 is there twice"],
+        ),
+        (
+            "{port: [10.0.0.0/8, '::ffff:10.1.0.0/112']}",
+            &["10.1.0.0/16 is within 10.0.0.0/8"],
+        ),
+        (
+            "{port: [10.1.0.0/16, 10.0.0.0/8]}",
+            &["10.1.0.0/16 is within 10.0.0.0/8"],
+        ),
+        (
+            "{port: [10.0.0.0/8], interactive: [10.0.0.7, 11.0.0.0/8]}",
+            &["sources.interactive[1]: 11.0.0.0/8 is not within a network of sources.port"],
+        ),
+    ] {
+        let settings = good(&sources(text));
+        assert_eq!(
+            settings.warnings.len(),
+            warnings.len(),
+            "{text}: {:?}",
+            settings.warnings
+        );
+        for (warning, expected) in settings.warnings.iter().zip(warnings) {
+            assert!(warning.contains(expected), "{text}: {warning}");
         }
     }
-}
-
-#[test]
-fn static_rules_and_stale_answers_are_read_printed_and_warned_about() {
-    let rules = "authorization:\n  static:\n  - \
-                 {groups: ['system:serviceaccounts:monitoring'], verbs: [get], subresources: [metrics, stats]}\n  - users: [prometheus]\n    verbs: [get]\n    subresources: [healthz]\n  webhook: {staleAllow: {maxAge: 10m, subresources: [metrics]}}";
-    let settings = good(&least_and(rules));
-    let [first, second] = settings.authorization.static_rules.as_slice() else {
-        panic!("two rules");
-    };
-    assert_eq!(first.groups, ["system:serviceaccounts:monitoring"]);
-    assert_eq!(second.users, ["prometheus"]);
-    assert_eq!(
-        settings.authorization.stale_allow.max_age,
-        Duration::from_secs(600)
-    );
-    let [warning] = settings.warnings.as_slice() else {
-        panic!("{:?}", settings.warnings);
-    };
-    assert!(
-        warning.starts_with("/etc/gate/gate.yaml:9: authorization.static: ")
-            && warning.contains("if an authorizer of the API server denies it, the gate does not see that"),
-        "{warning}"
-    );
-    let printed = settings.to_yaml().unwrap();
-    assert_eq!(without_warnings(good(&printed)), without_warnings(settings));
-
-    let short = good(&least_and("authorization: {webhook: {staleAllow: {maxAge: 1m}}}"));
-    assert!(
-        short.warnings[0].contains("staleAllow.maxAge: has no effect"),
-        "{:?}",
-        short.warnings
-    );
-    let ignored = good(&least_and(
-        "authorization: {mode: AlwaysAllow, static: [{users: [a], verbs: [get], subresources: [stats]}]}",
-    ));
-    let said = ignored.warnings.join("\n");
-    assert!(
-        said.contains("authorization.static: has no effect while"),
-        "{said}"
-    );
+    let settings = good(&sources("{port: ['::ffff:192.0.2.10'], excludeApiServer: true}"));
+    let yaml = settings.to_yaml().unwrap();
+    assert!(yaml.contains("192.0.2.10") && !yaml.contains("ffff"), "{yaml}");
 }

@@ -53,6 +53,8 @@ fn connections_that_do_not_read() {
 }
 
 /// The census is at its largest: each caller of the read-only port has a name of its own.
+///
+/// Seen red: with a build for each request, 200 in a second.
 #[test]
 fn the_census() {
     let flood = Flood::new(
@@ -60,7 +62,7 @@ fn the_census() {
         "4 connections, each again when answered",
     )
     .on_network();
-    flood.begin_after(scaled(200, 5000)).play(async |attacker| {
+    let attack = async |attacker: Attacker| {
         become_another_user();
         let callers = scaled(200, 5000);
         for number in 0..callers {
@@ -79,7 +81,17 @@ fn the_census() {
             }
         };
         tokio::join!(forever(), forever(), forever(), forever());
-    });
+    };
+    flood.begin_after(scaled(200, 5000)).play_with(
+        attack,
+        async |_| {},
+        async |scene, outcome| {
+            let built = scene.metric("admin_reports_total", &[("report", "census")]).await;
+            // One in a quarter of a second. The attack goes on for a moment after the measured time.
+            let most = (outcome.took.as_secs_f64() + 2.0) / 0.25;
+            assert!((1.0..=most).contains(&built), "{built} built, at most {most}");
+        },
+    );
 }
 
 async fn ask(attacker: &Attacker, to: std::net::SocketAddr, headers: &str, target: &str) {

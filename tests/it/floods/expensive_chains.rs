@@ -22,6 +22,9 @@ fn chains_of_one_name() {
 }
 
 /// A certificate that must be good to finish the handshake is judged during it.
+///
+/// Seen red: without the bounds on elements, on intermediates of one subject and on those of a path,
+/// together.
 #[test]
 fn chains_of_one_name_where_a_certificate_is_required() {
     let flood = chains("the same where a certificate is required");
@@ -50,6 +53,8 @@ async fn search_for_paths(attacker: Attacker) {
 }
 
 /// A connection stays open after a refusal: its chain must not be judged with each request.
+///
+/// Seen red: with refusals remembered neither on the connection nor for others, 70 judgements of 16 chains.
 #[test]
 fn refused_chains_on_kept_connections() {
     let connections = scaled(16, 150);
@@ -84,17 +89,39 @@ fn refused_chains_on_kept_connections() {
     );
 }
 
+/// The budget of an address counts work: such a leaf costs as much as several ordinary ones.
+///
+/// Seen red: with one unit charged for each refusal, and with none.
 #[test]
 fn large_leaves() {
-    Flood::new("leaves of 52 KB", "330 connections/s").play(async |attacker| {
-        let work = |number| {
-            let attacker = attacker.clone();
-            async move {
-                attacker.note();
-                let leaf = varied(&LARGE, number);
-                let _ = attacker.client(0, Some(&leaf), Alpn::H1).get("/pods").await;
-            }
-        };
-        attacker.pace(scaled(20, 330), 16, work).await;
+    let each = scaled(1, 500);
+    let flood = Flood::new("leaves of 52 KB", "330 connections/s").configure(move |configuration, _| {
+        configuration["limits"]["refusedCertificatesPerAddress"] = json!(each);
     });
+    flood.begin_after(scaled(40, 1)).play_with(
+        async |attacker| {
+            let work = |number| {
+                let attacker = attacker.clone();
+                async move {
+                    attacker.note();
+                    let leaf = varied(&LARGE, number);
+                    let _ = attacker.client(0, Some(&leaf), Alpn::H1).get("/pods").await;
+                }
+            };
+            attacker.pace(scaled(20, 330), 16, work).await;
+        },
+        async |_| {},
+        async move |scene, outcome| {
+            let judged = scene
+                .metric("certificate_judgements_total", &[("result", "refused")])
+                .await;
+            // What may be spent at once and since the first of them; the last may cost more than is left.
+            let seconds = outcome.took.as_secs_f64() + scaled(4.0, 2.0);
+            let most = (10.0 + seconds) * f64::from(each) / 2.0 + 1.0;
+            assert!(
+                (1.0..=most).contains(&judged),
+                "{judged} judgements, at most {most}"
+            );
+        },
+    );
 }

@@ -18,6 +18,7 @@ static MALLORY: LazyLock<Pair> = LazyLock::new(|| {
     PKI.client("mallory", &spec).unwrap()
 });
 
+/// Seen red: without `max_header_list_size`. `http2_floods` sees the other bounds.
 #[test]
 fn of_every_kind() {
     Flood::new(

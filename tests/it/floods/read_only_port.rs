@@ -7,7 +7,10 @@ use tokio::time::timeout;
 use super::play::Flood;
 use crate::patience::patience;
 
-/// Seen red: with 64 places for all addresses, each probe waited for the deadline of a stranger.
+/// Each stranger has one connection, so none holds more than a share, and all are young.
+///
+/// Seen red: with 64 places for all addresses, each probe waited for the deadline of a stranger; with the
+/// places of loopback not kept apart, a probe was closed.
 #[test]
 fn silent_connections_from_outside() {
     let name = "silent connections to the read-only port from outside";
@@ -15,7 +18,7 @@ fn silent_connections_from_outside() {
     flood.begin_after(200).play_with(
         async |attacker| {
             let open = async |number: u32| {
-                let from = attacker.ground.attacker(number % 50);
+                let from = attacker.ground.attacker(number);
                 attacker.tcp(from, attacker.read_only).await.ok()
             };
             attacker.hold(200, open).await;

@@ -37,6 +37,8 @@ fn over_tcp_from_eight_addresses() {
     });
 }
 
+/// Also seen red with no place kept for known sources and each address a source and a network of its own,
+/// together. One of the three suffices here; the tests of `door` and of `source` see each by itself.
 #[test]
 fn over_tcp_from_one_network() {
     flood("silent TCP connections from addresses of one /64", "4096")

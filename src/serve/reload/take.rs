@@ -1,0 +1,265 @@
+//! Taking up what a look has found.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::super::error::StartError;
+use super::super::instance::Instance;
+use super::configuration::{ConfigurationError, ConfigurationFile, FoundConfiguration, NextConfiguration};
+use super::state::{Pending, Reloading};
+use crate::error::chain;
+use crate::looks::{Looks, Reloaded, Trigger};
+use crate::settings::{KubeletFlags, Settings};
+use crate::tls::Serving;
+
+impl Instance {
+    /// Follows the configuration file at `path`, from which `settings` were read under `flags`.
+    pub fn follow_configuration(&self, path: PathBuf, flags: KubeletFlags, settings: Settings) {
+        self.reloading().configuration = Some(ConfigurationFile::new(path, flags, settings));
+    }
+
+    /// Takes up every file that has changed, as SIGHUP does. A bad file is counted, and logged once, and the
+    /// last good one stays in force. This may take as long as the files' disks take: not on a thread that
+    /// serves.
+    pub fn reload(&self) {
+        self.look(Trigger::Signal);
+    }
+
+    /// Takes up the files that have changed and may be taken up now. Yields whether others should be looked at
+    /// again soon.
+    pub(super) fn look(&self, trigger: Trigger) -> bool {
+        let mut reloading = self.reloading();
+        let Reloading {
+            looks, configuration, ..
+        } = &mut *reloading;
+        looks.begin(trigger, Instant::now());
+        let before = (self.serving.load_full(), self.gate.rules.load_full());
+        let mut tls = &self.settings.tls;
+        let taken = match configuration {
+            None => None,
+            Some(file) => {
+                let taken = self.take_configuration(file, looks);
+                tls = &file.in_force.tls;
+                Some((taken, file.path.clone()))
+            }
+        };
+        let serving = Serving::reload(&self.serving, tls, looks);
+        let after = (self.serving.load_full(), self.gate.rules.load_full());
+        if !Arc::ptr_eq(&before.0, &after.0) || !Arc::ptr_eq(&before.1, &after.1) {
+            self.gate.announce_change();
+        }
+        let upstream = self.gate.kubelet.reload(looks);
+        let api_server = self
+            .api_server
+            .as_ref()
+            .map(|api_server| api_server.reload(looks));
+        let unsettled = looks.is_unsettled();
+        if let Some((taken, path)) = taken {
+            self.note_configuration(&mut reloading, taken, &path);
+        }
+        self.note(&mut reloading, "serving", serving);
+        self.note(&mut reloading, "upstream", upstream);
+        if let Some(api_server) = api_server {
+            self.note(&mut reloading, "kubeconfig", api_server);
+        }
+        self.publish_notes(&reloading);
+        drop(reloading);
+        self.publish_expiry();
+        unsettled
+    }
+
+    fn reloading(&self) -> MutexGuard<'_, Reloading> {
+        self.reloading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up the configuration as a whole, or not at all.
+    fn take_configuration(
+        &self,
+        file: &mut ConfigurationFile,
+        looks: &mut Looks,
+    ) -> (Reloaded<ConfigurationError>, Option<Pending>) {
+        let mut reloaded = Reloaded::default();
+        let pending = match file.look(looks) {
+            Ok(FoundConfiguration::Same) => None,
+            Ok(FoundConfiguration::Unsettled) => {
+                reloaded.unsettled = true;
+                None
+            }
+            Ok(FoundConfiguration::Waits(signal)) => Some(Pending {
+                start: Vec::new(),
+                signal,
+            }),
+            Ok(FoundConfiguration::New(next)) => match self.publish(file, &next, looks) {
+                Ok(true) => {
+                    reloaded.changed = next.settings != file.in_force;
+                    reloaded.loosened.clone_from(&next.changes.loosened);
+                    let start = next.changes.at_start.clone();
+                    file.take_up(*next);
+                    Some(Pending {
+                        start,
+                        signal: Vec::new(),
+                    })
+                }
+                Ok(false) => {
+                    reloaded.unsettled = true;
+                    None
+                }
+                Err(error) => {
+                    reloaded.problems.push(error);
+                    None
+                }
+            },
+            Err(error) => {
+                reloaded.problems.push(error);
+                None
+            }
+        };
+        (reloaded, pending)
+    }
+
+    /// Makes everything that the configuration needs, and only then puts it in force. `false` if a file that it
+    /// names may still be being written.
+    fn publish(
+        &self,
+        file: &ConfigurationFile,
+        next: &NextConfiguration,
+        looks: &mut Looks,
+    ) -> Result<bool, ConfigurationError> {
+        let (old, new) = (&file.in_force, &next.settings);
+        if old == new {
+            return Ok(true);
+        }
+        let serving = if old.tls == new.tls {
+            None
+        } else {
+            let files = Serving::contents(&new.tls).map_err(StartError::from)?;
+            if !looks.has_settled("files of the configuration", &files) {
+                return Ok(false);
+            }
+            let serving = Serving::of(&new.tls, files).map_err(StartError::from)?;
+            if looks.trigger() == Trigger::Clock {
+                serving
+                    .keeps_lists_of(&self.serving.load())
+                    .map_err(StartError::from)?;
+            }
+            Some(serving)
+        };
+        let rules = self.reviewing.rules(new)?;
+        self.gate.audit.set_policy(&new.audit);
+        if let Some(serving) = serving {
+            self.serving.store(Arc::new(serving));
+        }
+        self.gate.rules.store(Arc::new(rules));
+        Ok(true)
+    }
+
+    fn note_configuration(
+        &self,
+        reloading: &mut Reloading,
+        (reloaded, pending): (Reloaded<ConfigurationError>, Option<Pending>),
+        path: &Path,
+    ) {
+        let path = path.display();
+        let is_same = pending.is_none() && reloaded.problems.is_empty() && !reloaded.unsettled;
+        self.note(reloading, "configuration", reloaded);
+        let Some(mut pending) = pending else {
+            // A file that is as it was taken up waits for nothing.
+            if is_same {
+                reloading.pending.signal.clear();
+            }
+            return;
+        };
+        if !pending.signal.is_empty() {
+            pending.start.clone_from(&reloading.pending.start);
+            if pending != reloading.pending {
+                tracing::warn!(
+                    "{path} has changed and is not in force, since it loosens what is allowed: {}. Send SIGHUP \
+                     (systemctl reload) to put it in force",
+                    pending.signal.join("; ")
+                );
+            }
+        } else if !pending.start.is_empty() && pending.start != reloading.pending.start {
+            tracing::warn!("{}", for_start(&pending.start, &path));
+        }
+        reloading.pending = pending;
+    }
+
+    fn note<E: std::error::Error + 'static>(
+        &self,
+        reloading: &mut Reloading,
+        what: &'static str,
+        reloaded: Reloaded<E>,
+    ) {
+        let complaints = &mut reloading.complaints;
+        if reloaded.changed {
+            self.metrics().reloaded(what, true);
+            tracing::info!(what, "files changed and are in force");
+        }
+        if !reloaded.loosened.is_empty() {
+            let loosened = reloaded.loosened.join("; ");
+            tracing::warn!(what, "what is allowed was loosened: {loosened}");
+            self.gate.audit.write_notice(BTreeMap::from([
+                ("kubelet-gate.dev/changed", what.to_owned()),
+                ("kubelet-gate.dev/loosened", loosened),
+            ]));
+        }
+        let mut problems: Vec<String> = reloaded
+            .problems
+            .iter()
+            .map(|error| chain(error).replace('\n', "; "))
+            .collect();
+        problems.dedup();
+        if !problems.is_empty() {
+            self.metrics().reloaded(what, false);
+            let error = problems.join("; ");
+            let before = complaints.insert(what, error.clone());
+            if before.as_ref() != Some(&error) {
+                tracing::warn!(
+                    what,
+                    error,
+                    "changed files cannot be used; the last good ones stay in force"
+                );
+            }
+        } else if !reloaded.unsettled && complaints.remove(what).is_some() && !reloaded.changed {
+            tracing::info!(what, "the files are again those that are in force");
+        }
+        self.metrics().reload_failing(what, complaints.contains_key(what));
+    }
+
+    /// Publishes what is not in force, for `/readyz?verbose` and the metrics.
+    fn publish_notes(&self, reloading: &Reloading) {
+        let Reloading {
+            configuration,
+            complaints,
+            pending,
+            ..
+        } = reloading;
+        let complaint = |(what, error): (&&'static str, &String)| {
+            (*what, format!("the last good files stay in force: {error}"))
+        };
+        let mut notes: Vec<_> = complaints.iter().map(complaint).collect();
+        if let Some(file) = configuration {
+            let path = file.path.display();
+            if !pending.signal.is_empty() {
+                let signal = pending.signal.join("; ");
+                let note = format!("{path} waits for SIGHUP, since it loosens: {signal}");
+                notes.push(("configuration", note));
+            }
+            if !pending.start.is_empty() {
+                notes.push(("configuration", for_start(&pending.start, &path)));
+            }
+        }
+        self.metrics()
+            .configuration_pending(pending.signal.len(), pending.start.len());
+        self.not_in_force.store(Arc::new(notes));
+    }
+}
+
+fn for_start(keys: &[String], path: &std::path::Display<'_>) -> String {
+    format!(
+        "{}: changed in {path}, not in force until a restart",
+        keys.join(", ")
+    )
+}
