@@ -106,6 +106,15 @@ impl StaticRule {
         }
     }
 
+    /// Whether it allows all that `other` allows.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let all = |some: &[String], of: &[String]| of.iter().all(|name| some.contains(name));
+        let mut subresources = other.subresources.iter();
+        all(&self.users, &other.users)
+            && all(&self.groups, &other.groups)
+            && subresources.all(|subresource| self.subresources.contains(subresource))
+    }
+
     pub(super) fn write(&self) -> file::StaticRule {
         file::StaticRule {
             users: self.users.clone(),

@@ -11,7 +11,11 @@ use rustls::CipherSuite;
 use serde_json::Value;
 
 use crate::attributes::is_subpath;
-use crate::settings::{Audit, AuditCommands, AuditMode, AuditStrangers, AuthorizationMode, Settings};
+use crate::named::Named as _;
+use crate::network::Networks;
+use crate::settings::{
+    Audit, AuditCommands, AuditMode, AuditStrangers, AuthorizationMode, Settings, StaticRule,
+};
 use crate::tls::ClientCertificates;
 
 /// When a key that has changed takes effect.
@@ -150,6 +154,15 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
         }),
     ),
     (
+        "authorization.static",
+        Live(|old, new| {
+            let (old, new) = (&old.authorization.static_rules, &new.authorization.static_rules);
+            let wider = |rule: &&StaticRule| !old.iter().any(|other| other.covers(rule));
+            let wider = new.iter().filter(wider).count();
+            (wider > 0).then(|| format!("has {wider} rules that allow more"))
+        }),
+    ),
+    (
         "authorization.webhook.cacheAuthorizedTTL",
         Live(|old, new| {
             longer(
@@ -159,6 +172,26 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
         }),
     ),
     ("authorization.webhook.cacheUnauthorizedTTL", Live(never)),
+    (
+        "authorization.webhook.staleAllow.maxAge",
+        Live(|old, new| {
+            longer(
+                old.authorization.stale_allow.max_age,
+                new.authorization.stale_allow.max_age,
+            )
+        }),
+    ),
+    (
+        "authorization.webhook.staleAllow.subresources",
+        Live(|old, new| {
+            let (old, new) = (&old.authorization.stale_allow, &new.authorization.stale_allow);
+            let added = new
+                .subresources
+                .iter()
+                .filter(|name| !old.subresources.contains(name));
+            listed("has", added.map(|name| name.name().to_owned()))
+        }),
+    ),
     ("firewall.apiServerUsers", AtStart),
     ("firewall.backend", AtStart),
     ("firewall.managed", AtStart),
@@ -196,6 +229,15 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("readOnlyPort.answer", AtStart),
     ("readOnlyPort.healthz", AtStart),
     ("readOnlyPort.listen", AtStart),
+    ("sources.excludeApiServer", Live(never)),
+    (
+        "sources.interactive",
+        Live(|old, new| wider(&old.sources.interactive, &new.sources.interactive)),
+    ),
+    (
+        "sources.port",
+        Live(|old, new| wider(&old.sources.port, &new.sources.port)),
+    ),
     ("streamingConnectionIdleTimeout", Live(never)),
     ("tlsCertFile", Live(never)),
     (
@@ -277,6 +319,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         tls,
         authentication,
         authorization,
+        sources,
         read_only_port: _,
         streaming_connection_idle_timeout,
         limits: _,
@@ -297,6 +340,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         tls,
         authentication,
         authorization,
+        sources,
         streaming_connection_idle_timeout,
         audit: Audit {
             sink: old.audit.sink.clone(),
@@ -320,6 +364,18 @@ fn on(is_on: bool) -> Option<String> {
 
 fn longer(old: Duration, new: Duration) -> Option<String> {
     (new > old).then(|| "is longer".to_owned())
+}
+
+/// An empty list has every network.
+fn wider(old: &Networks, new: &Networks) -> Option<String> {
+    match (old.is_empty(), new.is_empty()) {
+        (true, _) => None,
+        (false, true) => Some("names no network any more, so that all are allowed".to_owned()),
+        (false, false) => {
+            let added = new.iter().filter(|network| !old.cover(network));
+            listed("has", added.map(ToString::to_string))
+        }
+    }
 }
 
 fn added(old: &[String], new: &[String]) -> Option<String> {

@@ -48,9 +48,14 @@ authentication:
   webhook: {enabled: false, cacheTTL: 1m0s, audiences: [kubelet]}
 authorization:
   mode: AlwaysAllow
-  webhook: {cacheAuthorizedTTL: 1m0s, cacheUnauthorizedTTL: 1s}
+  static: [{users: [scraper], verbs: [get], subresources: [metrics]}]
+  webhook:
+    cacheAuthorizedTTL: 1m0s
+    cacheUnauthorizedTTL: 1s
+    staleAllow: {maxAge: 1m0s, subresources: [metrics]}
   interactive: {requireCreate: false, allowedUsers: [bob], cacheAuthorizedTTL: 1s}
   paths: {deny: [/debug]}
+sources: {port: [192.0.2.0/24], interactive: [192.0.2.1/32], excludeApiServer: true}
 readOnlyPort: {listen: ['192.0.2.2:10255'], answer: 404, healthz: true}
 streamingConnectionIdleTimeout: 1m0s
 limits:
@@ -232,6 +237,20 @@ fn a_change_loosens_in_one_direction() {
             "authorization: {webhook: {cacheUnauthorizedTTL: 1m0s}}".to_owned(),
             "authorization: {webhook: {cacheUnauthorizedTTL: 2m0s}}".to_owned(),
             none(),
+            none(),
+        ),
+        (
+            "authorization: {webhook: {staleAllow: {maxAge: 1m, subresources: [stats]}}}".to_owned(),
+            "authorization: {webhook: {staleAllow: {maxAge: 2m, subresources: [stats, metrics]}}}".to_owned(),
+            "authorization.webhook.staleAllow.maxAge is longer; authorization.webhook.staleAllow.subresources \
+             has metrics"
+                .to_owned(),
+            none(),
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get], subresources: [stats]}]}".to_owned(),
+            "authorization: {static: [{users: [a, b], verbs: [get], subresources: [stats]}]}".to_owned(),
+            key("authorization.static", "has 1 rules that allow more"),
             none(),
         ),
         (
