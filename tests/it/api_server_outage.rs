@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::patience::{eventually, stretched};
-use crate::world::{PKI, Status as _, World};
+use crate::world::{PKI, Status as _, WithToken as _, World};
 
 /// What the clients of one kind were answered.
 #[derive(Default)]
@@ -37,6 +37,13 @@ impl Tally {
     }
 }
 
+/// New tokens of one load; they do not run out while it lasts.
+const TOKENS: usize = 5000;
+
+fn token(row: usize, number: usize) -> String {
+    format!("new-{row}-{number}")
+}
+
 fn pair(name: &str, group: &str) -> Pair {
     PKI.client(name, &CertificateSpec::client(name).group(group))
         .unwrap()
@@ -53,7 +60,8 @@ struct Load {
 }
 
 impl Load {
-    fn start(world: &World) -> Self {
+    /// `row` gives each load tokens of its own.
+    fn start(world: &World, row: usize) -> Self {
         let mut load = Self {
             stop: Arc::default(),
             clients: JoinSet::new(),
@@ -85,14 +93,13 @@ impl Load {
             }
         });
         let (tally, stop) = asks(&load.new_tokens);
-        let clients: Vec<_> = (0..2000)
-            .map(|number| world.token_client(&format!("new-{number}")))
-            .collect();
+        let stranger = world.stranger();
         load.clients.spawn(async move {
-            for client in clients {
+            for number in 0..TOKENS {
                 if stop.load(Relaxed) {
                     return;
                 }
+                let client = stranger.clone().with_token(&token(row, number));
                 tally.note(client.status("/metrics?new").await);
             }
         });
@@ -143,14 +150,10 @@ async fn every_form_of_an_outage_is_entered_and_left_under_load() {
         )
         .start()
         .await;
-    for number in 0..2000 {
-        let user = User::service_account("monitoring", "metrics");
-        world.api.add_token(&format!("new-{number}"), user);
-    }
     let contradiction = Behaviour::status(json!({
         "allowed": true, "denied": true, "authenticated": true, "user": {"username": "x"}, "error": "or not",
     }));
-    for (name, outage) in [
+    for (row, (name, outage)) in [
         ("refused", None),
         ("silent", Some(Behaviour::Hang)),
         ("slow", Some(Behaviour::Drip(Duration::from_millis(50)))),
@@ -162,9 +165,16 @@ async fn every_form_of_an_outage_is_entered_and_left_under_load() {
         ("garbage", Some(Behaviour::Garbage)),
         ("contradictory", Some(contradiction)),
         ("huge", Some(Behaviour::Huge(2 << 20))),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         world.api.heal();
-        let load = Load::start(&world);
+        for number in 0..TOKENS {
+            let user = User::service_account("monitoring", "metrics");
+            world.api.add_token(&token(row, number), user);
+        }
+        let load = Load::start(&world, row);
         load.eventually_served(&format!("{name}: all are served")).await;
         match outage {
             None => world.api.down().await.unwrap(),

@@ -34,9 +34,8 @@ async fn last_reason(world: &World, events: usize) -> String {
         .to_owned()
 }
 
-/// Seen red: with the rule's subresources not compared, `/pods` is answered 200; with its verb
-/// not compared, the POST; with interactive paths not left out and `requireCreate` off, nothing,
-/// since no rule names `proxy`.
+/// Seen red: with the rule's subresources not compared, `/stats/summary` is answered 200; with its verb not
+/// compared, the POST.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_allows_a_get_of_what_it_names_and_nothing_else() {
     let world = with_rules(json!([
@@ -90,7 +89,6 @@ async fn a_rule_allows_a_get_of_what_it_names_and_nothing_else() {
     world.stop().await;
 }
 
-/// Seen red: with the anonymous user not left out, and its group in a rule that was read without validation.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_replaces_no_authentication() {
     let monitoring = "system:serviceaccounts:monitoring";
@@ -157,9 +155,6 @@ async fn an_outage_leaves_certificates_with_a_rule_and_tokens_that_are_remembere
     world.stop().await;
 }
 
-/// Known sources come first in a flood. Only a review makes a source known, and a static rule is none.
-///
-/// Seen red: with a static rule counted as a review.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_warns_that_a_rule_hides_an_authorizers_deny() {
     let installation = Installation::new();
