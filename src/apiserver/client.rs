@@ -203,8 +203,8 @@ impl ApiServer {
         answer.map_err(|cause| ReviewError { api, cause })
     }
 
-    /// Reads the kubeconfig and the credential files again, publishes what has changed and is good, and closes
-    /// connections that were made with older ones.
+    /// Reads the kubeconfig and the credential files again, publishes what has changed and is good, and
+    /// closes connections that were made with older ones.
     pub(crate) fn reload(&self, looks: &mut Looks) -> Reloaded<ApiServerError> {
         let reloaded = self.0.credentials.reload(looks);
         if reloaded.changed {

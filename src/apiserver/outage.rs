@@ -46,8 +46,8 @@ impl Outage {
         }
     }
 
-    /// Whether the API server is unreachable, as far as is known without a review of one's own. All that ask at
-    /// the same time share a probe.
+    /// Whether the API server is unreachable, as far as is known without a review of one's own. All that ask
+    /// at the same time share a probe.
     pub(crate) async fn is_known(&self) -> bool {
         self.api_server.is_failing() && self.probed(Probe::is_new).await
     }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::identity::Identity;
 use crate::apiserver::{ApiServer, Outage};
 use crate::attributes::{Checks, Subresource, Verb};
+use crate::cache::Freshness;
 use crate::metrics::{CacheKind, Metrics};
 use crate::settings;
 
@@ -73,12 +74,12 @@ impl StaleAnswers {
         last.map(|last| (self.used.load(Relaxed), last))
     }
 
-    /// Whether a request may be decided by an earlier answer: its first check decides.
-    pub(super) fn cover(&self, checks: &Checks) -> bool {
-        checks
-            .subresources()
-            .first()
-            .is_some_and(|&subresource| self.cover_check(checks.verb(), subresource, checks.interactive()))
+    /// Whether a request may be decided by an earlier answer: its first check decides. A stream that
+    /// is judged again may not.
+    pub(super) fn cover(&self, checks: &Checks, freshness: Freshness) -> bool {
+        let first = checks.subresources().first();
+        matches!(freshness, Freshness::Remembered)
+            && first.is_some_and(|&first| self.cover_check(checks.verb(), first, checks.interactive()))
     }
 
     fn cover_check(&self, verb: Verb, subresource: Subresource, interactive: bool) -> bool {
@@ -149,9 +150,10 @@ impl StaleAnswers {
         &self,
         identity: &Identity,
         (verb, subresource, interactive): (Verb, Subresource, bool),
+        freshness: Freshness,
         failed: bool,
     ) -> Option<Arc<str>> {
-        if !self.cover_check(verb, subresource, interactive) {
+        if !self.cover_check(verb, subresource, interactive) || matches!(freshness, Freshness::Since(_)) {
             return None;
         }
         let question = (identity.clone(), subresource);

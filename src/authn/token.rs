@@ -20,7 +20,7 @@ use super::jwt;
 use super::stale::StaleAnswers;
 use crate::apiserver::{ApiServer, ReviewError, TokenAnswer};
 use crate::attributes::Checks;
-use crate::cache::{Cache, Remembered, ReviewOutcome};
+use crate::cache::{Cache, Freshness, Remembered, ReviewOutcome};
 use crate::metrics::{CacheKind, Metrics};
 use crate::quota::{Exhausted, Quota, Share};
 use crate::settings::{Authentication, Limits};
@@ -175,17 +175,21 @@ impl TokenReviewer {
     }
 
     /// The verdict on `token`, which a client of `source` sent with a request for `checks`. Reviews and
-    /// rejections count against that source. If the API server is unreachable, an earlier review may do.
+    /// rejections count against that source. If the API server is unreachable, an earlier review may do. A
+    /// verdict that must be fresh is about a token that was accepted: it is asked for whatever other clients
+    /// of the source have spent, as a renewal is.
     pub(super) async fn review(
         &self,
         token: &str,
         source: Source,
         checks: &Checks,
+        freshness: Freshness,
     ) -> Remembered<TokenVerdict> {
         let mut key = [0u8; 32];
         key.copy_from_slice(hmac::sign(&self.key, token.as_bytes()).as_ref());
-        let stale = self.stale.as_ref().filter(|stale| stale.cover(checks));
-        let answer = self.review_fresh(key, token, source, stale).await;
+        let covers = |stale: &&Arc<StaleAnswers>| stale.cover(checks, freshness);
+        let stale = self.stale.as_ref().filter(covers);
+        let answer = self.review_or_know(key, token, source, stale, freshness).await;
         if let (TokenVerdict::Failed { is_outage: true, .. }, Some(stale)) = (&answer.value, stale)
             && let Some(user) = stale.user_of(&key, true).await
         {
@@ -194,16 +198,18 @@ impl TokenReviewer {
         answer
     }
 
-    async fn review_fresh(
+    async fn review_or_know(
         &self,
         key: [u8; 32],
         token: &str,
         source: Source,
         stale: Option<&Arc<StaleAnswers>>,
+        freshness: Freshness,
     ) -> Remembered<TokenVerdict> {
-        if let Some(known) = self.cache.get(&key) {
+        let is_renewal = matches!(freshness, Freshness::Since(_));
+        if let Some(known) = self.cache.get_fresh(&key, freshness) {
             self.metrics.cache_hit(CacheKind::Token);
-            if known.is_due() {
+            if known.is_due() && !is_renewal {
                 self.cache.renew(key, || self.ask(key, token, source, true));
             }
             return known;
@@ -218,12 +224,12 @@ impl TokenReviewer {
         {
             return unasked(TokenVerdict::Authenticated(user));
         }
-        if let Err(bound) = self.budget.allows(source) {
+        if !is_renewal && let Err(bound) = self.budget.allows(source) {
             return unasked(TokenVerdict::Exhausted(bound));
         }
         self.metrics.cache_miss(CacheKind::Token);
         self.cache
-            .get_or_review(key, || self.ask(key, token, source, false))
+            .get_or_review(key, freshness, || self.ask(key, token, source, is_renewal))
             .await
     }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::attributes::Checks;
 use crate::authn::Identity;
+use crate::cache::Freshness;
 use crate::error::{RequestError, Station};
 
 use self::permit::Ground;
@@ -40,7 +41,24 @@ impl Authorizer {
         }
     }
 
-    /// Whether `identity`, at the address `source`, is allowed one of `checks`.
+    /// Whether the gate's own rules leave `identity`, at the address `source`, one of
+    /// `checks`. They need no review.
+    ///
+    /// # Errors
+    /// 403 in the kubelet's words.
+    pub(crate) fn judge_by_policy(
+        &self,
+        identity: &Identity,
+        checks: &Checks,
+        source: IpAddr,
+    ) -> Result<(), RequestError> {
+        self.policy
+            .judge(identity, checks, source)
+            .map_err(|refusal| forbidden(identity, checks, refusal.reason, refusal.detail))
+    }
+
+    /// Whether `identity`, at the address `source`, is allowed one of `checks`, by
+    /// reviews that are fresh enough.
     ///
     /// The first Allow wins, a Deny is final, and a failed review ends the decision.
     ///
@@ -51,10 +69,9 @@ impl Authorizer {
         identity: Identity,
         checks: &Checks,
         source: IpAddr,
+        freshness: Freshness,
     ) -> Result<Permit, RequestError> {
-        if let Err(refusal) = self.policy.judge(&identity, checks, source) {
-            return Err(forbidden(&identity, checks, refusal.reason, refusal.detail));
-        }
+        self.judge_by_policy(&identity, checks, source)?;
         let Some(reviewer) = &self.reviewer else {
             return Ok(Permit::new(
                 identity,
@@ -82,7 +99,13 @@ impl Authorizer {
                 ));
             }
             match reviewer
-                .review(&identity, checks.verb(), subresource, checks.interactive())
+                .review(
+                    &identity,
+                    checks.verb(),
+                    subresource,
+                    checks.interactive(),
+                    freshness,
+                )
                 .await
             {
                 AccessVerdict::Allow(reason) => {

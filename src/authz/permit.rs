@@ -13,6 +13,7 @@ pub(crate) struct Permit {
     reason: Arc<str>,
     ground: Ground,
     tunnel: Option<Protocol>,
+    is_stream: bool,
 }
 
 /// What allowed a request.
@@ -42,6 +43,7 @@ impl Permit {
             reason,
             ground,
             tunnel: checks.tunnel(),
+            is_stream: checks.is_stream(),
         }
     }
 
@@ -82,6 +84,12 @@ impl Permit {
     /// The protocol that may be tunnelled, if this request may become a tunnel.
     pub(crate) fn tunnel(&self) -> Option<Protocol> {
         self.tunnel
+    }
+
+    /// Whether the request may have an answer without an end: a tunnel, or a followed log. Such an answer is
+    /// judged again while it lasts.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.is_stream
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::apiserver::{AccessAnswer, AccessSpec, ApiServer, ReviewError};
 use crate::attributes::{Subresource, Verb};
 use crate::authn::{Identity, StaleAnswers};
-use crate::cache::{Cache, ReviewOutcome};
+use crate::cache::{Cache, Freshness, ReviewOutcome};
 use crate::metrics::{CacheKind, Metrics};
 use crate::settings::Authorization;
 
@@ -106,6 +106,7 @@ impl AccessReviewer {
         verb: Verb,
         subresource: Subresource,
         interactive: bool,
+        freshness: Freshness,
     ) -> AccessVerdict {
         let question = AccessQuestion {
             identity: identity.clone(),
@@ -113,12 +114,12 @@ impl AccessReviewer {
             subresource,
             interactive,
         };
-        match self.cache.get(&question) {
+        match self.cache.get_fresh(&question, freshness) {
             Some(known) => {
                 self.metrics.cache_hit(CacheKind::Access);
                 // After a failed review an earlier answer may do.
                 if !known.value.is_outage() {
-                    if known.is_due() {
+                    if known.is_due() && matches!(freshness, Freshness::Remembered) {
                         let asked = question.clone();
                         self.cache.renew(question, || self.ask(asked));
                     }
@@ -128,21 +129,27 @@ impl AccessReviewer {
             None => self.metrics.cache_miss(CacheKind::Access),
         }
         // Boxed: it is rare, and would enlarge the future of every request.
-        Box::pin(self.review_anew(question)).await
+        Box::pin(self.review_anew(question, freshness)).await
     }
 
     /// The verdict on a question without an answer in the cache. If the API server is unreachable, an earlier
     /// answer may do; while that is known, no request waits for a review to fail.
-    async fn review_anew(&self, question: AccessQuestion) -> AccessVerdict {
+    async fn review_anew(&self, question: AccessQuestion, freshness: Freshness) -> AccessVerdict {
         let stale = async |failed| {
             let stale = self.stale.as_ref()?;
-            stale.allow(&question.identity, question.check(), failed).await
+            stale
+                .allow(&question.identity, question.check(), freshness, failed)
+                .await
         };
         if let Some(reason) = stale(false).await {
             return AccessVerdict::AllowStale(reason);
         }
         let (key, asked) = (question.clone(), question.clone());
-        let verdict = self.cache.get_or_review(key, || self.ask(asked)).await.value;
+        let verdict = self
+            .cache
+            .get_or_review(key, freshness, || self.ask(asked))
+            .await
+            .value;
         if verdict.is_outage()
             && let Some(reason) = stale(true).await
         {

@@ -1,7 +1,7 @@
 //! The files of `upstream:`: how the kubelet proves itself, and what the gate shows it.
 //!
-//! What must match is one unit: the pin or the CAs, the client certificate with its key, the token. A unit that
-//! cannot be used keeps its last good files, and the others are taken up all the same.
+//! What must match is one unit: the pin or the CAs, the client certificate with its key, the token. A unit
+//! that cannot be used keeps its last good files, and the others are taken up all the same.
 
 use std::io;
 use std::path::PathBuf;

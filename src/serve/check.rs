@@ -12,10 +12,12 @@ use super::admin::socket::AdminSocketError;
 use super::error::StartError;
 use super::left_out::left_out;
 use super::node::{self, NodeError, SameMachine, Shown};
-use super::start::{api_server_and_node_name, unused_proxy};
+use super::start::{api_server_and_node_name, deny_list, unused_proxy};
+use super::unit;
 use crate::adopt::kubelet::running_kubelets;
 use crate::apiserver::{AccessSpec, ApiServer, ReviewError, UserInfo};
 use crate::audit::AuditError;
+use crate::authn::DenyList;
 use crate::error::chain;
 use crate::forward::{Kubelet, KubeletError};
 use crate::metrics::Metrics;
@@ -81,11 +83,18 @@ impl Findings {
             Err(error) => (None, Err(error)),
         };
         let name = node_name.as_ref().ok().cloned();
-        let outcomes: [Result<(), StartError>; 6] = [
+        let may_listen = node::may_listen(settings, &running_kubelets(Path::new("/proc")));
+        if may_listen.is_ok() {
+            self.warnings
+                .extend(node::next_start_warnings(settings, Path::new("/proc")));
+        }
+        let denied = deny_list(settings).map(|list| self.warnings.extend(denials(&list)));
+        let outcomes: [Result<(), StartError>; 7] = [
             Serving::load(&settings.tls).map(drop).map_err(StartError::from),
+            denied,
             kubelet.map(drop).map_err(StartError::from),
             node_name.map(drop),
-            node::may_listen(settings, &running_kubelets(Path::new("/proc"))).map_err(StartError::from),
+            may_listen.map(drop).map_err(StartError::from),
             audit_directory(settings),
             admin::socket::group(settings).map(drop).map_err(StartError::from),
         ];
@@ -93,6 +102,7 @@ impl Findings {
             self.refuse(places, key(&problem), &problem);
         }
         self.warnings.extend(unused_proxy());
+        self.warnings.extend(unit::unknown_directives());
         api_server.zip(name)
     }
 
@@ -203,6 +213,7 @@ fn key(problem: &StartError) -> &'static str {
         StartError::ApiServer(_) | StartError::Kubeconfig(_) | StartError::NoApiServer => "kubeconfig",
         StartError::Audit(_) => "audit.path",
         StartError::Bind(_) => "listen",
+        StartError::DenyList(_) => "authentication.denyFiles",
         StartError::Kubelet(error) => match error {
             KubeletError::Read { key, .. } | KubeletError::Pem { key, .. } => key,
             KubeletError::ServerName(_) => "upstream.serverName",
@@ -225,6 +236,22 @@ fn key(problem: &StartError) -> &'static str {
             ServingError::Tls(_) => "tlsCertFile",
         },
     }
+}
+
+/// What each deny list denies: an operator sees whether the entries are those that were meant.
+fn denials(list: &DenyList) -> Vec<String> {
+    let warning = |(path, entries): (&Path, usize)| {
+        let entries = match entries {
+            0 => "nothing".to_owned(),
+            1 => "1 entry".to_owned(),
+            more => format!("{more} entries"),
+        };
+        format!(
+            "authentication.denyFiles: {} denies {entries}; a certificate's PEM block counts as two",
+            path.display()
+        )
+    };
+    list.sizes().map(warning).collect()
 }
 
 fn audit_directory(settings: &Settings) -> Result<(), StartError> {

@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 
+use super::holding::Holding;
 use super::reload::Reloading;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
@@ -30,6 +31,8 @@ pub struct Instance {
     pub(crate) exemption: Option<Exemption>,
     /// The seal, as the watch found it last.
     pub(crate) seal: ArcSwap<Seal>,
+    /// Which of its addresses a kubelet may come to want, and which of these it holds.
+    pub(crate) holding: Arc<Holding>,
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,
@@ -48,6 +51,12 @@ impl Instance {
     /// Whether the kubelet can be connected to, by a look that is at most a second old; else why not.
     pub(crate) async fn kubelet_is_reachable(&self) -> Result<(), Arc<str>> {
         self.probe.of(&self.gate.kubelet).await
+    }
+
+    /// Publishes how much the deny lists deny.
+    pub(super) fn publish_denials(&self) {
+        let entries = i64::try_from(self.reviewing.denied.load().len()).unwrap_or(i64::MAX);
+        self.metrics().deny_list_entries.set(entries);
     }
 
     /// Publishes when the serving pair and the revocation lists end.

@@ -1,7 +1,7 @@
 //! Which users may change the configuration file.
 //!
-//! It decides which user may do what on the node. So does every user who can write to it, or put another file in
-//! its place: only root and the gate's own user may.
+//! It decides which user may do what on the node. So does every user who can write to it, or put another file
+//! in its place: only root and the gate's own user may.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -40,8 +40,8 @@ fn judge_file(about: &Metadata) -> io::Result<()> {
     let us = geteuid().as_raw();
     if ![ROOT, us].contains(&about.uid()) {
         return refuse(format!(
-            "it belongs to the user with the id {}, who could change what the gate allows; make it root's: chown \
-             root FILE",
+            "it belongs to the user with the id {}, who could change what the gate allows; make it root's: \
+             chown root FILE",
             about.uid()
         ));
     }
@@ -66,13 +66,14 @@ fn judge_directory(directory: &Path) -> io::Result<()> {
     let directory = directory.display();
     if owned {
         refuse(format!(
-            "the mode {:04o} of {directory} lets other users replace it; take that away: chmod go-w {directory}",
+            "the mode {:04o} of {directory} lets other users replace it; take that away: chmod go-w \
+             {directory}",
             mode & 0o7777
         ))
     } else {
         refuse(format!(
-            "{directory} belongs to the user with the id {}, who could replace it; make it root's: chown root \
-             {directory}",
+            "{directory} belongs to the user with the id {}, who could replace it; make it root's: chown \
+             root {directory}",
             about.uid()
         ))
     }

@@ -29,6 +29,7 @@ mod serving;
 #[expect(clippy::module_inception, reason = "the noun of this room")]
 mod settings;
 mod sources;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -48,4 +49,5 @@ pub use self::places::Places;
 pub use self::scraping::{ScrapedSubresource, StaleAllow, StaticRule};
 pub use self::settings::{ReadOnlyPort, Settings};
 pub use self::sources::Sources;
+pub use self::streams::Streams;
 pub use self::upstream::{Upstream, UpstreamCredentials, UpstreamTrust, UpstreamUrl};

@@ -232,7 +232,7 @@ impl Walk<'_> {
     /// What to say about a key that no code reads.
     fn without_effect(&mut self, entry: &Entry, key: &str, accepted: &Value) {
         let (content, instead) = (&entry.node.content, without_effect::instead(key));
-        if without_effect::same(&content.to_value(), accepted) {
+        if content.to_value() == *accepted {
             let place = place(self.path, entry.line);
             self.warnings.push(format!(
                 "{place}: `{key}` has no effect in this version: {instead}; remove the key"

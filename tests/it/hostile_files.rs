@@ -55,6 +55,10 @@ fn configurations(name: &str) -> Vec<(&'static str, Value)> {
             "authentication.x509.crlFiles",
             x509(json!({"clientCAFile": "ca.crt", "crlFiles": [name]})),
         ),
+        (
+            "authentication.denyFiles",
+            json!({"authentication": {"denyFiles": [name]}}),
+        ),
         ("upstream.certificateFile", upstream("certificateFile")),
         (
             "upstream.clientCertificateFile",

@@ -164,7 +164,7 @@ async fn a_certificate_that_expires_while_its_connection_is_open_is_refused() {
 // --- revocation lists ---
 
 /// A world whose CA has revoked these, in `ca.crl`.
-fn revoking(pairs: &[&Pair]) -> WorldBuilder {
+pub(crate) fn revoking(pairs: &[&Pair]) -> WorldBuilder {
     let list = revocation_list(&PKI.ca, pairs, Span::DAY);
     World::builder().configure(move |configuration, folder| {
         fs::write(folder.join("ca.crl"), list).unwrap();
@@ -173,11 +173,16 @@ fn revoking(pairs: &[&Pair]) -> WorldBuilder {
 }
 
 /// The list of a CA whose name is `kubernetes`, in PEM.
-fn revocation_list(ca: &Ca, pairs: &[&Pair], life: Span) -> String {
+pub(crate) fn revocation_list(ca: &Ca, pairs: &[&Pair], life: Span) -> String {
+    named_list(ca, "kubernetes", pairs, life)
+}
+
+/// The list of a CA with this name, in PEM.
+pub(crate) fn named_list(ca: &Ca, name: &str, pairs: &[&Pair], life: Span) -> String {
     let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "kubernetes");
+    params.distinguished_name.push(DnType::CommonName, name);
     let revoked = pairs.iter().map(|pair| {
         let (_, certificate) = X509Certificate::from_der(&pair.chain[0]).unwrap();
         RevokedCertParams {
@@ -561,7 +566,7 @@ async fn a_server_with_another_key_than_the_pinned_one_receives_nothing() {
     world.stop().await;
 }
 
-fn serving_pair() -> Pair {
+pub(crate) fn serving_pair() -> Pair {
     PKI.client(
         "gate-serving",
         &CertificateSpec::server("gate", &["localhost", "127.0.0.1"]),

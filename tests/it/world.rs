@@ -367,7 +367,7 @@ impl World {
 
     /// Stops everything and checks that nothing is left: no request, stream or connection, on neither side.
     pub(crate) async fn stop(mut self) {
-        for gauge in ["requests_in_flight", "streams"] {
+        for gauge in ["requests_in_flight", "streams", "followed_logs"] {
             eventually(&format!("{gauge} is back to 0"), || {
                 self.metric(gauge, &[]) == 0.0
             })

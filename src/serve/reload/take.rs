@@ -9,7 +9,9 @@ use super::super::error::StartError;
 use super::super::instance::Instance;
 use super::configuration::{ConfigurationError, ConfigurationFile, FoundConfiguration, NextConfiguration};
 use super::state::{Pending, Reloading};
+use crate::authn::{DenyList, Identity, KnownApiServer};
 use crate::error::chain;
+use crate::gate::Rules;
 use crate::looks::{Looks, Reloaded, Trigger};
 use crate::settings::{KubeletFlags, Settings};
 use crate::tls::Serving;
@@ -27,28 +29,46 @@ impl Instance {
         self.look(Trigger::Signal);
     }
 
-    /// Takes up the files that have changed and may be taken up now. Yields whether others should be looked at
-    /// again soon.
+    /// Takes up the files that have changed and may be taken up now. Yields whether others should
+    /// be looked at again soon.
     pub(super) fn look(&self, trigger: Trigger) -> bool {
         let mut reloading = self.reloading();
         let Reloading {
             looks, configuration, ..
         } = &mut *reloading;
         looks.begin(trigger, Instant::now());
-        let before = (self.serving.load_full(), self.gate.rules.load_full());
-        let mut tls = &self.settings.tls;
+        let before = self.judged_by();
+        let (mut tls, mut deny_files) = (&self.settings.tls, &self.settings.authentication.deny_files);
         let taken = match configuration {
             None => None,
             Some(file) => {
                 let taken = self.take_configuration(file, looks);
                 tls = &file.in_force.tls;
+                deny_files = &file.in_force.authentication.deny_files;
                 Some((taken, file.path.clone()))
             }
         };
         let serving = Serving::reload(&self.serving, tls, looks);
-        let after = (self.serving.load_full(), self.gate.rules.load_full());
-        if !Arc::ptr_eq(&before.0, &after.0) || !Arc::ptr_eq(&before.1, &after.1) {
+        let seen = self.gate.witness.api_server();
+        let api_server = self.known_api_server(seen.as_deref());
+        let denied = DenyList::reload(&self.reviewing.denied, deny_files, api_server, looks);
+        let after = self.judged_by();
+        if !Arc::ptr_eq(&before.0, &after.0)
+            || !Arc::ptr_eq(&before.1, &after.1)
+            || !Arc::ptr_eq(&before.2, &after.2)
+        {
             self.gate.announce_change();
+        }
+        if !Arc::ptr_eq(&before.2, &after.2) {
+            self.publish_denials();
+            let held = after.2.held();
+            if !held.is_empty() {
+                tracing::warn!(
+                    "entries are gone from the deny lists, and stay in force until SIGHUP (systemctl \
+                     reload): {}",
+                    held.join("; ")
+                );
+            }
         }
         let upstream = self.gate.kubelet.reload(looks);
         let api_server = self
@@ -60,6 +80,7 @@ impl Instance {
             self.note_configuration(&mut reloading, taken, &path);
         }
         self.note(&mut reloading, "serving", serving);
+        self.note(&mut reloading, "deny_lists", denied);
         self.note(&mut reloading, "upstream", upstream);
         if let Some(api_server) = api_server {
             self.note(&mut reloading, "kubeconfig", api_server);
@@ -68,6 +89,23 @@ impl Instance {
         drop(reloading);
         self.publish_expiry();
         unsettled
+    }
+
+    /// What decisions rest on.
+    fn judged_by(&self) -> (Arc<Serving>, Arc<Rules>, Arc<DenyList>) {
+        (
+            self.serving.load_full(),
+            self.gate.rules.load_full(),
+            self.reviewing.denied.load_full(),
+        )
+    }
+
+    /// `seen` is the identity in which the API server was served last.
+    fn known_api_server<'a>(&'a self, seen: Option<&'a Identity>) -> KnownApiServer<'a> {
+        KnownApiServer {
+            users: &self.settings.firewall.api_server_users,
+            seen,
+        }
     }
 
     fn reloading(&self) -> MutexGuard<'_, Reloading> {
@@ -119,8 +157,8 @@ impl Instance {
         (reloaded, pending)
     }
 
-    /// Makes everything that the configuration needs, and only then puts it in force. `false` if a file that it
-    /// names may still be being written.
+    /// Makes everything that the configuration needs, and only then puts it in force. `false` if a file that
+    /// it names may still be being written.
     fn publish(
         &self,
         file: &ConfigurationFile,
@@ -146,10 +184,24 @@ impl Instance {
             }
             Some(serving)
         };
+        let denied = if old.authentication.deny_files == new.authentication.deny_files {
+            None
+        } else {
+            let seen = self.gate.witness.api_server();
+            let api_server = self.known_api_server(seen.as_deref());
+            let (paths, trigger) = (&new.authentication.deny_files, looks.trigger());
+            let lists = self.reviewing.denied.load();
+            lists
+                .with_files(paths, api_server, trigger)
+                .map_err(StartError::from)?
+        };
         let rules = self.reviewing.rules(new)?;
         self.gate.audit.set_policy(&new.audit);
         if let Some(serving) = serving {
             self.serving.store(Arc::new(serving));
+        }
+        if let Some(denied) = denied {
+            self.reviewing.denied.store(Arc::new(denied));
         }
         self.gate.rules.store(Arc::new(rules));
         Ok(true)
@@ -175,8 +227,8 @@ impl Instance {
             pending.start.clone_from(&reloading.pending.start);
             if pending != reloading.pending {
                 tracing::warn!(
-                    "{path} has changed and is not in force, since it loosens what is allowed: {}. Send SIGHUP \
-                     (systemctl reload) to put it in force",
+                    "{path} has changed and is not in force, since it loosens what is allowed: {}. Send \
+                     SIGHUP (systemctl reload) to put it in force",
                     pending.signal.join("; ")
                 );
             }
@@ -240,6 +292,14 @@ impl Instance {
             (*what, format!("the last good files stay in force: {error}"))
         };
         let mut notes: Vec<_> = complaints.iter().map(complaint).collect();
+        let held = self.reviewing.denied.load().held();
+        if !held.is_empty() {
+            let held = held.join("; ");
+            notes.push((
+                "deny_lists",
+                format!("entries are gone from the files, and wait for SIGHUP: {held}"),
+            ));
+        }
         if let Some(file) = configuration {
             let path = file.path.display();
             if !pending.signal.is_empty() {

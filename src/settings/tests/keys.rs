@@ -156,10 +156,6 @@ fn a_kubelets_own_file_is_told_apart() {
 const WITHOUT_EFFECT: &str = "\
 enforcement: Enforce
 sandbox: BestEffort
-streams:
-  recheckInterval: 30s
-  maxUnverified: 300s
-  maxLifetime: 0s
 ";
 
 #[test]
@@ -170,7 +166,7 @@ fn a_key_without_effect_is_read_with_a_warning_and_changes_nothing() {
         .iter()
         .map(|said| said.split(':').nth(1).unwrap())
         .collect();
-    assert_eq!(warned, ["7", "8", "10", "11", "12"]);
+    assert_eq!(warned, ["7", "8"]);
     assert_eq!(
         settings.warnings[1],
         "/etc/gate/gate.yaml:8: `sandbox` has no effect in this version: there is no sandbox; remove the key"
@@ -184,9 +180,6 @@ fn a_promise_that_is_not_kept_is_refused_and_never_ignored() {
         ("enforcement: ", "Report"),
         ("sandbox: ", "Required"),
         ("sandbox: ", "Off"),
-        ("streams: {recheckInterval: ", "10s"),
-        ("streams: {maxUnverified: ", "1m"),
-        ("streams: {maxLifetime: ", "1h"),
     ] {
         let ends = "}".repeat(key.matches('{').count());
         let said = error(&least_and(&format!("{key}{value}{ends}")));
