@@ -166,9 +166,9 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
         "authorization.static",
         Live(|old, new| {
             let (old, new) = (&old.authorization.static_rules, &new.authorization.static_rules);
-            let wider = |rule: &&StaticRule| !old.iter().any(|other| other.covers(rule));
-            let wider = new.iter().filter(wider).count();
-            (wider > 0).then(|| format!("has {wider} rules that allow more"))
+            let wider = |rule: &StaticRule| !old.iter().any(|other| other.covers(rule));
+            let numbered = (1..).zip(new).filter(|(_, rule)| wider(rule));
+            listed("allows more by", numbered.map(|(number, _)| format!("rule {number}")))
         }),
     ),
     (

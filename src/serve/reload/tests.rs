@@ -260,7 +260,7 @@ fn a_change_loosens_in_one_direction() {
         (
             "authorization: {static: [{users: [a], verbs: [get], subresources: [stats]}]}".to_owned(),
             "authorization: {static: [{users: [a, b], verbs: [get], subresources: [stats]}]}".to_owned(),
-            key("authorization.static", "has 1 rules that allow more"),
+            key("authorization.static", "allows more by rule 1"),
             none(),
         ),
         (
