@@ -30,6 +30,8 @@ mod audit_events;
 mod audit_floods;
 mod authorization;
 mod bad_answers;
+mod bad_files_never_replace_good_ones;
+mod bad_files_refused_at_start;
 mod budgets;
 mod census;
 mod client_matrix;

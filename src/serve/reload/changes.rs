@@ -168,7 +168,10 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
             let (old, new) = (&old.authorization.static_rules, &new.authorization.static_rules);
             let wider = |rule: &StaticRule| !old.iter().any(|other| other.covers(rule));
             let numbered = (1..).zip(new).filter(|(_, rule)| wider(rule));
-            listed("allows more by", numbered.map(|(number, _)| format!("rule {number}")))
+            listed(
+                "allows more by",
+                numbered.map(|(number, _)| format!("rule {number}")),
+            )
         }),
     ),
     (

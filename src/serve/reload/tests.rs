@@ -201,12 +201,7 @@ fn a_change_loosens_in_one_direction() {
             none(),
             key("authorization.paths.deny", "has no more /a"),
         ),
-        (
-            format!("{user}[]}}}}"),
-            format!("{user}[bob]}}}}"),
-            none(),
-            all.clone(),
-        ),
+        (format!("{user}[]}}}}"), format!("{user}[bob]}}}}"), none(), all),
         (
             format!("{user}[bob]}}}}"),
             format!("{user}[bob, eve]}}}}"),
@@ -217,7 +212,7 @@ fn a_change_loosens_in_one_direction() {
             format!("{audiences}[]}}}}"),
             format!("{audiences}[a]}}}}"),
             key("authentication.webhook.audiences", "has a"),
-            every.clone(),
+            every,
         ),
         (
             format!("{audiences}[a, b]}}}}"),

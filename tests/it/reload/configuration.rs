@@ -267,7 +267,10 @@ async fn a_new_configuration_forgets_earlier_answers_and_a_static_rule_waits_for
         .await;
     assert_eq!(bob.status("/metrics").await, 503);
     node.hang_up();
-    eventually_answers("the rule is in force", async || bob.status("/metrics").await == 200).await;
+    eventually_answers("the rule is in force", async || {
+        bob.status("/metrics").await == 200
+    })
+    .await;
     node.configure(|file| file["authorization"]["static"] = json!([]));
     eventually_answers("the rule is gone, by the clock", async || {
         bob.status("/metrics").await == 503
