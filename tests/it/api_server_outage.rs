@@ -228,8 +228,6 @@ async fn every_form_of_an_outage_is_entered_and_left_under_load() {
 
 /// A hundred clients that were refused during the outage come at once when it ends: one review for each
 /// question.
-///
-/// Seen red: with a running review not joined, 100.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_an_outage_is_no_stampede() {
     let world = World::start().await;
@@ -254,7 +252,7 @@ async fn the_end_of_an_outage_is_no_stampede() {
 
 /// A review that waits to be repeated is repeated within a second of the recovery.
 ///
-/// Seen red: with the kubelet's pauses, of which the last is up to 2 s, by the count of reviews in 3.5 s.
+/// Seen red: with the kubelet's pauses, of which the last is up to 2 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_api_server_is_asked_again_within_a_second() {
     let world = World::start().await;

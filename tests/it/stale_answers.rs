@@ -51,7 +51,7 @@ fn stale_annotation(event: &Value) -> &str {
         .unwrap_or("")
 }
 
-/// Seen red: with no earlier answer kept, 503; with the probe left out, the row of a healthy probe is 200.
+/// Seen red: with the probe left out, earlier answers go on after the outage.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_earlier_allow_counts_while_the_api_server_is_unreachable_and_no_longer() {
     let world = stale().start().await;
@@ -128,8 +128,8 @@ async fn an_earlier_allow_counts_while_the_api_server_is_unreachable_and_no_long
 
 /// An attacker must not be able to switch it on: each of these is a failure of a review, and no outage.
 ///
-/// Seen red: with every failed review counted as an outage, from the first row on; with the probe not asked,
-/// the rows of a healthy probe.
+/// Seen red: with every failed review counted as an outage, the first row whose probe fails; with the probe not
+/// asked, the first row.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_that_is_no_outage_makes_no_answer_stale() {
     let world = stale().start().await;
@@ -181,6 +181,8 @@ async fn a_failure_that_is_no_outage_makes_no_answer_stale() {
 
 /// Reviews that hang for the sake of their tokens take all slots: the others are not asked, and that is no
 /// outage.
+///
+/// Seen red: with the probe not asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn taken_slots_and_spent_budgets_make_no_answer_stale() {
     let world = stale()
@@ -218,7 +220,7 @@ async fn taken_slots_and_spent_budgets_make_no_answer_stale() {
     world.stop().await;
 }
 
-/// Seen red: with `cover` always true, `/pods` is served.
+/// Seen red: with everything covered, `/stats/summary` is served.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_get_of_what_is_named_is_served() {
     let world = stale()
@@ -428,7 +430,7 @@ async fn without_the_setting_an_outage_is_an_outage() {
     world.stop().await;
 }
 
-/// Seen red: with each request probing for itself, 200 probes.
+/// Seen red: with each request probing for itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_probe_is_shared_bounded_and_spares_the_reviews() {
     let world = stale().start().await;
