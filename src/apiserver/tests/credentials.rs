@@ -85,7 +85,7 @@ async fn broken_credentials_leave_the_last_good_ones_in_use() {
     );
 }
 
-/// Seen red: with the files read as one.
+/// Seen red: with the certificate left alone after a bad bundle.
 #[tokio::test]
 async fn a_bad_bundle_keeps_no_certificate_out() {
     let server = Server::start(vec![]).await;

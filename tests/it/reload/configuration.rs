@@ -18,8 +18,7 @@ const WAITS_FOR_SIGHUP: [(&str, &str); 1] = [("wait", "sighup")];
 const WAITS_FOR_RESTART: [(&str, &str); 1] = [("wait", "restart")];
 const FAILING: [(&str, &str); 1] = [("what", "configuration")];
 
-/// Seen red: with the rules not stored in `publish`, with loosening taken up by the clock, and without
-/// `write_notice`.
+/// Seen red: with the rules not stored in `publish`, and with loosening taken up by the clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denied_path_bites_by_the_clock_and_is_let_go_by_a_signal() {
     let mut node = Node::start(|_, _| {}).await;
@@ -66,7 +65,7 @@ async fn a_denied_path_bites_by_the_clock_and_is_let_go_by_a_signal() {
     node.stop().await;
 }
 
-/// Seen red: with `in_force` yielding `new`, and with `at_start` never noted.
+/// Seen red: with the rules not stored in `publish`, and with `at_start` never noted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_only_a_start_can_change_is_named_and_kept() {
     let mut node = Node::start(|_, _| {}).await;
@@ -106,7 +105,7 @@ async fn a_key_that_only_a_start_can_change_is_named_and_kept() {
     node.stop().await;
 }
 
-/// Seen red: with the complaint cleared while the file is not settled.
+/// Seen red: with the gauge never raised, and with SIGHUP taken for the clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_configuration_keeps_the_old_one_in_force_until_it_is_mended() {
     let mut node = Node::start(|file, _| file["authorization"]["paths"]["deny"] = json!(["/pods"])).await;
@@ -145,7 +144,7 @@ async fn a_broken_configuration_keeps_the_old_one_in_force_until_it_is_mended() 
 
 /// What a writer has left after its stop is YAML, and denies nothing.
 ///
-/// Seen red: with `SETTLE` 0 and loosening taken up by the clock.
+/// Seen red: with loosening taken up by the clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_configuration_is_not_in_force_however_long_its_writer_stops() {
     let node = Node::start(|file, _| {
@@ -179,7 +178,9 @@ async fn half_a_configuration_is_not_in_force_however_long_its_writer_stops() {
     node.stop().await;
 }
 
-/// The listener, the audit and the flags of the command line: not only what a request is judged by.
+/// The listener and the audit: not only what a request is judged by.
+///
+/// Seen red: without `set_policy`.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_files_and_another_audit_are_taken_up_from_the_configuration() {
     let mut node = Node::start(|_, _| {}).await;
@@ -208,7 +209,7 @@ async fn other_files_and_another_audit_are_taken_up_from_the_configuration() {
     node.stop().await;
 }
 
-/// Seen red: without a look at the directories, and with the mode of the file alone judged.
+/// Seen red: with the directories not judged.
 #[test]
 fn a_configuration_that_others_may_change_is_refused_at_the_start() {
     let installation = Installation::new();

@@ -23,7 +23,7 @@ async fn next(socket: &UnixDatagram) -> String {
     String::from_utf8(message[..length].to_vec()).unwrap()
 }
 
-/// Seen red: without `notifier.reloading()`, without MONOTONIC_USEC, and with a reload for each signal.
+/// Seen red: without MONOTONIC_USEC, and with SIGHUP taken for the clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_is_told_of_the_start_of_reloads_and_of_the_end() {
     let folder = tempfile::tempdir().unwrap();

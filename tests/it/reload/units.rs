@@ -11,7 +11,7 @@ fn failed(world: &World, what: &str) -> bool {
     world.metric("reload_failing", &[("what", what)]) == 1.0
 }
 
-/// Seen red: with certificate, key and CAs read as one.
+/// Seen red: with the CAs left alone after a bad pair.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_serving_pair_keeps_no_ca_out_and_a_bad_bundle_no_pair() {
     let world = World::start().await;
@@ -34,7 +34,7 @@ async fn a_bad_serving_pair_keeps_no_ca_out_and_a_bad_bundle_no_pair() {
     world.stop().await;
 }
 
-/// Seen red: with the files of `upstream` read as one.
+/// Seen red: with the token left alone after a bad pin.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_pin_keeps_no_token_out() {
     let world = World::builder()
