@@ -32,10 +32,11 @@ impl Authorizer {
         Self { policy, reviewer }
     }
 
-    /// Whether the gate's own rules leave `identity`, at the address `source`, one of `checks`. They need no review.
+    /// Whether the gate's own rules leave `identity`, at the address `source`, one of
+    /// `checks`. They need no review.
     ///
     /// # Errors
-    /// 403 in the kubelet's words.
+    /// 403 in the kubelet's words, or 401 if the certificate that shows the identity is denied.
     pub(crate) fn judge_by_policy(
         &self,
         identity: &Identity,
@@ -44,10 +45,14 @@ impl Authorizer {
     ) -> Result<(), RequestError> {
         self.policy
             .judge(identity, checks, source)
-            .map_err(|refusal| forbidden(identity, checks, refusal.reason, refusal.detail))
+            .map_err(|refusal| match refusal.is_of_credential {
+                true => RequestError::unauthorized(refusal.reason, refusal.detail),
+                false => forbidden(identity, checks, refusal.reason, refusal.detail),
+            })
     }
 
-    /// Whether `identity`, at the address `source`, is allowed one of `checks`, by reviews that are fresh enough.
+    /// Whether `identity`, at the address `source`, is allowed one of `checks`, by
+    /// reviews that are fresh enough.
     ///
     /// The first Allow wins, a Deny is final, and a failed review ends the decision.
     ///
