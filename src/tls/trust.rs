@@ -144,6 +144,11 @@ impl Trust {
         self.hints.iter().any(|hint| hint.as_ref() == list.issuer())
     }
 
+    /// The certificates of the bundle.
+    pub(super) fn bundle(&self) -> &[CertificateDer<'static>] {
+        &self.bundle
+    }
+
     /// The number of this bundle.
     pub(crate) fn generation(&self) -> u64 {
         self.generation

@@ -28,7 +28,7 @@ use crate::world::{API_SERVER, PKI, Status as _, WithToken as _, World, WorldBui
 const LOG: &str = "/containerLogs/default/web/nginx";
 
 /// A world with an empty deny list.
-fn listing() -> WorldBuilder {
+pub(crate) fn listing() -> WorldBuilder {
     World::builder().configure(|configuration, folder| {
         fs::write(folder.join("deny"), "# end\n").unwrap();
         configuration["authentication"]["denyFiles"] = json!(["deny"]);
@@ -36,7 +36,7 @@ fn listing() -> WorldBuilder {
 }
 
 /// Puts these entries in force, as SIGHUP does.
-fn deny(world: &World, entries: &str) {
+pub(crate) fn deny(world: &World, entries: &str) {
     fs::write(world.file("deny"), format!("{entries}# end\n")).unwrap();
     let failed = reloads(world, "error");
     world.gate.reload();
