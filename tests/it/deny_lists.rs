@@ -3,7 +3,6 @@
 //! open connections, and whatever was remembered or is allowed by other rules.
 
 use std::fs;
-use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
@@ -20,7 +19,6 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::live_streams::{Live, Shows, no_stream_is_left};
 use crate::patience::{eventually, eventually_answers, patience};
 use crate::program::{Installation, Serving, assert_says, code, stderr, stdout};
 use crate::world::{API_SERVER, PKI, Status as _, WithToken as _, World, WorldBuilder, assert_answer};
@@ -391,53 +389,6 @@ async fn a_denied_user_or_group_is_refused_whichever_credential_shows_it() {
         said("bob", "/deny:1 (user \"bob\")") && said("admin", "/deny:2 (group \"admins\")")
     })
     .await;
-    world.stop().await;
-}
-
-/// Seen red: with the lists' change not announced, and with none of them asked about a stream.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_denied_ends_the_streams_that_rest_on_it_at_once() {
-    // Only the announcement can be as quick as this.
-    let world = listing()
-        .set("streams.recheckInterval", "1h")
-        .set("streams.maxUnverified", "2h")
-        .start()
-        .await;
-    world
-        .kubelet
-        .adjust(|knobs| knobs.log_interval = Duration::from_millis(20));
-    let serial = parsed(&PKI.bob).raw_serial_as_string();
-    let (revoked, not_allowed) = (
-        "the credential is no longer accepted",
-        "the user is no longer allowed this",
-    );
-    for (entries, shows, why) in [
-        (PKI.bob.certificate_pem(), Shows::Certificate(&PKI.bob), revoked),
-        (
-            format!("issuer CN=kubernetes serial {serial}\n"),
-            Shows::Certificate(&PKI.bob),
-            revoked,
-        ),
-        ("user bob\n".to_owned(), Shows::Certificate(&PKI.bob), not_allowed),
-        (
-            "group admins\n".to_owned(),
-            Shows::Token(ADMIN_TOKEN),
-            not_allowed,
-        ),
-    ] {
-        let open = Live::open_all(&world, shows).await;
-        let mut other = Live::open_all(&world, Shows::Certificate(&PKI.apiserver_client)).await;
-        deny(&world, &entries);
-        for live in open {
-            live.assert_ended(1008, why).await;
-        }
-        for live in &mut other {
-            live.assert_alive().await;
-        }
-        drop(other);
-        deny(&world, "");
-    }
-    no_stream_is_left(&world).await;
     world.stop().await;
 }
 
