@@ -45,7 +45,7 @@ impl Authorizer {
     /// `checks`. They need no review.
     ///
     /// # Errors
-    /// 403 in the kubelet's words.
+    /// 403 in the kubelet's words, or 401 if the certificate that shows the identity is denied.
     pub(crate) fn judge_by_policy(
         &self,
         identity: &Identity,
@@ -54,7 +54,10 @@ impl Authorizer {
     ) -> Result<(), RequestError> {
         self.policy
             .judge(identity, checks, source)
-            .map_err(|refusal| forbidden(identity, checks, refusal.reason, refusal.detail))
+            .map_err(|refusal| match refusal.is_of_credential {
+                true => RequestError::unauthorized(refusal.reason, refusal.detail),
+                false => forbidden(identity, checks, refusal.reason, refusal.detail),
+            })
     }
 
     /// Whether `identity`, at the address `source`, is allowed one of `checks`, by
