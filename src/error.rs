@@ -319,13 +319,14 @@ impl Station {
 /// The reasons for refusing a certificate of a configured CA, and a token that was good once. A certificate
 /// that no configured CA issued is `unknown_issuer`, and one that cannot be read is `malformed` or
 /// `too_long`.
-const NOTABLE: [&str; 14] = [
+const NOTABLE: [&str; 15] = [
     "bad_issuer",
     "bad_signature",
     "bad_usage",
     "ca_as_client",
     "ca_expired",
     "ca_not_yet_valid",
+    "denied_certificate",
     "expired",
     "name_constraints",
     "not_yet_valid",

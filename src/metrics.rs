@@ -1,5 +1,6 @@
 //! Every metric family of the gate, with its help text. The names are part of the public surface.
 
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct Metrics {
     upstream_connections: Family<ReasonLabels, Counter>,
     upstream_reused: Counter,
     certificate_expiry: Family<CertificateLabels, Gauge>,
+    /// Entries of the deny lists in force.
+    pub deny_list_entries: Gauge,
     audit_events: Family<ReasonLabels, Counter>,
     admin_reports: Family<ReportLabels, Counter>,
     /// Connections that are open now.
@@ -42,6 +45,9 @@ pub struct Metrics {
     pub requests_in_flight: Gauge,
     /// Upgraded streams that are open now.
     pub streams: Gauge,
+    /// Followed logs that are open now.
+    pub followed_logs: Gauge,
+    stream_ends: Family<EndLabels, Counter>,
     /// Connections to the kubelet that wait in the pool.
     pub upstream_idle: Gauge,
     /// Requests the tombstone answered.
@@ -56,6 +62,8 @@ pub struct Metrics {
     pub seal_open_seconds: Counter<f64, AtomicU64>,
     /// Connections to the kubelet, open now, that did not come through the gate.
     pub ungated_connections: Gauge,
+    address_held: Family<AddressLabels, Gauge>,
+    next_start: Family<NextStartLabels, Gauge>,
 }
 
 /// The parts of a request's time.
@@ -137,6 +145,11 @@ struct ReloadLabels {
 }
 
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct EndLabels {
+    ended_by: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct WhatLabels {
     what: &'static str,
 }
@@ -155,6 +168,17 @@ struct CertificateLabels {
 struct PortLabels {
     port: u16,
     family: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct AddressLabels {
+    address: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct NextStartLabels {
+    address: String,
+    verdict: &'static str,
 }
 
 /// One of what a gauge counts: the gauge goes up when this is made, and down when it is dropped.
@@ -231,6 +255,10 @@ impl Metrics {
                 "certificate_expiry_timestamp_seconds",
                 "When a certificate in use ends, as Unix time",
             ),
+            deny_list_entries: families.add(
+                "deny_list_entries",
+                "Entries of the deny lists in force; a certificate counts as two",
+            ),
             audit_events: families.add("audit_events", "Audit events by what became of them"),
             admin_reports: families.add("admin_reports", "Answers of the admin port that were built"),
             connections: families.add("connections", "Client connections open now"),
@@ -240,6 +268,8 @@ impl Metrics {
             ),
             requests_in_flight: families.add("requests_in_flight", "Requests whose answer has not ended"),
             streams: families.add("streams", "Upgraded streams open now"),
+            followed_logs: families.add("followed_logs", "Followed logs open now"),
+            stream_ends: families.add("stream_ends", "Streams that have ended, by what ended them"),
             upstream_idle: families.add(
                 "upstream_idle_connections",
                 "Connections to the kubelet waiting in the pool",
@@ -262,6 +292,16 @@ impl Metrics {
             ungated_connections: families.add(
                 "ungated_connections",
                 "Connections to the kubelet open now that did not come through the gate",
+            ),
+            address_held: families.add(
+                "address_held",
+                "1 if the gate listens on this address of its own, whose port a kubelet may come to want; 0 \
+                 if it let go of it",
+            ),
+            next_start: families.add(
+                "kubelet_next_start",
+                "What the kubelet's next start would do to this address that the gate holds: 1 for one of \
+                 free, taken and unknown",
             ),
             registry: Registry::default(),
         };
@@ -337,6 +377,11 @@ impl Metrics {
         self.admin_reports.get_or_create(&ReportLabels { report }).inc();
     }
 
+    /// A stream has ended.
+    pub fn stream_ended(&self, ended_by: &'static str) {
+        self.stream_ends.get_or_create(&EndLabels { ended_by }).inc();
+    }
+
     /// A file was read again.
     pub fn reloaded(&self, what: &'static str, ok: bool) {
         self.reloads
@@ -391,6 +436,27 @@ impl Metrics {
         self.bypass_sealed
             .get_or_create(&PortLabels { port, family })
             .set(i64::from(sealed));
+    }
+
+    /// Whether the gate listens on an address whose port a kubelet may come to want.
+    pub fn address_held(&self, address: SocketAddr, held: bool) {
+        let address = address.to_string();
+        self.address_held
+            .get_or_create(&AddressLabels { address })
+            .set(i64::from(held));
+    }
+
+    /// What the kubelet's next start would do to such an address: `free`, `taken` or `unknown`.
+    pub fn next_start(&self, address: SocketAddr, verdict: &'static str) {
+        for each in ["free", "taken", "unknown"] {
+            let labels = NextStartLabels {
+                address: address.to_string(),
+                verdict: each,
+            };
+            self.next_start
+                .get_or_create(&labels)
+                .set(i64::from(each == verdict));
+        }
     }
 
     /// The text exposition.
@@ -451,6 +517,7 @@ mod tests {
         metrics.handshake("ok", "x", "x");
         metrics.rejected("x");
         metrics.reloaded("x", true);
+        metrics.stream_ended("x");
         metrics.reload_failing("x", false);
         metrics.configuration_pending(0, 0);
         metrics.admin_report_built("x");
@@ -458,6 +525,8 @@ mod tests {
         metrics.certificate_expires("x", 1);
         metrics.audit_events("x", 1);
         metrics.bypass_sealed(1, "x", true);
+        metrics.address_held(([127, 0, 0, 1], 1).into(), true);
+        metrics.next_start(([127, 0, 0, 1], 1).into(), "free");
         let text = metrics.encode();
         let mut families = 0;
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

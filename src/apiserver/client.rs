@@ -151,8 +151,13 @@ impl ApiServer {
             })
     }
 
-    /// Reads the kubeconfig and the credential files again, publishes what has changed and is good, and closes
-    /// connections that were made with older ones.
+    /// What the operator should know about the certificates in use.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.0.credentials.endpoint().warnings.clone()
+    }
+
+    /// Reads the kubeconfig and the credential files again, publishes what has changed and is good, and
+    /// closes connections that were made with older ones.
     pub(crate) fn reload(&self, looks: &mut Looks) -> Reloaded<ApiServerError> {
         let reloaded = self.0.credentials.reload(looks);
         if reloaded.changed {

@@ -4,8 +4,8 @@
 //! client-go reads certificate files again on handshakes, closes connections on a change, and reads tokens
 //! about every minute. Here [`Credentials::reload`] reads everything again, including the kubeconfig, and
 //! compares contents. A kubeconfig that has changed is taken up with all the files that it names, or not at
-//! all. Under the same kubeconfig the CA bundle, the token, and the certificate with its key are taken up each
-//! on its own. If some cannot be used, the last good ones stay in use.
+//! all. Under the same kubeconfig the CA bundle, the token, and the certificate with its key are taken up
+//! each on its own. If some cannot be used, the last good ones stay in use.
 //!
 //! An exec plugin may issue the credential. It is run when the credential is first needed, a little before
 //! that expires, and when the API server refuses it. One run, in a task of its own, serves all waiting
@@ -37,7 +37,8 @@ pub(super) struct Credentials {
     /// The last good kubeconfig. Locked while an access is published, and never while files are read: a run
     /// of the plugin publishes too, and must not wait for a slow disk.
     source: Mutex<Kubeconfig>,
-    /// What was read last. Locked while files are read, so that an older reading does not replace a newer one.
+    /// What was read last. Locked while files are read, so that an older reading does
+    /// not replace a newer one.
     held: Mutex<Held>,
     /// Locked while the plugin runs.
     last_run: Arc<tokio::sync::Mutex<LastPluginRun>>,
@@ -238,7 +239,15 @@ impl Credentials {
             Ok(())
         });
         let kubeconfig = reloaded.note(next)?;
-        match ApiServerFiles::read(&source) {
+        let files = ApiServerFiles::read(&source).and_then(|files| {
+            let outdated = files.check_dates(&source);
+            // Files that are outdated already may be replaced by others that are.
+            if held.files.check_dates(last_good).is_ok() {
+                outdated?;
+            }
+            Ok(files)
+        });
+        match files {
             Ok(files) if looks.has_settled("kubeconfig with its files", &files.contents()) => {
                 let kubeconfig = kubeconfig.into();
                 Some((source, Held { kubeconfig, files }))

@@ -5,6 +5,7 @@
 //! port-forward need the verb `create` whatever the method: on every kubelet, a GET over WebSocket runs
 //! commands with no more than `get nodes/proxy`.
 
+mod follow;
 mod head;
 mod interactive;
 mod kubelet;
@@ -16,6 +17,7 @@ pub(crate) use self::kubelet::is_subpath;
 pub use self::kubelet::{Subresource, Verb};
 pub use self::upgrade::Protocol;
 
+use http::Method;
 use http::request::Parts;
 
 use self::path::RequestPath;
@@ -26,10 +28,13 @@ use crate::error::RequestError;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Checks {
     verb: Verb,
+    /// The verb of the method.
+    method: Verb,
     subresources: &'static [Subresource],
     interactive: bool,
     path: RequestPath,
     upgrade: Option<Protocol>,
+    follows: bool,
 }
 
 impl Checks {
@@ -43,19 +48,26 @@ impl Checks {
         let path = RequestPath::of_target(&parts.uri, parts.version, &parts.headers)?;
         let upgrade = Protocol::wanted_by(parts)?;
         let interactive = is_interactive(path.decoded());
-        let verb = if interactive && require_create {
-            Verb::Create
-        } else {
-            verb
-        };
         let subresources = kubelet::subresources(path.decoded());
+        // To any other method the kubelet answers 405.
+        let follows = parts.method == Method::GET && follow::follows(path.decoded(), parts.uri.query());
         Ok(Self {
-            verb,
+            verb: verb_under(require_create, verb, interactive),
+            method: verb,
             subresources,
             interactive,
             path,
             upgrade,
+            follows,
         })
+    }
+
+    /// The checks of the same head, with another `require_create`.
+    pub(crate) fn under(&self, require_create: bool) -> Self {
+        Self {
+            verb: verb_under(require_create, self.method, self.interactive),
+            ..self.clone()
+        }
     }
 
     /// The verb of every review.
@@ -83,10 +95,23 @@ impl Checks {
         self.upgrade
     }
 
+    /// Whether the answer may have no end: a tunnel, or a followed log.
+    pub fn is_stream(&self) -> bool {
+        self.follows || self.tunnel().is_some()
+    }
+
     /// The protocol of the tunnel, if this request may become one: only interactive paths may. On other paths
     /// the upgrade headers are removed as hop-by-hop headers, and the answer is an ordinary one.
     pub fn tunnel(&self) -> Option<Protocol> {
         self.upgrade.filter(|_| self.interactive)
+    }
+}
+
+fn verb_under(require_create: bool, method: Verb, interactive: bool) -> Verb {
+    if interactive && require_create {
+        Verb::Create
+    } else {
+        method
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::identity::{CredentialKind, Identity, add_authenticated_group};
+use super::identity::{Identity, add_authenticated_group};
 use crate::apiserver::UserInfo;
 use crate::hex;
 use crate::tls::{Judged, Refused, Subject};
@@ -52,11 +52,9 @@ impl CertificateVerdict {
             Ok(judged) => match user_of(&judged.subject) {
                 Err(error) => Self::refused("malformed", error.to_string()),
                 Ok(None) => Self::NoUser,
-                Ok(Some(user)) => Self::Authenticated(Identity::new(
-                    user,
-                    CredentialKind::Certificate,
-                    Some(judged.valid_until),
-                )),
+                Ok(Some(user)) => {
+                    Self::Authenticated(Identity::of_certificate(user, judged.valid_until, judged.marks))
+                }
             },
         }
     }

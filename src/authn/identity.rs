@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use crate::apiserver::UserInfo;
 use crate::audit::UserJson;
+use crate::tls::Marks;
 
 /// The user who makes a request. Cheap to clone; two are equal if all fields of the user are.
 #[derive(Clone, Debug)]
@@ -22,6 +24,10 @@ struct IdentityData {
     json: UserJson,
     credential: CredentialKind,
     valid_until: Option<SystemTime>,
+    /// Of the certificates that it rests on.
+    marks: Vec<Marks>,
+    /// The generation of the deny lists that were last found not to deny it.
+    cleared_by: AtomicU64,
 }
 
 /// The credential that proved an identity.
@@ -38,6 +44,20 @@ pub(crate) enum CredentialKind {
 impl Identity {
     /// Only authentication makes an identity. `valid_until` is when the credential expires.
     pub(super) fn new(user: UserInfo, credential: CredentialKind, valid_until: Option<SystemTime>) -> Self {
+        Self::with_marks(user, credential, valid_until, Vec::new())
+    }
+
+    /// The identity of a certificate whose path has these `marks`.
+    pub(super) fn of_certificate(user: UserInfo, valid_until: SystemTime, marks: Vec<Marks>) -> Self {
+        Self::with_marks(user, CredentialKind::Certificate, Some(valid_until), marks)
+    }
+
+    fn with_marks(
+        user: UserInfo,
+        credential: CredentialKind,
+        valid_until: Option<SystemTime>,
+        marks: Vec<Marks>,
+    ) -> Self {
         static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let hash = HASHER.hash_one(&user);
         let json = UserJson::new(&user.username, &user.uid, &user.groups, &user.extra);
@@ -47,6 +67,8 @@ impl Identity {
             json,
             credential,
             valid_until,
+            marks,
+            cleared_by: AtomicU64::new(0),
         }))
     }
 
@@ -80,6 +102,21 @@ impl Identity {
     /// The credential that proved it.
     pub(crate) fn credential(&self) -> CredentialKind {
         self.0.credential
+    }
+
+    /// By what a deny list knows the certificates that it rests on: leaf, intermediates and CA.
+    pub(super) fn marks(&self) -> &[Marks] {
+        &self.0.marks
+    }
+
+    /// Whether the deny lists of this generation are known not to deny it.
+    pub(super) fn is_cleared_by(&self, generation: u64) -> bool {
+        self.0.cleared_by.load(Relaxed) == generation
+    }
+
+    /// Notes that the deny lists of this generation do not deny it.
+    pub(super) fn clear(&self, generation: u64) {
+        self.0.cleared_by.store(generation, Relaxed);
     }
 
     /// When the certificate (or one of its issuers) or the token expires, if that is known.

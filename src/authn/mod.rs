@@ -6,6 +6,7 @@
 
 mod budget;
 mod certificate;
+mod deny_list;
 mod identity;
 mod jwt;
 mod presented;
@@ -14,6 +15,8 @@ mod verdicts;
 
 pub(crate) use self::budget::Budget;
 pub(crate) use self::certificate::user_of_certificate;
+pub(crate) use self::deny_list::{Denial, DenyList, KnownApiServer};
+pub use self::deny_list::{DenyFile, DenyListError};
 pub(crate) use self::identity::add_authenticated_group;
 pub(crate) use self::identity::{CredentialKind, Identity};
 pub(crate) use self::presented::Presented;
@@ -29,6 +32,7 @@ use http::HeaderMap;
 use self::certificate::CertificateVerdict;
 use self::presented::Unjudged;
 use self::token::TokenVerdict;
+use crate::cache::Freshness;
 use crate::error::{RequestError, Station};
 use crate::metrics::Metrics;
 use crate::quota::Exhausted;
@@ -68,8 +72,15 @@ impl Authenticator {
         }
     }
 
+    /// What a deny list says against `identity` now, if anything. Every use of an identity that was proven
+    /// before asks this again.
+    pub(crate) fn denies(&self, identity: &Identity) -> Option<Denial> {
+        self.verdicts.denied().load().denies(identity)
+    }
+
     /// The user who makes a request. `websocket` says whether the request is a WebSocket upgrade, whose
-    /// subprotocols may carry a token.
+    /// subprotocols may carry a token. A token is judged by a review that is fresh enough; a certificate,
+    /// which needs none, by the trust in force.
     ///
     /// # Errors
     /// 401 if no credential is valid, 503 if the TokenReview of a token failed or the certificate was not
@@ -79,6 +90,7 @@ impl Authenticator {
         presented: &Presented,
         headers: &HeaderMap,
         websocket: bool,
+        freshness: Freshness,
     ) -> Result<Identity, RequestError> {
         let mut failures = CredentialFailures::default();
         if let Some(certificate) = presented.certificate()
@@ -99,11 +111,13 @@ impl Authenticator {
         }
         if let Some(tokens) = &self.tokens {
             if let Some(header) = token::authorization(headers) {
-                if let Some(identity) = presented.remembered(tokens, header) {
+                if let Freshness::Remembered = freshness
+                    && let Some(identity) = presented.remembered(tokens, header)
+                {
                     return Ok(identity);
                 }
                 if let Some(token) = bearer(header) {
-                    let answer = Box::pin(tokens.review(token, presented.source())).await;
+                    let answer = Box::pin(tokens.review(token, presented.source(), freshness)).await;
                     match answer.value {
                         TokenVerdict::Authenticated(identity) => {
                             presented.remember(tokens, header, &identity, answer.fresh_until);
@@ -116,10 +130,13 @@ impl Authenticator {
             if websocket {
                 match websocket_protocol(headers) {
                     Ok(None) => {}
-                    Ok(Some(token)) => match tokens.review(&token, presented.source()).await.value {
-                        TokenVerdict::Authenticated(identity) => return Ok(identity),
-                        verdict => failures.token(verdict),
-                    },
+                    Ok(Some(token)) => {
+                        let answer = tokens.review(&token, presented.source(), freshness).await;
+                        match answer.value {
+                            TokenVerdict::Authenticated(identity) => return Ok(identity),
+                            verdict => failures.token(verdict),
+                        }
+                    }
                     Err(error) => failures.refused("malformed_token", &error.to_string()),
                 }
             }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::certificate::CertificateVerdict;
 use super::identity::Identity;
 use super::token::TokenReviewer;
-use super::verdicts::{Chain, Verdict, Verdicts};
+use super::verdicts::{Chain, Generation, Verdict, Verdicts};
 use crate::quota::Exhausted;
 use crate::source::Source;
 
@@ -22,9 +22,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The certificates that a client sent in its handshake, the verdict on them, and the last token that it
 /// sent.
 ///
-/// The chain is judged right after the handshake. A request only compares the generation of the trust and the
-/// time with those of the verdict, so that expiry and a change of the CA bundle take effect on open
-/// connections. TLS resumption is off, so nothing here outlives the connection.
+/// The chain is judged right after the handshake. A request only compares the time, and the generations
+/// of the trust and the deny lists, with those of the verdict, so that expiry and a change of the CA
+/// bundle or of a deny list take effect on open connections. TLS resumption is off, so nothing here
+/// outlives the connection.
 pub(crate) struct Presented {
     source: Source,
     certificate: Option<Arc<PresentedCertificate>>,
@@ -128,7 +129,7 @@ impl PresentedCertificate {
     }
 
     /// The last verdict, if it still counts at `now` under the trust of this generation.
-    pub(super) fn standing(&self, generation: u64, now: SystemTime) -> Option<CertificateVerdict> {
+    pub(super) fn standing(&self, generation: Generation, now: SystemTime) -> Option<CertificateVerdict> {
         let verdict = self.verdict.load();
         let verdict = verdict.as_ref()?;
         verdict

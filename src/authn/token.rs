@@ -18,7 +18,7 @@ use super::budget::Budget;
 use super::identity::{CredentialKind, Identity, add_authenticated_group};
 use super::jwt;
 use crate::apiserver::{ApiServer, ReviewError, TokenAnswer};
-use crate::cache::{Cache, Remembered, ReviewOutcome};
+use crate::cache::{Cache, Freshness, Remembered, ReviewOutcome};
 use crate::metrics::{CacheKind, Metrics};
 use crate::quota::{Exhausted, Quota, Share};
 use crate::settings::{Authentication, Limits};
@@ -161,13 +161,20 @@ impl TokenReviewer {
     }
 
     /// The verdict on `token`, which a client of `source` sent. Reviews and rejections count against that
-    /// source.
-    pub(super) async fn review(&self, token: &str, source: Source) -> Remembered<TokenVerdict> {
+    /// source. A verdict that must be fresh is about a token that was accepted: it is asked for whatever
+    /// other clients of the source have spent, as a renewal is.
+    pub(super) async fn review(
+        &self,
+        token: &str,
+        source: Source,
+        freshness: Freshness,
+    ) -> Remembered<TokenVerdict> {
+        let is_renewal = matches!(freshness, Freshness::Since(_));
         let mut key = [0u8; 32];
         key.copy_from_slice(hmac::sign(&self.key, token.as_bytes()).as_ref());
-        if let Some(known) = self.cache.get(&key) {
+        if let Some(known) = self.cache.get_fresh(&key, freshness) {
             self.metrics.cache_hit(CacheKind::Token);
-            if known.is_due() {
+            if known.is_due() && !is_renewal {
                 self.cache.renew(key, || self.ask(key, token, source, true));
             }
             return known;
@@ -180,12 +187,12 @@ impl TokenReviewer {
             let was_accepted = self.accepted.get(&key).is_some();
             return unasked(TokenVerdict::rejected(was_accepted, EXPIRED, "it has expired"));
         }
-        if let Err(bound) = self.budget.allows(source) {
+        if !is_renewal && let Err(bound) = self.budget.allows(source) {
             return unasked(TokenVerdict::Exhausted(bound));
         }
         self.metrics.cache_miss(CacheKind::Token);
         self.cache
-            .get_or_review(key, || self.ask(key, token, source, false))
+            .get_or_review(key, freshness, || self.ask(key, token, source, is_renewal))
             .await
     }
     /// The review itself, independent of the request that needs it. What it may cost is reserved first; a

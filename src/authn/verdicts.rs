@@ -1,9 +1,10 @@
 //! Judging client certificates, and the verdicts that are remembered for all connections.
 //!
-//! Verifying a chain costs signature checks, so a verdict is remembered: an acceptance by its leaf, a refusal
-//! by the whole chain. A remembered verdict counts for a connection whose client has proven possession of the
-//! leaf's key in its handshake, as long as the trust is the same and the time is within that of the verdict.
-//! Acceptances and refusals have a memory each, so that refused clients do not push accepted ones out.
+//! Verifying a chain costs signature checks, so a verdict is remembered: an acceptance by its leaf, a
+//! refusal by the whole chain. A remembered verdict counts for a connection whose client has proven
+//! possession of the leaf's key in its handshake, as long as the trust and the deny lists are the same and
+//! the time is within that of the verdict. Acceptances and refusals have a memory each, so that refused
+//! clients do not push accepted ones out.
 //!
 //! An acceptance holds for the leaf together with the intermediates of its verified path. Other certificates
 //! that the client sent with them are not looked at. A leaf that was accepted is never charged to the budget
@@ -20,10 +21,11 @@ use tokio::sync::Semaphore;
 
 use super::budget::Budget;
 use super::certificate::CertificateVerdict;
+use super::deny_list::DenyList;
 use crate::metrics::Metrics;
 use crate::quota::Exhausted;
 use crate::source::Source;
-use crate::tls::{Serving, Trust};
+use crate::tls::{Marks, Serving, Trust};
 
 /// Most acceptances that are remembered. A kubelet has a few dozen clients with certificates.
 const ACCEPTED: usize = 4096;
@@ -36,6 +38,7 @@ type Fingerprint = [u8; 32];
 /// Judges client certificates, and remembers the verdicts.
 pub(crate) struct Verdicts {
     serving: Arc<ArcSwap<Serving>>,
+    denied: Arc<ArcSwap<DenyList>>,
     /// The verdicts on chains that were accepted, by the leaf.
     accepted: Cache<Fingerprint, Arc<Verdict>>,
     /// The verdicts on chains that were refused, by the whole chain.
@@ -48,6 +51,21 @@ pub(crate) struct Verdicts {
     metrics: Arc<Metrics>,
 }
 
+/// What certificates are judged by.
+struct Basis {
+    trust: Arc<Trust>,
+    denied: Arc<DenyList>,
+}
+
+/// The numbers of what a verdict was made by.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Generation {
+    /// Of the CAs and revocation lists.
+    trust: u64,
+    /// Of the deny lists.
+    denied: u64,
+}
+
 /// The certificates that a client sent, leaf first, and by what they are remembered.
 pub(super) struct Chain {
     certificates: Vec<CertificateDer<'static>>,
@@ -58,10 +76,9 @@ pub(super) struct Chain {
 /// A verdict on a chain.
 #[derive(Debug)]
 pub(super) struct Verdict {
-    /// Of the trust that it was judged by.
-    generation: u64,
+    generation: Generation,
     judged_at: SystemTime,
-    /// When it may become another one; `None` if only another trust can change it.
+    /// When it may become another one; `None` if only another trust or deny list can change it.
     stands_until: Option<SystemTime>,
     /// SHA-256 of each intermediate of the verified path, in order. Empty if it was refused.
     path: Vec<Fingerprint>,
@@ -78,9 +95,15 @@ struct Judgement {
 
 impl Verdicts {
     /// `budget` is for refused certificates.
-    pub(crate) fn new(serving: Arc<ArcSwap<Serving>>, budget: Arc<Budget>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        serving: Arc<ArcSwap<Serving>>,
+        denied: Arc<ArcSwap<DenyList>>,
+        budget: Arc<Budget>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             serving,
+            denied,
             accepted: Cache::new(ACCEPTED),
             refused: Cache::new(REFUSED),
             budget,
@@ -89,9 +112,29 @@ impl Verdicts {
         }
     }
 
-    /// The generation of the trust in force; `None` if client certificates are not asked for.
-    pub(super) fn generation(&self) -> Option<u64> {
-        self.serving.load().trust.as_ref().map(|trust| trust.generation())
+    /// What is in force; `None` if client certificates are not asked for.
+    fn basis(&self) -> Option<Basis> {
+        let trust = self.serving.load().trust.clone()?;
+        let denied = self.denied.load_full();
+        Some(Basis { trust, denied })
+    }
+
+    /// The generation of the trust and the deny lists in force; `None` if client certificates are not asked
+    /// for.
+    pub(super) fn generation(&self) -> Option<Generation> {
+        let trust = self
+            .serving
+            .load()
+            .trust
+            .as_ref()
+            .map(|trust| trust.generation())?;
+        let denied = self.denied.load().generation();
+        Some(Generation { trust, denied })
+    }
+
+    /// The deny lists in force.
+    pub(super) fn denied(&self) -> &ArcSwap<DenyList> {
+        &self.denied
     }
 
     /// The place in which a connection is judged anew whose last verdict was `previous`.
@@ -111,21 +154,20 @@ impl Verdicts {
         previous: Option<Arc<Verdict>>,
         now: SystemTime,
     ) -> Result<Arc<Verdict>, Exhausted> {
-        let serving = self.serving.load_full();
-        let Some(trust) = &serving.trust else {
+        let Some(basis) = self.basis() else {
             return Ok(Arc::new(Verdict::without_user(now)));
         };
         let previous = previous.filter(|verdict| verdict.is_accepted());
         if let Some(known) = self.accepted.get(&chain.leaf).or(previous)
             && let Some(path) = known.path_in(chain)
         {
-            if known.stands(trust.generation(), now) {
+            if known.stands(basis.generation(), now) {
                 self.metrics.certificate_judgement("remembered");
                 return Ok(known);
             }
             // The client did nothing that this judgement should be charged for: the trust has changed, or the
             // time is over. If it ends with a refusal, it is the last one without a charge.
-            let Judgement { verdict, .. } = self.judge_by(trust, &path, now);
+            let Judgement { verdict, .. } = self.judge_by(&basis, &path, now);
             if verdict.is_accepted() {
                 return Ok(self.accept(chain, verdict));
             }
@@ -134,7 +176,7 @@ impl Verdicts {
                 return Ok(self.refuse(chain, verdict));
             }
         }
-        if let Some(known) = self.refusal(chain, trust.generation(), now) {
+        if let Some(known) = self.refusal(chain, basis.generation(), now) {
             self.metrics.certificate_judgement("remembered");
             return Ok(known);
         }
@@ -142,7 +184,7 @@ impl Verdicts {
             .budget
             .reserve(source)
             .inspect_err(|_| self.count_exhausted())?;
-        let Judgement { verdict, units } = self.judge_by(trust, &chain.certificates, now);
+        let Judgement { verdict, units } = self.judge_by(&basis, &chain.certificates, now);
         reserved.spend(units);
         Ok(if verdict.is_accepted() {
             self.accept(chain, verdict)
@@ -174,7 +216,7 @@ impl Verdicts {
     }
 
     /// The remembered refusal of `chain`, if it still counts.
-    fn refusal(&self, chain: &Chain, generation: u64, now: SystemTime) -> Option<Arc<Verdict>> {
+    fn refusal(&self, chain: &Chain, generation: Generation, now: SystemTime) -> Option<Arc<Verdict>> {
         self.refused
             .get(&chain.whole)
             .filter(|known| known.stands(generation, now))
@@ -190,8 +232,8 @@ impl Verdicts {
         self.metrics.certificate_judgement("exhausted");
     }
 
-    fn judge_by(&self, trust: &Trust, chain: &[CertificateDer<'_>], now: SystemTime) -> Judgement {
-        let judgement = Judgement::of(trust, chain, now);
+    fn judge_by(&self, basis: &Basis, chain: &[CertificateDer<'_>], now: SystemTime) -> Judgement {
+        let judgement = Judgement::of(basis, chain, now);
         self.metrics
             .certificate_judgement(if judgement.verdict.is_accepted() {
                 "accepted"
@@ -214,6 +256,17 @@ impl Verdicts {
     }
 }
 
+// === impl Basis ===
+
+impl Basis {
+    fn generation(&self) -> Generation {
+        Generation {
+            trust: self.trust.generation(),
+            denied: self.denied.generation(),
+        }
+    }
+}
+
 // === impl Chain ===
 
 impl Chain {
@@ -232,7 +285,7 @@ impl Chain {
 impl Verdict {
     /// Whether it still counts at `now` under the trust of this generation. It does not if the clock was set
     /// back to before the judgement.
-    pub(super) fn stands(&self, generation: u64, now: SystemTime) -> bool {
+    pub(super) fn stands(&self, generation: Generation, now: SystemTime) -> bool {
         self.generation == generation
             && now >= self.judged_at
             && self.stands_until.is_none_or(|until| now < until)
@@ -241,7 +294,7 @@ impl Verdict {
     /// The verdict on a connection whose client sent no certificate, or was not asked for one.
     fn without_user(now: SystemTime) -> Self {
         Self {
-            generation: 0,
+            generation: Generation::default(),
             judged_at: now,
             stands_until: None,
             path: Vec::new(),
@@ -281,15 +334,16 @@ impl Verdict {
 // === impl Judgement ===
 
 impl Judgement {
-    /// Judges `chain` by `trust` at `now`.
-    fn of(trust: &Trust, chain: &[CertificateDer<'_>], now: SystemTime) -> Self {
-        let (mut judged, work) = trust.judge(chain, now);
+    /// Judges `chain` by `basis` at `now`.
+    fn of(basis: &Basis, chain: &[CertificateDer<'_>], now: SystemTime) -> Self {
+        let denied = |marks: &Marks| basis.denied.denies_certificate(marks);
+        let (mut judged, work) = basis.trust.judge_unless(chain, now, &denied);
         let (stands_until, path) = match &mut judged {
             Ok(judged) => (Some(judged.valid_until), std::mem::take(&mut judged.path)),
             Err(refused) => (refused.stands_until, Vec::new()),
         };
         let verdict = Verdict {
-            generation: trust.generation(),
+            generation: basis.generation(),
             judged_at: now,
             stands_until,
             path,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::attributes::Checks;
 use crate::authn::Identity;
+use crate::cache::Freshness;
 use crate::error::{RequestError, Station};
 
 use self::review::AccessVerdict;
@@ -31,7 +32,24 @@ impl Authorizer {
         Self { policy, reviewer }
     }
 
-    /// Whether `identity`, at the address `source`, is allowed one of `checks`.
+    /// Whether the gate's own rules leave `identity`, at the address `source`, one of
+    /// `checks`. They need no review.
+    ///
+    /// # Errors
+    /// 403 in the kubelet's words.
+    pub(crate) fn judge_by_policy(
+        &self,
+        identity: &Identity,
+        checks: &Checks,
+        source: IpAddr,
+    ) -> Result<(), RequestError> {
+        self.policy
+            .judge(identity, checks, source)
+            .map_err(|refusal| forbidden(identity, checks, refusal.reason, refusal.detail))
+    }
+
+    /// Whether `identity`, at the address `source`, is allowed one of `checks`, by
+    /// reviews that are fresh enough.
     ///
     /// The first Allow wins, a Deny is final, and a failed review ends the decision.
     ///
@@ -42,10 +60,9 @@ impl Authorizer {
         identity: Identity,
         checks: &Checks,
         source: IpAddr,
+        freshness: Freshness,
     ) -> Result<Permit, RequestError> {
-        if let Err(refusal) = self.policy.judge(&identity, checks, source) {
-            return Err(forbidden(&identity, checks, refusal.reason, refusal.detail));
-        }
+        self.judge_by_policy(&identity, checks, source)?;
         let Some(reviewer) = &self.reviewer else {
             return Ok(Permit::new(
                 identity,
@@ -57,7 +74,13 @@ impl Authorizer {
         };
         for &subresource in checks.subresources() {
             match reviewer
-                .review(&identity, checks.verb(), subresource, checks.interactive())
+                .review(
+                    &identity,
+                    checks.verb(),
+                    subresource,
+                    checks.interactive(),
+                    freshness,
+                )
                 .await
             {
                 AccessVerdict::Allow(reason) => {

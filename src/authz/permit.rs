@@ -13,6 +13,7 @@ pub(crate) struct Permit {
     reason: Arc<str>,
     reviewed: bool,
     tunnel: Option<Protocol>,
+    is_stream: bool,
 }
 
 impl Permit {
@@ -29,6 +30,7 @@ impl Permit {
             reason,
             reviewed,
             tunnel: checks.tunnel(),
+            is_stream: checks.is_stream(),
         }
     }
 
@@ -56,5 +58,11 @@ impl Permit {
     /// The protocol that may be tunnelled, if this request may become a tunnel.
     pub(crate) fn tunnel(&self) -> Option<Protocol> {
         self.tunnel
+    }
+
+    /// Whether the request may have an answer without an end: a tunnel, or a followed log. Such an answer is
+    /// judged again while it lasts.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.is_stream
     }
 }

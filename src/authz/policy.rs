@@ -1,14 +1,19 @@
 //! The gate's own rules. They need no review and can only refuse.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use crate::attributes::{Checks, is_subpath};
-use crate::authn::Identity;
+use crate::authn::{DenyList, Identity};
 use crate::network::Networks;
 use crate::settings;
 
-/// `authorization.paths.deny`, `sources.interactive` and `authorization.interactive.allowedUsers`.
+/// The deny lists, `authorization.paths.deny`, `sources.interactive` and
+/// `authorization.interactive.allowedUsers`.
 pub(crate) struct Policy {
+    denied: Arc<ArcSwap<DenyList>>,
     deny_paths: Vec<String>,
     interactive_sources: Networks,
     allowed_users: Vec<String>,
@@ -22,8 +27,13 @@ pub(super) struct PolicyRefusal {
 
 impl Policy {
     /// The policy of these settings.
-    pub(crate) fn new(settings: &settings::Authorization, sources: &settings::Sources) -> Self {
+    pub(crate) fn new(
+        settings: &settings::Authorization,
+        sources: &settings::Sources,
+        denied: Arc<ArcSwap<DenyList>>,
+    ) -> Self {
         Self {
+            denied,
             deny_paths: settings.deny_paths.clone(),
             interactive_sources: sources.interactive.clone(),
             allowed_users: settings.interactive.allowed_users.clone(),
@@ -36,6 +46,13 @@ impl Policy {
         checks: &Checks,
         source: IpAddr,
     ) -> Result<(), PolicyRefusal> {
+        // The first of all rules, so that nothing that allows can stand above it.
+        if let Some(denial) = self.denied.load().denies(identity) {
+            return Err(PolicyRefusal {
+                reason: denial.reason,
+                detail: format!("denied by {}", denial.by),
+            });
+        }
         if let Some(prefix) = self
             .deny_paths
             .iter()

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::apiserver::{AccessAnswer, AccessSpec, ApiServer, ReviewError};
 use crate::attributes::{Subresource, Verb};
 use crate::authn::Identity;
-use crate::cache::{Cache, ReviewOutcome};
+use crate::cache::{Cache, Freshness, ReviewOutcome};
 use crate::metrics::{CacheKind, Metrics};
 use crate::settings::Authorization;
 
@@ -92,6 +92,7 @@ impl AccessReviewer {
         verb: Verb,
         subresource: Subresource,
         interactive: bool,
+        freshness: Freshness,
     ) -> AccessVerdict {
         let question = AccessQuestion {
             identity: identity.clone(),
@@ -99,9 +100,9 @@ impl AccessReviewer {
             subresource,
             interactive,
         };
-        if let Some(known) = self.cache.get(&question) {
+        if let Some(known) = self.cache.get_fresh(&question, freshness) {
             self.metrics.cache_hit(CacheKind::Access);
-            if known.is_due() {
+            if known.is_due() && matches!(freshness, Freshness::Remembered) {
                 let asked = question.clone();
                 self.cache.renew(question, || self.ask(asked));
             }
@@ -110,7 +111,7 @@ impl AccessReviewer {
         self.metrics.cache_miss(CacheKind::Access);
         let asked = question.clone();
         // Boxed: it is rare, and would enlarge the future of every request.
-        Box::pin(self.cache.get_or_review(question, || self.ask(asked)))
+        Box::pin(self.cache.get_or_review(question, freshness, || self.ask(asked)))
             .await
             .value
     }

@@ -11,6 +11,10 @@
 //! waiter to try again: with the API server down, a hundred waiters would sit through a hundred timeouts, one
 //! after another.
 //!
+//! A caller that must not rely on the past asks for an answer [`Freshness::Since`] a point in time.
+//! All callers that ask for the same answer since the same time share one review, whose answer
+//! replaces the remembered one.
+//!
 //! A review is a task of the control runtime. It goes on when a client leaves, even the one whose request
 //! started it, and the answer is kept for later requests. The kubelet's token cache behaves the same way; the
 //! kubelet does not share its SubjectAccessReviews.
@@ -54,6 +58,15 @@ pub(crate) struct Remembered<V> {
     pub fresh_until: Instant,
 }
 
+/// Which answers count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Freshness {
+    /// Those of every review that is still remembered.
+    Remembered,
+    /// Those of reviews that began at this time or later. A failure counts as well.
+    Since(Instant),
+}
+
 struct CacheInner<K, V> {
     answers: quick_cache::sync::Cache<K, StoredAnswer<V>>,
     flights: Mutex<Flights<K, V>>,
@@ -64,19 +77,29 @@ struct CacheInner<K, V> {
 struct StoredAnswer<V> {
     remembered: Remembered<V>,
     expires: Instant,
+    /// When its review began.
+    asked: Instant,
+    /// The last review of the same question that failed since, and when it began.
+    failed: Option<(Instant, V)>,
 }
 
 /// Where the callers that wait for a flight receive its outcome.
 type Landing<V> = watch::Receiver<Option<Remembered<V>>>;
 
 /// The reviews that are running.
-type Flights<K, V> = HashMap<K, Landing<V>>;
+type Flights<K, V> = HashMap<K, Running<V>>;
+
+struct Running<V> {
+    landing: Landing<V>,
+    asked: Instant,
+}
 
 /// A review that is running. However it ends (answered, panicked, dropped with its runtime), its `Drop`
 /// delivers the outcome.
 struct Flight<K: Hash + Eq + Clone, V: Clone> {
     shared: Arc<CacheInner<K, V>>,
     key: K,
+    asked: Instant,
     outcome: Option<ReviewOutcome<V>>,
     sender: watch::Sender<Option<Remembered<V>>>,
 }
@@ -112,32 +135,57 @@ where
         self.shared.get_at(key, Instant::now())
     }
 
-    /// The answer to `key`: from the cache, from the review that is running, or from a new review.
+    /// The answer to `key`, if there is one that is fresh enough.
+    pub(crate) fn get_fresh(&self, key: &K, freshness: Freshness) -> Option<Remembered<V>> {
+        match freshness {
+            Freshness::Remembered => self.get(key),
+            Freshness::Since(since) => self.shared.get_since(key, since, Instant::now()),
+        }
+    }
+
+    /// The answer to `key`: from the cache, from the review that is running, or from a new review, of which
+    /// the first that is fresh enough counts.
     ///
     /// `review` is called only if no review of `key` is running. It must have its own deadline: nothing here
     /// ends it. Dropping the returned future leaves the review running.
-    pub(crate) async fn get_or_review<F>(&self, key: K, review: impl FnOnce() -> F) -> Remembered<V>
+    pub(crate) async fn get_or_review<F>(
+        &self,
+        key: K,
+        freshness: Freshness,
+        review: impl FnOnce() -> F,
+    ) -> Remembered<V>
     where
         F: Future<Output = ReviewOutcome<V>> + Send + 'static,
     {
-        let (mut landing, flight) = {
-            let mut flights = self.shared.flights();
-            // Flights end under this lock. A look-up under it finds either the flight or its answer.
-            if let Some(remembered) = self.get(&key) {
-                return remembered;
-            }
-            match flights.get(&key) {
-                Some(landing) => (landing.clone(), None),
-                None => {
-                    let flight = self.shared.take_off(&mut flights, key);
-                    (flight.sender.subscribe(), Some(flight))
+        loop {
+            let (landing, asked, flight) = {
+                let mut flights = self.shared.flights();
+                // Flights end under this lock. A look-up under it finds either the flight or its answer.
+                if let Some(remembered) = self.get_fresh(&key, freshness) {
+                    return remembered;
                 }
+                match flights.get(&key) {
+                    Some(running) => (running.landing.clone(), running.asked, None),
+                    None => {
+                        let flight = self.shared.take_off(&mut flights, key.clone());
+                        (flight.sender.subscribe(), flight.asked, Some(flight))
+                    }
+                }
+            };
+            if let Some(flight) = flight {
+                let review = review();
+                self.control.spawn(async move { flight.land(review.await) });
+                return self.land(landing).await;
             }
-        };
-        if let Some(flight) = flight {
-            let review = review();
-            self.control.spawn(async move { flight.land(review.await) });
+            let landed = self.land(landing).await;
+            if freshness.admits(asked) {
+                return landed;
+            }
         }
+    }
+
+    /// Waits for the outcome of a flight.
+    async fn land(&self, mut landing: Landing<V>) -> Remembered<V> {
         let landed = landing.wait_for(Option::is_some).await;
         landed
             .ok()
@@ -200,19 +248,34 @@ impl<K: Hash + Eq + Clone, V: Clone> CacheInner<K, V> {
         None
     }
 
+    /// The answer of a review that began at `since` or later, or its failure.
+    fn get_since(&self, key: &K, since: Instant, now: Instant) -> Option<Remembered<V>> {
+        let answer = self.answers.get(key).filter(|answer| now < answer.expires)?;
+        let failure = answer.failed.filter(|(asked, _)| *asked >= since);
+        if let Some((_, value)) = failure {
+            return Some(Remembered {
+                value,
+                fresh_until: now,
+            });
+        }
+        (answer.asked >= since).then_some(answer.remembered)
+    }
+
     fn take_off(self: &Arc<Self>, flights: &mut Flights<K, V>, key: K) -> Flight<K, V> {
         let (sender, landing) = watch::channel(None);
-        flights.insert(key.clone(), landing);
+        let asked = Instant::now();
+        flights.insert(key.clone(), Running { landing, asked });
         Flight {
             shared: Arc::clone(self),
             key,
+            asked,
             outcome: None,
             sender,
         }
     }
 
-    /// Stores the outcome of a review, if it may be kept.
-    fn keep(&self, key: &K, outcome: &ReviewOutcome<V>) -> Option<Remembered<V>> {
+    /// Stores the outcome of a review that began at `asked`, if it may be kept.
+    fn keep(&self, key: &K, asked: Instant, outcome: &ReviewOutcome<V>) -> Option<Remembered<V>> {
         let now = Instant::now();
         let (ReviewOutcome::Granted(value, life)
         | ReviewOutcome::Refused(value, life)
@@ -224,6 +287,7 @@ impl<K: Hash + Eq + Clone, V: Clone> CacheInner<K, V> {
         let answer = match (standing, expiry(*life)) {
             (Some(mut standing), _) => {
                 standing.remembered.fresh_until = standing.expires.min(now + *life);
+                standing.failed = Some((asked, value.clone()));
                 standing
             }
             (None, None) => {
@@ -237,13 +301,29 @@ impl<K: Hash + Eq + Clone, V: Clone> CacheInner<K, V> {
                 };
                 let fresh_until = expires - renew_ahead;
                 let value = value.clone();
-                let remembered = Remembered { value, fresh_until };
-                StoredAnswer { remembered, expires }
+                StoredAnswer {
+                    remembered: Remembered { value, fresh_until },
+                    expires,
+                    asked,
+                    failed: None,
+                }
             }
         };
         let remembered = answer.remembered.clone();
         self.answers.insert(key.clone(), answer);
         Some(remembered)
+    }
+}
+
+// === impl Freshness ===
+
+impl Freshness {
+    /// Whether the answer of a review that began at `asked` counts, as long as it is remembered.
+    fn admits(self, asked: Instant) -> bool {
+        match self {
+            Self::Remembered => true,
+            Self::Since(since) => asked >= since,
+        }
     }
 }
 
@@ -272,7 +352,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Drop for Flight<K, V> {
         let Some(outcome) = self.outcome.take() else {
             return;
         };
-        let kept = self.shared.keep(&self.key, &outcome);
+        let kept = self.shared.keep(&self.key, self.asked, &outcome);
         drop(flights);
         let (ReviewOutcome::Granted(value, _)
         | ReviewOutcome::Refused(value, _)

@@ -63,7 +63,9 @@ async fn an_answer_lives_at_most_its_life_and_at_least_nine_tenths_of_it() {
     let before = Instant::now();
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), || async { ReviewOutcome::Granted(Ok(1), MINUTE) })
+            .get_or_review("a".to_owned(), Freshness::Remembered, || async {
+                ReviewOutcome::Granted(Ok(1), MINUTE)
+            })
             .await
             .value,
         Ok(1)
@@ -83,13 +85,17 @@ async fn a_remembered_answer_costs_no_review() {
     let cache = cache();
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), || async { ReviewOutcome::Granted(Ok(1), MINUTE) })
+            .get_or_review("a".to_owned(), Freshness::Remembered, || async {
+                ReviewOutcome::Granted(Ok(1), MINUTE)
+            })
             .await
             .value,
         Ok(1)
     );
     let again = cache
-        .get_or_review("a".to_owned(), || async { unreachable!("it is remembered") })
+        .get_or_review("a".to_owned(), Freshness::Remembered, || async {
+            unreachable!("it is remembered")
+        })
         .await
         .value;
     assert_eq!(again, Ok(1));
@@ -103,7 +109,7 @@ async fn an_answer_without_life_is_not_kept() {
     for life in [Duration::ZERO, Duration::MAX] {
         assert_eq!(
             cache
-                .get_or_review("a".to_owned(), move || async move {
+                .get_or_review("a".to_owned(), Freshness::Remembered, move || async move {
                     ReviewOutcome::Granted(Ok(1), life)
                 })
                 .await
@@ -141,7 +147,7 @@ async fn a_hundred_waiters_share_one_failed_review() {
             // On this runtime of one thread, a task that has counted itself has also reached its wait.
             asked.fetch_add(1, Ordering::SeqCst);
             cache
-                .get_or_review("a".to_owned(), || {
+                .get_or_review("a".to_owned(), Freshness::Remembered, || {
                     held.review(ReviewOutcome::Failed(Err("connection refused"), Duration::ZERO))
                 })
                 .await
@@ -165,7 +171,7 @@ async fn the_caller_that_started_a_review_may_leave() {
         let (cache, held) = (Arc::clone(&cache), held.clone());
         tokio::spawn(async move {
             cache
-                .get_or_review("a".to_owned(), || {
+                .get_or_review("a".to_owned(), Freshness::Remembered, || {
                     held.review(ReviewOutcome::Granted(Ok(1), MINUTE))
                 })
                 .await
@@ -189,7 +195,7 @@ async fn an_answer_without_waiters_is_kept() {
         let (cache, held) = (Arc::clone(&cache), held.clone());
         tokio::spawn(async move {
             cache
-                .get_or_review("a".to_owned(), || {
+                .get_or_review("a".to_owned(), Freshness::Remembered, || {
                     held.review(ReviewOutcome::Granted(Ok(1), MINUTE))
                 })
                 .await
@@ -215,7 +221,10 @@ async fn a_panicking_review_leaves_no_caller_waiting() {
                 release.notified().await;
                 panic!("a review panics on purpose")
             };
-            cache.get_or_review("a".to_owned(), review).await.value
+            cache
+                .get_or_review("a".to_owned(), Freshness::Remembered, review)
+                .await
+                .value
         });
     }
     eventually(|| cache.in_flight() == 1).await;
@@ -226,7 +235,9 @@ async fn a_panicking_review_leaves_no_caller_waiting() {
     assert_eq!((cache.in_flight(), cache.len()), (0, 0));
     assert_eq!(
         cache
-            .get_or_review("a".to_owned(), || async { ReviewOutcome::Granted(Ok(2), MINUTE) })
+            .get_or_review("a".to_owned(), Freshness::Remembered, || async {
+                ReviewOutcome::Granted(Ok(2), MINUTE)
+            })
             .await
             .value,
         Ok(2)
@@ -240,7 +251,12 @@ async fn a_panic_before_the_review_leaves_no_flight_behind() {
         let cache = Arc::clone(&cache);
         let review =
             || -> std::future::Ready<ReviewOutcome<Answered>> { panic!("a review panics on purpose") };
-        tokio::spawn(async move { cache.get_or_review("a".to_owned(), review).await.value })
+        tokio::spawn(async move {
+            cache
+                .get_or_review("a".to_owned(), Freshness::Remembered, review)
+                .await
+                .value
+        })
     };
     assert!(caller.await.unwrap_err().is_panic());
     assert_eq!(cache.in_flight(), 0);
@@ -254,7 +270,9 @@ async fn a_control_runtime_that_has_ended_leaves_no_caller_waiting() {
         .unwrap();
     let cache = Cache::<String, Answered>::new(64, control.handle().clone(), Err("lost"));
     control.shutdown_background();
-    let asked = cache.get_or_review("a".to_owned(), || async { ReviewOutcome::Granted(Ok(1), MINUTE) });
+    let asked = cache.get_or_review("a".to_owned(), Freshness::Remembered, || async {
+        ReviewOutcome::Granted(Ok(1), MINUTE)
+    });
     assert_eq!(
         tokio::time::timeout(PATIENCE, asked).await.unwrap().value,
         Err("lost")
@@ -267,7 +285,7 @@ async fn the_number_of_answers_is_bounded() {
     let cache = cache();
     for number in 0..10_000 {
         let outcome = cache
-            .get_or_review(number.to_string(), || async move {
+            .get_or_review(number.to_string(), Freshness::Remembered, || async move {
                 ReviewOutcome::Granted(Ok(number), MINUTE)
             })
             .await
@@ -289,7 +307,13 @@ fn age(cache: &Cache<String, Answered>, left: Duration) {
 
 async fn granted(cache: &Cache<String, Answered>) {
     let review = || async { ReviewOutcome::Granted(Ok(1), MINUTE) };
-    assert_eq!(cache.get_or_review("a".to_owned(), review).await.value, Ok(1));
+    assert_eq!(
+        cache
+            .get_or_review("a".to_owned(), Freshness::Remembered, review)
+            .await
+            .value,
+        Ok(1)
+    );
 }
 
 #[tokio::test]
@@ -304,7 +328,9 @@ async fn a_granted_answer_is_due_in_the_last_fifth_of_its_life_and_a_refusal_nev
     assert!(cache.get("a").unwrap().is_due());
 
     let review = || async { ReviewOutcome::Refused(Ok(2), MINUTE) };
-    cache.get_or_review("b".to_owned(), review).await;
+    cache
+        .get_or_review("b".to_owned(), Freshness::Remembered, review)
+        .await;
     let refused = cache.shared.answers.get("b").unwrap();
     assert_eq!(refused.remembered.fresh_until, refused.expires);
 }
@@ -364,4 +390,67 @@ async fn a_refusal_replaces_a_granted_answer_even_if_it_may_not_be_kept() {
         let kept = if life.is_zero() { None } else { Some(Ok(0)) };
         assert_eq!(remembered(&cache, "a"), kept);
     }
+}
+
+/// Seen red: with the remembered answer taken, and with the new one not kept.
+#[tokio::test]
+async fn an_answer_that_must_be_fresh_is_reviewed_once_and_replaces_the_old_one() {
+    let cache = cache();
+    let reviews = AtomicUsize::new(0);
+    let ask = async |freshness, outcome: ReviewOutcome<Answered>| {
+        let review = || {
+            reviews.fetch_add(1, Ordering::SeqCst);
+            async { outcome }
+        };
+        cache.get_or_review("a".to_owned(), freshness, review).await.value
+    };
+    let granted = |value| ReviewOutcome::Granted(Ok(value), MINUTE);
+    assert_eq!(ask(Freshness::Remembered, granted(1)).await, Ok(1));
+    let now = Freshness::Since(Instant::now());
+    assert_eq!(ask(now, granted(2)).await, Ok(2));
+    assert_eq!(ask(now, granted(3)).await, Ok(2), "it is fresh enough");
+    assert_eq!(ask(Freshness::Remembered, granted(4)).await, Ok(2));
+    assert_eq!(reviews.load(Ordering::SeqCst), 2);
+
+    // A failure is an answer for those that asked since the same time, and for no other.
+    let now = Freshness::Since(Instant::now());
+    let failed = ReviewOutcome::Failed(Err("connection refused"), MINUTE);
+    assert_eq!(ask(now, failed).await, Err("connection refused"));
+    assert_eq!(ask(now, granted(5)).await, Err("connection refused"));
+    assert_eq!(ask(Freshness::Remembered, granted(6)).await, Ok(2), "it stands");
+    assert_eq!(reviews.load(Ordering::SeqCst), 3);
+    let refused = ReviewOutcome::Refused(Err("no"), MINUTE);
+    assert_eq!(ask(Freshness::Since(Instant::now()), refused).await, Err("no"));
+    assert_eq!(ask(Freshness::Remembered, granted(7)).await, Err("no"));
+}
+
+/// A review that is running may have been answered before the right was withdrawn.
+///
+/// Seen red: with the outcome of any running review taken.
+#[tokio::test]
+async fn a_review_that_began_too_early_is_waited_for_and_followed_by_one_for_all() {
+    let cache = Arc::new(cache());
+    let (early, late) = (HeldReview::default(), HeldReview::default());
+    let ask = |freshness, held: &HeldReview, value| {
+        let (cache, held) = (cache.clone(), held.clone());
+        let outcome = ReviewOutcome::Granted(Ok(value), MINUTE);
+        tokio::spawn(async move {
+            let review = || held.review(outcome);
+            cache.get_or_review("a".to_owned(), freshness, review).await.value
+        })
+    };
+    let first = ask(Freshness::Remembered, &early, 1);
+    eventually(|| early.calls() == 1).await;
+    let now = Freshness::Since(Instant::now());
+    let waiting: Vec<_> = (0..5).map(|_| ask(now, &late, 2)).collect();
+    tokio::task::yield_now().await;
+    assert_eq!(late.calls(), 0);
+    early.release.notify_one();
+    assert_eq!(first.await.unwrap(), Ok(1));
+    eventually(|| late.calls() == 1).await;
+    late.release.notify_one();
+    for waiter in waiting {
+        assert_eq!(waiter.await.unwrap(), Ok(2));
+    }
+    assert_eq!(late.calls(), 1);
 }

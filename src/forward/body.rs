@@ -13,7 +13,9 @@ use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::follow::Follow;
 use super::pool::PooledConnection;
+use super::tunnel::EndedBy;
 
 /// An answer's body. A guard attached by [`Body::until_end`] is kept until the body has ended or is dropped.
 pub(crate) struct Body {
@@ -25,7 +27,12 @@ pub(crate) struct Body {
     splits: bool,
     /// That byte.
     last: Option<Bytes>,
+    /// The followed log that it is.
+    follow: Option<Following>,
 }
+
+/// A followed log as its body holds it.
+struct Following(Arc<Follow>);
 
 /// Bytes of an answer on their way to the client. It is dropped once they were written to the connection.
 pub(crate) struct Piece {
@@ -33,18 +40,18 @@ pub(crate) struct Piece {
     _place: Option<Arc<dyn Send + Sync>>,
 }
 
-/// What a body had when it was last polled for a frame.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum NextFrame {
-    /// A frame, or the end. The body is not polled again before the client has taken it.
-    Ready,
-    /// Nothing: the kubelet has sent no more yet.
-    Pending,
+/// What the last poll of a body for a frame found.
+pub(crate) struct Polled {
+    /// A frame, or the end: the body is not polled again before the client has taken it. If not, the
+    /// kubelet has sent no more yet.
+    pub(crate) is_ready: bool,
+    /// The followed log that the body is.
+    pub(crate) follow: Option<Arc<Follow>>,
 }
 
 thread_local! {
     /// What the last poll of a body on this thread found, for [`Body::observe_frames`].
-    static ASKED: Cell<Option<NextFrame>> = const { Cell::new(None) };
+    static ASKED: Cell<Option<Polled>> = const { Cell::new(None) };
 }
 
 /// The largest frame that stays whole on HTTP/2, in bytes. Most clients open a window of 64 KiB at once.
@@ -88,6 +95,7 @@ impl Body {
             place: None,
             splits: false,
             last: None,
+            follow: None,
         }
     }
 
@@ -96,7 +104,7 @@ impl Body {
     /// hyper owns the body while it sends it over HTTP/2, and does not poll it while the client's window is
     /// closed. The result tells a client that never opens its window from a kubelet that sends nothing. It
     /// travels in a thread-local value, because only hyper stands between a stream's task and the body.
-    pub(crate) fn observe_frames<T>(poll: impl FnOnce() -> T) -> (T, Option<NextFrame>) {
+    pub(crate) fn observe_frames<T>(poll: impl FnOnce() -> T) -> (T, Option<Polled>) {
         ASKED.set(None);
         let polled = poll();
         (polled, ASKED.take())
@@ -112,6 +120,13 @@ impl Body {
     pub(crate) fn until_written(mut self, place: Arc<dyn Send + Sync>, http2: bool) -> Self {
         self.place = Some(place);
         self.splits = http2;
+        self
+    }
+
+    /// Makes this the body of a followed log, which reports to `follow`.
+    #[must_use]
+    pub(crate) fn following(mut self, follow: Arc<Follow>) -> Self {
+        self.follow = Some(Following(follow));
         self
     }
 
@@ -138,14 +153,23 @@ impl HttpBody for Body {
             Some(last) => Poll::Ready(Some(Ok(Frame::data(last)))),
             None => this.kind.poll_frame(cx),
         };
-        ASKED.set(Some(match frame {
-            Poll::Ready(_) => NextFrame::Ready,
-            Poll::Pending => NextFrame::Pending,
+        let follow = this.follow.as_ref().map(|Following(follow)| follow.clone());
+        if let Some(follow) = &follow
+            && (matches!(frame, Poll::Ready(None | Some(Err(_)))) || this.kind.is_end_stream())
+        {
+            follow.note_end(EndedBy::Kubelet);
+        }
+        ASKED.set(Some(Polled {
+            is_ready: frame.is_ready(),
+            follow: follow.clone(),
         }));
         frame.map_ok(|frame| {
             frame.map_data(|mut bytes| {
                 if this.splits && bytes.len() > SMALL {
                     this.last = Some(bytes.split_off(bytes.len() - 1));
+                }
+                if let Some(follow) = &follow {
+                    follow.note_sent(bytes.len());
                 }
                 Piece {
                     bytes,
@@ -156,11 +180,7 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.last.is_none()
-            && match &self.kind {
-                BodySource::Full(bytes) => bytes.is_empty(),
-                BodySource::Kubelet { incoming, .. } => incoming.is_end_stream(),
-            }
+        self.last.is_none() && self.kind.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -172,6 +192,14 @@ impl HttpBody for Body {
             hint.set_exact(exact + last.len() as u64);
         }
         hint
+    }
+}
+
+// === impl Following ===
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.note_over();
     }
 }
 
@@ -198,6 +226,13 @@ impl Buf for Piece {
 // === impl BodySource ===
 
 impl BodySource {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Kubelet { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self {
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),

@@ -5,6 +5,8 @@
 //! task for it. When the client leaves, the future is dropped and the socket is closed.
 
 mod body;
+mod follow;
+mod frames;
 mod headers;
 mod io;
 mod kubelet;
@@ -15,12 +17,13 @@ mod probe;
 mod read_ahead;
 mod tunnel;
 
-pub(crate) use self::body::{Body, NextFrame};
+pub(crate) use self::body::Body;
+pub(crate) use self::follow::Follow;
 pub(crate) use self::kubelet::{Kubelet, ProbeFailure};
 pub(crate) use self::kubelet_files::KubeletError;
 pub(crate) use self::pool::Pool;
 pub(crate) use self::probe::KubeletProbe;
-pub(crate) use self::tunnel::TunnelEnd;
+pub(crate) use self::tunnel::{EndedBy, StreamEnd, Tunnel};
 
 use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
@@ -28,7 +31,6 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use self::pool::{KubeletConnection, PooledConnection, SendError};
-use self::tunnel::Tunnel;
 use crate::authz::Permit;
 use crate::error::RequestError;
 
@@ -89,6 +91,9 @@ pub(crate) async fn forward(
             return Err(bad_answer("101 to a request that asked for no upgrade"));
         }
         headers::for_client(response.headers_mut(), None);
+        if permit.is_stream() {
+            connection.leave_pool();
+        }
         return Ok(Forwarded::Answer(
             response.map(|incoming| Body::kubelet(incoming, connection)),
         ));
@@ -107,7 +112,7 @@ pub(crate) async fn forward(
         let Some((io, early)) = connection.into_io().await else {
             return Err(bad_answer("101 and closed"));
         };
-        let tunnel = Tunnel::new(on_upgrade, io, early);
+        let tunnel = Tunnel::new(protocol, on_upgrade, io, early);
         return Ok(Forwarded::Upgraded(
             response.map(|_| Body::empty()),
             Box::new(tunnel),
@@ -118,7 +123,7 @@ pub(crate) async fn forward(
         // upgrade.
         return Err(bad_answer(format!("{status} to an upgrade")));
     }
-    connection.never_reuse();
+    connection.leave_pool();
     headers::for_client(response.headers_mut(), None);
     Ok(Forwarded::Answer(
         response.map(|incoming| Body::kubelet(incoming, connection)),

@@ -30,7 +30,7 @@ pub(super) struct KubeletConnection {
     ended: bool,
     /// The generation of the credentials it was made with. A connection of an older generation is not reused.
     generation: u64,
-    _counted: Counted,
+    counted: Option<Counted>,
 }
 
 type Http1 = Connection<TokioIo<KubeletIo>, Incoming>;
@@ -78,7 +78,7 @@ impl KubeletConnection {
             driver: Some(driver),
             ended: false,
             generation,
-            _counted: counted,
+            counted: Some(counted),
         }
     }
 
@@ -237,9 +237,11 @@ impl PooledConnection {
         None
     }
 
-    /// Has the connection closed when its answer ends.
-    pub(super) fn never_reuse(&mut self) {
+    /// Has the connection closed when its answer ends, and counts it no longer: a stream holds it, which has a
+    /// place of its own.
+    pub(super) fn leave_pool(&mut self) {
         self.pool = None;
+        self.connection.counted = None;
     }
 
     /// After a 101: the raw stream, and the bytes that followed the head. `None` if the connection has

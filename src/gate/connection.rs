@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     refused: AtomicU32,
     /// Notified when a request fails authentication and none before it has passed.
     unauthenticated: Notify,
+    /// Notified when the answer that is being sent must not go on. On HTTP/1 the connection ends with it.
+    answer_cut: Notify,
     /// Cancelled when the connection shall take no more requests.
     ending: CancellationToken,
 }
@@ -64,6 +66,8 @@ pub(crate) struct Activity {
     born: Instant,
     /// Requests whose answer has not ended, and tunnels.
     in_flight: AtomicU32,
+    /// Those of them that follow a log.
+    follows: AtomicU32,
     /// When the connection became idle, or when the first byte of the head being read came:
     /// milliseconds since `born`.
     since: AtomicU64,
@@ -72,6 +76,8 @@ pub(crate) struct Activity {
     /// The connection carries no more requests. A tunnel has its own deadline: neither the kubelet nor the
     /// gate cuts a client that stops reading for a while, as in a pager.
     tunnel: AtomicBool,
+    /// The client took no byte for too long.
+    stalled: AtomicBool,
 }
 
 /// What a connection is waiting for, and since when.
@@ -104,6 +110,7 @@ impl Connection {
             admitted: AtomicBool::new(false),
             refused: AtomicU32::new(0),
             unauthenticated: Notify::new(),
+            answer_cut: Notify::new(),
             ending: CancellationToken::new(),
         }
     }
@@ -181,6 +188,16 @@ impl Connection {
         self.ending.cancelled().await;
     }
 
+    /// Has the connection end now, if it is one of HTTP/1: its answer must not go on.
+    pub(crate) fn cut_answer(&self) {
+        self.answer_cut.notify_one();
+    }
+
+    /// Resolves when the answer that is being sent must not go on.
+    pub(crate) async fn answer_cut(&self) {
+        self.answer_cut.notified().await;
+    }
+
     /// Resolves when a request has failed authentication and none before it has passed.
     pub(crate) async fn unauthenticated(&self) {
         self.unauthenticated.notified().await;
@@ -195,9 +212,11 @@ impl Activity {
         Self {
             born: Instant::now(),
             in_flight: AtomicU32::new(0),
+            follows: AtomicU32::new(0),
             since: AtomicU64::new(0),
             in_head: AtomicBool::new(false),
             tunnel: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
         }
     }
 
@@ -205,6 +224,31 @@ impl Activity {
     pub(crate) fn begin(&self) {
         self.in_flight.fetch_add(1, Relaxed);
         self.in_head.store(false, Relaxed);
+    }
+
+    /// Counts a request that follows a log.
+    pub(super) fn begin_follow(&self) {
+        self.follows.fetch_add(1, Relaxed);
+    }
+
+    /// Ends a request that [`Self::begin_follow`] counted.
+    pub(super) fn end_follow(&self) {
+        self.follows.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether a log is being followed.
+    pub(crate) fn has_follow(&self) -> bool {
+        self.follows.load(Relaxed) > 0
+    }
+
+    /// Notes that the client took no byte for too long.
+    pub(crate) fn note_stalled(&self) {
+        self.stalled.store(true, Relaxed);
+    }
+
+    /// Whether the client took no byte for too long.
+    pub(super) fn has_stalled(&self) -> bool {
+        self.stalled.load(Relaxed)
     }
 
     /// Marks the connection as a tunnel from now on.

@@ -2,6 +2,7 @@
 
 mod connection;
 mod drain;
+mod live;
 mod places;
 mod record;
 mod rules;
@@ -18,21 +19,25 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
+use self::live::{Ending, LiveStream};
 use self::places::{Place, Rank};
-use self::record::Record;
+use self::record::{Record, StreamRecord};
 use crate::attributes::{Checks, Protocol, Subresource, Verb};
 use crate::audit::Audit;
 use crate::authn::{CredentialKind, Identity};
 use crate::authz::Permit;
+use crate::cache::Freshness;
 use crate::error::{RequestError, Station};
-use crate::forward::{Body, Forwarded, Kubelet, forward};
+use crate::forward::{Body, EndedBy, Follow, Forwarded, Kubelet, StreamEnd, Tunnel, forward};
 use crate::metrics::{Metrics, Raised, Stage};
 use crate::source::Known;
 
@@ -41,7 +46,7 @@ pub(crate) struct Gate {
     pub(crate) node_name: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
     /// The security settings in force.
-    pub(crate) rules: ArcSwap<Rules>,
+    pub(crate) rules: Arc<ArcSwap<Rules>>,
     /// Changes whenever the trust in certificates, the deny lists or the rules have changed, once the new ones
     /// are in force: what was allowed before must then be judged again.
     pub(crate) changes: watch::Sender<()>,
@@ -61,7 +66,7 @@ pub(crate) struct Gate {
 impl Gate {
     /// Answers one request with exactly one response and one audit event, also if a station fails or panics.
     pub(crate) async fn handle(
-        &self,
+        self: &Arc<Self>,
         connection: &Arc<Connection>,
         worker: &Arc<Worker>,
         request: Request<Incoming>,
@@ -81,18 +86,32 @@ impl Gate {
         // An intermediary that forwarded the upgrade may treat this connection as a tunnel
         // (CVE-2018-1002105): close it.
         let mut close = upgrade;
-        let (mut response, tunnel) = match outcome {
+        let (mut response, stream) = match outcome {
             Ok(Passed {
                 forwarded: Forwarded::Answer(response),
                 place,
-            }) => (
-                response.map(|body| body.until_written(Arc::new(place), !http1)),
-                None,
-            ),
+                live,
+            }) => {
+                // Of a follow that is refused there is nothing to judge again.
+                let live = live.filter(|_| response.status() == StatusCode::OK);
+                let follow = live.map(|live| (live, Arc::new(Follow::new(rules.follow_stall_timeout))));
+                let response = response.map(|body| {
+                    let body = body.until_written(Arc::new(place), !http1);
+                    match &follow {
+                        Some((_, follow)) => body.following(follow.clone()),
+                        None => body,
+                    }
+                });
+                (
+                    response,
+                    follow.map(|(live, follow)| Stream::Follow(live, follow)),
+                )
+            }
             Ok(Passed {
                 forwarded: Forwarded::Upgraded(response, tunnel),
                 place,
-            }) => (response, Some((tunnel, place))),
+                live,
+            }) => (response, live.map(|live| Stream::Tunnel(live, tunnel, place))),
             Err(error) => {
                 record.set_error(&error);
                 log(connection, &error);
@@ -114,46 +133,121 @@ impl Gate {
             }
         };
         self.metrics.request(&record.labels(response.status()));
-        let Some((tunnel, place)) = tunnel else {
-            if close {
-                response
-                    .headers_mut()
-                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let is_tunnel = matches!(stream, Some(Stream::Tunnel(..)));
+        if close && !is_tunnel {
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        match stream {
+            None => {
+                record.answered(response.status()).await;
+                response.map(|body| body.until_end(Box::new(in_flight)))
             }
-            record.answered(response.status()).await;
-            return response.map(|body| body.until_end(Box::new(in_flight)));
-        };
-        let stream = record.stream_started(response.status()).await;
-        let open = Raised::new(&self.metrics.streams);
-        let (idle, cut) = (rules.stream_idle_timeout, worker.cut.clone());
-        connection.activity.become_tunnel();
-        worker.tasks.spawn(async move {
-            let end = tunnel.run(idle, cut).await;
-            stream.ended(end).await;
-            drop((in_flight, place, open));
-        });
-        response
+            Some(Stream::Follow(live, follow)) => {
+                let following = Following::begin(connection, &self.metrics);
+                let record = record.stream_started(response.status()).await;
+                let task = self.clone().follow(rules, live, follow, worker.clone(), record);
+                worker.tasks.spawn(task);
+                response.map(|body| body.until_end(Box::new((in_flight, following))))
+            }
+            Some(Stream::Tunnel(live, tunnel, place)) => {
+                let record = record.stream_started(response.status()).await;
+                connection.activity.become_tunnel();
+                let task = self.clone().tunnel(rules, live, *tunnel, worker.clone(), record);
+                worker.tasks.spawn(async move {
+                    task.await;
+                    drop((in_flight, place));
+                });
+                response
+            }
+        }
     }
 
-    /// Tells every subscriber of [`Self::changes`] that something which a decision rests on has changed. It is
-    /// called after the new value was published, so that a judgement from then on sees it.
+    /// Runs a tunnel to its end.
+    async fn tunnel(
+        self: Arc<Self>,
+        rules: Arc<Rules>,
+        live: Box<LiveStream>,
+        tunnel: Tunnel,
+        worker: Arc<Worker>,
+        record: StreamRecord,
+    ) {
+        let _open = Raised::new(&self.metrics.streams);
+        let idle = rules.stream_idle_timeout;
+        let refused = until_refused(live, rules);
+        let mut why = None;
+        let until = async {
+            tokio::select! {
+                ending = refused => {
+                    why = ending.why;
+                    ending.by
+                }
+                () = worker.cut.cancelled() => EndedBy::Gate,
+            }
+        };
+        let end = tunnel.run(idle, until).await;
+        self.end_stream(end, why, record).await;
+    }
+
+    /// Waits until a followed log has ended, or ends it.
+    async fn follow(
+        self: Arc<Self>,
+        rules: Arc<Rules>,
+        live: Box<LiveStream>,
+        follow: Arc<Follow>,
+        worker: Arc<Worker>,
+        record: StreamRecord,
+    ) {
+        let connection = live.connection().clone();
+        let refused = until_refused(live, rules);
+        let mut why = None;
+        tokio::select! {
+            biased;
+            () = follow.until_over() => {
+                if connection.activity.has_stalled() {
+                    follow.note_end(EndedBy::Stalled);
+                }
+            }
+            ending = refused => {
+                why = ending.why;
+                follow.cut(ending.by);
+                connection.cut_answer();
+            }
+            () = worker.cut.cancelled() => follow.cut(EndedBy::Gate),
+        }
+        // Its bytes are counted until its connection has let it go.
+        let _ = timeout(LET_GO, follow.until_over()).await;
+        self.end_stream(follow.end(), why, record).await;
+    }
+
+    async fn end_stream(&self, end: StreamEnd, why: Option<RequestError>, record: StreamRecord) {
+        self.metrics.stream_ended(end.by.as_str());
+        if let Some(why) = &why {
+            tracing::debug!(by = end.by.as_str(), "a stream was ended: {why}");
+        }
+        record.ended(end, why).await;
+    }
+
+    /// Tells every subscriber of [`Self::changes`] that something which a decision rests on has changed. It
+    /// is called after the new value was published, so that a judgement from then on sees it.
     pub(crate) fn announce_change(&self) {
         self.changes.send_replace(());
     }
 
     /// The way itself. Each station returns the value that the next one needs.
     async fn stations(
-        &self,
+        self: &Arc<Self>,
         rules: &Rules,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         worker: &Worker,
         request: Request<Incoming>,
         record: &mut Record,
     ) -> Result<Passed, RequestError> {
         let (parts, mut body) = request.into_parts();
         let expects = parts.headers.contains_key(header::EXPECT);
-        let permit = match self.decide(rules, connection, &parts, record).await {
-            Ok(permit) => permit,
+        let (permit, live) = match self.decide(rules, connection, &parts, record).await {
+            Ok(decided) => decided,
             Err(error) => {
                 // Reading the body makes hyper send "100 Continue": a refused client
                 // must not be told to send it.
@@ -183,37 +277,51 @@ impl Gate {
         ) {
             self.witness.saw(&permit, connection.peer.ip(), answered);
         }
-        Ok(Passed { forwarded, place })
+        Ok(Passed {
+            forwarded,
+            place,
+            live,
+        })
     }
 
-    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them.
+    /// Moves a connection to the authenticated ones. Anonymous requests do not: any stranger can make them. A
+    /// denied user gets none of the places that are kept for others.
     pub(crate) fn admit(&self, rules: &Rules, connection: &Connection, identity: &Identity) {
-        if identity.credential() != CredentialKind::Anonymous {
+        if identity.credential() != CredentialKind::Anonymous
+            && rules.authenticator.denies(identity).is_none()
+        {
             connection.admit(|| self.witness.knows(identity) || rules.is_interactive_user(identity));
         }
     }
 
     /// Stations 4, 3 and 5: what the request asks for, which user sends it, and whether that user may do it.
+    /// Of a stream, it also yields what it takes to judge it again.
     async fn decide(
-        &self,
+        self: &Arc<Self>,
         rules: &Rules,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         parts: &http::request::Parts,
         record: &mut Record,
-    ) -> Result<Permit, RequestError> {
+    ) -> Result<(Permit, Option<Box<LiveStream>>), RequestError> {
         let source = connection.peer.ip();
         rules.judge_source(source).inspect_err(|error| {
             connection.end();
             self.metrics.rejected(error.reason);
         })?;
         let checks = Checks::of(parts, rules.interactive_requires_create)?;
+        let changes = checks.is_stream().then(|| self.changes.subscribe());
         record.set_checks(&checks);
 
         let began = Instant::now();
         let websocket = checks.upgrade() == Some(Protocol::WebSocket);
         let identity = rules
             .authenticator
-            .authenticate(&connection.presented, &parts.headers, websocket)
+            .authenticate(
+                &connection.presented,
+                &parts.headers,
+                websocket,
+                Freshness::Remembered,
+            )
             .await;
         let identity = identity.inspect_err(|error| {
             // A failed review proves nothing about the client.
@@ -227,13 +335,27 @@ impl Gate {
         let known = Instant::now();
         self.metrics.took(Stage::Authn, known - began);
 
-        let permit = rules.authorizer.authorize(identity, &checks, source).await?;
+        let permit = rules
+            .authorizer
+            .authorize(identity, &checks, source, Freshness::Remembered)
+            .await?;
         record.set_permit(&permit);
         if permit.is_reviewed() {
             connection.note_known(&self.known);
         }
         self.metrics.took(Stage::Authz, known.elapsed());
-        Ok(permit)
+        let live = changes.map(|changes| {
+            let (headers, identity) = (&parts.headers, permit.identity());
+            Box::new(LiveStream::new(
+                &self.rules,
+                connection,
+                headers,
+                identity,
+                checks,
+                changes,
+            ))
+        });
+        Ok((permit, live))
     }
 
     /// Takes the place that the request holds until its answer is written, or until its stream ends.
@@ -252,7 +374,7 @@ impl Gate {
         } else {
             Rank::Other
         };
-        let (place, reason, text) = if permit.tunnel().is_some() {
+        let (place, reason, text) = if permit.is_stream() {
             let place = self.streams.take(self.streams.user(name), rank).await;
             let text = "too many streams are open for this user\n";
             (place, "streams_per_identity", text)
@@ -287,10 +409,53 @@ impl Gate {
     }
 }
 
+/// How long a connection may take to let go of a followed log that was cut.
+const LET_GO: Duration = Duration::from_secs(1);
+
 /// A request that was forwarded, with the place that it holds.
 struct Passed {
     forwarded: Forwarded,
     place: Place,
+    /// What it takes to judge it again, if it may be a stream.
+    live: Option<Box<LiveStream>>,
+}
+
+/// An answer that is judged again while it lasts.
+enum Stream {
+    Follow(Box<LiveStream>, Arc<Follow>),
+    Tunnel(Box<LiveStream>, Box<Tunnel>, Place),
+}
+
+/// Judges a stream, in a task of its own: a tunnel is polled for every record that passes. A stream that is not
+/// judged any more, because that task has panicked, must not go on.
+fn until_refused(live: Box<LiveStream>, rules: Arc<Rules>) -> impl Future<Output = Ending> + Send {
+    let judging = AbortOnDropHandle::new(tokio::spawn(async move { live.until_refused(rules).await }));
+    async move {
+        let ending = judging.await;
+        ending.unwrap_or_else(|_| Ending::of(EndedBy::Unverified))
+    }
+}
+
+/// A followed log, as long as its body is there.
+struct Following {
+    connection: Arc<Connection>,
+    _counted: Raised,
+}
+
+impl Following {
+    fn begin(connection: &Arc<Connection>, metrics: &Metrics) -> Self {
+        connection.activity.begin_follow();
+        Self {
+            connection: connection.clone(),
+            _counted: Raised::new(&metrics.followed_logs),
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.connection.activity.end_follow();
+    }
 }
 
 /// A request between its head and the end of its answer.

@@ -36,6 +36,7 @@ enum Place {
 /// The record of a stream that is open; it has a second event at its end.
 pub(crate) struct StreamRecord {
     facts: Box<Facts>,
+    status: StatusCode,
 }
 
 #[derive(Clone)]
@@ -168,6 +169,7 @@ impl Record {
             .await;
         StreamRecord {
             facts: self.facts.clone(),
+            status,
         }
     }
 }
@@ -198,8 +200,9 @@ impl Place {
 }
 
 impl StreamRecord {
-    /// Writes the second event.
-    pub(crate) async fn ended(self, end: forward::TunnelEnd) {
+    /// Writes the second event. `why` is the refusal, or the failed review, for which the gate ended it.
+    pub(crate) async fn ended(mut self, end: forward::StreamEnd, why: Option<RequestError>) {
+        self.facts.failure = why;
         let audit = &self.facts.audit;
         let place = if audit.is_blocking() {
             Place::Reserved(audit.reserve_blocking(self.facts.holder()).await)
@@ -207,12 +210,7 @@ impl StreamRecord {
             audit.reserve().map_or(Place::Done, Place::Reserved)
         };
         self.facts
-            .write(
-                place,
-                EventStage::ResponseComplete,
-                Some(StatusCode::SWITCHING_PROTOCOLS),
-                Some(end),
-            )
+            .write(place, EventStage::ResponseComplete, Some(self.status), Some(end))
             .await;
     }
 }
@@ -223,7 +221,7 @@ impl Facts {
         place: Place,
         stage: EventStage,
         status: Option<StatusCode>,
-        end: Option<forward::TunnelEnd>,
+        end: Option<forward::StreamEnd>,
     ) {
         let event = self.event(stage, status, end);
         let written = match place {
@@ -288,7 +286,7 @@ impl Facts {
         &self,
         stage: EventStage,
         status: Option<StatusCode>,
-        end: Option<forward::TunnelEnd>,
+        end: Option<forward::StreamEnd>,
     ) -> Event<'_> {
         Event {
             id: self.id,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::authn::{Authenticator, CredentialKind, Identity};
 use crate::authz::Authorizer;
 use crate::error::RequestError;
-use crate::settings::Sources;
+use crate::settings::{Sources, Streams};
 
 /// The security settings in force, and the answers that were remembered under them. They are replaced as one
 /// value: a request is judged by the same rules from its first station to its last, and no answer outlives
@@ -22,6 +22,10 @@ pub(crate) struct Rules {
     pub(crate) interactive_requires_create: bool,
     /// `streamingConnectionIdleTimeout`.
     pub(crate) stream_idle_timeout: Duration,
+    /// `limits.followStallTimeout`.
+    pub(crate) follow_stall_timeout: Duration,
+    /// `streams`.
+    pub(crate) streams: Streams,
 }
 
 impl Rules {

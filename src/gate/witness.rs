@@ -33,6 +33,8 @@ pub(crate) struct Witness {
     api_server_at: Whereabouts,
     /// Where the others were that are allowed what only the API server is allowed.
     others_at: Whereabouts,
+    /// The last identity that was the API server's, as far as its name says.
+    api_server: ArcSwapOption<Identity>,
 }
 
 /// From where requests came.
@@ -75,6 +77,7 @@ impl Witness {
             seen: ArcSwapOption::empty(),
             api_server_at: Whereabouts::default(),
             others_at: Whereabouts::default(),
+            api_server: ArcSwapOption::empty(),
         }
     }
 
@@ -102,6 +105,9 @@ impl Witness {
         if !may_be || !self.users.is_empty() && !self.users.contains(user) {
             return;
         }
+        if self.is_api_server(permit) {
+            self.note_api_server(permit.identity());
+        }
         let second = now.saturating_duration_since(self.began).as_secs() + 1;
         if self.noted.load(Relaxed) != second {
             self.note(user, second);
@@ -124,6 +130,19 @@ impl Witness {
         let identity = permit.identity();
         let may_proxy = self.users.is_empty() && permit.subresource() == Subresource::Proxy;
         self.knows(identity) || may_proxy && may_be_api_server(identity)
+    }
+
+    /// The identity in which the API server was served last. An administrator's certificate that may
+    /// `nodes/proxy` does not count: otherwise a stolen one could keep itself off the deny lists.
+    pub(crate) fn api_server(&self) -> Option<Arc<Identity>> {
+        self.api_server.load_full()
+    }
+
+    fn note_api_server(&self, identity: &Identity) {
+        let known = self.api_server.load();
+        if known.as_deref() != Some(identity) {
+            self.api_server.store(Some(Arc::new(identity.clone())));
+        }
     }
 
     #[cold]

@@ -195,9 +195,7 @@ async fn requests(
             .max_send_buf_size(64 * 1024)
             // Requests to a kubelet are small.
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(15));
+            .initial_connection_window_size(CONNECTION_WINDOW);
         let mut serving = pin!(builder.serve_connection(io, service));
         let is_unauthenticated = tokio::select! {
             biased;
@@ -231,10 +229,12 @@ async fn requests(
         tokio::select! {
             biased;
             ended = serving.as_mut() => return ended,
+            () = connection.answer_cut() => return Ok(()),
             () = drain => serving.as_mut().graceful_shutdown(),
         }
         tokio::select! {
             ended = serving => ended,
+            () = connection.answer_cut() => Ok(()),
             () = cut => Ok(()),
         }
     }

@@ -11,22 +11,27 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::server::TlsStream;
 
 use crate::gate::{Activity, Waiting};
 use crate::metrics::Metrics;
 use crate::settings::Limits;
 
 /// A stream whose reads and writes end when a deadline passes.
-pub(super) struct Watched<T> {
-    stream: T,
+pub(super) struct Watched {
+    stream: TlsStream<TcpStream>,
     activity: Arc<Activity>,
     timeouts: Timeouts,
     metrics: Arc<Metrics>,
     timer: Pin<Box<Sleep>>,
-    /// Since when the client has read no byte.
-    stalled: Option<Instant>,
+    /// The client reads no byte.
+    stalled: Option<Stall>,
+    /// How the kernel decides that the client is gone.
+    presence: Presence,
     /// The gate has ended its direction, and discards what the client still sends.
     lingering: bool,
 }
@@ -35,6 +40,32 @@ pub(super) struct Watched<T> {
 /// server does: closing a socket with unread bytes resets the connection, and a reset discards an answer
 /// that the client has not read.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// A client that reads no byte. What it is allowed was decided when it began: a followed log may end while its reader
+/// pauses, and the rest is still to be read.
+#[derive(Clone, Copy)]
+struct Stall {
+    since: Instant,
+    limit: Duration,
+    /// The name of this deadline.
+    kind: &'static str,
+}
+
+/// How the kernel decides that a client is gone, beside keep-alive, which it does not use while bytes wait for an
+/// acknowledgement.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Presence {
+    /// As it does by default: by its retries, which take about a quarter of an hour.
+    Default,
+    /// By `TCP_USER_TIMEOUT`.
+    UserTimeout,
+    /// As by default, and for good: the connection has had a stream. Linux applies `TCP_USER_TIMEOUT` also to a client
+    /// that acknowledges every byte and every probe, but has no room for more: to a reader that pauses.
+    Stream,
+}
+
+/// The least `TCP_USER_TIMEOUT`. Linux uses it in place of the number of keep-alive probes as well.
+const USER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The deadlines of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +76,8 @@ pub(super) struct Timeouts {
     idle: Duration,
     /// For a write without progress.
     stall: Duration,
+    /// The same while a log is followed.
+    follow_stall: Duration,
 }
 
 // === impl Timeouts ===
@@ -57,6 +90,7 @@ impl Timeouts {
             head,
             idle: limits.idle_timeout,
             stall: limits.write_stall_timeout,
+            follow_stall: limits.follow_stall_timeout,
         }
     }
 
@@ -68,15 +102,21 @@ impl Timeouts {
             head: None,
             idle,
             stall: limits.write_stall_timeout,
+            follow_stall: limits.follow_stall_timeout,
         }
     }
 }
 
 // === impl Watched ===
 
-impl<T> Watched<T> {
+impl Watched {
     /// Watches `stream`, whose requests report to `activity`.
-    pub(super) fn new(stream: T, activity: Arc<Activity>, timeouts: Timeouts, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        stream: TlsStream<TcpStream>,
+        activity: Arc<Activity>,
+        timeouts: Timeouts,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + timeouts.idle));
         Self {
             stream,
@@ -85,6 +125,7 @@ impl<T> Watched<T> {
             metrics,
             timer,
             stalled: None,
+            presence: Presence::Default,
             lingering: false,
         }
     }
@@ -95,7 +136,7 @@ impl<T> Watched<T> {
             return None;
         }
         if let Some(stalled) = self.stalled {
-            return Some((stalled + self.timeouts.stall, "write_stall"));
+            return Some((stalled.since + stalled.limit, stalled.kind));
         }
         match (self.activity.waiting(), self.timeouts.head) {
             (Waiting::No, _) => None,
@@ -110,6 +151,9 @@ impl<T> Watched<T> {
     fn wait(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while let Some((deadline, kind)) = self.deadline() {
             if Instant::now() >= deadline {
+                if self.stalled.is_some() {
+                    self.activity.note_stalled();
+                }
                 if kind != "idle" {
                     self.metrics.rejected(kind);
                 }
@@ -128,10 +172,7 @@ impl<T> Watched<T> {
     }
 
     /// Discards what the client sends until it closes, or until [`LINGER`] has passed.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()>
-    where
-        T: AsyncRead + Unpin,
-    {
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut unread = [0; 4096];
         while self.timer.as_mut().poll(cx).is_pending() {
             let mut buffer = ReadBuf::new(&mut unread);
@@ -143,12 +184,39 @@ impl<T> Watched<T> {
         Poll::Ready(())
     }
 
+    /// Has the kernel notice early that a client is gone that leaves bytes unacknowledged, unless it may pause.
+    fn set_presence(&mut self) {
+        let is_stream = self.activity.is_tunnel() || self.activity.has_follow();
+        let (presence, timeout) = match (self.presence, is_stream) {
+            (Presence::Stream, _) | (Presence::UserTimeout, false) => return,
+            (_, true) => (Presence::Stream, None),
+            // It must not come before the gate's own deadline.
+            (Presence::Default, false) => (
+                Presence::UserTimeout,
+                Some(USER_TIMEOUT.max(2 * self.timeouts.stall)),
+            ),
+        };
+        self.presence = presence;
+        let (socket, _) = self.stream.get_ref();
+        if let Err(error) = SockRef::from(socket).set_tcp_user_timeout(timeout) {
+            tracing::debug!(%error, "TCP_USER_TIMEOUT cannot be set");
+        }
+    }
+
     fn wrote<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         if written.is_ready() {
             self.stalled = None;
+            self.set_presence();
             return written;
         }
-        self.stalled.get_or_insert_with(Instant::now);
+        if self.stalled.is_none() {
+            let (limit, kind) = match self.activity.has_follow() {
+                true => (self.timeouts.follow_stall, "follow_stall"),
+                false => (self.timeouts.stall, "write_stall"),
+            };
+            let since = Instant::now();
+            self.stalled = Some(Stall { since, limit, kind });
+        }
         match self.wait(cx) {
             Ok(()) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error)),
@@ -156,7 +224,7 @@ impl<T> Watched<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let filled = buf.filled().len();
@@ -175,7 +243,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);

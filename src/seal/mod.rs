@@ -27,7 +27,7 @@ mod self_check;
 pub mod standing;
 mod state;
 pub mod status;
-mod tool;
+pub(crate) mod tool;
 pub mod trial;
 mod unit;
 mod verdict;

@@ -5,6 +5,7 @@ use super::node::NodeError;
 use super::sockets::BindError;
 use crate::apiserver::{ApiServerError, KubeconfigError};
 use crate::audit::AuditError;
+use crate::authn::DenyListError;
 use crate::forward::KubeletError;
 use crate::tls::ServingError;
 
@@ -23,6 +24,9 @@ pub enum StartError {
     /// A socket.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A deny list.
+    #[error(transparent)]
+    DenyList(#[from] DenyListError),
     /// The kubeconfig.
     #[error(transparent)]
     Kubeconfig(#[from] KubeconfigError),

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
 use super::error::StartError;
 use crate::apiserver::ApiServer;
-use crate::authn::{Authenticator, Budget, TokenReviewer, Verdicts};
+use crate::authn::{Authenticator, Budget, DenyList, TokenReviewer, Verdicts};
 use crate::authz::{AccessReviewer, Authorizer, Policy};
 use crate::gate::Rules;
 use crate::metrics::Metrics;
@@ -15,8 +16,11 @@ use crate::source::Known;
 
 /// What stays when the security settings change.
 pub(crate) struct Reviewing {
-    /// The verdicts on certificates: they depend on the trust alone, which knows its generation.
+    /// The verdicts on certificates: they depend on the trust and the deny lists alone, which
+    /// have their generations.
     pub(super) verdicts: Arc<Verdicts>,
+    /// The deny lists in force.
+    pub(super) denied: Arc<ArcSwap<DenyList>>,
     /// What each source may spend on tokens that are rejected.
     pub(super) rejected_tokens: Arc<Budget>,
     pub(super) api_server: Option<ApiServer>,
@@ -65,11 +69,16 @@ impl Reviewing {
                 settings.authentication.anonymous,
                 self.metrics.clone(),
             ),
-            authorizer: Authorizer::new(Policy::new(&settings.authorization, &settings.sources), reviewer),
+            authorizer: Authorizer::new(
+                Policy::new(&settings.authorization, &settings.sources, self.denied.clone()),
+                reviewer,
+            ),
             sources: settings.sources.clone(),
             interactive_users: interactive.allowed_users.clone(),
             interactive_requires_create: interactive.require_create,
             stream_idle_timeout: settings.streaming_connection_idle_timeout,
+            follow_stall_timeout: settings.limits.follow_stall_timeout,
+            streams: settings.streams.clone(),
         })
     }
 }

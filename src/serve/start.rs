@@ -1,6 +1,7 @@
 //! From settings to a gate that can serve: reads every file, makes every part and binds every socket,
 //! or fails with one error.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -11,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use super::admin;
 use super::descriptors;
 use super::error::StartError;
+use super::holding::Holding;
 use super::instance::Instance;
 use super::node;
 use super::reviewing::Reviewing;
@@ -19,7 +21,7 @@ use super::tombstone::Census;
 use crate::adopt::kubelet::running_kubelets;
 use crate::apiserver::{ApiServer, ClientLimits, Kubeconfig, SERVICE_ACCOUNT_DIRECTORY};
 use crate::audit::{Audit, AuditThread};
-use crate::authn::{Budget, Verdicts};
+use crate::authn::{Budget, DenyList, KnownApiServer, Verdicts};
 use crate::forward::{Kubelet, KubeletProbe};
 use crate::gate::{Gate, Places, Witness};
 use crate::host::host_name;
@@ -48,11 +50,11 @@ pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartE
     if let Some(warning) = descriptors::fit(&mut settings) {
         tracing::warn!("{warning}");
     }
-    node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
+    let at_stake = node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
     let mut sockets = Sockets::bind(&settings)?;
     // Last: of two gates with this configuration, only one has come so far.
     sockets.admin_socket = admin::socket::listen(&settings)?;
-    let (instance, audit) = assemble(settings, control)?;
+    let (instance, audit) = assemble(settings, at_stake, control)?;
     Ok(Started {
         instance: Arc::new(instance),
         sockets,
@@ -61,10 +63,15 @@ pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartE
 }
 
 /// Reads every file and makes every part.
-fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThread), StartError> {
+fn assemble(
+    settings: Settings,
+    at_stake: Vec<SocketAddr>,
+    control: &Handle,
+) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
     let known = Arc::new(Known::default());
     let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
+    let denied = Arc::new(ArcSwap::from_pointee(deny_list(&settings)?));
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let kubelet = Kubelet::new(
         settings.upstream.clone(),
@@ -76,9 +83,11 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
     let reviewing = Reviewing {
         verdicts: Arc::new(Verdicts::new(
             serving.clone(),
+            denied.clone(),
             Budget::new(settings.limits.refused_certificates_per_address, known.clone()),
             metrics.clone(),
         )),
+        denied,
         rejected_tokens: Budget::new(settings.limits.rejected_tokens_per_address, known.clone()),
         api_server: api_server.clone(),
         node_name: node_name.clone(),
@@ -89,7 +98,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
     let rules = reviewing.rules(&settings)?;
     let (audit, audit_thread) = Audit::start(&settings.audit, settings.limits.audit_queue)?;
     let gate = Gate {
-        rules: ArcSwap::from_pointee(rules),
+        rules: Arc::new(ArcSwap::from_pointee(rules)),
         changes: watch::Sender::new(()),
         requests: Places::new(
             "requests",
@@ -110,6 +119,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         node_name,
     };
     let instance = Instance {
+        holding: Arc::new(Holding::new(at_stake, gate.metrics.clone())),
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
@@ -123,7 +133,18 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         settings,
     };
     instance.publish_expiry();
+    instance.publish_denials();
     Ok((instance, audit_thread))
+}
+
+/// The deny lists of the settings. The API server was not seen yet: of it only the
+/// configured users are known.
+pub(super) fn deny_list(settings: &Settings) -> Result<DenyList, StartError> {
+    let api_server = KnownApiServer {
+        users: &settings.firewall.api_server_users,
+        seen: None,
+    };
+    Ok(DenyList::load(&settings.authentication.deny_files, api_server)?)
 }
 
 /// A warning if the environment names a proxy: client-go would use it, the gate does not.

@@ -1,5 +1,6 @@
 //! `authentication`: how a client shows which user it is.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::file;
@@ -17,6 +18,8 @@ pub struct Authentication {
     /// `authentication.webhook.audiences`: sent with a TokenReview, one of them must come back;
     /// empty means the API server's.
     pub audiences: Vec<String>,
+    /// `authentication.denyFiles`: lists of certificates, users and groups that are refused.
+    pub deny_files: Vec<PathBuf>,
 }
 
 // === impl Authentication ===
@@ -32,6 +35,7 @@ impl Authentication {
                 Duration::ZERO..=LONGEST_TTL,
             ),
             audiences: reading.names("authentication.webhook.audiences", file.webhook.audiences),
+            deny_files: reading.paths("authentication.denyFiles", &file.deny_files, "a deny list"),
         }
     }
 }

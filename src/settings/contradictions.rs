@@ -6,6 +6,7 @@ use super::authorization::AuthorizationMode;
 use super::reading::Reading;
 use super::settings::Settings;
 use super::upstream::UpstreamUrl;
+use crate::duration::format;
 use crate::tls::ClientCertificates;
 
 /// Notes every contradiction and warning. In a cluster the API server is found without a kubeconfig.
@@ -72,6 +73,20 @@ pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings, in_cluster: b
             "is missing, KUBERNETES_SERVICE_HOST is not in the environment, and \
              authentication.webhook.enabled or authorization.mode: Webhook needs the API server; name a \
              kubeconfig such as /etc/kubernetes/kubelet.conf",
+        );
+    }
+    let streams = &settings.streams;
+    // Zero was refused before.
+    if !streams.max_unverified.is_zero() && streams.max_unverified < 2 * streams.recheck_interval {
+        reading.refuse(
+            "streams.maxUnverified",
+            format!(
+                "{} is less than two of streams.recheckInterval, {}: one failed review would end every \
+                 stream; write at least {}",
+                format(streams.max_unverified),
+                format(streams.recheck_interval),
+                format(2 * streams.recheck_interval),
+            ),
         );
     }
     overlaps(reading, settings);

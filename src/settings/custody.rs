@@ -1,14 +1,13 @@
 //! Which users may change the configuration file.
 //!
-//! It decides which user may do what on the node. So does every user who can write to it, or put another file in
-//! its place: only root and the gate's own user may.
+//! It decides which user may do what on the node. So does every user who can write to it, or put another file
+//! in its place: only root and the gate's own user may.
 
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::process::geteuid;
 
 use crate::files;
@@ -40,8 +39,8 @@ fn judge_file(about: &Metadata) -> io::Result<()> {
     let us = geteuid().as_raw();
     if ![ROOT, us].contains(&about.uid()) {
         return refuse(format!(
-            "it belongs to the user with the id {}, who could change what the gate allows; make it root's: chown \
-             root FILE",
+            "it belongs to the user with the id {}, who could change what the gate allows; make it root's: \
+             chown root FILE",
             about.uid()
         ));
     }
@@ -59,27 +58,23 @@ fn judge_directory(directory: &Path) -> io::Result<()> {
     let (us, mode) = (geteuid().as_raw(), about.mode());
     let owned = [ROOT, us].contains(&about.uid());
     let guarded = mode & WRITABLE == 0 || mode & STICKY != 0;
-    // A ConfigMap is mounted with mode 0777, and read-only.
-    if owned && guarded || is_read_only(directory) {
+    if owned && guarded || files::is_read_only(directory) {
         return Ok(());
     }
     let directory = directory.display();
     if owned {
         refuse(format!(
-            "the mode {:04o} of {directory} lets other users replace it; take that away: chmod go-w {directory}",
+            "the mode {:04o} of {directory} lets other users replace it; take that away: chmod go-w \
+             {directory}",
             mode & 0o7777
         ))
     } else {
         refuse(format!(
-            "{directory} belongs to the user with the id {}, who could replace it; make it root's: chown root \
-             {directory}",
+            "{directory} belongs to the user with the id {}, who could replace it; make it root's: chown \
+             root {directory}",
             about.uid()
         ))
     }
-}
-
-fn is_read_only(directory: &Path) -> bool {
-    statvfs(directory).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn refuse(why: String) -> io::Result<()> {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::file::{self, File};
 use super::serving::{write_suites, write_x509};
 use super::settings::Settings;
-use super::writing::{addresses, lasting, optional, path};
+use super::writing::{addresses, lasting, optional, path, paths};
 use crate::duration::format;
 use crate::named::Named;
 
@@ -58,6 +58,7 @@ impl Settings {
                     cache_ttl: lasting(authentication.webhook_cache_ttl),
                     audiences: authentication.audiences.clone(),
                 },
+                deny_files: paths(&authentication.deny_files),
             },
             authorization: self.authorization.write(),
             sources: self.sources.write(),
@@ -67,6 +68,7 @@ impl Settings {
                 healthz: self.read_only_port.healthz,
             },
             streaming_connection_idle_timeout: format(self.streaming_connection_idle_timeout),
+            streams: self.streams.write(),
             limits: self.limits.write(),
             firewall: self.firewall.write(),
             audit: self.audit.write(),

@@ -53,6 +53,7 @@ sections! {
         sources: Sources = Sources::default(),
         read_only_port: ReadOnlyPort = ReadOnlyPort::default(),
         streaming_connection_idle_timeout: String = "4h0m0s".to_owned(),
+        streams: Streams = Streams::default(),
         limits: Limits = Limits::default(),
         firewall: Firewall = Firewall::default(),
         audit: Audit = Audit::default(),
@@ -78,6 +79,7 @@ sections! {
         anonymous: Anonymous = Anonymous::default(),
         x509: X509 = X509::default(),
         webhook: AuthenticationWebhook = AuthenticationWebhook::default(),
+        deny_files: Vec<String> = Vec::new(),
     }
 
     /// `authentication.anonymous`
@@ -145,12 +147,20 @@ sections! {
         healthz: bool = false,
     }
 
+    /// `streams`
+    Streams {
+        recheck_interval: String = "30s".to_owned(),
+        max_unverified: String = "5m0s".to_owned(),
+        max_lifetime: String = "0s".to_owned(),
+    }
+
     /// `limits`
     Limits {
         handshake_timeout: String = "10s".to_owned(),
         request_head_timeout: String = "10s".to_owned(),
         idle_timeout: String = "2m0s".to_owned(),
         write_stall_timeout: String = "1m0s".to_owned(),
+        follow_stall_timeout: String = "15m0s".to_owned(),
         upstream_connect_timeout: String = "5s".to_owned(),
         review_timeout: String = "10s".to_owned(),
         shutdown_timeout: String = "30s".to_owned(),

@@ -17,8 +17,10 @@ pub struct Limits {
     pub request_head_timeout: Duration,
     /// `idleTimeout`, 2m0s: a keep-alive connection without a request.
     pub idle_timeout: Duration,
-    /// `writeStallTimeout`, 1m0s: a client that takes no byte of its answer, unless that is a tunnel.
+    /// `writeStallTimeout`, 1m0s: a client that takes no byte of its answer, unless that is a stream.
     pub write_stall_timeout: Duration,
+    /// `followStallTimeout`, 15m0s: a client that takes no byte of a log that it follows.
+    pub follow_stall_timeout: Duration,
     /// `upstreamConnectTimeout`, 5s: dial and handshake with the kubelet.
     pub upstream_connect_timeout: Duration,
     /// `reviewTimeout`, 10s: a TokenReview or SubjectAccessReview, retries included.
@@ -37,9 +39,9 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// `requestsPerIdentity`, 256 requests of one user whose answer has not ended.
     pub requests_per_identity: usize,
-    /// `streams`, 1024 upgraded streams in total.
+    /// `streams`, 1024 streams in total: tunnels and followed logs.
     pub streams: usize,
-    /// `streamsPerIdentity`, 256 upgraded streams of one user.
+    /// `streamsPerIdentity`, 256 streams of one user.
     pub streams_per_identity: usize,
     /// `rejectedTokensPerAddress`, 10 each second, ten times as many at once: tokens of one source address
     /// that the API server did not know. Five times as many of all addresses together.
@@ -82,6 +84,11 @@ impl Limits {
                 "limits.writeStallTimeout",
                 &file.write_stall_timeout,
                 minutes(60),
+            ),
+            follow_stall_timeout: reading.duration(
+                "limits.followStallTimeout",
+                &file.follow_stall_timeout,
+                minutes(24 * 60),
             ),
             upstream_connect_timeout: reading.duration(
                 "limits.upstreamConnectTimeout",
@@ -154,6 +161,7 @@ impl Limits {
             request_head_timeout: format(self.request_head_timeout),
             idle_timeout: format(self.idle_timeout),
             write_stall_timeout: format(self.write_stall_timeout),
+            follow_stall_timeout: format(self.follow_stall_timeout),
             upstream_connect_timeout: format(self.upstream_connect_timeout),
             review_timeout: format(self.review_timeout),
             shutdown_timeout: format(self.shutdown_timeout),

@@ -28,6 +28,7 @@ mod serving;
 #[expect(clippy::module_inception, reason = "the noun of this room")]
 mod settings;
 mod sources;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -46,4 +47,5 @@ pub use self::limits::Limits;
 pub use self::places::Places;
 pub use self::settings::{ReadOnlyPort, Settings};
 pub use self::sources::Sources;
+pub use self::streams::Streams;
 pub use self::upstream::{Upstream, UpstreamCredentials, UpstreamTrust, UpstreamUrl};

@@ -173,6 +173,14 @@ impl Reading<'_> {
         self.path(key, text).unwrap_or_default()
     }
 
+    /// The paths of files, none of them empty, with what they are.
+    pub(super) fn paths(&mut self, key: &str, texts: &[String], what: &str) -> Vec<PathBuf> {
+        let named = texts.iter().enumerate();
+        named
+            .map(|(index, text)| self.required_path(&format!("{key}[{index}]"), text, what))
+            .collect()
+    }
+
     /// A list of names, none of them empty.
     pub(super) fn names(&mut self, key: &str, names: Vec<String>) -> Vec<String> {
         for (index, name) in names.iter().enumerate() {

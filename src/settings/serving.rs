@@ -1,7 +1,5 @@
 //! `tlsCertFile` to `tlsCipherSuites` and `authentication.x509`: the listener's TLS.
 
-use std::path::PathBuf;
-
 use rustls::CipherSuite;
 
 use super::document::quoted;
@@ -49,7 +47,11 @@ pub(super) fn read(reading: &mut Reading<'_>, file: &File) -> ServingOptions {
             "authentication.x509.clientCertificates",
             &x509.client_certificates,
         ),
-        crl_files: crl_files(reading, &x509.crl_files),
+        crl_files: reading.paths(
+            "authentication.x509.crlFiles",
+            &x509.crl_files,
+            "a file with revocation lists, PEM or DER",
+        ),
         legacy_v1_certificates: x509.legacy_v1_certificates,
     }
 }
@@ -59,7 +61,7 @@ pub(super) fn write_x509(options: &ServingOptions) -> file::X509 {
     file::X509 {
         client_ca_file: writing::optional(options.client_ca_file.as_ref()),
         client_certificates: options.client_certificates.name().to_owned(),
-        crl_files: options.crl_files.iter().map(|file| writing::path(file)).collect(),
+        crl_files: writing::paths(&options.crl_files),
         legacy_v1_certificates: options.legacy_v1_certificates,
     }
 }
@@ -109,12 +111,4 @@ fn cipher_suites(reading: &mut Reading<'_>, names: &[String]) -> Vec<CipherSuite
         );
     }
     offered
-}
-
-fn crl_files(reading: &mut Reading<'_>, files: &[String]) -> Vec<PathBuf> {
-    let named = files.iter().enumerate().map(|(index, file)| {
-        let key = format!("authentication.x509.crlFiles[{index}]");
-        reading.required_path(&key, file, "a file with revocation lists, PEM or DER")
-    });
-    named.collect()
 }

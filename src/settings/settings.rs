@@ -11,6 +11,7 @@ use super::authorization::Authorization;
 use super::firewall::Firewall;
 use super::limits::Limits;
 use super::sources::Sources;
+use super::streams::Streams;
 use super::upstream::Upstream;
 use crate::tls::ServingOptions;
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub read_only_port: ReadOnlyPort,
     /// `streamingConnectionIdleTimeout`: an upgraded stream without a byte for this long is ended.
     pub streaming_connection_idle_timeout: Duration,
+    /// `streams`: how streams are judged again.
+    pub streams: Streams,
     /// `limits`: every bound.
     pub limits: Limits,
     /// `firewall`: the seal around the gate.

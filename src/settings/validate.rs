@@ -24,6 +24,7 @@ use super::schema::{self, Checked};
 use super::serving;
 use super::settings::{ReadOnlyPort, Settings};
 use super::sources::Sources;
+use super::streams::Streams;
 use super::upstream::Upstream;
 use crate::duration;
 use crate::files::DOCUMENT;
@@ -236,6 +237,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
             &file.streaming_connection_idle_timeout,
             Duration::ZERO..=30 * LONGEST_TTL,
         ),
+        streams: Streams::read(reading, &file.streams),
         limits: Limits::read(reading, &file.limits),
         firewall: Firewall::read(reading, file.firewall),
         audit: Audit::read(reading, &file.audit),

@@ -15,7 +15,6 @@ pub(super) fn keys() -> Value {
             "webhook": {"staleAllow": {"maxAge": "0s", "subresources": ["metrics", "healthz", "stats"]}},
         },
         "enforcement": "Enforce",
-        "streams": {"recheckInterval": "30s", "maxUnverified": "5m0s", "maxLifetime": "0s"},
         "sandbox": "BestEffort",
     })
 }
@@ -25,10 +24,6 @@ pub(super) fn instead(key: &str) -> &'static str {
     match key {
         "enforcement" => "every decision is enforced, and there is no report mode",
         "sandbox" => "there is no sandbox",
-        "streams" | "streams.recheckInterval" | "streams.maxUnverified" => {
-            "running streams are not judged again"
-        }
-        "streams.maxLifetime" => "no stream is ended for its age",
         _ => "no allow stands longer than its cache time",
     }
 }

@@ -14,6 +14,10 @@ pub(super) fn path(path: &Path) -> String {
     path.display().to_string()
 }
 
+pub(super) fn paths(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|file| path(file)).collect()
+}
+
 pub(super) fn optional(file: Option<&PathBuf>) -> String {
     file.map(|file| path(file)).unwrap_or_default()
 }

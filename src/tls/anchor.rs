@@ -7,6 +7,7 @@ use webpki::anchor_from_trusted_cert;
 use x509_parser::prelude::X509Certificate;
 
 use super::certificate::{CertificateFacts, KeyIds};
+use super::marks::Marks;
 use super::paths::misfit;
 use super::revocation::Revocable;
 
@@ -19,6 +20,7 @@ pub(super) struct Anchor {
     pub(super) key: Vec<u8>,
     pub(super) key_id: Option<Vec<u8>>,
     pub(super) revocable: Revocable,
+    pub(super) marks: Marks,
 }
 
 /// The CAs that may end a path, by their names.
@@ -72,6 +74,7 @@ impl Anchor {
             key: parsed.public_key().raw.to_vec(),
             key_id: KeyIds::of(parsed).own.map(<[u8]>::to_vec),
             revocable: Revocable::of(parsed),
+            marks: Marks::of(parsed),
         })
     }
 }

@@ -6,6 +6,7 @@ use thiserror::Error;
 use x509_parser::prelude::{X509Certificate, X509Name};
 
 use super::bounds::{MAX_BYTES, MAX_CERTIFICATES};
+use super::marks::Marks;
 use super::signature::SignatureError;
 use super::subject::Subject;
 
@@ -22,6 +23,8 @@ pub struct Judged {
     /// SHA-256 of each intermediate of the path, from the leaf's issuer up: what the verdict
     /// rests on, besides the leaf.
     pub(crate) path: Vec<[u8; 32]>,
+    /// By what a deny list knows the certificates of the path: leaf, intermediates and anchor.
+    pub(crate) marks: Vec<Marks>,
 }
 
 /// A chain that was refused.
@@ -144,6 +147,15 @@ pub enum Refusal {
     /// A certificate of the path is on a revocation list.
     #[error("a certificate of the client's chain is revoked: issue another one")]
     Revoked,
+    /// A deny list has a certificate of the path.
+    #[error(
+        "a certificate of the client's chain, or its CA, is denied by {by}: issue the client another one, \
+         with a new key"
+    )]
+    Denied {
+        /// The file, the line and the entry.
+        by: String,
+    },
     /// The newest list that could revoke a certificate is past its next update.
     #[error(
         "the revocation list of {issuer} has expired, so newer revocations are unknown: put a new one into \
@@ -199,6 +211,7 @@ impl Refusal {
             Self::NameConstraints => "name_constraints",
             Self::Version1 | Self::Version2 => "old_version",
             Self::CaAsClient => "ca_as_client",
+            Self::Denied { .. } => "denied_certificate",
             Self::Revoked => "revoked",
             Self::RevocationListExpired { .. } | Self::RevocationUnknown { .. } => "revocation_unknown",
             Self::Unsupported { .. } => "unsupported",

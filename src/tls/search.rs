@@ -12,7 +12,9 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsag
 use super::anchor::{Anchor, Anchors};
 use super::bounds::{MAX_EFFORT, MAX_NAME_COMPARISONS, MAX_PATHS};
 use super::certificate::ChainCertificate;
+use super::denials::DeniedBy;
 use super::direct;
+use super::marks::Marks;
 use super::paths::Candidates;
 use super::refusal::{Malformed, Refusal, unknown_issuer};
 use super::revocation::{self, Revocable, RevocationList};
@@ -23,6 +25,8 @@ use super::work::Work;
 pub(super) struct Search<'a> {
     pub(super) anchors: &'a Anchors,
     pub(super) lists: &'a [RevocationList],
+    /// Where a certificate is denied, if it is.
+    pub(super) denied: &'a DeniedBy<'a>,
     /// The chain as sent, leaf first.
     pub(super) chain: &'a [ChainCertificate<'a>],
     /// The same for the lists; empty if there are none.
@@ -40,6 +44,8 @@ pub(super) struct Path {
     /// The intermediates by their numbers in the chain, from the leaf's issuer up.
     pub(super) intermediates: Vec<usize>,
     pub(super) valid_until: SystemTime,
+    /// Of each certificate, from the leaf to the anchor.
+    pub(super) marks: Vec<Marks>,
 }
 
 /// Accepts clientAuth, any usage, or no usage at all. As in Go, each certificate of the chain is checked by
@@ -216,7 +222,7 @@ impl<'a> Search<'a> {
         Ok(valid_until)
     }
 
-    /// The path, unless a list revokes a certificate of it.
+    /// The path, unless a list denies or revokes a certificate of it.
     fn unrevoked(
         &mut self,
         intermediates: Vec<usize>,
@@ -224,6 +230,15 @@ impl<'a> Search<'a> {
         until: SystemTime,
     ) -> Result<Path, Refusal> {
         let mut valid_until = until;
+        let marks: Vec<Marks> = [0]
+            .iter()
+            .chain(&intermediates)
+            .map(|at| Marks::of(&self.chain[*at].parsed))
+            .chain(anchor.map(|anchor| anchor.marks))
+            .collect();
+        if let Some(by) = marks.iter().find_map(self.denied) {
+            return Err(Refusal::Denied { by });
+        }
         if !self.lists.is_empty() {
             let numbers = [0].into_iter().chain(intermediates.iter().copied());
             let path: Vec<_> = numbers
@@ -235,6 +250,7 @@ impl<'a> Search<'a> {
         Ok(Path {
             intermediates,
             valid_until,
+            marks,
         })
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn fingerprint(der: &[u8]) -> [u8; 32] {
 // === impl SubjectAttribute ===
 
 impl SubjectAttribute {
-    fn of(attribute: &AttributeTypeAndValue<'_>) -> Self {
+    pub(super) fn of(attribute: &AttributeTypeAndValue<'_>) -> Self {
         Self {
             oid: attribute.attr_type().as_bytes().to_vec(),
             text: text(attribute),

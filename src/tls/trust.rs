@@ -18,6 +18,7 @@ use x509_parser::prelude::X509Version;
 use super::anchor::{Anchor, Anchors};
 use super::bounds::{MAX_BYTES, MAX_CERTIFICATES};
 use super::certificate::{self, CertificateFacts, ChainCertificate};
+use super::denials::DeniedBy;
 use super::frame::key_of;
 use super::refusal::{Judged, Malformed, Refusal, Refused, unknown_issuer};
 use super::revocation::{Revocable, RevocationError, RevocationList};
@@ -143,6 +144,11 @@ impl Trust {
         self.hints.iter().any(|hint| hint.as_ref() == list.issuer())
     }
 
+    /// The certificates of the bundle.
+    pub(super) fn bundle(&self) -> &[CertificateDer<'static>] {
+        &self.bundle
+    }
+
     /// The number of this bundle.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
@@ -156,7 +162,18 @@ impl Trust {
     /// Judges the chain that a client sent, leaf first, and says what that cost. The handshake has proven
     /// that the client holds the leaf's key, which is part of the work.
     pub fn judge(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> (Result<Judged, Refused>, Work) {
-        self.judge_at(Stage::Request, chain, now)
+        self.judge_unless(chain, now, &|_| None)
+    }
+
+    /// As [`Self::judge`]. A path with a certificate that is `denied` does not hold; if the chain offers
+    /// another one without it, that one counts.
+    pub(crate) fn judge_unless(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: SystemTime,
+        denied: &DeniedBy<'_>,
+    ) -> (Result<Judged, Refused>, Work) {
+        self.judge_at(Stage::Request, chain, now, denied)
     }
 
     /// Judges a chain in the handshake, where [`ClientCertificates::Require`] refuses some that are accepted
@@ -168,7 +185,7 @@ impl Trust {
         chain: &[CertificateDer<'_>],
         now: SystemTime,
     ) -> Result<Judged, Refused> {
-        self.judge_at(Stage::Handshake, chain, now).0
+        self.judge_at(Stage::Handshake, chain, now, &|_| None).0
     }
 
     fn judge_at(
@@ -176,12 +193,13 @@ impl Trust {
         stage: Stage,
         chain: &[CertificateDer<'_>],
         now: SystemTime,
+        denied: &DeniedBy<'_>,
     ) -> (Result<Judged, Refused>, Work) {
         let mut work = Work::default();
         let key = chain.first().and_then(|leaf| key_of(leaf));
         work.effort += key.map_or(0, effort_of);
         let mut begins = None;
-        let judged = self.read_and_judge(stage, chain, now, &mut begins, &mut work);
+        let judged = self.read_and_judge(stage, chain, now, denied, &mut begins, &mut work);
         let judged = judged.map_err(|refusal| {
             let begins = begins.into_iter().chain(
                 self.anchors
@@ -202,6 +220,7 @@ impl Trust {
         stage: Stage,
         chain: &[CertificateDer<'_>],
         now: SystemTime,
+        denied: &DeniedBy<'_>,
         begins: &mut Option<SystemTime>,
         work: &mut Work,
     ) -> Result<Judged, Refusal> {
@@ -241,6 +260,7 @@ impl Trust {
         let mut search = Search {
             anchors: &self.anchors,
             lists,
+            denied,
             chain: &chain,
             revocable: &revocable,
             now,
@@ -257,6 +277,7 @@ impl Trust {
             valid_until: path.valid_until,
             subject: Subject::of(leaf.der, &leaf.parsed),
             path: intermediates.collect(),
+            marks: path.marks,
         })
     }
 

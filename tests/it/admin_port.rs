@@ -24,19 +24,22 @@ use crate::world::{World, assert_answer, header};
 const STRANGER: u32 = 65530;
 
 /// Dashboards and alerts use these names. A change of one changes this list, and is announced.
-const FAMILIES: [&str; 23] = [
+const FAMILIES: [&str; 26] = [
     "kubelet_gate_admin_reports counter",
     "kubelet_gate_audit_events counter",
     "kubelet_gate_authentication_failures counter",
     "kubelet_gate_cache_requests counter",
     "kubelet_gate_certificate_expiry_timestamp_seconds gauge",
     "kubelet_gate_certificate_judgements counter",
+    "kubelet_gate_configuration_pending gauge",
     "kubelet_gate_connections gauge",
+    "kubelet_gate_followed_logs gauge",
     "kubelet_gate_handshakes counter",
     "kubelet_gate_panics counter",
     "kubelet_gate_pin_mismatches counter",
     "kubelet_gate_read_only_port_requests counter",
     "kubelet_gate_rejections counter",
+    "kubelet_gate_reload_failing gauge",
     "kubelet_gate_reloads counter",
     "kubelet_gate_request_duration_seconds histogram",
     "kubelet_gate_requests counter",

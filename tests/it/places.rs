@@ -12,9 +12,8 @@ use tokio::net::UnixListener;
 
 use crate::http2_frames::*;
 use crate::patience::{eventually, patience};
-use crate::world::{API_SERVER, Status as _, World, assert_answer, header, request};
+use crate::world::{API_SERVER, Status as _, World, assert_answer, header};
 
-const LOG: &str = "/containerLogs/default/web/nginx?follow=true";
 const EXEC: &str = "/exec/default/web/nginx?command=cat&input=1&output=1&error=1";
 const TOO_MANY: &str = "too many requests are being answered for this user\n";
 
@@ -238,11 +237,14 @@ async fn a_request_waits_for_a_place_that_is_about_to_be_free() {
         .set("limits.requestsPerIdentity", 1)
         .start()
         .await;
-    let follower = world.client("bob").open(request("GET", LOG, &[])).await.unwrap();
+    // Its client never opens the window.
+    let mut held = Frames::open(&world.h2_client("bob"), &[(INITIAL_WINDOW, 0)]).await;
+    held.send(&get(1, "/metrics")).await;
+    assert!(held.find(HEADERS, 1, patience()).await.is_some());
     let bob = world.client("bob");
     let waiting = tokio::spawn(async move { bob.status("/healthz").await });
     eventually("it waits", || world.metric("requests_in_flight", &[]) == 2.0).await;
-    drop(follower);
+    drop(held);
     assert_eq!(waiting.await.unwrap(), 200);
     assert_eq!(refused(&world), 0.0);
     world.stop().await;

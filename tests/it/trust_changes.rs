@@ -164,7 +164,7 @@ async fn a_certificate_that_expires_while_its_connection_is_open_is_refused() {
 // --- revocation lists ---
 
 /// A world whose CA has revoked these, in `ca.crl`.
-fn revoking(pairs: &[&Pair]) -> WorldBuilder {
+pub(crate) fn revoking(pairs: &[&Pair]) -> WorldBuilder {
     let list = revocation_list(&PKI.ca, pairs, Span::DAY);
     World::builder().configure(move |configuration, folder| {
         fs::write(folder.join("ca.crl"), list).unwrap();
@@ -173,11 +173,16 @@ fn revoking(pairs: &[&Pair]) -> WorldBuilder {
 }
 
 /// The list of a CA whose name is `kubernetes`, in PEM.
-fn revocation_list(ca: &Ca, pairs: &[&Pair], life: Span) -> String {
+pub(crate) fn revocation_list(ca: &Ca, pairs: &[&Pair], life: Span) -> String {
+    named_list(ca, "kubernetes", pairs, life)
+}
+
+/// The list of a CA with this name, in PEM.
+pub(crate) fn named_list(ca: &Ca, name: &str, pairs: &[&Pair], life: Span) -> String {
     let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "kubernetes");
+    params.distinguished_name.push(DnType::CommonName, name);
     let revoked = pairs.iter().map(|pair| {
         let (_, certificate) = X509Certificate::from_der(&pair.chain[0]).unwrap();
         RevokedCertParams {
@@ -250,7 +255,8 @@ async fn a_revoked_client_is_refused_at_its_next_request_on_an_open_connection()
     world.stop().await;
 }
 
-/// Seen red: with the signature on a list not verified, and with an unusable list skipped: bob is back.
+/// Seen red: with the signature on a list not verified, and with an unusable list skipped: bob is back. With a
+/// list that has ended taken, alice is refused as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unusable_list_leaves_the_last_good_one_in_force() {
     let world = revoking(&[&PKI.bob]).start().await;
@@ -263,18 +269,22 @@ async fn an_unusable_list_leaves_the_last_good_one_in_force() {
             "a stranger's of the same name",
             revocation_list(&PKI.untrusted_ca, &[], Span::DAY),
         ),
+        ("one that has ended", revocation_list(&PKI.ca, &[], -Span::MINUTE)),
     ];
     let mut bob = world.client("bob").connect().await.unwrap();
+    let mut alice = world.client("alice").connect().await.unwrap();
     assert_eq!(status(&mut bob).await, 401);
     for (count, (what, content)) in bad.into_iter().enumerate() {
         fs::write(world.file("ca.crl"), content).unwrap();
         world.gate.reload();
         assert_eq!(reloads(&world, "serving", "error"), (count + 1) as f64, "{what}");
         assert_eq!(status(&mut bob).await, 401, "{what}");
+        // An ended list would refuse every client.
+        assert_eq!(status(&mut alice).await, 403, "{what}");
     }
     fs::remove_file(world.file("ca.crl")).unwrap();
     world.gate.reload();
-    assert_eq!(reloads(&world, "serving", "error"), 5.0);
+    assert_eq!(reloads(&world, "serving", "error"), 6.0);
     assert_eq!(status(&mut bob).await, 401);
     assert_eq!(reloads(&world, "serving", "ok"), 0.0);
     world.stop().await;
@@ -561,7 +571,7 @@ async fn a_server_with_another_key_than_the_pinned_one_receives_nothing() {
     world.stop().await;
 }
 
-fn serving_pair() -> Pair {
+pub(crate) fn serving_pair() -> Pair {
     PKI.client(
         "gate-serving",
         &CertificateSpec::server("gate", &["localhost", "127.0.0.1"]),

@@ -129,6 +129,24 @@ impl WsSession {
         }
     }
 
+    /// Reads on until the server's close frame, and yields its code and reason; `None` if it carries none.
+    ///
+    /// # Errors
+    ///
+    /// The connection was cut without a close frame, a frame was malformed, or none came before the deadline.
+    pub async fn next_close(&mut self) -> Result<Option<(u16, String)>, ClientError> {
+        loop {
+            match within(self.deadline, async { Ok(self.socket.next().await) }).await? {
+                None => return Err(ClientError::Closed("there was no close frame".into())),
+                Some(Ok(Message::Close(frame))) => {
+                    return Ok(frame.map(|frame| (frame.code.into(), frame.reason.to_string())));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(ClientError::from_websocket(&error)),
+            }
+        }
+    }
+
     /// The next channel message with data; `None` if the server sent a close frame.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::{PATIENCE, event, eventually, file_settings};
 use crate::audit::{Audit, Event, Slot};
-use crate::cache::{Cache, ReviewOutcome};
+use crate::cache::{Cache, Freshness, ReviewOutcome};
 use crate::settings::AuditMode;
 
 /// What a gate holds after the reservation: however a request ends, its event is written.
@@ -58,7 +58,10 @@ async fn one_outcome_and_one_event_each() {
                         ReviewOutcome::Failed(Err("connection timed out"), Duration::from_secs(1))
                     }
                 };
-                let outcome = cache.get_or_review("may jane", review).await.value;
+                let outcome = cache
+                    .get_or_review("may jane", Freshness::Remembered, review)
+                    .await
+                    .value;
                 record.code = Some(if outcome.is_err() { 503 } else { 200 });
                 outcome
             })

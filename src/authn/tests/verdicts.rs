@@ -19,6 +19,7 @@ use super::super::budget::Budget;
 use super::super::certificate::CertificateVerdict;
 use super::super::presented::Presented;
 use super::super::verdicts::{Chain, Verdict, Verdicts};
+use crate::cache::Freshness;
 use crate::error::RequestError;
 use crate::looks::Looks;
 use crate::metrics::Metrics;
@@ -67,12 +68,12 @@ impl Files {
     /// Verdicts with a budget of `per_second` units for each source.
     fn verdicts(&self, per_second: u32) -> Verdicts {
         let budget = Budget::new(per_second, Arc::default());
-        Verdicts::new(self.serving.clone(), budget, self.metrics.clone())
+        Verdicts::new(self.serving.clone(), Arc::default(), budget, self.metrics.clone())
     }
 
     fn authenticator(&self) -> Authenticator {
         let budget = Budget::new(500, Arc::default());
-        let verdicts = Verdicts::new(self.serving.clone(), budget, self.metrics.clone());
+        let verdicts = Verdicts::new(self.serving.clone(), Arc::default(), budget, self.metrics.clone());
         Authenticator::new(verdicts.into(), None, false, self.metrics.clone())
     }
 
@@ -127,7 +128,7 @@ fn reason(verdict: &Verdict) -> &'static str {
 /// What a request on a connection gets: the name of the user, or status and reason.
 async fn asked(authenticator: &Authenticator, presented: &Presented) -> Result<String, (u16, &'static str)> {
     let answer = authenticator
-        .authenticate(presented, &HeaderMap::new(), false)
+        .authenticate(presented, &HeaderMap::new(), false, Freshness::Remembered)
         .await;
     answer
         .map(|identity| identity.user().username.clone())
@@ -316,7 +317,12 @@ async fn a_request_waits_for_the_new_verdict_for_a_second_and_is_then_told_to_tr
 async fn a_connection_that_was_not_judged_is_judged_as_soon_as_its_leaf_is_known() {
     let files = Files::new();
     let budget = Budget::new(1, Arc::default());
-    let verdicts = Verdicts::new(files.serving.clone(), budget, files.metrics.clone());
+    let verdicts = Verdicts::new(
+        files.serving.clone(),
+        Arc::default(),
+        budget,
+        files.metrics.clone(),
+    );
     let authenticator = Authenticator::new(verdicts.into(), None, false, files.metrics.clone());
     let late = loop {
         let stranger = Presented::new(

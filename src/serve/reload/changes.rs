@@ -1,8 +1,8 @@
 //! What becomes of each key of the configuration when it changes, and what loosens.
 //!
-//! A change loosens if, by it, a request may pass that did not before, or less of it is told. Which user may do
-//! what is then decided by an operator who is there: such a change takes effect on SIGHUP, and by the clock it
-//! is named and waits.
+//! A change loosens if, by it, a request may pass that did not before, or less of it is told. Which user may
+//! do what is then decided by an operator who is there: such a change takes effect on SIGHUP, and by the
+//! clock it is named and waits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -53,6 +53,15 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     (
         "authentication.anonymous.enabled",
         Live(|_, new| on(new.authentication.anonymous)),
+    ),
+    (
+        "authentication.denyFiles",
+        Live(|old, new| {
+            let named = &new.authentication.deny_files;
+            let files = old.authentication.deny_files.iter();
+            let gone = files.filter(|file| !named.contains(file));
+            listed("has no more", gone.map(|file| file.display().to_string()))
+        }),
     ),
     (
         "authentication.webhook.audiences",
@@ -174,6 +183,7 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("limits.concurrentReviews", AtStart),
     ("limits.connections", AtStart),
     ("limits.connectionsPerAddress", AtStart),
+    ("limits.followStallTimeout", AtStart),
     ("limits.handshakeTimeout", AtStart),
     ("limits.http2Streams", AtStart),
     ("limits.idleTimeout", AtStart),
@@ -207,6 +217,24 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
         Live(|old, new| wider(&old.sources.port, &new.sources.port)),
     ),
     ("streamingConnectionIdleTimeout", Live(never)),
+    (
+        "streams.maxLifetime",
+        Live(
+            |old, new| match (old.streams.max_lifetime, new.streams.max_lifetime) {
+                (_, None) => Some("is no limit any more".to_owned()),
+                (None, Some(_)) => None,
+                (Some(old), Some(new)) => longer(old, new),
+            },
+        ),
+    ),
+    (
+        "streams.maxUnverified",
+        Live(|old, new| longer(old.streams.max_unverified, new.streams.max_unverified)),
+    ),
+    (
+        "streams.recheckInterval",
+        Live(|old, new| longer(old.streams.recheck_interval, new.streams.recheck_interval)),
+    ),
     ("tlsCertFile", Live(never)),
     (
         "tlsCipherSuites",
@@ -290,6 +318,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         sources,
         read_only_port: _,
         streaming_connection_idle_timeout,
+        streams,
         limits: _,
         firewall: _,
         audit:
@@ -310,6 +339,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         authorization,
         sources,
         streaming_connection_idle_timeout,
+        streams,
         audit: Audit {
             sink: old.audit.sink.clone(),
             mode,
@@ -334,13 +364,16 @@ fn longer(old: Duration, new: Duration) -> Option<String> {
     (new > old).then(|| "is longer".to_owned())
 }
 
-/// What the new list lets through and the old one did not.
+/// An empty list has every network.
 fn wider(old: &Networks, new: &Networks) -> Option<String> {
-    if new.is_empty() && !old.is_empty() {
-        return Some("names no network any more, so that every address is let in".to_owned());
+    match (old.is_empty(), new.is_empty()) {
+        (true, _) => None,
+        (false, true) => Some("names no network any more, so that all are allowed".to_owned()),
+        (false, false) => {
+            let added = new.iter().filter(|network| !old.cover(network));
+            listed("has", added.map(ToString::to_string))
+        }
     }
-    let added = new.iter().filter(|network| !old.cover(network));
-    listed("has", added.map(ToString::to_string))
 }
 
 fn added(old: &[String], new: &[String]) -> Option<String> {

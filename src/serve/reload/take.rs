@@ -9,9 +9,11 @@ use super::super::error::StartError;
 use super::super::instance::Instance;
 use super::configuration::{ConfigurationError, ConfigurationFile, FoundConfiguration, NextConfiguration};
 use super::state::{Pending, Reloading};
+use crate::authn::{DenyList, Identity, KnownApiServer};
 use crate::error::chain;
+use crate::gate::Rules;
 use crate::looks::{Looks, Reloaded, Trigger};
-use crate::settings::{KubeletFlags, Settings};
+use crate::settings::{AuthorizationMode, KubeletFlags, Settings};
 use crate::tls::Serving;
 
 impl Instance {
@@ -27,42 +29,64 @@ impl Instance {
         self.look(Trigger::Signal);
     }
 
-    /// Takes up the files that have changed and may be taken up now. Yields whether others should be looked at
-    /// again soon.
+    /// Takes up the files that have changed and may be taken up now. Yields whether others should
+    /// be looked at again soon.
     pub(super) fn look(&self, trigger: Trigger) -> bool {
         let mut reloading = self.reloading();
         let Reloading {
             looks, configuration, ..
         } = &mut *reloading;
         looks.begin(trigger, Instant::now());
-        let before = (self.serving.load_full(), self.gate.rules.load_full());
-        let mut tls = &self.settings.tls;
+        let before = self.judged_by();
+        let (mut tls, mut deny_files) = (&self.settings.tls, &self.settings.authentication.deny_files);
         let taken = match configuration {
             None => None,
             Some(file) => {
                 let taken = self.take_configuration(file, looks);
                 tls = &file.in_force.tls;
+                deny_files = &file.in_force.authentication.deny_files;
                 Some((taken, file.path.clone()))
             }
         };
         let serving = Serving::reload(&self.serving, tls, looks);
-        let after = (self.serving.load_full(), self.gate.rules.load_full());
+        let seen = self.gate.witness.api_server();
+        let api_server = self.known_api_server(seen.as_deref());
+        let denied = DenyList::reload(&self.reviewing.denied, deny_files, api_server, looks);
+        let after = self.judged_by();
         if !Arc::ptr_eq(&before.1, &after.1) {
             self.warn_of_left_out();
         }
-        if !Arc::ptr_eq(&before.0, &after.0) || !Arc::ptr_eq(&before.1, &after.1) {
+        if !Arc::ptr_eq(&before.0, &after.0)
+            || !Arc::ptr_eq(&before.1, &after.1)
+            || !Arc::ptr_eq(&before.2, &after.2)
+        {
             self.gate.announce_change();
+        }
+        if !Arc::ptr_eq(&before.2, &after.2) {
+            self.publish_denials();
+            let held = after.2.held();
+            if !held.is_empty() {
+                tracing::warn!(
+                    "entries are gone from the deny lists, and stay in force until SIGHUP (systemctl \
+                     reload): {}",
+                    held.join("; ")
+                );
+            }
         }
         let upstream = self.gate.kubelet.reload(looks);
         let api_server = self
             .api_server
             .as_ref()
             .map(|api_server| api_server.reload(looks));
+        if serving.changed || api_server.as_ref().is_some_and(|reloaded| reloaded.changed) {
+            self.warn_of_certificates(tls);
+        }
         let unsettled = looks.is_unsettled();
         if let Some((taken, path)) = taken {
             self.note_configuration(&mut reloading, taken, &path);
         }
         self.note(&mut reloading, "serving", serving);
+        self.note(&mut reloading, "deny_lists", denied);
         self.note(&mut reloading, "upstream", upstream);
         if let Some(api_server) = api_server {
             self.note(&mut reloading, "kubeconfig", api_server);
@@ -71,6 +95,23 @@ impl Instance {
         drop(reloading);
         self.publish_expiry();
         unsettled
+    }
+
+    /// What decisions rest on.
+    fn judged_by(&self) -> (Arc<Serving>, Arc<Rules>, Arc<DenyList>) {
+        (
+            self.serving.load_full(),
+            self.gate.rules.load_full(),
+            self.reviewing.denied.load_full(),
+        )
+    }
+
+    /// `seen` is the identity in which the API server was served last.
+    fn known_api_server<'a>(&'a self, seen: Option<&'a Identity>) -> KnownApiServer<'a> {
+        KnownApiServer {
+            users: &self.settings.firewall.api_server_users,
+            seen,
+        }
     }
 
     fn reloading(&self) -> MutexGuard<'_, Reloading> {
@@ -122,8 +163,8 @@ impl Instance {
         (reloaded, pending)
     }
 
-    /// Makes everything that the configuration needs, and only then puts it in force. `false` if a file that it
-    /// names may still be being written.
+    /// Makes everything that the configuration needs, and only then puts it in force. `false` if a file that
+    /// it names may still be being written.
     fn publish(
         &self,
         file: &ConfigurationFile,
@@ -133,6 +174,10 @@ impl Instance {
         let (old, new) = (&file.in_force, &next.settings);
         if old == new {
             return Ok(true);
+        }
+        let asks = new.authentication.webhook || new.authorization.mode == AuthorizationMode::Webhook;
+        if asks && self.api_server.is_none() {
+            return Err(ConfigurationError::NeedsClient);
         }
         let serving = if old.tls == new.tls {
             None
@@ -150,10 +195,24 @@ impl Instance {
             Some(serving)
         };
         self.judge_sources(&new.sources)?;
+        let denied = if old.authentication.deny_files == new.authentication.deny_files {
+            None
+        } else {
+            let seen = self.gate.witness.api_server();
+            let api_server = self.known_api_server(seen.as_deref());
+            let (paths, trigger) = (&new.authentication.deny_files, looks.trigger());
+            let lists = self.reviewing.denied.load();
+            lists
+                .with_files(paths, api_server, trigger)
+                .map_err(StartError::from)?
+        };
         let rules = self.reviewing.rules(new)?;
         self.gate.audit.set_policy(&new.audit);
         if let Some(serving) = serving {
             self.serving.store(Arc::new(serving));
+        }
+        if let Some(denied) = denied {
+            self.reviewing.denied.store(Arc::new(denied));
         }
         self.gate.rules.store(Arc::new(rules));
         Ok(true)
@@ -166,6 +225,10 @@ impl Instance {
         path: &Path,
     ) {
         let path = path.display();
+        if pending.as_ref().is_some_and(|pending| !pending.signal.is_empty()) {
+            // It is not bad any more, and not in force either.
+            reloading.complaints.remove("configuration");
+        }
         let is_same = pending.is_none() && reloaded.problems.is_empty() && !reloaded.unsettled;
         self.note(reloading, "configuration", reloaded);
         let Some(mut pending) = pending else {
@@ -179,8 +242,8 @@ impl Instance {
             pending.start.clone_from(&reloading.pending.start);
             if pending != reloading.pending {
                 tracing::warn!(
-                    "{path} has changed and is not in force, since it loosens what is allowed: {}. Send SIGHUP \
-                     (systemctl reload) to put it in force",
+                    "{path} has changed and is not in force, since it loosens what is allowed: {}. Send \
+                     SIGHUP (systemctl reload) to put it in force",
                     pending.signal.join("; ")
                 );
             }
@@ -197,9 +260,16 @@ impl Instance {
         reloaded: Reloaded<E>,
     ) {
         let complaints = &mut reloading.complaints;
+        let is_clean = reloaded.problems.is_empty() && !reloaded.unsettled;
+        let is_mended = is_clean && complaints.remove(what).is_some();
         if reloaded.changed {
             self.metrics().reloaded(what, true);
-            tracing::info!(what, "files changed and are in force");
+        }
+        match (reloaded.changed, is_mended) {
+            (true, true) => tracing::info!(what, "mended: the files changed and are in force"),
+            (true, false) => tracing::info!(what, "files changed and are in force"),
+            (false, true) => tracing::info!(what, "mended: the files are again those that are in force"),
+            (false, false) => {}
         }
         if !reloaded.loosened.is_empty() {
             let loosened = reloaded.loosened.join("; ");
@@ -226,8 +296,6 @@ impl Instance {
                     "changed files cannot be used; the last good ones stay in force"
                 );
             }
-        } else if !reloaded.unsettled && complaints.remove(what).is_some() && !reloaded.changed {
-            tracing::info!(what, "the files are again those that are in force");
         }
         self.metrics().reload_failing(what, complaints.contains_key(what));
     }
@@ -244,6 +312,14 @@ impl Instance {
             (*what, format!("the last good files stay in force: {error}"))
         };
         let mut notes: Vec<_> = complaints.iter().map(complaint).collect();
+        let held = self.reviewing.denied.load().held();
+        if !held.is_empty() {
+            let held = held.join("; ");
+            notes.push((
+                "deny_lists",
+                format!("entries are gone from the files, and wait for SIGHUP: {held}"),
+            ));
+        }
         if let Some(file) = configuration {
             let path = file.path.display();
             if !pending.signal.is_empty() {

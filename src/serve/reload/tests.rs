@@ -16,8 +16,8 @@ tlsCertFile: /serving.crt
 tlsPrivateKeyFile: /serving.key
 ";
 
-/// Every key with another value than in `LEAST`, but for `apiVersion` and `kind`, which have one value, and for
-/// `upstream.url`, which cannot be at once remote and verified in both ways.
+/// Every key with another value than in `LEAST`, but for `apiVersion` and `kind`, which have one value, and
+/// for `upstream.url`, which cannot be at once remote and verified in both ways.
 const OTHER: &str = "\
 apiVersion: kubelet-gate.dev/v1alpha1
 kind: KubeletGateConfiguration
@@ -46,19 +46,22 @@ authentication:
     crlFiles: [/list.crl]
     legacyV1Certificates: true
   webhook: {enabled: false, cacheTTL: 1m0s, audiences: [kubelet]}
+  denyFiles: [/deny]
 authorization:
   mode: AlwaysAllow
   webhook: {cacheAuthorizedTTL: 1m0s, cacheUnauthorizedTTL: 1s}
   interactive: {requireCreate: false, allowedUsers: [bob], cacheAuthorizedTTL: 1s}
   paths: {deny: [/debug]}
-sources: {port: [10.0.0.0/8], interactive: [10.0.0.1], excludeApiServer: true}
+sources: {port: [192.0.2.0/24], interactive: [192.0.2.1/32], excludeApiServer: true}
 readOnlyPort: {listen: ['192.0.2.2:10255'], answer: 404, healthz: true}
 streamingConnectionIdleTimeout: 1m0s
+streams: {recheckInterval: 1m0s, maxUnverified: 10m0s, maxLifetime: 1h0m0s}
 limits:
   handshakeTimeout: 11s
   requestHeadTimeout: 11s
   idleTimeout: 11s
   writeStallTimeout: 11s
+  followStallTimeout: 11s
   upstreamConnectTimeout: 11s
   reviewTimeout: 11s
   shutdownTimeout: 11s
@@ -141,7 +144,8 @@ fn every_key_has_a_row_that_says_when_it_takes_effect() {
     assert_eq!(changes.at_start, at_start);
 }
 
-/// Each pair is one change: from the first text to the second it loosens what is named, or nothing, and so back.
+/// Each pair is one change: from the first text to the second it loosens what is named,
+/// or nothing, and so back.
 #[test]
 fn a_change_loosens_in_one_direction() {
     let tls = "authentication: {x509: {clientCAFile: /a.crt";
@@ -161,6 +165,12 @@ fn a_change_loosens_in_one_direction() {
             "authentication: {anonymous: {enabled: false}}".to_owned(),
             "authentication: {anonymous: {enabled: true}}".to_owned(),
             key("authentication.anonymous.enabled", "is switched on"),
+            none(),
+        ),
+        (
+            "authentication: {denyFiles: [/a, /b]}".to_owned(),
+            "authentication: {denyFiles: [/b]}".to_owned(),
+            key("authentication.denyFiles", "has no more /a"),
             none(),
         ),
         (
@@ -205,15 +215,10 @@ fn a_change_loosens_in_one_direction() {
             none(),
             key(
                 "sources.interactive",
-                "names no network any more, so that every address is let in",
+                "names no network any more, so that all are allowed",
             ),
         ),
-        (
-            format!("{user}[]}}}}"),
-            format!("{user}[bob]}}}}"),
-            none(),
-            all.clone(),
-        ),
+        (format!("{user}[]}}}}"), format!("{user}[bob]}}}}"), none(), all),
         (
             format!("{user}[bob]}}}}"),
             format!("{user}[bob, eve]}}}}"),
@@ -224,7 +229,7 @@ fn a_change_loosens_in_one_direction() {
             format!("{audiences}[]}}}}"),
             format!("{audiences}[a]}}}}"),
             key("authentication.webhook.audiences", "has a"),
-            every.clone(),
+            every,
         ),
         (
             format!("{audiences}[a, b]}}}}"),

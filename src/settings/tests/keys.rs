@@ -156,10 +156,6 @@ fn a_kubelets_own_file_is_told_apart() {
 const WITHOUT_EFFECT: &str = "\
 enforcement: Enforce
 sandbox: BestEffort
-streams:
-  recheckInterval: 30s
-  maxUnverified: 300s
-  maxLifetime: 0s
 authorization:
   webhook:
     staleAllow:
@@ -175,13 +171,13 @@ fn a_key_without_effect_is_read_with_a_warning_and_changes_nothing() {
         .iter()
         .map(|said| said.split(':').nth(1).unwrap())
         .collect();
-    assert_eq!(warned, ["7", "8", "10", "11", "12", "16", "17"]);
+    assert_eq!(warned, ["7", "8", "12", "13"]);
     assert_eq!(
         settings.warnings[1],
         "/etc/gate/gate.yaml:8: `sandbox` has no effect in this version: there is no sandbox; remove the key"
     );
     assert!(
-        settings.warnings[5]
+        settings.warnings[2]
             .contains("`authorization.webhook.staleAllow.maxAge` has no effect in this version")
     );
     assert_eq!(without_warnings(settings), good(LEAST));
@@ -193,9 +189,6 @@ fn a_promise_that_is_not_kept_is_refused_and_never_ignored() {
         ("enforcement: ", "Report"),
         ("sandbox: ", "Required"),
         ("sandbox: ", "Off"),
-        ("streams: {recheckInterval: ", "10s"),
-        ("streams: {maxUnverified: ", "1m"),
-        ("streams: {maxLifetime: ", "1h"),
         ("authorization: {webhook: {staleAllow: {maxAge: ", "1h"),
         (
             "authorization: {webhook: {staleAllow: {subresources: ",

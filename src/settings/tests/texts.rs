@@ -9,7 +9,7 @@ fn the_printed_settings_load_as_themselves() {
          VersionTLS13\ntlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\nauthentication: {anonymous: \
          {enabled: true}, x509: {clientCAFile: 'with space: #.crt', clientCertificates: Require, crlFiles: \
          [ca.crl, /pki/b.crl], legacyV1Certificates: true}, webhook: {cacheTTL: 1500ms, audiences: ['yes', \
-         '1']}}\nauthorization: {mode: AlwaysAllow, webhook: {cacheAuthorizedTTL: 1h1s, \
+         '1']}, denyFiles: [deny, '/etc/deny #2']}\nauthorization: {mode: AlwaysAllow, webhook: {cacheAuthorizedTTL: 1h1s, \
          cacheUnauthorizedTTL: 1ns}, interactive: {requireCreate: false, allowedUsers: ['kube-apiserver', \
          'null'], cacheAuthorizedTTL: 1s}, paths: {deny: [/checkpoint]}}\nreadOnlyPort: {listen: \
          ['[2001:db8::1]:10255']}\nstreamingConnectionIdleTimeout: 1h\nlimits: {idleTimeout: 1m30s, \

@@ -365,6 +365,10 @@ fn contradictions_are_refused() {
             "authentication.x509.crlFiles[1]: is missing; name a file with revocation lists",
         ),
         (
+            "authentication: {denyFiles: [deny, '']}",
+            "authentication.denyFiles[1]: is missing; name a deny list",
+        ),
+        (
             "readOnlyPort: {listen: ['192.0.2.10:10250']}",
             "readOnlyPort.listen: 192.0.2.10:10250 is also 192.0.2.10:10250 of listen",
         ),
@@ -422,6 +426,13 @@ fn revocation_lists_are_found_beside_the_configuration() {
     ));
     let files = ["/etc/gate/ca.crl", "/pki/b.crl"].map(PathBuf::from);
     assert_eq!(settings.tls.crl_files, files);
+}
+
+#[test]
+fn deny_lists_are_found_beside_the_configuration() {
+    let settings = good(&least_and("authentication: {denyFiles: [deny, /run/deny]}"));
+    let files = ["/etc/gate/deny", "/run/deny"].map(PathBuf::from);
+    assert_eq!(settings.authentication.deny_files, files);
 }
 
 #[test]

@@ -1,0 +1,241 @@
+//! The configuration file is followed: what tightens within 10 s, what loosens on SIGHUP alone.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+use fakes::apiserver::Api;
+use serde_json::json;
+
+use super::{BY_THE_CLOCK, Node};
+use crate::patience::{eventually, eventually_answers, stretched};
+use crate::program::{Installation, assert_says, code, stderr};
+use crate::world::{PKI, Status as _};
+
+const PENDING: &str = "configuration_pending";
+const WAITS_FOR_SIGHUP: [(&str, &str); 1] = [("wait", "sighup")];
+const WAITS_FOR_RESTART: [(&str, &str); 1] = [("wait", "restart")];
+const FAILING: [(&str, &str); 1] = [("what", "configuration")];
+
+/// Seen red: with the rules not stored in `publish`, with loosening taken up by the clock, and without
+/// `write_notice`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_path_bites_by_the_clock_and_is_let_go_by_a_signal() {
+    let mut node = Node::start(|_, _| {}).await;
+    let mut bob = node.client(&PKI.bob).connect().await.unwrap();
+    assert_eq!(bob.status("/pods").await, 200);
+    let asked = node.api.count(Api::Access);
+
+    node.configure(|file| file["authorization"]["paths"]["deny"] = json!(["/pods"]));
+    let began = Instant::now();
+    eventually_answers("the path is denied on the open connection", async || {
+        bob.status("/pods").await == 403
+    })
+    .await;
+    assert!(began.elapsed() < stretched(BY_THE_CLOCK), "{:?}", began.elapsed());
+    assert_eq!(node.api.count(Api::Access), asked);
+    assert_eq!(bob.status("/healthz").await, 200, "other paths");
+    assert_eq!(node.loosened(), Vec::<String>::new());
+
+    node.configure(|file| file["authorization"]["paths"]["deny"] = json!([]));
+    node.says("loosens what is allowed: authorization.paths.deny has no more /pods")
+        .await;
+    node.shows(PENDING, &WAITS_FOR_SIGHUP, 1.0).await;
+    let ready = node.admin("/readyz?verbose").await;
+    assert_says(&ready, &["[!] configuration: ", "waits for SIGHUP", "/pods"]);
+    assert_eq!(bob.status("/pods").await, 403);
+    assert_eq!(node.loosened(), Vec::<String>::new());
+
+    let asked = node.api.count(Api::Access);
+    node.hang_up();
+    eventually_answers("the path is allowed", async || bob.status("/pods").await == 200).await;
+    assert!(!bob.is_closed());
+    assert!(
+        node.api.count(Api::Access) > asked,
+        "the allow from before was asked for again"
+    );
+    eventually("it is in the audit", || {
+        node.loosened() == ["authorization.paths.deny has no more /pods"]
+    })
+    .await;
+    node.says("what is allowed was loosened: authorization.paths.deny has no more /pods")
+        .await;
+    node.shows(PENDING, &WAITS_FOR_SIGHUP, 0.0).await;
+    assert_eq!(node.said("loosens what is allowed").len(), 1, "once");
+    node.stop().await;
+}
+
+/// Seen red: with `in_force` yielding `new`, and with `at_start` never noted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_only_a_start_can_change_is_named_and_kept() {
+    let mut node = Node::start(|_, _| {}).await;
+    let mut bob = node.client(&PKI.bob).connect().await.unwrap();
+    node.configure(|file| {
+        file["listen"] = json!(["127.0.0.1:1"]);
+        file["limits"] = json!({"idleTimeout": "1m0s"});
+        file["authorization"]["paths"]["deny"] = json!(["/pods"]);
+    });
+    eventually_answers("the path is denied", async || bob.status("/pods").await == 403).await;
+    let named = "limits.idleTimeout, listen: changed in ";
+    node.says(named).await;
+    node.shows(PENDING, &WAITS_FOR_RESTART, 2.0).await;
+    let ready = node.admin("/readyz?verbose").await;
+    assert_says(
+        &ready,
+        &[
+            "[!] configuration: ",
+            named,
+            "not in force until a restart",
+            "\nok\n",
+        ],
+    );
+    assert_eq!(
+        node.client(&PKI.bob).status("/healthz").await,
+        200,
+        "it listens on"
+    );
+
+    node.configure(|file| {
+        file["listen"] = json!(["127.0.0.1:0"]);
+        file["limits"] = json!({});
+    });
+    node.shows(PENDING, &WAITS_FOR_RESTART, 0.0).await;
+    assert!(!node.admin("/readyz?verbose").await.contains("restart"));
+    assert_eq!(node.said(named).len(), 1, "one warning");
+    node.stop().await;
+}
+
+/// Seen red: with the complaint cleared while the file is not settled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_configuration_keeps_the_old_one_in_force_until_it_is_mended() {
+    let mut node = Node::start(|file, _| file["authorization"]["paths"]["deny"] = json!(["/pods"])).await;
+    let mut bob = node.client(&PKI.bob).connect().await.unwrap();
+    let good = node.changed(|_| {});
+    for (bad, why) in [
+        ("{", "not YAML"),
+        (
+            &good.replace("\"authorization\"", "\"authorisation\"")[..],
+            "authorisation",
+        ),
+        (&good.replace("\"ca.crt\"", "\"missing.crt\"")[..], "missing.crt"),
+    ] {
+        node.put("gate.yaml", bad);
+        node.hang_up();
+        node.says(why).await;
+        node.shows("reload_failing", &FAILING, 1.0).await;
+        assert_says(
+            &node.admin("/readyz?verbose").await,
+            &["[!] configuration: ", why],
+        );
+        assert_eq!(bob.status("/pods").await, 403);
+        assert_eq!(bob.status("/healthz").await, 200);
+        node.put("gate.yaml", &good);
+        node.shows("reload_failing", &FAILING, 0.0).await;
+    }
+    // The others see to it that no user may write to it.
+    let file = node.path("gate.yaml");
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).unwrap();
+    node.says("its mode 0666 lets other users change").await;
+    node.shows("reload_failing", &FAILING, 1.0).await;
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    node.shows("reload_failing", &FAILING, 0.0).await;
+    node.stop().await;
+}
+
+/// What a writer has left after its stop is YAML, and denies nothing.
+///
+/// Seen red: with `SETTLE` 0 and loosening taken up by the clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_configuration_is_not_in_force_however_long_its_writer_stops() {
+    let node = Node::start(|file, _| {
+        file["authentication"]["webhook"] = json!({"enabled": true});
+        file["authorization"]["paths"]["deny"] = json!(["/pods"]);
+    })
+    .await;
+    let mut bob = node.client(&PKI.bob).connect().await.unwrap();
+    assert_eq!(bob.status("/pods").await, 403);
+    let whole = serde_json::to_value(&node.configuration).unwrap();
+    let section = |name: &str| format!("{name}: {}\n", whole[name]);
+    let names = whole.as_object().unwrap().keys();
+    let before: String = names
+        .filter(|name| *name != "authorization")
+        .map(|name| section(name))
+        .collect();
+    let mut file = fs::File::create(node.path("gate.yaml")).unwrap();
+    file.write_all(before.as_bytes()).unwrap();
+    node.says("loosens what is allowed: authorization.paths.deny has no more /pods")
+        .await;
+    assert_eq!(bob.status("/pods").await, 403);
+    file.write_all(b"authorization: {paths: {deny: [/pods, /logs]}}\n")
+        .unwrap();
+    eventually_answers("the whole file is in force", async || {
+        bob.status("/logs").await == 403
+    })
+    .await;
+    assert_eq!(bob.status("/pods").await, 403);
+    node.shows(PENDING, &WAITS_FOR_SIGHUP, 0.0).await;
+    assert_eq!(node.loosened(), Vec::<String>::new());
+    node.stop().await;
+}
+
+/// The listener, the audit and the flags of the command line: not only what a request is judged by.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_files_and_another_audit_are_taken_up_from_the_configuration() {
+    let mut node = Node::start(|_, _| {}).await;
+    let renewed = crate::trust_changes::serving_pair();
+    node.put("new.crt", &renewed.certificate_pem());
+    node.put("new.key", &renewed.key_pem());
+    node.configure(|file| {
+        file["tlsCertFile"] = json!("new.crt");
+        file["tlsPrivateKeyFile"] = json!("new.key");
+        file["audit"]["commands"] = json!("omit");
+    });
+    let stranger = node.client(&PKI.bob);
+    eventually_answers("the new certificate is shown", async || {
+        let shown = stranger.handshake().await.unwrap().server_certificate.unwrap();
+        shown == renewed.chain[0].to_vec()
+    })
+    .await;
+    let target = "/exec/default/web/main?command=secret";
+    stranger.get(target).await.unwrap();
+    eventually("the command is left out", || {
+        let text = fs::read_to_string(node.path("audit.log")).unwrap();
+        assert!(!text.contains("secret") && !text.contains("hmac:"), "{text}");
+        text.contains("/exec/default/web/main")
+    })
+    .await;
+    node.stop().await;
+}
+
+/// Seen red: without a look at the directories, and with the mode of the file alone judged.
+#[test]
+fn a_configuration_that_others_may_change_is_refused_at_the_start() {
+    let installation = Installation::new();
+    let folder = installation.directory.path();
+    let chmod =
+        |path: &std::path::Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    let file = installation.config();
+    let refused = |why: &str| {
+        for command in ["check", "serve"] {
+            let ended = crate::program::run(&[command, "--config", &file]);
+            assert_eq!(code(&ended), 64, "{command}: {}", stderr(&ended));
+            assert_says(&stderr(&ended), &[&file, why]);
+        }
+    };
+    chmod(file.as_ref(), 0o620);
+    refused("its mode 0620 lets other users change what the gate allows");
+    chmod(file.as_ref(), 0o644);
+    chmod(folder, 0o777);
+    refused("the mode 0777 of ");
+    chmod(folder, 0o1777);
+    assert_eq!(code(&installation.check(&["--offline"])), 0);
+    chmod(folder, 0o700);
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&file, Some(12345), None).unwrap();
+        refused("it belongs to the user with the id 12345");
+        std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+        std::os::unix::fs::chown(folder, Some(12345), None).unwrap();
+        refused("belongs to the user with the id 12345, who could replace it");
+    }
+}
