@@ -1,6 +1,6 @@
-//! Under a seal `sources.port` is in the kernel's rules. A stranger's packet must get no answer at all, a client
-//! of the list must get through, and the seal must not be reported open because the gate hangs up on the node
-//! itself.
+//! Under a seal `sources.port` is in the kernel's rules. A stranger's packet must get no answer at
+//! all, a client of the list must get through, and the seal must not be reported open because the gate
+//! hangs up on the node itself.
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
@@ -110,8 +110,8 @@ fn a_list_of_one_family_closes_the_other() {
     });
 }
 
-/// Seen red: without the rules before those that leave the gate's addresses alone, and with the family that no
-/// network is of left open.
+/// Seen red: without the rules before those that leave the gate's addresses alone, and with the family that
+/// no network is of left open.
 #[test]
 fn a_gate_that_has_the_port_itself_is_open_to_the_list_alone() {
     on_every_backend(async |node: Node| {
