@@ -56,7 +56,7 @@ authorization:
     staleAllow: {maxAge: 1m0s, subresources: [metrics]}
   interactive: {requireCreate: false, allowedUsers: [bob], cacheAuthorizedTTL: 1s}
   paths: {deny: [/debug]}
-sources: {port: [10.0.0.0/8], interactive: [10.0.0.1], excludeApiServer: true}
+sources: {port: [192.0.2.0/24], interactive: [192.0.2.1/32], excludeApiServer: true}
 readOnlyPort: {listen: ['192.0.2.2:10255'], answer: 404, healthz: true}
 streamingConnectionIdleTimeout: 1m0s
 streams: {recheckInterval: 1m0s, maxUnverified: 10m0s, maxLifetime: 1h0m0s}
@@ -218,15 +218,10 @@ fn a_change_loosens_in_one_direction() {
             none(),
             key(
                 "sources.interactive",
-                "names no network any more, so that every address is let in",
+                "names no network any more, so that all are allowed",
             ),
         ),
-        (
-            format!("{user}[]}}}}"),
-            format!("{user}[bob]}}}}"),
-            none(),
-            all.clone(),
-        ),
+        (format!("{user}[]}}}}"), format!("{user}[bob]}}}}"), none(), all),
         (
             format!("{user}[bob]}}}}"),
             format!("{user}[bob, eve]}}}}"),
