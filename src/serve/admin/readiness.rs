@@ -306,6 +306,7 @@ mod tests {
         Err(ProbeFailure {
             why: "why".to_owned(),
             is_inconclusive,
+            is_another: false,
         })
     }
 
