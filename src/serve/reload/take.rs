@@ -13,7 +13,7 @@ use crate::authn::{DenyList, Identity, KnownApiServer};
 use crate::error::chain;
 use crate::gate::Rules;
 use crate::looks::{Looks, Reloaded, Trigger};
-use crate::settings::{KubeletFlags, Settings};
+use crate::settings::{AuthorizationMode, KubeletFlags, Settings};
 use crate::tls::Serving;
 
 impl Instance {
@@ -53,6 +53,9 @@ impl Instance {
         let api_server = self.known_api_server(seen.as_deref());
         let denied = DenyList::reload(&self.reviewing.denied, deny_files, api_server, looks);
         let after = self.judged_by();
+        if !Arc::ptr_eq(&before.1, &after.1) {
+            self.warn_of_left_out();
+        }
         if !Arc::ptr_eq(&before.0, &after.0)
             || !Arc::ptr_eq(&before.1, &after.1)
             || !Arc::ptr_eq(&before.2, &after.2)
@@ -172,6 +175,10 @@ impl Instance {
         if old == new {
             return Ok(true);
         }
+        let asks = new.authentication.webhook || new.authorization.mode == AuthorizationMode::Webhook;
+        if asks && self.api_server.is_none() {
+            return Err(ConfigurationError::NeedsClient);
+        }
         let serving = if old.tls == new.tls {
             None
         } else {
@@ -187,6 +194,7 @@ impl Instance {
             }
             Some(serving)
         };
+        self.judge_sources(&new.sources)?;
         let denied = if old.authentication.deny_files == new.authentication.deny_files {
             None
         } else {
@@ -217,6 +225,10 @@ impl Instance {
         path: &Path,
     ) {
         let path = path.display();
+        if pending.as_ref().is_some_and(|pending| !pending.signal.is_empty()) {
+            // It is not bad any more, and not in force either.
+            reloading.complaints.remove("configuration");
+        }
         let is_same = pending.is_none() && reloaded.problems.is_empty() && !reloaded.unsettled;
         self.note(reloading, "configuration", reloaded);
         let Some(mut pending) = pending else {
