@@ -24,7 +24,7 @@ use thiserror::Error;
 use self::text::{Entry, Origin, Parsed, parse};
 use super::identity::Identity;
 use crate::apiserver::UserInfo;
-use crate::files::{self, BUNDLE};
+use crate::files::{self, BUNDLE, Guard};
 use crate::looks::{Looks, Reloaded, Trigger};
 use crate::tls::Marks;
 
@@ -436,7 +436,7 @@ fn take(
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, DenyListError> {
-    files::read(path, BUNDLE).map_err(|source| DenyListError::Read {
+    files::read_guarded(path, BUNDLE, Guard::Trusted).map_err(|source| DenyListError::Read {
         path: path.to_owned(),
         source,
     })
