@@ -8,6 +8,7 @@ mod error;
 mod holding;
 mod instance;
 mod left_out;
+mod names;
 mod next_start;
 pub(crate) mod node;
 pub(crate) mod notify;

@@ -89,6 +89,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         audit,
     } = start(settings.clone(), runtime.handle())?;
     instance.follow_configuration(path.to_owned(), flags.clone(), settings);
+    instance.warn_of_certificates(&instance.settings.tls);
     if let Some(warning) = runtime.block_on(confirm_node(&instance))? {
         tracing::warn!("{warning}");
     }

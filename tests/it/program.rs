@@ -140,7 +140,7 @@ impl Installation {
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "x",
         });
-        fs::write(installation.path("kubeconfig"), kubeconfig.to_string()).unwrap();
+        fakes::pki::write_secret(installation.path("kubeconfig"), kubeconfig.to_string()).unwrap();
         installation.configure(|_| {});
         installation
     }

@@ -247,6 +247,9 @@ impl Matrix {
             .set("authorization.interactive.cacheAuthorizedTTL", life)
             .set("limits.reviewTimeout", "3s")
             .set("limits.idleTimeout", "1h")
+            // The reviews of open streams would be counted as a request's.
+            .set("streams.recheckInterval", "1h")
+            .set("streams.maxUnverified", "2h")
             .start()
             .await;
         world
