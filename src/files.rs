@@ -6,11 +6,11 @@
 
 use std::fs::{self, File, FileType, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::thread;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags, statvfs};
 use tokio::sync::oneshot;
 
 /// The most bytes of a CA bundle or of a revocation list.
@@ -19,6 +19,23 @@ pub(crate) const BUNDLE: u64 = 16 << 20;
 pub(crate) const DOCUMENT: u64 = 1 << 20;
 /// The most bytes of a bearer token.
 pub(crate) const TOKEN: u64 = 64 << 10;
+
+/// What the users of this machine outside a file's owner and group must not be able to do with it. A group is
+/// the operator's own grant, and is not judged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Guard {
+    /// Change it: the gate believes what it says.
+    Trusted,
+    /// Read or change it: it holds a private key or a token.
+    Secret,
+}
+
+/// Here the kubelet mounts the tokens of a pod, readable by every user of that pod.
+const MOUNTED_TOKENS: [&str; 2] = ["/var/run/secrets/kubernetes.io", "/run/secrets/kubernetes.io"];
+const OTHERS_READ: u32 = 0o004;
+const OTHERS_WRITE: u32 = 0o002;
+/// In a folder with this bit, users replace no files but their own.
+const STICKY: u32 = 0o1000;
 
 /// Opens a regular file for reading, without waiting.
 ///
@@ -42,6 +59,26 @@ pub(crate) fn open(path: impl AsRef<Path>) -> io::Result<File> {
 /// As [`open`], or it is larger.
 pub(crate) fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     read_open(&mut open(path)?, most)
+}
+
+/// As [`read`], for a file that others must not read or change.
+///
+/// # Errors
+/// As [`read`], or its mode, or its folder's, lets every user of this machine do so.
+pub(crate) fn read_guarded(path: impl AsRef<Path>, most: u64, guard: Guard) -> io::Result<Vec<u8>> {
+    let path = path.as_ref();
+    let mut file = open(path)?;
+    let bytes = read_open(&mut file, most)?;
+    refuse_others(path, file.metadata()?.mode(), guard)?;
+    Ok(bytes)
+}
+
+/// Whether others must not, and can, read or change a file that was read before its content was known.
+///
+/// # Errors
+/// They can, or the file is gone.
+pub(crate) fn check_guarded(path: &Path, guard: Guard) -> io::Result<()> {
+    refuse_others(path, fs::metadata(path)?.mode(), guard)
 }
 
 /// As [`read`], of a file that [`open`] has opened.
@@ -92,6 +129,49 @@ pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
         .map_err(|_| io::Error::other("the thread that read the files has panicked"))
 }
 
+fn refuse_others(path: &Path, mode: u32, guard: Guard) -> io::Result<()> {
+    let refuse = |what: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    let shown = mode & 0o7777;
+    if mode & OTHERS_WRITE != 0 {
+        return refuse(format!(
+            "every user of this machine may change it (mode {shown:04o}): chmod o-w it"
+        ));
+    }
+    let mounted = || MOUNTED_TOKENS.iter().any(|folder| path.starts_with(folder));
+    if guard == Guard::Secret && mode & OTHERS_READ != 0 && !mounted() {
+        return refuse(format!(
+            "every user of this machine may read it (mode {shown:04o}), and it holds a secret: chmod 0600 it, \
+             and replace the secret if another user may have read it"
+        ));
+    }
+    // A link may be replaced in its folder, and the file in its own.
+    for folder in [Some(path.to_owned()), fs::canonicalize(path).ok()] {
+        let Some(folder) = folder.as_deref().and_then(Path::parent) else {
+            continue;
+        };
+        let folder = match folder.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => folder,
+        };
+        let mode = fs::metadata(folder)?.mode();
+        if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 && !is_read_only(folder) {
+            return refuse(format!(
+                "every user of this machine may replace it, for its folder {} has mode {:04o}: chmod o-w the \
+                 folder",
+                folder.display(),
+                mode & 0o7777
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a folder's file system takes no change. A ConfigMap or a Secret is mounted with mode 0777, and
+/// read-only.
+pub(crate) fn is_read_only(folder: &Path) -> bool {
+    statvfs(folder).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
 fn refuse_special(about: &Metadata) -> io::Result<()> {
     if about.is_file() {
         return Ok(());
@@ -131,7 +211,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 #[allow(clippy::expect_used, clippy::unwrap_used)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::os::unix::net::UnixListener;
 
     use rustix::fs::{CWD, FileType, mknodat};
@@ -188,6 +268,57 @@ mod tests {
         let error = read("/proc/self/maps", 1024).unwrap_err().to_string();
         assert!(error.starts_with("it is larger than 1 KiB"), "{error}");
         assert_eq!(read_text("/proc/self/comm", TOKEN).unwrap().lines().count(), 1);
+    }
+
+    /// Seen red: with the folder not looked at, and with the mode of the link's own folder alone.
+    #[test]
+    fn a_file_that_every_user_may_read_or_change_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let chmod =
+            |name: &str, mode| fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+        fs::create_dir(at("in")).unwrap();
+        fs::create_dir(at("links")).unwrap();
+        fs::write(at("in/key"), "x").unwrap();
+        symlink("../in/key", at("links/key")).unwrap();
+        for (file, folder, links, trusted, secret) in [
+            (0o600, 0o755, 0o755, "", ""),
+            (0o640, 0o775, 0o755, "", ""),
+            (0o660, 0o1777, 0o755, "", ""),
+            (0o644, 0o755, 0o755, "", "may read it (mode 0644)"),
+            (
+                0o602,
+                0o755,
+                0o755,
+                "may change it (mode 0602)",
+                "may change it (mode 0602)",
+            ),
+            (0o600, 0o757, 0o755, "/in has mode 0757", "/in has mode 0757"),
+            (
+                0o600,
+                0o755,
+                0o777,
+                "/links has mode 0777",
+                "/links has mode 0777",
+            ),
+        ] {
+            chmod("in/key", file);
+            chmod("in", folder);
+            chmod("links", links);
+            for (guard, expected) in [(Guard::Trusted, trusted), (Guard::Secret, secret)] {
+                match read_guarded(at("links/key"), TOKEN, guard) {
+                    Ok(bytes) => assert!(expected.is_empty() && bytes == b"x", "{file:o} {expected}"),
+                    Err(error) => {
+                        let said = error.to_string();
+                        assert!(
+                            !expected.is_empty() && said.contains(expected),
+                            "{file:o}: {said}"
+                        );
+                        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+                    }
+                }
+            }
+        }
     }
 
     /// Seen red: with the work done on the caller's thread, whose panic it then is.

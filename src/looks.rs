@@ -26,15 +26,19 @@ pub(crate) enum Trigger {
 pub(crate) struct Looks {
     trigger: Trigger,
     now: Instant,
+    /// The number of this look.
+    number: u64,
     seen: BTreeMap<&'static str, Seen>,
     unsettled: bool,
 }
 
-/// Bytes that are not in force, and the first look that found them; no look has found others since.
+/// Bytes that are not in force, and when they were found first. Every look since has found them.
 #[derive(Debug)]
 struct Seen {
     digest: [u8; 32],
     since: Instant,
+    /// The last look that found them.
+    number: u64,
 }
 
 /// Files that must match, as they were taken up, and the value that was read from them.
@@ -75,6 +79,7 @@ impl Looks {
         Self {
             trigger: Trigger::Signal,
             now: Instant::now(),
+            number: 0,
             seen: BTreeMap::new(),
             unsettled: false,
         }
@@ -83,6 +88,7 @@ impl Looks {
     /// Begins the next look.
     pub(crate) fn begin(&mut self, trigger: Trigger, now: Instant) {
         (self.trigger, self.now, self.unsettled) = (trigger, now, false);
+        self.number += 1;
     }
 
     pub(crate) fn trigger(&self) -> Trigger {
@@ -98,18 +104,21 @@ impl Looks {
     pub(crate) fn has_settled(&mut self, unit: &'static str, files: &[Vec<u8>]) -> bool {
         let digest = digest(files);
         let since = match self.seen.get(unit) {
-            Some(seen) if seen.digest == digest => seen.since,
+            Some(seen) if seen.digest == digest && seen.number + 1 >= self.number => seen.since,
             _ => self.now,
         };
-        self.seen.insert(unit, Seen { digest, since });
+        let number = self.number;
+        self.seen.insert(
+            unit,
+            Seen {
+                digest,
+                since,
+                number,
+            },
+        );
         let settled = self.trigger == Trigger::Signal || self.now.duration_since(since) >= SETTLE;
         self.unsettled |= !settled;
         settled
-    }
-
-    /// The files of `unit` are those in force: whatever was seen meanwhile is gone.
-    pub(crate) fn forget(&mut self, unit: &'static str) {
-        self.seen.remove(unit);
     }
 }
 
@@ -163,7 +172,6 @@ impl<T> Unit<T> {
     ) -> Result<Next<Self>, E> {
         let files = found?;
         if files == self.files {
-            looks.forget(unit);
             Ok(Next::Same)
         } else if looks.has_settled(unit, &files) {
             Self::read(files, read).map(Next::New)
@@ -258,7 +266,7 @@ mod tests {
         assert!(!looks.is_unsettled());
     }
 
-    /// Seen red: without `forget`.
+    /// Seen red: without a look at `number`.
     #[test]
     fn bytes_that_came_and_went_are_new_when_they_come_again() {
         let (mut looks, start, held) = (Looks::at_once(), Instant::now(), unit("old"));

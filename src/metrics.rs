@@ -1,5 +1,6 @@
 //! Every metric family of the gate, with its help text. The names are part of the public surface.
 
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub struct Metrics {
     pub seal_open_seconds: Counter<f64, AtomicU64>,
     /// Connections to the kubelet, open now, that did not come through the gate.
     pub ungated_connections: Gauge,
+    address_held: Family<AddressLabels, Gauge>,
+    next_start: Family<NextStartLabels, Gauge>,
 }
 
 /// The parts of a request's time.
@@ -165,6 +168,17 @@ struct CertificateLabels {
 struct PortLabels {
     port: u16,
     family: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct AddressLabels {
+    address: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct NextStartLabels {
+    address: String,
+    verdict: &'static str,
 }
 
 /// One of what a gauge counts: the gauge goes up when this is made, and down when it is dropped.
@@ -278,6 +292,16 @@ impl Metrics {
             ungated_connections: families.add(
                 "ungated_connections",
                 "Connections to the kubelet open now that did not come through the gate",
+            ),
+            address_held: families.add(
+                "address_held",
+                "1 if the gate listens on this address of its own, whose port a kubelet may come to want; 0 \
+                 if it let go of it",
+            ),
+            next_start: families.add(
+                "kubelet_next_start",
+                "What the kubelet's next start would do to this address that the gate holds: 1 for one of \
+                 free, taken and unknown",
             ),
             registry: Registry::default(),
         };
@@ -414,6 +438,27 @@ impl Metrics {
             .set(i64::from(sealed));
     }
 
+    /// Whether the gate listens on an address whose port a kubelet may come to want.
+    pub fn address_held(&self, address: SocketAddr, held: bool) {
+        let address = address.to_string();
+        self.address_held
+            .get_or_create(&AddressLabels { address })
+            .set(i64::from(held));
+    }
+
+    /// What the kubelet's next start would do to such an address: `free`, `taken` or `unknown`.
+    pub fn next_start(&self, address: SocketAddr, verdict: &'static str) {
+        for each in ["free", "taken", "unknown"] {
+            let labels = NextStartLabels {
+                address: address.to_string(),
+                verdict: each,
+            };
+            self.next_start
+                .get_or_create(&labels)
+                .set(i64::from(each == verdict));
+        }
+    }
+
     /// The text exposition.
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -480,6 +525,8 @@ mod tests {
         metrics.certificate_expires("x", 1);
         metrics.audit_events("x", 1);
         metrics.bypass_sealed(1, "x", true);
+        metrics.address_held(([127, 0, 0, 1], 1).into(), true);
+        metrics.next_start(([127, 0, 0, 1], 1).into(), "free");
         let text = metrics.encode();
         let mut families = 0;
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

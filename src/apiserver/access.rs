@@ -3,13 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use aws_lc_rs::digest;
 use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::authorities::{Authorities, AuthoritiesError};
@@ -17,10 +18,10 @@ use super::exec::{IssuedCredential, Plugin};
 use super::keys::KubeconfigError;
 use super::kubeconfig::{Kubeconfig, ServerUrl};
 use super::material::{ClientCertificate, Material};
-use crate::files::{BUNDLE, DOCUMENT, TOKEN};
+use crate::files::{BUNDLE, DOCUMENT, Guard, TOKEN};
 use crate::looks::{Looks, Reloaded, Unit};
 use crate::tls::pem::{self, PemError};
-use crate::tls::{TlsError, certified_key};
+use crate::tls::{TlsError, Unfit, certified_key, judgement};
 
 /// All that a request needs, from one reading of the files.
 #[derive(Clone)]
@@ -51,6 +52,9 @@ pub(super) struct ApiServerEndpoint {
     pub(super) server: ServerUrl,
     pub(super) server_name: ServerName<'static>,
     pub(super) tls: Arc<ClientConfig>,
+    /// What the operator should know about these certificates. The gate starts with ones that have expired: the
+    /// kubelet may renew them at any time, and the gate starts without an API server as well.
+    pub(super) warnings: Vec<String>,
     fingerprint: [u8; 32],
 }
 
@@ -83,6 +87,14 @@ pub enum ApiServerError {
         key: PathBuf,
         /// What is wrong with them.
         source: TlsError,
+    },
+    /// The API server would refuse the client certificate.
+    #[error("{}: {source}", file.display())]
+    Unfit {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: Unfit,
     },
     /// TLS cannot be set up.
     #[error("TLS cannot be set up: {0}")]
@@ -143,7 +155,7 @@ impl ApiServerAccess {
         } = parts;
         if let Some(issued) = &issued {
             if authorization.is_none() {
-                let read = |token: &Material| header(token, &read(token, TOKEN)?);
+                let read = |token: &Material| header(token, &read(token, TOKEN, Guard::Secret)?);
                 authorization = issued.token.as_ref().map(read).transpose()?;
             }
             if pair.is_none() {
@@ -159,12 +171,20 @@ impl ApiServerAccess {
         let fingerprint = fingerprint(source, authorities, pair.as_ref());
         let endpoint = match in_use {
             Some(endpoint) if endpoint.fingerprint == fingerprint => Arc::clone(endpoint),
-            _ => Arc::new(ApiServerEndpoint {
-                server: source.server.clone(),
-                server_name: source.server_name.clone(),
-                tls: tls(source, authorities, pair.as_ref())?,
-                fingerprint,
-            }),
+            _ => {
+                let trust = Authorities::new(source.authority.origin(), authorities)?;
+                let outdated = trust.check_dates(UnixTime::now()).err();
+                let judged = pair.as_ref().map_or_else(|| Ok(Vec::new()), PemPair::judge);
+                let mut warnings = judged.unwrap_or_else(|error| vec![error.to_string()]);
+                warnings.extend(outdated.map(|error| error.to_string()));
+                Arc::new(ApiServerEndpoint {
+                    server: source.server.clone(),
+                    server_name: source.server_name.clone(),
+                    warnings,
+                    tls: tls(trust, pair.as_ref())?,
+                    fingerprint,
+                })
+            }
         };
         Ok(Self {
             endpoint,
@@ -182,7 +202,7 @@ impl ApiServerFiles {
     /// Reads them. This may take as long as their file systems take.
     pub(super) fn read(source: &Kubeconfig) -> Result<Self, ApiServerError> {
         let found = read_authorities(source)?;
-        let authorities = Unit::read(found, |files| check_authorities(source, files))?;
+        let authorities = Unit::read(found, |files| check_authorities(source, files).map(drop))?;
         let token = Unit::read(read_token(source)?, |files| token(source, files))?;
         let pair = Unit::read(read_client(source)?, |files| client(source, files))?;
         Ok(Self {
@@ -201,7 +221,7 @@ impl ApiServerFiles {
     ) -> Self {
         let mut next = self.clone();
         let (found, read) = (read_authorities(source), |files: &[Vec<u8>]| {
-            check_authorities(source, files)
+            Ok(check_authorities(source, files)?.check_dates(UnixTime::now())?)
         });
         let unit = self.authorities.next("api server CAs", found, looks, read);
         reloaded
@@ -214,13 +234,24 @@ impl ApiServerFiles {
             .note(unit)
             .into_iter()
             .for_each(|unit| next.token = unit.into());
-        let (found, read) = (read_client(source), |files: &[Vec<u8>]| client(source, files));
+        let (found, read) = (read_client(source), |files: &[Vec<u8>]| {
+            let pair = client(source, files)?;
+            pair.iter().try_for_each(|pair| pair.judge().map(drop))?;
+            Ok(pair)
+        });
         let unit = self.pair.next("api server client", found, looks, read);
         reloaded
             .note(unit)
             .into_iter()
             .for_each(|unit| next.pair = unit.into());
         next
+    }
+
+    /// Whether they are good now: what has expired never replaces what is good.
+    pub(super) fn check_dates(&self, source: &Kubeconfig) -> Result<(), ApiServerError> {
+        Authorities::new(source.authority.origin(), self.authorities())?.check_dates(UnixTime::now())?;
+        let pair = self.pair.value().iter();
+        pair.map(PemPair::judge).try_for_each(|judged| judged.map(drop))
     }
 
     /// The contents of all of them.
@@ -241,16 +272,16 @@ struct Parts<'a> {
 }
 
 fn read_authorities(source: &Kubeconfig) -> Result<Vec<Vec<u8>>, ApiServerError> {
-    Ok(vec![read(&source.authority, BUNDLE)?])
+    Ok(vec![read(&source.authority, BUNDLE, Guard::Trusted)?])
 }
 
-fn check_authorities(source: &Kubeconfig, files: &[Vec<u8>]) -> Result<(), ApiServerError> {
-    Authorities::new(source.authority.origin(), &files[0])?;
-    Ok(())
+fn check_authorities(source: &Kubeconfig, files: &[Vec<u8>]) -> Result<Authorities, ApiServerError> {
+    Ok(Authorities::new(source.authority.origin(), &files[0])?)
 }
 
 fn read_token(source: &Kubeconfig) -> Result<Vec<Vec<u8>>, ApiServerError> {
-    source.token.iter().map(|token| read(token, TOKEN)).collect()
+    let token = source.token.iter();
+    token.map(|token| read(token, TOKEN, Guard::Secret)).collect()
 }
 
 fn token(source: &Kubeconfig, files: &[Vec<u8>]) -> Result<Option<HeaderValue>, ApiServerError> {
@@ -305,6 +336,19 @@ impl PemPair {
         }
     }
 
+    /// Judges the certificate as one for the API server. Yields warnings.
+    fn judge(&self) -> Result<Vec<String>, ApiServerError> {
+        let file = self.certificate.chain.origin();
+        let chain = pem::certificates(file, &self.chain)?;
+        let judged = judgement::client(&chain, SystemTime::now());
+        let warnings = judged.map_err(|source| ApiServerError::Unfit {
+            file: file.to_owned(),
+            source,
+        })?;
+        let name = |warning| format!("{}: {warning}", file.display());
+        Ok(warnings.into_iter().map(name).collect())
+    }
+
     /// Also compares the key with the certificate.
     fn certified(&self) -> Result<Arc<CertifiedKey>, ApiServerError> {
         let ClientCertificate {
@@ -324,27 +368,22 @@ impl PemPair {
 /// `kubelet-client-current.pem` holds both, and a symlink switches it. It is read once: with two readings,
 /// certificate and key could be of different pairs.
 fn read_pair(certificate: &ClientCertificate) -> Result<[Vec<u8>; 2], ApiServerError> {
-    let chain = read(&certificate.chain, DOCUMENT)?;
-    let key = match (&certificate.chain, &certificate.key) {
-        (Material::File(chain_file), Material::File(key_file)) if chain_file == key_file => chain.clone(),
-        (_, key) => read(key, DOCUMENT)?,
+    let key = read(&certificate.key, DOCUMENT, Guard::Secret)?;
+    let chain = match (&certificate.chain, &certificate.key) {
+        (Material::File(chain_file), Material::File(key_file)) if chain_file == key_file => key.clone(),
+        (chain, _) => read(chain, DOCUMENT, Guard::Trusted)?,
     };
     Ok([chain, key])
 }
 
-fn read(material: &Material, most: u64) -> Result<Vec<u8>, ApiServerError> {
-    material.read(most).map_err(|source| ApiServerError::Read {
+fn read(material: &Material, most: u64, guard: Guard) -> Result<Vec<u8>, ApiServerError> {
+    material.read(most, guard).map_err(|source| ApiServerError::Read {
         file: material.origin().to_owned(),
         source,
     })
 }
 
-fn tls(
-    source: &Kubeconfig,
-    authorities: &[u8],
-    pair: Option<&PemPair>,
-) -> Result<Arc<ClientConfig>, ApiServerError> {
-    let authorities = Authorities::new(source.authority.origin(), authorities)?;
+fn tls(authorities: Authorities, pair: Option<&PemPair>) -> Result<Arc<ClientConfig>, ApiServerError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(ApiServerError::Tls)?

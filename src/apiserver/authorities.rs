@@ -36,6 +36,12 @@ pub enum AuthoritiesError {
     /// It is not PEM.
     #[error(transparent)]
     Pem(#[from] PemError),
+    /// All of them have expired, or are not valid yet.
+    #[error("{}: all of its CAs have expired or are not valid yet: renew them", file.display())]
+    Outdated {
+        /// The bundle.
+        file: PathBuf,
+    },
     /// None of its certificates can be a trust anchor.
     #[error("{}: none of its certificates can be used as a CA", file.display())]
     NoAuthority {
@@ -65,6 +71,17 @@ impl Authorities {
             anchors,
             algorithms: default_provider().signature_verification_algorithms,
         })
+    }
+
+    /// Whether one of the CAs is valid at `now`.
+    pub(super) fn check_dates(&self, now: UnixTime) -> Result<(), AuthoritiesError> {
+        let second = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        match self.anchors.iter().any(|dated| dated.valid.contains(&second)) {
+            true => Ok(()),
+            false => Err(AuthoritiesError::Outdated {
+                file: self.file.clone(),
+            }),
+        }
     }
 
     /// Whether the chain of a server is valid at `now`. Its names are not checked.

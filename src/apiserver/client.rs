@@ -151,6 +151,11 @@ impl ApiServer {
             })
     }
 
+    /// What the operator should know about the certificates in use.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.0.credentials.endpoint().warnings.clone()
+    }
+
     /// Reads the kubeconfig and the credential files again, publishes what has changed and is good, and
     /// closes connections that were made with older ones.
     pub(crate) fn reload(&self, looks: &mut Looks) -> Reloaded<ApiServerError> {

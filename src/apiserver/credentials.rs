@@ -239,7 +239,15 @@ impl Credentials {
             Ok(())
         });
         let kubeconfig = reloaded.note(next)?;
-        match ApiServerFiles::read(&source) {
+        let files = ApiServerFiles::read(&source).and_then(|files| {
+            let outdated = files.check_dates(&source);
+            // Files that are outdated already may be replaced by others that are.
+            if held.files.check_dates(last_good).is_ok() {
+                outdated?;
+            }
+            Ok(files)
+        });
+        match files {
             Ok(files) if looks.has_settled("kubeconfig with its files", &files.contents()) => {
                 let kubeconfig = kubeconfig.into();
                 Some((source, Held { kubeconfig, files }))

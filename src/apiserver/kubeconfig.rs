@@ -14,7 +14,7 @@ use super::document::{ClusterSection, UserSection};
 use super::exec::{self, CLUSTER_EXTENSION, Plugin};
 use super::keys::{Keys, KubeconfigError};
 use super::material::{ClientCertificate, Material, beside, given};
-use crate::files::{self, DOCUMENT};
+use crate::files::{self, DOCUMENT, Guard};
 use crate::tls::pem;
 
 /// Where the kubelet puts a pod's service-account token and the cluster's CA bundle.
@@ -68,7 +68,25 @@ impl Kubeconfig {
             file: path.to_owned(),
             place: "a byte that is not UTF-8".into(),
         })?;
-        Self::parse(path, &text)
+        let kubeconfig = Self::parse(path, &text)?;
+        if kubeconfig.holds_secret() {
+            files::check_guarded(path, Guard::Secret).map_err(|source| KubeconfigError::Read {
+                file: path.to_owned(),
+                source,
+            })?;
+        }
+        Ok(kubeconfig)
+    }
+
+    /// Whether a key or a token is in the kubeconfig itself. Many distributions let every user read one that
+    /// only names files.
+    fn holds_secret(&self) -> bool {
+        let key = self.client_certificate.as_ref().map(|pair| &pair.key);
+        let secrets = [key, self.token.as_ref()];
+        secrets
+            .into_iter()
+            .flatten()
+            .any(|secret| matches!(secret, Material::Inline { .. }))
     }
 
     /// The convention for pods. `host` and `port` are the values of `KUBERNETES_SERVICE_HOST` and
@@ -140,10 +158,12 @@ impl Kubeconfig {
             return Ok(None);
         };
         let origin = chain.origin();
-        let bytes = chain.read(DOCUMENT).map_err(|source| KubeconfigError::Read {
-            file: origin.to_owned(),
-            source,
-        })?;
+        let bytes = chain
+            .read(DOCUMENT, Guard::Trusted)
+            .map_err(|source| KubeconfigError::Read {
+                file: origin.to_owned(),
+                source,
+            })?;
         let certificates = pem::certificates(origin, &bytes)?;
         let unparsable = || KubeconfigError::Key {
             file: origin.to_owned(),
@@ -253,7 +273,7 @@ impl Kubeconfig {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, KubeconfigError> {
-    files::read(path, DOCUMENT).map_err(|source| KubeconfigError::Read {
+    files::read_guarded(path, DOCUMENT, Guard::Trusted).map_err(|source| KubeconfigError::Read {
         file: path.to_owned(),
         source,
     })

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::files;
+use crate::files::{self, Guard};
 
 /// A client certificate and its key. Each may be a file or inline data.
 #[derive(Clone, Debug)]
@@ -35,10 +35,10 @@ impl Material {
     }
 
     /// Its bytes, of a file at most `most`.
-    pub(super) fn read(&self, most: u64) -> std::io::Result<Vec<u8>> {
+    pub(super) fn read(&self, most: u64, guard: Guard) -> std::io::Result<Vec<u8>> {
         match self {
             Self::Inline { bytes, .. } => Ok(bytes.clone()),
-            Self::File(path) => files::read(path, most),
+            Self::File(path) => files::read_guarded(path, most, guard),
         }
     }
 }

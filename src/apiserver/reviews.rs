@@ -98,6 +98,9 @@ pub(crate) struct NodeInfo {
     /// `systemUUID`, from the firmware.
     #[serde(rename = "systemUUID", deserialize_with = "null_is_default")]
     pub system_uuid: String,
+    /// The addresses and names of the Node, of all kinds.
+    #[serde(skip)]
+    pub addresses: Vec<String>,
 }
 
 /// A kind of object, as the API server names it.
@@ -319,9 +322,20 @@ pub(super) fn node_info(body: &[u8]) -> Result<NodeInfo, AnswerError> {
     struct NodeStatus {
         #[serde(default, rename = "nodeInfo", deserialize_with = "null_is_default")]
         node_info: NodeInfo,
+        #[serde(default, deserialize_with = "null_is_default")]
+        addresses: Vec<NodeAddress>,
+    }
+    #[derive(Deserialize)]
+    struct NodeAddress {
+        #[serde(default, deserialize_with = "null_is_default")]
+        address: String,
     }
     let status: NodeStatus = NODE.status(body, "")?;
-    Ok(status.node_info)
+    let addresses = status.addresses.into_iter().map(|each| each.address);
+    Ok(NodeInfo {
+        addresses: addresses.filter(|address| !address.is_empty()).collect(),
+        ..status.node_info
+    })
 }
 
 // === impl Kind ===

@@ -79,8 +79,8 @@ impl Authenticator {
     }
 
     /// The user who makes a request. `websocket` says whether the request is a WebSocket upgrade, whose
-    /// subprotocols may carry a token. A token is judged by a review that is fresh enough; a certificate, which
-    /// needs none, by the trust in force.
+    /// subprotocols may carry a token. A token is judged by a review that is fresh enough; a certificate,
+    /// which needs none, by the trust in force.
     ///
     /// # Errors
     /// 401 if no credential is valid, 503 if the TokenReview of a token failed or the certificate was not

@@ -161,8 +161,8 @@ impl TokenReviewer {
     }
 
     /// The verdict on `token`, which a client of `source` sent. Reviews and rejections count against that
-    /// source. A verdict that must be fresh is about a token that was accepted: it is asked for whatever other
-    /// clients of the source have spent, as a renewal is.
+    /// source. A verdict that must be fresh is about a token that was accepted: it is asked for whatever
+    /// other clients of the source have spent, as a renewal is.
     pub(super) async fn review(
         &self,
         token: &str,

@@ -32,7 +32,8 @@ impl Authorizer {
         Self { policy, reviewer }
     }
 
-    /// Whether the gate's own rules leave `identity`, at the address `source`, one of `checks`. They need no review.
+    /// Whether the gate's own rules leave `identity`, at the address `source`, one of
+    /// `checks`. They need no review.
     ///
     /// # Errors
     /// 403 in the kubelet's words.
@@ -47,7 +48,8 @@ impl Authorizer {
             .map_err(|refusal| forbidden(identity, checks, refusal.reason, refusal.detail))
     }
 
-    /// Whether `identity`, at the address `source`, is allowed one of `checks`, by reviews that are fresh enough.
+    /// Whether `identity`, at the address `source`, is allowed one of `checks`, by
+    /// reviews that are fresh enough.
     ///
     /// The first Allow wins, a Deny is final, and a failed review ends the decision.
     ///

@@ -11,8 +11,9 @@
 //! waiter to try again: with the API server down, a hundred waiters would sit through a hundred timeouts, one
 //! after another.
 //!
-//! A caller that must not rely on the past asks for an answer [`Freshness::Since`] a point in time. All callers
-//! that ask for the same answer since the same time share one review, whose answer replaces the remembered one.
+//! A caller that must not rely on the past asks for an answer [`Freshness::Since`] a point in time.
+//! All callers that ask for the same answer since the same time share one review, whose answer
+//! replaces the remembered one.
 //!
 //! A review is a task of the control runtime. It goes on when a client leaves, even the one whose request
 //! started it, and the answer is kept for later requests. The kubelet's token cache behaves the same way; the

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::exit::{CliError, Exit};
 use super::terminal::{BAD, Stream, Terminal};
-use crate::serve::check::Findings;
+use crate::serve::check::{Asked, Findings};
 use crate::settings::KubeletFlags;
 
 /// The arguments of `check`.
@@ -32,7 +32,11 @@ impl Check {
     /// The verdict is the last line of standard output. With `--print` it is on standard error, so that the
     /// settings alone can be written to a file.
     pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
-        let found = Findings::of(&self.config, &self.flags, self.offline).map_err(CliError::failed)?;
+        let asked = match self.offline {
+            true => Asked::Kubelet,
+            false => Asked::KubeletAndApiServer,
+        };
+        let found = Findings::of(&self.config, &self.flags, asked).map_err(CliError::failed)?;
         print(&found, &mut terminal.err);
         if self.print {
             if let Some(settings) = &found.settings {
@@ -47,9 +51,14 @@ impl Check {
     }
 }
 
-/// The same for a configuration that was just written, without a verdict.
-pub(super) fn quietly(config: &Path, offline: bool, err: &mut Stream) -> Result<Exit, CliError> {
-    let found = Findings::of(config, &KubeletFlags::default(), offline).map_err(CliError::failed)?;
+/// The same for a configuration that was just written, without a verdict. `is_here`: for the kubelet that runs
+/// on this machine.
+pub(super) fn quietly(config: &Path, is_here: bool, err: &mut Stream) -> Result<Exit, CliError> {
+    let asked = match is_here {
+        true => Asked::KubeletAndApiServer,
+        false => Asked::Nothing,
+    };
+    let found = Findings::of(config, &KubeletFlags::default(), asked).map_err(CliError::failed)?;
     print(&found, err);
     Ok(exit(&found))
 }

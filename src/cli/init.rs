@@ -127,7 +127,7 @@ impl Init {
             out.text(&format!("{next} has the next steps"));
         } else {
             // A kubeconfig in a copied file system may name programs to run, and an API server to call.
-            if check::quietly(&config, !runs, err)? != Exit::Good {
+            if check::quietly(&config, runs, err)? != Exit::Good {
                 out.text("`kubelet-gate check` refuses it, for the reasons above");
                 return Ok(Exit::Findings);
             }

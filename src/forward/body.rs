@@ -42,8 +42,8 @@ pub(crate) struct Piece {
 
 /// What the last poll of a body for a frame found.
 pub(crate) struct Polled {
-    /// A frame, or the end: the body is not polled again before the client has taken it. If not, the kubelet has
-    /// sent no more yet.
+    /// A frame, or the end: the body is not polled again before the client has taken it. If not, the
+    /// kubelet has sent no more yet.
     pub(crate) is_ready: bool,
     /// The followed log that the body is.
     pub(crate) follow: Option<Arc<Follow>>,

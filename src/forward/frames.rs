@@ -1,5 +1,5 @@
-//! Where the frames of a WebSocket end (RFC 6455 §5.2), for a close frame of the gate's own: within a frame it
-//! would be taken for the kubelet's data.
+//! Where the frames of a WebSocket end (RFC 6455 §5.2), for a close frame of the gate's own: within a frame
+//! it would be taken for the kubelet's data.
 //!
 //! Only the heads of frames are looked at. What they carry is skipped, not copied.
 
@@ -42,8 +42,8 @@ impl Frames {
         }
     }
 
-    /// Walks to the end of the frame that `bytes` go on with, or over all of them. Yields how many that are; not
-    /// 0, unless there are none.
+    /// Walks to the end of the frame that `bytes` go on with, or over all of them. Yields how many that are;
+    /// not 0, unless there are none.
     pub(super) fn pass_frame(&mut self, bytes: &[u8]) -> usize {
         let mut passed = 0;
         while self.left == 0 {
@@ -143,8 +143,8 @@ mod tests {
     }
 
     proptest! {
-        /// Seen red: with the mask's four bytes not counted, with a length of 126 read as such, and with a frame
-        /// without payload whose end is not noticed.
+        /// Seen red: with the mask's four bytes not counted, with a length of 126 read as such, and with a
+        /// frame without payload whose end is not noticed.
         #[test]
         fn the_ends_of_frames_are_found_however_the_bytes_are_split(
             frames in frames(),

@@ -74,6 +74,8 @@ pub(crate) struct ProbeFailure {
     pub(crate) why: String,
     /// It shows nothing about the kubelet.
     pub(crate) is_inconclusive: bool,
+    /// What answers there does not show the certificate that is configured.
+    pub(crate) is_another: bool,
 }
 
 /// How much of an answer is read at once. It is also the largest frame that is passed on, which an HTTP/2
@@ -131,6 +133,7 @@ impl Kubelet {
             Ok(_) => Ok(()),
             Err(error) => Err(ProbeFailure {
                 is_inconclusive: is_inconclusive(&error),
+                is_another: tls::is_refused_certificate(&error),
                 why: self.refuse(&error).to_string(),
             }),
         }

@@ -6,15 +6,16 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::HeaderValue;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 
-use crate::files::{self, BUNDLE, TOKEN};
+use crate::files::{self, BUNDLE, Guard, TOKEN};
 use crate::looks::{Looks, Reloaded, Unit};
 use crate::settings::{self, UpstreamTrust};
-use crate::tls::{self, UpstreamVerification, pem};
+use crate::tls::{self, UpstreamVerification, judgement, pem};
 
 /// The files of `upstream:`, each with those that it must match.
 #[derive(Clone)]
@@ -46,6 +47,14 @@ pub enum KubeletError {
         /// Why not.
         source: pem::PemError,
     },
+    /// The kubelet would refuse the client certificate.
+    #[error("{CERTIFICATE_FILE} {}: {source}", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: tls::Unfit,
+    },
     /// Certificate, key or CA do not make a TLS client.
     #[error("upstream: {0}")]
     Tls(#[from] tls::TlsError),
@@ -57,6 +66,8 @@ pub enum KubeletError {
     Token(PathBuf),
 }
 
+const CERTIFICATE_FILE: &str = "upstream.clientCertificateFile";
+const KEY_FILE: &str = "upstream.clientKeyFile";
 const TOKEN_FILE: &str = "upstream.tokenFile";
 
 // === impl KubeletUnits ===
@@ -106,7 +117,11 @@ fn read_files(sources: Vec<(&'static str, PathBuf)>) -> Result<Vec<Vec<u8>>, Kub
             TOKEN_FILE => TOKEN,
             _ => BUNDLE,
         };
-        files::read(&path, most).map_err(|source| KubeletError::Read { key, path, source })
+        let guard = match key {
+            TOKEN_FILE | KEY_FILE => Guard::Secret,
+            _ => Guard::Trusted,
+        };
+        files::read_guarded(&path, most, guard).map_err(|source| KubeletError::Read { key, path, source })
     };
     sources.into_iter().map(read).collect()
 }
@@ -146,8 +161,8 @@ fn client_sources(settings: &settings::Upstream) -> Vec<(&'static str, PathBuf)>
     match &settings.credentials.client_certificate {
         None => Vec::new(),
         Some((certificate_file, key_file)) => vec![
-            ("upstream.clientCertificateFile", certificate_file.clone()),
-            ("upstream.clientKeyFile", key_file.clone()),
+            (CERTIFICATE_FILE, certificate_file.clone()),
+            (KEY_FILE, key_file.clone()),
         ],
     }
 }
@@ -159,9 +174,13 @@ fn client(
     let Some((certificate_file, key_file)) = &settings.credentials.client_certificate else {
         return Ok(None);
     };
-    let chain = certificates("upstream.clientCertificateFile", certificate_file, &files[0])?;
+    let chain = certificates(CERTIFICATE_FILE, certificate_file, &files[0])?;
+    judgement::client(&chain, SystemTime::now()).map_err(|source| KubeletError::Unfit {
+        path: certificate_file.clone(),
+        source,
+    })?;
     let key = pem::private_key(key_file, &files[1]).map_err(|source| KubeletError::Pem {
-        key: "upstream.clientKeyFile",
+        key: KEY_FILE,
         source,
     })?;
     Ok(Some(tls::certified_key(chain, key)?))

@@ -1,9 +1,10 @@
-//! What this machine's kernel says: sockets, addresses, network namespaces, the host's name.
+//! What this machine's kernel says: sockets, addresses, network namespaces, processes, the host's name.
 
 mod addresses;
 mod connection_owners;
 mod mark;
 mod namespace;
+mod running_process;
 pub mod sockets;
 mod wire;
 
@@ -11,6 +12,7 @@ pub use self::addresses::addresses;
 pub(crate) use self::connection_owners::ConnectionOwners;
 pub use self::mark::Mark;
 pub use self::namespace::{Namespace, as_user, ip};
+pub(crate) use self::running_process::RunningProcess;
 pub use self::wire::{Unreached, Wire};
 
 use crate::files::{self, DOCUMENT};

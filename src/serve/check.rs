@@ -11,6 +11,7 @@ use super::admin::client::{AdminError, AdminPlace, api_server};
 use super::admin::socket::AdminSocketError;
 use super::error::StartError;
 use super::left_out::left_out;
+use super::names;
 use super::node::{self, NodeError, SameMachine, Shown};
 use super::start::{api_server_and_node_name, deny_list, unused_proxy};
 use super::unit;
@@ -21,11 +22,25 @@ use crate::authn::DenyList;
 use crate::error::chain;
 use crate::forward::{Kubelet, KubeletError};
 use crate::metrics::Metrics;
-use crate::settings::{AuditSink, AuthorizationMode, KubeletFlags, Places, Settings, SettingsError};
+use crate::settings::{
+    AuditSink, AuthorizationMode, KubeletFlags, Places, Settings, SettingsError, Upstream,
+    UpstreamCredentials, UpstreamTrust,
+};
 use crate::tls::{Serving, ServingError};
 
 /// How long a running gate may take to say where it served the API server.
 const ADMIN: Duration = Duration::from_secs(2);
+
+/// What is asked beside the files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Asked {
+    /// Nothing: they are another machine's.
+    Nothing,
+    /// The kubelet that runs here.
+    Kubelet,
+    /// The kubelet and the API server.
+    KubeletAndApiServer,
+}
 
 /// What a check found.
 #[derive(Default)]
@@ -38,12 +53,21 @@ pub(crate) struct Findings {
     pub(crate) warnings: Vec<String>,
 }
 
+/// What could be made of the files.
+#[derive(Default)]
+struct Parts {
+    serving: Option<Serving>,
+    kubelet: Option<Kubelet>,
+    /// The client and the Node's name, if there is something to ask the API server.
+    api_server: Option<(ApiServer, Arc<str>)>,
+}
+
 impl Findings {
-    /// Checks the configuration file at `path`, under `flags`. Without `offline` the API server is asked too.
+    /// Checks the configuration file at `path`, under `flags`.
     ///
     /// # Errors
     /// The operating system gives no runtime to ask with.
-    pub(crate) fn of(path: &Path, flags: &KubeletFlags, offline: bool) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path, flags: &KubeletFlags, asked: Asked) -> io::Result<Self> {
         let mut found = Self::default();
         let (settings, places) = match Settings::load_with_places(path, flags) {
             Ok(loaded) => loaded,
@@ -57,48 +81,98 @@ impl Findings {
             }
         };
         found.warnings.clone_from(&settings.warnings);
-        let api_server = found.look_at_files(&settings, &places);
+        let parts = found.look_at_files(&settings, &places);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(found.look_at_sources(&settings, &places));
-        if !offline && let Some((api_server, node_name)) = api_server {
-            runtime.block_on(found.ask(&settings, &places, &api_server, &node_name));
-        }
+        runtime.block_on(async {
+            found.look_at_sources(&settings, &places).await;
+            if asked != Asked::Nothing
+                && let Some(kubelet) = &parts.kubelet
+            {
+                found.ask_kubelet(&settings, &places, kubelet, asked).await;
+            }
+            if asked == Asked::KubeletAndApiServer
+                && let Some((api_server, node_name)) = &parts.api_server
+            {
+                let serving = parts.serving.as_ref();
+                found
+                    .ask(&settings, &places, api_server, node_name, serving)
+                    .await;
+            }
+        });
         found.settings = Some(settings);
         Ok(found)
     }
 
-    /// Every file that would keep the gate from starting, not only the first. Yields the client and the
-    /// node's name, if there is something to ask the API server.
-    fn look_at_files(&mut self, settings: &Settings, places: &Places) -> Option<(ApiServer, Arc<str>)> {
-        let kubelet = Kubelet::new(
-            settings.upstream.clone(),
-            &settings.limits,
-            None,
-            Metrics::new().into(),
-        );
+    /// Every file that would keep the gate from starting, not only the first.
+    fn look_at_files(&mut self, settings: &Settings, places: &Places) -> Parts {
+        let mut parts = Parts::default();
         let (api_server, node_name) = match api_server_and_node_name(settings) {
             Ok((api_server, node_name)) => (api_server, Ok(node_name)),
             Err(error) => (None, Err(error)),
         };
-        let name = node_name.as_ref().ok().cloned();
+        parts.api_server = api_server.zip(node_name.as_ref().ok().cloned());
+        let serving = Serving::load(&settings.tls).map(|serving| parts.serving = Some(serving));
+        let kubelet =
+            kubelet(settings.upstream.clone(), settings).map(|kubelet| parts.kubelet = Some(kubelet));
+        let may_listen = node::may_listen(settings, &running_kubelets(Path::new("/proc")));
+        if may_listen.is_ok() {
+            self.warnings
+                .extend(node::next_start_warnings(settings, Path::new("/proc")));
+        }
         let denied = deny_list(settings).map(|list| self.warnings.extend(denials(&list)));
         let outcomes: [Result<(), StartError>; 7] = [
-            Serving::load(&settings.tls).map(drop).map_err(StartError::from),
+            serving.map_err(StartError::from),
             denied,
-            kubelet.map(drop).map_err(StartError::from),
+            kubelet.map_err(StartError::from),
             node_name.map(drop),
-            node::may_listen(settings, &running_kubelets(Path::new("/proc"))).map_err(StartError::from),
+            may_listen.map(drop).map_err(StartError::from),
             audit_directory(settings),
             admin::socket::group(settings).map(drop).map_err(StartError::from),
         ];
         for problem in outcomes.into_iter().filter_map(Result::err) {
             self.refuse(places, key(&problem), &problem);
         }
+        if let Some(serving) = &parts.serving {
+            self.warnings.extend(serving.warnings(&settings.tls));
+            self.warnings
+                .extend(names::missing_listeners(serving, &settings.listen));
+        }
+        if let Some((api_server, _)) = &parts.api_server {
+            self.warnings.extend(api_server.warnings());
+        }
         self.warnings.extend(unused_proxy());
         self.warnings.extend(unit::unknown_directives());
-        api_server.zip(name)
+        parts
+    }
+
+    /// Whether the running kubelet shows the certificate that the gate will demand of it. That it does not run
+    /// is a warning, unless the check is offline.
+    async fn ask_kubelet(&mut self, settings: &Settings, places: &Places, kubelet: &Kubelet, asked: Asked) {
+        let key = match &settings.upstream.trust {
+            None => return,
+            Some(UpstreamTrust::Pinned(_)) => "upstream.certificateFile",
+            Some(UpstreamTrust::Ca { .. }) => "upstream.caFile",
+        };
+        match kubelet.probe().await {
+            Ok(()) => {}
+            Err(failure) if !failure.is_another => {
+                if asked == Asked::KubeletAndApiServer {
+                    let why = failure.why;
+                    self.warnings
+                        .push(format!("{key}: not compared with the running kubelet: {why}"));
+                }
+            }
+            Err(_) if is_answered_by_gate(settings).await => self.warnings.push(format!(
+                "{key}: not compared with the running kubelet: the gate itself answers at its address, for the \
+                 seal redirects this program's connection"
+            )),
+            Err(failure) => {
+                let (place, why) = (places.of(key), failure.why);
+                self.problems.push(format!("{place}: {key}: {why}"));
+            }
+        }
     }
 
     /// What `sources` leave out: this node, and where the gate that runs served the API server.
@@ -135,7 +209,14 @@ impl Findings {
     /// What the API server has to say: whether the Node is this machine, whether the gate may ask for
     /// reviews, and whether what it shows its kubelet is good for others too. That it cannot be asked is no
     /// error, since `serve` starts without it.
-    async fn ask(&mut self, settings: &Settings, places: &Places, api_server: &ApiServer, node_name: &str) {
+    async fn ask(
+        &mut self,
+        settings: &Settings,
+        places: &Places,
+        api_server: &ApiServer,
+        node_name: &str,
+        serving: Option<&Serving>,
+    ) {
         match node::confirm(api_server, node_name, settings.limits.review_timeout).await {
             Ok(SameMachine::Yes) => {}
             Ok(SameMachine::Unproven(why)) => self.warnings.push(why),
@@ -146,6 +227,13 @@ impl Findings {
                 ));
             }
             Err(error) => self.refuse(places, "nodeName", &error),
+        }
+        // A second question, for the first one only yields whether the Node is this machine.
+        if let Some(serving) = serving
+            && let Ok(node) = api_server.node(node_name, settings.limits.review_timeout).await
+        {
+            self.warnings
+                .extend(names::missing_node(serving, &node.addresses));
         }
         if settings.authentication.webhook {
             let answer = api_server.review_token("kubelet-gate-check", &[]).await;
@@ -200,6 +288,24 @@ impl Findings {
     }
 }
 
+fn kubelet(upstream: Upstream, settings: &Settings) -> Result<Kubelet, KubeletError> {
+    Kubelet::new(upstream, &settings.limits, None, Metrics::new().into())
+}
+
+/// Whether what answers at the kubelet's address has the gate's own serving key: on a sealed node, this
+/// program's connections are brought to the gate.
+async fn is_answered_by_gate(settings: &Settings) -> bool {
+    let gate = Upstream {
+        trust: Some(UpstreamTrust::Pinned(settings.tls.cert_file.clone())),
+        credentials: UpstreamCredentials::default(),
+        ..settings.upstream.clone()
+    };
+    match kubelet(gate, settings) {
+        Ok(gate) => gate.probe().await.is_ok(),
+        Err(_) => false,
+    }
+}
+
 /// The key that a problem is about.
 fn key(problem: &StartError) -> &'static str {
     match problem {
@@ -213,6 +319,7 @@ fn key(problem: &StartError) -> &'static str {
             KubeletError::Read { key, .. } | KubeletError::Pem { key, .. } => key,
             KubeletError::ServerName(_) => "upstream.serverName",
             KubeletError::Tls(_) => "upstream",
+            KubeletError::Unfit { .. } => "upstream.clientCertificateFile",
             KubeletError::Token(_) => "upstream.tokenFile",
         },
         StartError::Node(error) => match error {
@@ -223,11 +330,12 @@ fn key(problem: &StartError) -> &'static str {
         StartError::NoRandomness(_) => "",
         StartError::WithoutApiServer(_) => "sources",
         StartError::Serving(error) => match error {
-            ServingError::Read { key, .. } => key,
+            ServingError::Read { key, .. } | ServingError::Unfit { key, .. } => key,
             ServingError::Pem(_) | ServingError::Trust { .. } => "authentication.x509.clientCAFile",
-            ServingError::CrlPem(_) | ServingError::Revocation { .. } | ServingError::ListGone { .. } => {
-                "authentication.x509.crlFiles"
-            }
+            ServingError::CrlPem(_)
+            | ServingError::OutdatedList { .. }
+            | ServingError::Revocation { .. }
+            | ServingError::ListGone { .. } => "authentication.x509.crlFiles",
             ServingError::Tls(_) => "tlsCertFile",
         },
     }

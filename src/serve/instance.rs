@@ -5,6 +5,8 @@ use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 
+use super::holding::Holding;
+use super::names;
 use super::reload::Reloading;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
@@ -14,7 +16,7 @@ use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::seal::{Exemption, Seal};
 use crate::settings::Settings;
-use crate::tls::Serving;
+use crate::tls::{Serving, ServingOptions};
 
 /// A gate with its settings, its files in force, and what is known about it.
 pub struct Instance {
@@ -30,6 +32,8 @@ pub struct Instance {
     pub(crate) exemption: Option<Exemption>,
     /// The seal, as the watch found it last.
     pub(crate) seal: ArcSwap<Seal>,
+    /// Which of its addresses a kubelet may come to want, and which of these it holds.
+    pub(crate) holding: Arc<Holding>,
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,
@@ -48,6 +52,16 @@ impl Instance {
     /// Whether the kubelet can be connected to, by a look that is at most a second old; else why not.
     pub(crate) async fn kubelet_is_reachable(&self) -> Result<(), Arc<str>> {
         self.probe.of(&self.gate.kubelet).await
+    }
+
+    /// Logs what the operator should know about the certificates and CAs in force.
+    pub(super) fn warn_of_certificates(&self, options: &ServingOptions) {
+        let serving = self.serving.load();
+        let names = names::missing_listeners(&serving, &self.settings.listen);
+        let shown = self.api_server.iter().flat_map(ApiServer::warnings);
+        for warning in serving.warnings(options).into_iter().chain(names).chain(shown) {
+            tracing::warn!("{warning}");
+        }
     }
 
     /// Publishes how much the deny lists deny.

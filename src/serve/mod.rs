@@ -1,12 +1,15 @@
-//! A gate that runs until it is told to stop: how it starts, its ports, its reloads, and
-//! the watch over the seal.
+//! A gate that runs until it is told to stop: how it starts, its ports, its reloads, the watch over the seal,
+//! and the one over the kubelet's next start.
 
 pub mod admin;
 pub(crate) mod check;
 mod descriptors;
 mod error;
+mod holding;
 mod instance;
 mod left_out;
+mod names;
+mod next_start;
 pub(crate) mod node;
 pub(crate) mod notify;
 pub(crate) mod reload;
@@ -62,11 +65,16 @@ pub async fn serve(
     let tasks = TaskTracker::new();
     let secure = tombstone::secure_port(&instance.settings.upstream.url, &sockets.addresses());
     for listener in sockets.tls {
-        let accepting = workers.clone().accept(listener);
-        tasks.spawn(stop.clone().run_until_cancelled_owned(accepting));
+        let workers = workers.clone();
+        let accept = move |listener| workers.clone().accept(listener);
+        let holding = instance.holding.clone().hold(listener, accept);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(holding));
     }
     for listener in sockets.tombstone {
-        tasks.spawn(tombstone::serve(listener, instance.clone(), secure, stop.clone()));
+        let serving = instance.clone();
+        let accept = move |listener| tombstone::serve(listener, serving.clone(), secure);
+        let holding = instance.holding.clone().hold(listener, accept);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(holding));
     }
     // It answers while connections drain, so that the drain can be watched.
     let listeners = Listeners {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::StartError;
 use super::instance::Instance;
+use super::next_start::NextStartWatch;
 use super::node::{self, NodeError, SameMachine, Shown};
 use super::notify::Notifier;
 use super::reload::keep_reloading;
@@ -88,6 +89,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         audit,
     } = start(settings.clone(), runtime.handle())?;
     instance.follow_configuration(path.to_owned(), flags.clone(), settings);
+    instance.warn_of_certificates(&instance.settings.tls);
     if let Some(warning) = runtime.block_on(confirm_node(&instance))? {
         tracing::warn!("{warning}");
     }
@@ -97,6 +99,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         keep_reloading(instance.clone(), Notifier::SYSTEMD)?,
     );
     announce(&instance, &sockets);
+    let next_start = NextStartWatch::new(instance.holding.clone());
     instance.warn_of_left_out();
     let mut watch = Watch::new(instance.clone(), publish_running_gate(&instance, &sockets));
     let served = runtime.block_on(async {
@@ -109,6 +112,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
         tokio::spawn(until_stopped().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
         tokio::spawn(until_stopped().run_until_cancelled_owned(watch.keep()));
+        tokio::spawn(until_stopped().run_until_cancelled_owned(next_start.keep()));
         Notifier::SYSTEMD.ready();
         serve(instance, sockets, stop).await
     });

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
 use crate::door::{Bounds, Door};
 use crate::listen::Acceptor;
@@ -26,12 +25,11 @@ const LOOPBACK: Bounds = Bounds {
     per_source: 64,
 };
 
-/// Serves each connection by a task of its own, until `stop` is cancelled. When a newcomer finds no place,
+/// Serves each connection by a task of its own, until it is dropped. When a newcomer finds no place,
 /// the oldest connection of the source that holds most is closed.
 pub(crate) async fn accept_each<F>(
     mut acceptor: Acceptor,
     metrics: &Arc<Metrics>,
-    stop: &CancellationToken,
     serve: impl Fn(TcpStream) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
@@ -41,30 +39,27 @@ pub(crate) async fn accept_each<F>(
         Door::new(bounds, known, metrics.clone(), Gauge::default())
     };
     let (outside, loopback) = (door(OUTSIDE), door(LOOPBACK));
-    let accepting = async {
-        loop {
-            let (stream, peer) = acceptor.accept().await;
-            let source = Source::of(peer.ip());
-            let entry = if source.is_loopback() {
-                loopback.enter(Source::of(Ipv4Addr::LOCALHOST.into()))
-            } else {
-                outside.enter(source)
-            };
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(full) => {
-                    metrics.rejected(full.reason());
-                    continue;
-                }
-            };
-            let admission = entry.admission().clone();
-            let serving = serve(stream);
-            let task = tokio::spawn(async move {
-                serving.await;
-                drop(entry);
-            });
-            admission.set_task(task.abort_handle());
-        }
-    };
-    stop.run_until_cancelled(accepting).await;
+    loop {
+        let (stream, peer) = acceptor.accept().await;
+        let source = Source::of(peer.ip());
+        let entry = if source.is_loopback() {
+            loopback.enter(Source::of(Ipv4Addr::LOCALHOST.into()))
+        } else {
+            outside.enter(source)
+        };
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(full) => {
+                metrics.rejected(full.reason());
+                continue;
+            }
+        };
+        let admission = entry.admission().clone();
+        let serving = serve(stream);
+        let task = tokio::spawn(async move {
+            serving.await;
+            drop(entry);
+        });
+        admission.set_task(task.abort_handle());
+    }
 }

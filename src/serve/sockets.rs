@@ -108,27 +108,7 @@ pub(super) fn listed(addresses: &[SocketAddr]) -> String {
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
-    let listen = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        // A restart must not wait for the last process' connections in TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        // Accepted sockets inherit it. Otherwise the kernel grows the buffer to megabytes and wakes a writer
-        // only when a third of it is free: a slow but steady reader would look like one that has stopped.
-        socket.set_send_buffer_size(SEND_BUFFER)?;
-        // A client whose host is gone never closes. Without keep-alive a followed log would hold its place,
-        // and the kubelet's.
-        socket.set_tcp_keepalive(
-            &TcpKeepalive::new()
-                .with_time(Duration::from_secs(30))
-                .with_interval(Duration::from_secs(15))
-                .with_retries(4),
-        )?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
-    };
-    listen().map_err(|source| BindError {
+    listener(address).map_err(|source| BindError {
         key,
         address,
         holders: match source.kind() {
@@ -139,8 +119,30 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError
     })
 }
 
+/// A listener for clients. Must be called on a tokio runtime.
+pub(super) fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // A restart must not wait for the last process' connections in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it. Otherwise the kernel grows the buffer to megabytes and wakes a writer only
+    // when a third of it is free: a slow but steady reader would look like one that has stopped.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    // A client whose host is gone never closes. Without keep-alive a followed log would hold its
+    // place, and the kubelet's.
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(Duration::from_secs(30))
+            .with_interval(Duration::from_secs(15))
+            .with_retries(4),
+    )?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
 /// Names the processes that keep this address from being bound.
-fn holders(address: SocketAddr) -> String {
+pub(super) fn holders(address: SocketAddr) -> String {
     let listeners = sockets::in_the_way(address);
     if listeners.is_empty() {
         return "; which process has it cannot be seen".to_owned();

@@ -1,6 +1,7 @@
 //! From settings to a gate that can serve: reads every file, makes every part and binds every socket,
 //! or fails with one error.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -11,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use super::admin;
 use super::descriptors;
 use super::error::StartError;
+use super::holding::Holding;
 use super::instance::Instance;
 use super::node;
 use super::reviewing::Reviewing;
@@ -48,11 +50,11 @@ pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartE
     if let Some(warning) = descriptors::fit(&mut settings) {
         tracing::warn!("{warning}");
     }
-    node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
+    let at_stake = node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
     let mut sockets = Sockets::bind(&settings)?;
     // Last: of two gates with this configuration, only one has come so far.
     sockets.admin_socket = admin::socket::listen(&settings)?;
-    let (instance, audit) = assemble(settings, control)?;
+    let (instance, audit) = assemble(settings, at_stake, control)?;
     Ok(Started {
         instance: Arc::new(instance),
         sockets,
@@ -61,7 +63,11 @@ pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartE
 }
 
 /// Reads every file and makes every part.
-fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThread), StartError> {
+fn assemble(
+    settings: Settings,
+    at_stake: Vec<SocketAddr>,
+    control: &Handle,
+) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
     let known = Arc::new(Known::default());
     let witness = Arc::new(Witness::new(&settings.firewall.api_server_users));
@@ -115,6 +121,7 @@ fn assemble(settings: Settings, control: &Handle) -> Result<(Instance, AuditThre
         node_name,
     };
     let instance = Instance {
+        holding: Arc::new(Holding::new(at_stake, gate.metrics.clone())),
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),

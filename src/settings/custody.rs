@@ -8,7 +8,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::process::geteuid;
 
 use crate::files;
@@ -59,8 +58,7 @@ fn judge_directory(directory: &Path) -> io::Result<()> {
     let (us, mode) = (geteuid().as_raw(), about.mode());
     let owned = [ROOT, us].contains(&about.uid());
     let guarded = mode & WRITABLE == 0 || mode & STICKY != 0;
-    // A ConfigMap is mounted with mode 0777, and read-only.
-    if owned && guarded || is_read_only(directory) {
+    if owned && guarded || files::is_read_only(directory) {
         return Ok(());
     }
     let directory = directory.display();
@@ -77,10 +75,6 @@ fn judge_directory(directory: &Path) -> io::Result<()> {
             about.uid()
         ))
     }
-}
-
-fn is_read_only(directory: &Path) -> bool {
-    statvfs(directory).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn refuse(why: String) -> io::Result<()> {

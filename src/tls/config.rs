@@ -13,6 +13,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedCipherSuite};
 use thiserror::Error;
 
+use super::judgement::{self, RSA_BITS};
 use super::options::{ClientCertificates, TlsVersion};
 use super::pem::{self, PemError};
 use super::possession::{self, PossessionVerifier};
@@ -31,6 +32,17 @@ pub enum TlsError {
     /// A certificate cannot be parsed.
     #[error("the certificate is not X.509: give the chain in PEM, leaf first")]
     BadCertificate,
+    /// An RSA key is too short, or longer than Go's TLS accepts.
+    #[error(
+        "an RSA key of {bits} bits: {} or more are needed, and at most {}; have the certificate issued anew \
+         with such a key",
+        RSA_BITS.start(),
+        RSA_BITS.end()
+    )]
+    KeyLength {
+        /// The length that it has.
+        bits: usize,
+    },
     /// A key cannot be used.
     #[error("the private key is unusable: give an RSA, ECDSA or Ed25519 key as PKCS#8, PKCS#1 or SEC1 PEM")]
     BadKey {
@@ -70,6 +82,9 @@ pub(crate) fn certified_key(
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<CertifiedKey>, TlsError> {
     let leaf = chain.first().ok_or(TlsError::NoCertificate)?;
+    if let Some(bits) = judgement::rsa_bits(&key).filter(|bits| !RSA_BITS.contains(bits)) {
+        return Err(TlsError::KeyLength { bits });
+    }
     let key = provider()
         .key_provider
         .load_private_key(key)

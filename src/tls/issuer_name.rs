@@ -161,7 +161,7 @@ fn value_of(text: &str) -> Result<(String, Option<&str>), String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::expect_used, clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -4,12 +4,9 @@
 //! the issuer's key: the certificate's bytes change, what it says stays. So no mark covers the signature.
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
-use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::X509Certificate;
 
-use super::certificate;
 use super::issuer_name::IssuerName;
-use super::refusal::{Malformed, escaped};
 
 /// What a deny list compares of a certificate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,16 +20,6 @@ pub(crate) struct Marks {
 // === impl Marks ===
 
 impl Marks {
-    /// The marks of a certificate that an operator gives, with its subject as text.
-    ///
-    /// # Errors
-    /// It is not a certificate that the gate could accept.
-    pub(crate) fn of_der(der: &[u8]) -> Result<(Self, String), Malformed> {
-        let der = CertificateDer::from(der);
-        let parsed = certificate::parse(&der)?;
-        Ok((Self::of(&parsed), escaped(parsed.subject())))
-    }
-
     pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
         let issuer = IssuerName::of(certificate.issuer());
         let mut key = [0; 32];

@@ -12,6 +12,7 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsag
 use super::anchor::{Anchor, Anchors};
 use super::bounds::{MAX_EFFORT, MAX_NAME_COMPARISONS, MAX_PATHS};
 use super::certificate::ChainCertificate;
+use super::denials::DeniedBy;
 use super::direct;
 use super::marks::Marks;
 use super::paths::Candidates;
@@ -37,9 +38,6 @@ pub(super) struct Search<'a> {
     /// How many paths webpki was given.
     pub(super) paths: u32,
 }
-
-/// Says where an operator denies the certificate that has these marks, if that is so.
-pub(crate) type DeniedBy<'a> = dyn Fn(&Marks) -> Option<String> + 'a;
 
 /// A path that holds.
 pub(super) struct Path {

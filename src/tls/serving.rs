@@ -14,20 +14,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::config::{TlsError, certified_key_from_pem, server_config};
+use super::judgement::{self, Unfit};
 use super::options::{ClientCertificates, ServingOptions};
 use super::pem::{self, PemError};
 use super::revocation::RevocationError;
 use super::trust::{Trust, TrustError};
-use crate::files::{self, BUNDLE, DOCUMENT};
+use crate::files::{self, BUNDLE, DOCUMENT, Guard};
 use crate::looks::{Looks, Reloaded, Trigger, Unit};
+use crate::timestamp::timestamp;
 
 /// The listener's side of TLS. The CA hints of the handshake, the CAs and the revocation lists are one value:
 /// no connection sees one without the others.
@@ -64,6 +66,16 @@ pub enum ServingError {
     /// Certificate and key do not make a TLS server.
     #[error("tlsCertFile, tlsPrivateKeyFile: {0}")]
     Tls(#[from] TlsError),
+    /// A certificate must not be put in force.
+    #[error("{key} {}: {source}", path.display())]
+    Unfit {
+        /// Where the configuration names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Unfit,
+    },
     /// A certificate in the client CA file cannot be an anchor.
     #[error("authentication.x509.clientCAFile {}: {source}", path.display())]
     Trust {
@@ -71,6 +83,15 @@ pub enum ServingError {
         path: PathBuf,
         /// Why not.
         source: TrustError,
+    },
+    /// A revocation list is past its next update, and those in force are not.
+    #[error(
+        "authentication.x509.crlFiles: one of the lists ended at {}, its next update: fetch the CA's newest",
+        timestamp(*at)
+    )]
+    OutdatedList {
+        /// When it ended.
+        at: SystemTime,
     },
     /// A revocation list cannot be used.
     #[error("authentication.x509.crlFiles {}: {source}", path.display())]
@@ -100,6 +121,8 @@ enum Lists {
     OfAnySigner,
 }
 
+const CERT_FILE: &str = "tlsCertFile";
+const KEY_FILE: &str = "tlsPrivateKeyFile";
 const CLIENT_CA_FILE: &str = "authentication.x509.clientCAFile";
 /// The generation of the next trust. Verdicts are remembered with that of the trust that they were made by,
 /// so no two of a process may be the same, also if one of them was never published.
@@ -191,14 +214,30 @@ impl Serving {
         }
     }
 
+    /// The certificate that clients see, and those above it.
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.pair.value().cert
+    }
+
+    /// What the operator should know about these files, which `options` name.
+    pub(crate) fn warnings(&self, options: &ServingOptions) -> Vec<String> {
+        let now = SystemTime::now();
+        let pair = judgement::serving(self.chain(), now);
+        let mut warnings = with_place(CERT_FILE, &options.cert_file, pair);
+        if let (Some(trust), Some(path)) = (&self.trust, &options.client_ca_file) {
+            let cas = judgement::client_cas(trust.bundle(), now);
+            warnings.extend(with_place(CLIENT_CA_FILE, path, cas));
+        }
+        warnings
+    }
+
     fn assemble(
         options: &ServingOptions,
         pair: Arc<Unit<Arc<CertifiedKey>>>,
         trusted: Option<Arc<Unit<Arc<Trust>>>>,
     ) -> Result<Self, ServingError> {
         let trust = trusted.as_ref().map(|trusted| trusted.value().clone());
-        let chain = pair.value().cert.iter();
-        let expires = chain.filter_map(|certificate| not_after(certificate)).min();
+        let expires = judgement::expiry(&pair.value().cert);
         let config = server_config(
             pair.value().clone(),
             trust.as_ref(),
@@ -219,9 +258,11 @@ impl Serving {
 impl ServingError {
     fn is_about_lists(&self) -> bool {
         match self {
-            Self::CrlPem(_) | Self::Revocation { .. } | Self::ListGone { .. } => true,
+            Self::CrlPem(_) | Self::OutdatedList { .. } | Self::Revocation { .. } | Self::ListGone { .. } => {
+                true
+            }
             Self::Read { key, .. } => *key == CRL_FILES,
-            Self::Pem(_) | Self::Tls(_) | Self::Trust { .. } => false,
+            Self::Pem(_) | Self::Tls(_) | Self::Trust { .. } | Self::Unfit { .. } => false,
         }
     }
 }
@@ -233,17 +274,39 @@ fn read(sources: Vec<(&'static str, PathBuf)>) -> Result<Vec<Vec<u8>>, ServingEr
             CLIENT_CA_FILE | CRL_FILES => BUNDLE,
             _ => DOCUMENT,
         };
-        files::read(&path, most).map_err(|source| ServingError::Read { key, path, source })
+        let guard = match key {
+            KEY_FILE => Guard::Secret,
+            _ => Guard::Trusted,
+        };
+        files::read_guarded(&path, most, guard).map_err(|source| ServingError::Read { key, path, source })
     };
     sources.into_iter().map(read).collect()
 }
 
 /// The serving pair, whose contents are `files`.
 fn pair(options: &ServingOptions, files: &[Vec<u8>]) -> Result<Arc<CertifiedKey>, ServingError> {
-    Ok(certified_key_from_pem(
+    let pair = certified_key_from_pem(
         (&options.cert_file, &files[0]),
         (&options.private_key_file, &files[1]),
-    )?)
+    )?;
+    judgement::serving(&pair.cert, SystemTime::now()).map_err(unfit(CERT_FILE, &options.cert_file))?;
+    Ok(pair)
+}
+
+/// What is wrong with the file at `path`, which the configuration names by `key`.
+fn unfit(key: &'static str, path: &Path) -> impl FnOnce(Unfit) -> ServingError {
+    let path = path.to_owned();
+    move |source| ServingError::Unfit { key, path, source }
+}
+
+/// Warnings with the place that they are about. What was good when it was put in force may have expired since.
+fn with_place(key: &str, path: &Path, judgement: Result<Vec<String>, Unfit>) -> Vec<String> {
+    let warnings = judgement.unwrap_or_else(|unfit| vec![unfit.to_string()]);
+    let file = path.display();
+    warnings
+        .iter()
+        .map(|warning| format!("{key} {file}: {warning}"))
+        .collect()
 }
 
 /// What a look finds of `clientCAFile`, which is at `path`, and of the lists.
@@ -270,6 +333,7 @@ fn next_trust(
     let (trigger, mut gone) = (looks.trigger(), None);
     let next = current.next("trust", found, looks, |files| {
         let trust = trust(options, path, files, Lists::Good)?;
+        check_lists(&trust, current.value(), SystemTime::now())?;
         gone = trust.lost_list(current.value());
         match &gone {
             Some(issuer) if trigger == Trigger::Clock => Err(ServingError::ListGone {
@@ -304,6 +368,7 @@ fn trust(
     lists: Lists,
 ) -> Result<Arc<Trust>, ServingError> {
     let bundle = pem::certificates(path, &files[0]).map_err(ServingError::Pem)?;
+    judgement::client_cas(&bundle, SystemTime::now()).map_err(unfit(CLIENT_CA_FILE, path))?;
     let generation = GENERATIONS.fetch_add(1, Relaxed);
     let mut trust = Trust::new(bundle, generation).map_err(|source| ServingError::Trust {
         path: path.to_owned(),
@@ -328,16 +393,18 @@ fn trust(
     Ok(Arc::new(trust))
 }
 
-/// When a certificate expires, as Unix time.
-fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    Some(certificate.validity().not_after.timestamp())
+/// A list that has expired refuses every client of its CA: it does not replace one that has not.
+fn check_lists(trust: &Trust, in_force: &Trust, now: SystemTime) -> Result<(), ServingError> {
+    match (trust.lists_expire(), in_force.lists_expire()) {
+        (Some(at), Some(good)) if at < now && now <= good => Err(ServingError::OutdatedList { at }),
+        _ => Ok(()),
+    }
 }
 
 fn pair_sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {
     vec![
-        ("tlsCertFile", options.cert_file.clone()),
-        ("tlsPrivateKeyFile", options.private_key_file.clone()),
+        (CERT_FILE, options.cert_file.clone()),
+        (KEY_FILE, options.private_key_file.clone()),
     ]
 }
 

@@ -18,10 +18,11 @@ use x509_parser::prelude::X509Version;
 use super::anchor::{Anchor, Anchors};
 use super::bounds::{MAX_BYTES, MAX_CERTIFICATES};
 use super::certificate::{self, CertificateFacts, ChainCertificate};
+use super::denials::DeniedBy;
 use super::frame::key_of;
 use super::refusal::{Judged, Malformed, Refusal, Refused, unknown_issuer};
 use super::revocation::{Revocable, RevocationError, RevocationList};
-use super::search::{DeniedBy, Path, Search};
+use super::search::{Path, Search};
 use super::signature::{Signatures, effort_of};
 use super::subject::{Subject, fingerprint};
 use super::work::Work;
@@ -141,6 +142,11 @@ impl Trust {
     /// Whether a CA of the bundle has the name of the list's issuer.
     fn has_issuer(&self, list: &RevocationList) -> bool {
         self.hints.iter().any(|hint| hint.as_ref() == list.issuer())
+    }
+
+    /// The certificates of the bundle.
+    pub(super) fn bundle(&self) -> &[CertificateDer<'static>] {
+        &self.bundle
     }
 
     /// The number of this bundle.

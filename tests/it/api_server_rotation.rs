@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use fakes::apiserver::{GATE_TOKEN, User, certificate_hash, token_hash};
-use fakes::pki::{CertificateSpec, Pair};
+use fakes::pki::{CertificateSpec, Pair, write_secret};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,7 @@ impl Load {
 /// A file that is there whole or not at all, as Kubernetes writes its own.
 fn write(world: &World, name: &str, text: &str) {
     let temporary = world.file(&format!(".{name}"));
-    fs::write(&temporary, text).unwrap();
+    write_secret(&temporary, text).unwrap();
     fs::rename(temporary, world.file(name)).unwrap();
 }
 

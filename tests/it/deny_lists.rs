@@ -392,6 +392,28 @@ async fn a_denied_user_or_group_is_refused_whichever_credential_shows_it() {
     world.stop().await;
 }
 
+/// The places of authenticated connections are not evicted. A user who is allowed nothing any more must not hold
+/// them.
+///
+/// Seen red: with every proven user admitted.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connection_of_a_denied_user_counts_as_a_strangers() {
+    let world = listing().start().await;
+    deny(&world, "user bob\n");
+    let strangers = || world.metric("unauthenticated_connections", &[]);
+    let mut alice = world.client("alice").connect().await.unwrap();
+    assert_eq!(alice.status("/pods").await, 403);
+    eventually("alice is authenticated", || strangers() == 0.0).await;
+    let mut bob = world.client("bob").connect().await.unwrap();
+    assert_eq!(bob.status("/pods").await, 403);
+    assert_eq!(strangers(), 1.0);
+    deny(&world, "");
+    assert_eq!(bob.status("/pods").await, 200);
+    assert_eq!(strangers(), 0.0);
+    drop((alice, bob));
+    world.stop().await;
+}
+
 /// Seen red: with a bad list read as an empty one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_is_cut_short_or_cannot_be_read_leaves_the_last_good_one_in_force() {
@@ -513,6 +535,7 @@ async fn by_the_clock_entries_are_added_and_by_sighup_alone_they_go() {
         configuration["authentication"]["denyFiles"] = json!(["deny"]);
         configuration["authorization"]["mode"] = json!("AlwaysAllow");
     });
+    fs::write(installation.path("ca.crt"), PKI.ca.certificate_pem()).unwrap();
     let write = |pair: &Pair| fs::write(&deny, format!("{}# end\n", pair.certificate_pem())).unwrap();
     write(&PKI.bob);
     let mut serving = Serving::start(&installation).await;

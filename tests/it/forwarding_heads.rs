@@ -93,7 +93,7 @@ async fn no_credential_and_no_claim_of_an_identity_reaches_the_kubelet() {
 async fn hop_by_hop_headers_end_at_the_gate_both_ways() {
     let world = World::builder()
         .configure(|configuration, folder| {
-            std::fs::write(folder.join("kubelet-token"), "gates-own\n").unwrap();
+            fakes::pki::write_secret(folder.join("kubelet-token"), "gates-own\n").unwrap();
             configuration["upstream"]["tokenFile"] = "kubelet-token".into();
         })
         .start()

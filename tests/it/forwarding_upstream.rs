@@ -37,7 +37,7 @@ async fn a_kubelet_that_authenticates_receives_the_gates_own_certificate() {
 async fn a_kubelet_that_wants_a_token_receives_the_gates_own() {
     let world = World::builder()
         .configure(|configuration, folder| {
-            std::fs::write(folder.join("kubelet-token"), "gates-own\n").unwrap();
+            fakes::pki::write_secret(folder.join("kubelet-token"), "gates-own\n").unwrap();
             configuration["upstream"]["tokenFile"] = "kubelet-token".into();
         })
         .start()
@@ -60,7 +60,7 @@ async fn a_kubelet_that_wants_a_token_receives_the_gates_own() {
         401,
         "the kubelet's own answer"
     );
-    std::fs::write(world.file("kubelet-token"), "next").unwrap();
+    fakes::pki::write_secret(world.file("kubelet-token"), "next").unwrap();
     world.gate.reload();
     assert_answer(&world.client("bob").get("/healthz").await.unwrap(), 200, "ok");
     world.stop().await;

@@ -195,7 +195,7 @@ async fn the_last_good_files_stay_in_force_until_the_new_ones_are_good() {
         assert_eq!(world.metric("reloads_total", &failed), 1.0, "{what}");
         assert_eq!(world.client("bob").get("/pods").await.unwrap().status(), 200);
         fs::remove_file(&path).unwrap();
-        fs::write(&path, good).unwrap();
+        fakes::pki::write_secret(&path, good).unwrap();
         world.gate.reload();
         assert_eq!(world.metric("reloads_total", &failed), 1.0, "{what}");
     }

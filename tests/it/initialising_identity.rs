@@ -22,12 +22,65 @@ fn authority(node: &Path) -> Ca {
 
 /// Sets the certificate and key that the node shows the API server.
 fn client(node: &Path, pair: &Pair) {
-    fs::write(node.join(CLIENT), pair.certificate_pem() + &pair.key_pem()).unwrap();
+    fakes::pki::write_secret(node.join(CLIENT), pair.certificate_pem() + &pair.key_pem()).unwrap();
 }
 
 fn serving(node: &Path, pair: &Pair) {
     fs::write(node.join(SERVING), pair.certificate_pem()).unwrap();
-    fs::write(node.join("var/lib/kubelet/pki/kubelet.key"), pair.key_pem()).unwrap();
+    fakes::pki::write_secret(node.join("var/lib/kubelet/pki/kubelet.key"), pair.key_pem()).unwrap();
+}
+
+/// `check` and `serve` refuse these files too. Seen red: with the expiry judged alone.
+#[test]
+fn what_the_gate_would_not_start_with_is_a_problem() {
+    type Change = fn(&Path);
+    let rows: [(Change, &str); 4] = [
+        (
+            |node| {
+                serving(
+                    node,
+                    &authority(node).issue("s", &CertificateSpec::client("x")).unwrap(),
+                )
+            },
+            "is not for serving (serverAuth)",
+        ),
+        (
+            |node| {
+                let ca = authority(node);
+                let leaf = ca.issue("s", &CertificateSpec::client("x")).unwrap();
+                fs::write(
+                    node.join("etc/kubernetes/pki/ca.crt"),
+                    leaf.certificate_pem() + &ca.certificate_pem(),
+                )
+                .unwrap();
+            },
+            "is no CA, and CA 2 of this file issued it",
+        ),
+        (
+            |node| {
+                let glued = authority(node).certificate_pem().trim_end().to_owned();
+                let glued = glued + &authority(node).certificate_pem();
+                fs::write(node.join("etc/kubernetes/pki/ca.crt"), glued).unwrap();
+            },
+            "-----END and -----BEGIN stand on one line",
+        ),
+        (
+            |node| {
+                let (one, other) = (authority(node), authority(node));
+                let spec = CertificateSpec::server("worker-1", &["worker-1"]);
+                serving(node, &one.issue("s", &spec).unwrap());
+                let other = other.issue("s", &spec).unwrap();
+                fs::write(node.join(SERVING), other.certificate_pem()).unwrap();
+            },
+            "do not belong together",
+        ),
+    ];
+    for (change, words) in rows {
+        let made = made(&[], change);
+        assert_eq!(made.code, 2, "{words}: {}", made.said);
+        let is_told = |line: &str| line.starts_with("problem: ") && line.contains(words);
+        assert!(made.said.lines().any(is_told), "{words}: {}", made.said);
+    }
 }
 
 /// With such a certificate the gate would start and admit no client. Seen red: with an expired certificate
@@ -77,7 +130,7 @@ fn the_gate_uses_the_client_certificate_that_the_kubelet_uses() {
         client(node, &issue("system:node:worker-1"));
         let first = issue("system:node:not-this-one");
         fs::write(node.join("etc/kubernetes/first.crt"), first.certificate_pem()).unwrap();
-        fs::write(node.join("etc/kubernetes/first.key"), first.key_pem()).unwrap();
+        fakes::pki::write_secret(node.join("etc/kubernetes/first.key"), first.key_pem()).unwrap();
         let kubeconfig = node.join("etc/kubernetes/kubelet.conf");
         let text = fs::read_to_string(&kubeconfig).unwrap();
         let text = text

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fakes::apiserver::{
     ADMIN_TOKEN, Behaviour, FakeApiServer, GATE_TOKEN, METRICS_TOKEN, Review, Rule, Subject,
 };
-use fakes::kubelet::node_info;
+use fakes::kubelet::{FakeKubelet, FakeKubeletOptions, node_info};
 use fakes::pki::KubeconfigUser;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -19,10 +19,11 @@ use crate::program::{
 };
 use crate::world::PKI;
 
-/// An installation whose gate may ask an API server.
+/// An installation whose gate may ask an API server, before a kubelet that runs.
 struct Asked {
     installation: Installation,
     api: FakeApiServer,
+    kubelet: FakeKubelet,
 }
 
 impl Asked {
@@ -30,15 +31,26 @@ impl Asked {
         let installation = Installation::new();
         let api = FakeApiServer::start(&PKI).await.unwrap();
         PKI.write(installation.directory.path()).unwrap();
-        let asked = Self { installation, api };
+        let pair = &PKI.kubelet_serving;
+        let kubelet = FakeKubelet::start(FakeKubeletOptions {
+            certificate: Some((pair.chain.clone(), pair.key.clone_key())),
+            ..FakeKubeletOptions::default()
+        });
+        let kubelet = kubelet.await.unwrap();
+        let asked = Self {
+            installation,
+            api,
+            kubelet,
+        };
         asked.as_user(KubeconfigUser::Certificate(&PKI.gate));
+        asked.show_the_kubelet(json!({}));
         asked
     }
 
     /// Sets the gate's credential for the API server.
     fn as_user(&self, credential: KubeconfigUser<'_>) {
         let kubeconfig = self.api.kubeconfig(&PKI, credential);
-        fs::write(self.installation.path("kubeconfig"), kubeconfig).unwrap();
+        fakes::pki::write_secret(self.installation.path("kubeconfig"), kubeconfig).unwrap();
     }
 
     /// Exit code and messages of `check`.
@@ -48,7 +60,9 @@ impl Asked {
     }
 
     fn show_the_kubelet(&self, credentials: Value) {
+        let url = format!("https://{}", self.kubelet.address());
         self.installation.configure(|configuration| {
+            configuration["upstream"]["url"] = json!(url);
             for (key, value) in credentials.as_object().unwrap() {
                 configuration["upstream"][key] = value.clone();
             }
@@ -205,7 +219,7 @@ async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
         json!({"clientCertificateFile": format!("{name}.crt"),
         "clientKeyFile": format!("{name}.key")})
     };
-    fs::write(asked.installation.path("token"), format!("{ADMIN_TOKEN}\n")).unwrap();
+    fakes::pki::write_secret(asked.installation.path("token"), format!("{ADMIN_TOKEN}\n")).unwrap();
     for (credential, key, file, user) in [
         (
             certificate("kube-apiserver-kubelet-client"),
@@ -246,7 +260,7 @@ async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
         certificate("alice"),
         json!({"tokenFile": "token"}),
     ] {
-        fs::write(asked.installation.path("token"), METRICS_TOKEN).unwrap();
+        fakes::pki::write_secret(asked.installation.path("token"), METRICS_TOKEN).unwrap();
         asked.show_the_kubelet(own);
         assert_eq!(asked.check(&[]), (0, String::new()));
     }

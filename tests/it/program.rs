@@ -43,6 +43,23 @@ fn own(mut command: Command) -> Command {
 /// Their process ids are 2, 3 and so on. `None`, and the test counts as skipped, where the machine allows no
 /// process namespace.
 pub(crate) fn kubelet_gate_beside(kubelets: &[&str]) -> Option<Command> {
+    let kubelet = kubelet_program();
+    let mut script = String::new();
+    for flags in kubelets {
+        script += &format!("'{kubelet}' -c 'kill -STOP $$' {flags} &\n");
+    }
+    for index in 0..kubelets.len() {
+        script += &format!(
+            "until grep -q '^{kubelet}' /proc/{}/cmdline; do sleep 0.01; done\n",
+            index + 2
+        );
+    }
+    script += "exec \"$@\"\n";
+    kubelet_gate_after(&script)
+}
+
+/// The same after a script of the shell's, in a process namespace and a mount namespace.
+pub(crate) fn kubelet_gate_after(script: &str) -> Option<Command> {
     let unshare = |more: &[&str]| {
         let mut command = Command::new("unshare");
         command
@@ -59,24 +76,16 @@ pub(crate) fn kubelet_gate_beside(kubelets: &[&str]) -> Option<Command> {
         skip("no process namespace can be made: unshare fails");
         return None;
     };
-    // A shell by the name of a kubelet, with the flags of one, that stops itself.
+    let mut command = own(unshare(more));
+    command.args(["sh", "-ec", script, "sh", GATE]);
+    Some(command)
+}
+
+/// A shell by the name of a kubelet. With `-c 'kill -STOP $$'` and the flags of a kubelet it stops itself.
+pub(crate) fn kubelet_program() -> String {
     let kubelet = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kubelet");
     let _ = std::os::unix::fs::symlink("/bin/sh", &kubelet);
-    let kubelet = kubelet.display();
-    let mut script = String::new();
-    for flags in kubelets {
-        script += &format!("'{kubelet}' -c 'kill -STOP $$' {flags} &\n");
-    }
-    for index in 0..kubelets.len() {
-        script += &format!(
-            "until grep -q '^{kubelet}' /proc/{}/cmdline; do sleep 0.01; done\n",
-            index + 2
-        );
-    }
-    script += "exec \"$@\"\n";
-    let mut command = own(unshare(more));
-    command.args(["sh", "-ec", &script, "sh", GATE]);
-    Some(command)
+    kubelet.display().to_string()
 }
 
 /// Runs it with these arguments.
@@ -131,7 +140,7 @@ impl Installation {
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "x",
         });
-        fs::write(installation.path("kubeconfig"), kubeconfig.to_string()).unwrap();
+        fakes::pki::write_secret(installation.path("kubeconfig"), kubeconfig.to_string()).unwrap();
         installation.configure(|_| {});
         installation
     }

@@ -2,16 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use tempfile::TempDir;
 
 use crate::node::shell;
 
-/// The folder of a distribution's node.
+/// The folder of a distribution's node. Git keeps no mode but that of programs, and the gate takes no key
+/// that every user can read.
 pub(crate) fn tree(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/it/data/nodes")
-        .join(name)
+    let nodes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data/nodes");
+    static PRIVATE: Once = Once::new();
+    PRIVATE.call_once(|| drop(shell(&format!("chmod -R o-rw {}", nodes.display()))));
+    nodes.join(name)
 }
 
 /// A copy of one, to be changed.

@@ -255,7 +255,8 @@ async fn a_revoked_client_is_refused_at_its_next_request_on_an_open_connection()
     world.stop().await;
 }
 
-/// Seen red: with the signature on a list not verified, and with an unusable list skipped: bob is back.
+/// Seen red: with the signature on a list not verified, and with an unusable list skipped: bob is back. With a
+/// list that has ended taken, alice is refused as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unusable_list_leaves_the_last_good_one_in_force() {
     let world = revoking(&[&PKI.bob]).start().await;
@@ -268,18 +269,22 @@ async fn an_unusable_list_leaves_the_last_good_one_in_force() {
             "a stranger's of the same name",
             revocation_list(&PKI.untrusted_ca, &[], Span::DAY),
         ),
+        ("one that has ended", revocation_list(&PKI.ca, &[], -Span::MINUTE)),
     ];
     let mut bob = world.client("bob").connect().await.unwrap();
+    let mut alice = world.client("alice").connect().await.unwrap();
     assert_eq!(status(&mut bob).await, 401);
     for (count, (what, content)) in bad.into_iter().enumerate() {
         fs::write(world.file("ca.crl"), content).unwrap();
         world.gate.reload();
         assert_eq!(reloads(&world, "serving", "error"), (count + 1) as f64, "{what}");
         assert_eq!(status(&mut bob).await, 401, "{what}");
+        // An ended list would refuse every client.
+        assert_eq!(status(&mut alice).await, 403, "{what}");
     }
     fs::remove_file(world.file("ca.crl")).unwrap();
     world.gate.reload();
-    assert_eq!(reloads(&world, "serving", "error"), 5.0);
+    assert_eq!(reloads(&world, "serving", "error"), 6.0);
     assert_eq!(status(&mut bob).await, 401);
     assert_eq!(reloads(&world, "serving", "ok"), 0.0);
     world.stop().await;

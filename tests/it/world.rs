@@ -14,7 +14,7 @@ use bytes::Bytes;
 use fakes::apiserver::FakeApiServer;
 use fakes::client::{Alpn, Client, ClientError, ClientTls, Connection};
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
-use fakes::pki::{KubeconfigUser, Pair, Pki};
+use fakes::pki::{KubeconfigUser, Pair, Pki, write_secret};
 use http::{Request, Response};
 use http_body_util::Full;
 use kubelet_gate::audit::AuditThread;
@@ -169,10 +169,8 @@ impl WorldBuilder {
         PKI.write(&folder).unwrap();
         let kubelet = FakeKubelet::start(kubelet).await.unwrap();
         let api = FakeApiServer::start(&PKI).await.unwrap();
-        write_private(
-            &folder.join("kubeconfig"),
-            &api.kubeconfig(&PKI, KubeconfigUser::Certificate(&PKI.gate)),
-        );
+        let kubeconfig = api.kubeconfig(&PKI, KubeconfigUser::Certificate(&PKI.gate));
+        write_secret(folder.join("kubeconfig"), kubeconfig).unwrap();
 
         let mut configuration = configuration(upstream, kubelet.address(), &folder);
         for change in changes {
@@ -524,17 +522,4 @@ pub(crate) fn sum(exposition: &str, name: &str, labels: &[(&str, &str)]) -> f64 
         })
         .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
         .sum()
-}
-
-/// Writes a file that only its owner reads.
-fn write_private(path: &Path, text: &str) {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .unwrap();
 }

@@ -67,6 +67,8 @@ pub(super) struct Cluster {
     pub(super) rules: Vec<Rule>,
     /// `status.nodeInfo` of each Node.
     pub(super) nodes: BTreeMap<String, Value>,
+    /// `status.addresses` of every Node.
+    pub(super) node_addresses: Vec<String>,
 }
 
 // === impl User ===
@@ -264,6 +266,7 @@ impl Cluster {
             tokens: tokens.into(),
             rules,
             nodes: BTreeMap::new(),
+            node_addresses: Vec::new(),
         }
     }
 

@@ -213,15 +213,20 @@ impl Handler {
             );
             return status(StatusCode::FORBIDDEN, &message);
         }
-        match lock(&self.state.cluster).nodes.get(name) {
+        let cluster = lock(&self.state.cluster);
+        match cluster.nodes.get(name) {
             None => status(StatusCode::NOT_FOUND, &format!("nodes {name:?} not found")),
             Some(info) => {
+                let addresses = cluster.node_addresses.iter();
+                let addresses: Vec<_> = addresses
+                    .map(|address| json!({"type": "InternalIP", "address": address}))
+                    .collect();
                 let node = json!({
                     "kind": "Node",
                     "apiVersion": "v1",
                     "metadata": {"name": name},
                     "spec": {},
-                    "status": {"nodeInfo": info},
+                    "status": {"nodeInfo": info, "addresses": addresses},
                 });
                 answer(StatusCode::OK, JSON, node.to_string().into())
             }

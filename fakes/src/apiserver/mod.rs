@@ -250,6 +250,11 @@ impl FakeApiServer {
         lock(&self.state.cluster).nodes.insert(name.to_owned(), node_info);
     }
 
+    /// Sets `status.addresses` of every Node.
+    pub fn set_node_addresses(&self, addresses: &[&str]) {
+        lock(&self.state.cluster).node_addresses = addresses.iter().map(ToString::to_string).collect();
+    }
+
     // --- behaviour ---
 
     /// Uses this pair for new connections.

@@ -121,8 +121,19 @@ impl CertificateSpec {
 impl Ca {
     /// A new self-signed CA with this CN.
     pub fn generate(common_name: &str) -> Result<Self, PkiError> {
+        Self::self_signed(ca_params(common_name))
+    }
+
+    /// The same, valid from and until these times, relative to now.
+    pub fn generate_valid(common_name: &str, from: Duration, until: Duration) -> Result<Self, PkiError> {
+        let mut params = ca_params(common_name);
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now + from, now + until);
+        Self::self_signed(params)
+    }
+
+    fn self_signed(params: CertificateParams) -> Result<Self, PkiError> {
         let key = KeyPair::generate()?;
-        let params = ca_params(common_name);
         let certificate = params.self_signed(&key)?.der().clone();
         Ok(Self {
             chain: vec![certificate],

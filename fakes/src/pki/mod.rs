@@ -288,23 +288,30 @@ fn kubelet_serving() -> Result<Pair, PkiError> {
     Ok(pair)
 }
 
-/// Removes an existing file before writing, so that a key is not written through a link or into a file that
-/// other users can read.
+/// Writes a file that only its owner can read, as the gate demands of a key, a token, or a kubeconfig that
+/// holds one.
+pub fn write_secret(path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> io::Result<()> {
+    write_new(path.as_ref(), 0o600, content.as_ref())
+}
+
 fn write_file(path: PathBuf, mode: u32, text: &str) -> Result<PathBuf, PkiError> {
-    let write = || {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&path)?;
-        file.write_all(text.as_bytes())
-    };
-    match write() {
+    match write_new(&path, mode, text.as_bytes()) {
         Ok(()) => Ok(path),
         Err(source) => Err(PkiError::Write { path, source }),
     }
+}
+
+/// Removes an existing file before writing, so that a key is not written through a link or into a file that
+/// other users can read.
+fn write_new(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    file.write_all(content)
 }

@@ -1,11 +1,14 @@
 //! What the operator should know before the gate is put in front of this kubelet.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::SystemTime;
 
 use super::kubeconfig::NodeCertificate;
 use super::paths::Paths;
-use crate::adopt::inspect::{Inspection, Verdict};
+use crate::adopt::inspect::Inspection;
 use crate::adopt::kubelet::kubeconfig::NodeKubeconfig;
+use crate::tls::{TlsError, Unfit, certified_key, judgement, pem};
 
 /// What was found, one line each.
 #[derive(Debug, Default)]
@@ -25,7 +28,7 @@ impl NodeFindings {
     ) -> Self {
         let mut this = Self::default();
         this.kubelet(inspection);
-        this.certificates(inspection);
+        this.certificates(inspection, client);
         this.links(inspection, paths, client);
         this.hidden(inspection, paths, kubeconfig, client);
         if let Some(plugin) = kubeconfig
@@ -82,26 +85,56 @@ impl NodeFindings {
         }
     }
 
-    /// Certificates that have expired, or soon will.
-    fn certificates(&mut self, inspection: &Inspection) {
-        for check in &inspection.checks {
-            let follows = match check.id {
-                "serving-certificate-expiry" => "the gate presents it, and clients that verify it refuse it",
-                "client-certificate-expiry" => {
-                    "the API server refuses the gate's reviews with it, and then the gate refuses every \
-                     client"
+    /// The certificates and the key that the gate will be given, judged as `check` and `serve` judge them.
+    fn certificates(&mut self, inspection: &Inspection, client: Option<&NodeCertificate>) {
+        let (now, root) = (SystemTime::now(), &inspection.invocation.root);
+        let read = |file: &str| root.read(file).ok();
+        let chain = |file: &str, text: &str| pem::certificates(Path::new(file), text.as_bytes());
+        let (certificate, key) = inspection.options.serving_pair();
+        if let Some(text) = read(&certificate) {
+            let follows = "the gate does not start with it";
+            match chain(&certificate, &text) {
+                Ok(chain) => {
+                    self.judged(&certificate, follows, judgement::serving(&chain, now));
+                    if let Some(text) = read(&key) {
+                        let key = pem::private_key(Path::new(&key), text.as_bytes());
+                        let pair = key
+                            .map_err(TlsError::from)
+                            .and_then(|key| certified_key(chain, key));
+                        self.problems.extend(
+                            pair.err()
+                                .map(|error| format!("{certificate}: {error}; {follows}")),
+                        );
+                    }
                 }
-                "client-ca-expiry" => {
-                    "the gate refuses the clients that it issued certificates for, as the kubelet does"
-                }
-                _ => continue,
-            };
-            let line = format!("{}: {}", check.origin, check.why);
-            match check.verdict {
-                Verdict::Fail => self.problems.push(format!("{line}; renew it first: {follows}")),
-                Verdict::Warn => self.remarks.push(format!("{line}; renew it by then: {follows}")),
-                Verdict::Pass => {}
+                Err(error) => self.problems.push(format!("{error}; {follows}")),
             }
+        }
+        let bundle = inspection.options.text("authentication.x509.clientCAFile");
+        if let Some(text) = read(bundle).filter(|_| !bundle.is_empty()) {
+            let follows = "the gate refuses the clients that it issued certificates for, as the kubelet does";
+            match chain(bundle, &text) {
+                Ok(cas) => self.judged(bundle, follows, judgement::client_cas(&cas, now)),
+                Err(error) => self.problems.push(format!("{error}; {follows}")),
+            }
+        }
+        if let Some(client) = client {
+            let follows = "the API server refuses the gate's reviews with it, and then the gate refuses every \
+                           client";
+            self.judged(&client.file, follows, judgement::client(&client.chain, now));
+        }
+    }
+
+    fn judged(&mut self, file: &str, follows: &str, judgement: Result<Vec<String>, Unfit>) {
+        match judgement {
+            Ok(warnings) => self.remarks.extend(
+                warnings
+                    .into_iter()
+                    .map(|warning| format!("{file}: {warning}; otherwise {follows}")),
+            ),
+            Err(unfit) => self
+                .problems
+                .push(format!("{file}: {unfit}; until then {follows}")),
         }
     }
 

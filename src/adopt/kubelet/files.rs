@@ -96,6 +96,22 @@ pub fn in_files(root: &Root) -> (Vec<Invocation>, Vec<FindError>) {
     (found, errors)
 }
 
+/// The kubelets that the unit of this name starts: none with k3s' or RKE2's `--disable-agent`. `None`: there
+/// is no such unit, or it is not known to start a kubelet.
+///
+/// # Errors
+/// One of its files cannot be read, or it starts nothing.
+pub(super) fn in_unit(root: &Root, name: &str) -> Result<Option<Vec<Invocation>>, FindError> {
+    let Some(started) = systemd::started(root, name)? else {
+        return Ok(None);
+    };
+    match of_unit(root, started) {
+        Ok(invocation) => Ok(Some(invocation.into_iter().collect())),
+        Err(FindError::NoKubelet { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn of_unit(root: &Root, started: UnitStart) -> Result<Option<Invocation>, FindError> {
     let source = Source::File(started.file.clone());
     let unit = Some(started.unit());

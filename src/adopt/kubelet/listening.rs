@@ -38,9 +38,14 @@ pub(crate) fn running_kubelets(proc: &Path) -> Vec<RunningKubelet> {
 
 /// What a kubelet binds, if every source of its options could be read.
 fn known_binds(invocation: &Invocation) -> Result<Vec<SocketAddr>, OptionsError> {
+    binds(&known_options(invocation)?)
+}
+
+/// A kubelet's options, if every source of them could be read.
+pub(super) fn known_options(invocation: &Invocation) -> Result<Effective, OptionsError> {
     let options = Effective::of(invocation)?;
     match invocation.unread.iter().chain(&options.unread).next() {
-        None => binds(&options),
+        None => Ok(options),
         Some(unread) => Err(OptionsError {
             place: invocation.source.to_string(),
             why: unread.clone(),

@@ -9,6 +9,7 @@
 //! microk8s     MicroK8s                                        microk8s.rs
 //! systemd      what a unit starts                              systemd/
 //! kubeconfig   the kubelet's kubeconfig                        kubeconfig.rs
+//! next_start   what decides a running kubelet's next start      next_start.rs
 //! invocation   how one kubelet is started, as all these say    invocation.rs
 //! root         the node's file system                          root.rs
 //! ```
@@ -19,6 +20,7 @@ pub mod invocation;
 pub(crate) mod kubeconfig;
 mod listening;
 mod microk8s;
+mod next_start;
 pub mod options;
 mod processes;
 mod rancher;
@@ -29,6 +31,7 @@ pub use self::files::{FindError, in_files};
 pub(crate) use self::listening::{
     PORT, READ_ONLY_PORT, RunningKubelet, binds, listening_ports, running_kubelets,
 };
+pub(crate) use self::next_start::{NextStart, WatchedKubelet, kubelets_of_the_node};
 pub use self::processes::running;
 pub use self::root::Root;
 pub(crate) use self::root::plain;

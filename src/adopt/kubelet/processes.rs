@@ -34,7 +34,7 @@ pub fn running(proc: &Path) -> Vec<Invocation> {
     found
 }
 
-fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
+pub(super) fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
     let mut argv = Vec::new();
     let file = files::open(process.join("cmdline")).ok()?;
     file.take(LONGEST_COMMAND).read_to_end(&mut argv).ok()?;
@@ -78,10 +78,22 @@ fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
 }
 
 /// The name of the unit that a process belongs to, by its control group.
-fn unit_of(process: &Path) -> Option<String> {
+pub(super) fn unit_of(process: &Path) -> Option<String> {
     let groups = files::read_text(process.join("cgroup"), DOCUMENT).ok()?;
     let mut names = groups.lines().flat_map(|line| line.split('/'));
     names.rfind(|name| name.ends_with(".service")).map(str::to_owned)
+}
+
+/// Whether a process belongs to a pod, by its control group: the kubelet keeps its pods below `kubepods`. A
+/// service below that, as on a node that is itself a pod, is that node's.
+pub(super) fn is_of_a_pod(process: &Path) -> bool {
+    let groups = files::read_text(process.join("cgroup"), DOCUMENT).unwrap_or_default();
+    let of_pods = |name: &str| name.starts_with("kubepods");
+    groups.lines().any(|line| {
+        let mut names = line.rsplit('/');
+        let nearest = names.find(|name| of_pods(name) || name.ends_with(".service"));
+        nearest.is_some_and(of_pods)
+    })
 }
 
 /// Whether a process can be the node's kubelet, whatever name it gives itself: root owns it, and it is in

@@ -4,6 +4,7 @@ use super::server::{Act, Server, ServerAuthority, client, eventually, reload};
 use crate::apiserver::client::ClientLimits;
 use crate::apiserver::failure::Cause;
 use crate::apiserver::{ApiServer, ApiServerError, Kubeconfig};
+use crate::looks::Looks;
 use crate::tls::pem;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -82,6 +83,26 @@ async fn broken_credentials_leave_the_last_good_ones_in_use() {
         0,
         "nothing published, so nothing closed"
     );
+}
+
+/// Seen red: with the files read as one.
+#[tokio::test]
+async fn a_bad_bundle_keeps_no_certificate_out() {
+    let server = Server::start(vec![]).await;
+    let (old, new) = (server.authority.client("old"), server.authority.client("new"));
+    server.write("current.pem", &format!("{}{}", old.certificate, old.key));
+    let client = client(
+        server.kubeconfig("", "client-certificate: current.pem, client-key: current.pem"),
+        DEADLINE,
+    );
+    assert!(!reload(&client).unwrap());
+    server.write("ca.crt", "");
+    server.write("current.pem", &format!("{}{}", new.certificate, new.key));
+    let reloaded = client.reload(&mut Looks::at_once());
+    assert!(reloaded.changed, "{:?}", reloaded.problems);
+    assert_eq!(reloaded.problems.len(), 1, "{:?}", reloaded.problems);
+    client.review_token("t", &[]).await.unwrap();
+    assert_eq!(server.seen()[0].certificate, Some(der(&new.certificate)));
 }
 
 #[tokio::test]

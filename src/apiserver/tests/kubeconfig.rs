@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::server::{ServerAuthority, kubeconfig_text};
 use crate::apiserver::material::Material;
 use crate::apiserver::{Kubeconfig, KubeconfigError};
+use crate::files::Guard;
 
 const URL: &str = "https://192.0.2.1:6443";
 const CA: &str = "certificate-authority: ca.crt";
@@ -140,7 +141,7 @@ fn paths_are_relative_to_the_kubeconfig_and_data_and_token_file_win() {
         BASE64_STANDARD.encode("bundle")
     );
     let found = parse(&kubeconfig_text(URL, &cluster, TOKEN)).unwrap();
-    assert_eq!(found.authority.read(1024).unwrap(), b"bundle");
+    assert_eq!(found.authority.read(1024, Guard::Trusted).unwrap(), b"bundle");
     assert!(
         found
             .authority

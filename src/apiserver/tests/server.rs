@@ -211,7 +211,7 @@ impl Server {
     pub(super) fn write(&self, name: &str, content: &str) {
         // As the kubelet and Kubernetes' projected volumes do: no reader sees half a file.
         let temporary = self.path(&format!(".{name}"));
-        std::fs::write(&temporary, content).unwrap();
+        fakes::pki::write_secret(&temporary, content).unwrap();
         std::fs::rename(temporary, self.path(name)).unwrap();
     }
 

@@ -136,9 +136,8 @@ impl DenyList {
             .map(|bytes| sha256(bytes).to_vec())
             .collect();
         let in_force = current.files.iter().map(|file| &file.digest[..]);
-        if in_force.eq(digests.iter().map(|digest| &digest[..])) {
-            looks.forget(UNIT);
-        } else if !looks.has_settled(UNIT, &digests) {
+        let is_same = in_force.eq(digests.iter().map(|digest| &digest[..]));
+        if !is_same && !looks.has_settled(UNIT, &digests) {
             reloaded.unsettled = true;
             return reloaded;
         }

@@ -28,7 +28,7 @@ fn user(name: &str, groups: &[&str]) -> Identity {
 }
 
 fn marks(der: &[u8]) -> Marks {
-    Marks::of_der(der).unwrap().0
+    crate::tls::read_marks(der).unwrap().0
 }
 
 /// An entry of each kind.

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::hex;
-use crate::tls::{IssuerName, Marks, issued};
+use crate::tls::{IssuerName, issued, read_marks};
 
 /// The last line.
 const END: &str = "# end";
@@ -187,7 +187,7 @@ impl Block {
         let der = STANDARD.decode(&self.base64).map_err(|_| {
             "the certificate's PEM block is not base64; write it anew (openssl x509 -in FILE)".to_owned()
         })?;
-        let (marks, subject) = Marks::of_der(&der)
+        let (marks, subject) = read_marks(&der)
             .map_err(|reason| format!("the certificate cannot be read ({reason}); write it anew"))?;
         Ok((
             [Entry::Issued(marks.issued), Entry::Key(marks.key)],

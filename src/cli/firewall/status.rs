@@ -1,6 +1,6 @@
 //! `firewall status`: the rules as the kernel has them, and what every way around the gate leads to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -11,6 +11,7 @@ use crate::cli::table::{Cell, Table};
 use crate::cli::terminal::{BAD, GOOD, Stream, Terminal};
 use crate::seal::Unit;
 use crate::seal::status::Report;
+use crate::serve::node::next_start_warnings;
 
 /// The arguments of `firewall status`.
 #[derive(Args, Debug)]
@@ -32,7 +33,10 @@ impl Status {
     pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let settings = self.configuration.load()?;
         let unit = Unit::new(&self.unit_directory);
-        let report = Report::look(&settings, &unit, !self.no_namespace).map_err(CliError::failed)?;
+        let mut report = Report::look(&settings, &unit, !self.no_namespace).map_err(CliError::failed)?;
+        report
+            .notes
+            .extend(next_start_warnings(&settings, Path::new("/proc")));
         match self.output {
             Output::Json => terminal.out.json(&report),
             Output::Table => print(&report, &mut terminal.out),

@@ -16,6 +16,7 @@ use crate::apiserver::Reachability;
 use crate::forward::ProbeFailure;
 use crate::seal::Seal;
 use crate::serve::instance::Instance;
+use crate::serve::node::Prospect;
 use crate::settings::AuditSink;
 use crate::timestamp::timestamp;
 
@@ -108,6 +109,11 @@ impl Readiness {
         if let Some(api_server) = &self.instance.api_server {
             parts.push(part("api-server", reachability(api_server.reachability())));
         }
+        parts.extend(
+            self.next_start()
+                .into_iter()
+                .map(|state| part("next-start", state)),
+        );
         let notes = self.instance.not_in_force.load();
         let notes = notes
             .iter()
@@ -118,9 +124,32 @@ impl Readiness {
 
     fn listener(&self) -> Result<(), String> {
         if self.stopping.is_cancelled() {
-            Err("stopping".into())
-        } else {
-            Ok(())
+            return Err("stopping".into());
+        }
+        self.instance.holding.missing().map_or(Ok(()), Err)
+    }
+
+    /// What the kubelet's next start would do to the gate's addresses; nothing where none is at stake. As
+    /// long as the running kubelet lives the gate serves.
+    fn next_start(&self) -> Vec<PartState> {
+        let holding = &self.instance.holding;
+        if holding.at_stake().is_empty() {
+            return Vec::new();
+        }
+        let Some(prospects) = holding.prospects() else {
+            return vec![PartState::Unknown("not looked at yet".to_owned())];
+        };
+        let states = prospects.iter().filter_map(|(address, prospect)| {
+            let text = prospect.text(*address)?;
+            Some(match prospect {
+                Prospect::Taken(_) => PartState::Note(text),
+                Prospect::Free | Prospect::Unknown(_) => PartState::Unknown(text),
+            })
+        });
+        let states: Vec<PartState> = states.collect();
+        match states.is_empty() {
+            true => vec![PartState::Ok],
+            false => states,
         }
     }
 

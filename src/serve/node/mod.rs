@@ -12,4 +12,4 @@ pub(crate) use self::fleet::{Shown, shown_to_kubelet};
 
 pub(crate) use self::machine::{SameMachine, confirm};
 pub(crate) use self::name::name;
-pub(crate) use self::ports::may_listen;
+pub(crate) use self::ports::{Prospect, may_listen, next_start_warnings, prospect};

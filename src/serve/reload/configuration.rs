@@ -43,6 +43,12 @@ pub(super) enum ConfigurationError {
     /// What it names cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The gate was started without a client for the API server.
+    #[error(
+        "authentication.webhook.enabled or authorization.mode needs the API server, and the gate was started \
+         without a client for it: restart the gate"
+    )]
+    NeedsClient,
     /// A bug.
     #[error("the settings cannot be compared: {0}")]
     Compare(#[from] serde_json::Error),

@@ -13,7 +13,7 @@ use crate::authn::{DenyList, Identity, KnownApiServer};
 use crate::error::chain;
 use crate::gate::Rules;
 use crate::looks::{Looks, Reloaded, Trigger};
-use crate::settings::{KubeletFlags, Settings};
+use crate::settings::{AuthorizationMode, KubeletFlags, Settings};
 use crate::tls::Serving;
 
 impl Instance {
@@ -75,6 +75,9 @@ impl Instance {
             .api_server
             .as_ref()
             .map(|api_server| api_server.reload(looks));
+        if serving.changed || api_server.as_ref().is_some_and(|reloaded| reloaded.changed) {
+            self.warn_of_certificates(tls);
+        }
         let unsettled = looks.is_unsettled();
         if let Some((taken, path)) = taken {
             self.note_configuration(&mut reloading, taken, &path);
@@ -169,6 +172,10 @@ impl Instance {
         if old == new {
             return Ok(true);
         }
+        let asks = new.authentication.webhook || new.authorization.mode == AuthorizationMode::Webhook;
+        if asks && self.api_server.is_none() {
+            return Err(ConfigurationError::NeedsClient);
+        }
         let serving = if old.tls == new.tls {
             None
         } else {
@@ -214,6 +221,10 @@ impl Instance {
         path: &Path,
     ) {
         let path = path.display();
+        if pending.as_ref().is_some_and(|pending| !pending.signal.is_empty()) {
+            // It is not bad any more, and not in force either.
+            reloading.complaints.remove("configuration");
+        }
         let is_same = pending.is_none() && reloaded.problems.is_empty() && !reloaded.unsettled;
         self.note(reloading, "configuration", reloaded);
         let Some(mut pending) = pending else {
@@ -245,9 +256,16 @@ impl Instance {
         reloaded: Reloaded<E>,
     ) {
         let complaints = &mut reloading.complaints;
+        let is_clean = reloaded.problems.is_empty() && !reloaded.unsettled;
+        let is_mended = is_clean && complaints.remove(what).is_some();
         if reloaded.changed {
             self.metrics().reloaded(what, true);
-            tracing::info!(what, "files changed and are in force");
+        }
+        match (reloaded.changed, is_mended) {
+            (true, true) => tracing::info!(what, "mended: the files changed and are in force"),
+            (true, false) => tracing::info!(what, "files changed and are in force"),
+            (false, true) => tracing::info!(what, "mended: the files are again those that are in force"),
+            (false, false) => {}
         }
         if !reloaded.loosened.is_empty() {
             let loosened = reloaded.loosened.join("; ");
@@ -274,8 +292,6 @@ impl Instance {
                     "changed files cannot be used; the last good ones stay in force"
                 );
             }
-        } else if !reloaded.unsettled && complaints.remove(what).is_some() && !reloaded.changed {
-            tracing::info!(what, "the files are again those that are in force");
         }
         self.metrics().reload_failing(what, complaints.contains_key(what));
     }

@@ -197,12 +197,7 @@ fn a_change_loosens_in_one_direction() {
             none(),
             key("authorization.paths.deny", "has no more /a"),
         ),
-        (
-            format!("{user}[]}}}}"),
-            format!("{user}[bob]}}}}"),
-            none(),
-            all.clone(),
-        ),
+        (format!("{user}[]}}}}"), format!("{user}[bob]}}}}"), none(), all),
         (
             format!("{user}[bob]}}}}"),
             format!("{user}[bob, eve]}}}}"),
@@ -213,7 +208,7 @@ fn a_change_loosens_in_one_direction() {
             format!("{audiences}[]}}}}"),
             format!("{audiences}[a]}}}}"),
             key("authentication.webhook.audiences", "has a"),
-            every.clone(),
+            every,
         ),
         (
             format!("{audiences}[a, b]}}}}"),

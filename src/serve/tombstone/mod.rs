@@ -22,7 +22,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::instance::Instance;
 use super::side_port::accept_each;
@@ -33,13 +32,8 @@ use crate::settings::UpstreamUrl;
 /// How long a connection may last: one request and its answer.
 const LIFE: Duration = Duration::from_secs(10);
 
-/// Answers until `stop` is cancelled, and names `secure`, the port of [`secure_port`].
-pub(super) async fn serve(
-    listener: TcpListener,
-    instance: Arc<Instance>,
-    secure: u16,
-    stop: CancellationToken,
-) {
+/// Answers until it is dropped, and names `secure`, the port of [`secure_port`].
+pub(super) async fn serve(listener: TcpListener, instance: Arc<Instance>, secure: u16) {
     let acceptor = Acceptor::new(listener, "read-only", instance.gate.metrics.clone());
     let serve = |stream| {
         let instance = instance.clone();
@@ -47,7 +41,7 @@ pub(super) async fn serve(
             let _ = timeout(LIFE, converse(stream, &instance, secure)).await;
         }
     };
-    accept_each(acceptor, &instance.gate.metrics, &stop, serve).await;
+    accept_each(acceptor, &instance.gate.metrics, serve).await;
 }
 
 async fn converse(stream: TcpStream, instance: &Instance, secure: u16) -> hyper::Result<()> {

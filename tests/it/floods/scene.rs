@@ -79,7 +79,7 @@ impl Scene {
         let folder = directory.path();
         PKI.write(folder).unwrap();
         fs::write(folder.join("serving.crt"), &SERVING.0).unwrap();
-        fs::write(folder.join("serving.key"), &SERVING.1).unwrap();
+        fakes::pki::write_secret(folder.join("serving.key"), &SERVING.1).unwrap();
         let pair = &PKI.kubelet_serving;
         let kubelet = FakeKubelet::start(FakeKubeletOptions {
             certificate: Some((pair.chain.clone(), pair.key.clone_key())),
@@ -91,7 +91,7 @@ impl Scene {
         api.add_rule(Rule::allow(Subject::user(&scraper.name), &["get"], &["metrics"]));
         api.add_token(SCRAPER_TOKEN, scraper);
         let kubeconfig = api.kubeconfig(&PKI, KubeconfigUser::Certificate(&PKI.gate));
-        fs::write(folder.join("kubeconfig"), kubeconfig).unwrap();
+        fakes::pki::write_secret(folder.join("kubeconfig"), kubeconfig).unwrap();
         let listen = match ground {
             Ground::Loopback => "127.0.0.1:0",
             Ground::Network => "[::]:0",

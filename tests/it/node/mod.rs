@@ -68,7 +68,7 @@ impl Node {
         PKI.write(folder).unwrap();
         let api = FakeApiServer::start(&PKI).await.unwrap();
         let kubeconfig = api.kubeconfig(&PKI, KubeconfigUser::Certificate(&PKI.gate));
-        fs::write(folder.join("kubeconfig"), kubeconfig).unwrap();
+        fakes::pki::write_secret(folder.join("kubeconfig"), kubeconfig).unwrap();
         let healthz = FakeKubelet::start(options(10248, false)).await.unwrap();
         // Kubelets have served no profiles there for years.
         healthz.fail("/debug/", Fault::status(404));

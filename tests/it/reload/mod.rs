@@ -29,7 +29,7 @@ const BY_THE_CLOCK: Duration = Duration::from_secs(10);
 
 /// A node whose gate is a process: it has a clock, and takes signals.
 struct Node {
-    kubelet: FakeKubelet,
+    _kubelet: FakeKubelet,
     api: FakeApiServer,
     directory: TempDir,
     configuration: Value,
@@ -76,7 +76,7 @@ impl Node {
         fs::write(&file, format!("{configuration:#}\n")).unwrap();
         Self {
             gate: Serving::by(command, file.to_str().unwrap()).await,
-            kubelet,
+            _kubelet: kubelet,
             api,
             directory,
             configuration,

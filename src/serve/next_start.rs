@@ -1,0 +1,433 @@
+//! The watch over what decides the kubelet's next start, while the gate holds a port of the kubelet's.
+//!
+//! The gate took the port because the running kubelet does not bind it. A changed file may have the next one
+//! bind it: a kubelet that finds its port taken exits, and the node is lost. So the gate says what the files
+//! would have the next kubelet do, lets go of the port the moment the running one ends, and takes it again
+//! once a kubelet runs that does not bind it.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::holding::{Holding, Prospects};
+use super::node::{Prospect, prospect};
+use crate::adopt::kubelet::{NextStart, WatchedKubelet, kubelets_of_the_node};
+use crate::files;
+use crate::host::RunningProcess;
+
+/// The files are looked at this often while the kubelets run beside which the ports were taken.
+const STEADY: Duration = Duration::from_secs(5);
+/// The same after one has ended; twice as long each time, up to [`STEADY`].
+const SOON: Duration = Duration::from_millis(100);
+/// A look that takes longer has found nothing out. It goes on.
+const LATE: Duration = Duration::from_secs(5);
+/// The same once a kubelet has ended: its successor may come at any moment.
+const URGENT: Duration = Duration::from_secs(1);
+/// With another kubelet running, one that ended is no longer waited for after this time.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// Kubelets that are watched. A node has one.
+const KUBELETS: usize = 16;
+
+/// The watch.
+pub(super) struct NextStartWatch {
+    holding: Arc<Holding>,
+    /// The kubelets that run, none of which binds what the gate holds.
+    running: Vec<Beside>,
+    /// Those that have ended, and that no other has replaced yet.
+    ended: Vec<Ended>,
+    ends: JoinSet<i32>,
+}
+
+struct Beside {
+    kubelet: Arc<WatchedKubelet>,
+    /// What its next start would do.
+    prospects: Prospects,
+}
+
+struct Ended {
+    kubelet: Arc<WatchedKubelet>,
+    at: Instant,
+}
+
+/// A kubelet that was not known before.
+struct Newcomer {
+    process: RunningProcess,
+    kubelet: WatchedKubelet,
+    /// What it does itself.
+    now: Prospects,
+    /// What its next start would do.
+    next: Prospects,
+}
+
+/// What one look at the files found.
+struct Found {
+    /// Of each kubelet that ran when the look began, and has not ended.
+    running: Vec<(WatchedKubelet, Prospects)>,
+    /// The worst of those that had ended when the look began.
+    ended: Prospects,
+    newcomers: Vec<Newcomer>,
+}
+
+// === impl NextStartWatch ===
+
+impl NextStartWatch {
+    pub(super) fn new(holding: Arc<Holding>) -> Self {
+        Self {
+            holding,
+            running: Vec::new(),
+            ended: Vec::new(),
+            ends: JoinSet::new(),
+        }
+    }
+
+    /// Watches for ever, if an address is at stake.
+    pub(super) async fn keep(mut self) {
+        if self.holding.at_stake().is_empty() {
+            return;
+        }
+        let mut wait = SOON;
+        loop {
+            let began = Instant::now();
+            self.look(began).await;
+            if self.ended.iter().any(|ended| ended.at >= began) {
+                // That look tells nothing about the files as they were when the kubelet ended.
+                wait = SOON;
+                continue;
+            }
+            let settled = self.ended.is_empty() && !self.running.is_empty();
+            wait = if settled { STEADY } else { STEADY.min(wait * 2) };
+            tokio::select! {
+                () = sleep(wait) => {}
+                pid = next_end(&mut self.ends) => {
+                    self.note_end(pid);
+                    wait = SOON;
+                }
+            }
+        }
+    }
+
+    /// Reads the files once, and acts on what they say. A kubelet that ends meanwhile is noticed at once.
+    async fn look(&mut self, began: Instant) {
+        let at_stake = self.holding.at_stake().to_vec();
+        let running: Vec<i32> = self.running.iter().map(|beside| beside.kubelet.pid()).collect();
+        let ended: Vec<_> = self.ended.iter().map(|ended| ended.kubelet.clone()).collect();
+        let work = move || look_once(Path::new("/proc"), &at_stake, &running, &ended);
+        let mut reading = pin!(files::aside(work));
+        let mut late = false;
+        let found = loop {
+            let deadline = match self.ended.first() {
+                Some(ended) => began.max(ended.at) + URGENT,
+                None => began + LATE,
+            };
+            tokio::select! {
+                found = &mut reading => break found,
+                pid = next_end(&mut self.ends) => self.note_end(pid),
+                () = sleep_until(deadline), if !late => {
+                    late = true;
+                    self.know_nothing("a file that decides it cannot be read in time");
+                }
+            }
+        };
+        match found {
+            Ok(found) => self.judge(found, began),
+            Err(error) => self.know_nothing(&format!("the files cannot be read: {error}")),
+        }
+    }
+
+    /// A kubelet has ended: the gate lets go of what its next start would bind, or may bind.
+    fn note_end(&mut self, pid: i32) {
+        let Some(at) = self.running.iter().position(|beside| beside.kubelet.pid() == pid) else {
+            return;
+        };
+        tracing::info!(pid, "the kubelet has ended");
+        let Beside { kubelet, prospects } = self.running.swap_remove(at);
+        self.give_up(&prospects);
+        self.ended.push(Ended {
+            kubelet,
+            at: Instant::now(),
+        });
+    }
+
+    fn judge(&mut self, found: Found, began: Instant) {
+        let mut all = found.ended;
+        for (kubelet, prospects) in found.running {
+            let same = |beside: &&mut Beside| beside.kubelet.pid() == kubelet.pid();
+            if let Some(beside) = self.running.iter_mut().find(same) {
+                beside.kubelet = Arc::new(kubelet);
+                beside.prospects = prospects;
+            }
+        }
+        let forgotten = |ended: &Ended| ended.at.elapsed() > FORGOTTEN;
+        if !found.newcomers.is_empty() {
+            if found.newcomers.iter().all(|newcomer| is_free(&newcomer.now)) {
+                all.clear();
+                self.watch(found.newcomers);
+                self.settle(began);
+            } else {
+                for newcomer in &found.newcomers {
+                    merge(&mut all, &newcomer.now);
+                }
+                self.give_up(&all);
+            }
+        } else if self.running.is_empty() && self.ended.is_empty() {
+            return self.know_nothing("no running kubelet is seen in /proc");
+        } else if !self.running.is_empty() && !self.ended.is_empty() && self.ended.iter().all(forgotten) {
+            all.clear();
+            self.settle(began);
+        } else {
+            self.give_up(&all);
+        }
+        for beside in &self.running {
+            merge(&mut all, &beside.prospects);
+        }
+        self.holding.publish(all);
+    }
+
+    fn watch(&mut self, newcomers: Vec<Newcomer>) {
+        for newcomer in newcomers {
+            let pid = newcomer.process.pid();
+            self.ends.spawn(async move {
+                newcomer.process.ended().await;
+                pid
+            });
+            self.running.push(Beside {
+                kubelet: Arc::new(newcomer.kubelet),
+                prospects: newcomer.next,
+            });
+        }
+    }
+
+    /// The kubelets that run bind nothing of the gate's: it holds everything, unless one has just ended.
+    fn settle(&mut self, began: Instant) {
+        self.ended.retain(|ended| ended.at >= began);
+        if self.ended.is_empty() {
+            self.holding.take_back();
+        }
+    }
+
+    /// Nothing is known about any next start. If no kubelet runs, it may happen at any moment.
+    fn know_nothing(&mut self, why: &str) {
+        let unknown = Prospect::Unknown(why.to_owned());
+        let at_stake = self.holding.at_stake().iter();
+        let prospects: Prospects = at_stake.map(|address| (*address, unknown.clone())).collect();
+        for beside in &mut self.running {
+            beside.prospects.clone_from(&prospects);
+        }
+        if self.running.is_empty() || !self.ended.is_empty() {
+            self.give_up(&prospects);
+        }
+        self.holding.publish(prospects);
+    }
+
+    fn give_up(&self, prospects: &Prospects) {
+        let not_free = prospects
+            .iter()
+            .filter(|(_, prospect)| **prospect != Prospect::Free);
+        self.holding.give_up(not_free.map(|(address, _)| *address));
+    }
+}
+
+/// Reads what decides the next start of the `running` kubelets and of those that have `ended`, and looks for
+/// others unless all run.
+fn look_once(proc: &Path, at_stake: &[SocketAddr], running: &[i32], ended: &[Arc<WatchedKubelet>]) -> Found {
+    let prospects = |starts: &[NextStart]| -> Prospects {
+        at_stake
+            .iter()
+            .map(|address| (*address, prospect(*address, starts)))
+            .collect()
+    };
+    let mut found = Found {
+        running: Vec::new(),
+        ended: Prospects::new(),
+        newcomers: Vec::new(),
+    };
+    for kubelet in running.iter().filter_map(|pid| WatchedKubelet::of(proc, *pid)) {
+        let next = prospects(&kubelet.next_starts());
+        found.running.push((kubelet, next));
+    }
+    for kubelet in ended {
+        merge(&mut found.ended, &prospects(&kubelet.next_starts()));
+    }
+    if ended.is_empty() && !running.is_empty() {
+        return found;
+    }
+    let pids = kubelets_of_the_node(proc).into_iter();
+    for pid in pids.filter(|pid| !running.contains(pid)).take(KUBELETS) {
+        // First the process, then its files: if it has not ended meanwhile they are its own.
+        let Ok(process) = RunningProcess::open(pid) else {
+            continue;
+        };
+        let Some(kubelet) = WatchedKubelet::of(proc, pid) else {
+            continue;
+        };
+        let (now, next) = (
+            prospects(&[kubelet.as_started()]),
+            prospects(&kubelet.next_starts()),
+        );
+        if process.runs() {
+            found.newcomers.push(Newcomer {
+                process,
+                kubelet,
+                now,
+                next,
+            });
+        }
+    }
+    found
+}
+
+/// The next process that ends; waits for ever if none is watched.
+async fn next_end(ends: &mut JoinSet<i32>) -> i32 {
+    while let Some(ended) = ends.join_next().await {
+        if let Ok(pid) = ended {
+            return pid;
+        }
+    }
+    pending().await
+}
+
+/// Of each address the worst.
+fn merge(all: &mut Prospects, more: &Prospects) {
+    for (address, prospect) in more {
+        let worst = all.entry(*address).or_insert(Prospect::Free);
+        if prospect > worst {
+            worst.clone_from(prospect);
+        }
+    }
+}
+
+fn is_free(prospects: &Prospects) -> bool {
+    prospects.values().all(|prospect| *prospect == Prospect::Free)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    const ADDRESS: &str = "192.0.2.10:10250";
+
+    /// A kubelet, as `/proc` shows it.
+    fn kubelet(pid: i32) -> Arc<WatchedKubelet> {
+        let proc = tempfile::tempdir().unwrap();
+        let process = proc.path().join(pid.to_string());
+        std::fs::create_dir(&process).unwrap();
+        std::fs::write(process.join("cmdline"), "kubelet\0--address=127.0.0.1").unwrap();
+        Arc::new(WatchedKubelet::of(proc.path(), pid).unwrap())
+    }
+
+    fn prospects(prospect: Prospect) -> Prospects {
+        [(ADDRESS.parse().unwrap(), prospect)].into()
+    }
+
+    /// A watch beside these kubelets, whose next start binds nothing of the gate's.
+    fn beside(pids: &[i32]) -> NextStartWatch {
+        let holding = Holding::new(vec![ADDRESS.parse().unwrap()], Arc::new(Metrics::new()));
+        let mut watch = NextStartWatch::new(Arc::new(holding));
+        watch.running.extend(pids.iter().map(|pid| Beside {
+            kubelet: kubelet(*pid),
+            prospects: prospects(Prospect::Free),
+        }));
+        watch
+    }
+
+    fn found(ended: Prospects) -> Found {
+        Found {
+            running: Vec::new(),
+            ended,
+            newcomers: Vec::new(),
+        }
+    }
+
+    fn newcomer(now: Prospect, next: Prospect) -> Newcomer {
+        let pid = std::process::id().cast_signed();
+        Newcomer {
+            process: RunningProcess::open(pid).unwrap(),
+            kubelet: Arc::into_inner(kubelet(pid)).unwrap(),
+            now: prospects(now),
+            next: prospects(next),
+        }
+    }
+
+    /// A file system that does not answer must not hold the port. Seen red: with what was known before kept.
+    #[tokio::test]
+    async fn while_nothing_can_be_read_the_port_is_given_up_when_the_kubelet_ends() {
+        let mut watch = beside(&[7]);
+        watch.know_nothing("late");
+        assert!(watch.holding.holds_all(), "the kubelet runs");
+        watch.note_end(7);
+        assert!(!watch.holding.holds_all());
+
+        let mut watch = beside(&[7]);
+        watch.note_end(7);
+        assert!(watch.holding.holds_all(), "its next start is harmless");
+        watch.know_nothing("late");
+        assert!(!watch.holding.holds_all(), "as far as is known");
+    }
+
+    /// Seen red: with the port taken back because another kubelet runs, the one that ended found it taken.
+    #[tokio::test]
+    async fn beside_another_kubelet_the_one_that_ended_is_waited_for() {
+        let mut watch = beside(&[7, 8]);
+        watch.running[0].prospects = prospects(Prospect::Taken(String::new()));
+        watch.note_end(7);
+        assert!(!watch.holding.holds_all());
+        let taken = || prospects(Prospect::Taken(String::new()));
+        watch.judge(found(taken()), Instant::now());
+        assert!(!watch.holding.holds_all());
+        watch.ended[0].at = Instant::now().checked_sub(FORGOTTEN * 2).unwrap();
+        watch.judge(found(taken()), Instant::now());
+        assert!(watch.holding.holds_all() && watch.ended.is_empty());
+    }
+
+    /// Seen red: with the next start alone judged, a kubelet that was started in another
+    /// way found its port taken.
+    #[tokio::test]
+    async fn a_new_kubelet_is_judged_by_what_it_binds_itself() {
+        let mut watch = beside(&[7]);
+        watch.note_end(7);
+        let began = Instant::now();
+        let mut look = found(prospects(Prospect::Free));
+        look.newcomers
+            .push(newcomer(Prospect::Unknown(String::new()), Prospect::Free));
+        watch.judge(look, began);
+        assert!(!watch.holding.holds_all() && watch.running.is_empty());
+
+        // It does not bind the port; the one after it would.
+        let next = Prospect::Taken("0.0.0.0:10250".to_owned());
+        let mut look = found(prospects(next.clone()));
+        look.newcomers.push(newcomer(Prospect::Free, next.clone()));
+        watch.judge(look, began);
+        assert!(watch.holding.holds_all() && watch.ended.is_empty());
+        assert_eq!(watch.holding.prospects(), Some(prospects(next)));
+    }
+
+    /// Seen red: with the end that came during a look forgotten when it was done.
+    #[tokio::test]
+    async fn a_look_tells_nothing_about_a_kubelet_that_ended_meanwhile() {
+        let mut watch = beside(&[7, 8]);
+        watch.note_end(7);
+        let began = Instant::now();
+        watch.running[0].prospects = prospects(Prospect::Taken(String::new()));
+        watch.note_end(8);
+        let mut look = found(prospects(Prospect::Free));
+        look.newcomers.push(newcomer(Prospect::Free, Prospect::Free));
+        watch.judge(look, began);
+        assert!(!watch.holding.holds_all());
+        assert_eq!(watch.ended.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn without_any_kubelet_nothing_is_held() {
+        let mut watch = beside(&[]);
+        watch.judge(found(Prospects::new()), Instant::now());
+        assert!(!watch.holding.holds_all());
+    }
+}
