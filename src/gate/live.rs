@@ -1,15 +1,15 @@
 //! A stream that is open, and whether it still may be: a tunnel or a followed log may last for days, and so
 //! outlive the right to it.
 //!
-//! A stream is judged again as a new request with the same credentials would be, by the rules in force. The local
-//! part of that (certificate, deny lists, the gate's own policy) is done whenever the trust or the rules change.
-//! Reviews are asked for every `streams.recheckInterval`, past the caches, and their answers replace the
-//! remembered ones.
+//! A stream is judged again as a new request with the same credentials would be, by the rules in force. The
+//! local part of that (certificate, deny lists, the gate's own policy) is done whenever the trust or the
+//! rules change. Reviews are asked for every `streams.recheckInterval`, past the caches, and their answers
+//! replace the remembered ones.
 //!
-//! All streams of one user are judged at the same moments, and so share the reviews that they have in common: the
-//! cache has one review at a time for a question ([`Freshness::Since`]). The moments differ by user and by
-//! process, at random, so that the API server is not asked about all streams of all nodes at once. There is no
-//! list of streams: nothing has to be found or locked when one begins or ends.
+//! All streams of one user are judged at the same moments, and so share the reviews that they have in common:
+//! the cache has one review at a time for a question ([`Freshness::Since`]). The moments differ by user and
+//! by process, at random, so that the API server is not asked about all streams of all nodes at once. There
+//! is no list of streams: nothing has to be found or locked when one begins or ends.
 
 use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
@@ -41,8 +41,8 @@ pub(super) struct LiveStream {
     /// Those in force.
     rules: Arc<ArcSwap<Rules>>,
     connection: Arc<Connection>,
-    /// The request's headers with a token. The API server judges a token by its text, which is therefore kept as
-    /// long as the stream. No `Debug` shows it.
+    /// The request's headers with a token. The API server judges a token by its text, which is therefore kept
+    /// as long as the stream. No `Debug` shows it.
     credentials: HeaderMap,
     identity: Identity,
     checks: Checks,
