@@ -56,7 +56,7 @@ pub mod host;
 mod looks;
 mod metrics;
 mod named;
-mod network;
+pub mod network;
 mod quota;
 mod repeats;
 mod report;

@@ -155,10 +155,7 @@ impl LiveStream {
             ));
         }
         let source = self.connection.peer.ip();
-        if let Some(reason) = rules.source_refusal(source, self.checks.interactive()) {
-            let inside = format!("sources does not have {}", source.to_canonical());
-            return Err(RequestError::forbidden(reason, "", inside));
-        }
+        rules.judge_source(source)?;
         let checks = self.checks.under(rules.interactive_requires_create);
         if self.identity.credential() != CredentialKind::Certificate {
             // The review of a token may take long. A certificate needs none, and is judged first.

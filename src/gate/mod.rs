@@ -52,7 +52,7 @@ pub(crate) struct Gate {
     pub(crate) changes: watch::Sender<()>,
     pub(crate) kubelet: Kubelet,
     pub(crate) audit: Audit,
-    pub(crate) witness: Arc<Witness>,
+    pub(crate) witness: Witness,
     /// The sources that were served lately.
     pub(crate) known: Arc<Known>,
     /// Places for requests other than streams.
@@ -303,17 +303,11 @@ impl Gate {
         parts: &http::request::Parts,
         record: &mut Record,
     ) -> Result<(Permit, Option<Box<LiveStream>>), RequestError> {
-        // The connection is older than the list.
         let source = connection.peer.ip();
-        if let Some(reason) = rules.source_refusal(source, false) {
+        rules.judge_source(source).inspect_err(|error| {
             connection.end();
-            self.metrics.rejected(reason);
-            return Err(RequestError::forbidden(
-                reason,
-                "Forbidden: this port is not open to your address\n",
-                format!("sources.port does not have {}", source.to_canonical()),
-            ));
-        }
+            self.metrics.rejected(error.reason);
+        })?;
         let checks = Checks::of(parts, rules.interactive_requires_create)?;
         let changes = checks.is_stream().then(|| self.changes.subscribe());
         record.set_checks(&checks);
@@ -343,7 +337,7 @@ impl Gate {
 
         let permit = rules
             .authorizer
-            .authorize(identity, &checks, connection.peer.ip(), Freshness::Remembered)
+            .authorize(identity, &checks, source, Freshness::Remembered)
             .await?;
         record.set_permit(&permit);
         if permit.is_reviewed() {

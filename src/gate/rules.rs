@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::authn::{Authenticator, CredentialKind, Identity};
 use crate::authz::Authorizer;
+use crate::error::RequestError;
 use crate::settings::{Sources, Streams};
 
 /// The security settings in force, and the answers that were remembered under them. They are replaced as one
@@ -28,16 +29,20 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Why a client at `peer` may not have an open request or stream: its address is not in `sources.port`,
-    /// or the request is interactive and its address is not in `sources.interactive`. `None`: it may.
-    pub(crate) fn source_refusal(&self, peer: IpAddr, interactive: bool) -> Option<&'static str> {
-        if !self.sources.port.allow(peer) {
-            Some("source")
-        } else if interactive && !self.sources.interactive.allow(peer) {
-            Some("interactive_source")
-        } else {
-            None
+    /// Whether a request may come from this address. A connection that was open before the list changed is
+    /// judged by the new one at its next request.
+    ///
+    /// # Errors
+    /// 403: `sources.port` does not have it.
+    pub(super) fn judge_source(&self, source: IpAddr) -> Result<(), RequestError> {
+        if self.sources.port.allow(source) {
+            return Ok(());
         }
+        Err(RequestError::forbidden(
+            "source",
+            "Forbidden: this port is not open to your address\n",
+            format!("sources.port does not have {}", source.to_canonical()),
+        ))
     }
 
     /// Whether `authorization.interactive.allowedUsers` names the user.

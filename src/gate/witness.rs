@@ -178,17 +178,14 @@ impl Witness {
         self.api_server_at.lately(SystemTime::now())
     }
 
-    /// The same with everyone who is allowed what only the API server is allowed: an API server may have
-    /// another name than installers give it.
+    /// The same, but if no API server was served by its name: from where everyone was served who is allowed
+    /// what only the API server is allowed. It may have another name than installers give it.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
-        let now = SystemTime::now();
-        let mut addresses = self.api_server_at.lately(now);
-        for other in self.others_at.lately(now) {
-            if !addresses.contains(&other) {
-                addresses.push(other);
-            }
+        let named = self.api_server_addresses();
+        if named.is_empty() {
+            return self.others_at.lately(SystemTime::now());
         }
-        addresses
+        named
     }
 }
 
@@ -226,7 +223,7 @@ fn may_be_api_server(identity: &Identity) -> bool {
 mod tests {
     use super::*;
 
-    /// Seen red: with every address kept for ever, and with the last one forgotten too.
+    /// Seen red: with every address kept for ever.
     #[test]
     fn an_address_counts_for_an_hour_and_the_last_one_always() {
         let at = Whereabouts::default();

@@ -59,14 +59,7 @@ impl Workers {
         let mut acceptor = Acceptor::new(listener, "tls", self.port.gate.metrics.clone());
         loop {
             let (stream, peer) = acceptor.accept().await;
-            if self
-                .port
-                .gate
-                .rules
-                .load()
-                .source_refusal(peer.ip(), false)
-                .is_none()
-            {
+            if self.port.gate.rules.load().sources.port.allow(peer.ip()) {
                 self.hand_over(stream, peer);
             } else {
                 self.refuse_source(&stream, peer);

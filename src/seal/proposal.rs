@@ -89,7 +89,7 @@ mod tests {
         }
     }
 
-    /// Seen red: with the callers of the read-only port and the gate's own connections not left out.
+    /// Seen red: with the callers of the read-only port not left out.
     #[test]
     fn the_proposal_names_each_caller_of_the_port_once_and_the_api_server() {
         let observed = Observed {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::error::StartError;
 use super::instance::Instance;
 use crate::host;
 use crate::settings::Sources;
@@ -41,6 +42,23 @@ impl Instance {
             &self.gate.witness.addresses(),
             &self.settings.listen,
         )
+    }
+
+    /// Refuses new `sources` that leave out the API server, unless they say that they may. The same lists as
+    /// before are no change: what they leave out holds back no other change of the configuration.
+    ///
+    /// # Errors
+    /// They leave out an address from which the API server was served.
+    pub(super) fn judge_sources(&self, new: &Sources) -> Result<(), StartError> {
+        let before = &self.gate.rules.load().sources;
+        if new.exclude_api_server || (&new.port, &new.interactive) == (&before.port, &before.interactive) {
+            return Ok(());
+        }
+        let left_out = new.without_api_server(&self.gate.witness.api_server_addresses());
+        match left_out.is_empty() {
+            true => Ok(()),
+            false => Err(StartError::WithoutApiServer(left_out.join("; "))),
+        }
     }
 
     /// Warns of what `sources` in force leave out.

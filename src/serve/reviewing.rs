@@ -9,7 +9,7 @@ use super::error::StartError;
 use crate::apiserver::ApiServer;
 use crate::authn::{Authenticator, Budget, DenyList, TokenReviewer, Verdicts};
 use crate::authz::{AccessReviewer, Authorizer, Policy};
-use crate::gate::{Rules, Witness};
+use crate::gate::Rules;
 use crate::metrics::Metrics;
 use crate::settings::{AuthorizationMode, Settings};
 use crate::source::Known;
@@ -28,7 +28,6 @@ pub(crate) struct Reviewing {
     /// Where reviews run.
     pub(super) control: Handle,
     pub(super) known: Arc<Known>,
-    pub(super) witness: Arc<Witness>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -36,14 +35,8 @@ impl Reviewing {
     /// The rules of `settings`, with nothing remembered.
     ///
     /// # Errors
-    /// There is no API server to ask, or no randomness; or `sources` would leave out the API server.
+    /// There is no API server to ask, or no randomness.
     pub(super) fn rules(&self, settings: &Settings) -> Result<Rules, StartError> {
-        let left_out = settings
-            .sources
-            .without_api_server(&self.witness.api_server_addresses());
-        if !left_out.is_empty() && !settings.sources.exclude_api_server {
-            return Err(StartError::WithoutApiServer(left_out.join("; ")));
-        }
         let tokens = match &self.api_server {
             Some(api_server) if settings.authentication.webhook => Some(TokenReviewer::new(
                 api_server.clone(),

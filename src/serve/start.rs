@@ -70,7 +70,6 @@ fn assemble(
 ) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
     let known = Arc::new(Known::default());
-    let witness = Arc::new(Witness::new(&settings.firewall.api_server_users));
     let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
     let denied = Arc::new(ArcSwap::from_pointee(deny_list(&settings)?));
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
@@ -94,7 +93,6 @@ fn assemble(
         node_name: node_name.clone(),
         control: control.clone(),
         known: known.clone(),
-        witness: witness.clone(),
         metrics: metrics.clone(),
     };
     let rules = reviewing.rules(&settings)?;
@@ -114,7 +112,7 @@ fn assemble(
         ),
         checkpoints: Semaphore::new(1),
         known,
-        witness,
+        witness: Witness::new(&settings.firewall.api_server_users),
         audit,
         kubelet,
         metrics,

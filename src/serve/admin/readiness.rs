@@ -80,17 +80,19 @@ impl Readiness {
 
     /// Whether the gate is ready, and the answer's text; `verbose` lists every part.
     pub(super) async fn report(&self, verbose: bool) -> (bool, String) {
-        let parts = self.parts().await;
+        let mut parts = self.parts().await;
+        if verbose {
+            let left_out = self.instance.left_out().into_iter();
+            parts.extend(left_out.map(|what| Part {
+                name: "sources",
+                state: PartState::Note(what),
+            }));
+        }
         let ready = !parts.iter().any(Part::is_broken);
         let mut report = String::new();
         for part in parts.iter().filter(|part| verbose || part.is_broken()) {
             // Writing to a String does not fail.
             let _ = writeln!(report, "{part}");
-        }
-        if verbose {
-            for left_out in self.instance.left_out() {
-                let _ = writeln!(report, "[!] sources: {left_out}");
-            }
         }
         report.push_str(if ready { "ok\n" } else { "not ready\n" });
         (ready, report)
@@ -306,6 +308,7 @@ mod tests {
         Err(ProbeFailure {
             why: "why".to_owned(),
             is_inconclusive,
+            is_another: false,
         })
     }
 

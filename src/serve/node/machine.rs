@@ -143,6 +143,7 @@ mod tests {
             boot_id,
             machine_id,
             system_uuid,
+            addresses: Vec::new(),
         };
         match Ids::of_this_machine(root.path()).compare("worker-1", &node) {
             Ok(SameMachine::Yes) => "same",

@@ -364,16 +364,13 @@ fn longer(old: Duration, new: Duration) -> Option<String> {
     (new > old).then(|| "is longer".to_owned())
 }
 
-/// An empty list has every network.
+/// What the new list lets through and the old one did not.
 fn wider(old: &Networks, new: &Networks) -> Option<String> {
-    match (old.is_empty(), new.is_empty()) {
-        (true, _) => None,
-        (false, true) => Some("names no network any more, so that all are allowed".to_owned()),
-        (false, false) => {
-            let added = new.iter().filter(|network| !old.cover(network));
-            listed("has", added.map(ToString::to_string))
-        }
+    if new.is_empty() && !old.is_empty() {
+        return Some("names no network any more, so that every address is let in".to_owned());
     }
+    let added = new.iter().filter(|network| !old.cover(network));
+    listed("has", added.map(ToString::to_string))
 }
 
 fn added(old: &[String], new: &[String]) -> Option<String> {

@@ -53,6 +53,9 @@ impl Instance {
         let api_server = self.known_api_server(seen.as_deref());
         let denied = DenyList::reload(&self.reviewing.denied, deny_files, api_server, looks);
         let after = self.judged_by();
+        if !Arc::ptr_eq(&before.1, &after.1) {
+            self.warn_of_left_out();
+        }
         if !Arc::ptr_eq(&before.0, &after.0)
             || !Arc::ptr_eq(&before.1, &after.1)
             || !Arc::ptr_eq(&before.2, &after.2)
@@ -191,6 +194,7 @@ impl Instance {
             }
             Some(serving)
         };
+        self.judge_sources(&new.sources)?;
         let denied = if old.authentication.deny_files == new.authentication.deny_files {
             None
         } else {

@@ -52,7 +52,7 @@ authorization:
   webhook: {cacheAuthorizedTTL: 1m0s, cacheUnauthorizedTTL: 1s}
   interactive: {requireCreate: false, allowedUsers: [bob], cacheAuthorizedTTL: 1s}
   paths: {deny: [/debug]}
-sources: {port: [192.0.2.0/24], interactive: [192.0.2.1/32], excludeApiServer: true}
+sources: {port: [10.0.0.0/8], interactive: [10.0.0.1], excludeApiServer: true}
 readOnlyPort: {listen: ['192.0.2.2:10255'], answer: 404, healthz: true}
 streamingConnectionIdleTimeout: 1m0s
 streams: {recheckInterval: 1m0s, maxUnverified: 10m0s, maxLifetime: 1h0m0s}
@@ -197,7 +197,33 @@ fn a_change_loosens_in_one_direction() {
             none(),
             key("authorization.paths.deny", "has no more /a"),
         ),
-        (format!("{user}[]}}}}"), format!("{user}[bob]}}}}"), none(), all),
+        (
+            "sources: {port: [10.0.0.0/8]}".to_owned(),
+            "sources: {port: [10.0.0.0/8, 10.1.0.0/16, '::1']}".to_owned(),
+            key("sources.port", "has ::1"),
+            none(),
+        ),
+        (
+            "sources: {port: [10.0.0.0/8]}".to_owned(),
+            "sources: {port: [10.1.0.0/16]}".to_owned(),
+            none(),
+            key("sources.port", "has 10.0.0.0/8"),
+        ),
+        (
+            "sources: {interactive: []}".to_owned(),
+            "sources: {interactive: [10.0.0.1]}".to_owned(),
+            none(),
+            key(
+                "sources.interactive",
+                "names no network any more, so that every address is let in",
+            ),
+        ),
+        (
+            format!("{user}[]}}}}"),
+            format!("{user}[bob]}}}}"),
+            none(),
+            all.clone(),
+        ),
         (
             format!("{user}[bob]}}}}"),
             format!("{user}[bob, eve]}}}}"),

@@ -495,7 +495,7 @@ fn the_audit_file_is_rotated_unless_the_size_is_zero() {
     assert!(error(&least_and("audit: {maxSizeMB: 1000001}")).contains("write 0 to 1000000"));
 }
 
-/// Seen red: with the index left out of the place, and without the warnings.
+/// Seen red: with the index left out of the place.
 #[test]
 fn sources_are_networks_and_what_has_no_effect_is_warned_about() {
     let sources = |text: &str| least_and(&format!("sources: {text}"));
