@@ -425,8 +425,8 @@ enum Stream {
     Tunnel(Box<LiveStream>, Box<Tunnel>, Place),
 }
 
-/// Judges a stream, in a task of its own: a tunnel is polled for every record that passes. A stream that is not
-/// judged any more, because that task has panicked, must not go on.
+/// Judges a stream, in a task of its own: a tunnel is polled for every record that passes. A stream that is
+/// not judged any more, because that task has panicked, must not go on.
 fn until_refused(live: Box<LiveStream>, rules: Arc<Rules>) -> impl Future<Output = Ending> + Send {
     let judging = AbortOnDropHandle::new(tokio::spawn(async move { live.until_refused(rules).await }));
     async move {

@@ -24,7 +24,7 @@ use crate::world::{World, assert_answer, header};
 const STRANGER: u32 = 65530;
 
 /// Dashboards and alerts use these names. A change of one changes this list, and is announced.
-const FAMILIES: [&str; 26] = [
+const FAMILIES: [&str; 27] = [
     "kubelet_gate_admin_reports counter",
     "kubelet_gate_audit_events counter",
     "kubelet_gate_authentication_failures counter",
@@ -33,6 +33,7 @@ const FAMILIES: [&str; 26] = [
     "kubelet_gate_certificate_judgements counter",
     "kubelet_gate_configuration_pending gauge",
     "kubelet_gate_connections gauge",
+    "kubelet_gate_deny_list_entries gauge",
     "kubelet_gate_followed_logs gauge",
     "kubelet_gate_handshakes counter",
     "kubelet_gate_panics counter",
