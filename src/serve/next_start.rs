@@ -23,8 +23,8 @@ use crate::host::RunningProcess;
 
 /// The files are looked at this often while the kubelets run beside which the ports were taken.
 const STEADY: Duration = Duration::from_secs(5);
-/// The same after one has ended; twice as long each time, up to [`SEARCH`], and to [`STEADY`] once the kubelet
-/// has been gone for [`FORGOTTEN`].
+/// The same after one has ended; twice as long each time, up to [`SEARCH`], and to [`STEADY`] once the
+/// kubelet has been gone for [`FORGOTTEN`].
 const SOON: Duration = Duration::from_millis(100);
 const SEARCH: Duration = Duration::from_secs(1);
 /// A look that takes longer has found nothing out. It goes on.
