@@ -118,7 +118,6 @@ mod tests {
         assert_eq!(version("systemctl: not found"), None);
     }
 
-    /// Seen red: with `StateDirectory=` in the older unit.
     #[test]
     fn each_unit_is_known_to_the_systemd_that_it_is_for() {
         assert_eq!(unknown_of(NOW, 252), Vec::<String>::new());
