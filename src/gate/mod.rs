@@ -47,8 +47,8 @@ pub(crate) struct Gate {
     pub(crate) metrics: Arc<Metrics>,
     /// The security settings in force.
     pub(crate) rules: Arc<ArcSwap<Rules>>,
-    /// Changes whenever the trust in certificates, the deny lists or the rules have changed, once the new ones
-    /// are in force: what was allowed before must then be judged again.
+    /// Changes whenever the trust in certificates, the deny lists or the rules have changed, once the new
+    /// ones are in force: what was allowed before must then be judged again.
     pub(crate) changes: watch::Sender<()>,
     pub(crate) kubelet: Kubelet,
     pub(crate) audit: Audit,
