@@ -140,8 +140,8 @@ fn refuse_others(path: &Path, mode: u32, guard: Guard) -> io::Result<()> {
     let mounted = || MOUNTED_TOKENS.iter().any(|folder| path.starts_with(folder));
     if guard == Guard::Secret && mode & OTHERS_READ != 0 && !mounted() {
         return refuse(format!(
-            "every user of this machine may read it (mode {shown:04o}), and it holds a secret: chmod 0600 it, \
-             and replace the secret if another user may have read it"
+            "every user of this machine may read it (mode {shown:04o}), and it holds a secret: chmod 0600 \
+             it, and replace the secret if another user may have read it"
         ));
     }
     // A link may be replaced in its folder, and the file in its own.

@@ -25,6 +25,7 @@ pub struct Metrics {
     certificate_judgements: Family<ResultLabels, Counter>,
     cache: [[Counter; 2]; 2],
     reviews: Family<ReviewLabels, Counter>,
+    stale_answers: Family<StaleLabels, Counter>,
     handshakes: Family<HandshakeLabels, Counter>,
     rejections: Family<ReasonLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
@@ -124,6 +125,11 @@ struct CacheLabels {
 struct ReviewLabels {
     api: &'static str,
     result: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct StaleLabels {
+    api: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -229,6 +235,10 @@ impl Metrics {
                 ["hit", "miss"].map(|result| cache.get_or_create_owned(&CacheLabels { cache: kind, result }))
             }),
             reviews: families.add("reviews", "Reviews asked of the API server, by API and result"),
+            stale_answers: families.add(
+                "stale_answers",
+                "Earlier answers to reviews that were used while the API server was unreachable, by API",
+            ),
             handshakes: families.add(
                 "handshakes",
                 "TLS handshakes with clients, by result, version and key exchange group",
@@ -349,6 +359,15 @@ impl Metrics {
     /// A review had to be asked for, or waited for.
     pub fn cache_miss(&self, cache: CacheKind) {
         self.cache[cache as usize][1].inc();
+    }
+
+    /// An earlier answer was used, because the API server is unreachable.
+    pub fn stale_answer(&self, cache: CacheKind) {
+        let api = match cache {
+            CacheKind::Access => "subjectaccessreviews",
+            CacheKind::Token => "tokenreviews",
+        };
+        self.stale_answers.get_or_create(&StaleLabels { api }).inc();
     }
 
     /// A review was answered or not.

@@ -52,8 +52,8 @@ pub(super) struct ApiServerEndpoint {
     pub(super) server: ServerUrl,
     pub(super) server_name: ServerName<'static>,
     pub(super) tls: Arc<ClientConfig>,
-    /// What the operator should know about these certificates. The gate starts with ones that have expired: the
-    /// kubelet may renew them at any time, and the gate starts without an API server as well.
+    /// What the operator should know about these certificates. The gate starts with ones that have expired:
+    /// the kubelet may renew them at any time, and the gate starts without an API server as well.
     pub(super) warnings: Vec<String>,
     fingerprint: [u8; 32],
 }

@@ -2,6 +2,7 @@
 //! limit on concurrent calls.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::access::{ApiServerAccess, ApiServerError};
 use super::connection::{ApiServerAnswer, ApiServerConnection, ApiServerPool};
@@ -21,11 +22,17 @@ use super::reachability::Reachability;
 use super::reviews::{self, AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer};
 use crate::looks::{Looks, Reloaded};
 
-/// The kubelet's webhook back-off (contract §1.7): 0.5, 0.75, 1.13 and 1.69 s, each up to a fifth longer.
+/// The kubelet's webhook back-off (contract §1.7) is 0.5, 0.75, 1.13 and 1.69 s, each up to a fifth longer.
+/// Here no pause is longer than a second, so that a review is asked again within a second of the API server's
+/// recovery.
 const ATTEMPTS: usize = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_millis(800);
 const PAUSE_FACTOR: f64 = 1.5;
 const PAUSE_JITTER: f64 = 0.2;
+
+/// How long the probe waits for the API server, at most.
+const PROBE: Duration = Duration::from_secs(2);
 
 const USER_AGENT: &str = concat!("kubelet-gate/", env!("CARGO_PKG_VERSION"));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -107,6 +114,14 @@ impl ApiServer {
         self.0.reachability().clone()
     }
 
+    /// Whether the last review shows that it is unreachable.
+    pub(super) fn is_failing(&self) -> bool {
+        matches!(
+            *self.0.reachability(),
+            Reachability::Failing { is_outage: true, .. }
+        )
+    }
+
     fn noted<T>(&self, answer: Result<T, ReviewError>) -> Result<T, ReviewError> {
         self.0.reachability().note(answer.as_ref().err());
         answer
@@ -149,6 +164,43 @@ impl ApiServer {
                 api: question.api,
                 cause,
             })
+    }
+
+    /// Asks whether the API server answers at all: `GET /readyz` with the gate's credential, on a connection
+    /// of its own, and without a slot, so that no client can keep it from being asked. Its failure is not
+    /// kept as [`Self::reachability`].
+    pub(super) async fn probe(&self) -> Result<(), ReviewError> {
+        let (api, inner) = (Api::Probe, &self.0);
+        let question = ApiCall {
+            api,
+            target: api.path().to_owned(),
+            body: None,
+            secret: "",
+        };
+        let (after, asked) = (PROBE.min(inner.limits.timeout), AtomicBool::new(false));
+        let exchange = async {
+            let access = inner.credentials.current().await?;
+            asked.store(true, Relaxed);
+            let mut connection = ApiServerConnection::open(Arc::clone(&access.endpoint)).await?;
+            let answer = connection.exchange(question.request(&access)?).await?;
+            if answer.status.is_server_error() {
+                return Err(Cause::Status {
+                    code: answer.status,
+                    message: String::new(),
+                    retry_after: None,
+                });
+            }
+            Ok(())
+        };
+        let answer = timeout(after, exchange).await;
+        let answer = answer.unwrap_or_else(|_| {
+            Err(Cause::Deadline {
+                after,
+                asked: asked.load(Relaxed),
+                last: None,
+            })
+        });
+        answer.map_err(|cause| ReviewError { api, cause })
     }
 
     /// What the operator should know about the certificates in use.
@@ -231,10 +283,21 @@ impl ApiServerInner {
         let mut attempt = 1;
         let mut last = None;
         loop {
-            let Ok(outcome) = timeout_at(deadline, self.attempt(question)).await else {
-                self.pool.clear();
-                return Err(Cause::Deadline { after: within, last });
+            let Ok(slot) = timeout_at(deadline, self.slots.acquire()).await else {
+                return Err(Cause::NoSlot { after: within });
             };
+            let slot = slot.map_err(|closed| Cause::Request(closed.to_string()))?;
+            let asked = AtomicBool::new(false);
+            let Ok(outcome) = timeout_at(deadline, self.attempt(question, &asked)).await else {
+                self.pool.clear();
+                return Err(Cause::Deadline {
+                    after: within,
+                    asked: asked.load(Relaxed),
+                    last,
+                });
+            };
+            // Other calls have the slot during the pause.
+            drop(slot);
             let cause = match outcome {
                 Ok(answer) => return Ok(answer),
                 Err(cause) => cause,
@@ -248,25 +311,23 @@ impl ApiServerInner {
                 return Err(cause);
             }
             sleep(wait).await;
-            pause = pause.mul_f64(PAUSE_FACTOR);
+            pause = pause.mul_f64(PAUSE_FACTOR).min(LONGEST_PAUSE);
             attempt += 1;
             last = Some(Box::new(cause));
         }
     }
 
-    /// One attempt, with a second call if an exec plugin can replace a refused credential. The slot is
-    /// returned between attempts.
-    async fn attempt(&self, question: &ApiCall<'_>) -> Result<Bytes, Cause> {
-        let _slot = self
-            .slots
-            .acquire()
-            .await
-            .map_err(|closed| Cause::Request(closed.to_string()))?;
+    /// One attempt, with a second call if an exec plugin can replace a refused credential. `asked` is set
+    /// while it is the API server that is waited for.
+    async fn attempt(&self, question: &ApiCall<'_>, asked: &AtomicBool) -> Result<Bytes, Cause> {
         let access = self.credentials.current().await?;
+        asked.store(true, Relaxed);
         let mut answer = self.exchange(&access, question).await?;
+        asked.store(false, Relaxed);
         if answer.status == StatusCode::UNAUTHORIZED
             && let Some(renewed) = self.credentials.after_refusal(&access).await
         {
+            asked.store(true, Relaxed);
             answer = self.exchange(&renewed, question).await?;
         }
         let ApiServerAnswer {

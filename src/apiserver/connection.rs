@@ -30,7 +30,7 @@ pub(super) const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// API servers close an idle connection after 90 s. Well before that it is not used any more.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
-/// How long one of several addresses may take to answer.
+/// How long an address may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection, and the endpoint that it was made from.
@@ -43,17 +43,24 @@ pub(super) struct ApiServerConnection {
 }
 
 /// Connects to the first of these addresses that answers. A silent address must not use up the time that the
-/// others need: a name may have the addresses of several API servers, one of which is down.
+/// others need: a name may have the addresses of several API servers, one of which is down. All are tried
+/// again while one is silent, since the kernel's own repetitions come ever later: an API server that is back
+/// is reached within a second. The caller sets the deadline.
 async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let Some((last, others)) = addresses.split_last() else {
-        return Err(io::Error::other("the name has no address"));
-    };
-    for address in others {
-        if let Ok(Ok(tcp)) = timeout(PATIENCE, TcpStream::connect(address)).await {
-            return Ok(tcp);
+    loop {
+        let mut failure = None;
+        let mut silent = false;
+        for address in addresses {
+            match timeout(PATIENCE, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => return Ok(tcp),
+                Ok(Err(error)) => failure = Some(error),
+                Err(_) => silent = true,
+            }
+        }
+        if !silent {
+            return Err(failure.unwrap_or_else(|| io::Error::other("the name has no address")));
         }
     }
-    TcpStream::connect(last).await
 }
 
 /// A complete answer.
@@ -263,5 +270,22 @@ mod tests {
             .unwrap();
         assert_eq!(reached.peer_addr().unwrap(), good.local_addr().unwrap());
         assert!(dial(&[]).await.is_err());
+        // What was silent is reached once it answers, long before the kernel would ask again.
+        let dialling = tokio::spawn(async move { dial(&[address]).await });
+        assert!(!dialling.is_finished());
+        silent.set_nonblocking(true).unwrap();
+        drop(filling);
+        let emptying = async {
+            loop {
+                let _ = silent.accept();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = emptying => {}
+            reached = dialling => {
+                assert_eq!(reached.unwrap().unwrap().peer_addr().unwrap(), address);
+            }
+        }
     }
 }

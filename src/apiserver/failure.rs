@@ -21,6 +21,8 @@ pub(crate) enum Api {
     SubjectAccessReview,
     /// A read of a `v1` Node.
     Node,
+    /// The gate's own question whether the API server answers at all.
+    Probe,
 }
 
 /// A call without an answer. Nothing may be allowed because of it.
@@ -83,11 +85,21 @@ pub(crate) enum Cause {
     /// The exec plugin gave no credential.
     #[error("no credential: {0}")]
     Plugin(Arc<PluginError>),
-    /// The time ran out, including retries and the wait for a slot.
+    /// All calls that the gate may make at once were under way until the time ran out.
+    #[error(
+        "not asked within {after:?}: limits.concurrentReviews other calls to the API server are under way"
+    )]
+    NoSlot {
+        /// The time that was allowed.
+        after: Duration,
+    },
+    /// The time ran out, including retries.
     #[error("no answer within {after:?}{}", before_that(last.as_deref()))]
     Deadline {
         /// The time that was allowed.
         after: Duration,
+        /// Whether the API server had been asked when the time ran out.
+        asked: bool,
         /// Why the last finished attempt failed.
         last: Option<Box<Self>>,
     },
@@ -109,6 +121,7 @@ impl Api {
             Self::TokenReview => "TokenReview",
             Self::SubjectAccessReview => "SubjectAccessReview",
             Self::Node => "reading the Node",
+            Self::Probe => "the probe",
         }
     }
 
@@ -118,6 +131,7 @@ impl Api {
             Self::TokenReview => "/apis/authentication.k8s.io/v1/tokenreviews",
             Self::SubjectAccessReview => "/apis/authorization.k8s.io/v1/subjectaccessreviews",
             Self::Node => "/api/v1/nodes/",
+            Self::Probe => "/readyz",
         }
     }
 }
@@ -125,6 +139,11 @@ impl Api {
 // === impl ReviewError ===
 
 impl ReviewError {
+    /// Whether it shows that the API server is unreachable.
+    pub(crate) fn is_outage(&self) -> bool {
+        self.cause.is_outage()
+    }
+
     /// The HTTP status with which the API server refused or failed, if there is one.
     #[must_use]
     pub(crate) const fn status(&self) -> Option<StatusCode> {
@@ -138,6 +157,29 @@ impl ReviewError {
 // === impl Cause ===
 
 impl Cause {
+    /// Whether it shows that the API server is unreachable: no connection to it, none that lasts, no answer
+    /// in time, or a server error. A bound of this gate or of its machine shows nothing about the API
+    /// server: a client could reach it. An answer that cannot be used, or one that refuses the gate's
+    /// credential, shows that it is there.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } | Self::Handshake { source, .. } => is_broken(source.kind()),
+            Self::Exchange(error) => {
+                error.is_canceled()
+                    || error.is_closed()
+                    || error.is_incomplete_message()
+                    || io_kind(error).is_some_and(is_broken)
+            }
+            Self::Status { code, .. } => code.is_server_error(),
+            Self::Deadline { asked, .. } => *asked,
+            Self::NoSlot { .. }
+            | Self::TooLarge { .. }
+            | Self::Answer(_)
+            | Self::Request(_)
+            | Self::Plugin(_) => false,
+        }
+    }
+
     /// Whether the kubelet's webhook client would try again: after resets, internal errors, timeouts, too
     /// many requests, and other server errors with a Retry-After; not after a refused connection, TLS errors,
     /// 401, 403, or a 503 without Retry-After.
@@ -182,6 +224,24 @@ impl Cause {
     }
 }
 
+/// Whether an I/O error is about the other end or the network between. Too few descriptors, ports or memory
+/// on this machine are not, nor is a name that cannot be resolved.
+fn is_broken(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::UnexpectedEof
+    )
+}
+
 fn is_reset(error: &hyper::Error) -> bool {
     io_kind(error) == Some(io::ErrorKind::ConnectionReset)
 }
@@ -219,5 +279,79 @@ const fn way_out(code: StatusCode) -> &'static str {
         StatusCode::UNAUTHORIZED => "; it does not accept the credential of the gate's kubeconfig",
         StatusCode::FORBIDDEN => "; bind the gate's user to ClusterRole system:auth-delegator",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    fn connecting(errno: Errno) -> Cause {
+        Cause::Connect {
+            address: "192.0.2.1:6443".to_owned(),
+            source: errno.into(),
+        }
+    }
+
+    /// A client that uses up the descriptors or ports of this machine must not switch stale answers on.
+    ///
+    /// Seen red: with every failed connection counted.
+    #[test]
+    fn what_this_machine_lacks_is_no_outage_of_the_api_server() {
+        for errno in [
+            Errno::CONNREFUSED,
+            Errno::CONNRESET,
+            Errno::TIMEDOUT,
+            Errno::HOSTUNREACH,
+            Errno::NETUNREACH,
+        ] {
+            assert!(connecting(errno).is_outage(), "{errno}");
+        }
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::ADDRNOTAVAIL,
+            Errno::AGAIN,
+            Errno::ACCESS,
+            Errno::PERM,
+        ] {
+            assert!(!connecting(errno).is_outage(), "{errno}");
+        }
+    }
+
+    #[test]
+    fn only_a_server_error_and_a_lack_of_answers_are_an_outage() {
+        let status = |code| Cause::Status {
+            code: StatusCode::from_u16(code).unwrap_or_default(),
+            message: String::new(),
+            retry_after: None,
+        };
+        let after = Duration::from_secs(1);
+        let deadline = |asked| Cause::Deadline {
+            after,
+            asked,
+            last: None,
+        };
+        for cause in [status(500), status(503), status(504), deadline(true)] {
+            assert!(cause.is_outage(), "{cause}");
+        }
+        for cause in [
+            status(302),
+            status(401),
+            status(403),
+            status(404),
+            status(429),
+            deadline(false),
+            Cause::NoSlot { after },
+            Cause::TooLarge { limit: 1 },
+            Cause::Answer(AnswerError::NoUser),
+            Cause::Request(String::new()),
+        ] {
+            assert!(!cause.is_outage(), "{cause}");
+        }
     }
 }

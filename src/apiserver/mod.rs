@@ -18,6 +18,7 @@
 //! json         JSON from outside, in which an object is an object            json.rs
 //! failure      why a review has no answer                                    failure.rs
 //! reachability whether the reviews are answered, and since when not          reachability.rs
+//! outage       whether it is unreachable, by a review and by a probe         outage.rs
 //! log_text     text from outside, made fit for a log line                    log_text.rs
 //! ```
 //!
@@ -39,6 +40,7 @@ mod keys;
 mod kubeconfig;
 mod log_text;
 mod material;
+mod outage;
 mod reachability;
 mod reviews;
 #[cfg(all(test, feature = "lab"))]
@@ -53,6 +55,7 @@ pub use keys::KubeconfigError;
 pub use kubeconfig::Kubeconfig;
 pub(crate) use kubeconfig::SERVICE_ACCOUNT_DIRECTORY;
 pub(crate) use material::{Material, beside};
+pub(crate) use outage::Outage;
 pub(crate) use reachability::Reachability;
 #[cfg(test)]
 pub(crate) use reviews::access_review;

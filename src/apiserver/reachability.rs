@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::failure::ReviewError;
+use super::failure::{Cause, ReviewError};
 
 /// What is known about the API server.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -18,13 +18,19 @@ pub(crate) enum Reachability {
         since: SystemTime,
         /// Why the last of them failed.
         why: String,
+        /// That failure shows that the API server is unreachable.
+        is_outage: bool,
     },
 }
 
 impl Reachability {
-    /// Notes how a review has ended.
+    /// Notes how a review has ended. One that was not asked for want of a slot shows nothing.
     pub(super) fn note(&mut self, failure: Option<&ReviewError>) {
         *self = match failure {
+            Some(ReviewError {
+                cause: Cause::NoSlot { .. },
+                ..
+            }) => return,
             None => Self::Answers,
             Some(error) => Self::Failing {
                 since: match self {
@@ -32,6 +38,7 @@ impl Reachability {
                     Self::NotAsked | Self::Answers => SystemTime::now(),
                 },
                 why: error.to_string(),
+                is_outage: error.is_outage(),
             },
         };
     }

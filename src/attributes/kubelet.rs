@@ -5,6 +5,8 @@ use std::fmt;
 
 use http::Method;
 
+use crate::settings::ScrapedSubresource;
+
 /// A subresource of `nodes`, as a review names it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Subresource {
@@ -87,6 +89,16 @@ impl Subresource {
             Self::Proxy => "proxy",
             Self::Stats => "stats",
             Self::Statusz => "statusz",
+        }
+    }
+}
+
+impl From<ScrapedSubresource> for Subresource {
+    fn from(scraped: ScrapedSubresource) -> Self {
+        match scraped {
+            ScrapedSubresource::Healthz => Self::Healthz,
+            ScrapedSubresource::Metrics => Self::Metrics,
+            ScrapedSubresource::Stats => Self::Stats,
         }
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Event<'a> {
     pub decision: Option<Decision>,
     /// The reason for the decision, in the API server's words or the gate's.
     pub reason: Option<&'a str>,
+    /// The reviews whose earlier answers were used, because the API server is unreachable.
+    pub stale: Option<&'static str>,
     /// The `Audit-ID` header's bytes. They are recorded for correlation and never used as the event's id: the
     /// client chooses them.
     pub client_audit_id: Option<&'a [u8]>,
@@ -202,6 +204,10 @@ impl Event<'_> {
         if let Some(reason) = self.reason {
             name(out, "authorization.k8s.io/reason");
             cut_string(out, reason.as_bytes(), TEXT_LIMIT);
+        }
+        if let Some(stale) = self.stale {
+            name(out, "kubelet-gate.dev/stale");
+            string(out, stale.as_bytes());
         }
         if let Some(id) = self.client_audit_id {
             name(out, "kubelet-gate.dev/client-audit-id");

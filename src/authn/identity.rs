@@ -13,7 +13,10 @@ use crate::tls::Marks;
 
 /// The user who makes a request. Cheap to clone; two are equal if all fields of the user are.
 #[derive(Clone, Debug)]
-pub(crate) struct Identity(Arc<IdentityData>);
+pub(crate) struct Identity {
+    data: Arc<IdentityData>,
+    is_stale: bool,
+}
 
 #[derive(Debug)]
 struct IdentityData {
@@ -61,7 +64,7 @@ impl Identity {
         static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let hash = HASHER.hash_one(&user);
         let json = UserJson::new(&user.username, &user.uid, &user.groups, &user.extra);
-        Self(Arc::new(IdentityData {
+        let data = IdentityData {
             user,
             hash,
             json,
@@ -69,7 +72,19 @@ impl Identity {
             valid_until,
             marks,
             cleared_by: AtomicU64::new(0),
-        }))
+        };
+        Self {
+            data: Arc::new(data),
+            is_stale: false,
+        }
+    }
+
+    /// The same, known by an earlier review only.
+    pub(super) fn as_stale(&self) -> Self {
+        Self {
+            data: self.data.clone(),
+            is_stale: true,
+        }
     }
 
     /// For the tests of later stations.
@@ -91,43 +106,49 @@ impl Identity {
 
     /// User name, uid, groups and extra, as a review sends them.
     pub(crate) fn user(&self) -> &UserInfo {
-        &self.0.user
+        &self.data.user
     }
 
     /// [`Self::user`] as audit events show it.
     pub(crate) fn json(&self) -> &UserJson {
-        &self.0.json
+        &self.data.json
+    }
+
+    /// Whether an earlier review proved it, because the API server is unreachable. What it may do is limited
+    /// to what `authorization.webhook.staleAllow` names.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.is_stale
     }
 
     /// The credential that proved it.
     pub(crate) fn credential(&self) -> CredentialKind {
-        self.0.credential
+        self.data.credential
     }
 
     /// By what a deny list knows the certificates that it rests on: leaf, intermediates and CA.
     pub(super) fn marks(&self) -> &[Marks] {
-        &self.0.marks
+        &self.data.marks
     }
 
     /// Whether the deny lists of this generation are known not to deny it.
     pub(super) fn is_cleared_by(&self, generation: u64) -> bool {
-        self.0.cleared_by.load(Relaxed) == generation
+        self.data.cleared_by.load(Relaxed) == generation
     }
 
     /// Notes that the deny lists of this generation do not deny it.
     pub(super) fn clear(&self, generation: u64) {
-        self.0.cleared_by.store(generation, Relaxed);
+        self.data.cleared_by.store(generation, Relaxed);
     }
 
     /// When the certificate (or one of its issuers) or the token expires, if that is known.
     pub(crate) fn valid_until(&self) -> Option<SystemTime> {
-        self.0.valid_until
+        self.data.valid_until
     }
 }
 
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0.user == other.0.user
+        Arc::ptr_eq(&self.data, &other.data) || self.data.user == other.data.user
     }
 }
 
@@ -135,7 +156,7 @@ impl Eq for Identity {}
 
 impl Hash for Identity {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0.hash);
+        state.write_u64(self.data.hash);
     }
 }
 

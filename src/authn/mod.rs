@@ -10,6 +10,7 @@ mod deny_list;
 mod identity;
 mod jwt;
 mod presented;
+mod stale;
 mod token;
 mod verdicts;
 
@@ -20,6 +21,7 @@ pub use self::deny_list::{DenyFile, DenyListError};
 pub(crate) use self::identity::add_authenticated_group;
 pub(crate) use self::identity::{CredentialKind, Identity};
 pub(crate) use self::presented::Presented;
+pub(crate) use self::stale::StaleAnswers;
 pub(crate) use self::token::TokenReviewer;
 pub use self::token::{SubprotocolError, WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
 pub(crate) use self::verdicts::Verdicts;
@@ -32,6 +34,7 @@ use http::HeaderMap;
 use self::certificate::CertificateVerdict;
 use self::presented::Unjudged;
 use self::token::TokenVerdict;
+use crate::attributes::{Checks, Protocol};
 use crate::cache::Freshness;
 use crate::error::{RequestError, Station};
 use crate::metrics::Metrics;
@@ -78,9 +81,9 @@ impl Authenticator {
         self.verdicts.denied().load().denies(identity)
     }
 
-    /// The user who makes a request. `websocket` says whether the request is a WebSocket upgrade, whose
-    /// subprotocols may carry a token. A token is judged by a review that is fresh enough; a certificate,
-    /// which needs none, by the trust in force.
+    /// The user who makes a request for `checks`. The subprotocols of a WebSocket upgrade may carry
+    /// a token. A token is judged by a review that is fresh enough; a certificate, which needs
+    /// none, by the trust in force.
     ///
     /// # Errors
     /// 401 if no credential is valid, 503 if the TokenReview of a token failed or the certificate was not
@@ -89,7 +92,7 @@ impl Authenticator {
         &self,
         presented: &Presented,
         headers: &HeaderMap,
-        websocket: bool,
+        checks: &Checks,
         freshness: Freshness,
     ) -> Result<Identity, RequestError> {
         let mut failures = CredentialFailures::default();
@@ -117,7 +120,8 @@ impl Authenticator {
                     return Ok(identity);
                 }
                 if let Some(token) = bearer(header) {
-                    let answer = Box::pin(tokens.review(token, presented.source(), freshness)).await;
+                    let review = tokens.review(token, presented.source(), checks, freshness);
+                    let answer = Box::pin(review).await;
                     match answer.value {
                         TokenVerdict::Authenticated(identity) => {
                             presented.remember(tokens, header, &identity, answer.fresh_until);
@@ -127,12 +131,12 @@ impl Authenticator {
                     }
                 }
             }
-            if websocket {
+            if checks.upgrade() == Some(Protocol::WebSocket) {
                 match websocket_protocol(headers) {
                     Ok(None) => {}
                     Ok(Some(token)) => {
-                        let answer = tokens.review(&token, presented.source(), freshness).await;
-                        match answer.value {
+                        let review = tokens.review(&token, presented.source(), checks, freshness);
+                        match review.await.value {
                             TokenVerdict::Authenticated(identity) => return Ok(identity),
                             verdict => failures.token(verdict),
                         }
@@ -184,7 +188,7 @@ impl CredentialFailures {
                 self.refused("exhausted", "too many token reviews are under way");
             }
             TokenVerdict::Rejected { reason, detail } => self.refused(reason, &detail),
-            TokenVerdict::Failed(detail) => {
+            TokenVerdict::Failed { detail, .. } => {
                 self.review_failed = true;
                 self.refused("review_failed", &detail);
             }

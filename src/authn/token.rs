@@ -17,7 +17,9 @@ use tokio::time::{Instant, timeout};
 use super::budget::Budget;
 use super::identity::{CredentialKind, Identity, add_authenticated_group};
 use super::jwt;
+use super::stale::StaleAnswers;
 use crate::apiserver::{ApiServer, ReviewError, TokenAnswer};
+use crate::attributes::Checks;
 use crate::cache::{Cache, Freshness, Remembered, ReviewOutcome};
 use crate::metrics::{CacheKind, Metrics};
 use crate::quota::{Exhausted, Quota, Share};
@@ -64,6 +66,7 @@ pub(crate) struct TokenReviewer {
     known: Arc<Known>,
     /// The budget for tokens that are not accepted, by source and in total.
     budget: Arc<Budget>,
+    stale: Option<Arc<StaleAnswers>>,
     metrics: Arc<Metrics>,
 }
 
@@ -81,7 +84,12 @@ struct Place {
 #[derive(Clone, Debug)]
 pub(super) enum TokenVerdict {
     /// It was not reviewed, or the review failed.
-    Failed(Arc<str>),
+    Failed {
+        /// Why, for the operator.
+        detail: Arc<str>,
+        /// The failure shows that the API server is unreachable.
+        is_outage: bool,
+    },
     /// The API server rejected it, or it is for other audiences, or it has expired.
     Rejected {
         /// One word for metrics and audit.
@@ -118,10 +126,11 @@ pub enum SubprotocolError {
 
 impl TokenReviewer {
     /// A reviewer with the settings' audiences; none means the API server's own. `budget` is for rejected
-    /// tokens.
+    /// tokens, and `stale` for an outage.
     ///
     /// # Errors
     /// The operating system provides no randomness.
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the process")]
     pub(crate) fn new(
         api_server: ApiServer,
         settings: &Authentication,
@@ -129,6 +138,7 @@ impl TokenReviewer {
         control: Handle,
         budget: Arc<Budget>,
         known: Arc<Known>,
+        stale: Option<Arc<StaleAnswers>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Unspecified> {
         let mut key = [0u8; 32];
@@ -143,7 +153,10 @@ impl TokenReviewer {
             cache: Cache::new(
                 limits.cache_entries,
                 control,
-                TokenVerdict::Failed(Arc::from("the review was lost")),
+                TokenVerdict::Failed {
+                    detail: Arc::from("the review was lost"),
+                    is_outage: false,
+                },
             ),
             accepted: Arc::new(quick_cache::sync::Cache::new(limits.cache_entries)),
             asking: Arc::new(Semaphore::new(asking)),
@@ -151,6 +164,7 @@ impl TokenReviewer {
             asking_unknown: Arc::new(Semaphore::new((asking * 3 / 4).max(1))),
             budget,
             known,
+            stale,
             metrics,
         })
     }
@@ -160,18 +174,39 @@ impl TokenReviewer {
         self.number
     }
 
-    /// The verdict on `token`, which a client of `source` sent. Reviews and rejections count against that
-    /// source. A verdict that must be fresh is about a token that was accepted: it is asked for whatever
-    /// other clients of the source have spent, as a renewal is.
+    /// The verdict on `token`, which a client of `source` sent with a request for `checks`. Reviews and
+    /// rejections count against that source. If the API server is unreachable, an earlier review may do. A
+    /// verdict that must be fresh is about a token that was accepted: it is asked for whatever other clients
+    /// of the source have spent, as a renewal is.
     pub(super) async fn review(
         &self,
         token: &str,
         source: Source,
+        checks: &Checks,
+        freshness: Freshness,
+    ) -> Remembered<TokenVerdict> {
+        let mut key = [0u8; 32];
+        key.copy_from_slice(hmac::sign(&self.key, token.as_bytes()).as_ref());
+        let covers = |stale: &&Arc<StaleAnswers>| stale.cover(checks, freshness);
+        let stale = self.stale.as_ref().filter(covers);
+        let answer = self.review_or_know(key, token, source, stale, freshness).await;
+        if let (TokenVerdict::Failed { is_outage: true, .. }, Some(stale)) = (&answer.value, stale)
+            && let Some(user) = stale.user_of(&key, true).await
+        {
+            return unasked(TokenVerdict::Authenticated(user));
+        }
+        answer
+    }
+
+    async fn review_or_know(
+        &self,
+        key: [u8; 32],
+        token: &str,
+        source: Source,
+        stale: Option<&Arc<StaleAnswers>>,
         freshness: Freshness,
     ) -> Remembered<TokenVerdict> {
         let is_renewal = matches!(freshness, Freshness::Since(_));
-        let mut key = [0u8; 32];
-        key.copy_from_slice(hmac::sign(&self.key, token.as_bytes()).as_ref());
         if let Some(known) = self.cache.get_fresh(&key, freshness) {
             self.metrics.cache_hit(CacheKind::Token);
             if known.is_due() && !is_renewal {
@@ -179,13 +214,15 @@ impl TokenReviewer {
             }
             return known;
         }
-        let unasked = |value| Remembered {
-            value,
-            fresh_until: Instant::now(),
-        };
         if jwt::is_past(token, SystemTime::now()) {
             let was_accepted = self.accepted.get(&key).is_some();
             return unasked(TokenVerdict::rejected(was_accepted, EXPIRED, "it has expired"));
+        }
+        // While it is known that the API server is unreachable, no request waits for a review to fail.
+        if let Some(stale) = stale
+            && let Some(user) = stale.user_of(&key, false).await
+        {
+            return unasked(TokenVerdict::Authenticated(user));
         }
         if !is_renewal && let Err(bound) = self.budget.allows(source) {
             return unasked(TokenVerdict::Exhausted(bound));
@@ -195,6 +232,7 @@ impl TokenReviewer {
             .get_or_review(key, freshness, || self.ask(key, token, source, is_renewal))
             .await
     }
+
     /// The review itself, independent of the request that needs it. What it may cost is reserved first; a
     /// renewal, which is about a token that was accepted, is asked for in any case.
     fn ask(
@@ -208,6 +246,7 @@ impl TokenReviewer {
         let place = self.place(source);
         let (api_server, audiences, ttl) = (self.api_server.clone(), self.audiences.clone(), self.ttl);
         let (metrics, accepted, token) = (self.metrics.clone(), self.accepted.clone(), token.to_owned());
+        let stale = self.stale.clone();
         async move {
             let reserved = match reserved {
                 Ok(reserved) => Some(reserved),
@@ -224,6 +263,13 @@ impl TokenReviewer {
             metrics.review("tokenreviews", &answer);
             let was_accepted = accepted.get(&key).is_some();
             let outcome = judge(answer, &token, &audiences, ttl, was_accepted);
+            match (&outcome, &stale) {
+                (ReviewOutcome::Granted(TokenVerdict::Authenticated(identity), _), Some(stale)) => {
+                    stale.keep_token(key, identity);
+                }
+                (ReviewOutcome::Refused(..), Some(stale)) => stale.forget_token(&key),
+                _ => {}
+            }
             match (&outcome, reserved) {
                 // What was reserved is given back.
                 (ReviewOutcome::Granted(..), _) => accepted.insert(key, ()),
@@ -255,6 +301,14 @@ impl TokenReviewer {
     }
 }
 
+/// A verdict without a new review, which nothing may remember.
+fn unasked(value: TokenVerdict) -> Remembered<TokenVerdict> {
+    Remembered {
+        value,
+        fresh_until: Instant::now(),
+    }
+}
+
 /// The verdict of an answer, and how long it may be kept.
 fn judge(
     answer: Result<TokenAnswer, ReviewError>,
@@ -264,7 +318,10 @@ fn judge(
     was_accepted: bool,
 ) -> ReviewOutcome<TokenVerdict> {
     match answer {
-        Err(error) => ReviewOutcome::Failed(TokenVerdict::Failed(error.to_string().into()), FAILURE_LIFE),
+        Err(error) => {
+            let (detail, is_outage) = (error.to_string().into(), error.is_outage());
+            ReviewOutcome::Failed(TokenVerdict::Failed { detail, is_outage }, FAILURE_LIFE)
+        }
         Ok(TokenAnswer::Rejected { error }) => {
             let detail = error.unwrap_or_else(|| "invalid bearer token".into());
             let verdict = TokenVerdict::rejected(was_accepted, INVALID, &detail);

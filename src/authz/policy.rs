@@ -21,8 +21,20 @@ pub(crate) struct Policy {
 
 /// Why the policy refuses.
 pub(super) struct PolicyRefusal {
+    /// What shows the identity is denied itself: it proves nothing any more.
+    pub(super) is_of_credential: bool,
     pub(super) reason: &'static str,
     pub(super) detail: String,
+}
+
+impl PolicyRefusal {
+    fn new(reason: &'static str, detail: String) -> Self {
+        Self {
+            is_of_credential: false,
+            reason,
+            detail,
+        }
+    }
 }
 
 impl Policy {
@@ -49,8 +61,8 @@ impl Policy {
         // The first of all rules, so that nothing that allows can stand above it.
         if let Some(denial) = self.denied.load().denies(identity) {
             return Err(PolicyRefusal {
-                reason: denial.reason,
-                detail: format!("denied by {}", denial.by),
+                is_of_credential: denial.is_of_certificate(),
+                ..PolicyRefusal::new(denial.reason(), format!("denied by {}", denial.by))
             });
         }
         if let Some(prefix) = self
@@ -59,25 +71,16 @@ impl Policy {
             .find(|prefix| is_subpath(checks.path(), prefix))
         {
             let detail = format!("authorization.paths.deny has {prefix}");
-            return Err(PolicyRefusal {
-                reason: "path_denied",
-                detail,
-            });
+            return Err(PolicyRefusal::new("path_denied", detail));
         }
         if checks.interactive() && !self.interactive_sources.allow(source) {
             let detail = format!("sources.interactive does not have {}", source.to_canonical());
-            return Err(PolicyRefusal {
-                reason: "interactive_source",
-                detail,
-            });
+            return Err(PolicyRefusal::new("interactive_source", detail));
         }
         let user = &identity.user().username;
         if checks.interactive() && !self.allowed_users.is_empty() && !self.allowed_users.contains(user) {
             let detail = format!("authorization.interactive.allowedUsers does not have {user}");
-            return Err(PolicyRefusal {
-                reason: "interactive_user",
-                detail,
-            });
+            return Err(PolicyRefusal::new("interactive_user", detail));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::apiserver::{AccessAnswer, AccessSpec, ApiServer, ReviewError};
 use crate::attributes::{Subresource, Verb};
-use crate::authn::Identity;
+use crate::authn::{Identity, StaleAnswers};
 use crate::cache::{Cache, Freshness, ReviewOutcome};
 use crate::metrics::{CacheKind, Metrics};
 use crate::settings::Authorization;
@@ -22,6 +22,7 @@ pub(crate) struct AccessReviewer {
     node_name: Arc<str>,
     lives: Lifetimes,
     cache: Cache<AccessQuestion, AccessVerdict>,
+    stale: Option<Arc<StaleAnswers>>,
     metrics: Arc<Metrics>,
 }
 
@@ -51,20 +52,29 @@ pub(super) enum AccessVerdict {
     Allow(Arc<str>),
     /// Denied explicitly, which is final.
     Deny(Arc<str>),
+    /// Allowed by an earlier review, for this reason: the API server is unreachable.
+    AllowStale(Arc<str>),
     /// The review failed.
-    Failed(Arc<str>),
+    Failed {
+        /// Why, for the operator.
+        detail: Arc<str>,
+        /// The failure shows that the API server is unreachable.
+        is_outage: bool,
+    },
     /// Not allowed by this check; the next one may allow it.
     NoOpinion,
 }
 
 impl AccessReviewer {
-    /// A reviewer for the node `node_name` that remembers up to `entries` answers. Reviews run on `control`.
+    /// A reviewer for the node `node_name` that remembers up to `entries` answers, and those of `stale` for
+    /// an outage. Reviews run on `control`.
     pub(crate) fn new(
         api_server: ApiServer,
         node_name: Arc<str>,
         settings: &Authorization,
         entries: usize,
         control: Handle,
+        stale: Option<Arc<StaleAnswers>>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let lives = Lifetimes {
@@ -75,12 +85,16 @@ impl AccessReviewer {
                 .cache_authorized_ttl
                 .min(settings.cache_authorized_ttl),
         };
-        let lost = AccessVerdict::Failed(Arc::from("the review was lost"));
+        let lost = AccessVerdict::Failed {
+            detail: Arc::from("the review was lost"),
+            is_outage: false,
+        };
         Self {
             api_server,
             node_name,
             lives,
             cache: Cache::new(entries, control, lost),
+            stale,
             metrics,
         }
     }
@@ -100,20 +114,48 @@ impl AccessReviewer {
             subresource,
             interactive,
         };
-        if let Some(known) = self.cache.get_fresh(&question, freshness) {
-            self.metrics.cache_hit(CacheKind::Access);
-            if known.is_due() && matches!(freshness, Freshness::Remembered) {
-                let asked = question.clone();
-                self.cache.renew(question, || self.ask(asked));
+        match self.cache.get_fresh(&question, freshness) {
+            Some(known) => {
+                self.metrics.cache_hit(CacheKind::Access);
+                // After a failed review an earlier answer may do.
+                if !known.value.is_outage() {
+                    if known.is_due() && matches!(freshness, Freshness::Remembered) {
+                        let asked = question.clone();
+                        self.cache.renew(question, || self.ask(asked));
+                    }
+                    return known.value;
+                }
             }
-            return known.value;
+            None => self.metrics.cache_miss(CacheKind::Access),
         }
-        self.metrics.cache_miss(CacheKind::Access);
-        let asked = question.clone();
         // Boxed: it is rare, and would enlarge the future of every request.
-        Box::pin(self.cache.get_or_review(question, freshness, || self.ask(asked)))
+        Box::pin(self.review_anew(question, freshness)).await
+    }
+
+    /// The verdict on a question without an answer in the cache. If the API server is unreachable, an earlier
+    /// answer may do; while that is known, no request waits for a review to fail.
+    async fn review_anew(&self, question: AccessQuestion, freshness: Freshness) -> AccessVerdict {
+        let stale = async |failed| {
+            let stale = self.stale.as_ref()?;
+            stale
+                .allow(&question.identity, question.check(), freshness, failed)
+                .await
+        };
+        if let Some(reason) = stale(false).await {
+            return AccessVerdict::AllowStale(reason);
+        }
+        let (key, asked) = (question.clone(), question.clone());
+        let verdict = self
+            .cache
+            .get_or_review(key, freshness, || self.ask(asked))
             .await
-            .value
+            .value;
+        if verdict.is_outage()
+            && let Some(reason) = stale(true).await
+        {
+            return AccessVerdict::AllowStale(reason);
+        }
+        verdict
     }
 
     /// The review itself, independent of the request that needs it.
@@ -122,7 +164,7 @@ impl AccessReviewer {
         question: AccessQuestion,
     ) -> impl Future<Output = ReviewOutcome<AccessVerdict>> + Send + use<> {
         let (api_server, node_name, lives) = (self.api_server.clone(), self.node_name.clone(), self.lives);
-        let metrics = self.metrics.clone();
+        let (metrics, stale) = (self.metrics.clone(), self.stale.clone());
         async move {
             let spec = AccessSpec {
                 user: question.identity.user(),
@@ -132,8 +174,28 @@ impl AccessReviewer {
             };
             let answer = api_server.review_access(spec).await;
             metrics.review("subjectaccessreviews", &answer);
-            decide(answer, &question, lives)
+            let outcome = decide(answer, &question, lives);
+            match (&outcome, stale) {
+                (ReviewOutcome::Granted(AccessVerdict::Allow(reason), _), Some(stale)) => {
+                    stale.keep_allow(&question.identity, question.check(), reason);
+                }
+                (ReviewOutcome::Refused(..), Some(stale)) => stale.forget_user(&question.identity),
+                _ => {}
+            }
+            outcome
         }
+    }
+}
+
+impl AccessQuestion {
+    fn check(&self) -> (Verb, Subresource, bool) {
+        (self.verb, self.subresource, self.interactive)
+    }
+}
+
+impl AccessVerdict {
+    fn is_outage(&self) -> bool {
+        matches!(self, Self::Failed { is_outage: true, .. })
     }
 }
 
@@ -144,7 +206,10 @@ fn decide(
     lives: Lifetimes,
 ) -> ReviewOutcome<AccessVerdict> {
     match answer {
-        Err(error) => ReviewOutcome::Failed(AccessVerdict::Failed(error.to_string().into()), FAILURE_LIFE),
+        Err(error) => {
+            let (detail, is_outage) = (error.to_string().into(), error.is_outage());
+            ReviewOutcome::Failed(AccessVerdict::Failed { detail, is_outage }, FAILURE_LIFE)
+        }
         Ok(answer) if answer.denied => {
             ReviewOutcome::Refused(AccessVerdict::Deny(answer.reason.into()), lives.not_allowed)
         }

@@ -51,8 +51,8 @@ impl Check {
     }
 }
 
-/// The same for a configuration that was just written, without a verdict. `is_here`: for the kubelet that runs
-/// on this machine.
+/// The same for a configuration that was just written, without a verdict. `is_here`: for the kubelet
+/// that runs on this machine.
 pub(super) fn quietly(config: &Path, is_here: bool, err: &mut Stream) -> Result<Exit, CliError> {
     let asked = match is_here {
         true => Asked::KubeletAndApiServer,

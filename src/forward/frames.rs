@@ -133,7 +133,10 @@ mod tests {
 
     prop_compose! {
         fn frames()(
-            frames in vec((0..16u8, any::<bool>(), 0..3u8, prop_oneof![0..300usize, 65_530..65_545usize]), 1..8),
+            frames in vec(
+                (0..16u8, any::<bool>(), 0..3u8, prop_oneof![0..300usize, 65_530..65_545usize]),
+                1..8,
+            ),
         ) -> Vec<(u8, Vec<u8>)> {
             let made = frames.into_iter().map(|(opcode, masked, wide, payload)| {
                 (opcode, frame(0x80 | opcode, masked, wide, payload))

@@ -237,8 +237,8 @@ impl PooledConnection {
         None
     }
 
-    /// Has the connection closed when its answer ends, and counts it no longer: a stream holds it, which has a
-    /// place of its own.
+    /// Has the connection closed when its answer ends, and counts it no longer: a stream holds it,
+    /// which has a place of its own.
     pub(super) fn leave_pool(&mut self) {
         self.pool = None;
         self.connection.counted = None;

@@ -85,7 +85,8 @@ impl EndedBy {
         }
     }
 
-    /// What a WebSocket client is told: a code of RFC 6455 §7.4.1, and why. `None` if the gate has no part in it.
+    /// What a WebSocket client is told: a code of RFC 6455 §7.4.1, and why. `None` if
+    /// the gate has no part in it.
     fn farewell(self) -> Option<(u16, &'static str)> {
         const GOING_AWAY: u16 = 1001;
         const POLICY_VIOLATION: u16 = 1008;
@@ -113,10 +114,10 @@ impl Tunnel {
         }
     }
 
-    /// Copies until one side ends, no byte has passed for `idle` (zero means no limit), or `until` says that the
-    /// gate ends it. After one direction has ended, the other has a second to finish; then both are closed. If
-    /// the gate ends it, no further byte of the client is passed on; over a WebSocket the client has a second to
-    /// take the rest of the frame that has begun, and is told why.
+    /// Copies until one side ends, no byte has passed for `idle` (zero means no limit), or `until` says that
+    /// the gate ends it. After one direction has ended, the other has a second to finish; then both are
+    /// closed. If the gate ends it, no further byte of the client is passed on; over a WebSocket the client
+    /// has a second to take the rest of the frame that has begun, and is told why.
     pub(crate) async fn run(self, idle: Duration, until: impl Future<Output = EndedBy>) -> StreamEnd {
         let Self {
             protocol,
@@ -192,7 +193,8 @@ impl Tunnel {
             };
             pass(&mut to_client, &close).await?;
             to_client.shutdown().await?;
-            // A socket that is closed with unread bytes resets the connection, and the client may lose the frame.
+            // A socket that is closed with unread bytes resets the connection, and the
+            // client may lose the frame.
             let mut unread = [0; 4096];
             while from_client.read(&mut unread).await? > 0 {}
             Ok(())
@@ -214,8 +216,8 @@ struct Walk<'a> {
     stop: &'a CancellationToken,
 }
 
-/// Copies until the reader ends, then shuts down the writer. With a `walk` that is stopped it copies to the end of
-/// the frame.
+/// Copies until the reader ends, then shuts down the writer. With a `walk` that is stopped it copies
+/// to the end of the frame.
 async fn copy<R, W>(
     reader: &mut R,
     writer: &mut W,

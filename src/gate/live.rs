@@ -1,15 +1,15 @@
 //! A stream that is open, and whether it still may be: a tunnel or a followed log may last for days, and so
 //! outlive the right to it.
 //!
-//! A stream is judged again as a new request with the same credentials would be, by the rules in force. The local
-//! part of that (certificate, deny lists, the gate's own policy) is done whenever the trust or the rules change.
-//! Reviews are asked for every `streams.recheckInterval`, past the caches, and their answers replace the
-//! remembered ones.
+//! A stream is judged again as a new request with the same credentials would be, by the rules in force. The
+//! local part of that (certificate, deny lists, the gate's own policy) is done whenever the trust or the
+//! rules change. Reviews are asked for every `streams.recheckInterval`, past the caches, and their answers
+//! replace the remembered ones.
 //!
-//! All streams of one user are judged at the same moments, and so share the reviews that they have in common: the
-//! cache has one review at a time for a question ([`Freshness::Since`]). The moments differ by user and by
-//! process, at random, so that the API server is not asked about all streams of all nodes at once. There is no
-//! list of streams: nothing has to be found or locked when one begins or ends.
+//! All streams of one user are judged at the same moments, and so share the reviews that they have in common:
+//! the cache has one review at a time for a question ([`Freshness::Since`]). The moments differ by user and
+//! by process, at random, so that the API server is not asked about all streams of all nodes at once. There
+//! is no list of streams: nothing has to be found or locked when one begins or ends.
 
 use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::Connection;
 use super::rules::Rules;
-use crate::attributes::{Checks, Protocol};
+use crate::attributes::Checks;
 use crate::authn::{CredentialKind, Identity};
 use crate::cache::Freshness;
 use crate::error::{ErrorOrigin, RequestError};
@@ -41,8 +41,8 @@ pub(super) struct LiveStream {
     /// Those in force.
     rules: Arc<ArcSwap<Rules>>,
     connection: Arc<Connection>,
-    /// The request's headers with a token. The API server judges a token by its text, which is therefore kept as
-    /// long as the stream. No `Debug` shows it.
+    /// The request's headers with a token. The API server judges a token by its text, which is therefore kept
+    /// as long as the stream. No `Debug` shows it.
     credentials: HeaderMap,
     identity: Identity,
     checks: Checks,
@@ -157,14 +157,16 @@ impl LiveStream {
         let source = self.connection.peer.ip();
         rules.judge_source(source)?;
         let checks = self.checks.under(rules.interactive_requires_create);
-        rules
-            .authorizer
-            .judge_by_policy(&self.identity, &checks, source)?;
-        let websocket = self.checks.upgrade() == Some(Protocol::WebSocket);
+        if self.identity.credential() != CredentialKind::Certificate {
+            // The review of a token may take long. A certificate needs none, and is judged first.
+            rules
+                .authorizer
+                .judge_by_policy(&self.identity, &checks, source)?;
+        }
         let presented = &self.connection.presented;
         let identity = rules
             .authenticator
-            .authenticate(presented, &self.credentials, websocket, freshness)
+            .authenticate(presented, &self.credentials, &checks, freshness)
             .await?;
         if identity.user().username != self.identity.user().username {
             return Err(RequestError::unauthorized(
@@ -181,8 +183,12 @@ impl LiveStream {
 
     /// What a refusal ends the stream as; `None` if the stream could not be judged.
     fn refused_as(&self, error: &RequestError) -> Option<EndedBy> {
+        let is_expired = match self.identity.credential() {
+            CredentialKind::Token => self.has_expired(),
+            CredentialKind::Anonymous | CredentialKind::Certificate => error.reason == "expired",
+        };
         match error.status {
-            StatusCode::UNAUTHORIZED if self.has_expired() => Some(EndedBy::Expired),
+            StatusCode::UNAUTHORIZED if is_expired => Some(EndedBy::Expired),
             StatusCode::UNAUTHORIZED => Some(EndedBy::Revoked),
             StatusCode::FORBIDDEN => Some(EndedBy::NotAllowed),
             _ => None,

@@ -31,7 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::live::{Ending, LiveStream};
 use self::places::{Place, Rank};
 use self::record::{Record, StreamRecord};
-use crate::attributes::{Checks, Protocol, Subresource, Verb};
+use crate::attributes::{Checks, Subresource, Verb};
 use crate::audit::Audit;
 use crate::authn::{CredentialKind, Identity};
 use crate::authz::Permit;
@@ -47,8 +47,8 @@ pub(crate) struct Gate {
     pub(crate) metrics: Arc<Metrics>,
     /// The security settings in force.
     pub(crate) rules: Arc<ArcSwap<Rules>>,
-    /// Changes whenever the trust in certificates, the deny lists or the rules have changed, once the new ones
-    /// are in force: what was allowed before must then be judged again.
+    /// Changes whenever the trust in certificates, the deny lists or the rules have changed, once the new
+    /// ones are in force: what was allowed before must then be judged again.
     pub(crate) changes: watch::Sender<()>,
     pub(crate) kubelet: Kubelet,
     pub(crate) audit: Audit,
@@ -313,13 +313,12 @@ impl Gate {
         record.set_checks(&checks);
 
         let began = Instant::now();
-        let websocket = checks.upgrade() == Some(Protocol::WebSocket);
         let identity = rules
             .authenticator
             .authenticate(
                 &connection.presented,
                 &parts.headers,
-                websocket,
+                &checks,
                 Freshness::Remembered,
             )
             .await;
@@ -426,8 +425,8 @@ enum Stream {
     Tunnel(Box<LiveStream>, Box<Tunnel>, Place),
 }
 
-/// Judges a stream, in a task of its own: a tunnel is polled for every record that passes. A stream that is not
-/// judged any more, because that task has panicked, must not go on.
+/// Judges a stream, in a task of its own: a tunnel is polled for every record that passes. A stream that is
+/// not judged any more, because that task has panicked, must not go on.
 fn until_refused(live: Box<LiveStream>, rules: Arc<Rules>) -> impl Future<Output = Ending> + Send {
     let judging = AbortOnDropHandle::new(tokio::spawn(async move { live.until_refused(rules).await }));
     async move {

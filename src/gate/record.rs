@@ -55,6 +55,7 @@ struct Facts {
     identity: Option<Identity>,
     decision: Option<Decision>,
     reason: Option<Arc<str>>,
+    stale: Option<&'static str>,
     failure: Option<RequestError>,
     panicked: bool,
 }
@@ -84,6 +85,7 @@ impl Record {
             identity: None,
             decision: None,
             reason: None,
+            stale: None,
             failure: None,
             panicked: false,
         };
@@ -107,6 +109,7 @@ impl Record {
     /// this waits for room.
     pub(crate) async fn set_identity(&mut self, identity: &Identity) {
         self.facts.identity = Some(identity.clone());
+        self.facts.stale = identity.is_stale().then_some("TokenReview");
         let (audit, holder) = (&self.facts.audit, self.facts.holder());
         self.place = if audit.is_blocking() {
             Place::Reserved(Box::pin(audit.reserve_blocking(holder)).await)
@@ -124,6 +127,7 @@ impl Record {
         self.facts.subresource = Some(permit.subresource().as_str());
         self.facts.decision = Some(Decision::Allow);
         self.facts.reason = Some(permit.reason().clone());
+        self.facts.stale = permit.stale();
     }
 
     /// Notes where and why the gate ended it.
@@ -310,6 +314,7 @@ impl Facts {
             stage_time: SystemTime::now(),
             decision: self.decision,
             reason: self.reason.as_deref(),
+            stale: self.stale,
             client_audit_id: self.client_audit_id.as_ref().map(HeaderValue::as_bytes),
             error: self.failure.as_ref().map(RequestError::inside_text),
             station: self.failure.as_ref().map(|error| error.station),

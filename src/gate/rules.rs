@@ -1,9 +1,10 @@
 //! Who may do what, by the configuration in force.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::authn::{Authenticator, CredentialKind, Identity};
+use crate::authn::{Authenticator, CredentialKind, Identity, StaleAnswers};
 use crate::authz::Authorizer;
 use crate::error::RequestError;
 use crate::settings::{Sources, Streams};
@@ -14,6 +15,8 @@ use crate::settings::{Sources, Streams};
 pub(crate) struct Rules {
     pub(crate) authenticator: Authenticator,
     pub(crate) authorizer: Authorizer,
+    /// `authorization.webhook.staleAllow`; `None` while it is off.
+    pub(crate) stale: Option<Arc<StaleAnswers>>,
     /// `sources`: from where the TLS port may be used.
     pub(crate) sources: Sources,
     /// `authorization.interactive.allowedUsers`: places are kept for these users.

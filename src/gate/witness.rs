@@ -92,8 +92,8 @@ impl Witness {
         }
     }
 
-    /// Notes that a request from `source` was allowed and served at `now`. It is called for each request: within a second
-    /// of the last note it costs a load and a comparison.
+    /// Notes that a request from `source` was allowed and served at `now`. It is called for each request:
+    /// within a second of the last note it costs a load and a comparison.
     pub(crate) fn saw(&self, permit: &Permit, source: IpAddr, now: Instant) {
         let credential = permit.identity().credential();
         let may_be = if self.users.is_empty() {

@@ -41,8 +41,8 @@ pub(super) struct Watched {
 /// that the client has not read.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// A client that reads no byte. What it is allowed was decided when it began: a followed log may end while its reader
-/// pauses, and the rest is still to be read.
+/// A client that reads no byte. What it is allowed was decided when it began: a followed log may end while
+/// its reader pauses, and the rest is still to be read.
 #[derive(Clone, Copy)]
 struct Stall {
     since: Instant,
@@ -51,16 +51,17 @@ struct Stall {
     kind: &'static str,
 }
 
-/// How the kernel decides that a client is gone, beside keep-alive, which it does not use while bytes wait for an
-/// acknowledgement.
+/// How the kernel decides that a client is gone, beside keep-alive, which it does not use while bytes
+/// wait for an acknowledgement.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Presence {
     /// As it does by default: by its retries, which take about a quarter of an hour.
     Default,
     /// By `TCP_USER_TIMEOUT`.
     UserTimeout,
-    /// As by default, and for good: the connection has had a stream. Linux applies `TCP_USER_TIMEOUT` also to a client
-    /// that acknowledges every byte and every probe, but has no room for more: to a reader that pauses.
+    /// As by default, and for good: the connection has had a stream. Linux applies
+    /// `TCP_USER_TIMEOUT` also to a client that acknowledges every byte and every probe, but has no
+    /// room for more: to a reader that pauses.
     Stream,
 }
 
@@ -184,7 +185,8 @@ impl Watched {
         Poll::Ready(())
     }
 
-    /// Has the kernel notice early that a client is gone that leaves bytes unacknowledged, unless it may pause.
+    /// Has the kernel notice early that a client is gone that leaves bytes
+    /// unacknowledged, unless it may pause.
     fn set_presence(&mut self) {
         let is_stream = self.activity.is_tunnel() || self.activity.has_follow();
         let (presence, timeout) = match (self.presence, is_stream) {

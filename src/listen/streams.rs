@@ -15,8 +15,8 @@ use crate::metrics::Metrics;
 /// On HTTP/1 the write-stall deadline belongs to the connection ([`super::io`]). On HTTP/2 a client can keep
 /// the connection busy and never open the window of one stream, which then holds a connection to the kubelet.
 /// The other streams must go on: an API server has the logs of many users on one connection. So the gate
-/// resets that stream alone. A client that follows a log may pause for longer. A followed log that the gate must end
-/// is reset as well, also while its client reads nothing.
+/// resets that stream alone. A client that follows a log may pause for longer. A followed log that the gate
+/// must end is reset as well, also while its client reads nothing.
 #[derive(Clone)]
 pub(super) struct Streams {
     stall: Duration,
@@ -44,8 +44,8 @@ where
     }
 }
 
-/// Polls a stream to its end, or until it must be reset. Yields by which deadline that was, if by any: the client did
-/// not read a frame of its body in time.
+/// Polls a stream to its end, or until it must be reset. Yields by which deadline that was, if by any: the
+/// client did not read a frame of its body in time.
 async fn taken(stream: impl Future<Output = ()>, stall: Duration) -> Option<&'static str> {
     let mut stream = pin!(stream);
     let mut deadline = pin!(None::<Sleep>);

@@ -73,7 +73,8 @@ impl Workers {
         self.port.gate.metrics.rejected("source");
         tracing::warn!(
             %peer,
-            "a connection was refused: sources.port does not have its address; add it if this client is needed"
+            "a connection was refused: sources.port does not have its address; add it if this client is \
+             needed"
         );
         // Closed by a reset, it leaves nothing in the kernel either.
         let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));

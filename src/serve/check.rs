@@ -147,8 +147,8 @@ impl Findings {
         parts
     }
 
-    /// Whether the running kubelet shows the certificate that the gate will demand of it. That it does not run
-    /// is a warning, unless the check is offline.
+    /// Whether the running kubelet shows the certificate that the gate will demand of it. That it does not
+    /// run is a warning, unless the check is offline.
     async fn ask_kubelet(&mut self, settings: &Settings, places: &Places, kubelet: &Kubelet, asked: Asked) {
         let key = match &settings.upstream.trust {
             None => return,
@@ -165,8 +165,8 @@ impl Findings {
                 }
             }
             Err(_) if is_answered_by_gate(settings).await => self.warnings.push(format!(
-                "{key}: not compared with the running kubelet: the gate itself answers at its address, for the \
-                 seal redirects this program's connection"
+                "{key}: not compared with the running kubelet: the gate itself answers at its address, for \
+                 the seal redirects this program's connection"
             )),
             Err(failure) => {
                 let (place, why) = (places.of(key), failure.why);

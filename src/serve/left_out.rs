@@ -7,7 +7,8 @@ use super::instance::Instance;
 use crate::host;
 use crate::settings::Sources;
 
-/// A sentence for each list that leaves out this node, and the like for the API server, served at `addresses`.
+/// A sentence for each list that leaves out this node, and the like for the API
+/// server, served at `addresses`.
 pub(super) fn left_out(sources: &Sources, addresses: &[IpAddr], listen: &[SocketAddr]) -> Vec<String> {
     if sources.port.is_empty() && sources.interactive.is_empty() {
         return Vec::new();

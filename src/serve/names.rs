@@ -11,7 +11,8 @@ use crate::host;
 use crate::tls::Serving;
 
 const REFUSED: &str = "clients that dial it there and verify the certificate refuse it, as do metrics-server \
-                       and an API server with --kubelet-certificate-authority; have it issued with these names";
+                       and an API server with --kubelet-certificate-authority; have it issued with these \
+                       names";
 
 /// A warning if the certificate does not name what the gate listens on: each address that is spelled out, or
 /// for the wildcard one of this machine's. Clients dial no loopback address.

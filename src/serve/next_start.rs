@@ -23,15 +23,17 @@ use crate::host::RunningProcess;
 
 /// The files are looked at this often while the kubelets run beside which the ports were taken.
 const STEADY: Duration = Duration::from_secs(5);
-/// The same after one has ended; twice as long each time, up to [`STEADY`].
+/// The same after one has ended; twice as long each time, up to [`SEARCH`], and to [`STEADY`] once the
+/// kubelet has been gone for [`FORGOTTEN`].
 const SOON: Duration = Duration::from_millis(100);
+const SEARCH: Duration = Duration::from_secs(1);
 /// A look that takes longer has found nothing out. It goes on.
 const LATE: Duration = Duration::from_secs(5);
 /// The same once a kubelet has ended: its successor may come at any moment.
 const URGENT: Duration = Duration::from_secs(1);
 /// With another kubelet running, one that ended is no longer waited for after this time.
 const FORGOTTEN: Duration = Duration::from_secs(60);
-/// Kubelets that are watched. A node has one.
+/// The most new kubelets that are judged at once. A node has one; with more, nothing is known.
 const KUBELETS: usize = 16;
 
 /// The watch.
@@ -100,8 +102,14 @@ impl NextStartWatch {
                 wait = SOON;
                 continue;
             }
-            let settled = self.ended.is_empty() && !self.running.is_empty();
-            wait = if settled { STEADY } else { STEADY.min(wait * 2) };
+            let gone_lately = |ended: &Ended| ended.at.elapsed() < FORGOTTEN;
+            wait = if self.ended.is_empty() && !self.running.is_empty() {
+                STEADY
+            } else if self.ended.iter().any(gone_lately) {
+                SEARCH.min(wait * 2)
+            } else {
+                STEADY.min(wait * 2)
+            };
             tokio::select! {
                 () = sleep(wait) => {}
                 pid = next_end(&mut self.ends) => {
@@ -135,7 +143,8 @@ impl NextStartWatch {
             }
         };
         match found {
-            Ok(found) => self.judge(found, began),
+            Ok(Ok(found)) => self.judge(found, began),
+            Ok(Err(why)) => self.know_nothing(why),
             Err(error) => self.know_nothing(&format!("the files cannot be read: {error}")),
         }
     }
@@ -235,7 +244,15 @@ impl NextStartWatch {
 
 /// Reads what decides the next start of the `running` kubelets and of those that have `ended`, and looks for
 /// others unless all run.
-fn look_once(proc: &Path, at_stake: &[SocketAddr], running: &[i32], ended: &[Arc<WatchedKubelet>]) -> Found {
+///
+/// # Errors
+/// There are too many others.
+fn look_once(
+    proc: &Path,
+    at_stake: &[SocketAddr],
+    running: &[i32],
+    ended: &[Arc<WatchedKubelet>],
+) -> Result<Found, &'static str> {
     let prospects = |starts: &[NextStart]| -> Prospects {
         at_stake
             .iter()
@@ -255,10 +272,14 @@ fn look_once(proc: &Path, at_stake: &[SocketAddr], running: &[i32], ended: &[Arc
         merge(&mut found.ended, &prospects(&kubelet.next_starts()));
     }
     if ended.is_empty() && !running.is_empty() {
-        return found;
+        return Ok(found);
     }
-    let pids = kubelets_of_the_node(proc).into_iter();
-    for pid in pids.filter(|pid| !running.contains(pid)).take(KUBELETS) {
+    let mut pids = kubelets_of_the_node(proc);
+    pids.retain(|pid| !running.contains(pid));
+    if pids.len() > KUBELETS {
+        return Err("more than 16 processes are kubelets by their names");
+    }
+    for pid in pids {
         // First the process, then its files: if it has not ended meanwhile they are its own.
         let Ok(process) = RunningProcess::open(pid) else {
             continue;
@@ -279,7 +300,7 @@ fn look_once(proc: &Path, at_stake: &[SocketAddr], running: &[i32], ended: &[Arc
             });
         }
     }
-    found
+    Ok(found)
 }
 
 /// The next process that ends; waits for ever if none is watched.
@@ -422,6 +443,26 @@ mod tests {
         watch.judge(look, began);
         assert!(!watch.holding.holds_all());
         assert_eq!(watch.ended.len(), 1);
+    }
+
+    /// Seen red: with the first 16 judged alone, the port was taken beside the others.
+    #[test]
+    fn of_too_many_kubelets_nothing_is_known() {
+        let proc = tempfile::tempdir().unwrap();
+        for pid in 0..=KUBELETS {
+            let process = proc.path().join((i32::MAX as usize - pid).to_string());
+            std::fs::create_dir(&process).unwrap();
+            std::fs::write(process.join("cmdline"), "kubelet").unwrap();
+        }
+        assert!(look_once(proc.path(), &[], &[], &[]).is_err());
+        std::fs::remove_dir_all(proc.path().join(i32::MAX.to_string())).unwrap();
+        // None of these processes exists.
+        assert!(
+            look_once(proc.path(), &[], &[], &[])
+                .unwrap()
+                .newcomers
+                .is_empty()
+        );
     }
 
     #[tokio::test]

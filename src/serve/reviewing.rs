@@ -7,8 +7,8 @@ use tokio::runtime::Handle;
 
 use super::error::StartError;
 use crate::apiserver::ApiServer;
-use crate::authn::{Authenticator, Budget, DenyList, TokenReviewer, Verdicts};
-use crate::authz::{AccessReviewer, Authorizer, Policy};
+use crate::authn::{Authenticator, Budget, DenyList, StaleAnswers, TokenReviewer, Verdicts};
+use crate::authz::{AccessReviewer, Authorizer, Policy, StaticRules};
 use crate::gate::Rules;
 use crate::metrics::Metrics;
 use crate::settings::{AuthorizationMode, Settings};
@@ -37,6 +37,16 @@ impl Reviewing {
     /// # Errors
     /// There is no API server to ask, or no randomness.
     pub(super) fn rules(&self, settings: &Settings) -> Result<Rules, StartError> {
+        let stale = self.api_server.as_ref().and_then(|api_server| {
+            StaleAnswers::new(
+                &settings.authorization.stale_allow,
+                settings.limits.cache_entries,
+                api_server.clone(),
+                self.control.clone(),
+                self.metrics.clone(),
+            )
+        });
+        let stale = stale.map(Arc::new);
         let tokens = match &self.api_server {
             Some(api_server) if settings.authentication.webhook => Some(TokenReviewer::new(
                 api_server.clone(),
@@ -45,6 +55,7 @@ impl Reviewing {
                 self.control.clone(),
                 self.rejected_tokens.clone(),
                 self.known.clone(),
+                stale.clone(),
                 self.metrics.clone(),
             )?),
             _ => None,
@@ -56,6 +67,7 @@ impl Reviewing {
                 &settings.authorization,
                 settings.limits.cache_entries,
                 self.control.clone(),
+                stale.clone(),
                 self.metrics.clone(),
             )),
             (AuthorizationMode::Webhook, None) => return Err(StartError::NoApiServer),
@@ -71,8 +83,10 @@ impl Reviewing {
             ),
             authorizer: Authorizer::new(
                 Policy::new(&settings.authorization, &settings.sources, self.denied.clone()),
+                StaticRules::new(&settings.authorization),
                 reviewer,
             ),
+            stale,
             sources: settings.sources.clone(),
             interactive_users: interactive.allowed_users.clone(),
             interactive_requires_create: interactive.require_create,

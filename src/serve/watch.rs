@@ -223,8 +223,8 @@ impl Watch {
         let other_sources = plan.sources != sources.distinct();
         if other_sources && !self.other_sources {
             tracing::warn!(
-                "the seal goes by another sources.port than the gate: a source has to be in both; kubelet-gate \
-                 firewall apply takes up the new one"
+                "the seal goes by another sources.port than the gate: a source has to be in both; \
+                 kubelet-gate firewall apply takes up the new one"
             );
         }
         self.other_sources = other_sources;

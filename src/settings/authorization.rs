@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::document::quoted;
 use super::file;
 use super::reading::{LONGEST_TTL, Reading};
+use super::scraping::{StaleAllow, StaticRule};
 use super::writing::lasting;
 use crate::named::Named;
 
@@ -13,10 +14,14 @@ use crate::named::Named;
 pub struct Authorization {
     /// `authorization.mode`.
     pub mode: AuthorizationMode,
+    /// `authorization.static`: what needs no review.
+    pub static_rules: Vec<StaticRule>,
     /// `authorization.webhook.cacheAuthorizedTTL`.
     pub cache_authorized_ttl: Duration,
     /// `authorization.webhook.cacheUnauthorizedTTL`.
     pub cache_unauthorized_ttl: Duration,
+    /// `authorization.webhook.staleAllow`.
+    pub stale_allow: StaleAllow,
     /// `authorization.interactive`.
     pub interactive: Interactive,
     /// `authorization.paths.deny`: path prefixes (whole segments) refused for every caller, each
@@ -66,6 +71,15 @@ impl Authorization {
                 &file.webhook.cache_unauthorized_ttl,
                 ttl.clone(),
             ),
+            stale_allow: StaleAllow::read(reading, &file.webhook.stale_allow),
+            static_rules: file
+                .static_rules
+                .into_iter()
+                .enumerate()
+                .map(|(index, rule)| {
+                    StaticRule::read(reading, &format!("authorization.static[{index}]"), rule)
+                })
+                .collect(),
             interactive: Interactive {
                 require_create: file.interactive.require_create,
                 allowed_users: reading.names(
@@ -88,7 +102,9 @@ impl Authorization {
             webhook: file::AuthorizationWebhook {
                 cache_authorized_ttl: lasting(self.cache_authorized_ttl),
                 cache_unauthorized_ttl: lasting(self.cache_unauthorized_ttl),
+                stale_allow: self.stale_allow.write(),
             },
+            static_rules: self.static_rules.iter().map(StaticRule::write).collect(),
             interactive: file::Interactive {
                 require_create: self.interactive.require_create,
                 allowed_users: self.interactive.allowed_users.clone(),

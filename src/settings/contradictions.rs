@@ -66,6 +66,7 @@ pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings, in_cluster: b
             "every user who may get nodes/proxy may run commands over a WebSocket; write true",
         );
     }
+    scraping(reading, settings);
     let reviewed = authentication.webhook || settings.authorization.mode == AuthorizationMode::Webhook;
     if reviewed && settings.kubeconfig.is_none() && !in_cluster {
         reading.refuse(
@@ -90,6 +91,37 @@ pub(super) fn find(reading: &mut Reading<'_>, settings: &Settings, in_cluster: b
         );
     }
     overlaps(reading, settings);
+}
+
+/// What an operator may not expect of static rules and stale answers.
+fn scraping(reading: &mut Reading<'_>, settings: &Settings) {
+    let authorization = &settings.authorization;
+    if !authorization.static_rules.is_empty() {
+        reading.warn(
+            "authorization.static",
+            match authorization.mode {
+                AuthorizationMode::Webhook => {
+                    "what these rules allow is not reviewed: if an authorizer of the API server denies it, \
+                     the gate does not see that"
+                }
+                AuthorizationMode::AlwaysAllow => {
+                    "has no effect while authorization.mode is AlwaysAllow; write Webhook"
+                }
+            },
+        );
+    }
+    let age = authorization.stale_allow.max_age;
+    let remembered = settings
+        .authentication
+        .webhook_cache_ttl
+        .min(authorization.cache_authorized_ttl);
+    if !age.is_zero() && age <= remembered {
+        reading.warn(
+            "authorization.webhook.staleAllow.maxAge",
+            "has no effect: authentication.webhook.cacheTTL and authorization.webhook.cacheAuthorizedTTL are \
+             no shorter, and the age of an answer counts from when the API server gave it",
+        );
+    }
 }
 
 /// No two of our sockets, and none of them and the kubelet's, may be one.

@@ -107,6 +107,8 @@ sections! {
     /// `authorization`
     Authorization {
         mode: String = "Webhook".to_owned(),
+        #[serde(rename = "static")]
+        static_rules: Vec<StaticRule> = Vec::new(),
         webhook: AuthorizationWebhook = AuthorizationWebhook::default(),
         interactive: Interactive = Interactive::default(),
         paths: Paths = Paths::default(),
@@ -118,6 +120,21 @@ sections! {
         cache_authorized_ttl: String = "5m0s".to_owned(),
         #[serde(rename = "cacheUnauthorizedTTL")]
         cache_unauthorized_ttl: String = "30s".to_owned(),
+        stale_allow: StaleAllow = StaleAllow::default(),
+    }
+
+    /// `authorization.webhook.staleAllow`
+    StaleAllow {
+        max_age: String = "0s".to_owned(),
+        subresources: Vec<String> = ["metrics", "healthz", "stats"].map(str::to_owned).into(),
+    }
+
+    /// An item of `authorization.static`
+    StaticRule {
+        users: Vec<String> = Vec::new(),
+        groups: Vec<String> = Vec::new(),
+        verbs: Vec<String> = Vec::new(),
+        subresources: Vec<String> = Vec::new(),
     }
 
     /// `authorization.interactive`

@@ -24,6 +24,7 @@ mod nearest;
 mod places;
 mod reading;
 mod schema;
+mod scraping;
 mod serving;
 #[expect(clippy::module_inception, reason = "the noun of this room")]
 mod settings;
@@ -45,6 +46,7 @@ pub use self::firewall::{Backend, Firewall};
 pub use self::flags::KubeletFlags;
 pub use self::limits::Limits;
 pub use self::places::Places;
+pub use self::scraping::{ScrapedSubresource, StaleAllow, StaticRule};
 pub use self::settings::{ReadOnlyPort, Settings};
 pub use self::sources::Sources;
 pub use self::streams::Streams;

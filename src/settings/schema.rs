@@ -10,12 +10,15 @@ use serde_json::{Map, Value};
 
 use super::document::{Content, Entry, Node, printable, quoted};
 use super::error::Problem;
-use super::file::{API_VERSION, File};
+use super::file::{API_VERSION, File, StaticRule};
 use super::nearest::{SIMILAR, similarity};
 use super::without_effect;
 
 /// What a key at another place must be better spelled by, to be what was meant.
 const ELSEWHERE: f64 = 0.25;
+
+/// The list whose items are mappings.
+const STATIC_RULES: &str = "authorization.static";
 
 /// A file as far as its keys are known and its values have the right type. What does not fit has its default.
 pub(super) struct Checked {
@@ -72,6 +75,7 @@ pub(super) fn read(text: &str, path: &Path) -> Result<Checked, Problem> {
     let schema = schema().map_err(internal)?;
     let mut known = Vec::new();
     list_keys(&schema, "", &mut known);
+    list_keys(&item_schema(STATIC_RULES), &any_item(STATIC_RULES), &mut known);
     let mut walk = Walk {
         path,
         known,
@@ -98,6 +102,32 @@ pub(super) fn read(text: &str, path: &Path) -> Result<Checked, Problem> {
 /// Every key with its default.
 pub(super) fn schema() -> Result<Value, serde_json::Error> {
     serde_json::to_value(File::default())
+}
+
+/// What every item of the list at `key` is like.
+fn item_schema(key: &str) -> Value {
+    let text = || Value::String(String::new());
+    match key {
+        // Its serializer has no case that fails.
+        STATIC_RULES => serde_json::to_value(StaticRule::default()).unwrap_or_else(|_| text()),
+        _ => text(),
+    }
+}
+
+/// The key of an item of the list at `key`, whatever its number.
+fn any_item(key: &str) -> String {
+    format!("{key}[]")
+}
+
+/// `authorization.static[].users` for `authorization.static[7].users`.
+fn without_numbers(key: &str) -> String {
+    let mut inside = false;
+    key.chars()
+        .filter(|char| {
+            inside = (inside || *char == '[') && *char != ']';
+            !(inside && char.is_ascii_digit())
+        })
+        .collect()
 }
 
 /// The value at a key path such as `audit.path`.
@@ -131,11 +161,11 @@ impl Walk<'_> {
                 Some(Value::Object(self.section(entries, schema, key)))
             }
             (Value::Array(_), Content::List(items)) => {
-                let text = Value::String(String::new());
+                let schema = item_schema(key);
                 let items: Vec<_> = items
                     .iter()
                     .enumerate()
-                    .map(|(index, item)| self.value(item, &text, &format!("{key}[{index}]")))
+                    .map(|(index, item)| self.value(item, &schema, &format!("{key}[{index}]")))
                     .collect();
                 let items = items.into_iter().collect::<Option<Vec<_>>>();
                 if items.is_none() {
@@ -148,6 +178,12 @@ impl Walk<'_> {
                 Some(Value::Number(number.clone()))
             }
             (Value::String(_), Content::Text(text)) => Some(Value::String(text.clone())),
+            (_, content) if key == STATIC_RULES && !matches!(content, Content::Null) => {
+                let text =
+                    "is not a list of rules; write - {users: [NAME], verbs: [get], subresources: [metrics]}";
+                self.note(node.line, key, format!("{content} {text}"));
+                None
+            }
             (schema, content) => {
                 self.note(node.line, key, format!("{content} {}", mistyped(schema, content)));
                 None
@@ -181,7 +217,7 @@ impl Walk<'_> {
                 );
                 continue;
             }
-            if self.known.contains(&key) {
+            if self.known.contains(&without_numbers(&key)) {
                 let value = self.value(&entry.node, known, &key);
                 map.extend(value.map(|value| (entry.key.clone(), value)));
             } else if known.is_object() || matches!(entry.node.content, Content::Null) {
@@ -196,7 +232,7 @@ impl Walk<'_> {
     /// What to say about a key that no code reads.
     fn without_effect(&mut self, entry: &Entry, key: &str, accepted: &Value) {
         let (content, instead) = (&entry.node.content, without_effect::instead(key));
-        if without_effect::same(&content.to_value(), accepted) {
+        if content.to_value() == *accepted {
             let place = place(self.path, entry.line);
             self.warnings.push(format!(
                 "{place}: `{key}` has no effect in this version: {instead}; remove the key"
@@ -215,6 +251,7 @@ impl Walk<'_> {
 
     /// What to say about a key that does not exist: the one that was probably meant, or those that there are.
     fn unknown(&mut self, parent: &str, key: &str) -> String {
+        let parent = &without_numbers(parent);
         let likeness = |known: &str| {
             let (known_parent, name) = split(known);
             similarity(key, name) - if known_parent == parent { 0.0 } else { ELSEWHERE }

@@ -63,7 +63,8 @@ impl Sources {
         self.leave_out(
             addresses,
             "where the API server was served last: this node's logs, exec and metrics end for it",
-            "where the API server was served last: kubectl exec, attach, cp and port-forward end for this node",
+            "where the API server was served last: kubectl exec, attach, cp and port-forward end for this \
+             node",
         )
     }
 
@@ -71,8 +72,8 @@ impl Sources {
     pub(crate) fn without_this_node(&self, addresses: &[IpAddr]) -> Vec<String> {
         self.leave_out(
             addresses,
-            "of this node: what calls the port on the node itself, as probes and agents in the host's network \
-             do, is refused",
+            "of this node: what calls the port on the node itself, as probes and agents in the host's \
+             network do, is refused",
             "of this node: interactive requests of the node itself are refused",
         )
     }

@@ -14,6 +14,7 @@ use crate::tls::{TlsVersion, suite_name};
 mod agreement;
 mod flags;
 mod keys;
+mod scraping;
 mod texts;
 mod values;
 mod yaml;

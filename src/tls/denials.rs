@@ -1,5 +1,5 @@
-//! Certificates that an operator denies: how the judgement asks about them, and how one that is given as a whole
-//! is read.
+//! Certificates that an operator denies: how the judgement asks about them, and how one that is
+//! given as a whole is read.
 
 use rustls::pki_types::CertificateDer;
 

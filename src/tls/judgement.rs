@@ -34,8 +34,8 @@ pub enum Unfit {
     },
     /// It has expired.
     #[error(
-        "certificate {number} ({subject}) has expired, at {}: renew it, or remove it from the file if no peer \
-         needs it",
+        "certificate {number} ({subject}) has expired, at {}: renew it, or remove it from the file if no \
+         peer needs it",
         timestamp(*at)
     )]
     Expired {
@@ -48,8 +48,8 @@ pub enum Unfit {
     },
     /// It is not valid yet.
     #[error(
-        "certificate {number} ({subject}) is not valid before {}: set this machine's clock if it is wrong, or \
-         renew the certificate",
+        "certificate {number} ({subject}) is not valid before {}: set this machine's clock if it is wrong, \
+         or renew the certificate",
         timestamp(*from)
     )]
     NotYetValid {

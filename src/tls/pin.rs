@@ -78,8 +78,8 @@ pub(crate) fn upstream_config(
     Ok(Arc::new(config))
 }
 
-/// Whether a handshake with the kubelet failed because of its certificate: another key than the pinned one, or
-/// no chain to the CA.
+/// Whether a handshake with the kubelet failed because of its certificate: another key than the pinned
+/// one, or no chain to the CA.
 pub(crate) fn is_refused_certificate(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
     matches!(error, Some(Error::InvalidCertificate(_)))

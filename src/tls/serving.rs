@@ -299,7 +299,8 @@ fn unfit(key: &'static str, path: &Path) -> impl FnOnce(Unfit) -> ServingError {
     move |source| ServingError::Unfit { key, path, source }
 }
 
-/// Warnings with the place that they are about. What was good when it was put in force may have expired since.
+/// Warnings with the place that they are about. What was good when it was put in
+/// force may have expired since.
 fn with_place(key: &str, path: &Path, judgement: Result<Vec<String>, Unfit>) -> Vec<String> {
     let warnings = judgement.unwrap_or_else(|unfit| vec![unfit.to_string()]);
     let file = path.display();

@@ -155,7 +155,8 @@ pub(crate) const CASES: [Case; 12] = [
     ),
 ];
 
-/// Seen red: with the judgements of `Serving::build` left out, and with an expired CA refused by its date alone.
+/// Seen red: with the judgements of `Serving::build` left out, and with an expired CA
+/// refused by its date alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_serve_is_refused_by_check_and_at_the_start() {
     for (what, break_it, words) in CASES {

@@ -392,8 +392,8 @@ async fn a_denied_user_or_group_is_refused_whichever_credential_shows_it() {
     world.stop().await;
 }
 
-/// The places of authenticated connections are not evicted. A user who is allowed nothing any more must not hold
-/// them.
+/// The places of authenticated connections are not evicted. A user who is allowed nothing any
+/// more must not hold them.
 ///
 /// Seen red: with every proven user admitted.
 #[tokio::test(flavor = "multi_thread")]
@@ -523,8 +523,8 @@ async fn check_says_how_much_a_list_denies_and_serve_does_not_start_with_a_bad_o
     assert_says(&stderr(&served), &["authentication.denyFiles", &deny]);
 }
 
-/// An old copy of the list, or an editor that saves an empty file with its last line, must not let a client in
-/// again without the operator. A client more must not wait for the operator.
+/// An old copy of the list, or an editor that saves an empty file with its last line, must not let a client
+/// in again without the operator. A client more must not wait for the operator.
 ///
 /// Seen red: with the trigger of the look not asked for.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
-//! `kubectl logs -f pod | less` stops reading for as long as its user reads. A gate that cuts it like any other client
-//! that takes no byte loses lines; one that never cuts it lets a client hold the kubelet's connections for ever.
+//! `kubectl logs -f pod | less` stops reading for as long as its user reads. A gate that cuts it like
+//! any other client that takes no byte loses lines; one that never cuts it lets a client hold the
+//! kubelet's connections for ever.
 
 use std::time::{Duration, Instant};
 
@@ -93,8 +94,8 @@ async fn a_reader_that_stays_away_is_cut_after_its_own_deadline() {
     world.stop().await;
 }
 
-/// On HTTP/2 a client may read the connection and open no window for this stream: an API server does so for a user
-/// that pauses. Seen red: with one deadline for all streams.
+/// On HTTP/2 a client may read the connection and open no window for this stream: an API server does so for a
+/// user that pauses. Seen red: with one deadline for all streams.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_window_counts_for_the_log_alone() {
     let world = World::builder()

@@ -1,6 +1,6 @@
 //! A stolen credential is of use from wherever the port can be reached. `sources` says from where that is: a
-//! connection from elsewhere must cost nothing, no remembered answer may stand above the lists, and neither the
-//! node itself nor the API server may be left out in silence.
+//! connection from elsewhere must cost nothing, no remembered answer may stand above the lists, and neither
+//! the node itself nor the API server may be left out in silence.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};

@@ -9,10 +9,11 @@ use fakes::client::Connection;
 use kubelet_gate::settings::{KubeletFlags, Settings};
 use serde_json::{Value, json};
 
-use crate::patience::eventually;
+use crate::patience::{eventually, eventually_answers};
 use crate::world::{API_SERVER, Status as _, World, request};
 
 const LOG: &str = "/containerLogs/default/web/nginx";
+const EXEC: &str = "/exec/default/web/nginx?command=cat&input=1&output=1";
 
 fn source(last: u8) -> IpAddr {
     IpAddr::from([127, 0, 0, last])
@@ -135,5 +136,35 @@ async fn lists_that_leave_out_the_api_server_are_refused_unless_they_say_so() {
         said.contains("sources.port does not have 127.0.0.5, where the API server"),
         "{said}"
     );
+    world.stop().await;
+}
+
+/// Seen red: with a stream judged by the reviews alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_from_a_source_that_is_no_longer_listed_ends() {
+    let world = start(json!({})).await;
+    for lists in [
+        json!({"interactive": ["127.0.0.2"]}),
+        json!({"port": ["127.0.0.2"]}),
+    ] {
+        change(&world, json!({}));
+        let open = async |last| {
+            let client = world.client("bob").with_source(source(last));
+            let answer = client.websocket(EXEC, &["v5.channel.k8s.io"], &[]).await.unwrap();
+            answer.switched().unwrap()
+        };
+        let (mut here, elsewhere) = (open(2).await, open(3).await);
+        assert_eq!(world.metric("streams", &[]), 2.0);
+        change(&world, lists.clone());
+        eventually_answers("one of the two shells has ended", async || {
+            world.metric("streams", &[]) == 1.0
+        })
+        .await;
+        here.send_stdin(b"still here\n").await.unwrap();
+        assert_eq!(here.read_stdout(11).await.unwrap(), b"still here\n", "{lists}");
+        drop(elsewhere);
+        here.close().await.unwrap();
+        eventually("no stream is left", || world.metric("streams", &[]) == 0.0).await;
+    }
     world.stop().await;
 }

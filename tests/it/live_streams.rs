@@ -1,5 +1,5 @@
-//! A shell that outlives the right to it is a hole that no new request shows: its user was fired, its certificate
-//! revoked, its token deleted, and it still runs commands on the node.
+//! A shell that outlives the right to it is a hole that no new request shows: its user was fired, its
+//! certificate revoked, its token deleted, and it still runs commands on the node.
 
 use std::fs;
 use std::time::Duration;
@@ -194,7 +194,8 @@ async fn all_end(world: &World, open: Vec<Live>, by: &str, why: &str) {
     }
 }
 
-/// Seen red: with `changes` not subscribed to, and with the end of a follow on HTTP/1 not passed to its connection.
+/// Seen red: with `changes` not subscribed to, and with the end of a follow on HTTP/1 not
+/// passed to its connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_whose_ca_is_removed_ends_its_streams_at_once() {
     // Only the announcement can be as quick as this.
@@ -287,7 +288,8 @@ async fn a_token_that_the_api_server_rejects_ends_its_streams() {
     world.stop().await;
 }
 
-/// A token whose user is another one now is no longer this stream's. Seen red: without the comparison of names.
+/// A token whose user is another one now is no longer this stream's. Seen red: without
+/// the comparison of names.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_becomes_another_users_ends_its_streams() {
     let world = start(watchful(World::builder())).await;
@@ -412,7 +414,8 @@ async fn the_close_frame_comes_between_two_frames_of_a_busy_stream() {
 
 /// A client that reads nothing cannot be told, and must not live on for that.
 ///
-/// Seen red: without the deadline for the goodbye, and with the follow's end left to its body, which is not polled.
+/// Seen red: without the deadline for the goodbye, and with the follow's end left to its
+/// body, which is not polled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_nothing_is_cut_all_the_same() {
     let world = watchful(World::builder()).start().await;

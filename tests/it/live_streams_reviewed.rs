@@ -1,5 +1,6 @@
-//! Judging streams again costs the API server reviews. One review for each stream would be a flood in a cluster of
-//! thousands of nodes, and an API server that is down must not end every shell at once, nor let one live for ever.
+//! Judging streams again costs the API server reviews. One review for each stream would be a flood in
+//! a cluster of thousands of nodes, and an API server that is down must not end every shell at once,
+//! nor let one live for ever.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,8 @@ fn ends(world: &World, by: &str) -> f64 {
 
 /// Twenty streams and four checks in a round, and as many reviews as checks.
 ///
-/// Seen red: with each stream's rounds counted from its own beginning, and with the cache asked for no answer that is
-/// fresh enough: twenty reviews in a round.
+/// Seen red: with each stream's rounds counted from its own beginning, and with the cache asked for no answer
+/// that is fresh enough: twenty reviews in a round.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_streams_of_one_user_share_their_reviews() {
     let world = World::builder()

@@ -1,6 +1,6 @@
-//! Under a seal `sources.port` is in the kernel's rules. A stranger's packet must get no answer at all, a client
-//! of the list must get through, and the seal must not be reported open because the gate hangs up on the node
-//! itself.
+//! Under a seal `sources.port` is in the kernel's rules. A stranger's packet must get no answer at
+//! all, a client of the list must get through, and the seal must not be reported open because the gate
+//! hangs up on the node itself.
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
@@ -96,22 +96,22 @@ fn a_stranger_gets_no_answer_and_a_listed_source_reaches_the_gate() {
     });
 }
 
-/// Seen red: with the family that no network is of left open.
 #[test]
 fn a_list_of_one_family_closes_the_other() {
     on_every_backend(async |mut node: Node| {
-        seal(&mut node, &["127.0.0.1", "::/0"]).await;
+        seal(&mut node, &["127.0.0.1", "192.0.2.20"]).await;
         for port in [10250, 19443] {
             let dialled = dial_from(&node.neighbour, &format!("{}:{port}", NODE[0]));
-            assert!(is_dropped(&dialled), "{}: {dialled:?}", node.backend);
-            let dialled = dial_from(&node.neighbour, &format!("{}:{port}", NODE[1]));
             assert!(dialled.is_ok(), "{}: {dialled:?}", node.backend);
+            let dialled = dial_from(&node.neighbour, &format!("{}:{port}", NODE[1]));
+            assert!(is_dropped(&dialled), "{}: {dialled:?}", node.backend);
         }
         node.stop().await;
     });
 }
 
-/// Seen red: without the rules before those that leave the gate's addresses alone.
+/// Seen red: without the rules before those that leave the gate's addresses alone, and with the family that
+/// no network is of left open.
 #[test]
 fn a_gate_that_has_the_port_itself_is_open_to_the_list_alone() {
     on_every_backend(async |node: Node| {

@@ -255,8 +255,8 @@ async fn a_revoked_client_is_refused_at_its_next_request_on_an_open_connection()
     world.stop().await;
 }
 
-/// Seen red: with the signature on a list not verified, and with an unusable list skipped: bob is back. With a
-/// list that has ended taken, alice is refused as well.
+/// Seen red: with the signature on a list not verified, and with an unusable list skipped: bob is back. With
+/// a list that has ended taken, alice is refused as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unusable_list_leaves_the_last_good_one_in_force() {
     let world = revoking(&[&PKI.bob]).start().await;

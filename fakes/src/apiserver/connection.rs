@@ -174,6 +174,14 @@ impl Handler {
             "/apis/authorization.k8s.io/v1/subjectaccessreviews" => Api::Access,
             "/version" => return Ok(version()),
             "/livez" | "/readyz" | "/healthz" => {
+                self.state.probes.fetch_add(1, Ordering::Relaxed);
+                let behaviour = lock(&self.state.behaviours).probe.clone();
+                match behaviour {
+                    Behaviour::Fail(code) => return Ok(status(status_code(code), "not ready")),
+                    Behaviour::Hang => match pending::<Infallible>().await {},
+                    Behaviour::Close => return Err(CloseConnection),
+                    _ => {}
+                }
                 return Ok(answer(
                     StatusCode::OK,
                     "text/plain; charset=utf-8",

@@ -107,6 +107,7 @@ struct State {
     credentials: Mutex<Vec<String>>,
     serving: Mutex<Option<TlsAcceptor>>,
     accepted: AtomicUsize,
+    probes: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -114,6 +115,7 @@ struct Behaviours {
     latency: Duration,
     token: Schedule,
     access: Schedule,
+    probe: Behaviour,
 }
 
 /// How the next answers behave, and how those after them.
@@ -273,6 +275,22 @@ impl FakeApiServer {
     pub fn behave_all(&self, behaviour: Behaviour) {
         self.behave(Api::Token, behaviour.clone());
         self.behave(Api::Access, behaviour);
+    }
+
+    /// Sets how `/readyz` answers: `Fail`, `Hang` and `Close` have an effect.
+    pub fn behave_probe(&self, behaviour: Behaviour) {
+        lock(&self.state.behaviours).probe = behaviour;
+    }
+
+    /// Sets how both APIs and `/readyz` answer.
+    pub fn behave_entirely(&self, behaviour: Behaviour) {
+        self.behave_probe(behaviour.clone());
+        self.behave_all(behaviour);
+    }
+
+    /// How often `/readyz` was asked for, answered or not.
+    pub fn probes(&self) -> usize {
+        self.state.probes.load(Ordering::Relaxed)
     }
 
     /// Sets how this API gives its next answers, one behaviour each, before it continues as it was set.

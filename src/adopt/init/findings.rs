@@ -119,8 +119,8 @@ impl NodeFindings {
             }
         }
         if let Some(client) = client {
-            let follows = "the API server refuses the gate's reviews with it, and then the gate refuses every \
-                           client";
+            let follows = "the API server refuses the gate's reviews with it, and then the gate refuses \
+                           every client";
             self.judged(&client.file, follows, judgement::client(&client.chain, now));
         }
     }

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::server::{ALLOWED, Act, JANE, Server, ServerAuthority, client, eventually, reload};
 use crate::apiserver::client::ClientLimits;
 use crate::apiserver::failure::Cause;
+use crate::apiserver::reachability::Reachability;
 use crate::apiserver::reviews::AnswerError;
 use crate::apiserver::{AccessAnswer, AccessSpec, ApiServer, Kubeconfig, ReviewError, TokenAnswer, UserInfo};
 
@@ -156,6 +157,36 @@ async fn concurrent_reviews_are_bounded() {
     assert_eq!((server.calls(), server.accepted()), (5, 5));
     hanging.iter().for_each(tokio::task::JoinHandle::abort);
     eventually("only the fifth connection is left", || server.open() == 1).await;
+}
+
+/// A client that keeps all slots taken must not make the API server look unreachable.
+///
+/// Seen red: with the wait for a slot under the deadline of the answer.
+#[tokio::test]
+async fn a_review_that_had_no_slot_shows_nothing_about_the_api_server() {
+    let server = Server::start((0..4).map(|_| Act::Hang).collect()).await;
+    let client = server.client_within(Duration::from_secs(2));
+    let hanging: Vec<_> = (0..4)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { may_get_metrics(&client).await })
+        })
+        .collect();
+    eventually("four calls", || server.calls() == 4).await;
+    let error = client
+        .node("worker-1", Duration::from_millis(200))
+        .await
+        .unwrap_err();
+    assert!(matches!(error.cause, Cause::NoSlot { .. }), "{error}");
+    assert!(!error.is_outage());
+    assert_eq!(client.reachability(), Reachability::NotAsked);
+    for hung in hanging {
+        assert!(hung.await.unwrap().unwrap_err().is_outage());
+    }
+    assert!(matches!(
+        client.reachability(),
+        Reachability::Failing { is_outage: true, .. }
+    ));
 }
 
 #[tokio::test]

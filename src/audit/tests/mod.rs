@@ -37,6 +37,7 @@ fn event() -> Event<'static> {
         stage_time: UNIX_EPOCH,
         decision: None,
         reason: None,
+        stale: None,
         client_audit_id: None,
         error: None,
         station: None,

@@ -24,7 +24,7 @@ use thiserror::Error;
 use self::text::{Entry, Origin, Parsed, parse};
 use super::identity::Identity;
 use crate::apiserver::UserInfo;
-use crate::files::{self, BUNDLE};
+use crate::files::{self, BUNDLE, Guard};
 use crate::looks::{Looks, Reloaded, Trigger};
 use crate::tls::Marks;
 
@@ -84,10 +84,17 @@ pub enum DenyListError {
 /// What denies an identity.
 #[derive(Debug)]
 pub(crate) struct Denial {
-    /// One word for metrics and audit.
-    pub(crate) reason: &'static str,
+    kind: DenialKind,
     /// File, line and entry.
     pub(crate) by: String,
+}
+
+/// What of an identity is denied.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum DenialKind {
+    Certificate,
+    User,
+    Group,
 }
 
 /// What is known of the API server, which a list must not deny by mistake.
@@ -273,6 +280,24 @@ impl Default for DenyList {
     }
 }
 
+// === impl Denial ===
+
+impl Denial {
+    /// One word for metrics and audit.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self.kind {
+            DenialKind::Certificate => "denied_certificate",
+            DenialKind::User => "denied_user",
+            DenialKind::Group => "denied_group",
+        }
+    }
+
+    /// Whether it is of a certificate, and not of the user or a group.
+    pub(crate) fn is_of_certificate(&self) -> bool {
+        self.kind == DenialKind::Certificate
+    }
+}
+
 // === impl DenyFile ===
 
 impl DenyFile {
@@ -347,10 +372,10 @@ impl DenyFile {
         self.parsed.entries.contains_key(entry) || self.held.contains_key(entry)
     }
 
-    fn find(&self, entry: &Entry, reason: &'static str) -> Option<Denial> {
+    fn find(&self, entry: &Entry, kind: DenialKind) -> Option<Denial> {
         let origin = self.parsed.entries.get(entry).or_else(|| self.held.get(entry))?;
         Some(Denial {
-            reason,
+            kind,
             by: self.place(origin),
         })
     }
@@ -358,20 +383,22 @@ impl DenyFile {
     fn find_marks(&self, marks: &Marks) -> Option<Denial> {
         [Entry::Issued(marks.issued), Entry::Key(marks.key)]
             .iter()
-            .find_map(|entry| self.find(entry, "denied_certificate"))
+            .find_map(|entry| self.find(entry, DenialKind::Certificate))
     }
 
     fn find_identity(&self, identity: &Identity) -> Option<Denial> {
         let mut marks = identity.marks().iter();
-        self.find_user(identity.user())
-            .or_else(|| marks.find_map(|marks| self.find_marks(marks)))
+        // A denied certificate proves no user.
+        marks
+            .find_map(|marks| self.find_marks(marks))
+            .or_else(|| self.find_user(identity.user()))
     }
 
     fn find_user(&self, user: &UserInfo) -> Option<Denial> {
-        self.find(&Entry::User(user.username.clone()), "denied_user")
+        self.find(&Entry::User(user.username.clone()), DenialKind::User)
             .or_else(|| {
                 let mut groups = user.groups.iter();
-                groups.find_map(|group| self.find(&Entry::Group(group.clone()), "denied_group"))
+                groups.find_map(|group| self.find(&Entry::Group(group.clone()), DenialKind::Group))
             })
     }
 
@@ -409,7 +436,7 @@ fn take(
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, DenyListError> {
-    files::read(path, BUNDLE).map_err(|source| DenyListError::Read {
+    files::read_guarded(path, BUNDLE, Guard::Trusted).map_err(|source| DenyListError::Read {
         path: path.to_owned(),
         source,
     })

@@ -50,13 +50,13 @@ fn each_kind_of_entry_is_read() {
     assert_eq!(file.entries().count(), 10);
     for name in ["jane", "Jane Döe", "tab\tand # sign"] {
         let denial = file.find_identity(&user(name, &["staff"])).unwrap();
-        assert_eq!(denial.reason, "denied_user");
+        assert_eq!(denial.reason(), "denied_user");
     }
     let denial = file
         .find_identity(&user("mallory", &["staff", "contractors"]))
         .unwrap();
     assert_eq!(
-        (denial.reason, denial.by.as_str()),
+        (denial.reason(), denial.by.as_str()),
         ("denied_group", "deny:6 (group \"contractors\")")
     );
     for other in ["Jane", "jane doe", "contractors", "", "Jane  Döe"] {
@@ -64,7 +64,7 @@ fn each_kind_of_entry_is_read() {
     }
     for pair in [&PKI.alice, &PKI.bob, &PKI.carol] {
         let denial = file.find_marks(&marks(&pair.chain[0])).unwrap();
-        assert_eq!(denial.reason, "denied_certificate");
+        assert_eq!(denial.reason(), "denied_certificate");
         assert!(denial.by.starts_with("deny:"), "{}", denial.by);
     }
     assert!(file.find_marks(&marks(&PKI.apiserver_client.chain[0])).is_none());
@@ -388,7 +388,7 @@ fn an_identity_that_is_not_denied_is_looked_up_once_for_each_change() {
     files.write("a", "user jane\ngroup staff\n");
     files.reload(&["a"], Trigger::Clock);
     assert!(!joe.is_cleared_by(files.lists.load().generation()));
-    assert_eq!(files.lists.load().denies(&joe).unwrap().reason, "denied_group");
+    assert_eq!(files.lists.load().denies(&joe).unwrap().reason(), "denied_group");
 }
 
 proptest! {

@@ -19,6 +19,7 @@ use super::super::budget::Budget;
 use super::super::certificate::CertificateVerdict;
 use super::super::presented::Presented;
 use super::super::verdicts::{Chain, Verdict, Verdicts};
+use crate::attributes::Checks;
 use crate::cache::Freshness;
 use crate::error::RequestError;
 use crate::looks::Looks;
@@ -127,8 +128,14 @@ fn reason(verdict: &Verdict) -> &'static str {
 
 /// What a request on a connection gets: the name of the user, or status and reason.
 async fn asked(authenticator: &Authenticator, presented: &Presented) -> Result<String, (u16, &'static str)> {
+    let (parts, ()) = http::Request::get("/pods")
+        .header("host", "node")
+        .body(())
+        .unwrap()
+        .into_parts();
+    let checks = Checks::of(&parts, true).unwrap();
     let answer = authenticator
-        .authenticate(presented, &HeaderMap::new(), false, Freshness::Remembered)
+        .authenticate(presented, &HeaderMap::new(), &checks, Freshness::Remembered)
         .await;
     answer
         .map(|identity| identity.user().username.clone())

@@ -111,6 +111,15 @@ impl Readiness {
         if let Some(api_server) = &self.instance.api_server {
             parts.push(part("api-server", reachability(api_server.reachability())));
         }
+        if let Some(stale) = &self.instance.gate.rules.load().stale {
+            let state = match stale.usage() {
+                None => PartState::Unknown("allowed, and none was used".into()),
+                Some((used, last)) => {
+                    PartState::Note(format!("{used} were used, the last at {}", timestamp(last)))
+                }
+            };
+            parts.push(part("stale-answers", state));
+        }
         parts.extend(
             self.next_start()
                 .into_iter()
@@ -235,7 +244,7 @@ fn reachability(reachability: Reachability) -> PartState {
     match reachability {
         Reachability::NotAsked => PartState::Unknown("not asked yet".into()),
         Reachability::Answers => PartState::Ok,
-        Reachability::Failing { since, why } => {
+        Reachability::Failing { since, why, .. } => {
             PartState::Note(format!("failing since {}: {why}", timestamp(since)))
         }
     }

@@ -238,4 +238,27 @@ mod tests {
         assert_eq!(worst, Prospect::Unknown("kubelet.service: why".to_owned()));
         assert!(worst.text(node).unwrap().contains("not known"));
     }
+
+    /// Seen red: with the running process' flags alone looked at.
+    #[test]
+    fn an_operator_is_warned_of_a_next_start_that_takes_a_port() {
+        let proc = proc(&["kubelet", "--address=127.0.0.1", "--read-only-port=0"]);
+        let unit = proc.path().join("4711/root/etc/systemd/system/kubelet.service");
+        fs::create_dir_all(unit.parent().unwrap()).unwrap();
+        let gate = settings("192.0.2.10:10250", "");
+        let warnings = |flags: &str| {
+            fs::write(&unit, format!("[Service]\nExecStart=/usr/bin/kubelet {flags}\n")).unwrap();
+            next_start_warnings(&gate, proc.path())
+        };
+        assert!(warnings("--address=127.0.0.1 --read-only-port=0").is_empty());
+        let said = warnings("--read-only-port=0");
+        let begin = "listen: 192.0.2.10:10250: the kubelet's next start would bind 0.0.0.0:10250";
+        assert!(said.len() == 1 && said[0].starts_with(begin), "{said:?}");
+        assert!(
+            said[0].contains("/etc/systemd/system/kubelet.service"),
+            "{said:?}"
+        );
+        let own = settings("192.0.2.10:19443", "");
+        assert!(next_start_warnings(&own, proc.path()).is_empty());
+    }
 }

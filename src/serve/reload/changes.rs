@@ -11,8 +11,11 @@ use rustls::CipherSuite;
 use serde_json::Value;
 
 use crate::attributes::is_subpath;
+use crate::named::Named as _;
 use crate::network::Networks;
-use crate::settings::{Audit, AuditCommands, AuditMode, AuditStrangers, AuthorizationMode, Settings};
+use crate::settings::{
+    Audit, AuditCommands, AuditMode, AuditStrangers, AuthorizationMode, Settings, StaticRule,
+};
 use crate::tls::ClientCertificates;
 
 /// When a key that has changed takes effect.
@@ -160,6 +163,18 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
         }),
     ),
     (
+        "authorization.static",
+        Live(|old, new| {
+            let (old, new) = (&old.authorization.static_rules, &new.authorization.static_rules);
+            let wider = |rule: &StaticRule| !old.iter().any(|other| other.covers(rule));
+            let numbered = (1..).zip(new).filter(|(_, rule)| wider(rule));
+            listed(
+                "allows more by",
+                numbered.map(|(number, _)| format!("rule {number}")),
+            )
+        }),
+    ),
+    (
         "authorization.webhook.cacheAuthorizedTTL",
         Live(|old, new| {
             longer(
@@ -169,6 +184,26 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
         }),
     ),
     ("authorization.webhook.cacheUnauthorizedTTL", Live(never)),
+    (
+        "authorization.webhook.staleAllow.maxAge",
+        Live(|old, new| {
+            longer(
+                old.authorization.stale_allow.max_age,
+                new.authorization.stale_allow.max_age,
+            )
+        }),
+    ),
+    (
+        "authorization.webhook.staleAllow.subresources",
+        Live(|old, new| {
+            let (old, new) = (&old.authorization.stale_allow, &new.authorization.stale_allow);
+            let added = new
+                .subresources
+                .iter()
+                .filter(|name| !old.subresources.contains(name));
+            listed("has", added.map(|name| name.name().to_owned()))
+        }),
+    ),
     ("firewall.apiServerUsers", AtStart),
     ("firewall.backend", AtStart),
     ("firewall.managed", AtStart),

@@ -49,10 +49,14 @@ authentication:
   denyFiles: [/deny]
 authorization:
   mode: AlwaysAllow
-  webhook: {cacheAuthorizedTTL: 1m0s, cacheUnauthorizedTTL: 1s}
+  static: [{users: [scraper], verbs: [get], subresources: [metrics]}]
+  webhook:
+    cacheAuthorizedTTL: 1m0s
+    cacheUnauthorizedTTL: 1s
+    staleAllow: {maxAge: 1m0s, subresources: [metrics]}
   interactive: {requireCreate: false, allowedUsers: [bob], cacheAuthorizedTTL: 1s}
   paths: {deny: [/debug]}
-sources: {port: [10.0.0.0/8], interactive: [10.0.0.1], excludeApiServer: true}
+sources: {port: [192.0.2.0/24], interactive: [192.0.2.1/32], excludeApiServer: true}
 readOnlyPort: {listen: ['192.0.2.2:10255'], answer: 404, healthz: true}
 streamingConnectionIdleTimeout: 1m0s
 streams: {recheckInterval: 1m0s, maxUnverified: 10m0s, maxLifetime: 1h0m0s}
@@ -214,15 +218,10 @@ fn a_change_loosens_in_one_direction() {
             none(),
             key(
                 "sources.interactive",
-                "names no network any more, so that every address is let in",
+                "names no network any more, so that all are allowed",
             ),
         ),
-        (
-            format!("{user}[]}}}}"),
-            format!("{user}[bob]}}}}"),
-            none(),
-            all.clone(),
-        ),
+        (format!("{user}[]}}}}"), format!("{user}[bob]}}}}"), none(), all),
         (
             format!("{user}[bob]}}}}"),
             format!("{user}[bob, eve]}}}}"),
@@ -263,6 +262,20 @@ fn a_change_loosens_in_one_direction() {
             "authorization: {webhook: {cacheUnauthorizedTTL: 1m0s}}".to_owned(),
             "authorization: {webhook: {cacheUnauthorizedTTL: 2m0s}}".to_owned(),
             none(),
+            none(),
+        ),
+        (
+            "authorization: {webhook: {staleAllow: {maxAge: 1m, subresources: [stats]}}}".to_owned(),
+            "authorization: {webhook: {staleAllow: {maxAge: 2m, subresources: [stats, metrics]}}}".to_owned(),
+            "authorization.webhook.staleAllow.maxAge is longer; authorization.webhook.staleAllow.subresources \
+             has metrics"
+                .to_owned(),
+            none(),
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get], subresources: [stats]}]}".to_owned(),
+            "authorization: {static: [{users: [a, b], verbs: [get], subresources: [stats]}]}".to_owned(),
+            key("authorization.static", "allows more by rule 1"),
             none(),
         ),
         (

@@ -156,11 +156,6 @@ fn a_kubelets_own_file_is_told_apart() {
 const WITHOUT_EFFECT: &str = "\
 enforcement: Enforce
 sandbox: BestEffort
-authorization:
-  webhook:
-    staleAllow:
-      maxAge: 0s
-      subresources: [metrics, healthz, stats]
 ";
 
 #[test]
@@ -171,14 +166,10 @@ fn a_key_without_effect_is_read_with_a_warning_and_changes_nothing() {
         .iter()
         .map(|said| said.split(':').nth(1).unwrap())
         .collect();
-    assert_eq!(warned, ["7", "8", "12", "13"]);
+    assert_eq!(warned, ["7", "8"]);
     assert_eq!(
         settings.warnings[1],
         "/etc/gate/gate.yaml:8: `sandbox` has no effect in this version: there is no sandbox; remove the key"
-    );
-    assert!(
-        settings.warnings[2]
-            .contains("`authorization.webhook.staleAllow.maxAge` has no effect in this version")
     );
     assert_eq!(without_warnings(settings), good(LEAST));
 }
@@ -189,11 +180,6 @@ fn a_promise_that_is_not_kept_is_refused_and_never_ignored() {
         ("enforcement: ", "Report"),
         ("sandbox: ", "Required"),
         ("sandbox: ", "Off"),
-        ("authorization: {webhook: {staleAllow: {maxAge: ", "1h"),
-        (
-            "authorization: {webhook: {staleAllow: {subresources: ",
-            "[metrics, log]",
-        ),
     ] {
         let ends = "}".repeat(key.matches('{').count());
         let said = error(&least_and(&format!("{key}{value}{ends}")));

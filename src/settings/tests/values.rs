@@ -118,6 +118,68 @@ fn values_out_of_bounds_are_refused() {
             r#"tlsCipherSuites[1]: "frobnicate" is not known; write some of TLS_AES_128_GCM_SHA256, "#,
         ),
         (
+            "authorization: {webhook: {staleAllow: {maxAge: 61m}}}",
+            "authorization.webhook.staleAllow.maxAge: \"61m\" is out of range; write 0s to 1h0m0s",
+        ),
+        (
+            "authorization: {webhook: {staleAllow: {subresources: [metrics, pods]}}}",
+            "staleAllow.subresources[1]: \"pods\" is not possible: only subresources that show measurements",
+        ),
+        (
+            "authorization: {webhook: {staleAllow: {subresources: []}}}",
+            "staleAllow.subresources: is empty; write some of metrics, healthz, stats",
+        ),
+        (
+            "authorization: {static: {users: [a]}}",
+            "authorization.static: a mapping is not a list of rules; write - {users: [NAME], ",
+        ),
+        (
+            "authorization: {static: [a]}",
+            "authorization.static[0]: \"a\" is not a mapping; write the keys below it",
+        ),
+        (
+            "authorization: {static: [{user: [a]}]}",
+            "authorization.static[0].user: unknown key; the nearest known key is \
+             authorization.static[].users: write users",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get], subresources: [metrics], x: 1}]}",
+            "authorization.static[0].x: unknown key; the keys of this place are groups, subresources, users, \
+             verbs",
+        ),
+        (
+            "authorization: {static: [{verbs: [get], subresources: [metrics]}]}",
+            "authorization.static[0]: names neither users nor groups",
+        ),
+        (
+            "authorization: {static: [{users: [''], verbs: [get], subresources: [metrics]}]}",
+            "authorization.static[0].users[0]: \"\" is no name",
+        ),
+        (
+            "authorization: {static: [{users: [a], subresources: [metrics]}]}",
+            "authorization.static[0].verbs: has [], and a static rule allows get alone; write [get]",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get, create], subresources: [metrics]}]}",
+            "authorization.static[0].verbs: has [get, create], and",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: ['*'], subresources: [metrics]}]}",
+            "authorization.static[0].verbs: has [*], and",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get]}]}",
+            "authorization.static[0].subresources: is empty; write some of metrics, healthz, stats",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get], subresources: ['*']}]}",
+            "authorization.static[0].subresources[0]: \"*\" is not possible",
+        ),
+        (
+            "authorization: {static: [{users: [a], verbs: [get], subresources: [metrics, log]}]}",
+            "authorization.static[0].subresources[1]: \"log\" is not possible",
+        ),
+        (
             "authorization: {paths: {deny: [debug]}}",
             "authorization.paths.deny[0]: \"debug\" does not begin with /",
         ),

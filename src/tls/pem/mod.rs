@@ -87,7 +87,8 @@ pub enum PemError {
     },
     /// A block cannot be decoded.
     #[error(
-        "{}:{line}: broken PEM: the block that begins here is not plain base64: write the file anew, complete",
+        "{}:{line}: broken PEM: the block that begins here is not plain base64: write the file anew, \
+         complete",
         file.display()
     )]
     Broken {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
-use fakes::apiserver::Api;
+use fakes::apiserver::{Api, Behaviour};
 use serde_json::json;
 
 use super::{BY_THE_CLOCK, Node};
@@ -239,4 +239,43 @@ fn a_configuration_that_others_may_change_is_refused_at_the_start() {
         std::os::unix::fs::chown(folder, Some(12345), None).unwrap();
         refused("belongs to the user with the id 12345, who could replace it");
     }
+}
+
+/// A new configuration begins without the answers that were given under the old one, also in an outage.
+///
+/// Seen red: with the rows of `static` and `staleAllow` missing, the rule does not wait for the signal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_configuration_forgets_earlier_answers_and_a_static_rule_waits_for_a_signal() {
+    let mut node = Node::start(|file, _| {
+        file["authorization"]["webhook"] =
+            json!({"cacheAuthorizedTTL": "1ns", "staleAllow": {"maxAge": "1h"}});
+        file["limits"] = json!({"reviewTimeout": "500ms"});
+    })
+    .await;
+    let bob = node.client(&PKI.bob);
+    assert_eq!(bob.status("/metrics").await, 200);
+    node.api.behave_entirely(Behaviour::Fail(503));
+    assert_eq!(bob.status("/metrics").await, 200, "by the earlier answer");
+    node.configure(|file| file["authorization"]["paths"]["deny"] = json!(["/pods"]));
+    eventually_answers("the earlier answer is forgotten", async || {
+        bob.status("/metrics").await == 503
+    })
+    .await;
+
+    let rule = json!({"users": ["bob"], "verbs": ["get"], "subresources": ["metrics"]});
+    node.configure(|file| file["authorization"]["static"] = json!([rule]));
+    node.says("loosens what is allowed: authorization.static allows more by rule 1")
+        .await;
+    assert_eq!(bob.status("/metrics").await, 503);
+    node.hang_up();
+    eventually_answers("the rule is in force", async || {
+        bob.status("/metrics").await == 200
+    })
+    .await;
+    node.configure(|file| file["authorization"]["static"] = json!([]));
+    eventually_answers("the rule is gone, by the clock", async || {
+        bob.status("/metrics").await == 503
+    })
+    .await;
+    node.stop().await;
 }
