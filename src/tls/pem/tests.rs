@@ -208,7 +208,7 @@ fn a_block_of_the_wanted_kind_with_another_label_is_refused() {
             "{error}"
         );
     }
-    let request = good.clone() + &block("CERTIFICATE REQUEST", "MAA=");
+    let request = good + &block("CERTIFICATE REQUEST", "MAA=");
     assert_eq!(certificates(file(), request.as_bytes()).unwrap().len(), 1);
     let lists = block("X509 CRL", "MAA=") + &block("CRL", "MAA=");
     assert!(revocation_lists(file(), lists.as_bytes()).is_err());
