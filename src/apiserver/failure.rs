@@ -297,7 +297,7 @@ mod tests {
 
     /// A client that uses up the descriptors or ports of this machine must not switch stale answers on.
     ///
-    /// Seen red: with every failed connection counted.
+    /// (Not seen red.)
     #[test]
     fn what_this_machine_lacks_is_no_outage_of_the_api_server() {
         for errno in [

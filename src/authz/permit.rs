@@ -101,7 +101,7 @@ mod tests {
 
     /// A source is known, and comes first in a flood, by a review alone.
     ///
-    /// Seen red: with a static rule counted as a review.
+    /// (Not seen red.)
     #[test]
     fn only_a_review_is_a_review() {
         let request = http::Request::get("/metrics")

@@ -75,7 +75,7 @@ async fn a_gate_that_can_serve_is_live_and_ready() {
 
 /// An operator who reads `ok` takes it for a proof.
 ///
-/// Seen red: with `ok` for an API server that was not asked, and for an audit that is off.
+/// Seen red: with `ok` for an API server that was not asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_absent_open_or_not_tried_is_never_ok_and_leaves_the_gate_ready() {
     let world = World::builder().set("audit.path", "").start().await;

@@ -280,9 +280,7 @@ async fn only_a_get_of_what_is_named_is_served() {
 }
 
 /// `/healthz` needs `healthz` or `proxy`. A token that was reviewed earlier gets the first, and not the second
-/// by an allow that the cache still has.
-///
-/// Seen red: with the second check made for it as well.
+/// by an allow that the cache still has. (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_reviewed_earlier_gets_nothing_by_the_next_check() {
     let world = World::builder()
@@ -304,7 +302,7 @@ async fn a_token_that_was_reviewed_earlier_gets_nothing_by_the_next_check() {
     world.stop().await;
 }
 
-/// Seen red: with `forget_token` and `forget_user` empty, each in its part.
+/// Seen red: with `forget_user` empty.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_refusal_after_it_removes_every_earlier_allow() {
     let world = stale().start().await;

@@ -161,7 +161,7 @@ async fn concurrent_reviews_are_bounded() {
 
 /// A client that keeps all slots taken must not make the API server look unreachable.
 ///
-/// Seen red: with the wait for a slot under the deadline of the answer.
+/// (Not seen red.)
 #[tokio::test]
 async fn a_review_that_had_no_slot_shows_nothing_about_the_api_server() {
     let server = Server::start((0..4).map(|_| Act::Hang).collect()).await;

@@ -360,7 +360,7 @@ mod tests {
         assert!(memory.judge(&unknown, start + GRACE).is_err());
     }
 
-    /// Seen red: with `ok` for every seal that is not required.
+    /// (Not seen red.)
     #[test]
     fn a_seal_that_is_not_required_is_ok_only_if_it_holds_and_never_broken() {
         let why = || "why".to_owned();

@@ -4,7 +4,7 @@ use super::*;
 
 /// A rule for a name that every client has would be AlwaysAllow by another name.
 ///
-/// Seen red: with `system:serviceaccounts` left out of the names.
+/// (Not seen red.)
 #[test]
 fn a_static_rule_names_neither_everyone_nor_every_pod() {
     for name in [

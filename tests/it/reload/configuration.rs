@@ -243,7 +243,7 @@ fn a_configuration_that_others_may_change_is_refused_at_the_start() {
 
 /// A new configuration begins without the answers that were given under the old one, also in an outage.
 ///
-/// Seen red: with the rows of `static` and `staleAllow` missing, the rule does not wait for the signal.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_configuration_forgets_earlier_answers_and_a_static_rule_waits_for_a_signal() {
     let mut node = Node::start(|file, _| {
