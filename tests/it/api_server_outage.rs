@@ -136,7 +136,7 @@ impl Load {
 /// T22. New tokens are refused with 503 as long as the API server is away; what is remembered, and static
 /// rules, go on. Once it is back all are served, within a second or two.
 ///
-/// (Not seen red since its last change; before, when the tokens of one outage were those of the next.)
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn every_form_of_an_outage_is_entered_and_left_under_load() {
     let world = World::builder()
