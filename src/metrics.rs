@@ -537,6 +537,7 @@ mod tests {
         metrics.handshake("ok", "x", "x");
         metrics.rejected("x");
         metrics.reloaded("x", true);
+        metrics.stale_answer(CacheKind::Access);
         metrics.stream_ended("x");
         metrics.reload_failing("x", false);
         metrics.configuration_pending(0, 0);

@@ -92,7 +92,12 @@ impl StaticRule {
                 "names neither users nor groups; write the exact names of those that the rule is for",
             );
         }
-        if file.verbs != ["get"] {
+        if file.verbs.is_empty() {
+            reading.refuse(
+                key,
+                "names no verbs; write verbs: [get], which is all that a static rule allows",
+            );
+        } else if file.verbs != ["get"] {
             let verbs = file.verbs.join(", ");
             reading.refuse(
                 &format!("{key}.verbs"),

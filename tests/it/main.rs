@@ -40,6 +40,7 @@ mod corpus;
 mod crowded_door;
 mod deadlines;
 mod deny_lists;
+mod documented_tests;
 mod early_answers;
 mod expectations;
 mod floods;

@@ -128,8 +128,8 @@ async fn an_earlier_allow_counts_while_the_api_server_is_unreachable_and_no_long
 
 /// An attacker must not be able to switch it on: each of these is a failure of a review, and no outage.
 ///
-/// Seen red: with every failed review counted as an outage, the first row whose probe fails; with the probe not
-/// asked, the first row.
+/// Seen red: with every failed review counted as an outage, the first row whose probe fails; with the probe
+/// not asked, the first row.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_that_is_no_outage_makes_no_answer_stale() {
     let world = stale().start().await;
@@ -279,8 +279,8 @@ async fn only_a_get_of_what_is_named_is_served() {
     world.stop().await;
 }
 
-/// `/healthz` needs `healthz` or `proxy`. A token that was reviewed earlier gets the first, and not the second
-/// by an allow that the cache still has. (Not seen red.)
+/// `/healthz` needs `healthz` or `proxy`. A token that was reviewed earlier gets the first, and not the
+/// second by an allow that the cache still has. (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_reviewed_earlier_gets_nothing_by_the_next_check() {
     let world = World::builder()

@@ -218,7 +218,7 @@ fn a_change_loosens_in_one_direction() {
             none(),
             key(
                 "sources.interactive",
-                "names no network any more, so that all are allowed",
+                "names no network any more, so that every address is let in",
             ),
         ),
         (format!("{user}[]}}}}"), format!("{user}[bob]}}}}"), none(), all),

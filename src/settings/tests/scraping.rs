@@ -49,7 +49,7 @@ fn static_rules_and_stale_answers_are_read_printed_and_warned_about() {
         panic!("{:?}", settings.warnings);
     };
     assert!(
-        warning.starts_with("/etc/gate/gate.yaml:8: authorization.static: ")
+        warning.starts_with("/etc/gate/gate.yaml:9: authorization.static: ")
             && warning.contains("if an authorizer of the API server denies it, the gate does not see that"),
         "{warning}"
     );

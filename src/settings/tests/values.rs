@@ -157,7 +157,7 @@ fn values_out_of_bounds_are_refused() {
         ),
         (
             "authorization: {static: [{users: [a], subresources: [metrics]}]}",
-            "authorization.static[0].verbs: has [], and a static rule allows get alone; write [get]",
+            "authorization.static[0]: names no verbs; write verbs: [get]",
         ),
         (
             "authorization: {static: [{users: [a], verbs: [get, create], subresources: [metrics]}]}",
