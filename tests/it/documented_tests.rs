@@ -1,5 +1,5 @@
-//! The tables of the operations page name the test that holds each row. A name that is no test's any more is a
-//! promise that nothing keeps.
+//! The tables of the operations page name the test that holds each row. A name that is no test's any more is
+//! a promise that nothing keeps.
 
 use std::fs;
 use std::path::{Path, PathBuf};
