@@ -12,7 +12,8 @@ pub(crate) struct Notifier {
 impl Notifier {
     /// Of a process that systemd may have started.
     pub(crate) const SYSTEMD: Self = Self { tells: true };
-    /// Of a gate that is part of another program.
+    /// Of a gate that is part of the laboratory.
+    #[cfg(feature = "lab")]
     pub(crate) const SILENT: Self = Self { tells: false };
 
     /// The gate serves, and its files are read.

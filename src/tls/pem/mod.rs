@@ -3,16 +3,13 @@
 //! Go's `encoding/pem` skips what it cannot read, and so do most readers: a block whose BEGIN does not stand
 //! alone on its line is lost without a word. A CA or a revocation list that is lost so admits or refuses
 //! clients unnoticed. Here every text that looks like a block must be one, or the file is refused. What is
-//! read, Go reads too: the boundaries are exact, and the base64 is canonical.
+//! read, Go reads too: the boundaries are exact, and the base64 is canonical. Each block is decoded by
+//! rustls-pemfile, which only this room uses.
 
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer,
-    PrivateSec1KeyDer,
-};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls_pemfile::Item;
 use thiserror::Error;
 
 /// Why a PEM file cannot be used.
@@ -125,7 +122,10 @@ pub fn certificates(file: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'sta
     let mut certificates = Vec::new();
     for block in blocks(file, bytes)? {
         match block.label {
-            "CERTIFICATE" => certificates.push(block.decode(file)?.into()),
+            "CERTIFICATE" => match block.decode(file)? {
+                Item::X509Certificate(certificate) => certificates.push(certificate),
+                _ => return Err(block.broken(file)),
+            },
             label if label.contains("CERTIFICATE") && !label.ends_with("REQUEST") => {
                 return Err(block.mislabelled(file, "CERTIFICATE"));
             }
@@ -156,7 +156,10 @@ pub fn revocation_lists(
     let mut lists = Vec::new();
     for block in blocks(file, bytes)? {
         match block.label {
-            "X509 CRL" => lists.push(block.decode(file)?.into()),
+            "X509 CRL" => match block.decode(file)? {
+                Item::Crl(list) => lists.push(list),
+                _ => return Err(block.broken(file)),
+            },
             label if label.contains("CRL") => return Err(block.mislabelled(file, "X509 CRL")),
             _ => {}
         }
@@ -189,12 +192,14 @@ pub fn private_key(file: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, 
             line: block.line,
         });
     }
-    let der = block.decode(file)?;
-    match block.label {
-        "PRIVATE KEY" => Ok(PrivatePkcs8KeyDer::from(der).into()),
-        "RSA PRIVATE KEY" => Ok(PrivatePkcs1KeyDer::from(der).into()),
-        "EC PRIVATE KEY" => Ok(PrivateSec1KeyDer::from(der).into()),
-        _ => Err(block.mislabelled(file, LABELS)),
+    if !matches!(block.label, "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY") {
+        return Err(block.mislabelled(file, LABELS));
+    }
+    match block.decode(file)? {
+        Item::Pkcs8Key(key) => Ok(key.into()),
+        Item::Pkcs1Key(key) => Ok(key.into()),
+        Item::Sec1Key(key) => Ok(key.into()),
+        _ => Err(block.broken(file)),
     }
 }
 
@@ -304,13 +309,22 @@ fn label<'a>(line: &'a [u8], start: &[u8]) -> Option<&'a str> {
 // === impl Block ===
 
 impl Block<'_> {
-    fn decode(&self, file: &Path) -> Result<Vec<u8>, PemError> {
-        let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
-        let body: Vec<u8> = self.body.iter().copied().filter(|byte| !is_space(byte)).collect();
-        STANDARD.decode(body).map_err(|_| PemError::Broken {
+    /// What it holds. The text is written anew for rustls-pemfile, without the spaces that Go skips.
+    fn decode(&self, file: &Path) -> Result<Item, PemError> {
+        let mut text = format!("-----BEGIN {}-----\n", self.label).into_bytes();
+        text.extend(self.body.iter().filter(|byte| !matches!(byte, b' ' | b'\t' | b'\r')));
+        text.extend(format!("-----END {}-----\n", self.label).bytes());
+        match rustls_pemfile::read_one_from_slice(&text) {
+            Ok(Some((item, _))) => Ok(item),
+            Ok(None) | Err(_) => Err(self.broken(file)),
+        }
+    }
+
+    fn broken(&self, file: &Path) -> PemError {
+        PemError::Broken {
             file: file.to_owned(),
             line: self.line,
-        })
+        }
     }
 
     fn mislabelled(&self, file: &Path, expected: &'static str) -> PemError {
