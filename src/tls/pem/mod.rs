@@ -312,7 +312,11 @@ impl Block<'_> {
     /// What it holds. The text is written anew for rustls-pemfile, without the spaces that Go skips.
     fn decode(&self, file: &Path) -> Result<Item, PemError> {
         let mut text = format!("-----BEGIN {}-----\n", self.label).into_bytes();
-        text.extend(self.body.iter().filter(|byte| !matches!(byte, b' ' | b'\t' | b'\r')));
+        text.extend(
+            self.body
+                .iter()
+                .filter(|byte| !matches!(byte, b' ' | b'\t' | b'\r')),
+        );
         text.extend(format!("-----END {}-----\n", self.label).bytes());
         match rustls_pemfile::read_one_from_slice(&text) {
             Ok(Some((item, _))) => Ok(item),
