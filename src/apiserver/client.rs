@@ -180,8 +180,7 @@ impl ApiServer {
         let (after, asked) = (PROBE.min(inner.limits.timeout), AtomicBool::new(false));
         let exchange = async {
             let access = inner.credentials.current().await?;
-            asked.store(true, Relaxed);
-            let mut connection = ApiServerConnection::open(Arc::clone(&access.endpoint)).await?;
+            let mut connection = ApiServerConnection::open(Arc::clone(&access.endpoint), &asked).await?;
             let answer = connection.exchange(question.request(&access)?).await?;
             if answer.status.is_server_error() {
                 return Err(Cause::Status {
@@ -321,14 +320,12 @@ impl ApiServerInner {
     /// while it is the API server that is waited for.
     async fn attempt(&self, question: &ApiCall<'_>, asked: &AtomicBool) -> Result<Bytes, Cause> {
         let access = self.credentials.current().await?;
-        asked.store(true, Relaxed);
-        let mut answer = self.exchange(&access, question).await?;
+        let mut answer = self.exchange(&access, question, asked).await?;
         asked.store(false, Relaxed);
         if answer.status == StatusCode::UNAUTHORIZED
             && let Some(renewed) = self.credentials.after_refusal(&access).await
         {
-            asked.store(true, Relaxed);
-            answer = self.exchange(&renewed, question).await?;
+            answer = self.exchange(&renewed, question, asked).await?;
         }
         let ApiServerAnswer {
             status,
@@ -354,8 +351,10 @@ impl ApiServerInner {
         &self,
         access: &ApiServerAccess,
         question: &ApiCall<'_>,
+        asked: &AtomicBool,
     ) -> Result<ApiServerAnswer, Cause> {
         if let Some(mut connection) = self.pool.take(&access.endpoint).await {
+            asked.store(true, Relaxed);
             match connection.exchange(question.request(access)?).await {
                 Ok(answer) => {
                     self.keep(connection);
@@ -363,11 +362,11 @@ impl ApiServerInner {
                 }
                 // The server had closed it while it was idle. Reviews change nothing, so they can be
                 // repeated. It is no failure of the API server, so it costs neither a pause nor an attempt.
-                Err(cause) if cause.is_stale_connection() => {}
+                Err(cause) if cause.is_stale_connection() => asked.store(false, Relaxed),
                 Err(cause) => return Err(cause),
             }
         }
-        let mut connection = ApiServerConnection::open(Arc::clone(&access.endpoint)).await?;
+        let mut connection = ApiServerConnection::open(Arc::clone(&access.endpoint), asked).await?;
         let answer = connection.exchange(question.request(access)?).await?;
         self.keep(connection);
         Ok(answer)

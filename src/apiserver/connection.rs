@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -32,6 +34,9 @@ const MAX_IDLE: Duration = Duration::from_secs(60);
 
 /// How long an address may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long bytes may stay unacknowledged by the API server's machine.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
 
 /// A connection, and the endpoint that it was made from.
 pub(super) struct ApiServerConnection {
@@ -79,8 +84,9 @@ pub(super) struct ApiServerPool {
 // === impl ApiServerConnection ===
 
 impl ApiServerConnection {
-    /// Connects, with the TLS handshake. The caller sets the deadline.
-    pub(super) async fn open(endpoint: Arc<ApiServerEndpoint>) -> Result<Self, Cause> {
+    /// Connects, with the TLS handshake. The caller sets the deadline. `asked` is set once the name of the API
+    /// server is resolved: before that, it is not the API server that is waited for.
+    pub(super) async fn open(endpoint: Arc<ApiServerEndpoint>, asked: &AtomicBool) -> Result<Self, Cause> {
         let address = || endpoint.server.authority.clone();
         let connect_error = |source| Cause::Connect {
             address: address(),
@@ -89,10 +95,15 @@ impl ApiServerConnection {
         let addresses = lookup_host((endpoint.server.host.as_str(), endpoint.server.port))
             .await
             .map_err(connect_error)?;
+        asked.store(true, Relaxed);
         let tcp = dial(&addresses.collect::<Vec<_>>())
             .await
             .map_err(connect_error)?;
         tcp.set_nodelay(true).map_err(connect_error)?;
+        // A network that takes no more packets ends the call, which is then repeated on a new connection.
+        SockRef::from(&tcp)
+            .set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+            .map_err(connect_error)?;
         let tls = TlsConnector::from(Arc::clone(&endpoint.tls))
             .connect(endpoint.server_name.clone(), tcp)
             .await

@@ -14,10 +14,16 @@ pub struct Places {
 }
 
 impl Places {
-    /// `FILE:LINE` of `key`, `FILE` for a key that is not in the file, or the flag that won over it.
+    /// `FILE:LINE` of `key`, `FILE` for a key that is not in the file, or the flag that won over it. A key that
+    /// an item of a list does not have is at the item.
     #[must_use]
     pub fn of(&self, key: &str) -> String {
-        match (self.flags.get(key), self.lines.get(key)) {
+        let item = key.rfind("].").map(|end| &key[..=end]);
+        let line = [Some(key), item]
+            .into_iter()
+            .flatten()
+            .find_map(|key| self.lines.get(key));
+        match (self.flags.get(key), line) {
             (Some(flag), _) => (*flag).to_owned(),
             (None, Some(line)) => format!("{}:{line}", self.file.display()),
             (None, None) => self.file.display().to_string(),

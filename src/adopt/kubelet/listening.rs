@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::invocation::Invocation;
 use super::options::{self, Effective, OptionsError};
-use super::processes::running;
+use super::processes::{is_of_a_pod, running};
 use crate::host::sockets;
 
 /// What a kubelet binds unless told otherwise. Started without `--config`, it opens the read-only port as
@@ -24,11 +24,12 @@ pub(crate) struct RunningKubelet {
     pub(crate) binds: Result<Vec<SocketAddr>, OptionsError>,
 }
 
-/// Every kubelet process under `proc`.
+/// Every kubelet process under `proc` that is no pod's.
 pub(crate) fn running_kubelets(proc: &Path) -> Vec<RunningKubelet> {
     let of = |invocation: Invocation| {
-        Some(RunningKubelet {
-            pid: invocation.pid()?,
+        let pid = invocation.pid()?;
+        (!is_of_a_pod(&proc.join(pid.to_string()))).then(|| RunningKubelet {
+            pid,
             hostname_override: options::given(&invocation, "hostname-override"),
             binds: known_binds(&invocation),
         })

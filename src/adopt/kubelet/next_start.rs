@@ -316,4 +316,27 @@ mod tests {
             );
         }
     }
+
+    /// Seen red: with a program counted that has the setuid bit, and with names that begin with `kubepods` alone.
+    #[test]
+    fn what_a_user_or_a_pod_can_start_is_no_kubelet() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let of_the_node = |node: &Node| kubelets_of_the_node(node.proc.path());
+        let node = kubeadm();
+        let program = node.process().join("exe");
+        for (mode, expected) in [(0o755, vec![4711]), (0o4755, vec![]), (0o2755, vec![])] {
+            fs::write(&program, "").unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(of_the_node(&node), expected, "{mode:o}");
+            fs::remove_file(&program).unwrap();
+        }
+        for pod in [
+            "/kubepods.slice/kubepods-pod1.slice",
+            "/kubelet.slice/kubelet-kubepods-pod1.slice",
+        ] {
+            let pod = Node::with(&["kubelet"], pod);
+            assert!(of_the_node(&pod).is_empty());
+            assert!(super::super::running_kubelets(pod.proc.path()).is_empty());
+        }
+    }
 }

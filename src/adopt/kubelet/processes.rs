@@ -88,7 +88,8 @@ pub(super) fn unit_of(process: &Path) -> Option<String> {
 /// service below that, as on a node that is itself a pod, is that node's.
 pub(super) fn is_of_a_pod(process: &Path) -> bool {
     let groups = files::read_text(process.join("cgroup"), DOCUMENT).unwrap_or_default();
-    let of_pods = |name: &str| name.starts_with("kubepods");
+    // With a `cgroupRoot` and systemd's names: `kubelet-kubepods-besteffort.slice`.
+    let of_pods = |name: &str| name.starts_with("kubepods") || name.contains("-kubepods");
     groups.lines().any(|line| {
         let mut names = line.rsplit('/');
         let nearest = names.find(|name| of_pods(name) || name.ends_with(".service"));
@@ -96,8 +97,8 @@ pub(super) fn is_of_a_pod(process: &Path) -> bool {
     })
 }
 
-/// Whether a process can be the node's kubelet, whatever name it gives itself: root owns it, and it is in
-/// this program's process namespace. A pod's process is in another one, unless the pod has the node's
+/// Whether a process can be the node's kubelet, whatever name it gives itself: root owns it, no user of the
+/// node could have started it as root (`exec -a kubelet su`), and it is in this program's process namespace. A pod's process is in another one, unless the pod has the node's
 /// (`hostPID`). If the namespace cannot be read (without `CAP_SYS_PTRACE`), the process counts, so that no
 /// kubelet is overlooked.
 fn of_the_node(process: &Path) -> bool {
@@ -108,7 +109,9 @@ fn of_the_node(process: &Path) -> bool {
         std::fs::read_link("/proc/self/ns/pid"),
     );
     let same = !matches!(namespaces, (Ok(theirs), Ok(ours)) if theirs != ours);
-    same && owner.is_ok_and(|owner| owner == 0 || owner == ours)
+    let program = std::fs::metadata(process.join("exe"));
+    let is_setuid = program.is_ok_and(|program| program.mode() & 0o6000 != 0);
+    same && !is_setuid && owner.is_ok_and(|owner| owner == 0 || owner == ours)
 }
 
 /// The process' working directory, below its own root.
