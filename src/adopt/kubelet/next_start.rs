@@ -317,7 +317,8 @@ mod tests {
         }
     }
 
-    /// Seen red: with a program counted that has the setuid bit, and with names that begin with `kubepods` alone.
+    /// Seen red: with a program counted that has the setuid bit, and with names that
+    /// begin with `kubepods` alone.
     #[test]
     fn what_a_user_or_a_pod_can_start_is_no_kubelet() {
         use std::os::unix::fs::PermissionsExt as _;
