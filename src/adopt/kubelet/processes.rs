@@ -98,9 +98,9 @@ pub(super) fn is_of_a_pod(process: &Path) -> bool {
 }
 
 /// Whether a process can be the node's kubelet, whatever name it gives itself: root owns it, no user of the
-/// node could have started it as root (`exec -a kubelet su`), and it is in this program's process namespace. A pod's process is in another one, unless the pod has the node's
-/// (`hostPID`). If the namespace cannot be read (without `CAP_SYS_PTRACE`), the process counts, so that no
-/// kubelet is overlooked.
+/// node could have started it as root (`exec -a kubelet su`), and it is in this program's process namespace.
+/// A pod's process is in another one, unless the pod has the node's (`hostPID`). If the namespace cannot be
+/// read (without `CAP_SYS_PTRACE`), the process counts, so that no kubelet is overlooked.
 fn of_the_node(process: &Path) -> bool {
     let ours = rustix::process::getuid().as_raw();
     let owner = std::fs::metadata(process).map(|metadata| metadata.uid());
