@@ -84,8 +84,8 @@ pub(super) struct ApiServerPool {
 // === impl ApiServerConnection ===
 
 impl ApiServerConnection {
-    /// Connects, with the TLS handshake. The caller sets the deadline. `asked` is set once the name of the API
-    /// server is resolved: before that, it is not the API server that is waited for.
+    /// Connects, with the TLS handshake. The caller sets the deadline. `asked` is set once the name is
+    /// resolved: before that, it is not the API server that is waited for.
     pub(super) async fn open(endpoint: Arc<ApiServerEndpoint>, asked: &AtomicBool) -> Result<Self, Cause> {
         let address = || endpoint.server.authority.clone();
         let connect_error = |source| Cause::Connect {

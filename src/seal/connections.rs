@@ -1,5 +1,6 @@
 //! Connections to the kubelet that are older than the seal: they bypass the gate until they are cut.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -55,9 +56,12 @@ fn among(sockets: &[TcpSocket], plan: &Plan, gate_uid: u32) -> Vec<Ungated> {
             Some(other) => other.uid != gate_uid && other.inode != 0,
         }
     };
+    // The kernel's table is read in parts: if sockets come and go meanwhile, one may be there twice.
+    let mut seen = HashSet::new();
     sockets
         .iter()
         .filter(past_the_gate)
+        .filter(|socket| seen.insert((socket.local, socket.remote)))
         .map(|socket| Ungated {
             kubelet: socket.local,
             peer: socket.remote,
@@ -165,6 +169,9 @@ mod tests {
             socket("192.0.2.11:40002", "192.0.2.30:10250", 0),
         ];
         let found = among(&sockets, &plan(10250), 990);
+        // Seen red: without `seen`.
+        let twice: Vec<_> = sockets.iter().chain(&sockets).cloned().collect();
+        assert_eq!(among(&twice, &plan(10250), 990), found);
         let peers: Vec<String> = found.iter().map(|found| found.peer.to_string()).collect();
         assert_eq!(peers, ["127.0.0.1:40001", "192.0.2.20:40000", "192.0.2.20:40002"]);
     }

@@ -14,8 +14,8 @@ pub struct Places {
 }
 
 impl Places {
-    /// `FILE:LINE` of `key`, `FILE` for a key that is not in the file, or the flag that won over it. A key that
-    /// an item of a list does not have is at the item.
+    /// `FILE:LINE` of `key`, `FILE` for a key that is not in the file, or the flag that won over it. A key
+    /// that an item of a list does not have is at the item.
     #[must_use]
     pub fn of(&self, key: &str) -> String {
         let item = key.rfind("].").map(|end| &key[..=end]);
