@@ -167,8 +167,8 @@ fn refuse_others(path: &Path, mode: u32, guard: Guard) -> io::Result<()> {
     Ok(())
 }
 
-/// Where each link is that `path` leads over, also those to folders, and at the end the file itself. None of
-/// these paths leads over a link. A user who may change a folder above one of them may lead `path` elsewhere.
+/// Where each link is that `path` leads over, also those to folders, each folder that it leaves by `..`, and
+/// at the end the file itself. None of these paths leads over a link. A user who may change a folder above one of them may lead `path` elsewhere.
 ///
 /// # Errors
 /// There is no such file, or there are more than 40 links.
@@ -186,8 +186,11 @@ pub(crate) fn places(path: &Path) -> io::Result<Vec<PathBuf>> {
         match name {
             Component::RootDir => at = PathBuf::from("/"),
             Component::ParentDir => {
-                // Another user's link in place of this folder would have another parent.
-                places.push(at.clone());
+                // Another user's link in place of this folder would have another parent. A folder that holds
+                // a place is looked at with it.
+                if !places.iter().any(|place| place.starts_with(&at)) {
+                    places.push(at.clone());
+                }
                 at.pop();
             }
             Component::Normal(name) => {
