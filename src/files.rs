@@ -7,10 +7,12 @@
 use std::fs::{self, File, FileType, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::thread;
 
-use rustix::fs::{Mode, OFlags, StatVfsMountFlags, statvfs};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, StatxAttributes, StatxFlags, statvfs, statx,
+};
 use tokio::sync::oneshot;
 
 /// The most bytes of a CA bundle or of a revocation list.
@@ -36,6 +38,8 @@ const OTHERS_READ: u32 = 0o004;
 const OTHERS_WRITE: u32 = 0o002;
 /// In a folder with this bit, users replace no files but their own.
 const STICKY: u32 = 0o1000;
+/// The most links that a path may lead over, as for Linux.
+const MOST_LINKS: usize = 40;
 
 /// Opens a regular file for reading, without waiting.
 ///
@@ -141,20 +145,17 @@ fn refuse_others(path: &Path, mode: u32, guard: Guard) -> io::Result<()> {
     if guard == Guard::Secret && mode & OTHERS_READ != 0 && !mounted() {
         return refuse(format!(
             "every user of this machine may read it (mode {shown:04o}), and it holds a secret: chmod 0600 \
-             it, and replace the secret if another user may have read it"
+             it, or, if it is in a volume of a Secret, set defaultMode: 0400 there; and replace the secret \
+             if another user may have read it"
         ));
     }
-    // A link may be replaced in its folder, and the file in its own.
-    for folder in [Some(path.to_owned()), fs::canonicalize(path).ok()] {
-        let Some(folder) = folder.as_deref().and_then(Path::parent) else {
+    // Each link may be replaced in its folder, and the file in its own.
+    for place in places(path)? {
+        let Some(folder) = place.parent() else {
             continue;
         };
-        let folder = match folder.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => folder,
-        };
         let mode = fs::metadata(folder)?.mode();
-        if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 && !is_read_only(folder) {
+        if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 && !is_volume(folder) {
             return refuse(format!(
                 "every user of this machine may replace it, for its folder {} has mode {:04o}: chmod o-w the \
                  folder",
@@ -166,10 +167,87 @@ fn refuse_others(path: &Path, mode: u32, guard: Guard) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a folder's file system takes no change. A ConfigMap or a Secret is mounted with mode 0777, and
-/// read-only.
-pub(crate) fn is_read_only(folder: &Path) -> bool {
-    statvfs(folder).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY))
+/// Where each link is that `path` leads over, also those to folders, each folder that it leaves by `..`, and
+/// at the end the file itself. None of these paths leads over a link. A user who may change a folder above one of them may lead `path` elsewhere.
+///
+/// # Errors
+/// There is no such file, or there are more than 40 links.
+pub(crate) fn places(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut rest = std::path::absolute(path)?;
+    let mut at = PathBuf::from("/");
+    let mut places = Vec::new();
+    let mut links = 0;
+    loop {
+        let mut names = rest.components();
+        let Some(name) = names.next() else {
+            break;
+        };
+        let mut after = names.as_path().to_owned();
+        match name {
+            Component::RootDir => at = PathBuf::from("/"),
+            Component::ParentDir => {
+                // Another user's link in place of this folder would have another parent. A folder that holds
+                // a place is looked at with it.
+                if !places.iter().any(|place| place.starts_with(&at)) {
+                    places.push(at.clone());
+                }
+                at.pop();
+            }
+            Component::Normal(name) => {
+                at.push(name);
+                match fs::read_link(&at) {
+                    Ok(_) if links == MOST_LINKS => {
+                        return Err(io::Error::other(
+                            "it leads over more than 40 symbolic links; name the file itself",
+                        ));
+                    }
+                    Ok(target) => {
+                        links += 1;
+                        places.push(at.clone());
+                        at.pop();
+                        after = target.join(after);
+                    }
+                    // It is no link.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Component::CurDir | Component::Prefix(_) => {}
+        }
+        rest = after;
+    }
+    places.push(at);
+    Ok(places)
+}
+
+/// Whether a folder is a volume that the kubelet has filled from a ConfigMap or a Secret. Its mode is 0777,
+/// but it is mounted read-only, and outside the pod only root comes near it.
+///
+/// To be read-only is not enough: systemd mounts the machine's own folders read-only for the gate alone
+/// (`ProtectSystem=`), and other processes go on to change them. So do those of the node in a `hostPath`. The
+/// folder must also be the root of its own mount, and hold the link of root's by which the kubelet replaces
+/// all files of a volume at once.
+pub(crate) fn is_volume(folder: &Path) -> bool {
+    let read_only = || statvfs(folder).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY));
+    let filled = || {
+        let link = fs::symlink_metadata(folder.join("..data"));
+        link.is_ok_and(|about| about.is_symlink() && about.uid() == 0)
+    };
+    read_only() && filled() && is_mount(folder)
+}
+
+fn is_mount(folder: &Path) -> bool {
+    let root = StatxAttributes::MOUNT_ROOT;
+    match statx(CWD, folder, AtFlags::empty(), StatxFlags::empty()) {
+        Ok(about) if about.stx_attributes_mask.contains(root) => about.stx_attributes.contains(root),
+        // Linux before 5.8 does not say it.
+        _ => {
+            let device = |of: &Path| fs::metadata(of).map(|about| about.dev()).ok();
+            folder
+                .parent()
+                .is_some_and(|parent| device(folder) != device(parent))
+        }
+    }
 }
 
 fn refuse_special(about: &Metadata) -> io::Result<()> {
@@ -214,7 +292,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::os::unix::net::UnixListener;
 
-    use rustix::fs::{CWD, FileType, mknodat};
+    use rustix::fs::{FileType, mknodat};
 
     use super::*;
 
@@ -319,6 +397,53 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Seen red: with the folders of the first link and of the file alone.
+    #[test]
+    fn a_link_in_the_middle_of_a_chain_is_judged() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(directory.path()).unwrap();
+        let at = |name: &str| root.join(name);
+        for folder in ["links", "team", "real", "real/keys"] {
+            fs::create_dir(at(folder)).unwrap();
+            fs::set_permissions(at(folder), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        fs::write(at("real/keys/key"), "x").unwrap();
+        fs::set_permissions(at("real/keys/key"), fs::Permissions::from_mode(0o600)).unwrap();
+        symlink("../team/key", at("links/key")).unwrap();
+        symlink("../real/keys/key", at("team/key")).unwrap();
+        symlink("../real/keys", at("team/folder")).unwrap();
+        symlink(at("team/folder"), at("links/folder")).unwrap();
+        let file = at("real/keys/key");
+        assert_eq!(
+            places(&at("links/key")).unwrap(),
+            [at("links/key"), at("team/key"), file.clone()]
+        );
+        assert_eq!(
+            places(&at("links/./folder/../keys/key")).unwrap(),
+            [at("links/folder"), at("team/folder"), at("real/keys"), file]
+        );
+        for (mode, refused) in [(0o755, false), (0o1777, false), (0o777, true)] {
+            fs::set_permissions(at("team"), fs::Permissions::from_mode(mode)).unwrap();
+            for name in ["links/key", "links/folder/key"] {
+                let said = check_guarded(&at(name), Guard::Secret).map_err(|error| error.to_string());
+                let judged = said.is_err_and(|said| said.contains("/team has mode 0777"));
+                assert_eq!(judged, refused, "{name} {mode:o}");
+            }
+        }
+        // As many links as Linux follows, and one more.
+        symlink("real/keys/key", at("1")).unwrap();
+        for link in 2..=41 {
+            symlink(format!("{}", link - 1), at(&format!("{link}"))).unwrap();
+        }
+        assert_eq!(places(&at("40")).unwrap().len(), 41);
+        assert!(
+            places(&at("41"))
+                .unwrap_err()
+                .to_string()
+                .contains("40 symbolic links")
+        );
     }
 
     /// Seen red: with the work done on the caller's thread, whose panic it then is.

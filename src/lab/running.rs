@@ -123,9 +123,10 @@ impl Lab {
         // As its kubelet would, so that the gate finds that the Node is this machine.
         api_server.set_node(pki::NODE_NAME, fakes::kubelet::node_info());
 
+        // The gate refuses a configuration that others may change, which a umask of 002 would let a group do.
         let write = |name: &str, text: String| {
             let path = directory.path().join(name);
-            std::fs::write(&path, text).map_err(|error| file_error(&path, error))
+            pki::write_secret(&path, text).map_err(|error| file_error(&path, error))
         };
         write(CLIENT_CAS, bundle(&pki))?;
         let user = KubeconfigUser::CertificateFiles {

@@ -26,11 +26,11 @@ pub(super) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut file = files::open(path)?;
     // What is open is judged: the name may lead to another file by now.
     judge_file(&file.metadata()?)?;
-    // Where the name is, and where its links lead.
-    for path in [std::path::absolute(path)?, fs::canonicalize(path)?] {
-        for directory in path.ancestors().skip(1) {
+    for place in files::places(path)? {
+        for directory in place.ancestors().skip(1) {
             judge_directory(directory)?;
         }
+        judge_link(&place)?;
     }
     files::read_open(&mut file, most)
 }
@@ -58,7 +58,7 @@ fn judge_directory(directory: &Path) -> io::Result<()> {
     let (us, mode) = (geteuid().as_raw(), about.mode());
     let owned = [ROOT, us].contains(&about.uid());
     let guarded = mode & WRITABLE == 0 || mode & STICKY != 0;
-    if owned && guarded || files::is_read_only(directory) {
+    if owned && guarded || files::is_volume(directory) {
         return Ok(());
     }
     let directory = directory.display();
@@ -75,6 +75,20 @@ fn judge_directory(directory: &Path) -> io::Result<()> {
             about.uid()
         ))
     }
+}
+
+/// In a sticky directory, the user to which a link belongs may replace it.
+fn judge_link(place: &Path) -> io::Result<()> {
+    let sticky = |directory| fs::metadata(directory).map(|about| about.mode() & STICKY != 0);
+    let owner = fs::symlink_metadata(place)?.uid();
+    if [ROOT, geteuid().as_raw()].contains(&owner) || !place.parent().map_or(Ok(false), sticky)? {
+        return Ok(());
+    }
+    let place = place.display();
+    refuse(format!(
+        "{place} belongs to the user with the id {owner}, who could replace it; make it root's: chown -h \
+         root {place}"
+    ))
 }
 
 fn refuse(why: String) -> io::Result<()> {

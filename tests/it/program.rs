@@ -22,8 +22,13 @@ pub(crate) fn kubelet_gate() -> Command {
 
 /// With the number of files it may open changed by these arguments of the shell's `ulimit`.
 pub(crate) fn kubelet_gate_with_files(limit: &str) -> Command {
+    kubelet_gate_changed_by(&format!("ulimit {limit}"))
+}
+
+/// With what this command of the shell changes for its process.
+pub(crate) fn kubelet_gate_changed_by(change: &str) -> Command {
     let mut command = own(Command::new("sh"));
-    let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+    let script = format!("{change} && exec \"$0\" \"$@\"");
     command.args(["-c", &script, GATE]);
     command
 }

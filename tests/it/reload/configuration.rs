@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Instant;
 
 use fakes::apiserver::{Api, Behaviour};
@@ -239,6 +239,83 @@ fn a_configuration_that_others_may_change_is_refused_at_the_start() {
         std::os::unix::fs::chown(folder, Some(12345), None).unwrap();
         refused("belongs to the user with the id 12345, who could replace it");
     }
+}
+
+/// Under `ProtectSystem=`, systemd mounts the folders of the machine read-only for the gate alone: whichever
+/// users may write to them outside still may. A volume of the kubelet's is filled by root alone.
+///
+/// Seen red: with every read-only folder passed; with no volume passed; and with a volume that is not the
+/// root of its mount passed.
+#[test]
+fn a_folder_that_is_read_only_for_the_gate_alone_is_judged_and_a_volume_is_not() {
+    const READ_ONLY: &str = "mount --bind \"$at\" \"$at\"; mount -o remount,bind,ro \"$at\"; exec \"$@\"";
+    const FILL: &str = "mkdir ..2026; chmod 0755 ..2026; mv * ..2026; ln -s ..2026 ..data
+        for file in $(ls ..2026); do ln -s ..data/$file $file; done";
+    for (at, fill, passes) in [(".", "", false), (".", FILL, true), ("..", FILL, false)] {
+        let installation = Installation::new();
+        let folder = installation.directory.path().join("outer/folder");
+        fs::create_dir_all(&folder).unwrap();
+        for entry in fs::read_dir(installation.directory.path()).unwrap().flatten() {
+            if entry.file_type().unwrap().is_file() {
+                fs::rename(entry.path(), folder.join(entry.file_name())).unwrap();
+            }
+        }
+        fs::set_permissions(&folder, PermissionsExt::from_mode(0o777)).unwrap();
+        let script = format!(
+            "cd '{}'; at=$(realpath {at}); {fill}\n{READ_ONLY}",
+            folder.display()
+        );
+        let Some(mut command) = crate::program::kubelet_gate_after(&script) else {
+            return;
+        };
+        let file = folder.join("gate.yaml");
+        let ended = command
+            .args(["check", "--offline", "--config", file.to_str().unwrap()])
+            .output()
+            .unwrap();
+        match passes {
+            true => assert_eq!(code(&ended), 0, "{}", stderr(&ended)),
+            false => assert_says(
+                &stderr(&ended),
+                &["the mode 0777 of ", "lets other users replace it"],
+            ),
+        }
+    }
+}
+
+/// A link in the middle of a chain decides as much as the first one and the file.
+///
+/// Seen red: with the directories of the first link and of the file alone; and with the owner of a link in a
+/// sticky directory not judged.
+#[test]
+fn a_configuration_behind_a_link_that_others_may_replace_is_refused() {
+    let installation = Installation::new();
+    let team = installation.directory.path().join("team");
+    fs::create_dir(&team).unwrap();
+    let chmod = |mode| fs::set_permissions(&team, PermissionsExt::from_mode(mode)).unwrap();
+    let (first, second) = (installation.path("first.yaml"), team.join("current.yaml"));
+    symlink(&second, &first).unwrap();
+    symlink(installation.config(), &second).unwrap();
+    let check = || crate::program::run(&["check", "--offline", "--config", &first]);
+    for mode in [0o755, 0o1775] {
+        chmod(mode);
+        assert_eq!(code(&check()), 0, "{mode:o}: {}", stderr(&check()));
+    }
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::lchown(&second, Some(12345), None).unwrap();
+        assert_says(
+            &stderr(&check()),
+            &["current.yaml belongs to the user with the id 12345"],
+        );
+        chmod(0o755);
+        assert_eq!(code(&check()), 0, "{}", stderr(&check()));
+    }
+    chmod(0o775);
+    assert_eq!(code(&check()), 64);
+    assert_says(
+        &stderr(&check()),
+        &["the mode 0775 of ", "/team lets other users replace it"],
+    );
 }
 
 /// A new configuration begins without the answers that were given under the old one, also in an outage.
