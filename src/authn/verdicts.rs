@@ -179,7 +179,7 @@ impl Verdicts {
             if path.len() == chain.certificates.len() {
                 return Ok(self.refuse(chain, verdict));
             }
-            // The other certificates of the chain may make another path. Until there is a budget for that, this
+            // The other certificates of the chain may make another path. Without a budget for that this
             // refusal counts, on this connection alone.
             refused = Some(Arc::new(verdict));
         }

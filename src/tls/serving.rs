@@ -103,8 +103,8 @@ pub enum ServingError {
     },
     /// A list is gone or has become older, and the clock may not let it go.
     #[error(
-        "authentication.x509.crlFiles: no list of {issuers} as new as the one in force, so that what that one \
-         revokes may no longer be refused: put it back, fetch the CA's newest, or let it go by SIGHUP"
+        "authentication.x509.crlFiles: no list of {issuers} as new as the one in force, so that what that \
+         one revokes may no longer be refused: put it back, fetch the CA's newest, or let it go by SIGHUP"
     )]
     ListGone {
         /// Its issuer, or those of several.
