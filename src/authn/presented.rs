@@ -159,9 +159,12 @@ impl PresentedCertificate {
                 return Ok(verdict);
             }
             let previous = self.verdict.load_full();
-            verdicts
-                .check_budget(&self.chain, self.source, previous.as_deref(), SystemTime::now())
-                .map_err(Unjudged::Exhausted)?;
+            let now = SystemTime::now();
+            if let Err(bound) = verdicts.check_budget(&self.chain, self.source, previous.as_deref(), now) {
+                // As in `Verdicts::judge`, the last refusal counts on.
+                let refused = previous.map(|verdict| verdict.certificate().clone());
+                return refused.ok_or(Unjudged::Exhausted(bound));
+            }
             let place = verdicts.place(previous.as_deref());
             let place = place.acquire_owned().await.map_err(|_| Unjudged::Late)?;
             let (certificate, verdicts) = (self.clone(), verdicts.clone());

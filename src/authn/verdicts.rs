@@ -146,7 +146,8 @@ impl Verdicts {
     /// the same connection.
     ///
     /// # Errors
-    /// The budget of the source, or of all sources, is spent.
+    /// The budget of the source, or of all sources, is spent, and no refusal is known. A client that could
+    /// turn its refusal into this one, by spending its budget, would keep its live streams.
     pub(super) fn judge(
         &self,
         chain: &Chain,
@@ -157,7 +158,10 @@ impl Verdicts {
         let Some(basis) = self.basis() else {
             return Ok(Arc::new(Verdict::without_user(now)));
         };
-        let previous = previous.filter(|verdict| verdict.is_accepted());
+        let (previous, mut refused) = match previous {
+            Some(verdict) if verdict.is_accepted() => (Some(verdict), None),
+            refused => (None, refused),
+        };
         if let Some(known) = self.accepted.get(&chain.leaf).or(previous)
             && let Some(path) = known.path_in(chain)
         {
@@ -175,15 +179,21 @@ impl Verdicts {
             if path.len() == chain.certificates.len() {
                 return Ok(self.refuse(chain, verdict));
             }
+            // The other certificates of the chain may make another path. Without a budget for that this
+            // refusal counts, on this connection alone.
+            refused = Some(Arc::new(verdict));
         }
         if let Some(known) = self.refusal(chain, basis.generation(), now) {
             self.metrics.certificate_judgement("remembered");
             return Ok(known);
         }
-        let reserved = self
-            .budget
-            .reserve(source)
-            .inspect_err(|_| self.count_exhausted())?;
+        let reserved = match self.budget.reserve(source) {
+            Ok(reserved) => reserved,
+            Err(bound) => {
+                self.count_exhausted();
+                return refused.ok_or(bound);
+            }
+        };
         let Judgement { verdict, units } = self.judge_by(&basis, &chain.certificates, now);
         reserved.spend(units);
         Ok(if verdict.is_accepted() {

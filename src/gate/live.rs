@@ -101,7 +101,7 @@ impl LiveStream {
             changes.mark_changed();
         }
         let (mut allowed, mut judged, mut failure) = (self.began, self.began, None);
-        let mut again = None;
+        let (mut again, mut valid_until) = (None, self.identity.valid_until());
         loop {
             let interval = rules.streams.recheck_interval;
             // A round that passed during a judgement is made up for; of several, only the last.
@@ -112,7 +112,7 @@ impl LiveStream {
                 biased;
                 ending = self.until_overdue(&rules, allowed) => return Ending { why: failure, ..ending },
                 _ = changes.changed() => None,
-                () = self.until_expired() => None,
+                () = until(valid_until) => None,
                 () = sleep_until(round) => Some(round),
                 () = sleep_until(again.unwrap_or(round)) => None,
             };
@@ -129,9 +129,13 @@ impl LiveStream {
                 }
             };
             match outcome {
-                // A remembered answer proves nothing about now.
-                Ok(()) if since.is_some() => (allowed, failure) = (Instant::now(), None),
-                Ok(()) => {}
+                Ok(until) => {
+                    valid_until = until;
+                    // A remembered answer proves nothing about now.
+                    if since.is_some() {
+                        (allowed, failure) = (Instant::now(), None);
+                    }
+                }
                 Err(error) => match self.refused_as(&error) {
                     Some(by) => return Ending { by, why: Some(error) },
                     None => {
@@ -146,8 +150,9 @@ impl LiveStream {
         }
     }
 
-    /// Judges the stream as a new request. What needs no review comes first.
-    async fn judge(&self, rules: &Rules, freshness: Freshness) -> Result<(), RequestError> {
+    /// Judges the stream as a new request; yields until when its credential is valid: a certificate is so
+    /// for longer than before if a new revocation list has come. What needs no review comes first.
+    async fn judge(&self, rules: &Rules, freshness: Freshness) -> Result<Option<SystemTime>, RequestError> {
         if self.has_expired() && self.identity.credential() == CredentialKind::Token {
             return Err(RequestError::unauthorized(
                 "expired_token",
@@ -174,11 +179,12 @@ impl LiveStream {
                 "the credential is now another user's",
             ));
         }
+        let valid_until = identity.valid_until();
         rules
             .authorizer
             .authorize(identity, &checks, source, freshness)
-            .await
-            .map(drop)
+            .await?;
+        Ok(valid_until)
     }
 
     /// What a refusal ends the stream as; `None` if the stream could not be judged.
@@ -198,16 +204,6 @@ impl LiveStream {
     fn has_expired(&self) -> bool {
         let until = self.identity.valid_until();
         until.is_some_and(|until| until <= SystemTime::now())
-    }
-
-    /// Resolves when the credential expires.
-    async fn until_expired(&self) {
-        let left = self.identity.valid_until();
-        match left.map(|until| until.duration_since(SystemTime::now())) {
-            // The certificate's verdict may last longer now than when the stream began: a new list has come.
-            None | Some(Err(_)) => pending().await,
-            Some(Ok(left)) => sleep(left.min(FAR)).await,
-        }
     }
 
     /// Resolves when the stream has gone on for too long since it was `allowed`, or altogether.
@@ -233,6 +229,14 @@ impl LiveStream {
 impl Ending {
     pub(super) fn of(by: EndedBy) -> Self {
         Self { by, why: None }
+    }
+}
+
+/// Resolves when a credential that is valid until then expires; never if it has already, which was noticed.
+async fn until(end: Option<SystemTime>) {
+    match end.map(|end| end.duration_since(SystemTime::now())) {
+        None | Some(Err(_)) => pending().await,
+        Some(Ok(left)) => sleep(left.min(FAR)).await,
     }
 }
 

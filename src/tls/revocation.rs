@@ -18,6 +18,7 @@ use webpki::{CertRevocationList, OwnedCertRevocationList};
 use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Extension};
 use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Name;
 
 use super::certificate;
@@ -29,6 +30,7 @@ use super::signature::{Signatures, is_signed_by};
 pub(super) struct RevocationList {
     /// The issuer's name, as bytes: names are compared as bytes.
     issuer: Vec<u8>,
+    this_update: SystemTime,
     next_update: SystemTime,
     revoked: CertRevocationList<'static>,
     /// The list itself.
@@ -83,6 +85,10 @@ pub enum RevocationError {
 }
 
 impl RevocationList {
+    pub(super) fn this_update(&self) -> SystemTime {
+        self.this_update
+    }
+
     pub(super) fn next_update(&self) -> SystemTime {
         self.next_update
     }
@@ -149,8 +155,9 @@ impl RevocationList {
                 );
             }
         }
-        let next_update =
-            UNIX_EPOCH + Duration::from_secs(u64::try_from(next_update.timestamp()).unwrap_or(0));
+        let time =
+            |time: ASN1Time| UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0));
+        let next_update = time(next_update);
         if next_update <= SystemTime::now() {
             let issuer = escaped(list.issuer());
             tracing::warn!(
@@ -161,6 +168,7 @@ impl RevocationList {
         }
         Ok(Self {
             issuer: issuer.to_vec(),
+            this_update: time(list.last_update()),
             next_update,
             revoked: revoked.into(),
             der: der.to_vec(),
@@ -178,8 +186,8 @@ impl RevocationList {
         name_text(&self.issuer)
     }
 
-    /// Whether it covers what `other` covers: it has the same issuer, and is published at the same places. A
-    /// signer that is not known yet may be the same.
+    /// Whether it is as new as `other`, and covers what that covers: it has the same issuer, and is published
+    /// at the same places. A signer that is not known yet may be the same.
     pub(super) fn replaces(&self, other: &Self) -> bool {
         let signers = (self.signer.get(), other.signer.get());
         let places = &self.published;
@@ -188,8 +196,14 @@ impl RevocationList {
             false => places.is_empty() || other.published.iter().all(|place| places.contains(place)),
         };
         self.issuer == other.issuer
+            && self.this_update >= other.this_update
             && published
             && (signers.0.is_none() || signers.1.is_none() || signers.0 == signers.1)
+    }
+
+    /// Whether no list replaces both this one and `other`: they stood beside each other for the same places.
+    pub(super) fn is_beside(&self, other: &Self) -> bool {
+        self.published == other.published && self.der != other.der
     }
 
     /// Whether `key` signed it.

@@ -101,14 +101,14 @@ pub enum ServingError {
         /// Why not.
         source: RevocationError,
     },
-    /// A list is gone, and the clock may not let it go.
+    /// A list is gone or has become older, and the clock may not let it go.
     #[error(
-        "authentication.x509.crlFiles: no list of {issuer} is left, so that nothing that it revoked would be \
-         refused: put the list back, or let it go by SIGHUP"
+        "authentication.x509.crlFiles: no list of {issuers} as new as the one in force, so that what that \
+         one revokes may no longer be refused: put it back, fetch the CA's newest, or let it go by SIGHUP"
     )]
     ListGone {
-        /// Its issuer.
-        issuer: String,
+        /// Its issuer, or those of several.
+        issuers: String,
     },
 }
 
@@ -200,17 +200,14 @@ impl Serving {
         reloaded
     }
 
-    /// Whether every list of `before` is still there that may be needed: the clock may not let one go.
+    /// What is loosened by revocation lists of `before` that are gone.
     ///
     /// # Errors
-    /// One is gone.
-    pub(crate) fn keeps_lists_of(&self, before: &Self) -> Result<(), ServingError> {
-        let (Some(trust), Some(before)) = (&self.trust, &before.trust) else {
-            return Ok(());
-        };
-        match trust.lost_list(before) {
-            Some(issuer) => Err(ServingError::ListGone { issuer }),
-            None => Ok(()),
+    /// The clock may not let one go.
+    pub(crate) fn lists_lost(&self, before: &Self, trigger: Trigger) -> Result<Vec<String>, ServingError> {
+        match (&self.trust, &before.trust) {
+            (Some(trust), Some(before)) => lists_lost(trust, before, trigger),
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -331,17 +328,12 @@ fn next_trust(
         files.extend(lists);
         files
     });
-    let (trigger, mut gone) = (looks.trigger(), None);
+    let (trigger, mut lost) = (looks.trigger(), Vec::new());
     let next = current.next("trust", found, looks, |files| {
         let trust = trust(options, path, files, Lists::Good)?;
         check_lists(&trust, current.value(), SystemTime::now())?;
-        gone = trust.lost_list(current.value());
-        match &gone {
-            Some(issuer) if trigger == Trigger::Clock => Err(ServingError::ListGone {
-                issuer: issuer.clone(),
-            }),
-            _ => Ok(trust),
-        }
+        lost = lists_lost(&trust, current.value(), trigger)?;
+        Ok(trust)
     });
     match next {
         Err(error) if error.is_about_lists() && is_new => {
@@ -354,8 +346,7 @@ fn next_trust(
         }
         next => {
             let next = reloaded.note(next)?;
-            let lost = |issuer| format!("authentication.x509.crlFiles has no list of {issuer} any more");
-            reloaded.loosened.extend(gone.map(lost));
+            reloaded.loosened.extend(lost);
             Some(next)
         }
     }
@@ -400,6 +391,17 @@ fn check_lists(trust: &Trust, in_force: &Trust, now: SystemTime) -> Result<(), S
         (Some(at), Some(good)) if at < now && now <= good => Err(ServingError::OutdatedList { at }),
         _ => Ok(()),
     }
+}
+
+/// What is loosened by lists of `before` that are gone from `trust`. The clock may not let one go.
+fn lists_lost(trust: &Trust, before: &Trust, trigger: Trigger) -> Result<Vec<String>, ServingError> {
+    let lost = trust.lost_lists(before);
+    if trigger == Trigger::Clock && !lost.is_empty() {
+        let issuers = lost.join(" and of ");
+        return Err(ServingError::ListGone { issuers });
+    }
+    let loosened = |issuer| format!("{CRL_FILES} has no list of {issuer} as new as the one before");
+    Ok(lost.into_iter().map(loosened).collect())
 }
 
 fn pair_sources(options: &ServingOptions) -> Vec<(&'static str, PathBuf)> {

@@ -7,6 +7,7 @@
 //! and a stricter parser. Where the two differ, the stricter one wins. A certificate that the kubelet would
 //! refuse is never accepted.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -128,15 +129,29 @@ impl Trust {
         self.revocation.iter().map(RevocationList::next_update).min()
     }
 
-    /// The issuer of a list that `before` has and this trust has not, though it may still accept what that
-    /// issuer has issued: only a list of a CA that has left the bundle is not missed.
-    pub(super) fn lost_list(&self, before: &Self) -> Option<String> {
-        let is_missed = |list: &&RevocationList| {
-            let has_left = before.has_issuer(list) && !self.has_issuer(list);
-            !has_left && !self.revocation.iter().any(|other| other.replaces(list))
-        };
-        let lost = before.revocation.iter().find(is_missed)?;
-        Some(lost.issuer_text())
+    /// The issuers of the lists that `before` has and for which this trust has none that is as new, though it
+    /// may still accept what they have issued: only a list of a CA that has left the bundle is not missed.
+    /// Each of several lists of one CA needs a successor of its own.
+    pub(super) fn lost_lists(&self, before: &Self) -> Vec<String> {
+        let has_left = |list: &&RevocationList| before.has_issuer(list) && !self.has_issuer(list);
+        let mut needed: Vec<_> = before.revocation.iter().filter(|list| !has_left(list)).collect();
+        // The newest first: the fewest can replace it.
+        needed.sort_by_key(|list| Reverse(list.this_update()));
+        let mut successors = Vec::<(usize, &RevocationList)>::new();
+        let mut lost = Vec::new();
+        for list in needed {
+            let is_free = |at: usize| {
+                let mut others = successors.iter().filter(|(taken, _)| *taken == at);
+                others.all(|(_, other)| !other.is_beside(list))
+            };
+            let mut found = self.revocation.iter().enumerate();
+            match found.find(|(at, other)| other.replaces(list) && is_free(*at)) {
+                Some((at, _)) => successors.push((at, list)),
+                None => lost.push(list.issuer_text()),
+            }
+        }
+        lost.dedup();
+        lost
     }
 
     /// Whether a CA of the bundle has the name of the list's issuer.

@@ -238,7 +238,7 @@ async fn a_certificate_that_a_list_revokes_ends_its_streams_at_once() {
     world.stop().await;
 }
 
-/// Seen red: with `until_expired` left out, since the rounds are an hour apart.
+/// Seen red: without waiting for the end, since the rounds are an hour apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_expires_ends_its_streams() {
     let world = World::builder()
@@ -251,6 +251,30 @@ async fn a_certificate_that_expires_ends_its_streams() {
         .valid(-time::Duration::HOUR, life);
     let short = PKI.client("short", &spec).unwrap();
     let open = Live::open_all(&world, Shows::Certificate(&short)).await;
+    all_end(&world, open, "expired", "the credential has expired").await;
+    world.stop().await;
+}
+
+/// The list that was in force when the stream began is renewed. The certificate's own end is noticed.
+///
+/// Seen red: with the end of the identity that the stream began with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_expires_after_its_list_was_renewed_ends_its_streams() {
+    let world = revoking(&[])
+        .set("streams.recheckInterval", "1h")
+        .set("streams.maxUnverified", "2h");
+    let world = start(world).await;
+    let take_up = |life| {
+        fs::write(world.file("ca.crl"), revocation_list(&PKI.ca, &[], life)).unwrap();
+        world.gate.reload();
+    };
+    take_up(time::Duration::seconds(5));
+    let spec = CertificateSpec::client("bob")
+        .group("admins")
+        .valid(-time::Duration::HOUR, time::Duration::seconds(8));
+    let short = PKI.client("short", &spec).unwrap();
+    let open = Live::open_all(&world, Shows::Certificate(&short)).await;
+    take_up(time::Duration::DAY);
     all_end(&world, open, "expired", "the credential has expired").await;
     world.stop().await;
 }

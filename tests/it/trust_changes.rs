@@ -179,6 +179,11 @@ pub(crate) fn revocation_list(ca: &Ca, pairs: &[&Pair], life: Span) -> String {
 
 /// The list of a CA with this name, in PEM.
 pub(crate) fn named_list(ca: &Ca, name: &str, pairs: &[&Pair], life: Span) -> String {
+    aged_list(ca, name, pairs, Span::HOUR, life)
+}
+
+/// The list of a CA with this name, issued so long ago.
+pub(crate) fn aged_list(ca: &Ca, name: &str, pairs: &[&Pair], age: Span, life: Span) -> String {
     let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -193,7 +198,7 @@ pub(crate) fn named_list(ca: &Ca, name: &str, pairs: &[&Pair], life: Span) -> St
         }
     });
     CertificateRevocationListParams {
-        this_update: now - Span::HOUR,
+        this_update: now - age,
         next_update: now + life,
         crl_number: SerialNumber::from(1),
         issuing_distribution_point: None,

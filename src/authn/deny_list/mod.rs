@@ -149,7 +149,7 @@ impl DenyList {
             return reloaded;
         }
         let (next, problems) = current.next(paths, found, api_server, looks.trigger());
-        reloaded.problems = problems;
+        reloaded.problems = problems.into_iter().map(|(_, problem)| problem).collect();
         if let Some(next) = next {
             reloaded.changed = true;
             reloaded.loosened = next.removed_since(&current);
@@ -158,11 +158,11 @@ impl DenyList {
         reloaded
     }
 
-    /// These lists with other files, all of which must be good. Entries that are gone from a file that is
-    /// named still stay in force by the clock.
+    /// These lists with other files. Those that are new must be good; of another one that is bad, what is in
+    /// force stays. Entries that are gone from a file that is named still stay in force by the clock.
     ///
     /// # Errors
-    /// A file is missing or unusable, or denies the API server.
+    /// A new file is missing or unusable, or denies the API server.
     pub(crate) fn with_files(
         &self,
         paths: &[PathBuf],
@@ -171,27 +171,28 @@ impl DenyList {
     ) -> Result<Option<Self>, DenyListError> {
         let found = paths.iter().map(|path| read(path)).collect();
         let (next, problems) = self.next(paths, found, api_server, trigger);
-        match problems.into_iter().next() {
+        let is_new = |path: &Path| !self.files.iter().any(|file| file.path == path);
+        match problems.into_iter().find(|(path, _)| is_new(path)) {
             None => Ok(next),
-            Some(problem) => Err(problem),
+            Some((_, problem)) => Err(problem),
         }
     }
 
     /// The lists of these files, unless they are the same; and why some of the files are not taken up.
-    fn next(
+    fn next<'a>(
         &self,
-        paths: &[PathBuf],
+        paths: &'a [PathBuf],
         found: Vec<Result<Vec<u8>, DenyListError>>,
         api_server: KnownApiServer<'_>,
         trigger: Trigger,
-    ) -> (Option<Self>, Vec<DenyListError>) {
+    ) -> (Option<Self>, Vec<(&'a Path, DenyListError)>) {
         let (mut next, mut problems) = (Vec::new(), Vec::new());
         for (path, found) in paths.iter().zip(found) {
             let old = self.files.iter().find(|file| file.path == *path);
             match found.and_then(|bytes| take(path, &bytes, old, api_server, trigger)) {
                 Ok(file) => next.push(file),
                 Err(problem) => {
-                    problems.push(problem);
+                    problems.push((path.as_path(), problem));
                     next.extend(old.cloned());
                 }
             }

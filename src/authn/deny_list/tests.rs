@@ -113,6 +113,13 @@ fn what_may_be_meant_otherwise_is_an_error_with_its_line_and_the_way_out() {
         ("user = jane", "a sign beside the name"),
         ("user jane,", "a sign beside the name"),
         ("user jane\u{a0}doe", "cannot be seen"),
+        ("# old\ruser eve", "look like a line break (U+000D)"),
+        ("# old\u{b}user eve", "(U+000B)"),
+        ("# old\u{c}user eve", "(U+000C)"),
+        ("# old\u{85}user eve", "(U+0085)"),
+        ("# old\u{2028}user eve", "(U+2028)"),
+        ("# old\u{2029}user eve", "(U+2029)"),
+        ("user \"jane\u{2028}doe\"", "in a quoted name, write \\u2028"),
         ("user \u{200b}jane", "cannot be seen"),
         ("group a\tb", "cannot be seen"),
         (&sha256, "fingerprint is not taken"),
@@ -378,6 +385,30 @@ fn an_entry_that_is_gone_stays_until_the_operator_says_so_and_a_new_one_counts_a
     assert!(!files.denies("joe") && files.denies("bill"));
 }
 
+/// Seen red: with every problem fatal.
+#[test]
+fn a_new_file_is_taken_up_while_another_one_is_bad() {
+    let files = Files::new(&[("a", "user jane\n")]);
+    files.write("b", "user bob\n");
+    std::fs::write(files.path("a"), "user eve\n").unwrap();
+    let unknown = KnownApiServer {
+        users: &[],
+        seen: None,
+    };
+    let paths = [files.path("a"), files.path("b")];
+    for trigger in [Trigger::Clock, Trigger::Signal] {
+        let with_files = || files.lists.load().with_files(&paths, unknown, trigger);
+        let lists = with_files().unwrap().unwrap();
+        for (name, denied) in [("jane", true), ("bob", true), ("eve", false)] {
+            assert_eq!(lists.denies(&user(name, &[])).is_some(), denied, "{name}");
+        }
+        std::fs::write(files.path("b"), "user bob\n").unwrap();
+        let error = with_files().unwrap_err().to_string();
+        assert!(error.contains("/b:1: the file does not end"), "{error}");
+        files.write("b", "user bob\n");
+    }
+}
+
 /// Seen red: with `clear` noting no generation, and with any generation taken for the present one.
 #[test]
 fn an_identity_that_is_not_denied_is_looked_up_once_for_each_change() {
@@ -394,7 +425,9 @@ fn an_identity_that_is_not_denied_is_looked_up_once_for_each_change() {
 proptest! {
     #[test]
     fn any_name_can_be_written_and_denies_that_user_alone(name in "\\PC{1,20}", other in "\\PC{1,20}") {
-        let text = format!("user {}\n# end\n", serde_json::to_string(&name).unwrap());
+        let quoted = serde_json::to_string(&name).unwrap();
+        let quoted = quoted.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
+        let text = format!("user {quoted}\n# end\n");
         let file = read(&text).unwrap();
         prop_assert!(file.find_identity(&user(&name, &[])).is_some());
         prop_assert_eq!(file.find_identity(&user(&other, &[&name])).is_some(), name == other);

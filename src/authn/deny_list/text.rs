@@ -18,6 +18,9 @@ const END: &str = "# end";
 /// Most entries of a file; a certificate's PEM block is two.
 const ENTRIES: usize = 20_000;
 const API_SERVER: &str = "includeApiServer:";
+/// What some editors and tools show as a line break. The text behind it looks like a line of its own, and is
+/// none: in a comment it would deny nothing.
+const BREAKS: [char; 6] = ['\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}'];
 /// The most bytes of a serial number (RFC 5280, section 4.1.2.2).
 const SERIAL: usize = 20;
 
@@ -69,6 +72,18 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Fault> {
         let fault = |text: String| Fault { line: number, text };
         let line = raw.trim_matches([' ', '\t', '\r', '\n']);
         last = number;
+        if let Some(sign) = raw
+            .trim_end_matches(['\r', '\n'])
+            .chars()
+            .find(|sign| BREAKS.contains(sign))
+        {
+            return Err(fault(format!(
+                "the line has a sign that may look like a line break (U+{:04X}); end each line with a line \
+                 feed alone, or remove the sign (in a quoted name, write \\u{:04x})",
+                u32::from(sign),
+                u32::from(sign)
+            )));
+        }
         if ended {
             if line.is_empty() {
                 continue;

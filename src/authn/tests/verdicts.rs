@@ -254,6 +254,55 @@ fn an_accepted_leaf_passes_with_its_path_whatever_is_sent_beside_and_whatever_it
     assert_eq!(files.count("refused"), refused + 1, "once without a charge");
 }
 
+/// A client that adds a certificate of no use to its chain, and then spends the budget of its address.
+///
+/// Seen red: with 429 after the known path was refused, and after the trust has changed once more.
+#[tokio::test]
+async fn a_client_that_spends_its_budget_does_not_hide_that_it_is_refused() {
+    let files = Files::new();
+    let verdicts = files.verdicts(1);
+    let authenticator = Authenticator::new(verdicts.into(), None, false, files.metrics.clone());
+    let connection = || {
+        let chain = [PKI.bob.chain.clone(), vec![CertificateDer::from(vec![1])]].concat();
+        Presented::new(chain, [127, 0, 0, 1].into())
+    };
+    authenticator.judge(&presented(&PKI.bob)).unwrap();
+    let connections = [connection(), connection()];
+    for connection in &connections {
+        authenticator.judge(connection).unwrap();
+    }
+    let source = Source::of([127, 0, 0, 1].into());
+    let spend = || {
+        let junk = || with_junk(&PKI.wrong_ca, rand());
+        let judge = |chain| {
+            authenticator
+                .verdicts
+                .judge(&chain, source, None, SystemTime::now())
+        };
+        while judge(junk()).is_ok() {}
+    };
+    for cas in [
+        PKI.rotated_ca.certificate_pem(),
+        format!("{}\n", PKI.rotated_ca.certificate_pem()),
+    ] {
+        files.trust(&[cas]);
+        spend();
+        for connection in &connections {
+            for _ in 0..2 {
+                assert_eq!(
+                    asked(&authenticator, connection).await,
+                    Err((401, "unknown_issuer"))
+                );
+            }
+        }
+    }
+    // A new connection was judged by no path.
+    spend();
+    let new = connection();
+    assert!(authenticator.judge(&new).is_none());
+    assert_eq!(asked(&authenticator, &new).await, Err((429, "credentials")));
+}
+
 /// A number that no other chain of the test has.
 fn rand() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

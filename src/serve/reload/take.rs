@@ -48,7 +48,6 @@ impl Instance {
                 Some((taken, file.path.clone()))
             }
         };
-        let serving = Serving::reload(&self.serving, tls, looks);
         let seen = self.gate.witness.api_server();
         let api_server = self.known_api_server(seen.as_deref());
         let denied = DenyList::reload(&self.reviewing.denied, deny_files, api_server, looks);
@@ -72,6 +71,11 @@ impl Instance {
                     held.join("; ")
                 );
             }
+        }
+        // The disk of a certificate or of a revocation list may not answer. A deny list does not wait for it.
+        let serving = Serving::reload(&self.serving, tls, looks);
+        if serving.changed {
+            self.gate.announce_change();
         }
         let upstream = self.gate.kubelet.reload(looks);
         let api_server = self
@@ -136,9 +140,10 @@ impl Instance {
                 signal,
             }),
             Ok(FoundConfiguration::New(next)) => match self.publish(file, &next, looks) {
-                Ok(true) => {
+                Ok(Some(loosened)) => {
                     reloaded.changed = next.settings != file.in_force;
                     reloaded.loosened.clone_from(&next.changes.loosened);
+                    reloaded.loosened.extend(loosened);
                     let start = next.changes.at_start.clone();
                     file.take_up(*next);
                     Some(Pending {
@@ -146,7 +151,7 @@ impl Instance {
                         signal: Vec::new(),
                     })
                 }
-                Ok(false) => {
+                Ok(None) => {
                     reloaded.unsettled = true;
                     None
                 }
@@ -163,17 +168,18 @@ impl Instance {
         (reloaded, pending)
     }
 
-    /// Makes everything that the configuration needs, and only then puts it in force. `false` if a file that
-    /// it names may still be being written.
+    /// Makes everything that the configuration needs, and only then puts it in force. Yields what the files
+    /// that it names have loosened; `None` if one of them may still be being written.
     fn publish(
         &self,
         file: &ConfigurationFile,
         next: &NextConfiguration,
         looks: &mut Looks,
-    ) -> Result<bool, ConfigurationError> {
+    ) -> Result<Option<Vec<String>>, ConfigurationError> {
         let (old, new) = (&file.in_force, &next.settings);
+        let mut loosened = Vec::new();
         if old == new {
-            return Ok(true);
+            return Ok(Some(loosened));
         }
         let asks = new.authentication.webhook || new.authorization.mode == AuthorizationMode::Webhook;
         if asks && self.api_server.is_none() {
@@ -184,14 +190,11 @@ impl Instance {
         } else {
             let files = Serving::contents(&new.tls).map_err(StartError::from)?;
             if !looks.has_settled("files of the configuration", &files) {
-                return Ok(false);
+                return Ok(None);
             }
             let serving = Serving::of(&new.tls, files).map_err(StartError::from)?;
-            if looks.trigger() == Trigger::Clock {
-                serving
-                    .keeps_lists_of(&self.serving.load())
-                    .map_err(StartError::from)?;
-            }
+            let lost = serving.lists_lost(&self.serving.load(), looks.trigger());
+            loosened.extend(lost.map_err(StartError::from)?);
             Some(serving)
         };
         self.judge_sources(&new.sources)?;
@@ -202,9 +205,11 @@ impl Instance {
             let api_server = self.known_api_server(seen.as_deref());
             let (paths, trigger) = (&new.authentication.deny_files, looks.trigger());
             let lists = self.reviewing.denied.load();
-            lists
+            let denied = lists
                 .with_files(paths, api_server, trigger)
-                .map_err(StartError::from)?
+                .map_err(StartError::from)?;
+            loosened.extend(denied.iter().flat_map(|denied| denied.removed_since(&lists)));
+            denied
         };
         let rules = self.reviewing.rules(new)?;
         self.gate.audit.set_policy(&new.audit);
@@ -215,7 +220,7 @@ impl Instance {
             self.reviewing.denied.store(Arc::new(denied));
         }
         self.gate.rules.store(Arc::new(rules));
-        Ok(true)
+        Ok(Some(loosened))
     }
 
     fn note_configuration(

@@ -228,6 +228,57 @@ fn a_part_of_a_list_covers_no_certificate_of_another_part() {
     assert_eq!(judge(&both, &[&second.certificate]), Err(Refusal::Revoked));
 }
 
+/// Seen red: with the time of the lists not compared, and with one successor for several lists.
+#[test]
+fn a_list_that_is_older_or_one_of_several_does_not_replace_those_in_force() {
+    let [ca, renewed] = [(); 2].map(|()| Authority::new("ca", |_| ()));
+    let mut number = 0_u64;
+    let mut list = |ca: &Authority, days: i64, place: &str| {
+        ca.list(&[], time::Duration::DAY, |params| {
+            params.this_update -= time::Duration::days(days);
+            let scope = |place: &str| CrlIssuingDistributionPoint {
+                distribution_point: rcgen::CrlDistributionPoint {
+                    uris: vec![place.to_owned()],
+                },
+                scope: None,
+            };
+            params.issuing_distribution_point = (!place.is_empty()).then(|| scope(place));
+            // No two lists are the same.
+            number += 1;
+            params.crl_number = SerialNumber::from(number);
+        })
+    };
+    let [old, new, beside, newest] = [2, 1, 1, 0].map(|days| list(&ca, days, ""));
+    let other = list(&renewed, 2, "");
+    let (one, two) = (list(&ca, 2, "http://one"), list(&ca, 2, "http://two"));
+    let bundle = [&ca.certificate, &renewed.certificate];
+    for (before, after, lost) in [
+        (vec![&new], vec![&new], 0),
+        (vec![&new], vec![&newest], 0),
+        (vec![&new], vec![&beside], 0),
+        (vec![&new], vec![&old], 1),
+        (vec![&new], vec![&old, &newest], 0),
+        (vec![&new], vec![], 1),
+        // Cut after the first.
+        (vec![&old, &new], vec![&old], 1),
+        (vec![&new, &old], vec![&new], 1),
+        (vec![&new, &beside], vec![&new], 1),
+        (vec![&new, &beside], vec![&newest], 1),
+        (vec![&old, &new], vec![&new, &newest], 0),
+        (vec![&old, &new], vec![&newest, &new], 0),
+        (vec![&new, &new], vec![&newest], 0),
+        // Of another key, and of another place.
+        (vec![&new, &other], vec![&newest], 1),
+        (vec![&new, &other], vec![&newest, &other], 0),
+        (vec![&one, &two], vec![&one], 1),
+        (vec![&one, &two], vec![&new], 0),
+        (vec![&new], vec![&one, &two], 1),
+    ] {
+        let [before, after] = [&before, &after].map(|lists| trust(&bundle, lists).unwrap());
+        assert_eq!(after.lost_lists(&before).len(), lost);
+    }
+}
+
 /// Seen red with each of the three errors ignored.
 #[test]
 fn a_list_that_cannot_be_used_is_refused() {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Node, write_private};
 use crate::patience::{eventually, eventually_answers};
-use crate::trust_changes::{named_list, revocation_list, serving_pair};
+use crate::trust_changes::{aged_list, named_list, revocation_list, serving_pair};
 use crate::world::{PKI, Status as _};
 
 /// Clients that ask all the time, on new connections and on kept ones. Each answer must be a 200.
@@ -144,7 +144,7 @@ async fn a_file_that_is_gone_for_a_while_is_missed_by_no_client() {
 
 /// A file with the lists of two CAs, of which a writer has left the first alone.
 ///
-/// Seen red: with `lost_list` finding none.
+/// Seen red: with `lost_lists` finding none.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_lets_no_revocation_list_go() {
     let node = Node::start(|file, folder| {
@@ -175,6 +175,42 @@ async fn the_clock_lets_no_revocation_list_go() {
     })
     .await;
     node.shows("reload_failing", &[("what", "serving")], 0.0).await;
+    node.stop().await;
+}
+
+/// A job that fetches an old copy, and one that writes the first of two lists of one CA.
+///
+/// Seen red: with the time of the lists not compared, and with one successor for both.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_takes_no_older_revocation_list_up() {
+    let list =
+        |pairs: &[&Pair], hours| aged_list(&PKI.ca, "kubernetes", pairs, Span::hours(hours), Span::DAY);
+    let (yesterdays, todays, second) = (list(&[], 20), list(&[], 2), list(&[&PKI.alice], 2));
+    let node = Node::start(|file, folder| {
+        fs::write(folder.join("lists.crl"), format!("{todays}{second}")).unwrap();
+        file["authentication"]["x509"]["crlFiles"] = json!(["lists.crl"]);
+    })
+    .await;
+    let alice = node.client(&PKI.alice);
+    assert_eq!(alice.status("/healthz").await, 401);
+    let failing = [("what", "serving")];
+    for (number, lists) in [&todays, &yesterdays].into_iter().enumerate() {
+        node.put("lists.crl", lists);
+        node.shows("reload_failing", &failing, 1.0).await;
+        node.says("as new as the one in force").await;
+        assert_eq!(alice.status("/healthz").await, 401);
+        if number == 0 {
+            node.put("lists.crl", &format!("{todays}{second}"));
+            node.shows("reload_failing", &failing, 0.0).await;
+        }
+    }
+    node.hang_up();
+    eventually_answers("the list is taken up", async || {
+        alice.status("/healthz").await == 200
+    })
+    .await;
+    node.says("what is allowed was loosened: authentication.x509.crlFiles has no list of")
+        .await;
     node.stop().await;
 }
 
