@@ -316,7 +316,7 @@ mod tests {
             assert!(std::time::Instant::now() < deadline);
             std::thread::yield_now();
         }
-        assert!(super::owner(0).is_none());
+        assert!(owner(0).is_none());
     }
 
     #[test]
