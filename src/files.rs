@@ -168,14 +168,15 @@ fn refuse_others(path: &Path, mode: u32, guard: Guard) -> io::Result<()> {
 }
 
 /// Where each link is that `path` leads over, also those to folders, each folder that it leaves by `..`, and
-/// at the end the file itself. None of these paths leads over a link. A user who may change a folder above one of them may lead `path` elsewhere.
+/// at the end the file itself. None of these paths leads over a link. A user who may change a folder above
+/// one of them may lead `path` elsewhere.
 ///
 /// # Errors
 /// There is no such file, or there are more than 40 links.
 pub(crate) fn places(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut rest = std::path::absolute(path)?;
     let mut at = PathBuf::from("/");
-    let mut places = Vec::new();
+    let mut places: Vec<PathBuf> = Vec::new();
     let mut links = 0;
     loop {
         let mut names = rest.components();
