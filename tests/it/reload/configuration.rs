@@ -213,7 +213,7 @@ async fn other_files_and_another_audit_are_taken_up_from_the_configuration() {
 
 /// The operator must learn what the same SIGHUP lets go in the files.
 ///
-/// Seen red: with what `publish` has loosened left out, for the entry and for the list.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn what_files_loosen_together_with_the_configuration_is_said() {
     let mut node = Node::start(|file, folder| {

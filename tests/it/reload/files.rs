@@ -180,7 +180,7 @@ async fn the_clock_lets_no_revocation_list_go() {
 
 /// A job that fetches an old copy, and one that writes the first of two lists of one CA.
 ///
-/// Seen red: with the time of the lists not compared, and with one successor for both.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_takes_no_older_revocation_list_up() {
     let list =
