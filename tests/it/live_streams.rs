@@ -257,7 +257,7 @@ async fn a_certificate_that_expires_ends_its_streams() {
 
 /// The list that was in force when the stream began is renewed. The certificate's own end is noticed.
 ///
-/// Seen red: with the end of the identity that the stream began with.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_expires_after_its_list_was_renewed_ends_its_streams() {
     let world = revoking(&[])

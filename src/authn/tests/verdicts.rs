@@ -256,7 +256,7 @@ fn an_accepted_leaf_passes_with_its_path_whatever_is_sent_beside_and_whatever_it
 
 /// A client that adds a certificate of no use to its chain, and then spends the budget of its address.
 ///
-/// Seen red: with 429 after the known path was refused, and after the trust has changed once more.
+/// Seen red: with 429 after the known path was refused.
 #[tokio::test]
 async fn a_client_that_spends_its_budget_does_not_hide_that_it_is_refused() {
     let files = Files::new();

@@ -228,7 +228,7 @@ fn a_part_of_a_list_covers_no_certificate_of_another_part() {
     assert_eq!(judge(&both, &[&second.certificate]), Err(Refusal::Revoked));
 }
 
-/// Seen red: with the time of the lists not compared, and with one successor for several lists.
+/// Seen red: with the time of the lists not compared.
 #[test]
 fn a_list_that_is_older_or_one_of_several_does_not_replace_those_in_force() {
     let [ca, renewed] = [(); 2].map(|()| Authority::new("ca", |_| ()));
