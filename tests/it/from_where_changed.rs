@@ -154,7 +154,7 @@ async fn a_shell_from_a_source_that_is_no_longer_listed_ends() {
             answer.switched().unwrap()
         };
         let (mut here, elsewhere) = (open(2).await, open(3).await);
-        assert_eq!(world.metric("streams", &[]), 2.0);
+        eventually("two shells are counted", || world.metric("streams", &[]) == 2.0).await;
         change(&world, lists.clone());
         eventually_answers("one of the two shells has ended", async || {
             world.metric("streams", &[]) == 1.0
