@@ -135,7 +135,7 @@ impl StaleAnswers {
         }
     }
 
-    /// Forgets all that is kept of a user to whom the API server has just refused something: by name, since
+    /// Forgets all that is kept of a user that was just refused something by the API server: by name, since
     /// each token of a service account may have a different uid or extra.
     pub(crate) fn forget_user(&self, identity: &Identity) {
         let name = &identity.user().username;
