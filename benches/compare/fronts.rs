@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fakes::apiserver::FakeApiServer;
-use fakes::pki::{KubeconfigUser, Pki};
+use fakes::pki::{KubeconfigUser, Pki, write_secret};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -63,7 +63,7 @@ impl Bench {
         let pki = Pki::generate()?;
         pki.write(directory.path())?;
         let api_server = FakeApiServer::start(&pki).await?;
-        fs::write(
+        write_secret(
             directory.path().join("kubeconfig"),
             api_server.kubeconfig(&pki, KubeconfigUser::Certificate(&pki.gate)),
         )?;
