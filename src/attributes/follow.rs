@@ -47,7 +47,7 @@ fn decoded(part: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// Seen red: with the last `follow` taken, with `strconv.ParseBool`'s words, and with names not decoded.
+    /// Seen red: with the last `follow` taken.
     #[test]
     fn the_query_is_read_as_the_kubelet_reads_it() {
         let log = "/containerLogs/default/web/nginx";

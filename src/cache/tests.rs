@@ -392,7 +392,7 @@ async fn a_refusal_replaces_a_granted_answer_even_if_it_may_not_be_kept() {
     }
 }
 
-/// Seen red: with the remembered answer taken, and with the new one not kept.
+/// Seen red: with the remembered answer taken.
 #[tokio::test]
 async fn an_answer_that_must_be_fresh_is_reviewed_once_and_replaces_the_old_one() {
     let cache = cache();
@@ -426,7 +426,7 @@ async fn an_answer_that_must_be_fresh_is_reviewed_once_and_replaces_the_old_one(
 
 /// A review that is running may have been answered before the right was withdrawn.
 ///
-/// Seen red: with the outcome of any running review taken.
+/// Seen red: with the remembered answer taken.
 #[tokio::test]
 async fn a_review_that_began_too_early_is_waited_for_and_followed_by_one_for_all() {
     let cache = Arc::new(cache());

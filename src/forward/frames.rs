@@ -146,8 +146,7 @@ mod tests {
     }
 
     proptest! {
-        /// Seen red: with the mask's four bytes not counted, with a length of 126 read as such, and with a
-        /// frame without payload whose end is not noticed.
+        /// Seen red: with the mask's four bytes not counted.
         #[test]
         fn the_ends_of_frames_are_found_however_the_bytes_are_split(
             frames in frames(),

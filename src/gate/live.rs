@@ -270,7 +270,7 @@ mod tests {
         Identity::of(user, None)
     }
 
-    /// Seen red: with the moments counted from when a stream began, and with the same ones for all users.
+    /// Seen red: with the same moments for all users.
     #[test]
     fn the_streams_of_a_user_are_judged_together_and_those_of_users_apart() {
         let interval = Duration::from_secs(30);

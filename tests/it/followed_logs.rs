@@ -95,7 +95,7 @@ async fn a_reader_that_stays_away_is_cut_after_its_own_deadline() {
 }
 
 /// On HTTP/2 a client may read the connection and open no window for this stream: an API server does so for a
-/// user that pauses. Seen red: with one deadline for all streams.
+/// user that pauses. (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_window_counts_for_the_log_alone() {
     let world = World::builder()

@@ -194,8 +194,7 @@ async fn all_end(world: &World, open: Vec<Live>, by: &str, why: &str) {
     }
 }
 
-/// Seen red: with `changes` not subscribed to, and with the end of a follow on HTTP/1 not
-/// passed to its connection.
+/// Seen red: with `changes` not subscribed to.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_whose_ca_is_removed_ends_its_streams_at_once() {
     // Only the announcement can be as quick as this.
