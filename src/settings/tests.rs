@@ -16,6 +16,7 @@ mod flags;
 mod keys;
 mod scraping;
 mod texts;
+mod upstream;
 mod values;
 mod yaml;
 
