@@ -37,7 +37,7 @@ const MOUNTED_TOKENS: [&str; 2] = ["/var/run/secrets/kubernetes.io", "/run/secre
 const OTHERS_READ: u32 = 0o004;
 const OTHERS_WRITE: u32 = 0o002;
 /// In a folder with this bit, users replace no files but their own.
-const STICKY: u32 = 0o1000;
+pub(crate) const STICKY: u32 = 0o1000;
 /// The most links that a path may lead over, as for Linux.
 const MOST_LINKS: usize = 40;
 

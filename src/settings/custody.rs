@@ -10,13 +10,11 @@ use std::path::Path;
 
 use rustix::process::geteuid;
 
-use crate::files;
+use crate::files::{self, STICKY};
 
 const ROOT: u32 = 0;
 /// Writable by the group, or by others.
 const WRITABLE: u32 = 0o022;
-/// Users replace no files but their own in a directory with this bit.
-const STICKY: u32 = 0o1000;
 
 /// The bytes of the file at `path`, of which there are at most `most`.
 ///

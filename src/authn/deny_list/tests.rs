@@ -142,7 +142,10 @@ fn what_may_be_meant_otherwise_is_an_error_with_its_line_and_the_way_out() {
         ("issuer Name=kubernetes serial 12", "is not known; write CN"),
         ("includeApiServer: yes", "write includeApiServer: true"),
         ("-----BEGIN PUBLIC KEY-----", "by spki-sha256"),
-        ("-----BEGIN PRIVATE KEY-----", "only blocks with the line"),
+        (
+            concat!("-----BEGIN ", "PRIVATE KEY-----"),
+            "only blocks with the line",
+        ),
         ("----- BEGIN CERTIFICATE -----", "only blocks with the line"),
         ("-----END CERTIFICATE-----", "only blocks with the line"),
         (
