@@ -10,7 +10,7 @@ use crate::patience::{eventually, eventually_answers, stretched};
 
 /// Starts a trial that is long enough for what a test does during it.
 fn apply(more: &str) -> String {
-    let seconds = stretched(Duration::from_secs(8)).as_secs();
+    let seconds = stretched(Duration::from_secs(12)).as_secs();
     format!("apply --confirm-within {seconds}s{more}")
 }
 
@@ -67,12 +67,13 @@ fn an_unconfirmed_second_trial_falls_back_to_the_confirmed_seal() {
         // tombstone's port.
         let tombstone = std::net::TcpListener::bind("127.0.0.1:19255").unwrap();
         tombstone.set_nonblocking(true).unwrap();
-        let connected = std::net::TcpStream::connect("127.0.0.1:10255").is_ok();
-        assert!(
-            connected && tombstone.accept().is_ok(),
-            "{}: plan A",
-            node.backend
-        );
+        let connected = std::net::TcpStream::connect("127.0.0.1:10255");
+        assert!(connected.is_ok(), "{}: plan A: {connected:?}", node.backend);
+        // The last packet of the handshake may be on its way yet.
+        eventually("plan A leads to the tombstone's port", || {
+            tombstone.accept().is_ok()
+        })
+        .await;
         drop(tombstone);
         for address in ["[::1]:10250", "[::1]:10255"] {
             let server = server_at(address).await;

@@ -60,6 +60,8 @@ impl Stage {
             .set("upstream", json!({"url": url}))
             // The connection of a rare certificate waits for its next row, for minutes on a slow machine.
             .set("limits.idleTimeout", "1h")
+            // A machine that stands still for a while is no outage.
+            .set("limits.reviewTimeout", "2m")
             .start()
             .await;
         let asked = Asked::default();
