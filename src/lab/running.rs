@@ -18,7 +18,7 @@ use crate::audit::{AuditError, AuditThread};
 use crate::serve::StartError;
 use crate::serve::Stopped;
 use crate::serve::start::{Started, start};
-use crate::serve::{Instance, serve};
+use crate::serve::{Inherited, Instance, serve};
 use crate::settings::{AdminSocket, KubeletFlags, Settings, SettingsError};
 use fakes::apiserver::FakeApiServer;
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
@@ -147,7 +147,7 @@ impl Lab {
             instance: gate,
             sockets,
             audit,
-        } = start(settings, &Handle::current())?;
+        } = start(settings, Inherited::default(), &Handle::current())?;
         let bound = |address: Option<SocketAddr>| {
             address.ok_or_else(|| LabError::Serve(io::Error::other("a socket is missing")))
         };

@@ -6,6 +6,7 @@ pub(crate) mod check;
 mod descriptors;
 mod error;
 mod holding;
+mod inherited;
 mod instance;
 mod left_out;
 mod names;
@@ -23,6 +24,7 @@ mod unit;
 mod watch;
 
 pub use self::error::StartError;
+pub use self::inherited::{Inherited, InheritedError};
 pub use self::instance::Instance;
 pub use self::node::NodeError;
 pub use self::sockets::{BindError, Sockets};
