@@ -15,6 +15,7 @@ use super::error::StartError;
 use super::holding::Holding;
 use super::inherited::Inherited;
 use super::instance::Instance;
+use super::leaving::LeavingProcesses;
 use super::node;
 use super::reviewing::Reviewing;
 use super::sockets::Sockets;
@@ -130,6 +131,7 @@ fn assemble(
         probe: KubeletProbe::default(),
         census: Census::new(),
         reloading: Mutex::default(),
+        leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),
         serving,
