@@ -60,6 +60,7 @@ mod http2_floods;
 mod http2_frames;
 mod http2_oddities;
 mod identity;
+mod inherited_sockets;
 mod initialising;
 mod initialising_files;
 mod initialising_identity;
