@@ -10,10 +10,12 @@
     reason = "tests read files that they made themselves"
 )]
 
+mod load;
 mod node;
 mod patience;
 mod program;
 mod schemas;
+mod service_manager;
 mod skipped;
 mod trees;
 mod world;
@@ -75,6 +77,7 @@ mod limits;
 mod live_streams;
 mod live_streams_reviewed;
 mod log_lines;
+mod never_away;
 mod next_steps;
 mod node_name;
 mod outside_clients;
