@@ -100,6 +100,7 @@ mod seal_streams;
 mod seal_trial;
 mod seal_watch;
 mod smuggling;
+mod soak;
 mod stale_answers;
 mod static_rules;
 mod terminal;

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -25,7 +26,8 @@ use crate::program::output;
 
 /// The text of a unit, as far as the tests need it.
 pub(crate) struct Unit {
-    command: Box<dyn Fn() -> Command + Send + Sync>,
+    /// It becomes the program.
+    command: Command,
     configuration: PathBuf,
     sockets: Vec<(String, OwnedFd)>,
     watchdog: Option<Duration>,
@@ -39,6 +41,8 @@ pub(crate) struct ServiceManager {
     watched: Arc<Watched>,
     reader: Option<JoinHandle<()>>,
     started: Vec<Child>,
+    /// Configuration files of earlier versions of the unit.
+    earlier: Vec<PathBuf>,
 }
 
 /// What the thread at the notification socket shares with the tests.
@@ -68,12 +72,9 @@ pub(crate) struct Told {
 
 impl Unit {
     /// A unit of a command that becomes the program, with this configuration file.
-    pub(crate) fn new(
-        command: impl Fn() -> Command + Send + Sync + 'static,
-        configuration: impl Into<PathBuf>,
-    ) -> Self {
+    pub(crate) fn new(command: Command, configuration: impl Into<PathBuf>) -> Self {
         Self {
-            command: Box::new(command),
+            command,
             configuration: configuration.into(),
             sockets: Vec::new(),
             watchdog: None,
@@ -98,6 +99,12 @@ impl Unit {
 // === impl ServiceManager ===
 
 impl ServiceManager {
+    /// `systemctl daemon-reload` after the unit's `--config` has changed.
+    pub(crate) fn change_configuration(&mut self, file: impl Into<PathBuf>) {
+        let old = std::mem::replace(&mut self.unit.configuration, file.into());
+        self.earlier.push(old);
+    }
+
     /// Loads the unit and starts it.
     pub(crate) async fn start_unit(unit: Unit) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -116,6 +123,7 @@ impl ServiceManager {
             watched,
             reader: Some(std::thread::spawn(move || reading.read(&socket))),
             started: Vec::new(),
+            earlier: Vec::new(),
         };
         manager.start().await;
         manager
@@ -209,6 +217,11 @@ impl ServiceManager {
         .await;
     }
 
+    /// Has the main process read its files again.
+    pub(crate) fn hang_up(&self) {
+        signal(self.main(), Signal::HUP);
+    }
+
     /// The main process.
     #[track_caller]
     pub(crate) fn main(&self) -> u32 {
@@ -217,12 +230,13 @@ impl ServiceManager {
 
     /// Every process of the unit that has not ended: its command line names the configuration file.
     pub(crate) fn processes(&self) -> Vec<u32> {
-        let file = self.unit.configuration.to_str().unwrap();
+        let files: Vec<_> = self.earlier.iter().chain([&self.unit.configuration]).collect();
         let entries = fs::read_dir("/proc").unwrap().flatten();
         let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let names = |pid: &u32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|word| word == file.as_bytes())
+            let mut words = line.split(|byte| *byte == 0);
+            words.any(|word| files.iter().any(|file| file.as_os_str().as_bytes() == word))
         };
         ids.filter(names).filter(|pid| is_alive(*pid)).collect()
     }
@@ -255,13 +269,13 @@ impl ServiceManager {
 
     fn signal_all(&self, signal: Signal) {
         for pid in self.processes() {
-            end(pid, signal);
+            self::signal(pid, signal);
         }
     }
 
     /// The unit's command behind this script, with this subcommand, in the unit's environment.
     fn command(&self, script: &str, before: &[OsString], subcommand: &str) -> Command {
-        let inner = (self.unit.command)();
+        let inner = &self.unit.command;
         let mut command = Command::new("sh");
         command.args(["-ec", script, "sh"]).args(before);
         command.arg(inner.get_program()).args(inner.get_args());
@@ -352,7 +366,7 @@ pub(crate) fn is_alive(pid: u32) -> bool {
 }
 
 /// Sends a signal to a process that may have ended.
-pub(crate) fn end(pid: u32, signal: Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid.cast_signed()).unwrap();
     let _ = kill_process(pid, signal);
 }

@@ -2,19 +2,19 @@
 //! Each answer and each stream is compared with what the kubelet has, byte by byte.
 
 mod requests;
+mod rough;
 mod site;
 mod streams;
 mod tally;
 
 pub(crate) use self::site::Site;
-pub(crate) use self::tally::{Outages, STREAMS, Tally, lost};
+pub(crate) use self::tally::{Outage, Outages, STREAMS, Tally, lost};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fakes::client::{Alpn, Client, ClientTls};
-use fakes::kubelet::FakeKubelet;
 use fakes::pki::Pair;
 use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
@@ -37,8 +37,11 @@ pub(crate) struct Plan {
     pub(crate) kept: u32,
     /// Clients that open a connection for each request, one with a certificate and one with a token for each.
     pub(crate) new: u32,
-    /// Clients whose kept connection is mostly idle.
+    /// Clients whose kept connection is mostly idle, and how long at most.
     pub(crate) idle: u32,
+    pub(crate) idle_for: Duration,
+    /// Clients that read slowly, and clients that go away in the middle of an answer: so many of each.
+    pub(crate) rough: u32,
     /// Commands, attached processes, forwarded ports and followed logs that are open at a time: so many of
     /// each.
     pub(crate) streams: u32,
@@ -59,7 +62,7 @@ struct Caller {
 }
 
 /// What the kubelet itself answers.
-struct Expected {
+pub(crate) struct Expected {
     pods: Vec<u8>,
     metrics: Vec<u8>,
     log: Vec<u8>,
@@ -73,19 +76,12 @@ const LOG: &str = "/containerLogs/default/web/nginx";
 
 impl Load {
     /// Begins to ask at these addresses, all of which lead to the gate.
-    pub(crate) async fn begin(
+    pub(crate) fn begin(
         addresses: &[SocketAddr],
-        kubelet: &FakeKubelet,
+        expected: Expected,
         plan: Plan,
         outages: Arc<Outages>,
     ) -> Self {
-        let direct = Client::new(kubelet_of(kubelet), ClientTls::default()).unwrap();
-        let page = async |target| direct.get(target).await.unwrap().body().to_vec();
-        let expected = Expected {
-            pods: page(PODS).await,
-            metrics: page(METRICS).await,
-            log: page(LOG).await,
-        };
         let caller = Caller {
             addresses: addresses.into(),
             expected: Arc::new(expected),
@@ -96,13 +92,18 @@ impl Load {
         let mut clients = JoinSet::new();
         let each = |count: u32| (0..count).map(|number| (number, caller.clone()));
         for (number, caller) in each(plan.kept) {
-            clients.spawn(caller.clone().keep(number, Alpn::H1, plan.pause));
-            clients.spawn(caller.keep(number, Alpn::H2, plan.pause));
+            let client = |alpn| caller.client(number, Some(&PKI.bob), alpn);
+            let (h1, h2) = (client(Alpn::H1), client(Alpn::H2));
+            clients.spawn(caller.clone().keep("kept", h1, plan.pause));
+            clients.spawn(caller.keep("HTTP/2", h2, plan.pause));
         }
+        let idle = caller.client(0, Some(&PKI.bob), Alpn::H1);
         for (number, caller) in each(plan.idle) {
-            // Up to a second, so that some ask while anything happens.
-            let pause = Duration::from_millis(150 + 97 * u64::from(number) % 850);
-            clients.spawn(caller.keep(number, Alpn::H1, pause));
+            clients.spawn(caller.keep_idle(number, idle.clone()));
+        }
+        for (number, caller) in each(plan.rough) {
+            clients.spawn(caller.clone().read_slowly(number));
+            clients.spawn(caller.abort(number));
         }
         for (number, caller) in each(plan.new) {
             clients.spawn(caller.clone().connect_anew(number));
@@ -149,6 +150,21 @@ impl Load {
     }
 }
 
+// === impl Expected ===
+
+impl Expected {
+    /// Asks the kubelet at this address.
+    pub(crate) async fn of(kubelet: SocketAddr) -> Self {
+        let direct = Client::new(kubelet, ClientTls::default()).unwrap();
+        let page = async |target| direct.get(target).await.unwrap().body().to_vec();
+        Self {
+            pods: page(PODS).await,
+            metrics: page(METRICS).await,
+            log: page(LOG).await,
+        }
+    }
+}
+
 // === impl Caller ===
 
 impl Caller {
@@ -168,13 +184,4 @@ impl Caller {
         let waiting = self.stop.run_until_cancelled(tokio::time::sleep(pause));
         waiting.await.is_some()
     }
-}
-
-/// The kubelet of a node listens on every address.
-fn kubelet_of(kubelet: &FakeKubelet) -> SocketAddr {
-    let mut address = kubelet.address();
-    if address.ip().is_unspecified() {
-        address.set_ip([127, 0, 0, 1].into());
-    }
-    address
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fakes::apiserver::METRICS_TOKEN;
-use fakes::client::{Alpn, ClientError, Connection};
+use fakes::client::{Alpn, Client, ClientError, Connection};
 use http::Response;
 
 use super::tally::Wrong;
@@ -12,14 +12,17 @@ use super::{Caller, METRICS, PODS};
 use crate::world::{PKI, WithToken as _, header};
 
 impl Caller {
+    /// Asks now and then. They do not all come at once, nor ask at once.
+    pub(super) async fn keep_idle(self, number: u32, client: Client) {
+        let share = f64::from(number) / f64::from(self.plan.idle);
+        if self.pause(self.plan.idle_for.mul_f64(share / 2.0)).await {
+            let pause = self.plan.idle_for.mul_f64((1.0 + share) / 2.0);
+            self.keep("idle", client, pause).await;
+        }
+    }
+
     /// Keeps its connection for as long as the gate does.
-    pub(super) async fn keep(self, number: u32, alpn: Alpn, pause: Duration) {
-        let client = self.client(number, Some(&PKI.bob), alpn);
-        let kind = match alpn {
-            Alpn::H2 => "HTTP/2",
-            _ if pause > self.plan.pause => "idle",
-            _ => "kept",
-        };
+    pub(super) async fn keep(self, kind: &'static str, client: Client, pause: Duration) {
         let mut kept: Option<Connection> = None;
         loop {
             let began = Instant::now();

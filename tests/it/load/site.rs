@@ -15,7 +15,7 @@ use fakes::pki::KubeconfigUser;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Load, Outages, Plan};
+use super::{Expected, Load, Outages, Plan};
 use crate::patience::{eventually_answers, patience};
 use crate::program::kubelet_gate;
 use crate::service_manager::Unit;
@@ -99,12 +99,18 @@ impl Site {
 
     /// The gate as a unit that binds its own sockets.
     pub(crate) fn unit(&self) -> Unit {
-        Unit::new(kubelet_gate, self.path("gate.yaml"))
+        Unit::new(kubelet_gate(), self.path("gate.yaml"))
     }
 
     /// Clients of this gate.
     pub(crate) async fn load(&self, plan: Plan) -> Load {
-        Load::begin(&[self.address], &self.kubelet, plan, Arc::new(Outages::default())).await
+        self.load_with(plan, Arc::default()).await
+    }
+
+    /// The same, who expect refusals in these outages.
+    pub(crate) async fn load_with(&self, plan: Plan, outages: Arc<Outages>) -> Load {
+        let expected = Expected::of(self.kubelet.address()).await;
+        Load::begin(&[self.address], expected, plan, outages)
     }
 
     /// What the admin port answers.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The kinds of client whose requests last.
-pub(crate) const STREAMS: [&str; 4] = ["exec", "attach", "port-forward", "followed log"];
+pub(crate) const STREAMS: [&str; 5] = ["exec", "attach", "port-forward", "followed log", "slow reader"];
 
 /// Counts of what was asked, by kind of client.
 pub(crate) struct Tally {
@@ -33,7 +33,14 @@ pub(crate) struct Counts {
 
 /// When the kubelet or the API server could not be reached, as the test has arranged.
 #[derive(Default)]
-pub(crate) struct Outages(Mutex<Vec<(Instant, Option<Instant>)>>);
+pub(crate) struct Outages(Mutex<Vec<(Outage, Instant, Option<Instant>)>>);
+
+/// What could not be reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Outage {
+    ApiServer,
+    Kubelet,
+}
 
 /// What came in place of the right answer.
 #[derive(Debug)]
@@ -58,7 +65,7 @@ impl Tally {
 
     /// Counts what a request or stream of this kind that began then has come to.
     pub(super) fn judge(&self, kind: &'static str, began: Instant, outcome: Result<u64, Wrong>) {
-        let (excused, took) = (self.outages.overlap(began), began.elapsed());
+        let took = began.elapsed();
         let mut counts = self.counts();
         let counts = counts.entry(kind).or_default();
         counts.asked += 1;
@@ -68,7 +75,7 @@ impl Tally {
                 counts.bytes += bytes;
                 counts.worst = counts.worst.max(took);
             }
-            Err(wrong) if excused && wrong.is_expected_in_an_outage(kind) => counts.excused += 1,
+            Err(wrong) if self.outages.explain(&wrong, kind, began) => counts.excused += 1,
             Err(wrong) => *counts.failures.entry(wrong.to_string()).or_default() += 1,
         }
     }
@@ -121,25 +128,37 @@ impl Tally {
 
 impl Outages {
     /// From now on refusals are expected.
-    pub(crate) fn begin(&self) {
-        self.list().push((Instant::now(), None));
+    pub(crate) fn begin(&self, outage: Outage) {
+        self.list().push((outage, Instant::now(), None));
     }
 
     /// The outage is over: what begins later must be answered.
     pub(crate) fn end(&self) {
-        if let Some((_, end)) = self.list().last_mut() {
+        if let Some((_, _, end)) = self.list().last_mut() {
             *end = Some(Instant::now());
         }
     }
 
-    /// Whether one of them was after this moment.
-    fn overlap(&self, began: Instant) -> bool {
-        self.list()
-            .iter()
-            .any(|(_, end)| end.is_none_or(|end| end >= began))
+    /// How many there were.
+    pub(crate) fn count(&self) -> usize {
+        self.list().len()
     }
 
-    fn list(&self) -> MutexGuard<'_, Vec<(Instant, Option<Instant>)>> {
+    /// Whether one that explains this was under way at some moment since then.
+    fn explain(&self, wrong: &Wrong, kind: &str, began: Instant) -> bool {
+        let list = self.list();
+        let since = list
+            .iter()
+            .filter(|(_, _, end)| end.is_none_or(|end| end >= began));
+        since.map(|(outage, ..)| outage).any(|outage| match wrong {
+            Wrong::Status(503) => *outage == Outage::ApiServer,
+            Wrong::Status(502) => *outage == Outage::Kubelet,
+            Wrong::Cut(_) => *outage == Outage::Kubelet && STREAMS.contains(&kind),
+            Wrong::Status(_) | Wrong::Bytes(_) => false,
+        })
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<(Outage, Instant, Option<Instant>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -149,15 +168,6 @@ impl Outages {
 impl Wrong {
     pub(super) fn cut(error: impl fmt::Display) -> Self {
         Self::Cut(error.to_string())
-    }
-
-    /// Whether it is how a gate behaves whose kubelet or API server cannot be reached. Only a stream may be cut.
-    fn is_expected_in_an_outage(&self, kind: &str) -> bool {
-        match self {
-            Self::Status(status) => matches!(status, 502 | 503),
-            Self::Cut(_) => STREAMS.contains(&kind),
-            Self::Bytes(_) => false,
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::scaled;
 use crate::load::Site;
 use crate::patience::eventually;
-use crate::service_manager::{ServiceManager, end, is_alive, listening};
+use crate::service_manager::{ServiceManager, is_alive, listening, signal};
 use crate::world::{PKI, request};
 
 /// Seen red: with the sockets dropped only after the drain, the port is not free while it lasts.
@@ -27,7 +27,7 @@ async fn the_port_is_free_at_once_but_systemd_starts_nothing_until_the_old_proce
         assert_eq!(log.status(), 200);
 
         let (old, began) = (manager.main(), Instant::now());
-        end(old, Signal::TERM);
+        signal(old, Signal::TERM);
         eventually("the port refuses connections", || {
             TcpStream::connect(site.address).is_err()
         })

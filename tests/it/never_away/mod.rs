@@ -6,9 +6,12 @@
 //! `KUBELET_GATE_UPGRADES=full` with a release build) has twenty in a row and at least 50,000 requests in each
 //! module, and writes a row for each to `target/upgrades.md`.
 
+mod by_hand_over;
 mod by_restart;
 mod figures;
 mod gap;
+mod killed;
+mod sealed;
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -41,7 +44,9 @@ fn plan() -> Plan {
     Plan {
         kept: scaled(2, 6),
         new: scaled(1, 3),
-        idle: 4,
+        idle: 8,
+        idle_for: Duration::from_secs(1),
+        rough: 1,
         streams: scaled(1, 3),
         pause: Duration::from_millis(2),
         lasting: Duration::from_millis(1500),
