@@ -130,6 +130,7 @@ fn assemble(
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
+        threads: Arc::default(),
         reloading: Mutex::default(),
         leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),

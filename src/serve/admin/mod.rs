@@ -40,6 +40,7 @@ impl AdminThread {
     /// The thread or its runtime cannot be made.
     pub(super) fn start(listeners: Listeners, instance: Arc<Instance>, ends: Ends) -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        instance.threads.add("admin", runtime.handle().clone());
         let cut = CancellationToken::new();
         let guard = cut.clone().drop_guard();
         let metrics = instance.gate.metrics.clone();
