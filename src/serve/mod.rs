@@ -7,6 +7,7 @@ mod descriptors;
 mod ends;
 mod error;
 mod holding;
+mod inherited;
 mod instance;
 mod leaving;
 mod left_out;
@@ -26,6 +27,7 @@ mod watch;
 
 pub use self::ends::Ends;
 pub use self::error::StartError;
+pub use self::inherited::{Inherited, InheritedError};
 pub use self::instance::Instance;
 pub use self::node::NodeError;
 pub use self::sockets::{BindError, Sockets};

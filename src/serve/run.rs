@@ -21,7 +21,7 @@ use super::notify::Notifier;
 use super::reload::keep_reloading;
 use super::start::{Started, start, unused_proxy};
 use super::watch::Watch;
-use super::{Sockets, Stopped, serve};
+use super::{Inherited, Sockets, Stopped, serve};
 use crate::audit::AuditError;
 use crate::seal::RunningGate;
 use crate::settings::{KubeletFlags, Settings};
@@ -68,6 +68,8 @@ pub(crate) struct Configuration<'a> {
     /// Flags of the command line, which win over the file.
     pub(crate) flags: &'a KubeletFlags,
     pub(crate) settings: Settings,
+    /// Sockets that this process need not bind.
+    pub(crate) inherited: Inherited,
 }
 
 /// Runs a gate of this configuration until SIGTERM or SIGINT. `runtime` is the control runtime.
@@ -79,6 +81,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         path,
         flags,
         settings,
+        inherited,
     } = configuration;
     for warning in settings.warnings.iter().chain(&unused_proxy()) {
         tracing::warn!("{warning}");
@@ -88,7 +91,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         instance,
         sockets,
         audit,
-    } = start(settings.clone(), runtime.handle())?;
+    } = start(settings.clone(), inherited, runtime.handle())?;
     instance.follow_configuration(path.to_owned(), flags.clone(), settings);
     instance.warn_of_certificates(&instance.settings.tls);
     if let Some(warning) = runtime.block_on(confirm_node(&instance))? {
