@@ -109,8 +109,8 @@ impl Workers {
         }
     }
 
-    /// Lets the connections finish within `limits.shutdownTimeout`, then cuts them. Yields how many were cut.
-    pub(crate) async fn stop(self) -> usize {
+    /// Lets the connections finish, then cuts them. Yields how many were cut.
+    pub(crate) async fn stop(self, within: Duration) -> usize {
         self.drain.cancel();
         let loads: Vec<_> = self.handles.iter().map(|worker| worker.load.clone()).collect();
         // With the handles the channels close, and the workers end with their last connection.
@@ -121,10 +121,7 @@ impl Workers {
                 let _ = thread.join();
             }
         });
-        if timeout(self.port.limits.shutdown_timeout, &mut joined)
-            .await
-            .is_ok()
-        {
+        if timeout(within, &mut joined).await.is_ok() {
             return 0;
         }
         let open = loads.iter().map(|load| load.load(Relaxed)).sum::<usize>();

@@ -30,6 +30,7 @@ pub(crate) use self::tombstone::CensusReport;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +89,9 @@ pub async fn serve(
     tasks.wait().await;
     // The acceptors have ended, so this is the last owner.
     let cut = match Arc::into_inner(workers) {
-        Some(workers) => workers.stop().await,
+        // What another Node's users were allowed is cut at once.
+        Some(workers) if instance.node.ends_process() => workers.stop(Duration::ZERO).await,
+        Some(workers) => workers.stop(instance.settings.limits.shutdown_timeout).await,
         None => 0,
     };
     admin.stop().await;

@@ -76,6 +76,7 @@ mod live_streams;
 mod live_streams_reviewed;
 mod log_lines;
 mod next_steps;
+mod node_confirmed;
 mod node_name;
 mod outside_clients;
 mod places;
