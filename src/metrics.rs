@@ -66,6 +66,12 @@ pub struct Metrics {
     address_held: Family<AddressLabels, Gauge>,
     next_start: Family<NextStartLabels, Gauge>,
     node_confirmed: Family<VerdictLabels, Gauge>,
+    /// Earlier processes of the gate that have handed their sockets over and have not ended.
+    pub leaving_processes: Gauge,
+    /// Their connections.
+    pub leaving_connections: Gauge,
+    /// Their streams: upgraded ones and followed logs.
+    pub leaving_streams: Gauge,
 }
 
 /// The parts of a request's time.
@@ -324,6 +330,18 @@ impl Metrics {
                 "node_confirmed",
                 "Whether the Node under whose name requests are judged is this machine, as the API server \
                  says: 1 for one of yes, no and unknown",
+            ),
+            leaving_processes: families.add(
+                "leaving_processes",
+                "Earlier processes of the gate that have handed their sockets over and have not ended",
+            ),
+            leaving_connections: families.add(
+                "leaving_connections",
+                "Connections that earlier processes of the gate still serve",
+            ),
+            leaving_streams: families.add(
+                "leaving_streams",
+                "Upgraded streams and followed logs that earlier processes of the gate still serve",
             ),
             registry: Registry::default(),
         };

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 
+use super::super::ends::Ends;
 use super::error::NodeError;
 use super::machine::{Ids, SameMachine, confirm};
 use super::standing::NodeStanding;
@@ -30,49 +30,52 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// The watch over the Node.
 pub(in crate::serve) struct NodeWatch {
-    api_server: ApiServer,
+    /// `None` if no review needs one: then nothing is watched.
+    api_server: Option<ApiServer>,
     standing: Arc<NodeStanding>,
 }
 
 // === impl NodeWatch ===
 
 impl NodeWatch {
-    pub(in crate::serve) fn new(api_server: ApiServer, standing: Arc<NodeStanding>) -> Self {
+    pub(in crate::serve) fn new(api_server: Option<ApiServer>, standing: Arc<NodeStanding>) -> Self {
         Self { api_server, standing }
     }
 
-    /// Watches until `stop` is cancelled. It cancels `stop` itself if the Node is proven to be another machine
-    /// at the start.
+    /// Watches until the process ends. It stops it if the Node is proven to be another machine at the start.
     ///
     /// # Errors
     /// That proof.
-    pub(in crate::serve) async fn keep(self, stop: CancellationToken) -> Result<(), NodeError> {
+    pub(in crate::serve) async fn keep(self, ends: Ends) -> Result<(), NodeError> {
+        let Some(api_server) = &self.api_server else {
+            return Ok(());
+        };
         self.standing.begin(Instant::now());
         let (sender, ids) = watch::channel(Ids::default());
         let disproved = async {
             tokio::select! {
                 never = look_forever(&sender) => match never {},
-                error = self.until_disproved(ids) => error,
+                error = self.until_disproved(api_server, ids) => error,
             }
         };
-        match stop.run_until_cancelled(disproved).await {
+        match ends.leave.run_until_cancelled(disproved).await {
             None => Ok(()),
             Some(error) => {
-                stop.cancel();
+                ends.stop.cancel();
                 Err(error)
             }
         }
     }
 
-    async fn until_disproved(&self, mut ids: watch::Receiver<Ids>) -> NodeError {
-        let mut recoveries = self.api_server.recoveries();
+    async fn until_disproved(&self, api_server: &ApiServer, mut ids: watch::Receiver<Ids>) -> NodeError {
+        let mut recoveries = api_server.recoveries();
         // The ids are announced once they were read. The sender lives as long as this future.
         let _ = ids.changed().await;
         let mut pause = FIRST_PAUSE;
         loop {
             let asked = Instant::now();
             let known = ids.borrow_and_update().clone();
-            let answer = confirm(&self.api_server, self.standing.name(), &known, ANSWER).await;
+            let answer = confirm(api_server, self.standing.name(), &known, ANSWER).await;
             let is_confirmed = matches!(answer, Ok(SameMachine::Yes));
             if let Err(error) = self.standing.note(answer, Instant::now()) {
                 return error;
