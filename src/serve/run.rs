@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::ends::Ends;
 use super::error::StartError;
 use super::instance::Instance;
 use super::next_start::NextStartWatch;
@@ -20,7 +21,7 @@ use super::notify::Notifier;
 use super::reload::keep_reloading;
 use super::start::{Started, start, unused_proxy};
 use super::watch::Watch;
-use super::{Sockets, Stopped, serve};
+use super::{Inherited, Sockets, Stopped, serve};
 use crate::audit::AuditError;
 use crate::seal::RunningGate;
 use crate::settings::{KubeletFlags, Settings};
@@ -67,6 +68,8 @@ pub(crate) struct Configuration<'a> {
     /// Flags of the command line, which win over the file.
     pub(crate) flags: &'a KubeletFlags,
     pub(crate) settings: Settings,
+    /// Sockets that this process need not bind.
+    pub(crate) inherited: Inherited,
 }
 
 /// Runs a gate of this configuration until SIGTERM or SIGINT. `runtime` is the control runtime.
@@ -78,6 +81,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         path,
         flags,
         settings,
+        inherited,
     } = configuration;
     for warning in settings.warnings.iter().chain(&unused_proxy()) {
         tracing::warn!("{warning}");
@@ -87,15 +91,15 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         instance,
         sockets,
         audit,
-    } = start(settings.clone(), runtime.handle())?;
+    } = start(settings.clone(), inherited, runtime.handle())?;
     instance.follow_configuration(path.to_owned(), flags.clone(), settings);
     instance.warn_of_certificates(&instance.settings.tls);
     if let Some(warning) = runtime.block_on(confirm_node(&instance))? {
         tracing::warn!("{warning}");
     }
-    let stop = CancellationToken::new();
+    let ends = Ends::new();
     let (signalled, reloading) = (
-        until_signalled(stop.clone())?,
+        until_signalled(ends.stop.clone())?,
         keep_reloading(instance.clone(), Notifier::SYSTEMD)?,
     );
     announce(&instance, &sockets);
@@ -108,13 +112,13 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
             Notifier::SYSTEMD.stopping();
         });
         watch.admit().await;
-        let until_stopped = || stop.clone();
+        let (until_stopped, until_ended) = (|| ends.stop.clone(), || ends.leave.clone());
         tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
-        tokio::spawn(until_stopped().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
-        tokio::spawn(until_stopped().run_until_cancelled_owned(watch.keep()));
-        tokio::spawn(until_stopped().run_until_cancelled_owned(next_start.keep()));
+        tokio::spawn(until_ended().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
+        tokio::spawn(until_ended().run_until_cancelled_owned(watch.keep()));
+        tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
         Notifier::SYSTEMD.ready();
-        serve(instance, sockets, stop).await
+        serve(instance, sockets, ends).await
     });
     let written = audit.shutdown(AUDIT_FLUSH);
     let stopped = served?;

@@ -13,7 +13,9 @@ use super::admin;
 use super::descriptors;
 use super::error::StartError;
 use super::holding::Holding;
+use super::inherited::Inherited;
 use super::instance::Instance;
+use super::leaving::LeavingProcesses;
 use super::node;
 use super::reviewing::Reviewing;
 use super::sockets::Sockets;
@@ -41,19 +43,24 @@ pub struct Started {
     pub audit: AuditThread,
 }
 
-/// Makes a gate of `settings` and binds its sockets. Reviews will run on `control`, the
-/// runtime this is called on.
+/// Makes a gate of `settings`, and takes its sockets from `inherited` or binds them. Reviews will run on
+/// `control`, the runtime this is called on.
 ///
 /// # Errors
 /// Something cannot be used. Nothing stays bound or running.
-pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartError> {
+pub fn start(
+    mut settings: Settings,
+    mut inherited: Inherited,
+    control: &Handle,
+) -> Result<Started, StartError> {
     if let Some(warning) = descriptors::fit(&mut settings) {
         tracing::warn!("{warning}");
     }
     let at_stake = node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
-    let mut sockets = Sockets::bind(&settings)?;
+    let mut sockets = Sockets::bind(&settings, &mut inherited)?;
     // Last: of two gates with this configuration, only one has come so far.
-    sockets.admin_socket = admin::socket::listen(&settings)?;
+    sockets.admin_socket = admin::socket::listen(&settings, &mut inherited)?;
+    inherited.finish()?;
     let (instance, audit) = assemble(settings, at_stake, control)?;
     Ok(Started {
         instance: Arc::new(instance),
@@ -124,6 +131,7 @@ fn assemble(
         probe: KubeletProbe::default(),
         census: Census::new(),
         reloading: Mutex::default(),
+        leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),
         serving,
