@@ -103,6 +103,7 @@ mod seal_trial;
 mod seal_watch;
 mod smuggling;
 mod soak;
+mod socket_units;
 mod stale_answers;
 mod static_rules;
 mod terminal;
