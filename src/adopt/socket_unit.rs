@@ -1,7 +1,7 @@
 //! The gate's socket unit: which addresses it may have, and whether an installed one has those.
 //!
-//! systemd binds before the gate can look, and keeps a port that the gate lets go of. A kubelet that finds its
-//! port taken exits, and the node is lost: so a port of the kubelet's has no place in a socket unit, also
+//! systemd binds before the gate can look, and keeps a port that the gate lets go of. A kubelet that finds
+//! its port taken exits, and the node is lost: so a port of the kubelet's has no place in a socket unit, also
 //! where the kubelet does not bind it today.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -113,8 +113,8 @@ pub(crate) fn judge(unit: &SocketUnit, settings: Option<&Settings>, starts: &[Ne
                     ));
                 } else {
                     found.warnings.push(format!(
-                        "{place}: {text}: the gate makes its admin socket itself, and its directory goes when \
-                         the gate stops; remove the line, then: {TAKES_EFFECT}"
+                        "{place}: {text}: the gate makes its admin socket itself, and its directory goes \
+                         when the gate stops; remove the line, then: {TAKES_EFFECT}"
                     ));
                 }
             }

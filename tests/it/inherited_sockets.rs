@@ -250,8 +250,8 @@ async fn falls_silent(socket: &UnixDatagram, time: Duration) -> bool {
     false
 }
 
-/// One thread of the gate is stopped, as if it had stuck. Seen red: with signs of life that ask no thread, and
-/// with those of a watchdog that is another process'.
+/// One thread of the gate is stopped, as if it had stuck. Seen red: with signs of life that ask no thread,
+/// and with those of a watchdog that is another process'.
 #[tokio::test(flavor = "multi_thread")]
 async fn signs_of_life_stop_when_one_worker_is_stuck() {
     let folder = tempfile::tempdir().unwrap();

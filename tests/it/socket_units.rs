@@ -1,5 +1,5 @@
-//! systemd binds the addresses of a socket unit at boot, before the gate can look. A kubelet that finds its port
-//! taken exits, and the node is lost: such a unit must be found before the node is started again.
+//! systemd binds the addresses of a socket unit at boot, before the gate can look. A kubelet that finds its
+//! port taken exits, and the node is lost: such a unit must be found before the node is started again.
 
 use std::fs;
 use std::path::Path;
