@@ -47,7 +47,7 @@ async fn connected(world: &World, count: f64) {
     .await;
 }
 
-/// Seen red: with hyper's graceful shutdown (the idle connections were closed), and without the header (they
+/// Seen red: with the drain of a gate that stops (the idle connections were closed), and without the header (they
 /// stayed open after the answer).
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_told_to_end_by_its_next_answer() {
@@ -74,8 +74,7 @@ async fn an_idle_connection_is_told_to_end_by_its_next_answer() {
     assert_eq!(world.end().await, LEFT);
 }
 
-/// Seen red: with connections in the channel of a worker dropped, and with the drain as for SIGTERM, which cut
-/// the requests at `limits.shutdownTimeout`.
+/// Seen red: with the drain of a gate that stops, which cuts requests at `limits.shutdownTimeout`.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_in_flight_are_answered() {
     let world = World::builder().set("limits.shutdownTimeout", "1s").start().await;
@@ -225,7 +224,7 @@ async fn what_is_left_at_the_deadline_is_cut_and_counted() {
     assert_eq!(world.end().await, Stopped { cut, left: true });
 }
 
-/// Seen red: with SIGTERM not looked at while leaving.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_that_leaves_can_still_be_stopped() {
     let world = start(World::builder().set("limits.shutdownTimeout", "1s")).await;
