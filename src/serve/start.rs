@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
@@ -127,10 +127,16 @@ fn assemble(
     };
     let instance = Instance {
         holding: Arc::new(Holding::new(at_stake, gate.metrics.clone())),
+        node: Arc::new(node::NodeStanding::new(
+            gate.node_name.clone(),
+            gate.metrics.clone(),
+        )),
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
+        threads: Arc::default(),
         reloading: Mutex::default(),
+        configuration: OnceLock::new(),
         leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),
