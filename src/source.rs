@@ -135,10 +135,28 @@ impl Served {
 #[cfg(test)]
 #[allow(clippy::expect_used, clippy::unwrap_used)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn source(text: &str) -> Source {
         Source::of(text.parse().unwrap())
+    }
+
+    proptest! {
+        /// Every bound counts by sources: an address that a host may choose freely must not be another one.
+        #[test]
+        fn what_one_host_may_choose_is_one_source(address in any::<u128>(), other in any::<u128>()) {
+            let of = |bits: u128| Source::of(Ipv6Addr::from_bits(bits).into());
+            let host = u128::from(u64::MAX);
+            prop_assert_eq!(of(address), of(address & !host | other & host));
+            prop_assert_eq!(of(address) == of(other), address >> 64 == other >> 64);
+            prop_assert_eq!(of(address).network() == of(other).network(), address >> 72 == other >> 72);
+            let ipv4 = Ipv4Addr::from_bits(other as u32);
+            prop_assert_eq!(Source::of(ipv4.to_ipv6_mapped().into()), Source::of(ipv4.into()));
+        }
     }
 
     /// Seen red: with all bits of an address counted, with no network wider than a source, with mapped

@@ -56,6 +56,8 @@ fn part<T: for<'a> Deserialize<'a>>(encoded: &str) -> Option<T> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn token(header: &str, claims: &str) -> String {
@@ -99,6 +101,26 @@ mod tests {
             String::new(),
         ] {
             assert!(!is_past(&other, now), "{other}");
+        }
+    }
+
+    proptest! {
+        /// A client's token may be anything. What is not said to have ended is asked about, and nothing ends
+        /// later than it says.
+        ///
+        /// Seen red: with the leeway taken off.
+        #[test]
+        fn a_token_is_past_only_if_it_says_so(exp in any::<f64>(), offset in -200_i32..200, text in "\\PC{0,60}") {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+            let near = 1_000_000.0 + f64::from(offset);
+            for exp in [exp, near] {
+                let claims = serde_json::json!({"exp": exp, "x": text}).to_string();
+                let token = token(r#"{"alg":"RS256"}"#, &claims);
+                prop_assert_eq!(is_past(&token, now), (0.0..999_940.0).contains(&exp), "{}", claims);
+                prop_assert!(expiry(&token).is_none_or(|end| end >= SystemTime::UNIX_EPOCH));
+            }
+            let parts = text.replace(' ', ".");
+            prop_assert!(!is_past(&text, now) && !is_past(&parts, now) && expiry(&parts).is_none());
         }
     }
 }

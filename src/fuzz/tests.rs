@@ -1,6 +1,8 @@
 //! A seed that made a target fail once must not make it fail again, and a target that nothing runs finds
 //! nothing.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,8 +24,9 @@ fn names(folder: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// Seen red: with the folder of a target renamed, with one more folder, and with an assertion of `pem` turned
-/// round.
+/// Seen red: with the folder of a target renamed, with one more folder; with every rule of iptables that names
+/// the trial's set taken for the one that leads to the trial, and with an object that is a rule and `metainfo` at
+/// once taken for `metainfo`.
 #[test]
 fn every_target_holds_for_each_of_its_seeds() {
     let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();

@@ -250,6 +250,62 @@ async fn a_certificates_user_has_name_uid_groups_and_credential_id() {
     world.stop().await;
 }
 
+/// A proxy that passes groups on in one header separates them by a character, and a group that has it becomes
+/// two. Here a group stays one, in the review and in the audit.
+///
+/// Seen red: with the groups joined by "|" and split again before the review.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_separator_in_a_group_makes_no_second_group() {
+    let world = World::start().await;
+    let long = "x".repeat(4096);
+    let groups = [
+        "a|system:masters",
+        "b,system:masters",
+        "c\r\nX-Remote-Group: system:masters",
+        "d\0system:masters",
+        "\"],\"groups\":[\"system:masters",
+        &long,
+    ];
+    let spec = groups
+        .iter()
+        .fold(CertificateSpec::client("carl"), |spec, group| spec.group(group));
+    let carl = PKI.client("carl", &spec).unwrap();
+    assert_eq!(world.client_with(&carl).status("/metrics").await, 403);
+    let expected: Vec<&str> = groups.into_iter().chain(["system:authenticated"]).collect();
+    assert_eq!(world.api.access_specs()[0]["groups"], json!(expected));
+    assert_eq!(world.audit_events(1).await[0]["user"]["groups"], json!(expected));
+    world.stop().await;
+}
+
+/// A certificate names its user by its subject. What another proxy would read of the certificate, or of a
+/// header that such a proxy sets, is no identity here.
+///
+/// Seen red: with the DNS name taken where there is no common name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_without_a_common_name_names_no_user_whatever_the_headers_say() {
+    let world = World::start().await;
+    let spec = CertificateSpec {
+        names: vec!["admin.example".to_owned()],
+        ..CertificateSpec::client("")
+    };
+    let client = world.client_with(&PKI.client("unnamed", &spec).unwrap());
+    for (name, value) in [
+        ("x-remote-user", "admin"),
+        ("x-remote-group", "system:masters"),
+        ("x-forwarded-client-cert", "Subject=\"CN=admin\""),
+        ("x-ssl-client-dn", "CN=admin"),
+    ] {
+        let answer = client
+            .call("GET", "/metrics", &[(name, value)], "")
+            .await
+            .unwrap();
+        assert_answer(&answer, 401, "Unauthorized");
+    }
+    assert_eq!(world.api.reviews(), []);
+    world.assert_nothing_forwarded();
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_says_unauthenticated_is_not_made_authenticated() {
     let world = World::start().await;

@@ -298,3 +298,42 @@ impl RancherOptions {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    proptest! {
+        /// A later file replaces the kubelet's arguments of an earlier one, or adds to them, whatever else
+        /// either says.
+        ///
+        /// Seen red: without `clear`.
+        #[test]
+        fn a_later_file_replaces_or_adds(
+            first in prop::collection::vec("[a-z=-]{0,12}", 0..4),
+            second in prop::collection::vec("[a-z=-]{0,12}", 0..4),
+            adds in any::<bool>(),
+            other in any::<i64>(),
+        ) {
+            let mut options = RancherOptions::default();
+            options.take(&json!({"kubelet-arg": first, "data-dir": other, "x": {"kubelet-arg": "y"}}), "/a");
+            let key = if adds { "kubelet-arg+" } else { "kubelet-arg" };
+            options.take(&json!({key: second, "node-ip": [other]}), "/b");
+            let words: Vec<&str> = options.kubelet.iter().map(|word| word.text.as_str()).collect();
+            let mut expected = if adds { first } else { Vec::new() };
+            expected.extend(second);
+            prop_assert_eq!(words, expected);
+        }
+
+        #[test]
+        fn any_file_is_read(text in "(kubelet-arg\\+?: |- |\\[|\\{|\n| |data-dir|node-ip|[ -~]){0,40}") {
+            if let Ok(value) = serde_saphyr::from_str::<Value>(&text) {
+                RancherOptions::default().take(&value, "/a");
+            }
+        }
+    }
+}
