@@ -13,7 +13,7 @@ async fn without_a_socket_unit() {
     let site = Site::new().await;
     let manager = ServiceManager::start_unit(site.unit()).await;
     let row = Row::new("hand-over");
-    in_a_row(manager, site.load(plan()).await, row).await;
+    in_a_row(manager, site.load(plan()).await, row, requests()).await;
 }
 
 /// A gate whose port the service manager holds as well.
@@ -23,20 +23,20 @@ async fn on_a_socket_unit() {
     let unit = site.unit().socket("tls", listening(site.address));
     let manager = ServiceManager::start_unit(unit).await;
     let row = Row::new("hand-over, socket unit");
-    in_a_row(manager, site.load(plan()).await, row).await;
+    in_a_row(manager, site.load(plan()).await, row, requests()).await;
 }
 
-/// Upgrades the unit under this load, and stops both.
-pub(super) async fn in_a_row(mut manager: ServiceManager, mut load: Load, mut row: Row) {
+/// Upgrades the unit under this load, with so many requests for each, and stops both.
+pub(super) async fn in_a_row(mut manager: ServiceManager, mut load: Load, mut row: Row, requests: u64) {
     for _ in 0..upgrades() {
-        load.eventually_asked(requests()).await;
+        load.eventually_asked(requests).await;
         // While two processes drain, a third hand-over is refused.
         manager.eventually_others(1).await;
         let began = Instant::now();
         manager.upgrade().await;
         row.took(began.elapsed());
     }
-    load.eventually_asked(requests()).await;
+    load.eventually_asked(requests).await;
     let tally = load.stop().await;
     row.note(&tally);
     lost(&tally);

@@ -37,7 +37,7 @@ fn upgrades() -> u64 {
 
 /// How many requests are judged for each upgrade.
 fn requests() -> u64 {
-    scaled(1000, 3000)
+    scaled(800, 3000)
 }
 
 fn plan() -> Plan {
