@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
@@ -13,6 +13,7 @@ use super::admin;
 use super::descriptors;
 use super::error::StartError;
 use super::holding::Holding;
+use super::inherited::Inherited;
 use super::instance::Instance;
 use super::leaving::LeavingProcesses;
 use super::node;
@@ -42,19 +43,24 @@ pub struct Started {
     pub audit: AuditThread,
 }
 
-/// Makes a gate of `settings` and binds its sockets. Reviews will run on `control`, the
-/// runtime this is called on.
+/// Makes a gate of `settings`, and takes its sockets from `inherited` or binds them. Reviews will run on
+/// `control`, the runtime this is called on.
 ///
 /// # Errors
 /// Something cannot be used. Nothing stays bound or running.
-pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartError> {
+pub fn start(
+    mut settings: Settings,
+    mut inherited: Inherited,
+    control: &Handle,
+) -> Result<Started, StartError> {
     if let Some(warning) = descriptors::fit(&mut settings) {
         tracing::warn!("{warning}");
     }
     let at_stake = node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
-    let mut sockets = Sockets::bind(&settings)?;
+    let mut sockets = Sockets::bind(&settings, &mut inherited)?;
     // Last: of two gates with this configuration, only one has come so far.
-    sockets.admin_socket = admin::socket::listen(&settings)?;
+    sockets.admin_socket = admin::socket::listen(&settings, &mut inherited)?;
+    inherited.finish()?;
     let (instance, audit) = assemble(settings, at_stake, control)?;
     Ok(Started {
         instance: Arc::new(instance),
@@ -121,10 +127,16 @@ fn assemble(
     };
     let instance = Instance {
         holding: Arc::new(Holding::new(at_stake, gate.metrics.clone())),
+        node: Arc::new(node::NodeStanding::new(
+            gate.node_name.clone(),
+            gate.metrics.clone(),
+        )),
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
+        threads: Arc::default(),
         reloading: Mutex::default(),
+        configuration: OnceLock::new(),
         leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),

@@ -79,6 +79,7 @@ mod live_streams_reviewed;
 mod log_lines;
 mod never_away;
 mod next_steps;
+mod node_confirmed;
 mod node_name;
 mod outside_clients;
 mod places;

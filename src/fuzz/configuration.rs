@@ -1,12 +1,11 @@
 //! The gate's own configuration, as an operator might have written it.
-#![no_main]
 
 use std::path::Path;
 
-use kubelet_gate::settings::{KubeletFlags, Settings, UpstreamUrl};
-use libfuzzer_sys::fuzz_target;
+use crate::settings::{KubeletFlags, Settings, UpstreamUrl};
 
-fuzz_target!(|text: &str| {
+pub(super) fn run(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
     match Settings::parse(text, Path::new("/nowhere/gate.yaml"), &KubeletFlags::default()) {
         Ok(settings) => {
             assert!(!settings.listen.is_empty());
@@ -41,4 +40,4 @@ fuzz_target!(|text: &str| {
             assert!(said.contains("gate.yaml"), "it names the file: {said}");
         }
     }
-});
+}

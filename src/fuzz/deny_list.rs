@@ -1,16 +1,14 @@
 //! A deny list, as an operator might have written it. No part of a list is taken for one.
-#![no_main]
 
 use std::path::Path;
 
-use kubelet_gate::authn::DenyFile;
-use libfuzzer_sys::fuzz_target;
+use crate::authn::DenyFile;
 
 fn is_taken(bytes: &[u8]) -> bool {
     DenyFile::read(Path::new("deny"), bytes).is_ok()
 }
 
-fuzz_target!(|text: &[u8]| {
+pub(super) fn run(text: &[u8]) {
     match DenyFile::read(Path::new("deny"), text) {
         Ok(_) => {
             let end = text.trim_ascii_end().len();
@@ -23,7 +21,10 @@ fuzz_target!(|text: &[u8]| {
         }
         Err(error) => {
             let said = error.to_string();
-            assert!(said.contains("authentication.denyFiles: deny:"), "it names the line: {said}");
+            assert!(
+                said.contains("authentication.denyFiles: deny:"),
+                "it names the line: {said}"
+            );
         }
     }
-});
+}

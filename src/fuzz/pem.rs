@@ -1,10 +1,8 @@
 //! A text of certificates, keys and revocation lists. What is read is no less than what looks like a block.
-#![no_main]
 
-use kubelet_gate::tls::pem;
-use libfuzzer_sys::fuzz_target;
+use crate::tls::pem;
 
-fuzz_target!(|text: &[u8]| {
+pub(super) fn run(text: &[u8]) {
     let upper = text.to_ascii_uppercase();
     let count = |what: &[u8]| upper.windows(what.len()).filter(|part| *part == what).count();
     let file = "file".as_ref();
@@ -21,4 +19,4 @@ fuzz_target!(|text: &[u8]| {
         assert!(count(b"PRIVATE KEY-----") >= 2);
         assert_eq!(count(b"-----BEGIN"), count(b"-----END"));
     }
-});
+}

@@ -1,21 +1,19 @@
 //! A revocation list: random bytes, or a good list changed. If the list is taken, a certificate that the good
 //! one revokes stays out.
-#![no_main]
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use kubelet_gate::tls::{Judged, Refused, Trust, pem};
-use libfuzzer_sys::fuzz_target;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
-mod mutation;
+use super::recorded::{mutate, signed};
+use crate::tls::{Judged, Refused, Trust, pem};
 
 /// A CA "fuzzed", a client of it, and a list that revokes the client, valid from 2026 to 2126. Their keys are
 /// gone.
-const CA: &[u8] = include_bytes!("../fixtures/ca.der");
-const REVOKED: &[u8] = include_bytes!("../fixtures/revoked.der");
-const LIST: &[u8] = include_bytes!("../fixtures/list.der");
+const CA: &[u8] = include_bytes!("../../fuzz/fixtures/ca.der");
+const REVOKED: &[u8] = include_bytes!("../../fuzz/fixtures/revoked.der");
+const LIST: &[u8] = include_bytes!("../../fuzz/fixtures/list.der");
 /// The CA's name, as it stands in the list.
 const NAME: &[u8] = b"\x30\x11\x31\x0f\x30\x0d\x06\x03\x55\x04\x03\x0c\x06fuzzed";
 
@@ -31,7 +29,7 @@ fn judge(trust: &Trust) -> Result<Judged, Refused> {
     trust.judge(&[CertificateDer::from(REVOKED)], then).0
 }
 
-fuzz_target!(|data: &[u8]| {
+pub(super) fn run(data: &[u8]) {
     LazyLock::force(&BELIEVED);
     let Some((kind, plan)) = data.split_first() else {
         return;
@@ -41,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
         plan.to_vec()
     } else {
         let mut list = LIST.to_vec();
-        mutation::mutate(&mut list, plan);
+        mutate(&mut list, plan);
         list
     };
     let any_signer = kind & 2 != 0;
@@ -57,10 +55,10 @@ fuzz_target!(|data: &[u8]| {
             judged.is_err() || !names_ca,
             "a changed list lets in: {list:02x?}"
         );
-        let is_same = mutation::signed(&list) == mutation::signed(LIST);
+        let is_same = signed(&list) == signed(LIST);
         assert!(
             any_signer || is_same || !names_ca,
             "a list that no CA signed is taken: {list:02x?}"
         );
     }
-});
+}

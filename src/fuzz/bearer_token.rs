@@ -1,13 +1,11 @@
 //! Tokens in `Authorization` and in `Sec-WebSocket-Protocol`.
-#![no_main]
 
+use crate::authn::{WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderValue};
-use kubelet_gate::authn::{WEBSOCKET_TOKEN_PREFIX, bearer, websocket_protocol};
-use libfuzzer_sys::fuzz_target;
 
-// A header in each line.
-fuzz_target!(|data: &[u8]| {
+/// A header in each line.
+pub(super) fn run(data: &[u8]) {
     let mut headers = HeaderMap::new();
     let mut carries_token = false;
     for line in data.split(|byte| *byte == b'\n').take(100) {
@@ -30,4 +28,4 @@ fuzz_target!(|data: &[u8]| {
     if let Err(reason) = websocket_protocol(&headers) {
         assert!(carries_token, "{reason}, and no token");
     }
-});
+}

@@ -1,11 +1,9 @@
 //! What a request asks for: any method, target and headers that the HTTP library would pass on.
-#![no_main]
 
+use crate::attributes::{Checks, Verb, is_interactive};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
-use kubelet_gate::attributes::{Checks, Verb, is_interactive};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+pub(super) fn run(data: &[u8]) {
     let Some(parts) = request(data) else { return };
     let Ok(checks) = Checks::of(&parts, true) else {
         assert!(Checks::of(&parts, false).is_err(), "refused for its shape alone");
@@ -43,7 +41,7 @@ fuzz_target!(|data: &[u8]| {
         (other.path(), other.subresources()),
         (path, checks.subresources())
     );
-});
+}
 
 /// A version, a method and a target in the first line, and a header in each line below.
 fn request(data: &[u8]) -> Option<http::request::Parts> {
