@@ -1,10 +1,11 @@
 //! The gate hands its sockets over to the process that follows it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::figures::Row;
 use super::{plan, requests, upgrades};
 use crate::load::{Load, Site, Tally, lost};
+use crate::patience::eventually;
 use crate::service_manager::{ServiceManager, listening};
 
 /// A gate that binds its own sockets.
@@ -14,6 +15,29 @@ async fn without_a_socket_unit() {
     let manager = ServiceManager::start_unit(site.unit()).await;
     let row = Row::new("hand-over");
     in_a_row(manager, site.load(plan()).await, row, requests()).await;
+}
+
+/// The service manager believes the main process alone, and ends one that gives no sign of life.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_manager_hears_the_main_process_alone() {
+    let site = Site::new().await;
+    let unit = site.unit().watchdog(Duration::from_secs(2));
+    let mut manager = ServiceManager::start_unit(unit).await;
+    for _ in 0..2 {
+        manager.upgrade().await;
+        let (main, seen) = (manager.main(), manager.told().len());
+        eventually("the new process gives signs of life", || {
+            let told = manager.told();
+            let signs = told[seen..]
+                .iter()
+                .filter(|told| told.text.contains("WATCHDOG=1"));
+            signs.filter(|told| told.pid == main && told.accepted).count() >= 2
+        })
+        .await;
+    }
+    let ignored: Vec<_> = manager.told().into_iter().filter(|told| !told.accepted).collect();
+    assert!(ignored.is_empty(), "{ignored:?}");
+    manager.stop().await;
 }
 
 /// A gate whose port the service manager holds as well.

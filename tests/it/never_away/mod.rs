@@ -1,4 +1,4 @@
-//! A gate that is upgraded must never be away: a refused or reset request is an `kubectl logs` that fails, and
+//! A gate that is upgraded must never be away: a refused or reset request is a `kubectl logs` that fails, or
 //! a missing point in every graph. Each module here replaces the gate under load in one way, and no request
 //! may fail.
 //!
@@ -8,6 +8,7 @@
 
 mod by_hand_over;
 mod by_restart;
+mod changed;
 mod figures;
 mod gap;
 mod killed;
