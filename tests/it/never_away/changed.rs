@@ -44,7 +44,8 @@ async fn a_process_that_cannot_start_leaves_the_old_one_as_it_was() {
     }
     manager.upgrade().await;
     load.eventually_asked(REQUESTS).await;
-    lost(&load.stop().await);
+    let tally = load.stop().await;
+    lost(&tally);
     manager.stop().await;
 }
 
@@ -60,6 +61,7 @@ async fn the_file_may_have_another_path() {
     load.eventually_asked(REQUESTS).await;
     let line = std::fs::read(format!("/proc/{}/cmdline", manager.main())).unwrap();
     assert_says(&String::from_utf8_lossy(&line), &["other.yaml"]);
-    lost(&load.stop().await);
+    let tally = load.stop().await;
+    lost(&tally);
     manager.stop().await;
 }
