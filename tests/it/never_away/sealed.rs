@@ -11,6 +11,7 @@ use crate::load::{Expected, Load};
 use crate::node::{GATE, Node, on_every_backend};
 use crate::service_manager::{ServiceManager, Unit};
 
+/// (Not seen red.)
 #[test]
 fn no_rule_changes() {
     on_every_backend(async |node: Node| {
