@@ -1,5 +1,5 @@
-//! The clients of a node, all at once: kept connections, new ones, HTTP/2, tokens, commands and followed logs.
-//! Each answer and each stream is compared with what the kubelet has, byte by byte.
+//! The clients of a node, all at once: kept connections, new ones, HTTP/2, tokens, commands and followed
+//! logs. Each answer and each stream is compared with what the kubelet has, byte by byte.
 
 mod requests;
 mod rough;

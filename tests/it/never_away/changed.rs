@@ -1,5 +1,5 @@
-//! A new version comes with a new configuration, and a mistake in it. The gate that serves must go on, and say
-//! why it was not replaced.
+//! A new version comes with a new configuration, and a mistake in it. The gate that serves must go on, and
+//! say why it was not replaced.
 
 use serde_json::json;
 

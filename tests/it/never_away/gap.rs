@@ -1,5 +1,5 @@
-//! Without a socket unit and without a hand-over, as in a DaemonSet, a restart is a gap: nothing listens until
-//! the old process has ended. A followed log makes that as long as `limits.shutdownTimeout`.
+//! Without a socket unit and without a hand-over, as in a DaemonSet, a restart is a gap: nothing listens
+//! until the old process has ended. A followed log makes that as long as `limits.shutdownTimeout`.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

@@ -3,8 +3,8 @@
 //! may fail.
 //!
 //! The short form, which every `cargo test` runs, has a few upgrades. The full form (`just upgrade`, or
-//! `KUBELET_GATE_UPGRADES=full` with a release build) has twenty in a row and at least 50,000 requests in each
-//! module, and writes a row for each to `target/upgrades.md`.
+//! `KUBELET_GATE_UPGRADES=full` with a release build) has twenty in a row and at least 50,000 requests in
+//! each module, and writes a row for each to `target/upgrades.md`.
 
 mod by_hand_over;
 mod by_restart;
