@@ -48,6 +48,20 @@ floods *name:
         floods::{{ name }} --skip audit_floods --skip http2_floods --test-threads=1 || code=$?; \
         cat target/floods.md; exit $code
 
+# Replace the gate under load, twenty times in each way, or in one of them: `just upgrade by_hand_over`. Some
+# minutes; root for the sealed nodes. The table is printed, and stays in target/upgrades.md.
+upgrade *name:
+    rm -f target/upgrades.md
+    cargo test --locked --release --test it --no-run
+    code=0; KUBELET_GATE_UPGRADES=full KUBELET_GATE_TEST_PATIENCE=3 cargo test --locked --release --test it -- \
+        never_away::{{ name }} --nocapture --test-threads=1 || code=$?; cat target/upgrades.md; exit $code
+
+# Play mixed load, reloads, upgrades and outages for so many seconds. The summary stays in target/soak.md.
+soak seconds="1800":
+    cargo test --locked --release --test it --no-run
+    KUBELET_GATE_SOAK={{ seconds }} KUBELET_GATE_TEST_PATIENCE=3 cargo test --locked --release --test it -- \
+        soak:: --nocapture
+
 # Have testssl.sh judge the gate's TLS (needs Debian's package testssl.sh; ten minutes).
 testssl:
     bash tests/testssl.sh

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::Request;
@@ -34,6 +35,8 @@ const PLAIN_HTTP: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// How long an HTTP/2 client that was never authenticated may take to leave after GOAWAY.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// How long a connection on which nothing has come yet stays once the process has begun to end.
+const NEWCOMER: Duration = Duration::from_secs(1);
 /// What a body may send before the gate reads it, in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
@@ -91,11 +94,15 @@ async fn handshake(
     let metrics = &port.gate.metrics;
     stream.set_nodelay(true)?;
     let mut first = [0u8; 1];
-    let first_byte = worker.drain.run_until_cancelled(stream.peek(&mut first));
-    // A client that has sent nothing does not hold up the end of the process.
-    let Some(1..) = first_byte.await.transpose()? else {
-        return Ok(None);
+    let first_byte = tokio::select! {
+        biased;
+        read = stream.peek(&mut first) => read?,
+        // A client that sends nothing does not hold up the end of the process for longer.
+        () = newcomer_drained(worker) => 0,
     };
+    if first_byte == 0 {
+        return Ok(None);
+    }
     if first[0] != TLS_HANDSHAKE {
         metrics.handshake("not_tls", "none", "none");
         if first[0].is_ascii_uppercase() {
@@ -131,6 +138,13 @@ async fn handshake(
             Err(error)
         }
     }
+}
+
+/// Waits until a connection on which nothing has come must end. Its client may be about to send: on a socket
+/// that the next process gets too, no client is to see that this one ends.
+async fn newcomer_drained(worker: &Worker) {
+    worker.drain.cancelled().await;
+    sleep(NEWCOMER).await;
 }
 
 /// Sends the kubelet's short answer, then reads for a moment what the client still sends: closing a socket
@@ -179,9 +193,12 @@ async fn requests(
     if let Some(identity) = identity {
         gate.admit(&gate.rules.load(), &connection, &identity);
     }
+    let asked = Arc::new(AtomicBool::new(false));
     let service = {
         let (gate, worker, connection) = (gate.clone(), worker.clone(), connection.clone());
+        let asked = asked.clone();
         service_fn(move |request: Request<Incoming>| {
+            asked.store(true, Relaxed);
             let (gate, worker, connection) = (gate.clone(), worker.clone(), connection.clone());
             async move { Ok::<_, Infallible>(gate.handle(&connection, &worker, request).await) }
         })
@@ -229,11 +246,18 @@ async fn requests(
             .max_headers(100)
             .max_buf_size(limits.request_head_bytes.max(64 * 1024));
         let mut serving = pin!(builder.serve_connection(io, service).with_upgrades());
+        // Before its first request hyper takes a connection for an idle one.
+        let drained = async {
+            worker.drain.cancelled().await;
+            if !asked.load(Relaxed) {
+                newcomer_drained(worker).await;
+            }
+        };
         tokio::select! {
             biased;
             ended = serving.as_mut() => return ended,
             () = connection.answer_cut() => return Ok(()),
-            () = worker.drain.cancelled() => serving.as_mut().graceful_shutdown(),
+            () = drained => serving.as_mut().graceful_shutdown(),
         }
         tokio::select! {
             ended = serving => ended,

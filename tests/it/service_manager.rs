@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -20,9 +20,9 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
-use crate::patience::eventually;
-use crate::program::output;
+use crate::patience::{eventually, patience};
 
 /// The text of a unit, as far as the tests need it.
 pub(crate) struct Unit {
@@ -200,16 +200,19 @@ impl ServiceManager {
         self.command("export MAINPID=$1; shift; exec \"$@\"", &[main], "upgrade")
     }
 
-    /// `systemctl reload`. Yields what `ExecReload=` printed, and how it ended.
-    pub(crate) async fn reload(&self) -> Output {
-        output(self.exec_reload()).await
+    /// `systemctl reload`. Yields how `ExecReload=` ended. What it printed is in the log.
+    pub(crate) async fn reload(&self) -> ExitStatus {
+        // The new process outlives it, and has its standard error.
+        let mut running = tokio::process::Command::from(self.exec_reload()).spawn().unwrap();
+        let ended = timeout(patience(), running.wait()).await;
+        ended.expect("ExecReload= does not end").unwrap()
     }
 
     /// The same, and it must lead to a new main process that is ready.
     pub(crate) async fn upgrade(&self) {
         let (old, told) = (self.main(), self.watched.state().told.len());
-        let output = self.reload().await;
-        assert!(output.status.success(), "{output:?}\n{}", self.log());
+        let status = self.reload().await;
+        assert!(status.success(), "{status}\n{}", self.log());
         eventually("a new main process is ready", || {
             let main = self.main();
             main != old && self.watched.is_ready(main, told)

@@ -1,5 +1,5 @@
-//! The clients of a node, all at once: kept connections, new ones, HTTP/2, tokens, commands and followed logs.
-//! Each answer and each stream is compared with what the kubelet has, byte by byte.
+//! The clients of a node, all at once: kept connections, new ones, HTTP/2, tokens, commands and followed
+//! logs. Each answer and each stream is compared with what the kubelet has, byte by byte.
 
 mod requests;
 mod rough;
@@ -122,22 +122,20 @@ impl Load {
         }
     }
 
-    /// What became of the requests so far.
-    pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    /// Waits until so many more requests are judged.
+    /// Waits until so many more requests and streams are judged. Slow ones are waited for, not none.
     pub(crate) async fn eventually_asked(&mut self, more: u64) {
         let goal = self.tally.asked() + more;
-        eventually("the clients have asked", || {
-            // A client that has panicked ends the test.
-            if let Some(Some(ended)) = self.clients.join_next().now_or_never() {
-                ended.unwrap();
-            }
-            self.tally.asked() >= goal
-        })
-        .await;
+        while self.tally.asked() < goal {
+            let next = goal.min(self.tally.asked() + 20);
+            eventually("the clients ask", || {
+                // A client that has panicked ends the test.
+                if let Some(Some(ended)) = self.clients.join_next().now_or_never() {
+                    ended.unwrap();
+                }
+                self.tally.asked() >= next
+            })
+            .await;
+        }
     }
 
     /// Has each client end what it has begun, and yields what became of everything.

@@ -11,6 +11,9 @@ use super::tally::Wrong;
 use super::{Caller, METRICS, PODS};
 use crate::world::{PKI, WithToken as _, header};
 
+/// How the HTTP library names the GOAWAY of a server that ends well.
+const NO_ERROR: &str = "not a result of an error";
+
 impl Caller {
     /// Asks now and then. They do not all come at once, nor ask at once.
     pub(super) async fn keep_idle(self, number: u32, client: Client) {
@@ -41,6 +44,8 @@ impl Caller {
             match asked {
                 // Of a kept connection that ends before the answer's first byte a GET is sent again.
                 Err(ClientError::Closed(_)) if used => self.tally.resend(kind),
+                // After GOAWAY without an error, so are the requests of HTTP/2 that it leaves out.
+                Err(ClientError::Protocol(why)) if used && why.contains(NO_ERROR) => self.tally.resend(kind),
                 Err(error) => self.tally.judge(kind, began, Err(Wrong::cut(error))),
                 Ok((answer, connection)) => {
                     // On HTTP/1.1 the gate says so when it wants no further request here.

@@ -21,7 +21,11 @@ const LONG: u64 = 8 << 20;
 impl Caller {
     /// Reads long answers, with pauses.
     pub(super) async fn read_slowly(self, number: u32) {
-        let alpn = if number % 2 == 0 { Alpn::H1 } else { Alpn::H2 };
+        let alpn = if number.is_multiple_of(2) {
+            Alpn::H1
+        } else {
+            Alpn::H2
+        };
         let client = self.client(number, Some(&PKI.bob), alpn);
         let target = format!("/lab/bytes?n={LONG}");
         // Of the some 500 pieces of an answer, every tenth is waited for.

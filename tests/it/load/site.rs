@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Expected, Load, Outages, Plan};
-use crate::patience::{eventually_answers, patience};
+use crate::patience::patience;
 use crate::program::kubelet_gate;
 use crate::service_manager::Unit;
 use crate::world::{PKI, sum};
@@ -124,13 +124,7 @@ impl Site {
         sum(&self.admin("/metrics").await, name, labels)
     }
 
-    /// Waits until a metric has this value.
-    pub(crate) async fn shows(&self, name: &str, labels: &[(&str, &str)], value: f64) {
-        let what = format!("{name} {labels:?} is {value}");
-        eventually_answers(&what, async || self.metric(name, labels).await == value).await;
-    }
-
-    /// Ends the kubelet: its port refuses connections.
+    /// Ends the kubelet, whose port then refuses connections, and starts it again after that.
     pub(crate) async fn replace_kubelet(&mut self, away: impl AsyncFnOnce()) {
         let address = self.kubelet.address();
         let stand_in = FakeKubelet::start(FakeKubeletOptions::default()).await.unwrap();

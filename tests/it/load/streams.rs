@@ -85,7 +85,7 @@ impl Caller {
                     .await
                     .map_err(Wrong::cut)?;
                 let status = answer.status().as_u16();
-                let mut session = answer.switched().ok_or_else(|| Wrong::Status(status))?;
+                let mut session = answer.switched().ok_or(Wrong::Status(status))?;
                 let (mut bytes, mut line) = (0, 0);
                 while began.elapsed() < self.plan.lasting {
                     line += 1;
@@ -112,7 +112,11 @@ impl Caller {
 
     /// Follows a log: first what is there, then numbered lines without a gap.
     pub(super) async fn follow_logs(self, number: u32) {
-        let alpn = if number % 2 == 0 { Alpn::H1 } else { Alpn::H2 };
+        let alpn = if number.is_multiple_of(2) {
+            Alpn::H1
+        } else {
+            Alpn::H2
+        };
         let client = self.client(number, Some(&PKI.bob), alpn);
         let target = format!("{LOG}?follow=true");
         while self.pause(self.plan.pause).await {

@@ -139,11 +139,6 @@ impl Outages {
         }
     }
 
-    /// How many there were.
-    pub(crate) fn count(&self) -> usize {
-        self.list().len()
-    }
-
     /// Whether one that explains this was under way at some moment since then.
     fn explain(&self, wrong: &Wrong, kind: &str, began: Instant) -> bool {
         let list = self.list();

@@ -1,5 +1,5 @@
-//! Without a socket unit and without a hand-over, as in a DaemonSet, a restart is a gap: nothing listens until
-//! the old process has ended. A followed log makes that as long as `limits.shutdownTimeout`.
+//! Without a socket unit and without a hand-over, as in a DaemonSet, a restart is a gap: nothing listens
+//! until the old process has ended. A followed log makes that as long as `limits.shutdownTimeout`.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::patience::eventually;
 use crate::service_manager::{ServiceManager, is_alive, listening, signal};
 use crate::world::{PKI, request};
 
-/// Seen red: with the sockets dropped only after the drain, the port is not free while it lasts.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn the_port_is_free_at_once_but_systemd_starts_nothing_until_the_old_process_has_ended() {
     let mut site = Site::new().await;

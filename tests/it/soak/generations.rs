@@ -72,7 +72,8 @@ impl Generations {
         }
     }
 
-    /// Looks at the process that is about to be replaced. Of a moment's peak, the lowest of some looks counts.
+    /// Looks at the process that is about to be replaced. Of a moment's peak, the
+    /// lowest of some looks counts.
     pub(super) async fn ends(&mut self, manager: &ServiceManager, site: &Site) {
         let mut lowest = Holdings::of(manager.main(), site).await;
         for _ in 0..5 {

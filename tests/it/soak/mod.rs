@@ -2,9 +2,9 @@
 //! client that goes away; an answer that is lost when two of them happen at once. Clients of every kind ask,
 //! while files change, the gate is upgraded, and the kubelet and the API server come and go.
 //!
-//! The short form, which every `cargo test` runs, takes some seconds. `just soak`, or `KUBELET_GATE_SOAK=1800`
-//! with a release build, takes so many seconds, has 4,000 idle connections, and writes its summary to
-//! `target/soak.md`.
+//! The short form, which every `cargo test` runs, takes some seconds. `just soak`, or
+//! `KUBELET_GATE_SOAK=1800` with a release build, takes so many seconds, has 4,000 idle connections, and
+//! writes its summary to `target/soak.md`.
 
 mod events;
 mod generations;
