@@ -305,8 +305,6 @@ mod tests {
         );
     }
 
-    /// Seen red: with drop-ins left out, with an address of another family taken for the same, and with the
-    /// kubelet's ports not looked at.
     #[test]
     fn what_does_not_fit_is_named_with_its_line_and_the_way_out() {
         let open = [start(&["0.0.0.0:10250", "127.0.0.1:10255"])];

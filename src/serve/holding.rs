@@ -218,8 +218,7 @@ mod tests {
         timeout(Duration::from_secs(20), patience).await.unwrap();
     }
 
-    /// systemd holds the listener of a socket unit as well. Seen red: with the socket closed and not shut
-    /// down.
+    /// systemd holds the listener of a socket unit as well.
     #[tokio::test]
     async fn a_port_is_free_when_given_up_though_systemd_holds_it_too() {
         let listener = sockets::listener("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -50,7 +50,7 @@ impl Notifier {
         Self { manager }
     }
 
-    /// Whom it tells, for the process that follows.
+    /// The service manager that it tells, for the process that follows.
     pub(crate) fn manager(&self) -> &ServiceManager {
         &self.manager
     }
@@ -117,8 +117,7 @@ fn send(socket: &str, state: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// In a container a service manager may have no path that both see. Seen red: with `@` taken for the
-    /// first letter of a path.
+    /// In a container a service manager may have no path that both see.
     #[test]
     fn a_service_manager_may_listen_in_the_abstract_namespace() {
         let name = format!("kubelet-gate-notify-{}", std::process::id());

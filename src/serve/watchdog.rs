@@ -94,7 +94,6 @@ mod tests {
         }
     }
 
-    /// Seen red: with the threads not asked, and with one of them asked alone.
     #[tokio::test]
     async fn a_thread_that_is_stuck_ends_the_signs_of_life_until_it_goes_on() {
         let folder = tempfile::tempdir().unwrap();

@@ -57,7 +57,6 @@ fn listening_on(address: SocketAddr) -> Installation {
     installation
 }
 
-/// Seen red: with the addresses bound instead, which is refused while the sockets of systemd have them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_before_the_start_is_answered_after_it() {
     let ((tls, address), (admin, admin_address)) = (bound(), bound());
@@ -99,7 +98,7 @@ async fn what_was_asked_before_the_start_is_answered_after_it() {
         let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
         assert_ne!(flags & 0o2_000_000, 0, "closed on exec: {about}");
     }
-    // The next gate takes the same socket, and nobody was refused meanwhile.
+    // The next gate takes the same socket, and no client was refused meanwhile.
     serving.signal(Signal::TERM);
     serving.exit().await;
     drop(serving);
@@ -108,8 +107,6 @@ async fn what_was_asked_before_the_start_is_answered_after_it() {
     assert_eq!(again.address, address);
 }
 
-/// Seen red: each with its check left out; without that of `SO_REUSEPORT` another process got half of the
-/// connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_that_is_not_as_the_gates_own_is_refused() {
     let socket = |domain, address: &str, change: &dyn Fn(&Socket)| {
@@ -212,7 +209,6 @@ async fn a_socket_that_is_not_as_the_gates_own_is_refused() {
     }
 }
 
-/// Seen red: without the look at `LISTEN_PID`, and with a number that is none taken for 0.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_passed_to_another_process_is_left_alone_and_nonsense_is_refused() {
     let (listener, _) = bound();
@@ -250,8 +246,7 @@ async fn falls_silent(socket: &UnixDatagram, time: Duration) -> bool {
     false
 }
 
-/// One thread of the gate is stopped, as if it had stuck. Seen red: with signs of life that ask no thread,
-/// and with those of a watchdog that is another process'.
+/// One thread of the gate is stopped, as if it had stuck.
 #[tokio::test(flavor = "multi_thread")]
 async fn signs_of_life_stop_when_one_worker_is_stuck() {
     let folder = tempfile::tempdir().unwrap();

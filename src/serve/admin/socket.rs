@@ -114,7 +114,7 @@ fn take_over(socket: Socket, path: &Path, group: Option<u32>) -> io::Result<Unix
     Ok(socket.into())
 }
 
-/// Who may connect.
+/// Lets the gate's user, root and this group connect.
 fn allow(path: &Path, group: Option<u32>) -> io::Result<()> {
     // Without a group there is nothing to change, and the unit's filter refuses every chown.
     if group.is_some() {
