@@ -65,7 +65,8 @@ impl Serve {
             true => CliError::usage(error),
             false => CliError::failed(error),
         })?;
-        tracing::info!(cut = stopped.cut, "stopped");
+        let how = if stopped.left { "left" } else { "stopped" };
+        tracing::info!(cut = stopped.cut, "{how}");
         Ok(Exit::Good)
     }
 }

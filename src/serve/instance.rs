@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 use arc_swap::ArcSwap;
 
 use super::holding::Holding;
+use super::leaving::LeavingProcesses;
 use super::names;
 use super::reload::Reloading;
 use super::reviewing::Reviewing;
@@ -39,6 +40,8 @@ pub struct Instance {
     pub(crate) census: Census,
     /// What the looks at the files remember. Locked while files are read.
     pub(super) reloading: Mutex<Reloading>,
+    /// Earlier processes that still serve what they had accepted.
+    pub(super) leaving: LeavingProcesses,
     /// What the files say and is not in force, by what they are for.
     pub(super) not_in_force: ArcSwap<Vec<(&'static str, String)>>,
 }

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::ends::Ends;
 use super::error::StartError;
 use super::instance::Instance;
 use super::next_start::NextStartWatch;
@@ -93,9 +94,9 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
     if let Some(warning) = runtime.block_on(confirm_node(&instance))? {
         tracing::warn!("{warning}");
     }
-    let stop = CancellationToken::new();
+    let ends = Ends::new();
     let (signalled, reloading) = (
-        until_signalled(stop.clone())?,
+        until_signalled(ends.stop.clone())?,
         keep_reloading(instance.clone(), Notifier::SYSTEMD)?,
     );
     announce(&instance, &sockets);
@@ -108,13 +109,13 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
             Notifier::SYSTEMD.stopping();
         });
         watch.admit().await;
-        let until_stopped = || stop.clone();
+        let (until_stopped, until_ended) = (|| ends.stop.clone(), || ends.leave.clone());
         tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
-        tokio::spawn(until_stopped().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
-        tokio::spawn(until_stopped().run_until_cancelled_owned(watch.keep()));
-        tokio::spawn(until_stopped().run_until_cancelled_owned(next_start.keep()));
+        tokio::spawn(until_ended().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
+        tokio::spawn(until_ended().run_until_cancelled_owned(watch.keep()));
+        tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
         Notifier::SYSTEMD.ready();
-        serve(instance, sockets, stop).await
+        serve(instance, sockets, ends).await
     });
     let written = audit.shutdown(AUDIT_FLUSH);
     let stopped = served?;

@@ -14,6 +14,7 @@ use super::descriptors;
 use super::error::StartError;
 use super::holding::Holding;
 use super::instance::Instance;
+use super::leaving::LeavingProcesses;
 use super::node;
 use super::reviewing::Reviewing;
 use super::sockets::Sockets;
@@ -124,6 +125,7 @@ fn assemble(
         probe: KubeletProbe::default(),
         census: Census::new(),
         reloading: Mutex::default(),
+        leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),
         serving,

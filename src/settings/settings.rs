@@ -12,6 +12,7 @@ use super::firewall::Firewall;
 use super::limits::Limits;
 use super::sources::Sources;
 use super::streams::Streams;
+use super::upgrade::Upgrade;
 use super::upstream::Upstream;
 use crate::tls::ServingOptions;
 
@@ -50,6 +51,8 @@ pub struct Settings {
     pub audit: Audit,
     /// `admin`: the gate's own port and socket.
     pub admin: Admin,
+    /// `upgrade`: how the gate ends after another process has taken its sockets.
+    pub upgrade: Upgrade,
     /// `workers`: threads that serve connections, at least 1.
     pub workers: usize,
     /// What is allowed but should be known to the operator: one sentence each, place first.

@@ -297,6 +297,7 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("upstream.serverName", AtStart),
     ("upstream.tokenFile", AtStart),
     ("upstream.url", AtStart),
+    ("upgrade.drainTimeout", AtStart),
     ("workers", AtStart),
 ];
 
@@ -365,6 +366,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
                 rotation,
             },
         admin: _,
+        upgrade: _,
         workers: _,
         warnings,
     } = new;
