@@ -1,7 +1,12 @@
 //! What the gate tells systemd, in a unit with `Type=notify`: that it serves, that it reads its files again,
 //! and that it ends.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use sd_notify::NotifyState;
+
+/// Another process is the gate now: systemd hears of that one alone.
+static HANDED_OVER: AtomicBool = AtomicBool::new(false);
 
 /// Tells systemd. Without `NOTIFY_SOCKET` in the environment it says nothing.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +39,21 @@ impl Notifier {
         self.tell(&[NotifyState::Stopping]);
     }
 
+    /// Another process is the main process of the unit from here on, and this one says nothing more.
+    pub(crate) fn hand_over(self, pid: i32) {
+        self.tell(&[NotifyState::MainPid(pid.unsigned_abs())]);
+        HANDED_OVER.store(true, Relaxed);
+    }
+
+    /// The other process has ended, and did not become the gate.
+    pub(crate) fn take_back(self) {
+        HANDED_OVER.store(false, Relaxed);
+        self.tell(&[NotifyState::MainPid(std::process::id())]);
+    }
+
     fn tell(self, states: &[NotifyState<'_>]) {
         if self.tells
+            && !HANDED_OVER.load(Relaxed)
             && let Err(error) = sd_notify::notify(states)
         {
             tracing::warn!(%error, "systemd cannot be told the state of the gate, at NOTIFY_SOCKET");

@@ -4,11 +4,11 @@
 //! Keys, tokens and remembered answers are never said: the new process reads its own files and asks again.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::seal::Exemption;
+use super::super::leaving::Leaving;
+use crate::seal::{Exemption, Seal};
 
 /// The version of the conversation. Fields that a reader does not know are ignored, so it is only counted up
 /// when a gate that does not know the change must not take over.
@@ -33,8 +33,12 @@ pub(super) enum NewSays {
 #[derive(Deserialize, Serialize)]
 #[serde(tag = "say", rename_all = "camelCase")]
 pub(super) enum OldSays {
-    /// What the new process needs to make its parts. Not for the log: it holds the mark.
-    Offer(Offer),
+    /// What the new process needs to make its parts.
+    Offer {
+        /// By what the seal knows the old process' connections to the kubelet. With the same one, the new
+        /// process needs no other rules. Its mark is a secret: not for the log.
+        exemption: Option<Exemption>,
+    },
     /// The sockets are in this message: first the listeners, then the connections of the processes that leave.
     Handed(Handed),
     /// It does not hand over, or no longer.
@@ -44,21 +48,6 @@ pub(super) enum OldSays {
     },
     /// The new process is the gate. The old one leaves.
     Yours,
-}
-
-/// What the new process needs to make its parts. It has no `Debug`: the mark is a secret.
-#[derive(Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(in crate::serve) struct Offer {
-    /// By what the seal knows the old process' connections to the kubelet. With the same one, the new process
-    /// needs no other rules.
-    pub(in crate::serve) exemption: Option<Exemption>,
-    /// Whether the seal lets connections with this exemption through.
-    pub(in crate::serve) admitted: bool,
-    /// Where the service manager is told: `NOTIFY_SOCKET` of the old process.
-    pub(in crate::serve) notify_socket: Option<String>,
-    /// How often the service manager wants to hear of the gate: `WATCHDOG_USEC` of the old process.
-    pub(in crate::serve) watchdog: Option<Duration>,
 }
 
 /// What comes with the sockets.
@@ -71,5 +60,7 @@ pub(super) struct Handed {
     /// not bind them either, until a kubelet runs that does not want them.
     pub(super) let_go: Vec<SocketAddr>,
     /// What the processes that leave have said last, in the order of their connections.
-    pub(super) leaving: Vec<serde_json::Value>,
+    pub(super) leaving: Vec<Leaving>,
+    /// The seal, as the old process found it last.
+    pub(super) seal: Seal,
 }

@@ -8,17 +8,18 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::Signal;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::super::ends::Ends;
 use super::super::instance::Instance;
 use super::super::leaving::Leaving;
 use super::super::notify::Notifier;
 use super::channel::Channel;
-use super::message::{Handed, NewSays, Offer, OldSays, VERSION};
+use super::message::{Handed, NewSays, OldSays, VERSION};
 use super::peer::{Peer, Stranger};
 use super::place::{Place, PlaceError};
-use super::successors::MOST_LEAVING;
+use super::predecessors::{self, Predecessors};
+use crate::seal::Seal;
 
 /// A whole hand-over takes no longer.
 pub(super) const WHOLE: Duration = Duration::from_secs(60);
@@ -36,6 +37,7 @@ pub(in crate::serve) struct Offering {
     pub(in crate::serve) instance: Arc<Instance>,
     /// The admin port and the admin socket.
     pub(in crate::serve) admin: Vec<OwnedFd>,
+    pub(in crate::serve) predecessors: Arc<Predecessors>,
     pub(in crate::serve) ends: Ends,
     pub(in crate::serve) notifier: Notifier,
 }
@@ -61,15 +63,18 @@ enum OfferError {
     #[error("it was not done within {WHOLE:?}")]
     Late,
     /// The new process has other words.
-    #[error("the new process speaks version {0} of the hand-over, and this one version {VERSION}: restart instead")]
+    #[error(
+        "the new process speaks version {0} of the hand-over, and this one version {VERSION}: restart instead"
+    )]
     Version(u32),
     /// The new process says something that is not its turn to say.
     #[error("the new process does not keep to the order of the hand-over: is it of another version?")]
     Order,
     /// There are too many.
     #[error(
-        "{MOST_LEAVING} processes that have handed over still serve what they had accepted: {0}. Wait for the \
-         end of one, or end it by kill -TERM, which cuts its streams"
+        "{} processes that have handed over still serve what they had accepted: {0}. Wait for the \
+         end of one, or end it by kill -TERM, which cuts its streams",
+        predecessors::MOST
     )]
     TooMany(String),
     /// The seal would not know the new process.
@@ -127,18 +132,18 @@ impl Offering {
     }
 
     async fn hand_over(&self) -> Result<Successor, OfferError> {
-        let whole = tokio::time::Instant::now() + WHOLE;
+        let whole = Instant::now() + WHOLE;
         let within = |error| move |_| Err(error);
         // The socket is there only until the new process has found it.
         let (channel, peer) = {
             let place = Place::make(&self.instance.settings.firewall.run_directory)?;
-            let found = tokio::time::timeout_at(whole, self.successor(&place));
+            let found = timeout_at(whole, self.successor(&place));
             found.await.unwrap_or_else(within(OfferError::Late))?
         };
         let handed = tokio::select! {
             biased;
             () = self.ends.stop.cancelled() => Err(OfferError::Stopping),
-            handed = tokio::time::timeout_at(whole, self.hand(&channel, &peer)) => {
+            handed = timeout_at(whole, self.hand(&channel, &peer)) => {
                 handed.unwrap_or_else(within(OfferError::Late))
             }
         };
@@ -153,7 +158,6 @@ impl Offering {
                 _seal: seal,
             }),
             Err(error) => {
-                self.instance.gate.audit.stay();
                 let why = error.to_string();
                 // A process that has ended reads nothing.
                 let _ = channel.send(&OldSays::Refused { why }, &[]);
@@ -207,8 +211,8 @@ impl Offering {
     /// Everything up to the last word. This process goes on serving meanwhile.
     async fn hand(&self, channel: &Channel, peer: &Peer) -> Result<OwnedMutexGuard<()>, OfferError> {
         let instance = &self.instance;
-        let leaving = instance.leaving.list();
-        if leaving.len() >= MOST_LEAVING {
+        if self.predecessors.count() >= predecessors::MOST {
+            let leaving = instance.leaving.list();
             let each = leaving.iter().map(|leaving| {
                 let Leaving {
                     pid,
@@ -232,15 +236,8 @@ impl Offering {
                 own,
             });
         }
-        // From here on the new process may open the audit file.
-        instance.gate.audit.leave();
-        let offer = Offer {
-            exemption: instance.exemption.clone(),
-            admitted: instance.gate.kubelet.is_admitted(),
-            notify_socket: self.notifier.socket(),
-            watchdog: self.notifier.watchdog(),
-        };
-        channel.send(&OldSays::Offer(offer), &[])?;
+        let exemption = instance.exemption.clone();
+        channel.send(&OldSays::Offer { exemption }, &[])?;
         let (NewSays::Ready, _) = channel.receive().await? else {
             return Err(OfferError::Order);
         };
@@ -261,15 +258,15 @@ impl Offering {
     fn send_sockets(&self, channel: &Channel) -> Result<(), OfferError> {
         let holding = &self.instance.holding;
         let (listeners, let_go) = (holding.descriptors()?, holding.let_go());
-        let leaving = self.instance.successors.leaving(&self.instance)?;
-        let (said, connections): (Vec<_>, Vec<_>) = leaving.into_iter().unzip();
+        let (leaving, connections): (Vec<_>, Vec<_>) = self.predecessors.descriptors()?.into_iter().unzip();
         let descriptors: Vec<_> = (listeners.iter().chain(&self.admin).chain(&connections))
             .map(|descriptor| descriptor.as_fd())
             .collect();
         let handed = Handed {
             listeners: listeners.len() + self.admin.len(),
             let_go: let_go.into_iter().collect(),
-            leaving: said,
+            leaving,
+            seal: Seal::clone(&self.instance.seal.load()),
         };
         Ok(channel.send(&OldSays::Handed(handed), &descriptors)?)
     }
@@ -298,7 +295,7 @@ impl Offering {
         );
         self.ends.leave.cancel();
         drop(self.admin);
-        self.instance.successors.clear();
+        self.predecessors.clear();
         loop {
             let leaving = Leaving::this_process(&self.instance, since);
             match successor.channel.send(&leaving, &[]) {
@@ -321,6 +318,6 @@ impl Offering {
 
 fn judged(channel: &Channel) -> Result<Peer, Stranger> {
     let peer = Peer::of(channel.as_fd())?;
-    peer.judge()?;
+    peer.judge_successor()?;
     Ok(peer)
 }

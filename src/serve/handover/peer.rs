@@ -54,14 +54,27 @@ impl Peer {
         Ok(Self { process, uid })
     }
 
-    /// Checks that it is of this process' user, or root, and in its cgroup.
+    /// Checks that it may take over from this process: it is of the same user, or root's, and in the same
+    /// cgroup.
     ///
     /// # Errors
     /// It is not, or it cannot be seen.
-    pub(super) fn judge(&self) -> Result<(), Stranger> {
+    pub(super) fn judge_successor(&self) -> Result<(), Stranger> {
+        self.judge(self.uid == 0)
+    }
+
+    /// Checks that this process may take over from it, by the same rule.
+    ///
+    /// # Errors
+    /// As [`Self::judge_successor`].
+    pub(super) fn judge_predecessor(&self) -> Result<(), Stranger> {
+        self.judge(rustix::process::geteuid().is_root())
+    }
+
+    fn judge(&self, successor_is_root: bool) -> Result<(), Stranger> {
         let pid = self.process.pid();
         let own = rustix::process::geteuid().as_raw();
-        if self.uid != own && self.uid != 0 {
+        if self.uid != own && !successor_is_root {
             let uid = self.uid;
             return Err(Stranger::User { pid, uid, own });
         }
@@ -101,10 +114,22 @@ mod tests {
     #[test]
     fn a_cgroup_is_the_same_in_every_hierarchy_and_never_without_one() {
         for (theirs, own, same) in [
-            ("0::/system.slice/gate.service\n", "0::/system.slice/gate.service\n", true),
+            (
+                "0::/system.slice/gate.service\n",
+                "0::/system.slice/gate.service\n",
+                true,
+            ),
             ("0::/\n", "0::/\n", true),
-            ("0::/system.slice/other.service\n", "0::/system.slice/gate.service\n", false),
-            ("0::/system.slice/gate.service/x\n", "0::/system.slice/gate.service\n", false),
+            (
+                "0::/system.slice/other.service\n",
+                "0::/system.slice/gate.service\n",
+                false,
+            ),
+            (
+                "0::/system.slice/gate.service/x\n",
+                "0::/system.slice/gate.service\n",
+                false,
+            ),
             ("0::/../x\n", "0::/\n", false),
             ("1:name=systemd:/a\n0::/\n", "1:name=systemd:/b\n0::/\n", false),
             ("", "0::/\n", false),
@@ -120,9 +145,10 @@ mod tests {
         let (one, _other) = UnixStream::pair().unwrap();
         let mut peer = Peer::of(one.as_fd()).unwrap();
         assert_eq!(peer.process.pid(), std::process::id().cast_signed());
-        peer.judge().unwrap();
+        peer.judge_successor().unwrap();
+        peer.judge_predecessor().unwrap();
         peer.uid = rustix::process::geteuid().as_raw() + 1;
-        let said = peer.judge().unwrap_err().to_string();
+        let said = peer.judge_successor().unwrap_err().to_string();
         assert!(said.contains(&format!("user {}'s", peer.uid)), "{said}");
     }
 }

@@ -132,7 +132,10 @@ fn connect(run_directory: &Path) -> io::Result<Option<OwnedFd>> {
         Err(Errno::NOENT) => return Ok(None),
         folder => folder?,
     };
-    let (owner, own) = (rustix::fs::fstat(&folder)?.st_uid, rustix::process::geteuid().as_raw());
+    let (owner, own) = (
+        rustix::fs::fstat(&folder)?.st_uid,
+        rustix::process::geteuid().as_raw(),
+    );
     if owner != own && own != 0 {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,

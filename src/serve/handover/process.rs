@@ -263,7 +263,10 @@ mod tests {
         let started = RunningProcess::open(pid).unwrap().started();
         says(directory, pid, started + 1);
         let said = refused(directory, None);
-        assert!(said.contains(&format!("process {pid} has written it and has ended")), "{said}");
+        assert!(
+            said.contains(&format!("process {pid} has written it and has ended")),
+            "{said}"
+        );
         says(directory, pid, started);
         let said = refused(directory, Some(("--pid", 1)));
         assert!(said.contains("--pid is 1, and the gate"), "{said}");
