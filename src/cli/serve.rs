@@ -12,6 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::exit::{CliError, Exit, runtime};
 use super::terminal::colours;
 use crate::repeats::{self, Repeats};
+use crate::serve::Inherited;
 use crate::serve::run::{Configuration, run};
 use crate::settings::{KubeletFlags, Settings};
 
@@ -29,6 +30,9 @@ pub(super) struct Serve {
     /// "info".
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: LogFormat,
+    /// Take over from the gate that serves with this configuration, which kubelet-gate upgrade has told so
+    #[arg(long)]
+    take_over: bool,
     #[command(flatten)]
     flags: KubeletFlags,
 }
@@ -44,6 +48,8 @@ pub(super) enum LogFormat {
 
 impl Serve {
     pub(super) fn run(&self) -> Result<Exit, CliError> {
+        // Before there is a second thread.
+        let inherited = Inherited::from_systemd().map_err(CliError::usage)?;
         let settings = Settings::load(&self.config, &self.flags).map_err(CliError::usage)?;
         log_to_stderr(self.log_format);
         log_panics();
@@ -56,6 +62,8 @@ impl Serve {
             path: &self.config,
             flags: &self.flags,
             settings,
+            inherited,
+            take_over: self.take_over,
         };
         let served = run(&runtime, configuration);
         // A worker that does not end must not keep the process: systemd would have to kill it.

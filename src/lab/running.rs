@@ -16,7 +16,7 @@ use super::directory::Directory;
 use super::reserved_ports::ReservedPorts;
 use crate::audit::{AuditError, AuditThread};
 use crate::serve::start::{Started, start};
-use crate::serve::{Ends, Instance, StartError, Stopped, serve};
+use crate::serve::{Ends, Inherited, Instance, StartError, Stopped, serve};
 use crate::settings::{AdminSocket, KubeletFlags, Settings, SettingsError};
 use fakes::apiserver::FakeApiServer;
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
@@ -145,7 +145,7 @@ impl Lab {
             instance: gate,
             sockets,
             audit,
-        } = start(settings, &Handle::current())?;
+        } = start(settings, Inherited::default(), &Handle::current())?;
         let bound = |address: Option<SocketAddr>| {
             address.ok_or_else(|| LabError::Serve(io::Error::other("a socket is missing")))
         };

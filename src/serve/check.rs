@@ -313,7 +313,7 @@ fn key(problem: &StartError) -> &'static str {
         StartError::AdminSocket(AdminSocketError::Listen { .. }) => "admin.socket",
         StartError::ApiServer(_) | StartError::Kubeconfig(_) | StartError::NoApiServer => "kubeconfig",
         StartError::Audit(_) => "audit.path",
-        StartError::Bind(_) => "listen",
+        StartError::Bind(_) | StartError::Inherited(_) => "listen",
         StartError::DenyList(_) => "authentication.denyFiles",
         StartError::Kubelet(error) => match error {
             KubeletError::Read { key, .. } | KubeletError::Pem { key, .. } => key,

@@ -8,6 +8,7 @@ mod ends;
 mod error;
 pub(crate) mod handover;
 mod holding;
+mod inherited;
 mod instance;
 mod leaving;
 mod left_out;
@@ -27,6 +28,7 @@ mod watch;
 
 pub use self::ends::Ends;
 pub use self::error::StartError;
+pub use self::inherited::{Inherited, InheritedError};
 pub use self::instance::Instance;
 pub use self::node::NodeError;
 pub use self::sockets::{BindError, Sockets};

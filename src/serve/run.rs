@@ -3,25 +3,28 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::ends::Ends;
 use super::error::StartError;
+use super::handover::{Offering, Predecessors, TakeError, Taken, Taking, process, tell_command};
 use super::instance::Instance;
 use super::next_start::NextStartWatch;
 use super::node::{self, NodeError, SameMachine, Shown};
 use super::notify::Notifier;
 use super::reload::keep_reloading;
-use super::start::{Started, start, unused_proxy};
+use super::sockets::listed;
+use super::start::{Started, prepare, start, take_sockets, unused_proxy};
 use super::watch::Watch;
-use super::{Sockets, Stopped, serve};
+use super::{Inherited, Ports, Sockets, Stopped};
 use crate::audit::AuditError;
 use crate::seal::RunningGate;
 use crate::settings::{KubeletFlags, Settings};
@@ -42,6 +45,9 @@ pub(crate) enum RunError {
     /// A worker cannot be started, or a signal cannot be waited for.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The gate that serves goes on.
+    #[error(transparent)]
+    TakeOver(#[from] TakeError),
     /// The Node is another machine.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -57,7 +63,7 @@ impl RunError {
         match self {
             Self::Start(error) => !matches!(error, StartError::AdminSocket(_) | StartError::Bind(_)),
             Self::Node(_) => true,
-            Self::Audit(_) | Self::Io(_) => false,
+            Self::Audit(_) | Self::Io(_) | Self::TakeOver(_) => false,
         }
     }
 }
@@ -68,6 +74,10 @@ pub(crate) struct Configuration<'a> {
     /// Flags of the command line, which win over the file.
     pub(crate) flags: &'a KubeletFlags,
     pub(crate) settings: Settings,
+    /// Sockets that this process need not bind.
+    pub(crate) inherited: Inherited,
+    /// Takes over from the gate that serves, which has been told so.
+    pub(crate) take_over: bool,
 }
 
 /// Runs a gate of this configuration until SIGTERM or SIGINT. `runtime` is the control runtime.
@@ -79,64 +89,133 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         path,
         flags,
         settings,
+        inherited,
+        take_over,
     } = configuration;
     for warning in settings.warnings.iter().chain(&unused_proxy()) {
         tracing::warn!("{warning}");
     }
     let _entered = runtime.enter();
+    let (started, taken) = if take_over {
+        let (started, taken) = runtime.block_on(succeed(settings.clone()))?;
+        (started, Some(taken))
+    } else {
+        (start(settings.clone(), inherited, runtime.handle())?, None)
+    };
     let Started {
         instance,
         sockets,
         audit,
-    } = start(settings.clone(), runtime.handle())?;
+    } = started;
     instance.follow_configuration(path.to_owned(), flags.clone(), settings);
     instance.warn_of_certificates(&instance.settings.tls);
-    if let Some(warning) = runtime.block_on(confirm_node(&instance))? {
-        tracing::warn!("{warning}");
+    if taken.is_none() {
+        runtime.block_on(confirm_node(&instance))?;
     }
-    let ends = Ends::new();
-    let (signalled, reloading) = (
-        until_signalled(ends.stop.clone())?,
-        keep_reloading(instance.clone(), Notifier::SYSTEMD)?,
-    );
-    announce(&instance, &sockets);
-    let next_start = NextStartWatch::new(instance.holding.clone());
     instance.warn_of_left_out();
-    let mut watch = Watch::new(instance.clone(), publish_running_gate(&instance, &sockets));
-    let served = runtime.block_on(async {
-        tokio::spawn(async move {
-            signalled.await;
-            Notifier::SYSTEMD.stopping();
-        });
-        watch.admit().await;
-        let (until_stopped, until_ended) = (|| ends.stop.clone(), || ends.leave.clone());
-        tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
-        tokio::spawn(until_ended().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
-        tokio::spawn(until_ended().run_until_cancelled_owned(watch.keep()));
-        tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
-        Notifier::SYSTEMD.ready();
-        serve(instance, sockets, ends).await
-    });
+    let served = runtime.block_on(serve_until_ended(instance, sockets, taken));
     let written = audit.shutdown(AUDIT_FLUSH);
     let stopped = served?;
     written?;
     Ok(stopped)
 }
 
+/// Makes a gate with the sockets of the one that serves. Whatever fails, that one goes on.
+async fn succeed(settings: Settings) -> Result<(Started, Taken), RunError> {
+    let taking = Taking::begin(&settings.firewall.run_directory).await?;
+    let (instance, audit) = prepare(settings, taking.exemption(), &Handle::current())?;
+    confirm_node(&instance).await?;
+    let mut taken = taking.take().await?;
+    instance.holding.give_up(std::mem::take(&mut taken.let_go));
+    instance.seal.store(Arc::new(taken.seal.clone()));
+    let inherited = Inherited::handed_over(std::mem::take(&mut taken.listeners))?;
+    let sockets = take_sockets(&instance, inherited)?;
+    let started = Started {
+        instance,
+        sockets,
+        audit,
+    };
+    Ok((started, taken))
+}
+
+async fn serve_until_ended(
+    instance: Arc<Instance>,
+    sockets: Sockets,
+    taken: Option<Taken>,
+) -> Result<Stopped, RunError> {
+    let (ends, notifier) = (Ends::new(), Notifier::SYSTEMD);
+    let (until_stopped, until_ended) = (|| ends.stop.clone(), || ends.leave.clone());
+    let (signalled, reloading, successors) = (
+        until_signalled(ends.stop.clone())?,
+        keep_reloading(instance.clone(), notifier)?,
+        signal(SignalKind::user_defined2())?,
+    );
+    let predecessors = Predecessors::new(instance.clone(), ends.leave.clone());
+    let offering = Offering {
+        instance: instance.clone(),
+        admin: sockets.admin_descriptors()?,
+        predecessors: predecessors.clone(),
+        ends: ends.clone(),
+        notifier,
+    };
+    let line = Announcement::of(&instance, &sockets);
+    let running = running_gate(&instance, &sockets);
+    let next_start = NextStartWatch::new(instance.holding.clone());
+    let mut watch = Watch::new(instance.clone(), running.clone());
+    tokio::spawn(async move {
+        signalled.await;
+        notifier.stopping();
+    });
+    // With the sockets of another gate this one must let go of an address from the first moment on.
+    tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
+    let ports = match taken {
+        None => {
+            line.log();
+            publish(&instance, &running);
+            watch.admit().await;
+            Ports::open(instance.clone(), sockets, ends.clone())?
+        }
+        Some(taken) => {
+            // The seal is the old process' until it has left. Its exemption is this one's, and until the first
+            // look each connection to the kubelet is looked at.
+            instance.gate.kubelet.set_admitted(false);
+            let ports = Ports::open(instance.clone(), sockets, ends.clone())?;
+            if let Err(error) = taken.commit(&predecessors).await {
+                // What was accepted is served to its end.
+                ends.stop.cancel();
+                ports.until_ended().await;
+                return Err(error.into());
+            }
+            instance.metrics().upgrade("ok");
+            line.log();
+            publish(&instance, &running);
+            ports
+        }
+    };
+    tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
+    tokio::spawn(until_ended().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
+    tokio::spawn(until_ended().run_until_cancelled_owned(watch.keep()));
+    tokio::spawn(offering.keep(successors));
+    notifier.ready();
+    tell_command("serving");
+    Ok(ports.until_ended().await)
+}
+
 /// Whether the Node is this machine, as far as the API server says so soon. Without its answer
 /// the gate starts as well.
-async fn confirm_node(instance: &Instance) -> Result<Option<String>, NodeError> {
+async fn confirm_node(instance: &Instance) -> Result<(), NodeError> {
     let Some(api_server) = &instance.api_server else {
-        return Ok(None);
+        return Ok(());
     };
     let name = &instance.gate.node_name;
-    Ok(match node::confirm(api_server, name, NODE).await? {
-        SameMachine::Yes => None,
-        SameMachine::Unproven(why) => Some(why),
-        SameMachine::Unasked(why) => Some(format!(
-            "the API server does not say whether the Node {name} is this machine: {why}"
-        )),
-    })
+    match node::confirm(api_server, name, NODE).await? {
+        SameMachine::Yes => {}
+        SameMachine::Unproven(why) => tracing::warn!("{why}"),
+        SameMachine::Unasked(why) => {
+            tracing::warn!("the API server does not say whether the Node {name} is this machine: {why}");
+        }
+    }
+    Ok(())
 }
 
 /// Warns of what `check` refuses, as soon as the API server can tell: a credential that
@@ -166,18 +245,29 @@ async fn warn_of_fleet_credentials(instance: Arc<Instance>) {
     }
 }
 
-/// Writes to `firewall.runDirectory` by what the gate's connections are known:
-/// `firewall apply` reads it there.
-fn publish_running_gate(instance: &Instance, sockets: &Sockets) -> RunningGate {
-    let running = RunningGate {
+/// By what the gate's connections are known, and where it listens: also where it waits until a kubelet lets it.
+fn running_gate(instance: &Instance, sockets: &Sockets) -> RunningGate {
+    let with_missing = |mut addresses: Vec<SocketAddr>, configured: &[SocketAddr]| {
+        addresses.extend(instance.holding.not_held(configured));
+        addresses
+    };
+    let settings = &instance.settings;
+    RunningGate {
         pid: std::process::id(),
         uid: rustix::process::getuid().as_raw(),
         exemption: instance.exemption.clone(),
-        listen: sockets.addresses(),
-        read_only_listen: sockets.tombstone_addresses(),
+        listen: with_missing(sockets.addresses(), &settings.listen),
+        read_only_listen: with_missing(sockets.tombstone_addresses(), &settings.read_only_port.listen),
         admin: sockets.admin_address(),
-    };
+    }
+}
+
+/// Writes to `firewall.runDirectory` which gate serves: `firewall apply` and `upgrade` read it there.
+fn publish(instance: &Instance, running: &RunningGate) {
     let settings = &instance.settings.firewall;
+    if let Err(error) = process::write(&settings.run_directory) {
+        tracing::debug!("firewall.runDirectory: {error}: no other process can take over from this one");
+    }
     if let Err(error) = running.write(&settings.run_directory) {
         // An operator who requires the seal should know now. Without a seal the file is not needed.
         if settings.required {
@@ -186,19 +276,39 @@ fn publish_running_gate(instance: &Instance, sockets: &Sockets) -> RunningGate {
             tracing::debug!("firewall.runDirectory: {error}");
         }
     }
-    running
 }
 
-fn announce(instance: &Instance, sockets: &Sockets) {
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        node = &*instance.gate.node_name,
-        listen = super::sockets::listed(&sockets.addresses()),
-        admin = super::sockets::listed(sockets.admin_address().as_slice()),
-        admin_socket = sockets.admin_socket_path().as_deref().unwrap_or("none"),
-        read_only_port = super::sockets::listed(&sockets.tombstone_addresses()),
-        "serving"
-    );
+/// The log line that says that the gate serves, and where.
+struct Announcement {
+    node: Arc<str>,
+    listen: String,
+    admin: String,
+    admin_socket: String,
+    read_only_port: String,
+}
+
+impl Announcement {
+    fn of(instance: &Instance, sockets: &Sockets) -> Self {
+        Self {
+            node: instance.gate.node_name.clone(),
+            listen: listed(&sockets.addresses()),
+            admin: listed(sockets.admin_address().as_slice()),
+            admin_socket: sockets.admin_socket_path().unwrap_or_else(|| "none".to_owned()),
+            read_only_port: listed(&sockets.tombstone_addresses()),
+        }
+    }
+
+    fn log(&self) {
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            node = &*self.node,
+            listen = self.listen,
+            admin = self.admin,
+            admin_socket = self.admin_socket,
+            read_only_port = self.read_only_port,
+            "serving"
+        );
+    }
 }
 
 /// SIGTERM or SIGINT stop the gate: from this call on they no longer kill the process, and

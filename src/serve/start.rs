@@ -13,6 +13,7 @@ use super::admin;
 use super::descriptors;
 use super::error::StartError;
 use super::holding::Holding;
+use super::inherited::Inherited;
 use super::instance::Instance;
 use super::leaving::LeavingProcesses;
 use super::node;
@@ -42,19 +43,24 @@ pub struct Started {
     pub audit: AuditThread,
 }
 
-/// Makes a gate of `settings` and binds its sockets. Reviews will run on `control`, the
-/// runtime this is called on.
+/// Makes a gate of `settings`, and takes its sockets from `inherited` or binds them. Reviews will run on
+/// `control`, the runtime this is called on.
 ///
 /// # Errors
 /// Something cannot be used. Nothing stays bound or running.
-pub fn start(mut settings: Settings, control: &Handle) -> Result<Started, StartError> {
+pub fn start(
+    mut settings: Settings,
+    mut inherited: Inherited,
+    control: &Handle,
+) -> Result<Started, StartError> {
     if let Some(warning) = descriptors::fit(&mut settings) {
         tracing::warn!("{warning}");
     }
     let at_stake = node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
-    let mut sockets = Sockets::bind(&settings)?;
+    let mut sockets = Sockets::bind(&settings, &mut inherited)?;
     // Last: of two gates with this configuration, only one has come so far.
-    sockets.admin_socket = admin::socket::listen(&settings)?;
+    sockets.admin_socket = admin::socket::listen(&settings, &mut inherited)?;
+    inherited.finish()?;
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let (instance, audit) = assemble(settings, at_stake, exemption, control)?;
     Ok(Started {

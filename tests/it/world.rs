@@ -20,7 +20,7 @@ use http_body_util::Full;
 use kubelet_gate::audit::AuditThread;
 use kubelet_gate::serve::Stopped;
 use kubelet_gate::serve::start::{Started, start};
-use kubelet_gate::serve::{Ends, Instance, serve};
+use kubelet_gate::serve::{Ends, Inherited, Instance, serve};
 use kubelet_gate::settings::{KubeletFlags, Settings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -183,7 +183,7 @@ impl WorldBuilder {
             instance: gate,
             sockets,
             audit,
-        } = start(settings, &Handle::current()).unwrap();
+        } = start(settings, Inherited::default(), &Handle::current()).unwrap();
         let ends = Ends::new();
         World {
             kubelet,

@@ -17,4 +17,4 @@ mod take;
 pub(super) use self::offer::Offering;
 pub(super) use self::predecessors::Predecessors;
 pub(crate) use self::take::TakeError;
-pub(super) use self::take::Taking;
+pub(super) use self::take::{Taken, Taking, tell_command};

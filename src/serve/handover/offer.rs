@@ -118,7 +118,12 @@ impl Offering {
     ///
     /// Dropped, it leaves the gate as it is.
     pub(in crate::serve) async fn keep(self, mut signals: Signal) {
-        while signals.recv().await.is_some() {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.ends.stop.cancelled() => return,
+                signal = signals.recv() => if signal.is_none() { return },
+            }
             let path = self.instance.settings.firewall.run_directory.display();
             tracing::info!("SIGUSR2: handing over to the process that asks in {path}/upgrade");
             match self.hand_over().await {

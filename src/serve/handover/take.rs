@@ -36,8 +36,9 @@ pub(in crate::serve) struct Taking {
     exemption: Option<Exemption>,
 }
 
-/// What the old process has handed over.
+/// What the old process has handed over. Until the last word it is the gate all the same.
 pub(in crate::serve) struct Taken {
+    taking: Taking,
     pub(in crate::serve) listeners: Vec<OwnedFd>,
     /// The addresses that it does not hold.
     pub(in crate::serve) let_go: BTreeSet<SocketAddr>,
@@ -160,7 +161,7 @@ impl Taking {
     ///
     /// # Errors
     /// The old process has ended, or refuses.
-    pub(in crate::serve) async fn take(&self) -> Result<Taken, TakeError> {
+    pub(in crate::serve) async fn take(self) -> Result<Taken, TakeError> {
         if !tell_command("ready") {
             return Err(TakeError::Abandoned);
         }
@@ -184,60 +185,11 @@ impl Taking {
         });
         Ok(Taken {
             before: before.collect::<io::Result<_>>()?,
+            taking: self,
             listeners,
             let_go: let_go.into_iter().collect(),
             seal,
         })
-    }
-
-    /// Says that this process serves, and waits until it is the gate. The old process has stopped accepting
-    /// then, or has ended.
-    ///
-    /// # Errors
-    /// The old process goes on: this one must end.
-    pub(in crate::serve) async fn commit(
-        self,
-        before: Vec<(Leaving, Channel)>,
-        predecessors: &Arc<Predecessors>,
-    ) -> Result<(), TakeError> {
-        let pid = self.pid();
-        let said = match self.ask(&NewSays::Serving).await {
-            Ok((said, _)) => said,
-            // What the old process has said counts. After this it can say no more.
-            Err(error @ (TakeError::Late { .. } | TakeError::Closed { .. })) => match self.channel.last() {
-                Ok(said) => said,
-                Err(_) => return self.go_on_alone(error, before, predecessors).await,
-            },
-            Err(error) => return Err(error),
-        };
-        match said {
-            OldSays::Yours => {}
-            OldSays::Refused { why } => return Err(TakeError::Refused { pid, why }),
-            _ => return Err(self.order()),
-        }
-        follow(before, predecessors);
-        predecessors.follow(pid.unsigned_abs(), self.channel);
-        Ok(())
-    }
-
-    /// If the old process has ended, this one is the gate: it has the sockets.
-    async fn go_on_alone(
-        self,
-        error: TakeError,
-        before: Vec<(Leaving, Channel)>,
-        predecessors: &Arc<Predecessors>,
-    ) -> Result<(), TakeError> {
-        let pid = self.pid();
-        if timeout(GONE, self.old.process.ended()).await.is_err() {
-            return Err(error);
-        }
-        tracing::warn!(
-            pid,
-            "the process that handed over has ended; this one has its sockets and goes on"
-        );
-        Place::clear(&self.run_directory);
-        follow(before, predecessors);
-        Ok(())
     }
 
     async fn ask(&self, say: &NewSays) -> Result<(OldSays, Vec<OwnedFd>), TakeError> {
@@ -251,22 +203,53 @@ impl Taking {
         }
     }
 
+    /// Waits for the end of the old process, if it is ending: this one has the sockets, and is the gate then.
+    async fn until_alone(self) -> Result<(), ()> {
+        let pid = self.pid();
+        timeout(GONE, self.old.process.ended()).await.map_err(|_| ())?;
+        tracing::warn!(pid, "the process that handed over has ended; this one has its sockets and goes on");
+        Place::clear(&self.run_directory);
+        Ok(())
+    }
+
     fn order(&self) -> TakeError {
         TakeError::Order { pid: self.pid() }
     }
 }
 
-impl Taken {
-    /// The connections to the gates before the old process.
-    pub(in crate::serve) fn before(&mut self) -> Vec<(Leaving, Channel)> {
-        std::mem::take(&mut self.before)
-    }
-}
+// === impl Taken ===
 
-fn follow(before: Vec<(Leaving, Channel)>, predecessors: &Arc<Predecessors>) {
-    for (leaving, channel) in before {
-        predecessors.follow(leaving.pid, channel);
-        predecessors.note(leaving);
+impl Taken {
+    /// Says that this process serves, and waits until it is the gate. The old process has stopped accepting
+    /// then, or has ended.
+    ///
+    /// # Errors
+    /// The old process goes on: this one must end.
+    pub(in crate::serve) async fn commit(self, predecessors: &Arc<Predecessors>) -> Result<(), TakeError> {
+        let Self { taking, before, .. } = self;
+        let pid = taking.pid();
+        let old = match taking.ask(&NewSays::Serving).await {
+            Ok((OldSays::Yours, _)) => Some(taking.channel),
+            Ok(_) => return Err(taking.order()),
+            Err(error @ (TakeError::Late { .. } | TakeError::Closed { .. })) => {
+                // What the old process has said counts. After this it can say no more.
+                if let Ok(OldSays::Yours) = taking.channel.last() {
+                    Some(taking.channel)
+                } else {
+                    taking.until_alone().await.map_err(|()| error)?;
+                    None
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        for (leaving, channel) in before {
+            predecessors.follow(leaving.pid, channel);
+            predecessors.note(leaving);
+        }
+        if let Some(channel) = old {
+            predecessors.follow(pid.unsigned_abs(), channel);
+        }
+        Ok(())
     }
 }
 
