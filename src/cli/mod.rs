@@ -18,6 +18,7 @@ mod readonly_census;
 mod serve;
 mod table;
 mod terminal;
+mod upgrade;
 mod which_kubelet;
 mod wrap;
 
@@ -70,6 +71,8 @@ enum Command {
     ReadonlyCensus(readonly_census::ReadonlyCensus),
     /// Run the gate
     Serve(serve::Serve),
+    /// Have a new process take over from the gate that serves, so that no request fails
+    Upgrade(upgrade::Upgrade),
 }
 
 /// Parses the arguments, runs the command, and yields its exit code.
@@ -110,6 +113,7 @@ impl Command {
             Self::Prove(prove) => prove.run(terminal),
             Self::ReadonlyCensus(census) => census.run(terminal),
             Self::Serve(serve) => serve.run(),
+            Self::Upgrade(upgrade) => upgrade.run(terminal),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
 
 use rustix::cmsg_space;
 use rustix::net::{
@@ -11,21 +12,23 @@ use rustix::net::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
 
 /// The longest message, in bytes.
 const LONGEST: usize = 64 * 1024;
 /// The most descriptors of a message: no more than the kernel passes at once.
 pub(super) const MOST_DESCRIPTORS: usize = 253;
 
-/// A connection between two gates. Its socket keeps messages apart (`SOCK_SEQPACKET`).
-pub(super) struct Channel(AsyncFd<OwnedFd>);
+/// A connection between two gates. Its socket keeps messages apart (`SOCK_SEQPACKET`): to tokio it is a stream,
+/// which is all that counts for waiting until it is readable.
+pub(super) struct Channel(UnixStream);
 
 impl Channel {
     /// Of a connected socket. Must be called on a tokio runtime.
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        AsyncFd::new(socket).map(Self)
+        UnixStream::from_std(StdStream::from(socket)).map(Self)
     }
 
     /// Sends a message at once. The kernel has room for far more than one: a peer that reads nothing for so long
@@ -49,7 +52,7 @@ impl Channel {
             ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
         }
         let parts = [IoSlice::new(&bytes)];
-        sendmsg(self.0.get_ref(), &parts, &mut ancillary, SendFlags::NOSIGNAL)?;
+        sendmsg(&self.0, &parts, &mut ancillary, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
@@ -58,20 +61,21 @@ impl Channel {
     /// # Errors
     /// The other end is closed, or sends what is no message.
     pub(super) async fn receive<T: DeserializeOwned>(&self) -> io::Result<(T, Vec<OwnedFd>)> {
-        loop {
-            let mut ready = self.0.readable().await?;
-            match ready.try_io(|socket| receive(socket.as_fd())) {
-                Ok(received) => return received.and_then(parse),
-                Err(_would_block) => {}
-            }
-        }
+        let received = self.0.async_io(Interest::READABLE, || receive(self.0.as_fd()));
+        parse(received.await?)
     }
 
     /// The message that has come already, if one has. The other end can send no further one: from here on each
     /// attempt fails there.
     pub(super) fn last<T: DeserializeOwned>(&self) -> io::Result<T> {
-        shutdown(self.0.get_ref(), Shutdown::Read)?;
+        shutdown(&self.0, Shutdown::Read)?;
         parse(receive(self.0.as_fd())?).map(|(message, _)| message)
+    }
+}
+
+impl From<UnixStream> for Channel {
+    fn from(accepted: UnixStream) -> Self {
+        Self(accepted)
     }
 }
 

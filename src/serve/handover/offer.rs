@@ -72,9 +72,9 @@ enum OfferError {
     Order,
     /// There are too many.
     #[error(
-        "{} processes that have handed over still serve what they had accepted: {0}. Wait for the \
+        "{most} processes that have handed over still serve what they had accepted: {0}. Wait for the \
          end of one, or end it by kill -TERM, which cuts its streams",
-        predecessors::MOST
+        most = predecessors::MOST
     )]
     TooMany(String),
     /// The seal would not know the new process.
@@ -138,18 +138,17 @@ impl Offering {
 
     async fn hand_over(&self) -> Result<Successor, OfferError> {
         let whole = Instant::now() + WHOLE;
-        let within = |error| move |_| Err(error);
         // The socket is there only until the new process has found it.
         let (channel, peer) = {
             let place = Place::make(&self.instance.settings.firewall.run_directory)?;
             let found = timeout_at(whole, self.successor(&place));
-            found.await.unwrap_or_else(within(OfferError::Late))?
+            found.await.unwrap_or(Err(OfferError::Late))?
         };
         let handed = tokio::select! {
             biased;
             () = self.ends.stop.cancelled() => Err(OfferError::Stopping),
             handed = timeout_at(whole, self.hand(&channel, &peer)) => {
-                handed.unwrap_or_else(within(OfferError::Late))
+                handed.unwrap_or(Err(OfferError::Late))
             }
         };
         let committed = handed.and_then(|seal| {
@@ -177,7 +176,7 @@ impl Offering {
         loop {
             tokio::select! {
                 accepted = place.accept() => {
-                    let channel = Channel::new(accepted?)?;
+                    let channel = Channel::from(accepted?);
                     match judged(&channel) {
                         Ok(peer) if asking.len() < ASKING => {
                             asking.spawn(async move {
@@ -301,8 +300,9 @@ impl Offering {
         self.ends.leave.cancel();
         drop(self.admin);
         self.predecessors.clear();
+        let upgrade = &self.instance.settings.upgrade;
         loop {
-            let leaving = Leaving::this_process(&self.instance, since);
+            let leaving = Leaving::this_process(since, upgrade, self.instance.metrics());
             match successor.channel.send(&leaving, &[]) {
                 Ok(()) => {}
                 // It reads nothing: it will read the newest ones.

@@ -14,7 +14,7 @@ pub(super) struct Peer {
 
 /// Why a process may not take part in a hand-over.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::serve) enum Stranger {
+pub(crate) enum Stranger {
     /// It is another user's.
     #[error(
         "process {pid} is user {uid}'s, and a gate hands over to user {own} or root alone: run kubelet-gate \

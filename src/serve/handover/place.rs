@@ -4,13 +4,13 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::unix::AsyncFd;
+use tokio::net::{UnixListener, UnixStream};
 
 /// Below `firewall.runDirectory`.
 const FOLDER: &str = "upgrade";
@@ -27,13 +27,13 @@ const PASSED: OFlags = OFlags::PATH
 pub(super) struct Place {
     run_directory: OwnedFd,
     folder: OwnedFd,
-    listener: AsyncFd<OwnedFd>,
+    listener: UnixListener,
 }
 
 /// The socket cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {source}", path.display())]
-pub(in crate::serve) struct PlaceError {
+pub(crate) struct PlaceError {
     path: PathBuf,
     pub(super) source: io::Error,
 }
@@ -54,13 +54,8 @@ impl Place {
     }
 
     /// The next process that connects.
-    pub(super) async fn accept(&self) -> io::Result<OwnedFd> {
-        loop {
-            let mut ready = self.listener.readable().await?;
-            if let Ok(accepted) = ready.try_io(|socket| Ok(accept_with(socket, SocketFlags::CLOEXEC)?)) {
-                return accepted;
-            }
-        }
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(accepted, _)| accepted)
     }
 
     /// A connection to the gate that waits in this directory; `None`: none does, yet.
@@ -120,7 +115,7 @@ fn make(run_directory: &Path) -> io::Result<Place> {
     fs::set_permissions(&path, Permissions::from_mode(0o600))?;
     socket.listen(BACKLOG)?;
     Ok(Place {
-        listener: AsyncFd::new(socket.into())?,
+        listener: UnixListener::from_std(StdListener::from(OwnedFd::from(socket)))?,
         run_directory,
         folder,
     })

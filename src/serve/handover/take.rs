@@ -207,7 +207,10 @@ impl Taking {
     async fn until_alone(self) -> Result<(), ()> {
         let pid = self.pid();
         timeout(GONE, self.old.process.ended()).await.map_err(|_| ())?;
-        tracing::warn!(pid, "the process that handed over has ended; this one has its sockets and goes on");
+        tracing::warn!(
+            pid,
+            "the process that handed over has ended; this one has its sockets and goes on"
+        );
         Place::clear(&self.run_directory);
         Ok(())
     }
