@@ -53,6 +53,7 @@ mod framing;
 mod from_where;
 mod from_where_changed;
 mod half_ends;
+mod handing_over;
 mod handmade_certificates;
 mod heavy_chains;
 mod hostile_files;
