@@ -400,7 +400,7 @@ async fn a_new_configuration_may_move_ports_and_sockets() {
     node.configure(|configuration| {
         configuration["listen"] = json!([old.to_string(), more.to_string()]);
         configuration["readOnlyPort"] = json!({"listen": [format!("127.0.0.2:{}", old.port())]});
-        configuration["admin"] = json!({"socket": "run/other.sock", "listen": null});
+        configuration["admin"] = json!({"socket": "run/other.sock", "listen": ""});
     });
     let upgraded = node.upgrade(&[]).await;
     assert_eq!(upgraded.status.code(), Some(0), "{}", upgraded.said);
