@@ -16,6 +16,7 @@ mod progress;
 mod prove;
 mod readonly_census;
 mod serve;
+mod status;
 mod table;
 mod terminal;
 mod upgrade;
@@ -71,6 +72,8 @@ enum Command {
     ReadonlyCensus(readonly_census::ReadonlyCensus),
     /// Run the gate
     Serve(serve::Serve),
+    /// Show what the running gate does: whether it is ready, its listeners, streams and seal
+    Status(status::Status),
     /// Have a new process take over from the gate that serves, so that no request fails
     Upgrade(upgrade::Upgrade),
 }
@@ -113,6 +116,7 @@ impl Command {
             Self::Prove(prove) => prove.run(terminal),
             Self::ReadonlyCensus(census) => census.run(terminal),
             Self::Serve(serve) => serve.run(),
+            Self::Status(status) => status.run(terminal),
             Self::Upgrade(upgrade) => upgrade.run(terminal),
         }
     }

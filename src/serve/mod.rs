@@ -22,6 +22,7 @@ pub(crate) mod run;
 mod side_port;
 mod sockets;
 pub mod start;
+mod status;
 mod tombstone;
 mod unit;
 mod watch;
@@ -32,6 +33,7 @@ pub use self::inherited::{Inherited, InheritedError};
 pub use self::instance::Instance;
 pub use self::node::NodeError;
 pub use self::sockets::{BindError, Sockets};
+pub(crate) use self::status::StatusReport;
 pub(crate) use self::tombstone::CensusReport;
 
 use std::io;
@@ -93,6 +95,7 @@ impl Ports {
         let (acceptors, tombstone_tasks) = (TaskTracker::new(), TaskTracker::new());
         let until_ended = || ends.leave.clone();
         let secure = tombstone::secure_port(&instance.settings.upstream.url, &sockets.addresses());
+        let status = status::Serving::now_on(&sockets);
         let (holding, settings) = (&instance.holding, &instance.settings);
         let accept = {
             let workers = workers.clone();
@@ -123,7 +126,7 @@ impl Ports {
             port: sockets.admin.map(TcpListener::into_std).transpose()?,
             socket: sockets.admin_socket,
         };
-        let admin = AdminThread::start(listeners, instance.clone(), ends.clone())?;
+        let admin = AdminThread::start(listeners, instance.clone(), status, ends.clone())?;
         Ok(Self {
             instance,
             workers,

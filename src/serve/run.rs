@@ -126,6 +126,8 @@ async fn succeed(settings: Settings) -> Result<(Started, Taken), RunError> {
     let (instance, audit) = prepare(settings, taking.exemption(), &Handle::current())?;
     confirm_node(&instance).await?;
     let mut taken = taking.take().await?;
+    // The old process has left the file that was there before.
+    instance.gate.audit.reopen();
     instance.holding.give_up(std::mem::take(&mut taken.let_go));
     instance.seal.store(Arc::new(taken.seal.clone()));
     let inherited = Inherited::handed_over(std::mem::take(&mut taken.listeners))?;

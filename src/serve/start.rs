@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
@@ -170,6 +170,7 @@ fn assemble(
         probe: KubeletProbe::default(),
         census: Census::new(),
         reloading: Mutex::default(),
+        configuration: OnceLock::new(),
         leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),

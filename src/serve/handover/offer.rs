@@ -165,6 +165,7 @@ impl Offering {
                 let why = error.to_string();
                 // A process that has ended reads nothing.
                 let _ = channel.send(&OldSays::Refused { why }, &[]);
+                self.instance.gate.audit.return_to_path().await;
                 Err(error)
             }
         }
@@ -245,6 +246,8 @@ impl Offering {
         let (NewSays::Ready, _) = channel.receive().await? else {
             return Err(OfferError::Order);
         };
+        // The new process opens the audit file once more when it has the sockets.
+        instance.gate.audit.leave_path().await;
         let let_go = instance.holding.let_go();
         self.send_sockets(channel)?;
         let served = tokio::select! {
