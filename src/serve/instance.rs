@@ -12,6 +12,7 @@ use super::names;
 use super::reload::Reloading;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
+use super::watchdog::Threads;
 use crate::apiserver::ApiServer;
 use crate::forward::KubeletProbe;
 use crate::gate::Gate;
@@ -42,6 +43,8 @@ pub struct Instance {
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,
+    /// The threads that serve.
+    pub(super) threads: Arc<Threads>,
     /// What the looks at the files remember. Locked while files are read.
     pub(super) reloading: Mutex<Reloading>,
     /// The configuration file, if it is followed.

@@ -26,6 +26,7 @@ mod status;
 mod tombstone;
 mod unit;
 mod watch;
+mod watchdog;
 
 pub use self::ends::Ends;
 pub use self::error::StartError;
@@ -92,6 +93,9 @@ impl Ports {
             limits: instance.settings.limits.clone(),
         });
         let workers = Arc::new(Workers::start(instance.settings.workers, &port)?);
+        for (name, runtime) in workers.runtimes() {
+            instance.threads.add(name, runtime.clone());
+        }
         let (acceptors, tombstone_tasks) = (TaskTracker::new(), TaskTracker::new());
         let until_ended = || ends.leave.clone();
         let secure = tombstone::secure_port(&instance.settings.upstream.url, &sockets.addresses());

@@ -19,11 +19,12 @@ use super::handover::{Offering, Predecessors, TakeError, Taken, Taking, process,
 use super::instance::Instance;
 use super::next_start::NextStartWatch;
 use super::node::{self, NodeError, SameMachine, Shown};
-use super::notify::Notifier;
+use super::notify::{Notifier, ServiceManager};
 use super::reload::keep_reloading;
 use super::sockets::listed;
 use super::start::{Started, prepare, start, take_sockets, unused_proxy};
 use super::watch::Watch;
+use super::watchdog::keep_alive;
 use super::{Inherited, Ports, Sockets, Stopped};
 use crate::audit::AuditError;
 use crate::seal::RunningGate;
@@ -145,11 +146,13 @@ async fn serve_until_ended(
     sockets: Sockets,
     taken: Option<Taken>,
 ) -> Result<Stopped, RunError> {
-    let (ends, notifier) = (Ends::new(), Notifier::SYSTEMD);
+    let manager = taken.as_ref().map(Taken::manager);
+    let notifier = Notifier::to(manager.unwrap_or_else(ServiceManager::of_environment));
+    let ends = Ends::new();
     let (until_stopped, until_ended) = (|| ends.stop.clone(), || ends.leave.clone());
     let (signalled, reloading, successors) = (
         until_signalled(ends.stop.clone())?,
-        keep_reloading(instance.clone(), notifier)?,
+        keep_reloading(instance.clone(), notifier.clone())?,
         signal(SignalKind::user_defined2())?,
     );
     let predecessors = Predecessors::new(instance.clone(), ends.leave.clone());
@@ -158,15 +161,16 @@ async fn serve_until_ended(
         admin: sockets.admin_descriptors()?,
         predecessors: predecessors.clone(),
         ends: ends.clone(),
-        notifier,
+        notifier: notifier.clone(),
     };
     let line = Announcement::of(&instance, &sockets);
     let running = running_gate(&instance, &sockets);
     let next_start = NextStartWatch::new(instance.holding.clone());
     let mut watch = Watch::new(instance.clone(), running.clone());
+    let told = notifier.clone();
     tokio::spawn(async move {
         signalled.await;
-        notifier.stopping();
+        told.stopping();
     });
     // With the sockets of another gate this one must let go of an address from the first moment on.
     tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
@@ -197,6 +201,8 @@ async fn serve_until_ended(
     tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
     tokio::spawn(until_ended().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
     tokio::spawn(until_ended().run_until_cancelled_owned(watch.keep()));
+    let signs = keep_alive(instance.threads.clone(), notifier.clone());
+    tokio::spawn(until_ended().run_until_cancelled_owned(signs));
     tokio::spawn(offering.keep(successors));
     notifier.ready();
     tell_command("serving");

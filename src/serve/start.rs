@@ -169,6 +169,7 @@ fn assemble(
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
+        threads: Arc::default(),
         reloading: Mutex::default(),
         configuration: OnceLock::new(),
         leaving: LeavingProcesses::default(),

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::super::leaving::Leaving;
+use super::super::notify::ServiceManager;
 use crate::seal::{Exemption, Seal};
 
 /// The version of the conversation. Fields that a reader does not know are ignored, so it is only counted up
@@ -38,6 +39,8 @@ pub(super) enum OldSays {
         /// By what the seal knows the old process' connections to the kubelet. With the same one, the new
         /// process needs no other rules. Its mark is a secret: not for the log.
         exemption: Option<Exemption>,
+        /// Which service manager the old process tells.
+        manager: ServiceManager,
     },
     /// The sockets are in this message: first the listeners, then the connections of the processes that leave.
     Handed(Handed),

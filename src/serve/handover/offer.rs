@@ -242,7 +242,8 @@ impl Offering {
             });
         }
         let exemption = instance.exemption.clone();
-        channel.send(&OldSays::Offer { exemption }, &[])?;
+        let manager = self.notifier.manager().clone();
+        channel.send(&OldSays::Offer { exemption, manager }, &[])?;
         let (NewSays::Ready, _) = channel.receive().await? else {
             return Err(OfferError::Order);
         };
@@ -284,10 +285,10 @@ impl Offering {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         // The service manager believes its main process alone, so it must know the new one before that speaks.
-        self.notifier.hand_over(peer.process.pid());
+        self.notifier.succeeded_by(peer.process.pid().unsigned_abs());
         let said = channel.send(&OldSays::Yours, &[]);
         if said.is_err() {
-            self.notifier.take_back();
+            self.notifier.not_succeeded();
         }
         Ok(said?)
     }

@@ -13,6 +13,7 @@ use rustix::net::{SendFlags, send};
 use tokio::time::{sleep, timeout};
 
 use super::super::leaving::Leaving;
+use super::super::notify::ServiceManager;
 use super::channel::Channel;
 use super::message::{Handed, NewSays, OldSays, VERSION};
 use super::offer::WHOLE;
@@ -34,6 +35,7 @@ pub(in crate::serve) struct Taking {
     old: Peer,
     run_directory: PathBuf,
     exemption: Option<Exemption>,
+    manager: ServiceManager,
 }
 
 /// What the old process has handed over. Until the last word it is the gate all the same.
@@ -135,9 +137,12 @@ impl Taking {
             old,
             run_directory: path(),
             exemption: None,
+            manager: ServiceManager::default(),
         };
         match taking.ask(&NewSays::Hello { version: VERSION }).await?.0 {
-            OldSays::Offer { exemption } => taking.exemption = exemption,
+            OldSays::Offer { exemption, manager } => {
+                (taking.exemption, taking.manager) = (exemption, manager)
+            }
             _ => return Err(taking.order()),
         }
         let suits = |exemption: &Exemption| exemption.suits_this_process();
@@ -223,6 +228,11 @@ impl Taking {
 // === impl Taken ===
 
 impl Taken {
+    /// Which service manager the old process tells.
+    pub(in crate::serve) fn manager(&self) -> ServiceManager {
+        self.taking.manager.clone()
+    }
+
     /// Says that this process serves, and waits until it is the gate. The old process has stopped accepting
     /// then, or has ended.
     ///
