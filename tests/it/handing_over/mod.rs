@@ -3,6 +3,7 @@
 
 mod old_process;
 mod peers;
+mod sealed;
 mod strangers;
 
 use std::fs::{self, File};
@@ -17,7 +18,9 @@ use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
 use http::Response;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::net::UnixDatagram;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::patience::{eventually, eventually_answers, patience};
 use crate::program::{Installation, Serving, assert_says, kubelet_gate};
@@ -419,7 +422,10 @@ async fn a_new_configuration_may_move_ports_and_sockets() {
     .await;
     eventually("the old process has ended", || !runs(node.gate.pid())).await;
     // Back again: the first address alone, by a second new process.
-    node.configure(|configuration| configuration["listen"] = json!([more.to_string()]));
+    node.configure(|configuration| {
+        configuration["listen"] = json!([more.to_string()]);
+        configuration["admin"]["listen"] = json!(admin.to_string());
+    });
     let upgraded = node.upgrade(&[]).await;
     assert_eq!(upgraded.status.code(), Some(0), "{}", upgraded.said);
     eventually("the first address is free", || {
@@ -427,6 +433,47 @@ async fn a_new_configuration_may_move_ports_and_sockets() {
     })
     .await;
     assert_eq!(client(more, Alpn::H1).get("/pods").await.unwrap().status(), 200);
+}
+
+/// systemd hears its main process alone, and restarts a unit whose main process ends. Seen red: with what the old
+/// process says sent until its end, and without MAINPID.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_manager_hears_one_process_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let next = async || {
+        let mut message = vec![0; 4096];
+        let received = timeout(patience(), socket.recv(&mut message)).await;
+        let length = received.expect("nothing is told").unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    let mut command = kubelet_gate();
+    command.env("NOTIFY_SOCKET", &path);
+    let mut node = Node::by(command).await;
+    assert_eq!(next().await, "READY=1\n");
+    // A failed one says nothing.
+    node.gate.signal(Signal::USR2);
+    drop(peers::Peer::connect(&node.run("upgrade/socket")).await);
+    let log = node
+        .client(Alpn::H1)
+        .open(request("GET", LOG, &[]))
+        .await
+        .unwrap();
+
+    let new = node.upgrades().await;
+    assert_eq!(next().await, format!("MAINPID={new}\n"));
+    assert_eq!(next().await, "READY=1\n");
+    // The old process, which leaves, reads its files as well.
+    node.gate.signal(Signal::HUP);
+    node.says("SIGHUP").await;
+    kill(new, Signal::HUP);
+    assert!(next().await.starts_with("RELOADING=1\n"));
+    assert_eq!(next().await, "READY=1\n");
+    drop(log);
+    assert!(node.gate.exit().await.success());
+    kill(new, Signal::TERM);
+    assert_eq!(next().await, "STOPPING=1\n");
 }
 
 /// Seen red: with the program's file not compared.

@@ -52,6 +52,8 @@ pub(crate) struct Node {
     _beside: (FakeApiServer, FakeKubelet, FakeKubelet),
     directory: TempDir,
     gate: Option<Child>,
+    /// The processes that have taken over from it.
+    successors: Vec<u32>,
     required: bool,
 }
 
@@ -90,6 +92,7 @@ impl Node {
             ),
             directory,
             gate: None,
+            successors: Vec::new(),
             required: false,
         }
     }
@@ -155,17 +158,7 @@ impl Node {
     /// The same as another user.
     pub(crate) async fn start_gate_as(&mut self, uid: u32, change: impl FnOnce(&mut Value)) {
         let file = self.configuration(change);
-        let mut command = self.command_in(self.cgroup.as_deref(), "setpriv");
-        if uid != 0 {
-            let capabilities = "+net_admin,+net_raw,+dac_read_search,+sys_ptrace";
-            command.args([
-                &format!("--reuid={uid}"),
-                &format!("--regid={uid}"),
-                "--clear-groups",
-                &format!("--inh-caps={capabilities}"),
-                &format!("--ambient-caps={capabilities}"),
-            ]);
-        }
+        let mut command = self.command_as(uid);
         let log = fs::File::create(self.file("gate.log")).unwrap();
         let child = command
             .args([env!("CARGO_BIN_EXE_kubelet-gate"), "serve", "--config"])
@@ -177,6 +170,58 @@ impl Node {
         eventually_answers("the gate listens", async || self.admin("/livez").await.is_some()).await;
     }
 
+    /// Has a new process take over from the gate, as `systemctl reload` does.
+    pub(crate) async fn upgrade_gate(&mut self) {
+        let (succeeded, said) = self.upgrade().await;
+        assert!(succeeded, "{}: {said}", self.backend);
+        let pid = self.running_gate()["pid"].as_u64().unwrap();
+        self.successors.push(u32::try_from(pid).unwrap());
+    }
+
+    /// The same with a configuration that the new process cannot use.
+    pub(crate) async fn upgrade_of_gate_fails(&self) {
+        let (succeeded, said) = self.upgrade().await;
+        assert!(!succeeded, "{}: {said}", self.backend);
+    }
+
+    async fn upgrade(&self) -> (bool, String) {
+        let path = self.file("upgrade.log");
+        let log = fs::File::create(&path).unwrap();
+        let mut child = self
+            .command_as(self.gate_uid)
+            .args([env!("CARGO_BIN_EXE_kubelet-gate"), "upgrade", "--config"])
+            .arg(self.file("kubelet-gate.yaml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut status = None;
+        eventually("the command has ended", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        let said = fs::read_to_string(path).unwrap_or_default();
+        (status.unwrap().success(), said)
+    }
+
+    /// A command in the gate's cgroup that becomes this user, with the gate's capabilities.
+    fn command_as(&self, uid: u32) -> Command {
+        let mut command = self.command_in(self.cgroup.as_deref(), "setpriv");
+        if uid != 0 {
+            let capabilities = "+net_admin,+net_raw,+dac_read_search,+sys_ptrace";
+            command.args([
+                &format!("--reuid={uid}"),
+                &format!("--regid={uid}"),
+                "--clear-groups",
+                &format!("--inh-caps={capabilities}"),
+                &format!("--ambient-caps={capabilities}"),
+            ]);
+        }
+        command
+    }
+
     /// A command that enters a cgroup, if any, before it becomes this program.
     pub(crate) fn command_in(&self, cgroup: Option<&Path>, program: &str) -> Command {
         let mut command = self.command("sh");
@@ -186,6 +231,14 @@ impl Node {
             .arg(cgroup.unwrap_or_else(|| Path::new("")));
         command.arg(program);
         command
+    }
+
+    fn kill_successors(&mut self) {
+        for pid in self.successors.drain(..) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
     }
 
     /// Kills the gate, as a crash does.
@@ -286,6 +339,7 @@ impl Node {
 
     /// Ends everything. The gate must end well.
     pub(crate) async fn stop(mut self) {
+        self.kill_successors();
         if let Some(gate) = &mut self.gate {
             let pid = rustix::process::Pid::from_child(gate);
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -307,6 +361,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.kill_successors();
         self.kill_gate();
         if let Some(cgroup) = &self.cgroup {
             // It cannot be removed while a process is still ending there; it is gone with the machine.
