@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use super::holding::Holding;
 use super::leaving::LeavingProcesses;
 use super::names;
+use super::node::NodeStanding;
 use super::reload::Reloading;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
@@ -40,6 +41,8 @@ pub struct Instance {
     pub(super) seal_turn: Arc<tokio::sync::Mutex<()>>,
     /// Which of its addresses a kubelet may come to want, and which of these it holds.
     pub(crate) holding: Arc<Holding>,
+    /// Whether the Node under whose name requests are judged is this machine.
+    pub(crate) node: Arc<NodeStanding>,
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,

@@ -39,8 +39,10 @@ pub(crate) use self::tombstone::CensusReport;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::admin::{AdminThread, Listeners};
@@ -156,6 +158,10 @@ impl Ports {
         acceptors.wait().await;
         // The acceptors have ended, so this is the last owner.
         let cut = match Arc::into_inner(workers) {
+            // What another Node's users were allowed is cut at once.
+            Some(workers) if instance.node.ends_process() => {
+                workers.end(&CancellationToken::new(), Duration::ZERO).await
+            }
             Some(workers) => {
                 let leave_within = instance.settings.upgrade.drain_timeout;
                 workers.end(&ends.stop, leave_within).await

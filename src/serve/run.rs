@@ -1,5 +1,5 @@
-//! A gate from its start to its end: signals, reloads, the watch over the seal, and what the API
-//! server says of its Node.
+//! A gate from its start to its end: signals, reloads, and the watches over the seal, over the kubelet's next
+//! start and over the Node.
 
 use std::future::Future;
 use std::io;
@@ -18,7 +18,7 @@ use super::error::StartError;
 use super::handover::{Offering, Predecessors, TakeError, Taken, Taking, process, tell_command};
 use super::instance::Instance;
 use super::next_start::NextStartWatch;
-use super::node::{self, NodeError, SameMachine, Shown};
+use super::node::{self, NodeError, NodeWatch, Shown};
 use super::notify::{Notifier, ServiceManager};
 use super::reload::keep_reloading;
 use super::sockets::listed;
@@ -30,7 +30,7 @@ use crate::audit::AuditError;
 use crate::seal::RunningGate;
 use crate::settings::{KubeletFlags, Settings};
 
-/// How long the start may wait for the API server's answer about the Node.
+/// How long a process that takes over waits for the API server's answer about the Node.
 const NODE: Duration = Duration::from_secs(2);
 /// Until the API server is asked again about the credential shown to the kubelet.
 const FLEET: Duration = Duration::from_secs(60);
@@ -110,9 +110,6 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
     } = started;
     instance.follow_configuration(path.to_owned(), flags.clone(), settings);
     instance.warn_of_certificates(&instance.settings.tls);
-    if taken.is_none() {
-        runtime.block_on(confirm_node(&instance))?;
-    }
     instance.warn_of_left_out();
     let served = runtime.block_on(serve_until_ended(instance, sockets, taken));
     let written = audit.shutdown(AUDIT_FLUSH);
@@ -125,7 +122,9 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
 async fn succeed(settings: Settings) -> Result<(Started, Taken), RunError> {
     let taking = Taking::begin(&settings.firewall.run_directory).await?;
     let (instance, audit) = prepare(settings, taking.exemption(), &Handle::current())?;
-    confirm_node(&instance).await?;
+    // Once this process is the gate, its Node is not asked about as at a start.
+    let node = NodeWatch::new(instance.api_server.clone(), instance.node.clone());
+    node.ask_before_start(NODE).await?;
     let mut taken = taking.take().await?;
     // The old process has left the file that was there before.
     instance.gate.audit.reopen();
@@ -204,26 +203,15 @@ async fn serve_until_ended(
     let signs = keep_alive(instance.threads.clone(), notifier.clone());
     tokio::spawn(until_ended().run_until_cancelled_owned(signs));
     tokio::spawn(offering.keep(successors));
+    let node = NodeWatch::new(instance.api_server.clone(), instance.node.clone());
+    let confirming = tokio::spawn(node.keep(ends.clone()));
     notifier.ready();
     tell_command("serving");
-    Ok(ports.until_ended().await)
-}
-
-/// Whether the Node is this machine, as far as the API server says so soon. Without its answer
-/// the gate starts as well.
-async fn confirm_node(instance: &Instance) -> Result<(), NodeError> {
-    let Some(api_server) = &instance.api_server else {
-        return Ok(());
-    };
-    let name = &instance.gate.node_name;
-    match node::confirm(api_server, name, NODE).await? {
-        SameMachine::Yes => {}
-        SameMachine::Unproven(why) => tracing::warn!("{why}"),
-        SameMachine::Unasked(why) => {
-            tracing::warn!("the API server does not say whether the Node {name} is this machine: {why}");
-        }
-    }
-    Ok(())
+    let stopped = ports.until_ended().await;
+    ends.stop.cancel();
+    // A panic is in the log.
+    confirming.await.unwrap_or(Ok(()))?;
+    Ok(stopped)
 }
 
 /// Warns of what `check` refuses, as soon as the API server can tell: a credential that

@@ -166,6 +166,10 @@ fn assemble(
     };
     let instance = Instance {
         holding: Arc::new(Holding::new(at_stake, gate.metrics.clone())),
+        node: Arc::new(node::NodeStanding::new(
+            gate.node_name.clone(),
+            gate.metrics.clone(),
+        )),
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),

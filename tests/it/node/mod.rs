@@ -158,16 +158,33 @@ impl Node {
     /// The same as another user.
     pub(crate) async fn start_gate_as(&mut self, uid: u32, change: impl FnOnce(&mut Value)) {
         let file = self.configuration(change);
-        let mut command = self.command_as(uid);
+        let mut command = self.gate_command(uid);
         let log = fs::File::create(self.file("gate.log")).unwrap();
         let child = command
-            .args([env!("CARGO_BIN_EXE_kubelet-gate"), "serve", "--config"])
+            .args(["serve", "--config"])
             .arg(file)
             .stdin(Stdio::null())
             .stderr(log)
             .spawn();
         self.gate = Some(child.unwrap());
         eventually_answers("the gate listens", async || self.admin("/livez").await.is_some()).await;
+    }
+
+    /// A command that becomes the program, as a user of its own, in a cgroup of its own.
+    pub(crate) fn gate_command(&self, uid: u32) -> Command {
+        let mut command = self.command_in(self.cgroup.as_deref(), "setpriv");
+        if uid != 0 {
+            let capabilities = "+net_admin,+net_raw,+dac_read_search,+sys_ptrace";
+            command.args([
+                &format!("--reuid={uid}"),
+                &format!("--regid={uid}"),
+                "--clear-groups",
+                &format!("--inh-caps={capabilities}"),
+                &format!("--ambient-caps={capabilities}"),
+            ]);
+        }
+        command.arg(env!("CARGO_BIN_EXE_kubelet-gate"));
+        command
     }
 
     /// Has a new process take over from the gate, as `systemctl reload` does.
@@ -188,8 +205,8 @@ impl Node {
         let path = self.file("upgrade.log");
         let log = fs::File::create(&path).unwrap();
         let mut child = self
-            .command_as(self.gate_uid)
-            .args([env!("CARGO_BIN_EXE_kubelet-gate"), "upgrade", "--config"])
+            .gate_command(self.gate_uid)
+            .args(["upgrade", "--config"])
             .arg(self.file("kubelet-gate.yaml"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -204,22 +221,6 @@ impl Node {
         .await;
         let said = fs::read_to_string(path).unwrap_or_default();
         (status.unwrap().success(), said)
-    }
-
-    /// A command in the gate's cgroup that becomes this user, with the gate's capabilities.
-    fn command_as(&self, uid: u32) -> Command {
-        let mut command = self.command_in(self.cgroup.as_deref(), "setpriv");
-        if uid != 0 {
-            let capabilities = "+net_admin,+net_raw,+dac_read_search,+sys_ptrace";
-            command.args([
-                &format!("--reuid={uid}"),
-                &format!("--regid={uid}"),
-                "--clear-groups",
-                &format!("--inh-caps={capabilities}"),
-                &format!("--ambient-caps={capabilities}"),
-            ]);
-        }
-        command
     }
 
     /// A command that enters a cgroup, if any, before it becomes this program.
