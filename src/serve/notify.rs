@@ -148,7 +148,7 @@ mod tests {
         let length = listening.recv(&mut said).unwrap();
         assert_eq!(&said[..length], b"MAINPID=4711\n");
         // Seen red: with what is said afterwards sent.
-        notifier.clone().ready();
+        notifier.ready();
         notifier.not_succeeded();
         let length = listening.recv(&mut said).unwrap();
         let own = format!("MAINPID={}\n", std::process::id());
