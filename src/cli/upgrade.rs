@@ -132,8 +132,8 @@ impl Upgrade {
             _ => CliError::failed(error),
         })?;
         terminal.out.text(&format!(
-            "process {new} serves; process {pid} accepts nothing more, and ends once it has served what it had \
-             accepted, or by its upgrade.drainTimeout"
+            "process {new} serves; process {pid} accepts nothing more, and ends once it has served what it \
+             had accepted, or by its upgrade.drainTimeout"
         ));
         Ok(Exit::Good)
     }

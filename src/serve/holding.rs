@@ -194,8 +194,8 @@ impl Holding {
                     () = accept(listener) => return,
                 }
                 drop(kept);
-                // The socket may be systemd's as well, or that of a gate which takes over or leaves: it must not
-                // listen there either, or the kubelet cannot bind the address.
+                // The socket may be systemd's as well, or that of a gate which takes over or leaves: it must
+                // not listen there either, or the kubelet cannot bind the address.
                 if let Ok(socket) = of_others {
                     let _ = SockRef::from(&socket).shutdown(Shutdown::Read);
                 }
@@ -317,7 +317,17 @@ mod tests {
             pending().await
         };
         let task = tokio::spawn(holding.clone().hold(listener, accept));
+        assert_eq!(
+            holding.descriptors().unwrap().len(),
+            1,
+            "for a process that takes over"
+        );
+
+        let let_go = holding.let_go();
         holding.give_up([address]);
+        let noticed = timeout(Duration::from_secs(20), holding.lets_go_of_more_than(&let_go));
+        noticed.await.unwrap();
+        assert_eq!(holding.not_held(&[address]), [address]);
         let mut kubelet = None;
         eventually(|| {
             kubelet = StdListener::bind(address).ok();
@@ -361,6 +371,7 @@ mod tests {
         })
         .await;
         assert!(holding.missing().unwrap().contains("let go of"));
+        assert!(holding.descriptors().unwrap().is_empty());
 
         // The kubelet still has it.
         holding.take_back();
@@ -370,6 +381,34 @@ mod tests {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         assert!(stream.read(&mut [0]).is_err(), "accepted, and not closed");
+        task.abort();
+    }
+
+    /// A kubelet has just ended when another process takes over. Seen red: with the address bound at once.
+    #[tokio::test]
+    async fn an_address_that_the_gate_before_let_go_of_is_bound_once_it_may_be() {
+        let address = sockets::listener("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = address.local_addr().unwrap();
+        let holding = Arc::new(Holding::new(vec![address], Arc::new(Metrics::new())));
+        holding.give_up([address]);
+        assert_eq!(holding.not_held(&[address]), [address]);
+        let accept = |listener: TcpListener| async move {
+            let _listener = listener;
+            pending().await
+        };
+        let task = tokio::spawn(holding.clone().hold_later(address, accept));
+        eventually(|| holding.missing().is_some()).await;
+        let kubelet = StdListener::bind(address).unwrap();
+        holding.take_back();
+        eventually(|| {
+            holding
+                .missing()
+                .is_some_and(|why| why.contains("cannot be bound again yet"))
+        })
+        .await;
+        drop(kubelet);
+        eventually(|| holding.not_held(&[address]).is_empty()).await;
+        assert!(TcpStream::connect(address).is_ok());
         task.abort();
     }
 }

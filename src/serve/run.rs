@@ -181,8 +181,8 @@ async fn serve_until_ended(
             Ports::open(instance.clone(), sockets, ends.clone())?
         }
         Some(taken) => {
-            // The seal is the old process' until it has left. Its exemption is this one's, and until the first
-            // look each connection to the kubelet is looked at.
+            // The seal is the old process' until it has left. Its exemption is this one's, and until the
+            // first look each connection to the kubelet is looked at.
             instance.gate.kubelet.set_admitted(false);
             let ports = Ports::open(instance.clone(), sockets, ends.clone())?;
             if let Err(error) = taken.commit(&predecessors).await {
@@ -241,7 +241,8 @@ async fn warn_of_fleet_credentials(instance: Arc<Instance>) {
     }
 }
 
-/// By what the gate's connections are known, and where it listens: also where it waits until a kubelet lets it.
+/// By what the gate's connections are known, and where it listens: also where it waits
+/// until a kubelet lets it.
 fn running_gate(instance: &Instance, sockets: &Sockets) -> RunningGate {
     let with_missing = |mut addresses: Vec<SocketAddr>, configured: &[SocketAddr]| {
         addresses.extend(instance.holding.not_held(configured));

@@ -92,7 +92,8 @@ pub(super) fn prepare(
     Ok((Arc::new(instance), audit))
 }
 
-/// Takes the sockets of a gate from `inherited`, or binds them; not those that the gate before it has let go of.
+/// Takes the sockets of a gate from `inherited`, or binds them; not those that the gate
+/// before it has let go of.
 ///
 /// # Errors
 /// A socket cannot be had.

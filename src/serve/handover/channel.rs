@@ -20,8 +20,8 @@ const LONGEST: usize = 64 * 1024;
 /// The most descriptors of a message: no more than the kernel passes at once.
 pub(super) const MOST_DESCRIPTORS: usize = 253;
 
-/// A connection between two gates. Its socket keeps messages apart (`SOCK_SEQPACKET`): to tokio it is a stream,
-/// which is all that counts for waiting until it is readable.
+/// A connection between two gates. Its socket keeps messages apart (`SOCK_SEQPACKET`): to tokio it is a
+/// stream, which is all that counts for waiting until it is readable.
 pub(super) struct Channel(UnixStream);
 
 impl Channel {
@@ -31,8 +31,8 @@ impl Channel {
         UnixStream::from_std(StdStream::from(socket)).map(Self)
     }
 
-    /// Sends a message at once. The kernel has room for far more than one: a peer that reads nothing for so long
-    /// that there is none is an error.
+    /// Sends a message at once. The kernel has room for far more than one: a peer that reads nothing for so
+    /// long that there is none is an error.
     pub(super) fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > LONGEST || descriptors.len() > MOST_DESCRIPTORS {
@@ -65,8 +65,8 @@ impl Channel {
         parse(received.await?)
     }
 
-    /// The message that has come already, if one has. The other end can send no further one: from here on each
-    /// attempt fails there.
+    /// The message that has come already, if one has. The other end can send no further one: from here on
+    /// each attempt fails there.
     pub(super) fn last<T: DeserializeOwned>(&self) -> io::Result<T> {
         shutdown(&self.0, Shutdown::Read)?;
         parse(receive(self.0.as_fd())?).map(|(message, _)| message)
@@ -192,8 +192,8 @@ mod tests {
         }
     }
 
-    /// Two processes must not both be the gate. Seen red: without the shutdown, the last word was sent and not
-    /// heard.
+    /// Two processes must not both be the gate. Seen red: without the shutdown, the last
+    /// word was sent and not heard.
     #[tokio::test]
     async fn after_the_last_word_no_other_can_be_sent() {
         let (one, other) = pair();

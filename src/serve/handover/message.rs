@@ -1,7 +1,8 @@
 //! What two gates say to each other while one takes over from the other.
 //!
-//! The new process begins, and each waits for the other's answer: Hello, Offer, Ready, Handed, Serving, Yours.
-//! Keys, tokens and remembered answers are never said: the new process reads its own files and asks again.
+//! The new process begins, and each waits for the other's answer: Hello, Offer, Ready, Handed,
+//! Serving, Yours. Keys, tokens and remembered answers are never said: the new process reads its
+//! own files and asks again.
 
 use std::net::SocketAddr;
 
@@ -42,7 +43,8 @@ pub(super) enum OldSays {
         /// Which service manager the old process tells.
         manager: ServiceManager,
     },
-    /// The sockets are in this message: first the listeners, then the connections of the processes that leave.
+    /// The sockets are in this message: first the listeners, then the connections of
+    /// the processes that leave.
     Handed(Handed),
     /// It does not hand over, or no longer.
     Refused {
@@ -59,8 +61,8 @@ pub(super) enum OldSays {
 pub(super) struct Handed {
     /// How many of the descriptors are listeners.
     pub(super) listeners: usize,
-    /// The addresses that the old process has let go of, so that a kubelet can bind them. The new process does
-    /// not bind them either, until a kubelet runs that does not want them.
+    /// The addresses that the old process has let go of, so that a kubelet can bind them. The new process
+    /// does not bind them either, until a kubelet runs that does not want them.
     pub(super) let_go: Vec<SocketAddr>,
     /// What the processes that leave have said last, in the order of their connections.
     pub(super) leaving: Vec<Leaving>,

@@ -1,5 +1,5 @@
-//! A gate takes over from the one that serves: it gets the very sockets, so that no client is refused, and the
-//! old one serves what it has accepted to its end.
+//! A gate takes over from the one that serves: it gets the very sockets, so that no client is refused, and
+//! the old one serves what it has accepted to its end.
 //!
 //! `kubelet-gate upgrade` finds the old process ([`process`]), sends it SIGUSR2, and starts the new one. They
 //! meet at a socket ([`place`]), where each looks at the other's user and cgroup ([`peer`]). The old process'

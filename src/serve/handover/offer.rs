@@ -227,8 +227,8 @@ impl Offering {
                     streams,
                 } = leaving;
                 format!(
-                    "process {pid} since {since}, with {connections} connections and {streams} streams, until \
-                     {deadline} at most"
+                    "process {pid} since {since}, with {connections} connections and {streams} streams, \
+                     until {deadline} at most"
                 )
             });
             return Err(OfferError::TooMany(each.collect::<Vec<_>>().join("; ")));
@@ -284,7 +284,8 @@ impl Offering {
         if !peer.process.runs() {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        // The service manager believes its main process alone, so it must know the new one before that speaks.
+        // The service manager believes its main process alone, so it must know the
+        // new one before that speaks.
         self.notifier.succeeded_by(peer.process.pid().unsigned_abs());
         let said = channel.send(&OldSays::Yours, &[]);
         if said.is_err() {

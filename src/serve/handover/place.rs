@@ -84,7 +84,8 @@ impl Drop for Place {
         let removed = unlinkat(&self.folder, SOCKET, AtFlags::empty())
             .and_then(|()| unlinkat(&self.run_directory, FOLDER, AtFlags::REMOVEDIR));
         if let Err(error) = removed {
-            tracing::warn!(%error, "firewall.runDirectory: {FOLDER} cannot be removed; the next hand-over tries again");
+            tracing::warn!(%error, "firewall.runDirectory: {FOLDER} cannot be removed; the next hand-over \
+                tries again");
         }
     }
 }
@@ -225,8 +226,8 @@ mod tests {
         assert_eq!(fs::read_dir(&run).unwrap().count(), 0);
     }
 
-    /// Seen red: with `symlink_metadata` for `statat` without NOFOLLOW, the socket of the folder that the link
-    /// leads to was removed.
+    /// Seen red: with `symlink_metadata` for `statat` without NOFOLLOW, the socket of the folder that the
+    /// link leads to was removed.
     #[tokio::test]
     async fn what_is_no_folder_of_this_user_is_neither_used_nor_removed() {
         let directory = tempfile::tempdir().unwrap();

@@ -43,8 +43,8 @@ pub(crate) enum FindError {
     /// No gate has written the file.
     #[error(
         "{}: it is not there, so no gate serves with this firewall.runDirectory: start the gate instead \
-         (kubelet-gate serve, or systemctl start); a gate that was started with another firewall.runDirectory \
-         has to be restarted to change it", path.display()
+         (kubelet-gate serve, or systemctl start); a gate that was started with another \
+         firewall.runDirectory has to be restarted to change it", path.display()
     )]
     NoGate {
         /// The file.
@@ -55,8 +55,8 @@ pub(crate) enum FindError {
     File(#[from] FileError),
     /// The process has ended.
     #[error(
-        "{}: process {pid} has written it and has ended: no gate serves with this firewall.runDirectory; start \
-         it instead (kubelet-gate serve, or systemctl start)", path.display()
+        "{}: process {pid} has written it and has ended: no gate serves with this firewall.runDirectory; \
+         start it instead (kubelet-gate serve, or systemctl start)", path.display()
     )]
     Ended {
         /// The file.
@@ -100,8 +100,8 @@ pub(crate) enum FindError {
     },
     /// It is the first process of a container.
     #[error(
-        "process 1 is the gate that serves: with it the container ends, so no other process can take over from \
-         it; replace the pod or the container instead"
+        "process 1 is the gate that serves: with it the container ends, so no other process can take over \
+         from it; replace the pod or the container instead"
     )]
     First,
     /// `/proc` or the program's file cannot be read.
@@ -153,7 +153,8 @@ impl Program {
 // === impl OldProcess ===
 
 impl OldProcess {
-    /// The gate that serves with this `firewall.runDirectory`. `given` is where a process was named, and which.
+    /// The gate that serves with this `firewall.runDirectory`. `given` is where a
+    /// process was named, and which.
     ///
     /// # Errors
     /// There is none, or it is not the one that was named, or it cannot be told to hand over.

@@ -54,8 +54,8 @@ pub(in crate::serve) struct Taken {
 pub(crate) enum TakeError {
     /// No gate waits for a successor.
     #[error(
-        "no gate has offered its sockets in {}/upgrade within {CONNECT:?}: did it get SIGUSR2, as kubelet-gate \
-         upgrade sends it? Its log says what kept it", path.display()
+        "no gate has offered its sockets in {}/upgrade within {CONNECT:?}: did it get SIGUSR2, as \
+         kubelet-gate upgrade sends it? Its log says what kept it", path.display()
     )]
     NoOffer {
         /// `firewall.runDirectory`.

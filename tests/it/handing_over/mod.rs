@@ -1,5 +1,6 @@
-//! A new version is installed while an API server follows logs through the gate. A gate that stops first fails
-//! every request until the next one listens; one that lets any process have its sockets has given the node away.
+//! A new version is installed while an API server follows logs through the gate. A gate that stops
+//! first fails every request until the next one listens; one that lets any process have its sockets
+//! has given the node away.
 
 mod old_process;
 mod peers;
@@ -267,8 +268,8 @@ fn closes<B>(answer: &Response<B>) -> bool {
         .is_some_and(|value| value == "close")
 }
 
-/// Seen red: with the old process' listeners closed before the new one accepted, and with idle connections closed
-/// as at a stop.
+/// Seen red: with the old process' listeners closed before the new one accepted, and with idle
+/// connections closed as at a stop.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_logs_and_connections_go_on_while_a_new_process_takes_over() {
     let mut node = Node::start().await;
@@ -435,8 +436,8 @@ async fn a_new_configuration_may_move_ports_and_sockets() {
     assert_eq!(client(more, Alpn::H1).get("/pods").await.unwrap().status(), 200);
 }
 
-/// systemd hears its main process alone, and restarts a unit whose main process ends. Seen red: with what the old
-/// process says sent until its end, and without MAINPID.
+/// systemd hears its main process alone, and restarts a unit whose main process ends. Seen red: with what the
+/// old process says sent until its end, and without MAINPID.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_manager_hears_one_process_at_a_time() {
     let folder = tempfile::tempdir().unwrap();

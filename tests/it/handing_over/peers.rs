@@ -148,8 +148,8 @@ async fn a_peer_that_talks_nonsense_gets_nothing() {
     node.goes_on().await;
 }
 
-/// A new process that is killed, by chance at one step or another: the old one goes on, or the new one was the
-/// gate already.
+/// A new process that is killed, by chance at one step or another: the old one goes on, or the new
+/// one was the gate already.
 #[tokio::test(flavor = "multi_thread")]
 async fn whichever_process_is_killed_the_other_one_goes_on_or_nothing_is_left() {
     for round in 0..8_u64 {

@@ -1,5 +1,5 @@
-//! On a sealed node the rules name the gate. A new process that the seal does not know reaches no kubelet, and one
-//! that has the rules changed first cuts off the old one.
+//! On a sealed node the rules name the gate. A new process that the seal does not know reaches no kubelet,
+//! and one that has the rules changed first cuts off the old one.
 
 use fakes::client::Alpn;
 use serde_json::json;
@@ -8,7 +8,8 @@ use super::{LOG, client};
 use crate::node::{GATE, Node, on_every_backend};
 use crate::world::request;
 
-/// Seen red: with a mark of the new process' own, and with the watch of the new process begun before the last word.
+/// Seen red: with a mark of the new process' own, and with the watch of the new process
+/// begun before the last word.
 #[test]
 fn no_rule_changes_and_both_processes_reach_the_kubelet() {
     on_every_backend(async |mut node: Node| {

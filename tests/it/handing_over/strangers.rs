@@ -1,5 +1,5 @@
-//! Whichever process has the gate's sockets sees every token that is sent to the node. Another user's must not
-//! get them, nor one that only runs as the same user.
+//! Whichever process has the gate's sockets sees every token that is sent to the node. Another user's must
+//! not get them, nor one that only runs as the same user.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
