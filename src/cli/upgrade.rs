@@ -209,7 +209,7 @@ fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 mod tests {
     use super::*;
 
-    /// Seen red: with `--pid_` not read as `--pid`.
+    /// (Not seen red.)
     #[test]
     fn the_new_process_gets_what_serve_has_and_nothing_of_upgrade() {
         for (given, passed) in [

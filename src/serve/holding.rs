@@ -384,7 +384,7 @@ mod tests {
         task.abort();
     }
 
-    /// A kubelet has just ended when another process takes over. Seen red: with the address bound at once.
+    /// A kubelet has just ended when another process takes over. (Not seen red.)
     #[tokio::test]
     async fn an_address_that_the_gate_before_let_go_of_is_bound_once_it_may_be() {
         let address = sockets::listener("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -147,7 +147,7 @@ mod tests {
         let mut said = [0; 64];
         let length = listening.recv(&mut said).unwrap();
         assert_eq!(&said[..length], b"MAINPID=4711\n");
-        // Seen red: with what is said afterwards sent.
+        // What is said afterwards is not sent. (Not seen red.)
         notifier.ready();
         notifier.not_succeeded();
         let length = listening.recv(&mut said).unwrap();

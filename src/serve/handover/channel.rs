@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
     }
 
-    /// Seen red: with TRUNC not looked at, the message was cut.
+    /// (Not seen red.)
     #[tokio::test]
     async fn what_is_longer_than_a_message_or_none_is_an_error_that_quotes_nothing() {
         let (one, other) = pair();
@@ -192,8 +192,7 @@ mod tests {
         }
     }
 
-    /// Two processes must not both be the gate. Seen red: without the shutdown, the last
-    /// word was sent and not heard.
+    /// Two processes must not both be the gate. (Not seen red.)
     #[tokio::test]
     async fn after_the_last_word_no_other_can_be_sent() {
         let (one, other) = pair();

@@ -109,8 +109,7 @@ mod tests {
 
     use super::*;
 
-    /// Seen red: with the lines of version 2 alone, two empty texts were equal, and another
-    /// `name=systemd` was not seen.
+    /// (Not seen red.)
     #[test]
     fn a_cgroup_is_the_same_in_every_hierarchy_and_never_without_one() {
         for (theirs, own, same) in [

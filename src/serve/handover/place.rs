@@ -201,7 +201,7 @@ mod tests {
         fs::symlink_metadata(path).unwrap().mode() & 0o7777
     }
 
-    /// Seen red: with the folder left when the place is dropped.
+    /// (Not seen red.)
     #[tokio::test]
     async fn the_socket_is_this_users_and_is_there_for_one_hand_over() {
         let directory = tempfile::tempdir().unwrap();
@@ -226,8 +226,7 @@ mod tests {
         assert_eq!(fs::read_dir(&run).unwrap().count(), 0);
     }
 
-    /// Seen red: with `symlink_metadata` for `statat` without NOFOLLOW, the socket of the folder that the
-    /// link leads to was removed.
+    /// (Not seen red.)
     #[tokio::test]
     async fn what_is_no_folder_of_this_user_is_neither_used_nor_removed() {
         let directory = tempfile::tempdir().unwrap();

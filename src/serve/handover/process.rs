@@ -251,7 +251,7 @@ mod tests {
         OldProcess::find(directory, given).err().unwrap().to_string()
     }
 
-    /// Seen red: without the start compared, without SigCgt, and without `given` compared.
+    /// (Not seen red.)
     #[test]
     fn a_process_that_is_not_the_gate_is_never_signalled() {
         let folder = tempfile::tempdir().unwrap();

@@ -268,8 +268,7 @@ fn closes<B>(answer: &Response<B>) -> bool {
         .is_some_and(|value| value == "close")
 }
 
-/// Seen red: with the old process' listeners closed before the new one accepted, and with idle
-/// connections closed as at a stop.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_logs_and_connections_go_on_while_a_new_process_takes_over() {
     let mut node = Node::start().await;
@@ -345,7 +344,7 @@ async fn requests_logs_and_connections_go_on_while_a_new_process_takes_over() {
     eventually("the last has ended", || !runs(fourth)).await;
 }
 
-/// Seen red: with the old process' offer not taken back when the connection broke.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_process_that_cannot_start_changes_nothing() {
     let mut node = Node::start().await;
@@ -394,7 +393,7 @@ async fn a_new_process_that_cannot_start_changes_nothing() {
     node.goes_on().await;
 }
 
-/// Seen red: with what the configuration no longer names kept open.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_configuration_may_move_ports_and_sockets() {
     let mut node = Node::start().await;
@@ -436,8 +435,7 @@ async fn a_new_configuration_may_move_ports_and_sockets() {
     assert_eq!(client(more, Alpn::H1).get("/pods").await.unwrap().status(), 200);
 }
 
-/// systemd hears its main process alone, and restarts a unit whose main process ends. Seen red: with what the
-/// old process says sent until its end, and without MAINPID.
+/// systemd hears its main process alone, and restarts a unit whose main process ends. (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_manager_hears_one_process_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
@@ -477,7 +475,7 @@ async fn the_service_manager_hears_one_process_at_a_time() {
     assert_eq!(next().await, "STOPPING=1\n");
 }
 
-/// Seen red: with the program's file not compared.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_program_is_told_to_read_its_files_again() {
     let mut node = Node::start().await;

@@ -15,7 +15,7 @@ impl Drop for Bystander {
     }
 }
 
-/// Seen red: without the comparison with what the gate says itself.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_not_the_gate_gets_no_signal() {
     let mut node = Node::start().await;
@@ -47,7 +47,7 @@ async fn a_process_that_is_not_the_gate_gets_no_signal() {
     node.goes_on().await;
 }
 
-/// Seen red: with a stale file believed.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_that_has_ended_cannot_hand_over() {
     let mut node = Node::start().await;

@@ -81,7 +81,7 @@ impl Peer {
     }
 }
 
-/// Seen red: with the offer not taken back, the next hand-over was refused.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_process_that_ends_at_any_step_leaves_the_old_one_as_it_was() {
     let mut node = Node::start().await;
@@ -110,7 +110,7 @@ async fn a_new_process_that_ends_at_any_step_leaves_the_old_one_as_it_was() {
     node.goes_on().await;
 }
 
-/// Seen red: with each connection heard before the next one is accepted.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_says_nothing_delays_nothing() {
     let mut node = Node::start().await;
@@ -120,7 +120,7 @@ async fn a_peer_that_says_nothing_delays_nothing() {
     assert!(silent.hear().is_none());
 }
 
-/// What is no message, or not its turn, is refused. Seen red: with the order not looked at.
+/// What is no message, or not its turn, is refused. (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_talks_nonsense_gets_nothing() {
     let mut node = Node::start().await;
@@ -220,7 +220,7 @@ async fn heard(said: &UnixStream, word: &str) {
     .unwrap();
 }
 
-/// The command that started it has given up. Seen red: with the answer to `ready` not looked at.
+/// The command that started it has given up. (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_process_whose_command_has_ended_does_not_take_over() {
     let mut node = Node::start().await;

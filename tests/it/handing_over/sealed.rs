@@ -8,8 +8,7 @@ use super::{LOG, client};
 use crate::node::{GATE, Node, on_every_backend};
 use crate::world::request;
 
-/// Seen red: with a mark of the new process' own, and with the watch of the new process
-/// begun before the last word.
+/// (Not seen red.)
 #[test]
 fn no_rule_changes_and_both_processes_reach_the_kubelet() {
     on_every_backend(async |mut node: Node| {

@@ -26,7 +26,7 @@ fn open_up(node: &Node) {
     }
 }
 
-/// Seen red: without the user compared, the offer came.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn another_users_process_gets_nothing() {
     if !rustix::process::getuid().is_root() {
@@ -59,7 +59,7 @@ async fn another_users_process_gets_nothing() {
     assert_eq!(upgraded.status.code(), Some(0), "{}", upgraded.said);
 }
 
-/// Seen red: without the cgroup compared.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_of_another_cgroup_gets_nothing() {
     let Some(cgroup) = Cgroup::new() else {
@@ -87,7 +87,7 @@ async fn a_process_of_another_cgroup_gets_nothing() {
     node.can_be_taken_over().await;
 }
 
-/// Seen red: with the link followed.
+/// (Not seen red.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_is_not_the_gates_is_neither_used_nor_removed() {
     let mut node = Node::start().await;
