@@ -1,6 +1,7 @@
 //! One running gate, with the parts around it that only its ports and its watch need.
 
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
@@ -12,6 +13,7 @@ use super::node::NodeStanding;
 use super::reload::Reloading;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
+use super::watchdog::Threads;
 use crate::apiserver::ApiServer;
 use crate::forward::KubeletProbe;
 use crate::gate::Gate;
@@ -41,8 +43,12 @@ pub struct Instance {
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,
+    /// The threads that serve.
+    pub(super) threads: Arc<Threads>,
     /// What the looks at the files remember. Locked while files are read.
     pub(super) reloading: Mutex<Reloading>,
+    /// The configuration file, if it is followed.
+    pub(super) configuration: OnceLock<PathBuf>,
     /// Earlier processes that still serve what they had accepted.
     pub(super) leaving: LeavingProcesses,
     /// What the files say and is not in force, by what they are for.

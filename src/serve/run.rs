@@ -17,10 +17,11 @@ use super::error::StartError;
 use super::instance::Instance;
 use super::next_start::NextStartWatch;
 use super::node::{self, NodeError, NodeWatch, Shown};
-use super::notify::Notifier;
+use super::notify::{Notifier, ServiceManager};
 use super::reload::keep_reloading;
 use super::start::{Started, start, unused_proxy};
 use super::watch::Watch;
+use super::watchdog::keep_alive;
 use super::{Inherited, Sockets, Stopped, serve};
 use crate::audit::AuditError;
 use crate::seal::RunningGate;
@@ -93,28 +94,32 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
     instance.follow_configuration(path.to_owned(), flags.clone(), settings);
     instance.warn_of_certificates(&instance.settings.tls);
     let ends = Ends::new();
+    let notifier = Notifier::to(ServiceManager::of_environment());
     let (signalled, reloading) = (
         until_signalled(ends.stop.clone())?,
-        keep_reloading(instance.clone(), Notifier::SYSTEMD)?,
+        keep_reloading(instance.clone(), notifier.clone())?,
     );
     announce(&instance, &sockets);
     let next_start = NextStartWatch::new(instance.holding.clone());
     instance.warn_of_left_out();
     let mut watch = Watch::new(instance.clone(), publish_running_gate(&instance, &sockets));
     let (served, confirmed) = runtime.block_on(async {
+        let told = notifier.clone();
         tokio::spawn(async move {
             signalled.await;
-            Notifier::SYSTEMD.stopping();
+            told.stopping();
         });
         watch.admit().await;
         let (until_stopped, until_ended) = (|| ends.stop.clone(), || ends.leave.clone());
         tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
         tokio::spawn(until_ended().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
         tokio::spawn(until_ended().run_until_cancelled_owned(watch.keep()));
+        let signs = keep_alive(instance.threads.clone(), notifier.clone());
+        tokio::spawn(until_ended().run_until_cancelled_owned(signs));
         tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
         let node = NodeWatch::new(instance.api_server.clone(), instance.node.clone());
         let confirming = tokio::spawn(node.keep(ends.clone()));
-        Notifier::SYSTEMD.ready();
+        notifier.ready();
         let served = serve(instance, sockets, ends.clone()).await;
         ends.stop.cancel();
         // A panic is in the log.

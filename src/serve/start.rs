@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
@@ -134,7 +134,9 @@ fn assemble(
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
+        threads: Arc::default(),
         reloading: Mutex::default(),
+        configuration: OnceLock::new(),
         leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),

@@ -80,15 +80,10 @@ impl Readiness {
 
     /// Whether the gate is ready, and the answer's text; `verbose` lists every part.
     pub(super) async fn report(&self, verbose: bool) -> (bool, String) {
-        let mut parts = self.parts().await;
-        if verbose {
-            let left_out = self.instance.left_out().into_iter();
-            parts.extend(left_out.map(|what| Part {
-                name: "sources",
-                state: PartState::Note(what),
-            }));
-        }
-        let ready = !parts.iter().any(Part::is_broken);
+        let (ready, parts) = match verbose {
+            true => self.every_part().await,
+            false => judged(self.parts().await),
+        };
         let mut report = String::new();
         for part in parts.iter().filter(|part| verbose || part.is_broken()) {
             // Writing to a String does not fail.
@@ -98,7 +93,22 @@ impl Readiness {
         (ready, report)
     }
 
-    /// Every part, in the order of the report. Only a broken part makes the gate unready.
+    /// Whether the gate is ready, and all that `/readyz?verbose` lists.
+    pub(super) async fn every_part(&self) -> (bool, Vec<Part>) {
+        let mut parts = self.parts().await;
+        let note = |name| {
+            move |what| Part {
+                name,
+                state: PartState::Note(what),
+            }
+        };
+        parts.extend(self.instance.left_out().into_iter().map(note("sources")));
+        let leaving = self.instance.leaving.list().into_iter();
+        parts.extend(leaving.map(|process| process.to_string()).map(note("leaving")));
+        judged(parts)
+    }
+
+    /// Every part that is looked at, in the order of the report. Only a broken part makes the gate unready.
     async fn parts(&self) -> Vec<Part> {
         let part = |name, state| Part { name, state };
         let mut parts = vec![
@@ -228,6 +238,11 @@ impl Readiness {
             )),
         }
     }
+}
+
+/// Whether a gate with these parts is ready.
+fn judged(parts: Vec<Part>) -> (bool, Vec<Part>) {
+    (!parts.iter().any(Part::is_broken), parts)
 }
 
 /// What is said of a seal that `firewall.required` does not ask for.
