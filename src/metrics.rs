@@ -63,6 +63,7 @@ pub struct Metrics {
     pub seal_open_seconds: Counter<f64, AtomicU64>,
     /// Connections to the kubelet, open now, that did not come through the gate.
     pub ungated_connections: Gauge,
+    upgrades: Family<ResultLabels, Counter>,
     address_held: Family<AddressLabels, Gauge>,
     next_start: Family<NextStartLabels, Gauge>,
     node_confirmed: Family<VerdictLabels, Gauge>,
@@ -316,6 +317,7 @@ impl Metrics {
                 "ungated_connections",
                 "Connections to the kubelet open now that did not come through the gate",
             ),
+            upgrades: families.add("upgrades", "Hand-overs to or from this process, by result"),
             address_held: families.add(
                 "address_held",
                 "1 if the gate listens on this address of its own, whose port a kubelet may come to want; 0 \
@@ -487,6 +489,12 @@ impl Metrics {
             .set(i64::from(sealed));
     }
 
+    /// A hand-over ended: `ok`, in the process that took over, or in the other one `failed`, `refused`, or
+    /// `stranger` for a process that may not ask for one.
+    pub fn upgrade(&self, result: &'static str) {
+        self.upgrades.get_or_create(&ResultLabels { result }).inc();
+    }
+
     /// Whether the gate listens on an address whose port a kubelet may come to want.
     pub fn address_held(&self, address: SocketAddr, held: bool) {
         let address = address.to_string();
@@ -584,6 +592,7 @@ mod tests {
         metrics.certificate_expires("x", 1);
         metrics.audit_events("x", 1);
         metrics.bypass_sealed(1, "x", true);
+        metrics.upgrade("x");
         metrics.address_held(([127, 0, 0, 1], 1).into(), true);
         metrics.next_start(([127, 0, 0, 1], 1).into(), "free");
         metrics.node_confirmed("yes");

@@ -8,7 +8,7 @@ use clap::Args;
 use super::exit::{CliError, Exit};
 use super::terminal::{BAD, Stream, Terminal};
 use crate::serve::check::{Asked, Findings};
-use crate::settings::KubeletFlags;
+use crate::settings::{KubeletFlags, Settings};
 
 /// The arguments of `check`.
 #[derive(Args, Debug)]
@@ -61,6 +61,18 @@ pub(super) fn quietly(config: &Path, is_here: bool, err: &mut Stream) -> Result<
     let found = Findings::of(config, &KubeletFlags::default(), asked).map_err(CliError::failed)?;
     print(&found, err);
     Ok(exit(&found))
+}
+
+/// The settings of a configuration that a gate of this machine is to be started with, judged without asking
+/// any server; `None` if it cannot be used. Prints every warning and problem.
+pub(super) fn judge(
+    config: &Path,
+    flags: &KubeletFlags,
+    err: &mut Stream,
+) -> Result<Option<Settings>, CliError> {
+    let found = Findings::of(config, flags, Asked::Nothing).map_err(CliError::failed)?;
+    print(&found, err);
+    Ok(found.settings.filter(|_| found.problems.is_empty()))
 }
 
 /// Every warning and problem.

@@ -19,6 +19,7 @@ mod serve;
 mod status;
 mod table;
 mod terminal;
+mod upgrade;
 mod which_kubelet;
 mod wrap;
 
@@ -73,6 +74,8 @@ enum Command {
     Serve(serve::Serve),
     /// Show what the running gate does: whether it is ready, its listeners, streams and seal
     Status(status::Status),
+    /// Have a new process take over from the gate that serves, so that no request fails
+    Upgrade(upgrade::Upgrade),
 }
 
 /// Parses the arguments, runs the command, and yields its exit code.
@@ -114,6 +117,7 @@ impl Command {
             Self::ReadonlyCensus(census) => census.run(terminal),
             Self::Serve(serve) => serve.run(),
             Self::Status(status) => status.run(terminal),
+            Self::Upgrade(upgrade) => upgrade.run(terminal),
         }
     }
 }

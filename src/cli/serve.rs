@@ -21,9 +21,19 @@ use crate::settings::{KubeletFlags, Settings};
 #[command(after_help = "\
 Exit codes: 0 stopped by a signal, 1 failed at run time, 64 wrong command line or configuration")]
 pub(super) struct Serve {
+    #[command(flatten)]
+    pub(super) gate: Gate,
+    /// Take over from the gate that serves with this configuration, which kubelet-gate upgrade has told so
+    #[arg(long)]
+    take_over: bool,
+}
+
+/// The arguments by which a gate is started.
+#[derive(Args, Debug)]
+pub(super) struct Gate {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    pub(super) config: PathBuf,
     /// The format of the log on standard error
     ///
     /// The environment variable KUBELET_GATE_LOG sets what is logged, for example "debug". The default is
@@ -31,7 +41,7 @@ pub(super) struct Serve {
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: LogFormat,
     #[command(flatten)]
-    flags: KubeletFlags,
+    pub(super) flags: KubeletFlags,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
@@ -47,8 +57,13 @@ impl Serve {
     pub(super) fn run(&self) -> Result<Exit, CliError> {
         // Before there is a second thread.
         let inherited = Inherited::from_systemd().map_err(CliError::usage)?;
-        let settings = Settings::load(&self.config, &self.flags).map_err(CliError::usage)?;
-        log_to_stderr(self.log_format);
+        let Gate {
+            config,
+            log_format,
+            flags,
+        } = &self.gate;
+        let settings = Settings::load(config, flags).map_err(CliError::usage)?;
+        log_to_stderr(*log_format);
         log_panics();
         no_core_dumps();
         gather_entropy();
@@ -56,10 +71,11 @@ impl Serve {
         // own.
         let runtime = runtime().map_err(CliError::failed)?;
         let configuration = Configuration {
-            path: &self.config,
-            flags: &self.flags,
+            path: config,
+            flags,
             settings,
             inherited,
+            take_over: self.take_over,
         };
         let served = run(&runtime, configuration);
         // A worker that does not end must not keep the process: systemd would have to kill it.

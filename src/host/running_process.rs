@@ -1,13 +1,18 @@
 //! A running process whose end can be waited for.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use procfs::process::Process;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::sleep;
+
+use crate::files::{self, DOCUMENT};
 
 /// How often the process is looked at where the kernel does not announce its end: a service manager may start
 /// its successor as soon.
@@ -44,9 +49,56 @@ impl RunningProcess {
         }
     }
 
+    /// The process that connected a unix socket, or that listens on it, and its user.
+    ///
+    /// # Errors
+    /// It has ended, or is in a process namespace that cannot be seen from here.
+    pub(crate) fn at_other_end(socket: BorrowedFd<'_>) -> io::Result<(Self, u32)> {
+        let peer = getsockopt(&socket, PeerCredentials)?;
+        let descriptor = match getsockopt(&socket, PeerPidfd) {
+            Ok(descriptor) => Some(descriptor),
+            // Linux before 6.5: the process is then the one that has the id now.
+            Err(Errno::ENOPROTOOPT) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut process = Self::open(peer.pid())?;
+        if let Some(descriptor) = descriptor {
+            // As long as the kernel names the id, no other process has got it.
+            let info = files::read_text(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd()), DOCUMENT)?;
+            let mut lines = info.lines().filter_map(|line| line.strip_prefix("Pid:"));
+            if lines.next().and_then(|pid| pid.trim().parse().ok()) != Some(process.pid) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            process.descriptor = Some(descriptor);
+        }
+        Ok((process, peer.uid()))
+    }
+
     /// Its id.
     pub(crate) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// When it started, in the kernel's ticks since the machine did. With its id it names a process that no
+    /// other is taken for.
+    pub(crate) fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// Sends a signal to this process, and to no other that has got its id.
+    ///
+    /// # Errors
+    /// It has ended, or this process may not.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        if !self.runs() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        match (&self.descriptor, Pid::from_raw(self.pid)) {
+            (Some(descriptor), _) => pidfd_send_signal(descriptor, signal)?,
+            (None, Some(pid)) => kill_process(pid, signal)?,
+            (None, None) => return Err(io::ErrorKind::InvalidInput.into()),
+        }
+        Ok(())
     }
 
     /// Whether it still runs. What was read of `/proc/PID` before is then about this process.

@@ -39,13 +39,22 @@ impl Exemption {
             return Ok(None);
         }
         let mark = Mark::random(mask.unwrap_or_else(free_bits))?;
-        let cgroup = files::read_text("/proc/self/cgroup", DOCUMENT).unwrap_or_default();
         Ok(Some(Self {
             uid,
             mark,
-            cgroup: unified(&cgroup),
+            cgroup: own_cgroup(),
         }))
     }
+
+    /// Whether this process can have it: it has the same user and cgroup, and may set the mark.
+    pub(crate) fn suits_this_process(&self) -> bool {
+        let uid = rustix::process::getuid().as_raw();
+        self.uid == uid && self.cgroup == own_cgroup() && may_mark(self.mark.value)
+    }
+}
+
+fn own_cgroup() -> Option<String> {
+    unified(&files::read_text("/proc/self/cgroup", DOCUMENT).unwrap_or_default())
 }
 
 fn may_mark(mark: u32) -> bool {

@@ -13,7 +13,7 @@ use crate::files::{self, BUNDLE};
 /// For files that the gate, another user than root, must be able to read.
 pub(super) const READABLE: u32 = 0o644;
 /// For files that hold a secret of the gate.
-pub(super) const PRIVATE: u32 = 0o600;
+pub(crate) const PRIVATE: u32 = 0o600;
 
 /// A file of the seal cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,7 @@ impl FileError {
 }
 
 /// The value in a file; `None` if the file does not exist.
-pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileError> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileError> {
     match files::read(path, BUNDLE) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
@@ -48,7 +48,7 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileEr
     clippy::disallowed_methods,
     reason = "a folder is opened, to sync it, and nothing is read"
 )]
-pub(super) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
+pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
     let write = || {
         let new = path.with_extension("new");
         // A process that was killed may have left it, with other permissions.
@@ -83,6 +83,6 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 /// As it is written to a file.
-pub(super) fn json(value: &impl Serialize) -> String {
+pub(crate) fn json(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }

@@ -10,7 +10,7 @@ pub mod connections;
 mod digest;
 mod error;
 mod exemption;
-mod file;
+pub(crate) mod file;
 mod firewall;
 pub mod foreign;
 #[cfg(any(test, fuzzing))]

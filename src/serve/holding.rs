@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub(crate) struct Holding {
     given_up: watch::Sender<BTreeSet<SocketAddr>>,
     /// Why an address is not held.
     missing: Mutex<BTreeMap<SocketAddr, String>>,
+    /// The listeners that are accepted on, for a process that takes over, in the order of the configuration.
+    listeners: Mutex<Vec<(SocketAddr, OwnedFd)>>,
     /// What the kubelet's next start would do; `None` until that was looked at.
     prospects: Mutex<Option<Prospects>>,
     metrics: Arc<Metrics>,
@@ -48,6 +51,7 @@ impl Holding {
             at_stake,
             given_up: watch::Sender::default(),
             missing: Mutex::default(),
+            listeners: Mutex::default(),
             prospects: Mutex::default(),
             metrics,
         }
@@ -112,6 +116,39 @@ impl Holding {
         self.given_up.send_modify(BTreeSet::clear);
     }
 
+    /// The addresses that are not held, or are to be let go of.
+    pub(super) fn let_go(&self) -> BTreeSet<SocketAddr> {
+        let mut let_go = self.given_up.borrow().clone();
+        let_go.extend(lock(&self.missing).keys());
+        let_go
+    }
+
+    /// Those of these addresses that are not held, or are to be let go of.
+    pub(super) fn not_held(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+        let let_go = self.let_go();
+        addresses
+            .iter()
+            .filter(|address| let_go.contains(address))
+            .copied()
+            .collect()
+    }
+
+    /// Waits until an address is let go of that is not one of these.
+    pub(super) async fn lets_go_of_more_than(&self, let_go: &BTreeSet<SocketAddr>) {
+        let mut orders = self.given_up.subscribe();
+        // The sender is a part of this value.
+        let _ = orders.wait_for(|given_up| !given_up.is_subset(let_go)).await;
+    }
+
+    /// The listeners that are accepted on, once more.
+    pub(super) fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        let listeners = lock(&self.listeners);
+        listeners
+            .iter()
+            .map(|(_, listener)| listener.try_clone())
+            .collect()
+    }
+
     /// Whether no address is to be let go of.
     #[cfg(test)]
     pub(super) fn holds_all(&self) -> bool {
@@ -122,32 +159,67 @@ impl Holding {
     /// that was accepted; when it is to be held again it is bound again, as soon as that succeeds.
     pub(super) async fn hold<F: Future<Output = ()>>(
         self: Arc<Self>,
-        mut listener: TcpListener,
+        listener: TcpListener,
         accept: impl Fn(TcpListener) -> F,
     ) {
-        let Ok(address) = listener.local_addr() else {
-            return accept(listener).await;
-        };
+        match listener.local_addr() {
+            Ok(address) => self.hold_at(address, Some(listener), accept).await,
+            Err(_) => accept(listener).await,
+        }
+    }
+
+    /// The same for an address that the gate before this one has let go of.
+    pub(super) async fn hold_later<F: Future<Output = ()>>(
+        self: Arc<Self>,
+        address: SocketAddr,
+        accept: impl Fn(TcpListener) -> F,
+    ) {
+        self.hold_at(address, None, accept).await;
+    }
+
+    async fn hold_at<F: Future<Output = ()>>(
+        self: Arc<Self>,
+        address: SocketAddr,
+        mut held: Option<TcpListener>,
+        accept: impl Fn(TcpListener) -> F,
+    ) {
         let mut orders = self.given_up.subscribe();
         loop {
-            let of_others = listener.as_fd().try_clone_to_owned();
-            tokio::select! {
-                biased;
-                _ = orders.wait_for(|given_up| given_up.contains(&address)) => {}
-                () = accept(listener) => return,
-            }
-            // The socket may be systemd's as well, or that of a gate which leaves: it must not listen there
-            // either, or the kubelet cannot bind the address.
-            if let Ok(socket) = of_others {
-                let _ = SockRef::from(&socket).shutdown(Shutdown::Read);
+            if let Some(listener) = held.take() {
+                let of_others = listener.as_fd().try_clone_to_owned();
+                let kept = self.keep(address, &listener);
+                tokio::select! {
+                    biased;
+                    _ = orders.wait_for(|given_up| given_up.contains(&address)) => {}
+                    () = accept(listener) => return,
+                }
+                drop(kept);
+                // The socket may be systemd's as well, or that of a gate which takes over or leaves: it must
+                // not listen there either, or the kubelet cannot bind the address.
+                if let Ok(socket) = of_others {
+                    let _ = SockRef::from(&socket).shutdown(Shutdown::Read);
+                }
             }
             let why = "let go of, so that the kubelet can bind it: callers reach the kubelet without the \
                        gate, or no server";
             self.note(address, Some(format!("{address}: {why}")));
             tracing::error!("{address}: {why}");
-            listener = self.bind_again(address, &mut orders).await;
+            held = Some(self.bind_again(address, &mut orders).await);
             self.note(address, None);
             tracing::warn!("{address}: held by the gate again");
+        }
+    }
+
+    /// Keeps a listener for a process that takes over, until what is returned is dropped: the address is free
+    /// only once no descriptor is left.
+    fn keep(&self, address: SocketAddr, listener: &TcpListener) -> Kept<'_> {
+        match listener.as_fd().try_clone_to_owned() {
+            Ok(listener) => lock(&self.listeners).push((address, listener)),
+            Err(error) => tracing::warn!(%error, "{address}: cannot be handed over to another process"),
+        }
+        Kept {
+            holding: self,
+            address,
         }
     }
 
@@ -193,6 +265,18 @@ impl Holding {
     }
 }
 
+/// A listener that is kept for a process that takes over.
+struct Kept<'a> {
+    holding: &'a Holding,
+    address: SocketAddr,
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        lock(&self.holding.listeners).retain(|(address, _)| *address != self.address);
+    }
+}
+
 /// What a panic left behind is good enough: each value is replaced as a whole.
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
@@ -233,7 +317,17 @@ mod tests {
             pending().await
         };
         let task = tokio::spawn(holding.clone().hold(listener, accept));
+        assert_eq!(
+            holding.descriptors().unwrap().len(),
+            1,
+            "for a process that takes over"
+        );
+
+        let let_go = holding.let_go();
         holding.give_up([address]);
+        let noticed = timeout(Duration::from_secs(20), holding.lets_go_of_more_than(&let_go));
+        noticed.await.unwrap();
+        assert_eq!(holding.not_held(&[address]), [address]);
         let mut kubelet = None;
         eventually(|| {
             kubelet = StdListener::bind(address).ok();
@@ -277,6 +371,7 @@ mod tests {
         })
         .await;
         assert!(holding.missing().unwrap().contains("let go of"));
+        assert!(holding.descriptors().unwrap().is_empty());
 
         // The kubelet still has it.
         holding.take_back();
@@ -286,6 +381,34 @@ mod tests {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         assert!(stream.read(&mut [0]).is_err(), "accepted, and not closed");
+        task.abort();
+    }
+
+    /// A kubelet has just ended when another process takes over. (Not seen red.)
+    #[tokio::test]
+    async fn an_address_that_the_gate_before_let_go_of_is_bound_once_it_may_be() {
+        let address = sockets::listener("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = address.local_addr().unwrap();
+        let holding = Arc::new(Holding::new(vec![address], Arc::new(Metrics::new())));
+        holding.give_up([address]);
+        assert_eq!(holding.not_held(&[address]), [address]);
+        let accept = |listener: TcpListener| async move {
+            let _listener = listener;
+            pending().await
+        };
+        let task = tokio::spawn(holding.clone().hold_later(address, accept));
+        eventually(|| holding.missing().is_some()).await;
+        let kubelet = StdListener::bind(address).unwrap();
+        holding.take_back();
+        eventually(|| {
+            holding
+                .missing()
+                .is_some_and(|why| why.contains("cannot be bound again yet"))
+        })
+        .await;
+        drop(kubelet);
+        eventually(|| holding.not_held(&[address]).is_empty()).await;
+        assert!(TcpStream::connect(address).is_ok());
         task.abort();
     }
 }

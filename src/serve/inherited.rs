@@ -161,7 +161,7 @@ impl Inherited {
         let Some(index) = self.listeners.iter().position(wanted) else {
             return Ok(None);
         };
-        let listener = self.listeners.swap_remove(index);
+        let listener = self.listeners.remove(index);
         listener.judge()?;
         Ok(Some(listener.socket))
     }

@@ -36,6 +36,9 @@ pub struct Instance {
     pub(crate) exemption: Option<Exemption>,
     /// The seal, as the watch found it last.
     pub(crate) seal: ArcSwap<Seal>,
+    /// Held while the seal is looked at and put back, which one process does: this one,
+    /// until another has taken over.
+    pub(super) seal_turn: Arc<tokio::sync::Mutex<()>>,
     /// Which of its addresses a kubelet may come to want, and which of these it holds.
     pub(crate) holding: Arc<Holding>,
     /// Whether the Node under whose name requests are judged is this machine.

@@ -6,6 +6,7 @@ pub(crate) mod check;
 mod descriptors;
 mod ends;
 mod error;
+pub(crate) mod handover;
 mod holding;
 mod inherited;
 mod instance;
@@ -56,6 +57,16 @@ pub struct Stopped {
     pub left: bool,
 }
 
+/// A gate whose ports are served.
+struct Ports {
+    instance: Arc<Instance>,
+    workers: Arc<Workers>,
+    acceptors: TaskTracker,
+    tombstone_tasks: TaskTracker,
+    admin: AdminThread,
+    ends: Ends,
+}
+
 /// Serves every port until it is told to end. Then it accepts nothing new, and the listeners are closed in
 /// this process.
 ///
@@ -67,56 +78,100 @@ pub struct Stopped {
 /// # Errors
 /// A thread cannot be started.
 pub async fn serve(instance: Arc<Instance>, sockets: Sockets, ends: Ends) -> io::Result<Stopped> {
-    let port = Arc::new(TlsPort {
-        gate: instance.gate.clone(),
-        serving: instance.serving.clone(),
-        limits: instance.settings.limits.clone(),
-    });
-    let workers = Arc::new(Workers::start(instance.settings.workers, &port)?);
-    for (name, runtime) in workers.runtimes() {
-        instance.threads.add(name, runtime.clone());
-    }
-    let (acceptors, tombstone_tasks) = (TaskTracker::new(), TaskTracker::new());
-    let until_ended = || ends.leave.clone();
-    let secure = tombstone::secure_port(&instance.settings.upstream.url, &sockets.addresses());
-    let status = status::Serving::now_on(&sockets);
-    for listener in sockets.tls {
-        let workers = workers.clone();
-        let accept = move |listener| workers.clone().accept(listener);
-        let holding = instance.holding.clone().hold(listener, accept);
-        acceptors.spawn(until_ended().run_until_cancelled_owned(holding));
-    }
-    for listener in sockets.tombstone {
-        let (serving, tasks) = (instance.clone(), tombstone_tasks.clone());
-        let accept = move |listener| tombstone::serve(listener, serving.clone(), secure, tasks.clone());
-        let holding = instance.holding.clone().hold(listener, accept);
-        acceptors.spawn(until_ended().run_until_cancelled_owned(holding));
-    }
-    // It answers while the gate stops, so that this can be watched.
-    let listeners = Listeners {
-        port: sockets.admin.map(TcpListener::into_std).transpose()?,
-        socket: sockets.admin_socket,
-    };
-    let admin = AdminThread::start(listeners, instance.clone(), status, ends.clone())?;
+    Ok(Ports::open(instance, sockets, ends)?.until_ended().await)
+}
 
-    ends.leave.cancelled().await;
-    acceptors.close();
-    acceptors.wait().await;
-    // The acceptors have ended, so this is the last owner.
-    let cut = match Arc::into_inner(workers) {
-        // What another Node's users were allowed is cut at once.
-        Some(workers) if instance.node.ends_process() => {
-            workers.end(&CancellationToken::new(), Duration::ZERO).await
+// === impl Ports ===
+
+impl Ports {
+    /// Begins to accept on every port. Must be called on the control runtime.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    fn open(instance: Arc<Instance>, sockets: Sockets, ends: Ends) -> io::Result<Self> {
+        let port = Arc::new(TlsPort {
+            gate: instance.gate.clone(),
+            serving: instance.serving.clone(),
+            limits: instance.settings.limits.clone(),
+        });
+        let workers = Arc::new(Workers::start(instance.settings.workers, &port)?);
+        for (name, runtime) in workers.runtimes() {
+            instance.threads.add(name, runtime.clone());
         }
-        Some(workers) => {
-            let leave_within = instance.settings.upgrade.drain_timeout;
-            workers.end(&ends.stop, leave_within).await
+        let (acceptors, tombstone_tasks) = (TaskTracker::new(), TaskTracker::new());
+        let until_ended = || ends.leave.clone();
+        let secure = tombstone::secure_port(&instance.settings.upstream.url, &sockets.addresses());
+        let status = status::Serving::now_on(&sockets);
+        let (holding, settings) = (&instance.holding, &instance.settings);
+        let accept = {
+            let workers = workers.clone();
+            move |listener| workers.clone().accept(listener)
+        };
+        for listener in sockets.tls {
+            let held = holding.clone().hold(listener, accept.clone());
+            acceptors.spawn(until_ended().run_until_cancelled_owned(held));
         }
-        None => 0,
-    };
-    tombstone_tasks.close();
-    ends.stop.run_until_cancelled(tombstone_tasks.wait()).await;
-    admin.end(&ends.stop).await;
-    let left = !ends.stop.is_cancelled();
-    Ok(Stopped { cut, left })
+        for address in holding.not_held(&settings.listen) {
+            let held = holding.clone().hold_later(address, accept.clone());
+            acceptors.spawn(until_ended().run_until_cancelled_owned(held));
+        }
+        let accept = {
+            let (serving, tasks) = (instance.clone(), tombstone_tasks.clone());
+            move |listener| tombstone::serve(listener, serving.clone(), secure, tasks.clone())
+        };
+        for listener in sockets.tombstone {
+            let held = holding.clone().hold(listener, accept.clone());
+            acceptors.spawn(until_ended().run_until_cancelled_owned(held));
+        }
+        for address in holding.not_held(&settings.read_only_port.listen) {
+            let held = holding.clone().hold_later(address, accept.clone());
+            acceptors.spawn(until_ended().run_until_cancelled_owned(held));
+        }
+        // It answers while the gate stops, so that this can be watched.
+        let listeners = Listeners {
+            port: sockets.admin.map(TcpListener::into_std).transpose()?,
+            socket: sockets.admin_socket,
+        };
+        let admin = AdminThread::start(listeners, instance.clone(), status, ends.clone())?;
+        Ok(Self {
+            instance,
+            workers,
+            acceptors,
+            tombstone_tasks,
+            admin,
+            ends,
+        })
+    }
+
+    /// Waits until the gate is told to end, and for its end.
+    async fn until_ended(self) -> Stopped {
+        let Self {
+            instance,
+            workers,
+            acceptors,
+            tombstone_tasks,
+            admin,
+            ends,
+        } = self;
+        ends.leave.cancelled().await;
+        acceptors.close();
+        acceptors.wait().await;
+        // The acceptors have ended, so this is the last owner.
+        let cut = match Arc::into_inner(workers) {
+            // What another Node's users were allowed is cut at once.
+            Some(workers) if instance.node.ends_process() => {
+                workers.end(&CancellationToken::new(), Duration::ZERO).await
+            }
+            Some(workers) => {
+                let leave_within = instance.settings.upgrade.drain_timeout;
+                workers.end(&ends.stop, leave_within).await
+            }
+            None => 0,
+        };
+        tombstone_tasks.close();
+        ends.stop.run_until_cancelled(tombstone_tasks.wait()).await;
+        admin.end(&ends.stop).await;
+        let left = !ends.stop.is_cancelled();
+        Stopped { cut, left }
+    }
 }

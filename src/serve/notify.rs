@@ -4,6 +4,8 @@
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -23,6 +25,8 @@ pub(crate) struct ServiceManager {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notifier {
     manager: ServiceManager,
+    /// Another process is the service now, and tells the service manager.
+    is_succeeded: Arc<AtomicBool>,
 }
 
 // === impl ServiceManager ===
@@ -47,7 +51,10 @@ impl ServiceManager {
 impl Notifier {
     /// Tells this service manager.
     pub(crate) fn to(manager: ServiceManager) -> Self {
-        Self { manager }
+        Self {
+            manager,
+            is_succeeded: Arc::default(),
+        }
     }
 
     /// Whom it tells, for the process that follows.
@@ -78,9 +85,16 @@ impl Notifier {
         self.tell("WATCHDOG=1\n");
     }
 
-    /// From now on the service is this process. It is the last that this one may say.
+    /// From now on the service is this process. It is the last that this one says.
     pub(crate) fn succeeded_by(&self, pid: u32) {
         self.tell(&format!("MAINPID={pid}\n"));
+        self.is_succeeded.store(true, Relaxed);
+    }
+
+    /// That process has ended and was not the service.
+    pub(crate) fn not_succeeded(&self) {
+        self.is_succeeded.store(false, Relaxed);
+        self.tell(&format!("MAINPID={}\n", std::process::id()));
     }
 
     /// The gate accepts nothing new.
@@ -90,6 +104,7 @@ impl Notifier {
 
     fn tell(&self, state: &str) {
         if let Some(socket) = &self.manager.socket
+            && !self.is_succeeded.load(Relaxed)
             && let Err(error) = send(socket, state)
         {
             tracing::warn!(
@@ -132,6 +147,12 @@ mod tests {
         let mut said = [0; 64];
         let length = listening.recv(&mut said).unwrap();
         assert_eq!(&said[..length], b"MAINPID=4711\n");
+        // What is said afterwards is not sent. (Not seen red.)
+        notifier.ready();
+        notifier.not_succeeded();
+        let length = listening.recv(&mut said).unwrap();
+        let own = format!("MAINPID={}\n", std::process::id());
+        assert_eq!(&said[..length], own.as_bytes());
     }
 
     #[test]

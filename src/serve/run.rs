@@ -3,30 +3,35 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::ends::Ends;
 use super::error::StartError;
+use super::handover::{Offering, Predecessors, TakeError, Taken, Taking, process, tell_command};
 use super::instance::Instance;
 use super::next_start::NextStartWatch;
 use super::node::{self, NodeError, NodeWatch, Shown};
 use super::notify::{Notifier, ServiceManager};
 use super::reload::keep_reloading;
-use super::start::{Started, start, unused_proxy};
+use super::sockets::listed;
+use super::start::{Started, prepare, start, take_sockets, unused_proxy};
 use super::watch::Watch;
 use super::watchdog::keep_alive;
-use super::{Inherited, Sockets, Stopped, serve};
+use super::{Inherited, Ports, Sockets, Stopped};
 use crate::audit::AuditError;
 use crate::seal::RunningGate;
 use crate::settings::{KubeletFlags, Settings};
 
+/// How long a process that takes over waits for the API server's answer about the Node.
+const NODE: Duration = Duration::from_secs(2);
 /// Until the API server is asked again about the credential shown to the kubelet.
 const FLEET: Duration = Duration::from_secs(60);
 /// How long the audit writer may take to write out its queue at the end.
@@ -41,6 +46,9 @@ pub(crate) enum RunError {
     /// A worker cannot be started, or a signal cannot be waited for.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The gate that serves goes on.
+    #[error(transparent)]
+    TakeOver(#[from] TakeError),
     /// The Node is another machine.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -56,7 +64,7 @@ impl RunError {
         match self {
             Self::Start(error) => !matches!(error, StartError::AdminSocket(_) | StartError::Bind(_)),
             Self::Node(_) => true,
-            Self::Audit(_) | Self::Io(_) => false,
+            Self::Audit(_) | Self::Io(_) | Self::TakeOver(_) => false,
         }
     }
 }
@@ -69,6 +77,8 @@ pub(crate) struct Configuration<'a> {
     pub(crate) settings: Settings,
     /// Sockets that this process need not bind.
     pub(crate) inherited: Inherited,
+    /// Takes over from the gate that serves, which has been told so.
+    pub(crate) take_over: bool,
 }
 
 /// Runs a gate of this configuration until SIGTERM or SIGINT. `runtime` is the control runtime.
@@ -81,54 +91,126 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         flags,
         settings,
         inherited,
+        take_over,
     } = configuration;
     for warning in settings.warnings.iter().chain(&unused_proxy()) {
         tracing::warn!("{warning}");
     }
     let _entered = runtime.enter();
+    let (started, taken) = if take_over {
+        let (started, taken) = runtime.block_on(succeed(settings.clone()))?;
+        (started, Some(taken))
+    } else {
+        (start(settings.clone(), inherited, runtime.handle())?, None)
+    };
     let Started {
         instance,
         sockets,
         audit,
-    } = start(settings.clone(), inherited, runtime.handle())?;
+    } = started;
     instance.follow_configuration(path.to_owned(), flags.clone(), settings);
     instance.warn_of_certificates(&instance.settings.tls);
-    let ends = Ends::new();
-    let notifier = Notifier::to(ServiceManager::of_environment());
-    let (signalled, reloading) = (
-        until_signalled(ends.stop.clone())?,
-        keep_reloading(instance.clone(), notifier.clone())?,
-    );
-    announce(&instance, &sockets);
-    let next_start = NextStartWatch::new(instance.holding.clone());
     instance.warn_of_left_out();
-    let mut watch = Watch::new(instance.clone(), publish_running_gate(&instance, &sockets));
-    let (served, confirmed) = runtime.block_on(async {
-        let told = notifier.clone();
-        tokio::spawn(async move {
-            signalled.await;
-            told.stopping();
-        });
-        watch.admit().await;
-        let (until_stopped, until_ended) = (|| ends.stop.clone(), || ends.leave.clone());
-        tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
-        tokio::spawn(until_ended().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
-        tokio::spawn(until_ended().run_until_cancelled_owned(watch.keep()));
-        let signs = keep_alive(instance.threads.clone(), notifier.clone());
-        tokio::spawn(until_ended().run_until_cancelled_owned(signs));
-        tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
-        let node = NodeWatch::new(instance.api_server.clone(), instance.node.clone());
-        let confirming = tokio::spawn(node.keep(ends.clone()));
-        notifier.ready();
-        let served = serve(instance, sockets, ends.clone()).await;
-        ends.stop.cancel();
-        // A panic is in the log.
-        (served, confirming.await.unwrap_or(Ok(())))
-    });
+    let served = runtime.block_on(serve_until_ended(instance, sockets, taken));
     let written = audit.shutdown(AUDIT_FLUSH);
-    confirmed?;
     let stopped = served?;
     written?;
+    Ok(stopped)
+}
+
+/// Makes a gate with the sockets of the one that serves. Whatever fails, that one goes on.
+async fn succeed(settings: Settings) -> Result<(Started, Taken), RunError> {
+    let taking = Taking::begin(&settings.firewall.run_directory).await?;
+    let (instance, audit) = prepare(settings, taking.exemption(), &Handle::current())?;
+    // Once this process is the gate, its Node is not asked about as at a start.
+    let node = NodeWatch::new(instance.api_server.clone(), instance.node.clone());
+    node.ask_before_start(NODE).await?;
+    let mut taken = taking.take().await?;
+    // The old process has left the file that was there before.
+    instance.gate.audit.reopen();
+    instance.holding.give_up(std::mem::take(&mut taken.let_go));
+    instance.seal.store(Arc::new(taken.seal.clone()));
+    let inherited = Inherited::handed_over(std::mem::take(&mut taken.listeners))?;
+    let sockets = take_sockets(&instance, inherited)?;
+    let started = Started {
+        instance,
+        sockets,
+        audit,
+    };
+    Ok((started, taken))
+}
+
+async fn serve_until_ended(
+    instance: Arc<Instance>,
+    sockets: Sockets,
+    taken: Option<Taken>,
+) -> Result<Stopped, RunError> {
+    let manager = taken.as_ref().map(Taken::manager);
+    let notifier = Notifier::to(manager.unwrap_or_else(ServiceManager::of_environment));
+    let ends = Ends::new();
+    let (until_stopped, until_ended) = (|| ends.stop.clone(), || ends.leave.clone());
+    let (signalled, reloading, successors) = (
+        until_signalled(ends.stop.clone())?,
+        keep_reloading(instance.clone(), notifier.clone())?,
+        signal(SignalKind::user_defined2())?,
+    );
+    let predecessors = Predecessors::new(instance.clone(), ends.leave.clone());
+    let offering = Offering {
+        instance: instance.clone(),
+        admin: sockets.admin_descriptors()?,
+        predecessors: predecessors.clone(),
+        ends: ends.clone(),
+        notifier: notifier.clone(),
+    };
+    let line = Announcement::of(&instance, &sockets);
+    let running = running_gate(&instance, &sockets);
+    let next_start = NextStartWatch::new(instance.holding.clone());
+    let mut watch = Watch::new(instance.clone(), running.clone());
+    let told = notifier.clone();
+    tokio::spawn(async move {
+        signalled.await;
+        told.stopping();
+    });
+    // With the sockets of another gate this one must let go of an address from the first moment on.
+    tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
+    let ports = match taken {
+        None => {
+            line.log();
+            publish(&instance, &running);
+            watch.admit().await;
+            Ports::open(instance.clone(), sockets, ends.clone())?
+        }
+        Some(taken) => {
+            // The seal is the old process' until it has left. Its exemption is this one's, and until the
+            // first look each connection to the kubelet is looked at.
+            instance.gate.kubelet.set_admitted(false);
+            let ports = Ports::open(instance.clone(), sockets, ends.clone())?;
+            if let Err(error) = taken.commit(&predecessors).await {
+                // What was accepted is served to its end.
+                ends.stop.cancel();
+                ports.until_ended().await;
+                return Err(error.into());
+            }
+            instance.metrics().upgrade("ok");
+            line.log();
+            publish(&instance, &running);
+            ports
+        }
+    };
+    tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
+    tokio::spawn(until_ended().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
+    tokio::spawn(until_ended().run_until_cancelled_owned(watch.keep()));
+    let signs = keep_alive(instance.threads.clone(), notifier.clone());
+    tokio::spawn(until_ended().run_until_cancelled_owned(signs));
+    tokio::spawn(offering.keep(successors));
+    let node = NodeWatch::new(instance.api_server.clone(), instance.node.clone());
+    let confirming = tokio::spawn(node.keep(ends.clone()));
+    notifier.ready();
+    tell_command("serving");
+    let stopped = ports.until_ended().await;
+    ends.stop.cancel();
+    // A panic is in the log.
+    confirming.await.unwrap_or(Ok(()))?;
     Ok(stopped)
 }
 
@@ -159,18 +241,30 @@ async fn warn_of_fleet_credentials(instance: Arc<Instance>) {
     }
 }
 
-/// Writes to `firewall.runDirectory` by what the gate's connections are known:
-/// `firewall apply` reads it there.
-fn publish_running_gate(instance: &Instance, sockets: &Sockets) -> RunningGate {
-    let running = RunningGate {
+/// By what the gate's connections are known, and where it listens: also where it waits
+/// until a kubelet lets it.
+fn running_gate(instance: &Instance, sockets: &Sockets) -> RunningGate {
+    let with_missing = |mut addresses: Vec<SocketAddr>, configured: &[SocketAddr]| {
+        addresses.extend(instance.holding.not_held(configured));
+        addresses
+    };
+    let settings = &instance.settings;
+    RunningGate {
         pid: std::process::id(),
         uid: rustix::process::getuid().as_raw(),
         exemption: instance.exemption.clone(),
-        listen: sockets.addresses(),
-        read_only_listen: sockets.tombstone_addresses(),
+        listen: with_missing(sockets.addresses(), &settings.listen),
+        read_only_listen: with_missing(sockets.tombstone_addresses(), &settings.read_only_port.listen),
         admin: sockets.admin_address(),
-    };
+    }
+}
+
+/// Writes to `firewall.runDirectory` which gate serves: `firewall apply` and `upgrade` read it there.
+fn publish(instance: &Instance, running: &RunningGate) {
     let settings = &instance.settings.firewall;
+    if let Err(error) = process::write(&settings.run_directory) {
+        tracing::debug!("firewall.runDirectory: {error}: no other process can take over from this one");
+    }
     if let Err(error) = running.write(&settings.run_directory) {
         // An operator who requires the seal should know now. Without a seal the file is not needed.
         if settings.required {
@@ -179,19 +273,39 @@ fn publish_running_gate(instance: &Instance, sockets: &Sockets) -> RunningGate {
             tracing::debug!("firewall.runDirectory: {error}");
         }
     }
-    running
 }
 
-fn announce(instance: &Instance, sockets: &Sockets) {
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        node = &*instance.gate.node_name,
-        listen = super::sockets::listed(&sockets.addresses()),
-        admin = super::sockets::listed(sockets.admin_address().as_slice()),
-        admin_socket = sockets.admin_socket_path().as_deref().unwrap_or("none"),
-        read_only_port = super::sockets::listed(&sockets.tombstone_addresses()),
-        "serving"
-    );
+/// The log line that says that the gate serves, and where.
+struct Announcement {
+    node: Arc<str>,
+    listen: String,
+    admin: String,
+    admin_socket: String,
+    read_only_port: String,
+}
+
+impl Announcement {
+    fn of(instance: &Instance, sockets: &Sockets) -> Self {
+        Self {
+            node: instance.gate.node_name.clone(),
+            listen: listed(&sockets.addresses()),
+            admin: listed(sockets.admin_address().as_slice()),
+            admin_socket: sockets.admin_socket_path().unwrap_or_else(|| "none".to_owned()),
+            read_only_port: listed(&sockets.tombstone_addresses()),
+        }
+    }
+
+    fn log(&self) {
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            node = &*self.node,
+            listen = self.listen,
+            admin = self.admin,
+            admin_socket = self.admin_socket,
+            read_only_port = self.read_only_port,
+            "serving"
+        );
+    }
 }
 
 /// SIGTERM or SIGINT stop the gate: from this call on they no longer kill the process, and

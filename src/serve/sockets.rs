@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
@@ -78,6 +79,14 @@ impl Sockets {
     /// Where the tombstone was bound.
     pub fn tombstone_addresses(&self) -> Vec<SocketAddr> {
         local(&self.tombstone)
+    }
+
+    /// The admin port and the admin socket once more, for a process that takes over.
+    pub(super) fn admin_descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        let port = self.admin.as_ref().map(AsFd::as_fd);
+        let socket = self.admin_socket.as_ref().map(AsFd::as_fd);
+        let listeners = port.into_iter().chain(socket);
+        listeners.map(|listener| listener.try_clone_to_owned()).collect()
     }
 
     /// Where the admin socket is.

@@ -61,7 +61,8 @@ pub fn start(
     // Last: of two gates with this configuration, only one has come so far.
     sockets.admin_socket = admin::socket::listen(&settings, &mut inherited)?;
     inherited.finish()?;
-    let (instance, audit) = assemble(settings, at_stake, control)?;
+    let exemption = Exemption::of_this_process(settings.firewall.mark)?;
+    let (instance, audit) = assemble(settings, at_stake, exemption, control)?;
     Ok(Started {
         instance: Arc::new(instance),
         sockets,
@@ -69,17 +70,56 @@ pub fn start(
     })
 }
 
+/// Makes a gate of `settings` that takes over from another one. The other one has the sockets meanwhile: the
+/// files come first. `exemption` is the other one's.
+///
+/// # Errors
+/// Something cannot be used. The other one does not notice.
+pub(super) fn prepare(
+    mut settings: Settings,
+    exemption: Option<Exemption>,
+    control: &Handle,
+) -> Result<(Arc<Instance>, AuditThread), StartError> {
+    if let Some(warning) = descriptors::fit(&mut settings) {
+        tracing::warn!("{warning}");
+    }
+    let at_stake = node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
+    let exemption = match exemption {
+        None => Exemption::of_this_process(settings.firewall.mark)?,
+        handed_over => handed_over,
+    };
+    let (instance, audit) = assemble(settings, at_stake, exemption, control)?;
+    Ok((Arc::new(instance), audit))
+}
+
+/// Takes the sockets of a gate from `inherited`, or binds them; not those that the gate
+/// before it has let go of.
+///
+/// # Errors
+/// A socket cannot be had.
+pub(super) fn take_sockets(instance: &Instance, mut inherited: Inherited) -> Result<Sockets, StartError> {
+    let mut settings = instance.settings.clone();
+    let let_go = instance.holding.let_go();
+    for addresses in [&mut settings.listen, &mut settings.read_only_port.listen] {
+        addresses.retain(|address| !let_go.contains(address));
+    }
+    let mut sockets = Sockets::bind(&settings, &mut inherited)?;
+    sockets.admin_socket = admin::socket::listen(&settings, &mut inherited)?;
+    inherited.finish()?;
+    Ok(sockets)
+}
+
 /// Reads every file and makes every part.
 fn assemble(
     settings: Settings,
     at_stake: Vec<SocketAddr>,
+    exemption: Option<Exemption>,
     control: &Handle,
 ) -> Result<(Instance, AuditThread), StartError> {
     let metrics = Arc::new(Metrics::new());
     let known = Arc::new(Known::default());
     let serving = Arc::new(ArcSwap::from_pointee(Serving::load(&settings.tls)?));
     let denied = Arc::new(ArcSwap::from_pointee(deny_list(&settings)?));
-    let exemption = Exemption::of_this_process(settings.firewall.mark)?;
     let kubelet = Kubelet::new(
         settings.upstream.clone(),
         &settings.limits,
@@ -140,6 +180,7 @@ fn assemble(
         leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),
+        seal_turn: Arc::default(),
         serving,
         api_server,
         reviewing,

@@ -110,7 +110,7 @@ impl Watch {
         let instance = self.instance.clone();
         instance.gate.kubelet.set_admitted(false);
         let running = self.running.clone();
-        let looking = spawn_blocking(move || look_once(&instance, &running, false));
+        let looking = look_aside(instance, running, false);
         // What is wrong, or takes longer, is for the next look to tell.
         if let Ok(Ok(look)) = timeout(ADMITTED, looking).await {
             self.unnoted = look.unnoted;
@@ -176,7 +176,7 @@ impl Watch {
     /// `None`: another process is changing it just now.
     async fn look(&mut self) -> Option<Seal> {
         let (instance, running, unnoted) = (self.instance.clone(), self.running.clone(), self.unnoted);
-        let looking = spawn_blocking(move || look_once(&instance, &running, unnoted));
+        let looking = look_aside(instance, running, unnoted);
         let found = match timeout(LOOK, looking).await {
             Ok(Ok(look)) => {
                 self.unnoted = look.unnoted;
@@ -271,6 +271,20 @@ impl Watch {
             self.instance.metrics().bypass_sealed(*port, family, false);
         }
     }
+}
+
+/// Looks once, on a thread of its own, in this process' turn. It goes on when it is no longer waited for.
+async fn look_aside(
+    instance: Arc<Instance>,
+    running: RunningGate,
+    unnoted: bool,
+) -> Result<Look, tokio::task::JoinError> {
+    let turn = instance.seal_turn.clone().lock_owned().await;
+    let looking = move || {
+        let _turn = turn;
+        look_once(&instance, &running, unnoted)
+    };
+    spawn_blocking(looking).await
 }
 
 /// Looks once; the lock is taken if it is free, and nothing is changed without. Blocks.

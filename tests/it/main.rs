@@ -55,6 +55,7 @@ mod framing;
 mod from_where;
 mod from_where_changed;
 mod half_ends;
+mod handing_over;
 mod handmade_certificates;
 mod heavy_chains;
 mod hostile_files;

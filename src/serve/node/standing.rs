@@ -82,6 +82,16 @@ impl NodeStanding {
         self.metrics.node_confirmed("unknown");
     }
 
+    /// Whether the API server is asked already.
+    pub(super) fn has_begun(&self) -> bool {
+        self.known().confirmation != Confirmation::Unwatched
+    }
+
+    /// From here on no disproof ends the process.
+    pub(super) fn end_start(&self) {
+        self.known().start_ends = None;
+    }
+
     /// Takes up an answer that came at `now`. Only a disproof at the start is an error.
     ///
     /// # Errors

@@ -42,6 +42,23 @@ impl NodeWatch {
         Self { api_server, standing }
     }
 
+    /// Asks once, for a process that takes over from a gate that serves: later a disproof does not stop it.
+    ///
+    /// # Errors
+    /// The Node is proven to be another machine.
+    pub(in crate::serve) async fn ask_before_start(&self, within: Duration) -> Result<(), NodeError> {
+        let Some(api_server) = &self.api_server else {
+            return Ok(());
+        };
+        self.standing.begin(Instant::now());
+        // Without them, nothing is proven.
+        let ids = files::aside(|| Ids::of_this_machine(Path::new("/"))).await;
+        let answer = confirm(api_server, self.standing.name(), &ids.unwrap_or_default(), within).await;
+        self.standing.note(answer, Instant::now())?;
+        self.standing.end_start();
+        Ok(())
+    }
+
     /// Watches until the process ends. It stops it if the Node is proven to be another machine at the start.
     ///
     /// # Errors
@@ -50,7 +67,9 @@ impl NodeWatch {
         let Some(api_server) = &self.api_server else {
             return Ok(());
         };
-        self.standing.begin(Instant::now());
+        if !self.standing.has_begun() {
+            self.standing.begin(Instant::now());
+        }
         let (sender, ids) = watch::channel(Ids::default());
         let disproved = async {
             tokio::select! {

@@ -52,6 +52,8 @@ pub(crate) struct Node {
     _beside: (FakeApiServer, FakeKubelet, FakeKubelet),
     directory: TempDir,
     gate: Option<Child>,
+    /// The processes that have taken over from it.
+    successors: Vec<u32>,
     required: bool,
 }
 
@@ -90,6 +92,7 @@ impl Node {
             ),
             directory,
             gate: None,
+            successors: Vec::new(),
             required: false,
         }
     }
@@ -184,6 +187,42 @@ impl Node {
         command
     }
 
+    /// Has a new process take over from the gate, as `systemctl reload` does.
+    pub(crate) async fn upgrade_gate(&mut self) {
+        let (succeeded, said) = self.upgrade().await;
+        assert!(succeeded, "{}: {said}", self.backend);
+        let pid = self.running_gate()["pid"].as_u64().unwrap();
+        self.successors.push(u32::try_from(pid).unwrap());
+    }
+
+    /// The same with a configuration that the new process cannot use.
+    pub(crate) async fn upgrade_of_gate_fails(&self) {
+        let (succeeded, said) = self.upgrade().await;
+        assert!(!succeeded, "{}: {said}", self.backend);
+    }
+
+    async fn upgrade(&self) -> (bool, String) {
+        let path = self.file("upgrade.log");
+        let log = fs::File::create(&path).unwrap();
+        let mut child = self
+            .gate_command(self.gate_uid)
+            .args(["upgrade", "--config"])
+            .arg(self.file("kubelet-gate.yaml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut status = None;
+        eventually("the command has ended", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        let said = fs::read_to_string(path).unwrap_or_default();
+        (status.unwrap().success(), said)
+    }
+
     /// A command that enters a cgroup, if any, before it becomes this program.
     pub(crate) fn command_in(&self, cgroup: Option<&Path>, program: &str) -> Command {
         let mut command = self.command("sh");
@@ -193,6 +232,14 @@ impl Node {
             .arg(cgroup.unwrap_or_else(|| Path::new("")));
         command.arg(program);
         command
+    }
+
+    fn kill_successors(&mut self) {
+        for pid in self.successors.drain(..) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
     }
 
     /// Kills the gate, as a crash does.
@@ -293,6 +340,7 @@ impl Node {
 
     /// Ends everything. The gate must end well.
     pub(crate) async fn stop(mut self) {
+        self.kill_successors();
         if let Some(gate) = &mut self.gate {
             let pid = rustix::process::Pid::from_child(gate);
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -314,6 +362,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.kill_successors();
         self.kill_gate();
         if let Some(cgroup) = &self.cgroup {
             // It cannot be removed while a process is still ending there; it is gone with the machine.
