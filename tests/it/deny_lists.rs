@@ -497,8 +497,9 @@ async fn a_list_that_denies_one_of_several_api_servers_is_refused() {
         assert_eq!(world.client_with(pair).status(LOG).await, 200);
     }
     for (count, pair) in servers.iter().enumerate() {
-        let entry = pair.certificate_pem();
-        fs::write(world.file("deny"), format!("user alice\n{entry}# end\n")).unwrap();
+        let serial = parsed(pair).raw_serial_as_string();
+        let entry = format!("issuer CN=kubernetes serial {serial}");
+        fs::write(world.file("deny"), format!("user alice\n{entry}\n# end\n")).unwrap();
         world.gate.reload();
         assert_eq!(reloads(&world, "error"), (count + 1) as f64, "{count}");
         assert_eq!(world.client_with(pair).status(LOG).await, 200, "{count}");
