@@ -140,18 +140,12 @@ impl Identity {
         self.data.cleared_by.store(generation, Relaxed);
     }
 
-    /// Whether it is the same user, shown by the same certificates.
-    pub(crate) fn is_shown_as(&self, other: &Self) -> bool {
-        self == other && self.data.marks == other.data.marks
-    }
-
     /// When the certificate (or one of its issuers) or the token expires, if that is known.
     pub(crate) fn valid_until(&self) -> Option<SystemTime> {
         self.data.valid_until
     }
 }
 
-/// The same user, whichever credential shows it.
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.data, &other.data) || self.data.user == other.data.user

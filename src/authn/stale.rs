@@ -36,8 +36,8 @@ pub(crate) struct StaleAnswers {
     metrics: Arc<Metrics>,
 }
 
-/// When the API server last refused something to a user. Users whose names hash to the same place share it: it
-/// takes as much memory for many users as for few, and forgets no refusal.
+/// When the API server last refused something to a user. Users whose names hash to the same place share it:
+/// it takes as much memory for many users as for few, and forgets no refusal.
 struct Refusals {
     hasher: RandomState,
     last: [Mutex<Option<Instant>>; 256],
@@ -135,8 +135,8 @@ impl StaleAnswers {
 
     // --- users ---
 
-    /// Keeps that a user is allowed something, as the API server has just said when it was asked at `asked`, if
-    /// that may be used later.
+    /// Keeps that a user is allowed something, as the API server has just said when it was asked at `asked`,
+    /// if that may be used later.
     pub(crate) fn keep_allow(
         &self,
         identity: &Identity,

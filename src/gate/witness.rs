@@ -119,7 +119,7 @@ impl Witness {
             &self.others_at
         };
         if at.noted.load(Relaxed) != second {
-            at.note(source.to_canonical(), second, IpAddr::eq);
+            at.note(source.to_canonical(), second);
         }
     }
 
@@ -142,12 +142,11 @@ impl Witness {
 
     fn note_api_server(&self, identity: &Identity, second: u64) {
         let seen = self.api_servers.seen.load();
-        let known = seen.iter().find(|(known, _)| known.is_shown_as(identity));
+        let known = seen.iter().find(|(known, _)| **known == *identity);
         let is_stale = |at: &SystemTime| !at.elapsed().is_ok_and(|age| age < STALE);
         if known.is_none_or(|(_, at)| is_stale(at)) {
-            let new = Arc::new(identity.clone());
-            self.api_servers
-                .note(new, second, |seen, new| seen.is_shown_as(new));
+            // The user of a certificate has its fingerprint.
+            self.api_servers.note(Arc::new(identity.clone()), second);
         }
     }
 
@@ -206,15 +205,15 @@ impl<T> Default for Lately<T> {
     }
 }
 
-impl<T: Clone> Lately<T> {
+impl<T: Clone + PartialEq> Lately<T> {
     #[cold]
-    fn note(&self, new: T, second: u64, is_same: fn(&T, &T) -> bool) {
+    fn note(&self, new: T, second: u64) {
         self.noted.store(second, Relaxed);
         let now = SystemTime::now();
         // Workers that come here at the same time must not lose each other's notes: each may be the only one
         // for long.
         self.seen.rcu(|before| {
-            let others = before.iter().filter(|(seen, _)| !is_same(seen, &new)).cloned();
+            let others = before.iter().filter(|(seen, _)| *seen != new).cloned();
             let seen = std::iter::once((new.clone(), now)).chain(others);
             seen.take(REMEMBERED).collect::<Vec<_>>()
         });
@@ -247,7 +246,7 @@ mod tests {
         let at = Lately::default();
         let address = |last: u8| IpAddr::from([192, 0, 2, last]);
         for last in [1, 2, 1, 3] {
-            at.note(address(last), 1, IpAddr::eq);
+            at.note(address(last), 1);
         }
         let now = SystemTime::now();
         assert_eq!(
@@ -257,7 +256,7 @@ mod tests {
         );
         assert_eq!(at.lately(now + 2 * LATELY), [address(3)]);
         for last in 0..=255 {
-            at.note(address(last), 1, IpAddr::eq);
+            at.note(address(last), 1);
         }
         assert_eq!(at.lately(now).len(), REMEMBERED);
     }

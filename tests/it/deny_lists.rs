@@ -486,7 +486,7 @@ async fn a_list_that_denies_the_api_server_is_refused_unless_it_says_so() {
 /// Each control plane node has a certificate of its own for its API server, for the same user. A list that
 /// denies one of them ends logs and exec through that one.
 ///
-/// Seen red: with the identity compared by its user alone.
+/// Seen red: with the last one alone remembered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_denies_one_of_several_api_servers_is_refused() {
     let world = listing().start().await;
