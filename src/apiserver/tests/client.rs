@@ -156,7 +156,7 @@ async fn concurrent_reviews_are_bounded() {
     hanging[0].abort();
     assert!(fifth.await.unwrap().unwrap().allowed);
     assert_eq!((server.calls(), server.accepted()), (5, 5));
-    hanging.iter().for_each(tokio::task::JoinHandle::abort);
+    hanging.iter().for_each(JoinHandle::abort);
     eventually("only the fifth connection is left", || server.open() == 1).await;
 }
 
