@@ -5,8 +5,9 @@
 //! `maxAge` old. Every review keeps them up to date: a yes replaces the one before, and a no removes
 //! all that it puts in doubt.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use quick_cache::sync::Cache;
@@ -29,9 +30,17 @@ pub(crate) struct StaleAnswers {
     tokens: Cache<[u8; 32], Kept<Identity>>,
     /// Why a user was allowed to get a subresource.
     allows: Cache<(Identity, Subresource), Kept<Arc<str>>>,
+    refusals: Refusals,
     used: AtomicU64,
     last_used: Mutex<Option<SystemTime>>,
     metrics: Arc<Metrics>,
+}
+
+/// When the API server last refused something to a user. Users whose names hash to the same place share it:
+/// it takes as much memory for many users as for few, and forgets no refusal.
+struct Refusals {
+    hasher: RandomState,
+    last: [Mutex<Option<Instant>>; 256],
 }
 
 #[derive(Clone)]
@@ -62,6 +71,7 @@ impl StaleAnswers {
             outage: Outage::new(api_server, control),
             tokens: Cache::new(entries),
             allows: Cache::new(entries),
+            refusals: Refusals::default(),
             used: AtomicU64::new(0),
             last_used: Mutex::default(),
             metrics,
@@ -88,17 +98,21 @@ impl StaleAnswers {
 
     // --- tokens ---
 
-    /// Keeps that a token is this user's, as the API server has just said.
-    pub(super) fn keep_token(&self, key: [u8; 32], identity: &Identity) {
+    /// Keeps that a token is this user's, as the API server has just said when it was asked at `asked`.
+    pub(super) fn keep_token(&self, key: [u8; 32], identity: &Identity, asked: Instant) {
         match self.kept(identity.clone(), identity) {
             Some(kept) => self.tokens.insert(key, kept),
             None => drop(self.tokens.remove(&key)),
+        }
+        if self.refusals.came_since(asked, identity) {
+            self.tokens.remove(&key);
         }
     }
 
     /// Forgets a token that the API server has just rejected, and all that its user was allowed.
     pub(super) fn forget_token(&self, key: &[u8; 32]) {
         if let Some((_, kept)) = self.tokens.remove(key) {
+            self.refusals.note(&kept.value);
             self.allows.retain(|(identity, _), _| *identity != kept.value);
         }
     }
@@ -121,23 +135,32 @@ impl StaleAnswers {
 
     // --- users ---
 
-    /// Keeps that a user is allowed something, as the API server has just said, if that may be used later.
+    /// Keeps that a user is allowed something, as the API server has just said when it was asked at `asked`,
+    /// if that may be used later.
     pub(crate) fn keep_allow(
         &self,
         identity: &Identity,
         (verb, subresource, interactive): (Verb, Subresource, bool),
         reason: &Arc<str>,
+        asked: Instant,
     ) {
         if self.cover_check(verb, subresource, interactive)
             && let Some(kept) = self.kept(reason.clone(), identity)
         {
-            self.allows.insert((identity.clone(), subresource), kept);
+            let question = (identity.clone(), subresource);
+            self.allows.insert(question.clone(), kept);
+            // Looked at last: a refusal is noted first and then forgets what is kept, so that one of both
+            // takes this answer away.
+            if self.refusals.came_since(asked, identity) {
+                self.allows.remove(&question);
+            }
         }
     }
 
     /// Forgets all that is kept of a user that was just refused something by the API server: by name, since
     /// each token of a service account may have a different uid or extra.
     pub(crate) fn forget_user(&self, identity: &Identity) {
+        self.refusals.note(identity);
         let name = &identity.user().username;
         self.allows
             .retain(|(identity, _), _| identity.user().username != *name);
@@ -190,6 +213,36 @@ impl StaleAnswers {
         self.used.fetch_add(1, Relaxed);
         *self.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
         tracing::warn!("the API server is unreachable, and an earlier answer of it is used");
+    }
+}
+
+// === impl Refusals ===
+
+impl Refusals {
+    fn note(&self, identity: &Identity) {
+        *self.of(identity) = Some(Instant::now());
+    }
+
+    /// Whether a refusal came after `asked`. Which of the two questions the API server answered later is not
+    /// known then, and the refusal counts.
+    fn came_since(&self, asked: Instant, identity: &Identity) -> bool {
+        self.of(identity).is_some_and(|refused| refused >= asked)
+    }
+
+    fn of(&self, identity: &Identity) -> MutexGuard<'_, Option<Instant>> {
+        let hash = self.hasher.hash_one(&identity.user().username);
+        // The remainder is less than the array's length.
+        let place = &self.last[(hash % 256) as usize];
+        place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            last: std::array::from_fn(|_| Mutex::default()),
+        }
     }
 }
 

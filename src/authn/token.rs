@@ -259,13 +259,14 @@ impl TokenReviewer {
             let Ok(Some(_place)) = timeout(LONGEST_WAIT, place).await else {
                 return ReviewOutcome::Failed(TokenVerdict::Busy, Duration::ZERO);
             };
+            let asked = Instant::now();
             let answer = api_server.review_token(&token, &audiences).await;
             metrics.review("tokenreviews", &answer);
             let was_accepted = accepted.get(&key).is_some();
             let outcome = judge(answer, &token, &audiences, ttl, was_accepted);
             match (&outcome, &stale) {
                 (ReviewOutcome::Granted(TokenVerdict::Authenticated(identity), _), Some(stale)) => {
-                    stale.keep_token(key, identity);
+                    stale.keep_token(key, identity, asked);
                 }
                 (ReviewOutcome::Refused(..), Some(stale)) => stale.forget_token(&key),
                 _ => {}

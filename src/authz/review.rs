@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use crate::apiserver::{AccessAnswer, AccessSpec, ApiServer, ReviewError};
 use crate::attributes::{Subresource, Verb};
@@ -172,12 +173,13 @@ impl AccessReviewer {
                 subresource: question.subresource.as_str(),
                 name: &node_name,
             };
+            let asked = Instant::now();
             let answer = api_server.review_access(spec).await;
             metrics.review("subjectaccessreviews", &answer);
             let outcome = decide(answer, &question, lives);
             match (&outcome, stale) {
                 (ReviewOutcome::Granted(AccessVerdict::Allow(reason), _), Some(stale)) => {
-                    stale.keep_allow(&question.identity, question.check(), reason);
+                    stale.keep_allow(&question.identity, question.check(), reason, asked);
                 }
                 (ReviewOutcome::Refused(..), Some(stale)) => stale.forget_user(&question.identity),
                 _ => {}

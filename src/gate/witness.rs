@@ -15,10 +15,12 @@ use crate::authn::{CredentialKind, Identity};
 use crate::authz::Permit;
 use crate::timestamp::timestamp;
 
-/// Most addresses that are remembered. A cluster has a few API servers.
-const ADDRESSES: usize = 16;
-/// An address counts for so long after a request came from there, and the last one always.
+/// Most addresses, and most identities, that are remembered. A cluster has a few API servers.
+const REMEMBERED: usize = 16;
+/// Each counts for so long after a request of it was served, and the last one always.
 const LATELY: Duration = Duration::from_secs(3600);
+/// An identity is noted again after this time.
+const STALE: Duration = Duration::from_secs(60);
 
 /// Remembers the last user that was allowed what only the API server is allowed, and
 /// was served by the kubelet.
@@ -30,20 +32,19 @@ pub(crate) struct Witness {
     noted: AtomicU64,
     seen: ArcSwapOption<Seen>,
     /// Where the API server was, as far as its name says.
-    api_server_at: Whereabouts,
+    api_server_at: Lately<IpAddr>,
     /// Where the others were that are allowed what only the API server is allowed.
-    others_at: Whereabouts,
-    /// The last identity that was the API server's, as far as its name says.
-    api_server: ArcSwapOption<Identity>,
+    others_at: Lately<IpAddr>,
+    /// In which identities the API servers were served, as far as their names say.
+    api_servers: Lately<Arc<Identity>>,
 }
 
-/// From where requests came.
-#[derive(Default)]
-struct Whereabouts {
+/// What was seen lately.
+struct Lately<T> {
     /// As [`Witness::noted`].
     noted: AtomicU64,
     /// The last one first.
-    addresses: ArcSwap<Vec<(IpAddr, SystemTime)>>,
+    seen: ArcSwap<Vec<(T, SystemTime)>>,
 }
 
 /// The API server, as it was last seen.
@@ -75,9 +76,9 @@ impl Witness {
             began: Instant::now(),
             noted: AtomicU64::new(0),
             seen: ArcSwapOption::empty(),
-            api_server_at: Whereabouts::default(),
-            others_at: Whereabouts::default(),
-            api_server: ArcSwapOption::empty(),
+            api_server_at: Lately::default(),
+            others_at: Lately::default(),
+            api_servers: Lately::default(),
         }
     }
 
@@ -105,10 +106,10 @@ impl Witness {
         if !may_be || !self.users.is_empty() && !self.users.contains(user) {
             return;
         }
-        if self.is_api_server(permit) {
-            self.note_api_server(permit.identity());
-        }
         let second = now.saturating_duration_since(self.began).as_secs() + 1;
+        if self.is_api_server(permit) {
+            self.note_api_server(permit.identity(), second);
+        }
         if self.noted.load(Relaxed) != second {
             self.note(user, second);
         }
@@ -132,16 +133,20 @@ impl Witness {
         self.knows(identity) || may_proxy && may_be_api_server(identity)
     }
 
-    /// The identity in which the API server was served last. An administrator's certificate that may
-    /// `nodes/proxy` does not count: otherwise a stolen one could keep itself off the deny lists.
-    pub(crate) fn api_server(&self) -> Option<Arc<Identity>> {
-        self.api_server.load_full()
+    /// The identities in which API servers were served in the last hour, and the last one always. An
+    /// administrator's certificate that may `nodes/proxy` does not count: otherwise a stolen one could keep
+    /// itself off the deny lists.
+    pub(crate) fn api_servers(&self) -> Vec<Arc<Identity>> {
+        self.api_servers.lately(SystemTime::now())
     }
 
-    fn note_api_server(&self, identity: &Identity) {
-        let known = self.api_server.load();
-        if known.as_deref() != Some(identity) {
-            self.api_server.store(Some(Arc::new(identity.clone())));
+    fn note_api_server(&self, identity: &Identity, second: u64) {
+        let seen = self.api_servers.seen.load();
+        let known = seen.iter().find(|(known, _)| **known == *identity);
+        let is_stale = |at: &SystemTime| !at.elapsed().is_ok_and(|age| age < STALE);
+        if known.is_none_or(|(_, at)| is_stale(at)) {
+            // The user of a certificate has its fingerprint.
+            self.api_servers.note(Arc::new(identity.clone()), second);
         }
     }
 
@@ -189,27 +194,39 @@ impl Witness {
     }
 }
 
-// === impl Whereabouts ===
+// === impl Lately ===
 
-impl Whereabouts {
+impl<T> Default for Lately<T> {
+    fn default() -> Self {
+        Self {
+            noted: AtomicU64::new(0),
+            seen: ArcSwap::default(),
+        }
+    }
+}
+
+impl<T: Clone + PartialEq> Lately<T> {
     #[cold]
-    fn note(&self, source: IpAddr, second: u64) {
+    fn note(&self, new: T, second: u64) {
         self.noted.store(second, Relaxed);
-        let before = self.addresses.load();
-        let others = before.iter().filter(|(address, _)| *address != source).copied();
-        let addresses = std::iter::once((source, SystemTime::now())).chain(others);
-        self.addresses
-            .store(Arc::new(addresses.take(ADDRESSES).collect()));
+        let now = SystemTime::now();
+        // Workers that come here at the same time must not lose each other's notes: each may be the only one
+        // for long.
+        self.seen.rcu(|before| {
+            let others = before.iter().filter(|(seen, _)| *seen != new).cloned();
+            let seen = std::iter::once((new.clone(), now)).chain(others);
+            seen.take(REMEMBERED).collect::<Vec<_>>()
+        });
     }
 
-    /// The last address, and those of the last hour.
-    fn lately(&self, now: SystemTime) -> Vec<IpAddr> {
+    /// The last one, and those of the last hour.
+    fn lately(&self, now: SystemTime) -> Vec<T> {
         let is_old = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age > LATELY);
-        let addresses = self.addresses.load();
-        let numbered = addresses.iter().enumerate();
+        let seen = self.seen.load();
+        let numbered = seen.iter().enumerate();
         numbered
             .filter(|(index, (_, at))| *index == 0 || !is_old(*at))
-            .map(|(_, (address, _))| *address)
+            .map(|(_, (seen, _))| seen.clone())
             .collect()
     }
 }
@@ -226,7 +243,7 @@ mod tests {
     /// Seen red: with every address kept for ever.
     #[test]
     fn an_address_counts_for_an_hour_and_the_last_one_always() {
-        let at = Whereabouts::default();
+        let at = Lately::default();
         let address = |last: u8| IpAddr::from([192, 0, 2, last]);
         for last in [1, 2, 1, 3] {
             at.note(address(last), 1);
@@ -241,6 +258,6 @@ mod tests {
         for last in 0..=255 {
             at.note(address(last), 1);
         }
-        assert_eq!(at.lately(now).len(), ADDRESSES);
+        assert_eq!(at.lately(now).len(), REMEMBERED);
     }
 }

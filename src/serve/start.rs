@@ -197,7 +197,7 @@ fn assemble(
 pub(super) fn deny_list(settings: &Settings) -> Result<DenyList, StartError> {
     let api_server = KnownApiServer {
         users: &settings.firewall.api_server_users,
-        seen: None,
+        seen: &[],
     };
     Ok(DenyList::load(&settings.authentication.deny_files, api_server)?)
 }

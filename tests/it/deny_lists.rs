@@ -483,6 +483,30 @@ async fn a_list_that_denies_the_api_server_is_refused_unless_it_says_so() {
     world.stop().await;
 }
 
+/// Each control plane node has a certificate of its own for its API server, for the same user. A list that
+/// denies one of them ends logs and exec through that one.
+///
+/// Seen red: with the last one alone remembered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_denies_one_of_several_api_servers_is_refused() {
+    let world = listing().start().await;
+    let spec = CertificateSpec::client(API_SERVER).group("kubeadm:cluster-admins");
+    let others = [1, 2].map(|number| PKI.client(&format!("apiserver-{number}"), &spec).unwrap());
+    let servers = [&PKI.apiserver_client, &others[0], &others[1]];
+    for pair in servers {
+        assert_eq!(world.client_with(pair).status(LOG).await, 200);
+    }
+    for (count, pair) in servers.iter().enumerate() {
+        let serial = parsed(pair).raw_serial_as_string();
+        let entry = format!("issuer CN=kubernetes serial {serial}");
+        fs::write(world.file("deny"), format!("user alice\n{entry}\n# end\n")).unwrap();
+        world.gate.reload();
+        assert_eq!(reloads(&world, "error"), (count + 1) as f64, "{count}");
+        assert_eq!(world.client_with(pair).status(LOG).await, 200, "{count}");
+    }
+    world.stop().await;
+}
+
 /// Seen red: as above.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_how_much_a_list_denies_and_serve_does_not_start_with_a_bad_one() {

@@ -3,13 +3,14 @@
 //! Node's users; one that ended whenever a Node is changed could be stopped by a user who may patch Nodes.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use fakes::apiserver::{Api, FakeApiServer};
 use fakes::kubelet::node_info;
 use serde_json::json;
 
 use crate::node_name::{another_machine, is_known};
-use crate::patience::{eventually, eventually_answers};
+use crate::patience::{eventually, eventually_answers, stretched};
 use crate::program::{kubelet_gate, kubelet_gate_after};
 use crate::reload::Node;
 use crate::skipped::skip;
@@ -41,7 +42,11 @@ async fn a_slow_api_server_does_not_keep_the_gate_from_serving() {
     let api = FakeApiServer::start(&PKI).await.unwrap();
     api.set_node("worker-1", node_info());
     api.hold_node(true);
+    let began = Instant::now();
     let node = Node::with_api_server(api, kubelet_gate(), |_, _| {}).await;
+    // An answer is waited for longer than that.
+    let took = began.elapsed();
+    assert!(took < stretched(Duration::from_secs(25)), "{took:?}");
     assert_eq!(node.client(&PKI.bob).status("/healthz").await, 200);
     node.is_confirmed("unknown").await;
     assert!(node.admin("/readyz?verbose").await.contains("\n[?] node: "));

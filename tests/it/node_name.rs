@@ -86,7 +86,8 @@ pub(crate) fn is_known() -> bool {
     read("/etc/machine-id").len() == 32 || read("/sys/class/dmi/id/product_uuid").len() == 36
 }
 
-/// Seen red: with the comparison left out of `serve`, it serves on; with it left out of `check`, that exits 0.
+/// Seen red: with the comparison left out of `serve`, it serves on; with it left out
+/// of `check`, that exits 0.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_another_machine_is_refused() {
     let asked = Asked::start().await;

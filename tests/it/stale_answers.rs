@@ -126,6 +126,37 @@ async fn an_earlier_allow_counts_while_the_api_server_is_unreachable_and_no_long
     world.stop().await;
 }
 
+/// Two reviews of a user may overtake each other. An answer to a question that was asked before the user was
+/// refused something must not stand when the refusal has been noted.
+///
+/// Seen red: with the time of the refusal not looked at, the last request is answered 200.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_older_allow_that_comes_after_a_refusal_is_not_kept() {
+    let world = stale().set("limits.reviewTimeout", "60s").start().await;
+    let user = admin(0);
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let late = Behaviour::Answer(std::sync::Arc::new(move |_| {
+        let _ = released.lock().unwrap().recv();
+        json!({"allowed": true})
+    }));
+    let denied = Behaviour::status(json!({"allowed": false, "denied": true}));
+    world.api.behave_next(Api::Access, [late, denied]);
+    let client = world.client_with(&user);
+    let older = tokio::spawn(async move { client.status("/metrics").await });
+    eventually("the older question is asked", || {
+        world.api.count(Api::Access) == 1
+    })
+    .await;
+    assert_eq!(world.client_with(&user).status("/pods").await, 403);
+    release.send(()).unwrap();
+    assert_eq!(older.await.unwrap(), 200, "it was allowed when it was asked");
+    world.api.down().await.unwrap();
+    assert_eq!(world.client_with(&user).status("/metrics").await, 503);
+    assert_eq!(used(&world), 0.0);
+    world.stop().await;
+}
+
 /// An attacker must not be able to switch it on: each of these is a failure of a review, and no outage.
 ///
 /// Seen red: with every failed review counted as an outage, the first row whose probe fails; with the probe

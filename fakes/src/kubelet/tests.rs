@@ -43,6 +43,22 @@ async fn a_request_is_recorded_as_it_was_sent() {
     );
 }
 
+/// Seen red: with the rest of the bound taken by a plain subtraction, the connection's task panics.
+#[tokio::test]
+async fn a_huge_head_is_answered_431() {
+    let (_kubelet, client) = start(&Pki::generate().unwrap()).await;
+    let sent = format!(
+        "GET /healthz HTTP/1.1\r\nHost: a\r\n{}\r\n",
+        "X: y\r\n".repeat(500_000)
+    );
+    let mut stream = client.stream().await.unwrap();
+    // It may stop reading before everything is sent.
+    let _ = stream.write_all(sent.as_bytes()).await;
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 431");
+}
+
 #[tokio::test]
 async fn an_early_answer_leaves_the_body_unread() {
     let (kubelet, client) = start(&Pki::generate().unwrap()).await;

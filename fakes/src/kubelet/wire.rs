@@ -53,7 +53,8 @@ impl Wire {
         let mut read = 0;
         let mut lines = Vec::new();
         loop {
-            let line = self.line(MAX_HEAD - read).await?;
+            let left = MAX_HEAD.checked_sub(read).ok_or_else(too_long)?;
+            let line = self.line(left).await?;
             read += line.len() + 2;
             match (line.is_empty(), lines.is_empty()) {
                 (true, true) => return Err(malformed("empty line before the request")),
@@ -140,10 +141,7 @@ impl Wire {
             }
             searched = self.input.len();
             if searched > limit {
-                return Err(io::Error::new(
-                    io::ErrorKind::FileTooLarge,
-                    "line longer than allowed",
-                ));
+                return Err(too_long());
             }
             self.fill().await?;
         };
@@ -295,6 +293,10 @@ pub(super) fn decode(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, "line longer than allowed")
 }
 
 fn malformed(what: &str) -> io::Error {

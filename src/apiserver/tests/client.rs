@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use super::server::{ALLOWED, Act, JANE, Server, ServerAuthority, client, eventually, reload};
 use crate::apiserver::client::ClientLimits;
@@ -155,7 +156,7 @@ async fn concurrent_reviews_are_bounded() {
     hanging[0].abort();
     assert!(fifth.await.unwrap().unwrap().allowed);
     assert_eq!((server.calls(), server.accepted()), (5, 5));
-    hanging.iter().for_each(tokio::task::JoinHandle::abort);
+    hanging.iter().for_each(JoinHandle::abort);
     eventually("only the fifth connection is left", || server.open() == 1).await;
 }
 
@@ -169,15 +170,19 @@ async fn a_node_is_read_without_a_slot() {
         r#"{"kind": "Node", "apiVersion": "v1", "status": {"nodeInfo": {"machineID": "m"}}}"#;
     let hang = (0..4).map(|_| Act::Hang);
     let server = Server::start(hang.chain([Act::Answer(200, WORKER)]).collect()).await;
-    let client = server.client_within(Duration::from_secs(2));
-    let ask = || {
-        let client = client.clone();
-        tokio::spawn(async move { may_get_metrics(&client).await })
-    };
-    let hanging: Vec<_> = (0..4).map(|_| ask()).collect();
-    eventually("four calls", || server.calls() == 4).await;
+    let client = server.client_within(Duration::from_secs(60));
+    let hanging = four_that_hang(&client, &server).await;
     let info = client.node("worker-1", Duration::from_secs(20)).await.unwrap();
     assert_eq!(info.machine_id, "m");
+    hanging.iter().for_each(JoinHandle::abort);
+}
+
+/// (Not seen red.)
+#[tokio::test]
+async fn reviews_that_hang_show_an_outage() {
+    let server = Server::start((0..4).map(|_| Act::Hang).collect()).await;
+    let client = server.client_within(Duration::from_secs(2));
+    let hanging = four_that_hang(&client, &server).await;
     for hung in hanging {
         assert!(hung.await.unwrap().unwrap_err().is_outage());
     }
@@ -185,6 +190,20 @@ async fn a_node_is_read_without_a_slot() {
         client.reachability(),
         Reachability::Failing { is_outage: true, .. }
     ));
+}
+
+/// Four reviews that hang.
+async fn four_that_hang(
+    client: &ApiServer,
+    server: &Server,
+) -> Vec<JoinHandle<Result<AccessAnswer, ReviewError>>> {
+    let ask = || {
+        let client = client.clone();
+        tokio::spawn(async move { may_get_metrics(&client).await })
+    };
+    let hanging = (0..4).map(|_| ask()).collect();
+    eventually("four calls", || server.calls() == 4).await;
+    hanging
 }
 
 #[tokio::test]

@@ -102,8 +102,8 @@ enum DenialKind {
 pub(crate) struct KnownApiServer<'a> {
     /// `firewall.apiServerUsers`.
     pub(crate) users: &'a [String],
-    /// The identity in which it was served last.
-    pub(crate) seen: Option<&'a Identity>,
+    /// The identities in which API servers were served lately.
+    pub(crate) seen: &'a [Arc<Identity>],
 }
 
 /// The number of the next list of this process.
@@ -345,7 +345,8 @@ impl DenyFile {
         });
         let seen = api_server
             .seen
-            .and_then(|seen| Some((self.find_identity(seen)?, seen.user().username.clone())));
+            .iter()
+            .find_map(|seen| Some((self.find_identity(seen)?, seen.user().username.clone())));
         let by_name = || {
             named.chain([everyone]).find_map(|user| {
                 let denial = self.find_user(&user)?;

@@ -249,11 +249,11 @@ fn a_list_that_denies_the_api_server_says_so() {
     let users = ["front-proxy".to_owned()];
     let api_server = KnownApiServer {
         users: &users,
-        seen: Some(&identity),
+        seen: &[Arc::new(identity)],
     };
     let unknown = KnownApiServer {
         users: &[],
-        seen: None,
+        seen: &[],
     };
     for (entry, is_known_unseen) in [
         ("user kube-apiserver\n", false),
@@ -295,7 +295,7 @@ impl Files {
         let paths: Vec<PathBuf> = texts.iter().map(|(name, _)| files.path(name)).collect();
         let unknown = KnownApiServer {
             users: &[],
-            seen: None,
+            seen: &[],
         };
         files
             .lists
@@ -315,7 +315,7 @@ impl Files {
         let paths: Vec<PathBuf> = names.iter().map(|name| self.path(name)).collect();
         let unknown = KnownApiServer {
             users: &[],
-            seen: None,
+            seen: &[],
         };
         let mut looks = Looks::at_once();
         let start = Instant::now();
@@ -396,7 +396,7 @@ fn a_new_file_is_taken_up_while_another_one_is_bad() {
     std::fs::write(files.path("a"), "user eve\n").unwrap();
     let unknown = KnownApiServer {
         users: &[],
-        seen: None,
+        seen: &[],
     };
     let paths = [files.path("a"), files.path("b")];
     for trigger in [Trigger::Clock, Trigger::Signal] {

@@ -422,6 +422,28 @@ mod tests {
         }
     }
 
+    /// An operator who reads `ok` takes it for the present.
+    ///
+    /// Seen red: with the age of the last review not looked at.
+    #[test]
+    fn an_answer_of_the_api_server_is_ok_for_a_while() {
+        let last = SystemTime::now();
+        let state = |now| reachability(Reachability::Answers { last }, now);
+        assert_eq!(state(last), PartState::Ok);
+        assert_eq!(state(last + GRACE / 2), PartState::Ok);
+        for late in [last + GRACE, last - GRACE] {
+            let said = Part {
+                name: "api-server",
+                state: state(late),
+            };
+            let said = said.to_string();
+            assert!(
+                said.starts_with("[?] api-server: it answered the last review, at 20"),
+                "{said}"
+            );
+        }
+    }
+
     /// Seen red: with a full queue counted as broken.
     #[test]
     fn an_audit_that_writes_is_well_however_full_its_queue_is() {

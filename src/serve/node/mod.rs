@@ -1,5 +1,5 @@
-//! The Node this gate serves: its name, whether it is this machine and how that is watched, which ports its kubelet keeps for itself,
-//! and whether the credential shown to the kubelet is valid for this node only.
+//! The Node this gate serves: its name, whether it is this machine and how that is watched, which ports its
+//! kubelet keeps for itself, and whether the credential shown to the kubelet is valid for this node only.
 
 mod error;
 mod fleet;

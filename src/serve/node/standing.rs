@@ -201,7 +201,7 @@ mod tests {
             .collect()
     }
 
-    /// Seen red: with START not looked at.
+    /// Seen red: with no disproof ending the process.
     #[test]
     fn a_disproof_ends_the_process_in_the_first_minute_alone() {
         for unproven in [None, Some(SameMachine::Unproven("why".to_owned()))] {

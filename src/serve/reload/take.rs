@@ -49,8 +49,8 @@ impl Instance {
                 Some((taken, file.path.clone()))
             }
         };
-        let seen = self.gate.witness.api_server();
-        let api_server = self.known_api_server(seen.as_deref());
+        let seen = self.gate.witness.api_servers();
+        let api_server = self.known_api_server(&seen);
         let denied = DenyList::reload(&self.reviewing.denied, deny_files, api_server, looks);
         let after = self.judged_by();
         if !Arc::ptr_eq(&before.1, &after.1) {
@@ -111,8 +111,8 @@ impl Instance {
         )
     }
 
-    /// `seen` is the identity in which the API server was served last.
-    fn known_api_server<'a>(&'a self, seen: Option<&'a Identity>) -> KnownApiServer<'a> {
+    /// `seen` are the identities in which API servers were served lately.
+    fn known_api_server<'a>(&'a self, seen: &'a [Arc<Identity>]) -> KnownApiServer<'a> {
         KnownApiServer {
             users: &self.settings.firewall.api_server_users,
             seen,
@@ -202,8 +202,8 @@ impl Instance {
         let denied = if old.authentication.deny_files == new.authentication.deny_files {
             None
         } else {
-            let seen = self.gate.witness.api_server();
-            let api_server = self.known_api_server(seen.as_deref());
+            let seen = self.gate.witness.api_servers();
+            let api_server = self.known_api_server(&seen);
             let (paths, trigger) = (&new.authentication.deny_files, looks.trigger());
             let lists = self.reviewing.denied.load();
             let denied = lists
