@@ -26,7 +26,7 @@ pub(super) fn string(out: &mut Vec<u8>, text: &[u8]) {
     json(out, &String::from_utf8_lossy(text));
 }
 
-/// As [`string`], but at most `limit` bytes of `text`, counted as they are written: a byte that is no UTF-8 is
+/// As [`string`], but at most `limit` bytes of `text`, as they are written: a byte that is no UTF-8 is
 /// three there.
 pub(super) fn cut_string(out: &mut Vec<u8>, text: &[u8], limit: usize) {
     let text = String::from_utf8_lossy(text);
