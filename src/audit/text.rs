@@ -26,12 +26,14 @@ pub(super) fn string(out: &mut Vec<u8>, text: &[u8]) {
     json(out, &String::from_utf8_lossy(text));
 }
 
-/// As [`string`], but at most `limit` bytes of `text`.
+/// As [`string`], but at most `limit` bytes of `text`, as they are written: a byte that is no UTF-8 is
+/// three there.
 pub(super) fn cut_string(out: &mut Vec<u8>, text: &[u8], limit: usize) {
+    let text = String::from_utf8_lossy(text);
     if text.len() <= limit {
-        return string(out, text);
+        return json(out, &text);
     }
-    json(out, &cut(text, limit));
+    json(out, &[head(&text, limit), TRUNCATED].concat());
 }
 
 /// At most `limit` bytes of `text`, with the API server's mark where it is cut.
@@ -40,7 +42,7 @@ pub(super) fn cut(text: &[u8], limit: usize) -> String {
     if text.len() <= limit {
         return text.into_owned();
     }
-    [head(&text, limit), "...TRUNCATED"].concat()
+    [head(&text, limit), TRUNCATED].concat()
 }
 
 /// `text` in at most `limit` bytes. What does not fit is replaced by its length and its keyed hash: two texts
@@ -89,5 +91,7 @@ fn is_hidden(char: char) -> bool {
     !char.is_ascii_graphic() && char != ' ' && char.escape_debug().len() > 1
 }
 
+/// The API server's mark of a text that was cut.
+const TRUNCATED: &str = "...TRUNCATED";
 /// Room for the length and the hash of what is left out.
 const MARK_BYTES: usize = 56;

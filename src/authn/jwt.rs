@@ -110,7 +110,8 @@ mod tests {
         ///
         /// Seen red: with the leeway taken off.
         #[test]
-        fn a_token_is_past_only_if_it_says_so(exp in any::<f64>(), offset in -200_i32..200, text in "\\PC{0,60}") {
+        fn a_token_is_past_only_if_it_says_so(exp in any::<f64>(), offset in -200_i32..200,
+            text in "\\PC{0,60}") {
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
             let near = 1_000_000.0 + f64::from(offset);
             for exp in [exp, near] {

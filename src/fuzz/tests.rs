@@ -24,9 +24,9 @@ fn names(folder: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// Seen red: with the folder of a target renamed, with one more folder; with every rule of iptables that names
-/// the trial's set taken for the one that leads to the trial, and with an object that is a rule and `metainfo` at
-/// once taken for `metainfo`.
+/// Seen red: with the folder of a target renamed, with one more folder; with every rule of iptables that
+/// names the trial's set taken for the one that leads to the trial, and with an object that is a rule and
+/// `metainfo` at once taken for `metainfo`.
 #[test]
 fn every_target_holds_for_each_of_its_seeds() {
     let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();

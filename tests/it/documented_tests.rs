@@ -96,8 +96,8 @@ fn texts(module: &str) -> String {
     texts
 }
 
-/// Whether this is a test: `module::function`, or a module that has at least one. A fuzz target is replayed by
-/// the tests of `src/fuzz`.
+/// Whether this is a test: `module::function`, or a module that has at least one. A fuzz target is replayed
+/// by the tests of `src/fuzz`.
 fn is_test(name: &str) -> bool {
     let (module, function) = match name.split_once("::") {
         Some((module, function)) => (module, Some(function)),

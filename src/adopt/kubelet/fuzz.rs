@@ -180,6 +180,7 @@ pub(crate) fn systemd_unit(data: &[u8]) {
             "{error}"
         ),
     }
+    socket_unit_is_read(part(0), part(1));
     // The words that a unit starts are the same when each is quoted.
     fs::remove_file(folder.path().join(&last)).expect("the last drop-in");
     let Ok(Some(unit)) = started(folder.path()) else {
@@ -199,6 +200,25 @@ pub(crate) fn systemd_unit(data: &[u8]) {
     let again = started(again.path()).expect("a unit").expect("a unit");
     let again: Vec<&str> = again.words.iter().map(|word| word.text.as_str()).collect();
     assert_eq!(again, words);
+}
+
+/// The same texts as a socket unit: whatever stands before it, the last drop-in decides.
+fn socket_unit_is_read(unit: &str, drop_in: &str) {
+    const UNIT: &str = "etc/systemd/system/kubelet-gate.socket";
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&folder, UNIT, unit);
+    write(&folder, &format!("{UNIT}.d/10-first.conf"), drop_in);
+    let last = "[Socket]\nListenStream=\nListenStream=19443\nBacklog=1\n";
+    write(&folder, &format!("{UNIT}.d/99-last.conf"), last);
+    let unit = systemd::socket_unit(&Root::new(folder.path()), "kubelet-gate.socket");
+    let unit = unit.expect("a unit").expect("a unit");
+    let listens: Vec<_> = unit
+        .listens
+        .iter()
+        .map(|line| (&*line.key, &*line.value))
+        .collect();
+    assert_eq!(listens, [("ListenStream", "19443")]);
+    assert_eq!(unit.setting("Backlog").map(|line| &*line.value), Some("1"));
 }
 
 fn quoted(word: &str) -> String {
