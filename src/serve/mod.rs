@@ -25,6 +25,7 @@ mod status;
 mod tombstone;
 mod unit;
 mod watch;
+mod watchdog;
 
 pub use self::ends::Ends;
 pub use self::error::StartError;
@@ -37,8 +38,10 @@ pub(crate) use self::tombstone::CensusReport;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::admin::{AdminThread, Listeners};
@@ -70,6 +73,9 @@ pub async fn serve(instance: Arc<Instance>, sockets: Sockets, ends: Ends) -> io:
         limits: instance.settings.limits.clone(),
     });
     let workers = Arc::new(Workers::start(instance.settings.workers, &port)?);
+    for (name, runtime) in workers.runtimes() {
+        instance.threads.add(name, runtime.clone());
+    }
     let (acceptors, tombstone_tasks) = (TaskTracker::new(), TaskTracker::new());
     let until_ended = || ends.leave.clone();
     let secure = tombstone::secure_port(&instance.settings.upstream.url, &sockets.addresses());
@@ -98,6 +104,10 @@ pub async fn serve(instance: Arc<Instance>, sockets: Sockets, ends: Ends) -> io:
     acceptors.wait().await;
     // The acceptors have ended, so this is the last owner.
     let cut = match Arc::into_inner(workers) {
+        // What another Node's users were allowed is cut at once.
+        Some(workers) if instance.node.ends_process() => {
+            workers.end(&CancellationToken::new(), Duration::ZERO).await
+        }
         Some(workers) => {
             let leave_within = instance.settings.upgrade.drain_timeout;
             workers.end(&ends.stop, leave_within).await

@@ -10,10 +10,12 @@
     reason = "tests read files that they made themselves"
 )]
 
+mod load;
 mod node;
 mod patience;
 mod program;
 mod schemas;
+mod service_manager;
 mod skipped;
 mod trees;
 mod world;
@@ -60,6 +62,7 @@ mod http2_floods;
 mod http2_frames;
 mod http2_oddities;
 mod identity;
+mod inherited_sockets;
 mod initialising;
 mod initialising_files;
 mod initialising_identity;
@@ -76,7 +79,9 @@ mod limits;
 mod live_streams;
 mod live_streams_reviewed;
 mod log_lines;
+mod never_away;
 mod next_steps;
+mod node_confirmed;
 mod node_name;
 mod outside_clients;
 mod places;
@@ -98,6 +103,8 @@ mod seal_streams;
 mod seal_trial;
 mod seal_watch;
 mod smuggling;
+mod soak;
+mod socket_units;
 mod stale_answers;
 mod state_shown;
 mod static_rules;

@@ -46,6 +46,7 @@ impl AdminThread {
         ends: Ends,
     ) -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        instance.threads.add("admin", runtime.handle().clone());
         let cut = CancellationToken::new();
         let guard = cut.clone().drop_guard();
         let metrics = instance.gate.metrics.clone();

@@ -16,7 +16,7 @@ use crate::apiserver::Reachability;
 use crate::forward::ProbeFailure;
 use crate::seal::Seal;
 use crate::serve::instance::Instance;
-use crate::serve::node::Prospect;
+use crate::serve::node::{Confirmation, Prospect};
 use crate::settings::AuditSink;
 use crate::timestamp::timestamp;
 
@@ -119,7 +119,11 @@ impl Readiness {
             part("seal", self.seal()),
         ];
         if let Some(api_server) = &self.instance.api_server {
-            parts.push(part("api-server", reachability(api_server.reachability())));
+            let now = SystemTime::now();
+            parts.push(part("api-server", reachability(api_server.reachability(), now)));
+        }
+        if let Some(state) = node(self.instance.node.confirmation()) {
+            parts.push(part("node", state));
         }
         if let Some(stale) = &self.instance.gate.rules.load().stale {
             let state = match stale.usage() {
@@ -255,14 +259,37 @@ fn unrequired(seal: &Seal) -> PartState {
 
 /// An API server that fails does not make the gate unready: otherwise every node would be unready at once,
 /// although remembered answers are still valid.
-fn reachability(reachability: Reachability) -> PartState {
+fn reachability(reachability: Reachability, now: SystemTime) -> PartState {
     match reachability {
         Reachability::NotAsked => PartState::Unknown("not asked yet".into()),
-        Reachability::Answers => PartState::Ok,
-        Reachability::Failing { since, why, .. } => {
-            PartState::Note(format!("failing since {}: {why}", timestamp(since)))
+        // A clock that was set back shows no age.
+        Reachability::Answers { last } if now.duration_since(last).is_ok_and(|age| age < GRACE) => {
+            PartState::Ok
         }
+        Reachability::Answers { last } => PartState::Unknown(format!(
+            "it answered the last review, at {}; it was not asked since",
+            timestamp(last)
+        )),
+        Reachability::Failing { since, last, why, .. } => PartState::Note(format!(
+            "failing since {}, last at {}: {why}",
+            timestamp(since),
+            timestamp(last)
+        )),
     }
+}
+
+/// A Node that is another machine does not make the gate unready: a user who may change a Node must not stop
+/// a gate.
+fn node(confirmation: Confirmation) -> Option<PartState> {
+    Some(match confirmation {
+        Confirmation::Unwatched => return None,
+        Confirmation::Confirmed => PartState::Ok,
+        Confirmation::Unasked(None) => PartState::Unknown("not asked about yet".to_owned()),
+        Confirmation::Unasked(Some(why)) | Confirmation::Unproven(why) => PartState::Unknown(why),
+        Confirmation::Disproved { since, why } => {
+            PartState::Note(format!("since {}: {why}", timestamp(since)))
+        }
+    })
 }
 
 // === impl KubeletState ===
