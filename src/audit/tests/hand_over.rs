@@ -189,7 +189,7 @@ async fn where_the_file_cannot_be_renamed_both_append_whole_lines_to_it() {
     assert_eq!(found.len(), 1003, "each line is whole");
 }
 
-/// Seen red: with everything written at once.
+/// (Not seen red.)
 #[test]
 fn a_write_to_a_pipe_is_of_whole_lines_that_the_kernel_keeps_together() {
     let directory = tempfile::tempdir().unwrap();
