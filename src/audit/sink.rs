@@ -246,8 +246,8 @@ fn found_at(path: &Path, open: &Metadata) -> io::Result<Found> {
     }
 }
 
-/// Renames the file at `path` to a rotated one, and yields an empty one in its place. If that fails, it has its
-/// name again.
+/// Renames the file at `path` to a rotated one, and yields an empty one in its place. If that fails, it has
+/// its name again.
 fn set_aside(path: &Path, open: &Metadata) -> io::Result<File> {
     let backup = Backups::of(path)?.next_name(SystemTime::now());
     rename(path, &backup)?;

@@ -195,10 +195,10 @@ impl Audit {
         shared.changed.notify_one();
     }
 
-    /// Leaves `audit.path` to the process that takes over. The open file gets the name of a rotated one; this
-    /// process goes on writing there, and neither rotates it nor opens the path again. The path has an empty
-    /// file with the same mode then. Where there is no file to rename, both processes write whole lines to the
-    /// same place.
+    /// Leaves `audit.path` to the process that takes over. The open file gets the name of a rotated one;
+    /// this process goes on writing there, and neither rotates it nor opens the path again. The path has an
+    /// empty file with the same mode then. Where there is no file to rename, both processes write whole
+    /// lines to the same place.
     ///
     /// It resolves when that is done, or after [`MOVING`], when a write does not end: then both append to the
     /// same file.

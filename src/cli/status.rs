@@ -21,8 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// The arguments of `status`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Exit codes: 0 the gate runs and is ready, 1 it runs and is not ready, 2 no gate answers, 64 wrong command line or \
-                        configuration")]
+Exit codes: 0 the gate is ready, 1 it is not ready, 2 no gate answers, 64 wrong command line or configuration")]
 pub(super) struct Status {
     /// The configuration file of the running gate
     #[arg(long, value_name = "FILE")]
@@ -61,8 +60,8 @@ impl Status {
 }
 
 fn no_gate(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CliError {
-    let way_out = "no gate answers: `systemctl status kubelet-gate` shows whether it runs; its admin socket is \
-                   for root, the gate's user and admin.group";
+    let way_out = "no gate answers: `systemctl status kubelet-gate` shows whether it runs; its admin socket \
+                   is for root, the gate's user and admin.group";
     CliError::several(Exit::Findings, [error.into(), way_out.into()])
 }
 

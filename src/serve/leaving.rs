@@ -44,8 +44,8 @@ impl fmt::Display for Leaving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "process {}, which has handed its sockets over, still serves {} connections and {} streams, until \
-             {} at the latest",
+            "process {}, which has handed its sockets over, still serves {} connections and {} streams, \
+             until {} at the latest",
             self.pid, self.connections, self.streams, self.deadline
         )
     }

@@ -1,5 +1,5 @@
-//! A gate whose sockets another process has taken over still has connections. A client whose next request meets a
-//! reset, whose stream is cut, or whose right is no longer judged would pay for each upgrade.
+//! A gate whose sockets another process has taken over still has connections. A client whose next request
+//! meets a reset, whose stream is cut, or whose right is no longer judged would pay for each upgrade.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -47,8 +47,8 @@ async fn connected(world: &World, count: f64) {
     .await;
 }
 
-/// Seen red: with the drain of a gate that stops (the idle connections were closed), and without the header (they
-/// stayed open after the answer).
+/// Seen red: with the drain of a gate that stops (the idle connections were closed), and without the header
+/// (they stayed open after the answer).
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_told_to_end_by_its_next_answer() {
     let world = World::start().await;
@@ -206,8 +206,8 @@ async fn a_stream_whose_user_is_revoked_is_cut_while_the_gate_leaves() {
     assert_eq!(world.end().await, LEFT);
 }
 
-/// Seen red: without the deadline, the gate did not end; with a log that its connection ended first taken for one
-/// that its client ended.
+/// Seen red: without the deadline, the gate did not end; with a log that its connection ended first taken for
+/// one that its client ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_left_at_the_deadline_is_cut_and_counted() {
     let world = start(World::builder().set("upgrade.drainTimeout", "1s")).await;

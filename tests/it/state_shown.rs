@@ -1,5 +1,5 @@
-//! An operator who cannot see whether a gate is ready, what waits for a restart, and which processes still leave,
-//! learns it from an outage.
+//! An operator who cannot see whether a gate is ready, what waits for a restart, and which processes still
+//! leave, learns it from an outage.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};

@@ -1,5 +1,5 @@
-//! The gate's own port and socket: `/livez`, `/readyz`, `/metrics`, `/readonly-census`, `/seal` and `/status`.
-//! They never proxy.
+//! The gate's own port and socket: `/livez`, `/readyz`, `/metrics`, `/readonly-census`, `/seal` and
+//! `/status`. They never proxy.
 //!
 //! They have a thread of their own: a flood of their connections does not reach the threads that serve, and
 //! probes are answered while those are flooded. The port is for probes, and any local process may connect to

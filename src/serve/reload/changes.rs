@@ -288,6 +288,7 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
         }),
     ),
     ("tlsPrivateKeyFile", Live(never)),
+    ("upgrade.drainTimeout", AtStart),
     ("upstream.allowFleetCredential", AtStart),
     ("upstream.allowRemote", AtStart),
     ("upstream.caFile", AtStart),
@@ -297,7 +298,6 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("upstream.serverName", AtStart),
     ("upstream.tokenFile", AtStart),
     ("upstream.url", AtStart),
-    ("upgrade.drainTimeout", AtStart),
     ("workers", AtStart),
 ];
 
