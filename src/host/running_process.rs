@@ -49,6 +49,11 @@ impl RunningProcess {
         self.pid
     }
 
+    /// When it started, in the kernel's ticks since the machine did.
+    pub(crate) fn started(&self) -> u64 {
+        self.started
+    }
+
     /// Whether it still runs. What was read of `/proc/PID` before is then about this process.
     pub(crate) fn runs(&self) -> bool {
         started(self.pid) == Some(self.started)

@@ -1,6 +1,6 @@
 //! One running gate, with the parts around it that only its ports and its watch need.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
@@ -39,11 +39,19 @@ pub struct Instance {
     pub(crate) census: Census,
     /// What the looks at the files remember. Locked while files are read.
     pub(super) reloading: Mutex<Reloading>,
+    /// How the helper process ended, once it has.
+    pub(super) helper_lost: OnceLock<String>,
     /// What the files say and is not in force, by what they are for.
     pub(super) not_in_force: ArcSwap<Vec<(&'static str, String)>>,
 }
 
 impl Instance {
+    /// Remembers that the helper process has ended.
+    pub(super) fn note_helper_lost(&self, ended: String) {
+        // There is one helper, and it ends once.
+        let _ = self.helper_lost.set(ended);
+    }
+
     /// The gate's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.gate.metrics

@@ -3,11 +3,14 @@
 
 pub mod admin;
 pub(crate) mod check;
+pub(crate) mod containment;
 mod descriptors;
 mod error;
+pub(crate) mod helper;
 mod holding;
 mod instance;
 mod left_out;
+mod looker;
 mod names;
 mod next_start;
 pub(crate) mod node;

@@ -12,13 +12,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::containment;
 use super::error::StartError;
 use super::instance::Instance;
 use super::next_start::NextStartWatch;
 use super::node::{self, NodeError, SameMachine, Shown};
 use super::notify::Notifier;
 use super::reload::keep_reloading;
-use super::start::{Started, start, unused_proxy};
+use super::start::{Started, Surroundings, start_in, unused_proxy};
 use super::watch::Watch;
 use super::{Sockets, Stopped, serve};
 use crate::audit::AuditError;
@@ -67,6 +68,8 @@ pub(crate) struct Configuration<'a> {
     /// Flags of the command line, which win over the file.
     pub(crate) flags: &'a KubeletFlags,
     pub(crate) settings: Settings,
+    /// What was found before the sandbox was entered.
+    pub(crate) surroundings: Surroundings,
 }
 
 /// Runs a gate of this configuration until SIGTERM or SIGINT. `runtime` is the control runtime.
@@ -78,6 +81,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         path,
         flags,
         settings,
+        surroundings,
     } = configuration;
     for warning in settings.warnings.iter().chain(&unused_proxy()) {
         tracing::warn!("{warning}");
@@ -87,7 +91,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         instance,
         sockets,
         audit,
-    } = start(settings.clone(), runtime.handle())?;
+    } = start_in(settings.clone(), surroundings, runtime.handle())?;
     instance.follow_configuration(path.to_owned(), flags.clone(), settings);
     instance.warn_of_certificates(&instance.settings.tls);
     if let Some(warning) = runtime.block_on(confirm_node(&instance))? {
@@ -101,6 +105,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
     announce(&instance, &sockets);
     let next_start = NextStartWatch::new(instance.holding.clone());
     instance.warn_of_left_out();
+    let watched = instance.clone();
     let mut watch = Watch::new(instance.clone(), publish_running_gate(&instance, &sockets));
     let served = runtime.block_on(async {
         tokio::spawn(async move {
@@ -113,6 +118,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         tokio::spawn(until_stopped().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
         tokio::spawn(until_stopped().run_until_cancelled_owned(watch.keep()));
         tokio::spawn(until_stopped().run_until_cancelled_owned(next_start.keep()));
+        tokio::spawn(until_stopped().run_until_cancelled_owned(containment::watch(watched)));
         Notifier::SYSTEMD.ready();
         serve(instance, sockets, stop).await
     });

@@ -75,6 +75,7 @@ impl Settings {
             audit: self.audit.write(),
             admin: self.admin.write(),
             workers: self.workers as u64,
+            sandbox: self.sandbox.name().to_owned(),
         }
     }
 }

@@ -59,6 +59,7 @@ sections! {
         audit: Audit = Audit::default(),
         admin: Admin = Admin::default(),
         workers: u64 = 1,
+        sandbox: String = "BestEffort".to_owned(),
     }
 
     /// `upstream`

@@ -243,6 +243,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
         audit: Audit::read(reading, &file.audit),
         admin: Admin::read(reading, file.admin),
         workers: reading.count("workers", file.workers, 1..=256),
+        sandbox: reading.choice("sandbox", &file.sandbox),
         warnings: Vec::new(),
     }
 }

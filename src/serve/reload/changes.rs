@@ -242,6 +242,7 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("readOnlyPort.answer", AtStart),
     ("readOnlyPort.healthz", AtStart),
     ("readOnlyPort.listen", AtStart),
+    ("sandbox", AtStart),
     ("sources.excludeApiServer", Live(never)),
     (
         "sources.interactive",
@@ -366,6 +367,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
             },
         admin: _,
         workers: _,
+        sandbox: _,
         warnings,
     } = new;
     Settings {
