@@ -69,6 +69,12 @@ pub struct Metrics {
     pub ungated_connections: Gauge,
     address_held: Family<AddressLabels, Gauge>,
     next_start: Family<NextStartLabels, Gauge>,
+    /// Earlier processes of the gate that have handed their sockets over and have not ended.
+    pub leaving_processes: Gauge,
+    /// Their connections.
+    pub leaving_connections: Gauge,
+    /// Their streams: upgraded ones and followed logs.
+    pub leaving_streams: Gauge,
 }
 
 /// The parts of a request's time.
@@ -325,6 +331,18 @@ impl Metrics {
                 "kubelet_next_start",
                 "What the kubelet's next start would do to this address that the gate holds: 1 for one of \
                  free, taken and unknown",
+            ),
+            leaving_processes: families.add(
+                "leaving_processes",
+                "Earlier processes of the gate that have handed their sockets over and have not ended",
+            ),
+            leaving_connections: families.add(
+                "leaving_connections",
+                "Connections that earlier processes of the gate still serve",
+            ),
+            leaving_streams: families.add(
+                "leaving_streams",
+                "Upgraded streams and followed logs that earlier processes of the gate still serve",
             ),
             registry: Registry::default(),
         };

@@ -12,6 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::exit::{CliError, Exit, runtime};
 use super::terminal::colours;
 use crate::repeats::{self, Repeats};
+use crate::serve::Inherited;
 use crate::serve::run::{Configuration, run};
 use crate::serve::{StartError, containment};
 use crate::settings::{KubeletFlags, Settings};
@@ -45,6 +46,8 @@ pub(super) enum LogFormat {
 
 impl Serve {
     pub(super) fn run(&self) -> Result<Exit, CliError> {
+        // Before there is a second thread.
+        let inherited = Inherited::from_systemd().map_err(CliError::usage)?;
         let settings = Settings::load(&self.config, &self.flags).map_err(CliError::usage)?;
         log_to_stderr(self.log_format);
         log_panics();
@@ -63,6 +66,7 @@ impl Serve {
             flags: &self.flags,
             settings,
             surroundings,
+            inherited,
         };
         let served = run(&runtime, configuration);
         // A worker that does not end must not keep the process: systemd would have to kill it.
@@ -72,7 +76,8 @@ impl Serve {
             true => CliError::usage(error),
             false => CliError::failed(error),
         })?;
-        tracing::info!(cut = stopped.cut, "stopped");
+        let how = if stopped.left { "left" } else { "stopped" };
+        tracing::info!(cut = stopped.cut, "{how}");
         Ok(Exit::Good)
     }
 }

@@ -55,7 +55,10 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     /// Its tasks: connections and tunnels.
     pub(crate) tasks: TaskTracker,
-    /// Cancelled when running requests should finish and no new ones begin.
+    /// Cancelled when no connection should stay for more requests. An HTTP/1 connection that is idle is left
+    /// open, since closing it may race the client's next request: the answer to that closes it.
+    pub(crate) leave: CancellationToken,
+    /// Cancelled when idle connections should end as well. Then `leave` is cancelled too.
     pub(crate) drain: CancellationToken,
     /// Cancelled when everything should end now.
     pub(crate) cut: CancellationToken,

@@ -134,6 +134,7 @@ impl Gate {
         };
         self.metrics.request(&record.labels(response.status()));
         let is_tunnel = matches!(stream, Some(Stream::Tunnel(..)));
+        close |= http1 && worker.leave.is_cancelled();
         if close && !is_tunnel {
             response
                 .headers_mut()

@@ -10,15 +10,13 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 
 use super::directory::Directory;
 use super::reserved_ports::ReservedPorts;
 use crate::audit::{AuditError, AuditThread};
-use crate::serve::StartError;
-use crate::serve::Stopped;
 use crate::serve::start::{Started, start};
-use crate::serve::{Instance, serve};
+use crate::serve::{Ends, Inherited, Instance, StartError, Stopped, serve};
 use crate::settings::{AdminSocket, KubeletFlags, Settings, SettingsError};
 use fakes::apiserver::FakeApiServer;
 use fakes::kubelet::{FakeKubelet, FakeKubeletOptions};
@@ -147,7 +145,7 @@ impl Lab {
             instance: gate,
             sockets,
             audit,
-        } = start(settings, &Handle::current())?;
+        } = start(settings, Inherited::default(), &Handle::current())?;
         let bound = |address: Option<SocketAddr>| {
             address.ok_or_else(|| LabError::Serve(io::Error::other("a socket is missing")))
         };
@@ -155,8 +153,9 @@ impl Lab {
         let tombstone = bound(sockets.tombstone_addresses().first().copied())?;
         let admin = bound(sockets.admin_address())?;
         let read_only = bound(kubelet.read_only_address())?;
-        let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(gate.clone(), sockets, stop.clone()));
+        let ends = Ends::new();
+        let stop = ends.stop.clone();
+        let serving = tokio::spawn(serve(gate.clone(), sockets, ends));
         Ok(Self {
             pki,
             kubelet,

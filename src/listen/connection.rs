@@ -62,7 +62,7 @@ pub(super) async fn serve(
     let metrics = &port.gate.metrics;
     let _counted = Raised::new(&metrics.connections);
     let deadline = accepted + port.limits.handshake_timeout;
-    let outcome = match timeout_at(deadline, handshake(stream, peer, entry, port, turns)).await {
+    let outcome = match timeout_at(deadline, handshake(stream, peer, entry, port, worker, turns)).await {
         Err(_) => {
             metrics.handshake("timeout", "none", "none");
             Ok(())
@@ -85,14 +85,17 @@ async fn handshake(
     peer: SocketAddr,
     entry: &Entry,
     port: &TlsPort,
+    worker: &Worker,
     turns: &Turns,
 ) -> io::Result<Option<Client>> {
     let metrics = &port.gate.metrics;
     stream.set_nodelay(true)?;
     let mut first = [0u8; 1];
-    if stream.peek(&mut first).await? == 0 {
+    let first_byte = worker.drain.run_until_cancelled(stream.peek(&mut first));
+    // A client that has sent nothing does not hold up the end of the process.
+    let Some(1..) = first_byte.await.transpose()? else {
         return Ok(None);
-    }
+    };
     if first[0] != TLS_HANDSHAKE {
         metrics.handshake("not_tls", "none", "none");
         if first[0].is_ascii_uppercase() {
@@ -184,7 +187,7 @@ async fn requests(
         })
     };
     let io = TokioIo::new(watched);
-    let (drain, cut) = (worker.drain.cancelled(), worker.cut.cancelled());
+    let cut = worker.cut.cancelled();
     if http2 {
         let streams = Streams::new(limits.write_stall_timeout, gate.metrics.clone());
         let mut builder = http2::Builder::new(streams);
@@ -200,7 +203,7 @@ async fn requests(
         let is_unauthenticated = tokio::select! {
             biased;
             ended = serving.as_mut() => return ended,
-            () = drain => false,
+            () = worker.leave.cancelled() => false,
             () = connection.activity.idle_for(limits.idle_timeout) => false,
             () = connection.ending() => false,
             () = connection.unauthenticated() => true,
@@ -230,7 +233,7 @@ async fn requests(
             biased;
             ended = serving.as_mut() => return ended,
             () = connection.answer_cut() => return Ok(()),
-            () = drain => serving.as_mut().graceful_shutdown(),
+            () = worker.drain.cancelled() => serving.as_mut().graceful_shutdown(),
         }
         tokio::select! {
             ended = serving => ended,

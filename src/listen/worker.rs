@@ -1,6 +1,7 @@
 //! A worker: one thread with its own runtime and its own connections to the kubelet.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -45,6 +46,25 @@ impl Drop for Loaded {
     }
 }
 
+/// How far the connections of the workers must have come to an end; see [`Worker`].
+#[derive(Clone)]
+pub(super) struct WorkerEnds {
+    pub(super) leave: CancellationToken,
+    pub(super) drain: CancellationToken,
+    pub(super) cut: CancellationToken,
+}
+
+impl WorkerEnds {
+    pub(super) fn new() -> Self {
+        let drain = CancellationToken::new();
+        Self {
+            leave: drain.child_token(),
+            drain,
+            cut: CancellationToken::new(),
+        }
+    }
+}
+
 /// The acceptor's end of a worker.
 pub(super) struct WorkerHandle {
     pub(super) send: mpsc::Sender<Accepted>,
@@ -56,12 +76,7 @@ pub(super) struct WorkerHandle {
 
 /// Starts a worker's thread. It ends when its channel is closed and its connections have
 /// ended, or when they are cut.
-pub(super) fn start(
-    number: usize,
-    port: Arc<TlsPort>,
-    drain: CancellationToken,
-    cut: CancellationToken,
-) -> std::io::Result<WorkerHandle> {
+pub(super) fn start(number: usize, port: Arc<TlsPort>, ends: WorkerEnds) -> std::io::Result<WorkerHandle> {
     // It holds every connection that may be open: strangers cannot fill it to the cost of others.
     let (send, receive) = mpsc::channel(port.limits.connections + MOST_ENDING);
     let load = Arc::new(AtomicUsize::new(0));
@@ -70,22 +85,18 @@ pub(super) fn start(
         .build()?;
     let thread = std::thread::Builder::new()
         .name(format!("worker-{number}"))
-        .spawn(move || runtime.block_on(run(receive, port, drain, cut)))?;
+        .spawn(move || runtime.block_on(run(receive, port, ends)))?;
     Ok(WorkerHandle { send, load, thread })
 }
 
-async fn run(
-    mut accepted: mpsc::Receiver<Accepted>,
-    port: Arc<TlsPort>,
-    drain: CancellationToken,
-    cut: CancellationToken,
-) {
+async fn run(mut accepted: mpsc::Receiver<Accepted>, port: Arc<TlsPort>, ends: WorkerEnds) {
     let pool = port.gate.kubelet.pool(port.limits.upstream_idle_connections);
     let worker = Arc::new(Worker {
         pool,
         tasks: TaskTracker::new(),
-        drain,
-        cut,
+        leave: ends.leave,
+        drain: ends.drain,
+        cut: ends.cut,
     });
     let turns = Arc::new(Turns::new(port.gate.metrics.clone()));
     // The runtime ends it.
@@ -120,5 +131,12 @@ async fn run(
         }
     }
     worker.tasks.close();
-    worker.tasks.wait().await;
+    let mut ended = pin!(worker.tasks.wait());
+    loop {
+        tokio::select! {
+            () = &mut ended => break,
+            // Connections may last for long while the process leaves.
+            _ = sweep.tick() => worker.pool.sweep(),
+        }
+    }
 }

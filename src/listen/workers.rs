@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Acceptor;
 use super::port::TlsPort;
-use super::worker::{self, Accepted, CUT_GRACE, Loaded, WorkerHandle};
+use super::worker::{self, Accepted, CUT_GRACE, Loaded, WorkerEnds, WorkerHandle};
 use crate::door::{Bounds, Door};
 use crate::source::Source;
 
@@ -22,8 +22,7 @@ pub(crate) struct Workers {
     port: Arc<TlsPort>,
     door: Arc<Door>,
     handles: Vec<WorkerHandle>,
-    drain: CancellationToken,
-    cut: CancellationToken,
+    ends: WorkerEnds,
 }
 
 // === impl Workers ===
@@ -34,9 +33,9 @@ impl Workers {
     /// # Errors
     /// A thread or its runtime cannot be made.
     pub(crate) fn start(count: usize, port: &Arc<TlsPort>) -> io::Result<Self> {
-        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
+        let ends = WorkerEnds::new();
         let handles = (0..count)
-            .map(|number| worker::start(number, port.clone(), drain.clone(), cut.clone()))
+            .map(|number| worker::start(number, port.clone(), ends.clone()))
             .collect::<io::Result<_>>()?;
         let (limits, metrics) = (&port.limits, &port.gate.metrics);
         let bounds = Bounds {
@@ -49,8 +48,7 @@ impl Workers {
             door: Door::new(bounds, port.gate.known.clone(), metrics.clone(), unauthenticated),
             port: port.clone(),
             handles,
-            drain,
-            cut,
+            ends,
         })
     }
 
@@ -109,27 +107,40 @@ impl Workers {
         }
     }
 
-    /// Lets the connections finish within `limits.shutdownTimeout`, then cuts them. Yields how many were cut.
-    pub(crate) async fn stop(self) -> usize {
-        self.drain.cancel();
-        let loads: Vec<_> = self.handles.iter().map(|worker| worker.load.clone()).collect();
-        // With the handles the channels close, and the workers end with their last connection.
-        let threads: Vec<_> = self.handles.into_iter().map(|worker| worker.thread).collect();
+    /// Lets the connections finish, and cuts the rest. Yields how many were cut.
+    ///
+    /// Until `stop` is cancelled the process leaves: an idle connection stays until its client uses it again,
+    /// and the rest is cut after `leave_within`. Once it is cancelled idle connections end, and the rest is
+    /// cut after `limits.shutdownTimeout`.
+    pub(crate) async fn end(self, stop: &CancellationToken, leave_within: Duration) -> usize {
+        let Self {
+            port, handles, ends, ..
+        } = self;
+        // The channels close, and the workers end with their last connection.
+        let (loads, threads): (Vec<_>, Vec<_>) = handles
+            .into_iter()
+            .map(|worker| (worker.load, worker.thread))
+            .unzip();
         let mut joined = tokio::task::spawn_blocking(move || {
             for thread in threads {
                 // The panic of a worker has been reported already.
                 let _ = thread.join();
             }
         });
-        if timeout(self.port.limits.shutdown_timeout, &mut joined)
-            .await
-            .is_ok()
-        {
+        ends.leave.cancel();
+        let stopped = tokio::select! {
+            biased;
+            () = stop.cancelled() => true,
+            _ = &mut joined => return 0,
+            () = sleep(leave_within) => false,
+        };
+        ends.drain.cancel();
+        if stopped && timeout(port.limits.shutdown_timeout, &mut joined).await.is_ok() {
             return 0;
         }
         let open = loads.iter().map(|load| load.load(Relaxed)).sum::<usize>();
-        let streams = usize::try_from(self.port.gate.metrics.streams.get()).unwrap_or(0);
-        self.cut.cancel();
+        let streams = usize::try_from(port.gate.metrics.streams.get()).unwrap_or(0);
+        ends.cut.cancel();
         let _ = timeout(CUT_GRACE, joined).await;
         open + streams
     }

@@ -313,7 +313,7 @@ fn key(problem: &StartError) -> &'static str {
         StartError::AdminSocket(AdminSocketError::Listen { .. }) => "admin.socket",
         StartError::ApiServer(_) | StartError::Kubeconfig(_) | StartError::NoApiServer => "kubeconfig",
         StartError::Audit(_) => "audit.path",
-        StartError::Bind(_) => "listen",
+        StartError::Bind(_) | StartError::Inherited(_) => "listen",
         StartError::DenyList(_) => "authentication.denyFiles",
         StartError::Kubelet(error) => match error {
             KubeletError::Read { key, .. } | KubeletError::Pem { key, .. } => key,
@@ -327,7 +327,8 @@ fn key(problem: &StartError) -> &'static str {
             NodeError::KubeletConfig { .. } => "listen",
             NodeError::AnotherMachine { .. } | NodeError::NoName => "nodeName",
         },
-        StartError::NoRandomness(_) => "",
+        StartError::NoRandomness(_) | StartError::Helper(_) => "",
+        StartError::Sandbox(_) => "sandbox",
         StartError::WithoutApiServer(_) => "sources",
         StartError::Serving(error) => match error {
             ServingError::Read { key, .. } | ServingError::Unfit { key, .. } => key,

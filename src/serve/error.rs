@@ -1,6 +1,7 @@
 //! Why a gate cannot start.
 
 use super::admin::socket::AdminSocketError;
+use super::inherited::InheritedError;
 use super::node::NodeError;
 use super::sockets::BindError;
 use crate::apiserver::{ApiServerError, KubeconfigError};
@@ -28,6 +29,9 @@ pub enum StartError {
     /// A deny list.
     #[error(transparent)]
     DenyList(#[from] DenyListError),
+    /// A socket that this process got.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
     /// The kubeconfig.
     #[error(transparent)]
     Kubeconfig(#[from] KubeconfigError),

@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 use arc_swap::ArcSwap;
 
 use super::holding::Holding;
+use super::leaving::LeavingProcesses;
 use super::names;
 use super::reload::Reloading;
 use super::reviewing::Reviewing;
@@ -41,6 +42,8 @@ pub struct Instance {
     pub(super) reloading: Mutex<Reloading>,
     /// How the helper process ended, once it has.
     pub(super) helper_lost: OnceLock<String>,
+    /// Earlier processes that still serve what they had accepted.
+    pub(super) leaving: LeavingProcesses,
     /// What the files say and is not in force, by what they are for.
     pub(super) not_in_force: ArcSwap<Vec<(&'static str, String)>>,
 }

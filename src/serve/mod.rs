@@ -1,14 +1,17 @@
-//! A gate that runs until it is told to stop: how it starts, its ports, its reloads, the watch over the seal,
+//! A gate that runs until it is told to end: how it starts, its ports, its reloads, the watch over the seal,
 //! and the one over the kubelet's next start.
 
 pub mod admin;
 pub(crate) mod check;
 pub(crate) mod containment;
 mod descriptors;
+mod ends;
 mod error;
 pub(crate) mod helper;
 mod holding;
+mod inherited;
 mod instance;
+mod leaving;
 mod left_out;
 mod looker;
 mod names;
@@ -25,7 +28,9 @@ mod tombstone;
 mod unit;
 mod watch;
 
+pub use self::ends::Ends;
 pub use self::error::StartError;
+pub use self::inherited::{Inherited, InheritedError};
 pub use self::instance::Instance;
 pub use self::node::NodeError;
 pub use self::sockets::{BindError, Sockets};
@@ -35,7 +40,6 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::admin::{AdminThread, Listeners};
@@ -44,56 +48,65 @@ use crate::listen::{TlsPort, Workers};
 /// How a gate ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Stopped {
-    /// Connections and streams that were still open at `limits.shutdownTimeout` and were cut.
+    /// Connections and streams that were still open at the deadline and were cut.
     pub cut: usize,
+    /// It left: another process has its sockets. False if it was stopped, also while it was leaving.
+    pub left: bool,
 }
 
-/// Serves every port until `stop` is cancelled. Then it accepts nothing new, lets running requests finish
-/// within `limits.shutdownTimeout`, and cuts the rest. Runs on the control runtime; connections live on
-/// the workers' own threads.
+/// Serves every port until it is told to end. Then it accepts nothing new, and the listeners are closed in
+/// this process.
+///
+/// If it stops, idle connections end, requests may finish within `limits.shutdownTimeout`, and the rest is
+/// cut. If it leaves, every connection that was accepted is served until its client has been told to use
+/// another one, and streams go on; after `upgrade.drainTimeout` the rest is cut. Runs on the control runtime;
+/// connections live on the workers' own threads.
 ///
 /// # Errors
 /// A thread cannot be started.
-pub async fn serve(
-    instance: Arc<Instance>,
-    sockets: Sockets,
-    stop: CancellationToken,
-) -> io::Result<Stopped> {
+pub async fn serve(instance: Arc<Instance>, sockets: Sockets, ends: Ends) -> io::Result<Stopped> {
     let port = Arc::new(TlsPort {
         gate: instance.gate.clone(),
         serving: instance.serving.clone(),
         limits: instance.settings.limits.clone(),
     });
     let workers = Arc::new(Workers::start(instance.settings.workers, &port)?);
-    let tasks = TaskTracker::new();
+    let (acceptors, tombstone_tasks) = (TaskTracker::new(), TaskTracker::new());
+    let until_ended = || ends.leave.clone();
     let secure = tombstone::secure_port(&instance.settings.upstream.url, &sockets.addresses());
     for listener in sockets.tls {
         let workers = workers.clone();
         let accept = move |listener| workers.clone().accept(listener);
         let holding = instance.holding.clone().hold(listener, accept);
-        tasks.spawn(stop.clone().run_until_cancelled_owned(holding));
+        acceptors.spawn(until_ended().run_until_cancelled_owned(holding));
     }
     for listener in sockets.tombstone {
-        let serving = instance.clone();
-        let accept = move |listener| tombstone::serve(listener, serving.clone(), secure);
+        let (serving, tasks) = (instance.clone(), tombstone_tasks.clone());
+        let accept = move |listener| tombstone::serve(listener, serving.clone(), secure, tasks.clone());
         let holding = instance.holding.clone().hold(listener, accept);
-        tasks.spawn(stop.clone().run_until_cancelled_owned(holding));
+        acceptors.spawn(until_ended().run_until_cancelled_owned(holding));
     }
-    // It answers while connections drain, so that the drain can be watched.
+    // It answers while the gate stops, so that this can be watched.
     let listeners = Listeners {
         port: sockets.admin.map(TcpListener::into_std).transpose()?,
         socket: sockets.admin_socket,
     };
-    let admin = AdminThread::start(listeners, instance.clone(), stop.clone())?;
+    let admin = AdminThread::start(listeners, instance.clone(), ends.clone())?;
 
-    stop.cancelled().await;
-    tasks.close();
-    tasks.wait().await;
+    ends.leave.cancelled().await;
+    acceptors.close();
+    acceptors.wait().await;
     // The acceptors have ended, so this is the last owner.
     let cut = match Arc::into_inner(workers) {
-        Some(workers) => workers.stop().await,
+        Some(workers) => {
+            let leave_within = instance.settings.upgrade.drain_timeout;
+            workers.end(&ends.stop, leave_within).await
+        }
         None => 0,
     };
-    admin.stop().await;
-    Ok(Stopped { cut })
+    tombstone_tasks.close();
+    ends.stop.run_until_cancelled(tombstone_tasks.wait()).await;
+    admin.end(&ends.stop).await;
+    let left = !ends.stop.is_cancelled();
+    Ok(Stopped { cut, left })
 }

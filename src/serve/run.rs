@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::containment;
+use super::ends::Ends;
 use super::error::StartError;
 use super::instance::Instance;
 use super::next_start::NextStartWatch;
@@ -21,7 +22,7 @@ use super::notify::Notifier;
 use super::reload::keep_reloading;
 use super::start::{Started, Surroundings, start_in, unused_proxy};
 use super::watch::Watch;
-use super::{Sockets, Stopped, serve};
+use super::{Inherited, Sockets, Stopped, serve};
 use crate::audit::AuditError;
 use crate::seal::RunningGate;
 use crate::settings::{KubeletFlags, Settings};
@@ -70,6 +71,8 @@ pub(crate) struct Configuration<'a> {
     pub(crate) settings: Settings,
     /// What was found before the sandbox was entered.
     pub(crate) surroundings: Surroundings,
+    /// Sockets that this process need not bind.
+    pub(crate) inherited: Inherited,
 }
 
 /// Runs a gate of this configuration until SIGTERM or SIGINT. `runtime` is the control runtime.
@@ -82,6 +85,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         flags,
         settings,
         surroundings,
+        inherited,
     } = configuration;
     for warning in settings.warnings.iter().chain(&unused_proxy()) {
         tracing::warn!("{warning}");
@@ -91,15 +95,15 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         instance,
         sockets,
         audit,
-    } = start_in(settings.clone(), surroundings, runtime.handle())?;
+    } = start_in(settings.clone(), surroundings, inherited, runtime.handle())?;
     instance.follow_configuration(path.to_owned(), flags.clone(), settings);
     instance.warn_of_certificates(&instance.settings.tls);
     if let Some(warning) = runtime.block_on(confirm_node(&instance))? {
         tracing::warn!("{warning}");
     }
-    let stop = CancellationToken::new();
+    let ends = Ends::new();
     let (signalled, reloading) = (
-        until_signalled(stop.clone())?,
+        until_signalled(ends.stop.clone())?,
         keep_reloading(instance.clone(), Notifier::SYSTEMD)?,
     );
     announce(&instance, &sockets);
@@ -113,14 +117,14 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
             Notifier::SYSTEMD.stopping();
         });
         watch.admit().await;
-        let until_stopped = || stop.clone();
+        let (until_stopped, until_ended) = (|| ends.stop.clone(), || ends.leave.clone());
         tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
-        tokio::spawn(until_stopped().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
-        tokio::spawn(until_stopped().run_until_cancelled_owned(watch.keep()));
-        tokio::spawn(until_stopped().run_until_cancelled_owned(next_start.keep()));
+        tokio::spawn(until_ended().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
+        tokio::spawn(until_ended().run_until_cancelled_owned(watch.keep()));
+        tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
         tokio::spawn(until_stopped().run_until_cancelled_owned(containment::watch(watched)));
         Notifier::SYSTEMD.ready();
-        serve(instance, sockets, stop).await
+        serve(instance, sockets, ends).await
     });
     let written = audit.shutdown(AUDIT_FLUSH);
     let stopped = served?;

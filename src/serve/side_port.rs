@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
+use tokio_util::task::TaskTracker;
 
 use crate::door::{Bounds, Door};
 use crate::listen::Acceptor;
@@ -25,11 +26,12 @@ const LOOPBACK: Bounds = Bounds {
     per_source: 64,
 };
 
-/// Serves each connection by a task of its own, until it is dropped. When a newcomer finds no place,
-/// the oldest connection of the source that holds most is closed.
+/// Serves each connection by a task of its own, which is one of `tasks`, until it is dropped. When a newcomer
+/// finds no place, the oldest connection of the source that holds most is closed.
 pub(crate) async fn accept_each<F>(
     mut acceptor: Acceptor,
     metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
     serve: impl Fn(TcpStream) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
@@ -56,7 +58,7 @@ pub(crate) async fn accept_each<F>(
         };
         let admission = entry.admission().clone();
         let serving = serve(stream);
-        let task = tokio::spawn(async move {
+        let task = tasks.spawn(async move {
             serving.await;
             drop(entry);
         });

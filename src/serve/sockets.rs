@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 
+use super::inherited::Inherited;
 use crate::host::sockets;
 use crate::settings::Settings;
 
@@ -44,12 +45,14 @@ pub struct BindError {
 }
 
 impl Sockets {
-    /// Binds every address of the settings, but not `admin.socket`. Must be called on a tokio runtime.
+    /// Takes every address of the settings from what was inherited, or binds it, but not `admin.socket`. Must
+    /// be called on a tokio runtime.
     ///
     /// # Errors
-    /// One of them cannot be bound. None stays bound then.
-    pub fn bind(settings: &Settings) -> Result<Self, BindError> {
-        let all = |key, addresses: &[SocketAddr]| {
+    /// One of them cannot be had. None stays bound then.
+    pub fn bind(settings: &Settings, inherited: &mut Inherited) -> Result<Self, BindError> {
+        let mut bind = |key, address| bind(key, address, inherited);
+        let mut all = |key, addresses: &[SocketAddr]| {
             addresses
                 .iter()
                 .map(|address| bind(key, *address))
@@ -107,8 +110,13 @@ pub(super) fn listed(addresses: &[SocketAddr]) -> String {
     texts.join(", ")
 }
 
-fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
-    listener(address).map_err(|source| BindError {
+fn bind(key: &'static str, address: SocketAddr, inherited: &mut Inherited) -> Result<TcpListener, BindError> {
+    let had = match inherited.take(address) {
+        Ok(Some(socket)) => listening(socket),
+        Ok(None) => listener(address),
+        Err(error) => Err(error),
+    };
+    had.map_err(|source| BindError {
         key,
         address,
         holders: match source.kind() {
@@ -122,9 +130,15 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError
 /// A listener for clients. Must be called on a tokio runtime.
 pub(super) fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
     // A restart must not wait for the last process' connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    listening(socket)
+}
+
+/// Listens on a socket that is bound, or does already listen, with the gate's own options.
+fn listening(socket: Socket) -> io::Result<TcpListener> {
+    socket.set_nonblocking(true)?;
     // Accepted sockets inherit it. Otherwise the kernel grows the buffer to megabytes and wakes a writer only
     // when a third of it is free: a slow but steady reader would look like one that has stopped.
     socket.set_send_buffer_size(SEND_BUFFER)?;
@@ -136,7 +150,7 @@ pub(super) fn listener(address: SocketAddr) -> io::Result<TcpListener> {
             .with_interval(Duration::from_secs(15))
             .with_retries(4),
     )?;
-    socket.bind(&address.into())?;
+    // Of one that listens already, this sets the backlog.
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }

@@ -13,7 +13,9 @@ use super::admin;
 use super::descriptors;
 use super::error::StartError;
 use super::holding::Holding;
+use super::inherited::Inherited;
 use super::instance::Instance;
+use super::leaving::LeavingProcesses;
 use super::node;
 use super::reviewing::Reviewing;
 use super::sockets::Sockets;
@@ -53,28 +55,30 @@ pub(super) struct Surroundings {
     pub(super) node_name: Arc<str>,
 }
 
-/// Makes a gate of `settings` and binds its sockets. Reviews will run on `control`, the
-/// runtime this is called on.
+/// Makes a gate of `settings`, and takes its sockets from `inherited` or binds them. Reviews will run on
+/// `control`, the runtime this is called on.
 ///
 /// # Errors
 /// Something cannot be used. Nothing stays bound or running.
-pub fn start(settings: Settings, control: &Handle) -> Result<Started, StartError> {
+pub fn start(settings: Settings, inherited: Inherited, control: &Handle) -> Result<Started, StartError> {
     let surroundings = Surroundings::look(&settings)?;
-    start_in(settings, surroundings, control)
+    start_in(settings, surroundings, inherited, control)
 }
 
 /// As [`start`], after a look at the machine.
 pub(super) fn start_in(
     mut settings: Settings,
     surroundings: Surroundings,
+    mut inherited: Inherited,
     control: &Handle,
 ) -> Result<Started, StartError> {
     if let Some(warning) = descriptors::fit(&mut settings) {
         tracing::warn!("{warning}");
     }
-    let mut sockets = Sockets::bind(&settings)?;
+    let mut sockets = Sockets::bind(&settings, &mut inherited)?;
     // Last: of two gates with this configuration, only one has come so far.
-    sockets.admin_socket = admin::socket::listen(&settings)?;
+    sockets.admin_socket = admin::socket::listen(&settings, &mut inherited)?;
+    inherited.finish()?;
     let (instance, audit) = assemble(settings, surroundings, control)?;
     Ok(Started {
         instance: Arc::new(instance),
@@ -152,6 +156,7 @@ fn assemble(
         census: Census::new(),
         reloading: Mutex::default(),
         helper_lost: OnceLock::new(),
+        leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),
         serving,

@@ -74,6 +74,7 @@ impl Settings {
             firewall: self.firewall.write(),
             audit: self.audit.write(),
             admin: self.admin.write(),
+            upgrade: self.upgrade.write(),
             workers: self.workers as u64,
             sandbox: self.sandbox.name().to_owned(),
         }

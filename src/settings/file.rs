@@ -58,6 +58,7 @@ sections! {
         firewall: Firewall = Firewall::default(),
         audit: Audit = Audit::default(),
         admin: Admin = Admin::default(),
+        upgrade: Upgrade = Upgrade::default(),
         workers: u64 = 1,
         sandbox: String = "BestEffort".to_owned(),
     }
@@ -227,5 +228,10 @@ sections! {
         socket: String = "auto".to_owned(),
         group: String = String::new(),
         hosts: Vec<String> = Vec::new(),
+    }
+
+    /// `upgrade`
+    Upgrade {
+        drain_timeout: String = "1h0m0s".to_owned(),
     }
 }

@@ -33,6 +33,7 @@ mod sources;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod upstream;
 mod validate;
 mod without_effect;
@@ -52,4 +53,5 @@ pub use self::scraping::{ScrapedSubresource, StaleAllow, StaticRule};
 pub use self::settings::{ReadOnlyPort, Settings};
 pub use self::sources::Sources;
 pub use self::streams::Streams;
+pub use self::upgrade::Upgrade;
 pub use self::upstream::{Upstream, UpstreamCredentials, UpstreamTrust, UpstreamUrl};

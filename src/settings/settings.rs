@@ -13,6 +13,7 @@ use super::limits::Limits;
 use super::sandbox::Sandbox;
 use super::sources::Sources;
 use super::streams::Streams;
+use super::upgrade::Upgrade;
 use super::upstream::Upstream;
 use crate::tls::ServingOptions;
 
@@ -51,6 +52,8 @@ pub struct Settings {
     pub audit: Audit,
     /// `admin`: the gate's own port and socket.
     pub admin: Admin,
+    /// `upgrade`: how the gate ends after another process has taken its sockets.
+    pub upgrade: Upgrade,
     /// `workers`: threads that serve connections, at least 1.
     pub workers: usize,
     /// `sandbox`: how the process is contained.

@@ -25,6 +25,7 @@ use super::serving;
 use super::settings::{ReadOnlyPort, Settings};
 use super::sources::Sources;
 use super::streams::Streams;
+use super::upgrade::Upgrade;
 use super::upstream::Upstream;
 use crate::duration;
 use crate::files::DOCUMENT;
@@ -242,6 +243,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
         firewall: Firewall::read(reading, file.firewall),
         audit: Audit::read(reading, &file.audit),
         admin: Admin::read(reading, file.admin),
+        upgrade: Upgrade::read(reading, &file.upgrade),
         workers: reading.count("workers", file.workers, 1..=256),
         sandbox: reading.choice("sandbox", &file.sandbox),
         warnings: Vec::new(),

@@ -20,13 +20,12 @@ use http_body_util::Full;
 use kubelet_gate::audit::AuditThread;
 use kubelet_gate::serve::Stopped;
 use kubelet_gate::serve::start::{Started, start};
-use kubelet_gate::serve::{Instance, serve};
+use kubelet_gate::serve::{Ends, Inherited, Instance, serve};
 use kubelet_gate::settings::{KubeletFlags, Settings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::patience::{eventually, patience};
 
@@ -51,7 +50,7 @@ pub(crate) struct World {
     directory: TempDir,
     serving: Option<JoinHandle<std::io::Result<Stopped>>>,
     audit_thread: Option<AuditThread>,
-    stop: CancellationToken,
+    ends: Ends,
 }
 
 /// How a world differs from the default.
@@ -184,19 +183,19 @@ impl WorldBuilder {
             instance: gate,
             sockets,
             audit,
-        } = start(settings, &Handle::current()).unwrap();
-        let stop = CancellationToken::new();
+        } = start(settings, Inherited::default(), &Handle::current()).unwrap();
+        let ends = Ends::new();
         World {
             kubelet,
             api,
             address: sockets.addresses()[0],
             admin: sockets.admin_address().unwrap(),
             read_only: sockets.tombstone_addresses()[0],
-            serving: Some(tokio::spawn(serve(gate.clone(), sockets, stop.clone()))),
+            serving: Some(tokio::spawn(serve(gate.clone(), sockets, ends.clone()))),
             gate,
             directory,
             audit_thread: Some(audit),
-            stop,
+            ends,
         }
     }
 }
@@ -360,7 +359,7 @@ impl World {
 
     /// Tells the gate to stop, as SIGTERM does, and does not wait.
     pub(crate) fn begin_to_stop(&self) {
-        self.stop.cancel();
+        self.ends.stop.cancel();
     }
 
     /// Stops everything and checks that nothing is left: no request, stream or connection, on neither side.
@@ -371,9 +370,9 @@ impl World {
             })
             .await;
         }
-        self.stop.cancel();
+        self.ends.stop.cancel();
         let stopped = self.serving.take().unwrap().await.unwrap().unwrap();
-        assert_eq!(stopped, Stopped { cut: 0 }, "something had to be cut");
+        assert_eq!(stopped.cut, 0, "something had to be cut");
         let audit = self.audit_thread.take().unwrap();
         tokio::task::spawn_blocking(move || audit.shutdown(patience()))
             .await

@@ -10,6 +10,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 use super::answer::Answers;
 use crate::host::ConnectionOwners;
@@ -39,6 +40,7 @@ pub(super) struct Connections {
     answers: Arc<Answers>,
     metrics: Arc<Metrics>,
     places: Places,
+    tasks: TaskTracker,
 }
 
 /// The kept places, and those of the others. A strange user cannot take the places of a probe.
@@ -60,11 +62,22 @@ impl Connections {
                 kept: Quota::new(PLACES, PLACES),
                 others: Quota::new(PLACES, EACH),
             },
+            tasks: TaskTracker::new(),
         }
     }
 
+    /// Accepts until `left` resolves. Then it closes the listeners, and waits for the connections it has.
+    pub(super) async fn serve(self, listeners: Listeners, left: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.accept(listeners) => {}
+            () = left => {}
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
     /// Accepts for ever.
-    pub(super) async fn accept(self, listeners: Listeners) {
+    async fn accept(&self, listeners: Listeners) {
         let Listeners { port, socket } = listeners;
         let port = async {
             match port.map(TcpListener::from_std).transpose() {
@@ -99,7 +112,7 @@ impl Connections {
                 .local_addr()
                 .ok()
                 .and_then(|here| owners.as_ref()?.user_of(peer, here));
-            self.serve(stream, user);
+            self.serve_one(stream, user);
         }
     }
 
@@ -108,7 +121,7 @@ impl Connections {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let user = stream.peer_cred().ok().map(|peer| peer.uid());
-                    self.serve(stream, user);
+                    self.serve_one(stream, user);
                 }
                 Err(error) => {
                     self.metrics.rejected("accept_failed");
@@ -120,12 +133,12 @@ impl Connections {
     }
 
     /// Serves the connection of `user` by a task of its own, if there is a place.
-    fn serve(&self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, user: Option<u32>) {
+    fn serve_one(&self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, user: Option<u32>) {
         let Some(place) = self.places.take(user) else {
             return self.metrics.rejected("admin_connections");
         };
         let answers = self.answers.clone();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let service = service_fn(async |request| Ok::<_, Infallible>(answers.answer(request).await));
             let conversation = http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -23,45 +23,51 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::answer::Answers;
 use self::connections::Connections;
 pub(super) use self::connections::Listeners;
+use super::ends::Ends;
 use super::instance::Instance;
 
-/// The thread that answers, until it is stopped or dropped.
+/// The thread that answers, until it has ended or is dropped.
 pub(super) struct AdminThread {
     thread: JoinHandle<()>,
-    stop: DropGuard,
+    cut: DropGuard,
 }
 
 impl AdminThread {
-    /// Starts it. `/readyz` fails as soon as `stopping` is cancelled.
+    /// Starts it. While the gate stops, it answers, and `/readyz` fails. When the gate leaves, the listeners
+    /// are closed.
     ///
     /// # Errors
     /// The thread or its runtime cannot be made.
-    pub(super) fn start(
-        listeners: Listeners,
-        instance: Arc<Instance>,
-        stopping: CancellationToken,
-    ) -> io::Result<Self> {
+    pub(super) fn start(listeners: Listeners, instance: Arc<Instance>, ends: Ends) -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let stop = CancellationToken::new();
-        let guard = stop.clone().drop_guard();
+        let cut = CancellationToken::new();
+        let guard = cut.clone().drop_guard();
         let metrics = instance.gate.metrics.clone();
         let serve = async move {
-            let connections = Connections::new(Answers::new(instance, stopping), metrics);
-            connections.accept(listeners).await;
+            let connections = Connections::new(Answers::new(instance, ends.stop.clone()), metrics);
+            connections.serve(listeners, ends.left()).await;
         };
         let serve = move || {
-            runtime.block_on(stop.run_until_cancelled(serve));
+            runtime.block_on(cut.run_until_cancelled(serve));
             // What is still open ends with the runtime.
         };
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(serve)?;
-        Ok(Self { thread, stop: guard })
+        Ok(Self { thread, cut: guard })
     }
 
-    /// Stops it, and waits for its end.
-    pub(super) async fn stop(self) {
-        drop(self.stop);
-        let ended = tokio::task::spawn_blocking(move || self.thread.join());
-        if !matches!(ended.await, Ok(Ok(()))) {
+    /// Waits for its end: once the gate has left, until its last connection has ended; once `stop` is
+    /// cancelled, no longer.
+    pub(super) async fn end(self, stop: &CancellationToken) {
+        let Self { thread, cut } = self;
+        let mut ended = tokio::task::spawn_blocking(move || thread.join());
+        let outcome = tokio::select! {
+            outcome = &mut ended => outcome,
+            () = stop.cancelled() => {
+                drop(cut);
+                ended.await
+            }
+        };
+        if !matches!(outcome, Ok(Ok(()))) {
             tracing::error!("the admin thread has panicked");
         }
     }

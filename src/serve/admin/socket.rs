@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::super::inherited::Inherited;
 use crate::files::{self, BUNDLE};
 use crate::settings::{AdminSocket, Settings};
 
@@ -37,7 +38,10 @@ pub enum AdminSocketError {
 ///
 /// # Errors
 /// `admin.socket` is named and cannot be had, or `admin.group` does not exist.
-pub(in crate::serve) fn listen(settings: &Settings) -> Result<Option<UnixListener>, AdminSocketError> {
+pub(in crate::serve) fn listen(
+    settings: &Settings,
+    inherited: &mut Inherited,
+) -> Result<Option<UnixListener>, AdminSocketError> {
     let group = group(settings)?;
     let run_directory = &settings.firewall.run_directory;
     let Some(path) = settings.admin.socket.path(run_directory) else {
@@ -48,7 +52,12 @@ pub(in crate::serve) fn listen(settings: &Settings) -> Result<Option<UnixListene
         // What is wrong with it, the socket tells.
         let _ = fs::create_dir(run_directory);
     }
-    match bind(&path, group) {
+    let had = match inherited.take_unix(&path) {
+        Ok(Some(socket)) => take_over(socket, &path, group),
+        Ok(None) => bind(&path, group),
+        Err(error) => Err(error),
+    };
+    match had {
         Ok(listener) => Ok(Some(listener)),
         Err(source) => {
             let error = AdminSocketError::Listen { path, source };
@@ -92,10 +101,23 @@ fn bind(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
         bound => bound?,
     }
     // Until it listens, no process can connect.
-    chown(path, None, group)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
+    allow(path, group)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Listens on a socket that this process got.
+fn take_over(socket: Socket, path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
+    socket.set_nonblocking(true)?;
+    allow(path, group)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Who may connect.
+fn allow(path: &Path, group: Option<u32>) -> io::Result<()> {
+    chown(path, None, group)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE))
 }
 
 fn socket() -> io::Result<Socket> {

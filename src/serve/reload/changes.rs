@@ -298,6 +298,7 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("upstream.serverName", AtStart),
     ("upstream.tokenFile", AtStart),
     ("upstream.url", AtStart),
+    ("upgrade.drainTimeout", AtStart),
     ("workers", AtStart),
 ];
 
@@ -366,6 +367,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
                 rotation,
             },
         admin: _,
+        upgrade: _,
         workers: _,
         sandbox: _,
         warnings,

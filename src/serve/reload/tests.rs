@@ -100,6 +100,7 @@ audit:
   maxSizeMB: 11
   maxBackups: 11
 admin: {listen: '127.0.0.1:1', socket: /admin.sock, group: admins, hosts: [node]}
+upgrade: {drainTimeout: 2h0m0s}
 workers: 2
 ";
 

@@ -22,6 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use super::instance::Instance;
 use super::side_port::accept_each;
@@ -32,8 +33,9 @@ use crate::settings::UpstreamUrl;
 /// How long a connection may last: one request and its answer.
 const LIFE: Duration = Duration::from_secs(10);
 
-/// Answers until it is dropped, and names `secure`, the port of [`secure_port`].
-pub(super) async fn serve(listener: TcpListener, instance: Arc<Instance>, secure: u16) {
+/// Answers until it is dropped, and names `secure`, the port of [`secure_port`]. Connections that it has
+/// accepted are served by `tasks`.
+pub(super) async fn serve(listener: TcpListener, instance: Arc<Instance>, secure: u16, tasks: TaskTracker) {
     let acceptor = Acceptor::new(listener, "read-only", instance.gate.metrics.clone());
     let serve = |stream| {
         let instance = instance.clone();
@@ -41,7 +43,7 @@ pub(super) async fn serve(listener: TcpListener, instance: Arc<Instance>, secure
             let _ = timeout(LIFE, converse(stream, &instance, secure)).await;
         }
     };
-    accept_each(acceptor, &instance.gate.metrics, serve).await;
+    accept_each(acceptor, &instance.gate.metrics, &tasks, serve).await;
 }
 
 async fn converse(stream: TcpStream, instance: &Instance, secure: u16) -> hyper::Result<()> {
