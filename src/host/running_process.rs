@@ -44,11 +44,6 @@ impl RunningProcess {
         }
     }
 
-    /// Its id.
-    pub(crate) fn pid(&self) -> i32 {
-        self.pid
-    }
-
     /// When it started, in the kernel's ticks since the machine did.
     pub(crate) fn started(&self) -> u64 {
         self.started

@@ -195,7 +195,7 @@ fn named_files(settings: &Settings, configuration: &Path) -> Vec<(&'static str, 
         ("tlsPrivateKeyFile", tls.private_key_file.clone()),
     ];
     let mut add = |key, path: &Path| files.push((key, path.to_owned()));
-    for path in &tls.client_ca_file {
+    if let Some(path) = &tls.client_ca_file {
         add("authentication.x509.clientCAFile", path);
     }
     for path in &tls.crl_files {

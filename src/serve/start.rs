@@ -44,7 +44,7 @@ pub struct Started {
 }
 
 /// What a gate finds on the machine before it enters its sandbox: some of it cannot be seen from inside.
-pub(super) struct Surroundings {
+pub(crate) struct Surroundings {
     /// The gate's addresses on a kubelet's port.
     pub(super) at_stake: Vec<SocketAddr>,
     /// What the kubelets that run bind.

@@ -90,8 +90,9 @@ impl Contained {
             return None;
         }
         let folder = self.installation.path("");
-        let owned = Command::new("chown").args(["-R", &format!("{USER}:{USER}"), &folder]);
-        assert!({ owned }.status().unwrap().success());
+        let owner = format!("{USER}:{USER}");
+        let owned = Command::new("chown").args(["-R", &owner, &folder]).status();
+        assert!(owned.unwrap().success());
         let gate = kubelet_gate();
         let mut command = Command::new("setpriv");
         command
@@ -348,14 +349,13 @@ async fn a_gate_that_is_killed_leaves_neither_helper_nor_plugin() {
     let mut gate = contained.serve().await;
     let helper = helper(&gate);
     let asked = {
-        let (address, contained) = (gate.address, &contained);
+        let address = gate.address;
         let pair = PKI.pair(API_SERVER).unwrap();
         let tls = ClientTls {
             certificate: Some((pair.chain.clone(), pair.key.clone_key())),
             ..ClientTls::default()
         };
         let client = Client::new(address, tls).unwrap().with_deadline(patience());
-        let _ = contained;
         tokio::spawn(async move { client.get("/pods").await.map(drop) })
     };
     let mut sleeps = 0;
