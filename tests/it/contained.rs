@@ -209,7 +209,7 @@ async fn every_kind_of_sandbox_serves_and_says_what_is_in_force() {
             let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
             assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
         }
-        assert_eq!(metric(&gate, "kubelet_gate_helper_running").await, 1.0);
+        assert_eq!(metric(&gate, "helper_running").await, 1.0);
         gate.signal(Signal::TERM);
         assert_eq!(gate.exit().await.code(), Some(0));
     }
@@ -381,7 +381,7 @@ async fn without_its_helper_a_gate_goes_on_says_so_and_opens_nothing() {
     assert_eq!(contained.get(&gate, "/pods").await, 200);
     kill(helper(&gate));
     eventually_answers("it is said", async || {
-        readiness(&gate).await.contains("[!] helper: ended: ") && metric(&gate, "kubelet_gate_helper_running").await == 0.0
+        readiness(&gate).await.contains("[!] helper: ended: ") && metric(&gate, "helper_running").await == 0.0
     })
     .await;
     let lost = |line: &&Value| line["fields"]["message"].as_str().unwrap_or_default().contains("helper process has ended");
