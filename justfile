@@ -68,8 +68,8 @@ demo:
 lab:
     cargo run --release --locked -- lab
 
-# Run each fuzz target for some seconds (needs a nightly toolchain, and `cargo install --locked cargo-fuzz`).
-fuzz seconds="60":
+# Run each fuzz target for ten minutes, or for so many seconds (needs a C++ compiler).
+fuzz seconds="600":
     bash fuzz/run {{ seconds }}
 
 # Measure CPU per request beside nginx and a bare proxy, each with mutual TLS on both legs.

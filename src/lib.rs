@@ -44,6 +44,10 @@ mod gate;
 mod listen;
 pub mod tls;
 
+// What is tried with invented input.
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
 // What all of them stand on.
 pub mod apiserver;
 mod cache;

@@ -69,6 +69,7 @@ pub struct Metrics {
     pub ungated_connections: Gauge,
     address_held: Family<AddressLabels, Gauge>,
     next_start: Family<NextStartLabels, Gauge>,
+    node_confirmed: Family<VerdictLabels, Gauge>,
     /// Earlier processes of the gate that have handed their sockets over and have not ended.
     pub leaving_processes: Gauge,
     /// Their connections.
@@ -194,6 +195,11 @@ struct AddressLabels {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct NextStartLabels {
     address: String,
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct VerdictLabels {
     verdict: &'static str,
 }
 
@@ -331,6 +337,11 @@ impl Metrics {
                 "kubelet_next_start",
                 "What the kubelet's next start would do to this address that the gate holds: 1 for one of \
                  free, taken and unknown",
+            ),
+            node_confirmed: families.add(
+                "node_confirmed",
+                "Whether the Node under whose name requests are judged is this machine, as the API server \
+                 says: 1 for one of yes, no and unknown",
             ),
             leaving_processes: families.add(
                 "leaving_processes",
@@ -509,6 +520,15 @@ impl Metrics {
         }
     }
 
+    /// Whether the Node is this machine: `yes`, `no` or `unknown`.
+    pub fn node_confirmed(&self, verdict: &'static str) {
+        for each in ["yes", "no", "unknown"] {
+            self.node_confirmed
+                .get_or_create(&VerdictLabels { verdict: each })
+                .set(i64::from(each == verdict));
+        }
+    }
+
     /// The text exposition.
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -578,6 +598,7 @@ mod tests {
         metrics.bypass_sealed(1, "x", true);
         metrics.address_held(([127, 0, 0, 1], 1).into(), true);
         metrics.next_start(([127, 0, 0, 1], 1).into(), "free");
+        metrics.node_confirmed("yes");
         let text = metrics.encode();
         let mut families = 0;
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

@@ -2,14 +2,14 @@
 //! limit on concurrent calls.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::access::{ApiServerAccess, ApiServerError};
@@ -18,7 +18,7 @@ use super::credentials::{Credentials, PLUGIN_DEADLINE};
 use super::failure::{Api, Cause, ReviewError};
 use super::kubeconfig::Kubeconfig;
 use super::log_text::log_text;
-use super::reachability::Reachability;
+use super::reachability::{Reachability, Recoveries};
 use super::reviews::{self, AccessAnswer, AccessSpec, AnswerError, NodeInfo, TokenAnswer};
 use crate::looks::{Looks, Reloaded};
 
@@ -69,7 +69,8 @@ struct ApiServerInner {
     pool: ApiServerPool,
     slots: Semaphore,
     limits: ClientLimits,
-    reachability: Mutex<Reachability>,
+    /// It wakes its receivers when the API server answers after it had failed.
+    reachability: watch::Sender<Reachability>,
 }
 
 // === impl ApiServer ===
@@ -91,7 +92,7 @@ impl ApiServer {
             pool: ApiServerPool::new(concurrent),
             slots: Semaphore::new(concurrent),
             limits,
-            reachability: Mutex::default(),
+            reachability: watch::Sender::default(),
         })))
     }
 
@@ -111,24 +112,31 @@ impl ApiServer {
 
     /// What the reviews have shown of the API server so far.
     pub(crate) fn reachability(&self) -> Reachability {
-        self.0.reachability().clone()
+        self.0.reachability.borrow().clone()
+    }
+
+    /// When the API server answers reviews again, from now on.
+    pub(crate) fn recoveries(&self) -> Recoveries {
+        Recoveries::of(&self.0.reachability)
     }
 
     /// Whether the last review shows that it is unreachable.
     pub(super) fn is_failing(&self) -> bool {
         matches!(
-            *self.0.reachability(),
+            *self.0.reachability.borrow(),
             Reachability::Failing { is_outage: true, .. }
         )
     }
 
     fn noted<T>(&self, answer: Result<T, ReviewError>) -> Result<T, ReviewError> {
-        self.0.reachability().note(answer.as_ref().err());
+        let failure = answer.as_ref().err();
+        let note = |reachability: &mut Reachability| reachability.note(failure);
+        self.0.reachability.send_if_modified(note);
         answer
     }
 
-    /// Reads which machine the Node of this name is. This is no review: its failure is not kept as
-    /// [`Self::reachability`].
+    /// Reads which machine the Node of this name is. This is no review: it takes no slot of one, and its
+    /// failure is not kept as [`Self::reachability`].
     pub(crate) async fn node(&self, name: &str, within: Duration) -> Result<NodeInfo, ReviewError> {
         let question = ApiCall {
             api: Api::Node,
@@ -271,10 +279,6 @@ impl<'a> ApiCall<'a> {
 // === impl ApiServerInner ===
 
 impl ApiServerInner {
-    fn reachability(&self) -> MutexGuard<'_, Reachability> {
-        self.reachability.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Tries until there is an answer, a permanent failure, or the deadline.
     async fn call(&self, question: &ApiCall<'_>, within: Duration) -> Result<Bytes, Cause> {
         let deadline = Instant::now() + within;
@@ -282,10 +286,11 @@ impl ApiServerInner {
         let mut attempt = 1;
         let mut last = None;
         loop {
-            let Ok(slot) = timeout_at(deadline, self.slots.acquire()).await else {
-                return Err(Cause::NoSlot { after: within });
+            let slot = match question.api {
+                // Few are asked at once. A Node that is read slowly keeps no review waiting.
+                Api::Node => None,
+                _ => Some(self.slot(deadline, within).await?),
             };
-            let slot = slot.map_err(|closed| Cause::Request(closed.to_string()))?;
             let asked = AtomicBool::new(false);
             let Ok(outcome) = timeout_at(deadline, self.attempt(question, &asked)).await else {
                 self.pool.clear();
@@ -314,6 +319,12 @@ impl ApiServerInner {
             attempt += 1;
             last = Some(Box::new(cause));
         }
+    }
+
+    async fn slot(&self, deadline: Instant, within: Duration) -> Result<SemaphorePermit<'_>, Cause> {
+        let slot = timeout_at(deadline, self.slots.acquire()).await;
+        let slot = slot.map_err(|_| Cause::NoSlot { after: within })?;
+        slot.map_err(|closed| Cause::Request(closed.to_string()))
     }
 
     /// One attempt, with a second call if an exec plugin can replace a refused credential. `asked` is set

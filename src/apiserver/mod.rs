@@ -35,6 +35,8 @@ mod credentials;
 mod document;
 mod exec;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod json;
 mod keys;
 mod kubeconfig;

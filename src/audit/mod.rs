@@ -19,6 +19,8 @@
 
 mod error;
 mod event;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod notice;
 mod queue;
 mod rates;

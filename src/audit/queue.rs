@@ -1,7 +1,7 @@
 //! The queue of events: lines in one buffer under a lock, the places that bound them, and the requests that
 //! are counted in summaries instead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -69,13 +69,24 @@ pub(super) struct QueueState {
     pub(super) idle: bool,
     /// The thread must not linger over this batch.
     pub(super) urgent: bool,
-    pub(super) reopen: bool,
+    /// What the thread must do with the file before it writes more.
+    pub(super) orders: VecDeque<FileOrder>,
     /// Other bounds of the file, until the thread has taken them up.
     pub(super) rotation: Option<Option<AuditRotation>>,
     /// When the thread gives up what it could not write. Set once, by the shutdown.
     pub(super) closing: Option<Instant>,
     /// Nothing more will be written.
     pub(super) closed: bool,
+}
+
+/// What is to be done with the file. An order whose sender is closed is withdrawn.
+pub(super) enum FileOrder {
+    /// Open the path again.
+    Reopen,
+    /// Leave the path to another process, and go on in a file of its own.
+    LeavePath(oneshot::Sender<()>),
+    /// Take the path again.
+    ReturnToPath(oneshot::Sender<()>),
 }
 
 /// Lines, and the requests that wait until they are written.
@@ -223,7 +234,7 @@ impl QueueState {
             appended: 0,
             idle: false,
             urgent: false,
-            reopen: false,
+            orders: VecDeque::new(),
             rotation: None,
             closing: None,
             closed: false,

@@ -4,7 +4,7 @@
 //! `audit.log.2026-01-02T03-04-05.123456Z`. One rename is all that happens to a file, so a gate that is
 //! killed meanwhile leaves no gap. Names sort by age.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -31,6 +31,10 @@ pub(super) struct Sink {
     size: u64,
     /// A rotation failed; until then the file grows.
     not_before: Option<Instant>,
+    /// The path is left to another process.
+    is_away: bool,
+    /// Only a regular file: at a pipe or a terminal another process may write as well.
+    is_file: bool,
 }
 
 // === impl Sink ===
@@ -40,11 +44,13 @@ impl Sink {
     pub(super) fn file(path: &Path, rotation: Option<AuditRotation>) -> Result<Self, AuditError> {
         let (file, size) = open(path)?;
         Ok(Self {
+            is_file: is_file(&file),
             file,
             path: Some(path.to_owned()),
             rotation,
             size,
             not_before: None,
+            is_away: false,
         })
     }
 
@@ -57,6 +63,8 @@ impl Sink {
             rotation: None,
             size: 0,
             not_before: None,
+            is_away: false,
+            is_file: false,
         })
     }
 
@@ -76,7 +84,7 @@ impl Sink {
 
     /// How many bytes of `lines`, which are whole lines, the file takes before it must be rotated.
     pub(super) fn room_for(&self, lines: &[u8]) -> usize {
-        let Some(rotation) = &self.rotation else {
+        let Some(rotation) = self.rotation.filter(|_| !self.is_away) else {
             return lines.len();
         };
         if self.not_before.is_some_and(|time| Instant::now() < time) {
@@ -101,8 +109,13 @@ impl Sink {
         }
     }
 
-    /// Writes some of `bytes`; yields how many.
+    /// Writes some of `bytes`; yields how many. At a pipe, whose other writers may be processes that leave,
+    /// each call writes whole lines, no more than the kernel keeps together.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bytes = match self.is_file {
+            true => bytes,
+            false => together(bytes),
+        };
         let written = self.file.write(bytes)?;
         self.size += written as u64;
         Ok(written)
@@ -111,9 +124,60 @@ impl Sink {
     /// Opens the path again, unless it is standard output; yields whether it did. If that fails, the open
     /// file stays in use.
     pub(super) fn reopen(&mut self) -> Result<bool, AuditError> {
-        let Some(path) = &self.path else { return Ok(false) };
+        let Some(path) = self.path.as_ref().filter(|_| !self.is_away) else {
+            return Ok(false);
+        };
         (self.file, self.size) = open(path)?;
+        self.is_file = is_file(&self.file);
         Ok(true)
+    }
+
+    /// Leaves the path to another process: the file gets the name of a rotated one and stays in use, and an
+    /// empty file with its mode takes its place. From now on it is neither rotated nor opened again. Yields
+    /// whether another file is in use now. If it fails, the file stays where it is.
+    pub(super) fn leave_path(&mut self) -> io::Result<bool> {
+        self.is_away = true;
+        let Some(path) = self.path.as_ref().filter(|_| self.is_file) else {
+            return Ok(false);
+        };
+        let open = self.file.metadata()?;
+        let found = found_at(path, &open)?;
+        let moved = match found {
+            Found::Ours => {
+                set_aside(path, &open)?;
+                false
+            }
+            // Another program has renamed the file, and may remove it once its lines are elsewhere.
+            Found::Another(_) | Found::Nothing => {
+                let own = Backups::of(path)?.next_name(SystemTime::now());
+                (self.file, self.size) = (create(&own, open.mode())?, 0);
+                if matches!(found, Found::Nothing) {
+                    create(path, open.mode())?;
+                }
+                true
+            }
+        };
+        // The other process must not remove it as its oldest. A file system without locks does not keep it.
+        let _ = self.file.try_lock();
+        Ok(moved)
+    }
+
+    /// Takes the path again; yields whether another file is in use now. If that fails, the open file stays in
+    /// use.
+    pub(super) fn return_to_path(&mut self) -> Result<bool, AuditError> {
+        self.is_away = false;
+        let Some(path) = self.path.as_ref().filter(|_| self.is_file) else {
+            return Ok(false);
+        };
+        if let Ok(open) = self.file.metadata() {
+            match found_at(path, &open) {
+                Ok(Found::Ours) => return Ok(false),
+                // If that fails, opening it says why.
+                Ok(Found::Nothing) => drop(create(path, open.mode())),
+                Ok(Found::Another(_)) | Err(_) => {}
+            }
+        }
+        self.reopen()
     }
 
     /// Puts an empty file in place of the one that is full. If that fails, the full one stays in use and
@@ -150,33 +214,49 @@ impl Sink {
             self.rotation = None;
             return Ok(());
         }
-        let rotated = match fs::symlink_metadata(path) {
-            Ok(found) if (found.dev(), found.ino()) == (open.dev(), open.ino()) => {
-                let backup = Backups::of(path)?.next_name(SystemTime::now());
-                rename(path, &backup)?;
-                Some(backup)
-            }
-            Ok(found) if found.is_file() => {
+        (self.file, self.size) = match found_at(path, &open)? {
+            Found::Ours => (set_aside(path, &open)?, 0),
+            Found::Another(size) => {
                 // Another program has renamed the file and has put one of its own there.
                 self.file = appending().custom_flags(NO_FOLLOW).open(path)?;
-                self.size = found.len();
+                self.size = size;
                 return Ok(());
             }
-            Ok(_) => return Err(io::Error::other("there is no regular file at the path")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+            Found::Nothing => (create(path, open.mode())?, 0),
         };
-        match create(path, open.mode()) {
-            Ok(file) => (self.file, self.size) = (file, 0),
-            Err(error) => {
-                // The lines go on where they went.
-                if let Some(backup) = rotated {
-                    rename(&backup, path)?;
-                }
-                return Err(error);
-            }
-        }
         Backups::of(path)?.keep(rotation.backups)
+    }
+}
+
+/// What is at the path of an open file.
+enum Found {
+    Ours,
+    /// Another regular file, of this size.
+    Another(u64),
+    Nothing,
+}
+
+fn found_at(path: &Path, open: &Metadata) -> io::Result<Found> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if (found.dev(), found.ino()) == (open.dev(), open.ino()) => Ok(Found::Ours),
+        Ok(found) if found.is_file() => Ok(Found::Another(found.len())),
+        Ok(_) => Err(io::Error::other("there is no regular file at the path")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(error) => Err(error),
+    }
+}
+
+/// Renames the file at `path` to a rotated one, and yields an empty one in its place. If that fails, it has its
+/// name again.
+fn set_aside(path: &Path, open: &Metadata) -> io::Result<File> {
+    let backup = Backups::of(path)?.next_name(SystemTime::now());
+    rename(path, &backup)?;
+    match create(path, open.mode()) {
+        Ok(file) => Ok(file),
+        Err(error) => {
+            rename(&backup, path)?;
+            Err(error)
+        }
     }
 }
 
@@ -216,14 +296,23 @@ impl<'a> Backups<'a> {
         directory(self.path).join(format!("{}.{stamp}", file_name(self.path)))
     }
 
-    /// Removes the oldest ones, so that `most` are left.
+    /// Removes the oldest ones, so that `most` are left, and those that a process which leaves still writes.
     fn keep(&self, most: Option<usize>) -> io::Result<()> {
         let surplus = most.map_or(0, |most| self.names.len().saturating_sub(most));
         for name in &self.names[..surplus] {
-            fs::remove_file(directory(self.path).join(name))?;
+            let path = directory(self.path).join(name);
+            if !is_in_use(&path) {
+                fs::remove_file(path)?;
+            }
         }
         Ok(())
     }
+}
+
+/// Whether a process that leaves writes to this file.
+fn is_in_use(path: &Path) -> bool {
+    let lock = files::open(path).map(|file| file.try_lock_shared());
+    matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }
 
 /// The time that a rotated file's name ends with: RFC 3339 with microseconds, and hyphens for colons.
@@ -250,6 +339,21 @@ fn create(path: &Path, mode: u32) -> io::Result<File> {
     let file = appending().create_new(true).open(path)?;
     file.set_permissions(Permissions::from_mode(mode & 0o777))?;
     Ok(file)
+}
+
+/// Whole lines from the start of `bytes`, as many as a pipe keeps together, but at least one.
+fn together(bytes: &[u8]) -> &[u8] {
+    let line_end = |byte: &u8| *byte == b'\n';
+    let longest = &bytes[..bytes.len().min(PIPE_BUF)];
+    let end = longest
+        .iter()
+        .rposition(line_end)
+        .or_else(|| bytes.iter().position(line_end));
+    end.map_or(bytes, |end| &bytes[..=end])
+}
+
+fn is_file(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Opens `path` for appending; yields its size too. A new file is readable by its owner alone.
@@ -316,6 +420,8 @@ fn file_name(path: &Path) -> String {
 
 /// Until a rotation that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
+/// The kernel does not mix the writes of several processes to a pipe that are no longer than this.
+const PIPE_BUF: usize = 4096;
 /// The length of `2026-01-02T03-04-05.123456Z`.
 const STAMP: usize = 27;
 const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
 
 use super::error::AuditError;
 use super::event::Event;
-use super::queue::{AuditPolicy, AuditQueue, BATCH_BYTES, Batch, Holder, QueueState};
+use super::queue::{AuditPolicy, AuditQueue, BATCH_BYTES, Batch, FileOrder, Holder, QueueState};
 use super::redaction::Redaction;
 use super::sink::Sink;
 use crate::settings::{self, AuditMode, AuditSink};
@@ -181,10 +182,52 @@ impl Audit {
 
     /// Has the file opened again before more is written, after logrotate has renamed it.
     pub(crate) fn reopen(&self) {
-        if let Some(shared) = &self.0 {
-            shared.state().reopen = true;
-            shared.changed.notify_one();
+        let Some(shared) = &self.0 else { return };
+        let mut state = shared.state();
+        if !state
+            .orders
+            .iter()
+            .any(|order| matches!(order, FileOrder::Reopen))
+        {
+            state.orders.push_back(FileOrder::Reopen);
         }
+        drop(state);
+        shared.changed.notify_one();
+    }
+
+    /// Leaves `audit.path` to the process that takes over. The open file gets the name of a rotated one; this
+    /// process goes on writing there, and neither rotates it nor opens the path again. The path has an empty
+    /// file with the same mode then. Where there is no file to rename, both processes write whole lines to the
+    /// same place.
+    ///
+    /// It resolves when that is done, or after [`MOVING`], when a write does not end: then both append to the
+    /// same file.
+    pub(crate) async fn leave_path(&self) {
+        if !self.order(FileOrder::LeavePath).await {
+            tracing::warn!(
+                "audit.path: a write takes longer than {MOVING:?}, so this process and the one that takes \
+                 over append to the same file; look at its disk"
+            );
+        }
+    }
+
+    /// Takes `audit.path` again, if no process has taken over. What another process has written there stays.
+    pub(crate) async fn return_to_path(&self) {
+        if !self.order(FileOrder::ReturnToPath).await {
+            tracing::warn!(
+                "audit.path: a write takes longer than {MOVING:?}, so this process does not return to the \
+                 file; look at its disk, then send SIGHUP"
+            );
+        }
+    }
+
+    /// Has the thread do something with the file. False if it has not come to that in time.
+    async fn order(&self, order: fn(oneshot::Sender<()>) -> FileOrder) -> bool {
+        let Some(shared) = &self.0 else { return true };
+        let (done, is_done) = oneshot::channel();
+        shared.state().orders.push_back(order(done));
+        shared.changed.notify_one();
+        matches!(timeout(MOVING, is_done).await, Ok(Ok(())))
     }
 
     /// Treats the next events by these settings. The sink stays what it is.
@@ -343,10 +386,10 @@ impl AuditQueue {
         loop {
             if let Some(rotation) = state.rotation.take() {
                 sink.set_rotation(rotation);
-            } else if std::mem::take(&mut state.reopen) {
+            } else if let Some(order) = state.orders.pop_front() {
                 // Without the lock: requests must not wait for a slow disk.
                 drop(state);
-                self.reopen(sink);
+                self.obey(order, sink);
                 state = self.state();
             } else if state.summaries_due.is_some_and(|due| due <= Instant::now()) {
                 self.append_summaries(&mut state);
@@ -355,8 +398,9 @@ impl AuditQueue {
                 std::mem::swap(&mut state.batch, batch);
                 return true;
             } else if state.batch.events > 0 {
-                let linger =
-                    |state: &mut QueueState| !state.urgent && !state.reopen && state.closing.is_none();
+                let linger = |state: &mut QueueState| {
+                    !state.urgent && state.orders.is_empty() && state.closing.is_none()
+                };
                 let lingering = self.changed.wait_timeout_while(state, LINGER, linger);
                 (state, _) = lingering.unwrap_or_else(PoisonError::into_inner);
                 lingered = true;
@@ -426,12 +470,12 @@ impl AuditQueue {
             if left.is_zero() {
                 return false;
             }
-            let unchanged = |state: &mut QueueState| !state.reopen && state.closing == closing;
+            let unchanged = |state: &mut QueueState| state.orders.is_empty() && state.closing == closing;
             let pausing = self.changed.wait_timeout_while(state, pause.min(left), unchanged);
             let (mut state, _) = pausing.unwrap_or_else(PoisonError::into_inner);
-            let reopen = std::mem::take(&mut state.reopen);
+            let order = state.orders.pop_front();
             drop(state);
-            if reopen && self.reopen(sink) {
+            if order.is_some_and(|order| self.obey(order, sink)) {
                 // A line that was cut short in the old file is written whole to the new one.
                 offset = lines[..offset]
                     .iter()
@@ -443,12 +487,35 @@ impl AuditQueue {
         true
     }
 
-    /// If that fails, the open file stays in use.
-    fn reopen(&self, sink: &mut Sink) -> bool {
-        sink.reopen().unwrap_or_else(|error| {
+    /// Yields whether lines go to another file now. If the order fails, the open file stays in use.
+    fn obey(&self, order: FileOrder, sink: &mut Sink) -> bool {
+        let (done, outcome) = match order {
+            FileOrder::Reopen => (None, sink.reopen()),
+            FileOrder::LeavePath(done) | FileOrder::ReturnToPath(done) if done.is_closed() => {
+                return false;
+            }
+            FileOrder::LeavePath(done) => {
+                let moved = sink.leave_path().unwrap_or_else(|error| {
+                    self.errors.fetch_add(1, Relaxed);
+                    tracing::warn!(
+                        "audit.path {}: the file cannot be renamed, so this process and the one that takes \
+                         over append to the same file: {error}; check the owner and the mode of its \
+                         directory, and name the file itself, not a link",
+                        sink.name()
+                    );
+                    false
+                });
+                (Some(done), Ok(moved))
+            }
+            FileOrder::ReturnToPath(done) => (Some(done), sink.return_to_path()),
+        };
+        let moved = outcome.unwrap_or_else(|error| {
             self.failed(sink, &error);
             false
-        })
+        });
+        // The hand-over may have waited for long enough.
+        done.map(|done| done.send(()));
+        moved
     }
 
     fn failed(&self, sink: &Sink, error: &(dyn std::error::Error + 'static)) {
@@ -466,4 +533,6 @@ const LINGER: Duration = Duration::from_millis(50);
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a hand-over waits for the thread.
+const MOVING: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(1);

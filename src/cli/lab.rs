@@ -88,7 +88,7 @@ async fn stay(
 ) -> Result<Exit, LabError> {
     let lab = lab::Lab::start(options).await?;
     welcome(&lab, &mut terminal.out);
-    let reloading = keep_reloading(lab.gate.clone(), Notifier::SILENT).map_err(LabError::Serve)?;
+    let reloading = keep_reloading(lab.gate.clone(), Notifier::default()).map_err(LabError::Serve)?;
     stop.run_until_cancelled(reloading).await;
     lab.stop().await?;
     Ok(Exit::Good)

@@ -16,6 +16,7 @@ mod progress;
 mod prove;
 mod readonly_census;
 mod serve;
+mod status;
 mod table;
 mod terminal;
 mod which_kubelet;
@@ -74,6 +75,8 @@ enum Command {
     ReadonlyCensus(readonly_census::ReadonlyCensus),
     /// Run the gate
     Serve(serve::Serve),
+    /// Show what the running gate does: whether it is ready, its listeners, streams and seal
+    Status(status::Status),
 }
 
 /// Parses the arguments, runs the command, and yields its exit code.
@@ -118,6 +121,7 @@ impl Command {
             Self::Prove(prove) => prove.run(terminal),
             Self::ReadonlyCensus(census) => census.run(terminal),
             Self::Serve(serve) => serve.run(),
+            Self::Status(status) => status.run(terminal),
         }
     }
 }

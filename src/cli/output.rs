@@ -9,6 +9,7 @@ pub(super) enum Output {
     Json,
     /// Text for people.
     #[default]
+    #[value(alias = "text")]
     Table,
 }
 

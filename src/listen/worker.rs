@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +73,8 @@ pub(super) struct WorkerHandle {
     /// sees few, long connections.
     pub(super) load: Arc<AtomicUsize>,
     pub(super) thread: std::thread::JoinHandle<()>,
+    pub(super) name: String,
+    pub(super) runtime: Handle,
 }
 
 /// Starts a worker's thread. It ends when its channel is closed and its connections have
@@ -83,10 +86,17 @@ pub(super) fn start(number: usize, port: Arc<TlsPort>, ends: WorkerEnds) -> std:
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let (name, handle) = (format!("worker-{number}"), runtime.handle().clone());
     let thread = std::thread::Builder::new()
-        .name(format!("worker-{number}"))
+        .name(name.clone())
         .spawn(move || runtime.block_on(run(receive, port, ends)))?;
-    Ok(WorkerHandle { send, load, thread })
+    Ok(WorkerHandle {
+        send,
+        load,
+        thread,
+        name,
+        runtime: handle,
+    })
 }
 
 async fn run(mut accepted: mpsc::Receiver<Accepted>, port: Arc<TlsPort>, ends: WorkerEnds) {

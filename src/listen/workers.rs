@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +51,11 @@ impl Workers {
             handles,
             ends,
         })
+    }
+
+    /// The name of each worker, and its runtime.
+    pub(crate) fn runtimes(&self) -> impl Iterator<Item = (&str, &Handle)> {
+        self.handles.iter().map(|worker| (&*worker.name, &worker.runtime))
     }
 
     /// Accepts connections and hands them to the workers, until it is dropped.

@@ -28,7 +28,7 @@ pub fn ungated(plan: &Plan, gate_uid: u32) -> io::Result<Vec<Ungated>> {
     Ok(among(&sockets::tcp()?, plan, gate_uid))
 }
 
-fn among(sockets: &[TcpSocket], plan: &Plan, gate_uid: u32) -> Vec<Ungated> {
+pub(super) fn among(sockets: &[TcpSocket], plan: &Plan, gate_uid: u32) -> Vec<Ungated> {
     let other_end = |socket: &TcpSocket| {
         sockets
             .iter()

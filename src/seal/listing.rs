@@ -90,9 +90,12 @@ impl Listing {
     }
 }
 
-/// Whether an object belongs to the trial or to the exemption.
+/// Whether an object belongs to the trial or to the exemption. One that is two things at once is not ours.
 fn passing(object: &Value) -> bool {
     let of_trial = |name: &Value| name.as_str().is_some_and(|name| name.ends_with("_trial"));
+    if object.as_object().is_none_or(|kinds| kinds.len() != 1) {
+        return false;
+    }
     if object.get("metainfo").is_some()
         || object["set"]["name"] == "trial"
         || of_trial(&object["chain"]["name"])

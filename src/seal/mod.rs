@@ -13,6 +13,8 @@ mod exemption;
 mod file;
 mod firewall;
 pub mod foreign;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod iptables;
 mod listing;
 mod nft;
@@ -38,6 +40,8 @@ pub use self::error::FirewallError;
 pub use self::exemption::{Exemption, FREE_BITS};
 pub use self::file::FileError;
 pub use self::firewall::{Firewall, iptables_in_use};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::iptables::iptables_listing;
 pub use self::plan::{Plan, PlanError, PortKind, SealedPort};
 pub use self::refusals::{Accepted, Refusals};
 pub use self::restore::{Restored, put_back, tidy};

@@ -1,9 +1,9 @@
 //! The state of the seal, as the watch found it last.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The seal as the watch found it last.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "state", content = "why")]
 pub enum Seal {
     /// The watch has not looked yet.

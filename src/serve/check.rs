@@ -12,7 +12,7 @@ use super::admin::socket::AdminSocketError;
 use super::error::StartError;
 use super::left_out::left_out;
 use super::names;
-use super::node::{self, NodeError, SameMachine, Shown};
+use super::node::{self, Ids, NodeError, SameMachine, Shown};
 use super::start::{api_server_and_node_name, deny_list, unused_proxy};
 use super::unit;
 use crate::adopt::kubelet::running_kubelets;
@@ -217,7 +217,8 @@ impl Findings {
         node_name: &str,
         serving: Option<&Serving>,
     ) {
-        match node::confirm(api_server, node_name, settings.limits.review_timeout).await {
+        let ids = Ids::of_this_machine(Path::new("/"));
+        match node::confirm(api_server, node_name, &ids, settings.limits.review_timeout).await {
             Ok(SameMachine::Yes) => {}
             Ok(SameMachine::Unproven(why)) => self.warnings.push(why),
             Ok(SameMachine::Unasked(why)) => {

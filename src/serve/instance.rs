@@ -1,5 +1,6 @@
 //! One running gate, with the parts around it that only its ports and its watch need.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::UNIX_EPOCH;
 
@@ -8,9 +9,11 @@ use arc_swap::ArcSwap;
 use super::holding::Holding;
 use super::leaving::LeavingProcesses;
 use super::names;
+use super::node::NodeStanding;
 use super::reload::Reloading;
 use super::reviewing::Reviewing;
 use super::tombstone::Census;
+use super::watchdog::Threads;
 use crate::apiserver::ApiServer;
 use crate::forward::KubeletProbe;
 use crate::gate::Gate;
@@ -35,13 +38,19 @@ pub struct Instance {
     pub(crate) seal: ArcSwap<Seal>,
     /// Which of its addresses a kubelet may come to want, and which of these it holds.
     pub(crate) holding: Arc<Holding>,
+    /// Whether the Node under whose name requests are judged is this machine.
+    pub(crate) node: Arc<NodeStanding>,
     pub(crate) probe: KubeletProbe,
     /// The callers of the read-only port.
     pub(crate) census: Census,
+    /// The threads that serve.
+    pub(super) threads: Arc<Threads>,
     /// What the looks at the files remember. Locked while files are read.
     pub(super) reloading: Mutex<Reloading>,
     /// How the helper process ended, once it has.
     pub(super) helper_lost: OnceLock<String>,
+    /// The configuration file, if it is followed.
+    pub(super) configuration: OnceLock<PathBuf>,
     /// Earlier processes that still serve what they had accepted.
     pub(super) leaving: LeavingProcesses,
     /// What the files say and is not in force, by what they are for.

@@ -1,6 +1,7 @@
 //! The processes of the gate that have handed their sockets over and still serve what they had accepted.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -36,6 +37,17 @@ impl Leaving {
             connections: metrics.connections.get(),
             streams: metrics.streams.get() + metrics.followed_logs.get(),
         }
+    }
+}
+
+impl fmt::Display for Leaving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "process {}, which has handed its sockets over, still serves {} connections and {} streams, until \
+             {} at the latest",
+            self.pid, self.connections, self.streams, self.deadline
+        )
     }
 }
 

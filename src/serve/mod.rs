@@ -24,9 +24,11 @@ pub(crate) mod run;
 mod side_port;
 mod sockets;
 pub mod start;
+mod status;
 mod tombstone;
 mod unit;
 mod watch;
+mod watchdog;
 
 pub use self::ends::Ends;
 pub use self::error::StartError;
@@ -34,12 +36,15 @@ pub use self::inherited::{Inherited, InheritedError};
 pub use self::instance::Instance;
 pub use self::node::NodeError;
 pub use self::sockets::{BindError, Sockets};
+pub(crate) use self::status::StatusReport;
 pub(crate) use self::tombstone::CensusReport;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::admin::{AdminThread, Listeners};
@@ -71,9 +76,13 @@ pub async fn serve(instance: Arc<Instance>, sockets: Sockets, ends: Ends) -> io:
         limits: instance.settings.limits.clone(),
     });
     let workers = Arc::new(Workers::start(instance.settings.workers, &port)?);
+    for (name, runtime) in workers.runtimes() {
+        instance.threads.add(name, runtime.clone());
+    }
     let (acceptors, tombstone_tasks) = (TaskTracker::new(), TaskTracker::new());
     let until_ended = || ends.leave.clone();
     let secure = tombstone::secure_port(&instance.settings.upstream.url, &sockets.addresses());
+    let status = status::Serving::now_on(&sockets);
     for listener in sockets.tls {
         let workers = workers.clone();
         let accept = move |listener| workers.clone().accept(listener);
@@ -91,13 +100,17 @@ pub async fn serve(instance: Arc<Instance>, sockets: Sockets, ends: Ends) -> io:
         port: sockets.admin.map(TcpListener::into_std).transpose()?,
         socket: sockets.admin_socket,
     };
-    let admin = AdminThread::start(listeners, instance.clone(), ends.clone())?;
+    let admin = AdminThread::start(listeners, instance.clone(), status, ends.clone())?;
 
     ends.leave.cancelled().await;
     acceptors.close();
     acceptors.wait().await;
     // The acceptors have ended, so this is the last owner.
     let cut = match Arc::into_inner(workers) {
+        // What another Node's users were allowed is cut at once.
+        Some(workers) if instance.node.ends_process() => {
+            workers.end(&CancellationToken::new(), Duration::ZERO).await
+        }
         Some(workers) => {
             let leave_within = instance.settings.upgrade.drain_timeout;
             workers.end(&ends.stop, leave_within).await

@@ -1,5 +1,5 @@
-//! A gate from its start to its end: signals, reloads, the watch over the seal, and what the API
-//! server says of its Node.
+//! A gate from its start to its end: signals, reloads, and the watches over the seal, over the kubelet's next
+//! start and over the Node.
 
 use std::future::Future;
 use std::io;
@@ -17,18 +17,17 @@ use super::ends::Ends;
 use super::error::StartError;
 use super::instance::Instance;
 use super::next_start::NextStartWatch;
-use super::node::{self, NodeError, SameMachine, Shown};
-use super::notify::Notifier;
+use super::node::{self, NodeError, NodeWatch, Shown};
+use super::notify::{Notifier, ServiceManager};
 use super::reload::keep_reloading;
 use super::start::{Started, Surroundings, start_in, unused_proxy};
 use super::watch::Watch;
+use super::watchdog::keep_alive;
 use super::{Inherited, Sockets, Stopped, serve};
 use crate::audit::AuditError;
 use crate::seal::RunningGate;
 use crate::settings::{KubeletFlags, Settings};
 
-/// How long the start may wait for the API server's answer about the Node.
-const NODE: Duration = Duration::from_secs(2);
 /// Until the API server is asked again about the credential shown to the kubelet.
 const FLEET: Duration = Duration::from_secs(60);
 /// How long the audit writer may take to write out its queue at the end.
@@ -98,54 +97,45 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
     } = start_in(settings.clone(), surroundings, inherited, runtime.handle())?;
     instance.follow_configuration(path.to_owned(), flags.clone(), settings);
     instance.warn_of_certificates(&instance.settings.tls);
-    if let Some(warning) = runtime.block_on(confirm_node(&instance))? {
-        tracing::warn!("{warning}");
-    }
     let ends = Ends::new();
+    let notifier = Notifier::to(ServiceManager::of_environment());
     let (signalled, reloading) = (
         until_signalled(ends.stop.clone())?,
-        keep_reloading(instance.clone(), Notifier::SYSTEMD)?,
+        keep_reloading(instance.clone(), notifier.clone())?,
     );
     announce(&instance, &sockets);
     let next_start = NextStartWatch::new(instance.holding.clone());
     instance.warn_of_left_out();
     let watched = instance.clone();
     let mut watch = Watch::new(instance.clone(), publish_running_gate(&instance, &sockets));
-    let served = runtime.block_on(async {
+    let (served, confirmed) = runtime.block_on(async {
+        let told = notifier.clone();
         tokio::spawn(async move {
             signalled.await;
-            Notifier::SYSTEMD.stopping();
+            told.stopping();
         });
         watch.admit().await;
         let (until_stopped, until_ended) = (|| ends.stop.clone(), || ends.leave.clone());
         tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
         tokio::spawn(until_ended().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
         tokio::spawn(until_ended().run_until_cancelled_owned(watch.keep()));
+        let signs = keep_alive(instance.threads.clone(), notifier.clone());
+        tokio::spawn(until_ended().run_until_cancelled_owned(signs));
         tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
         tokio::spawn(until_stopped().run_until_cancelled_owned(containment::watch(watched)));
-        Notifier::SYSTEMD.ready();
-        serve(instance, sockets, ends).await
+        let node = NodeWatch::new(instance.api_server.clone(), instance.node.clone());
+        let confirming = tokio::spawn(node.keep(ends.clone()));
+        notifier.ready();
+        let served = serve(instance, sockets, ends.clone()).await;
+        ends.stop.cancel();
+        // A panic is in the log.
+        (served, confirming.await.unwrap_or(Ok(())))
     });
     let written = audit.shutdown(AUDIT_FLUSH);
+    confirmed?;
     let stopped = served?;
     written?;
     Ok(stopped)
-}
-
-/// Whether the Node is this machine, as far as the API server says so soon. Without its answer
-/// the gate starts as well.
-async fn confirm_node(instance: &Instance) -> Result<Option<String>, NodeError> {
-    let Some(api_server) = &instance.api_server else {
-        return Ok(None);
-    };
-    let name = &instance.gate.node_name;
-    Ok(match node::confirm(api_server, name, NODE).await? {
-        SameMachine::Yes => None,
-        SameMachine::Unproven(why) => Some(why),
-        SameMachine::Unasked(why) => Some(format!(
-            "the API server does not say whether the Node {name} is this machine: {why}"
-        )),
-    })
 }
 
 /// Warns of what `check` refuses, as soon as the API server can tell: a credential that

@@ -151,11 +151,17 @@ fn assemble(
     };
     let instance = Instance {
         holding: Arc::new(Holding::new(at_stake, gate.metrics.clone())),
+        node: Arc::new(node::NodeStanding::new(
+            gate.node_name.clone(),
+            gate.metrics.clone(),
+        )),
         gate: Arc::new(gate),
         probe: KubeletProbe::default(),
         census: Census::new(),
+        threads: Arc::default(),
         reloading: Mutex::default(),
         helper_lost: OnceLock::new(),
+        configuration: OnceLock::new(),
         leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),
         seal: ArcSwap::default(),

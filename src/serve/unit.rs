@@ -16,23 +16,27 @@ const DIRECTORIES: [&str; 4] = [
     "/lib/systemd/system",
 ];
 /// Beginnings of lines, and the first version of systemd that knows them.
-const KNOWN_SINCE: [(&str, u32); 17] = [
+const KNOWN_SINCE: [(&str, u32); 21] = [
     ("AmbientCapabilities=", 229),
     ("ExecStartPost=-+", 231),
     ("LockPersonality=", 235),
     ("MemoryDenyWriteExecute=", 231),
+    ("PrivateMounts=", 239),
     ("ProtectClock=", 245),
     ("ProtectControlGroups=", 232),
     ("ProtectHostname=", 242),
     ("ProtectKernelLogs=", 244),
     ("ProtectKernelModules=", 232),
     ("ProtectKernelTunables=", 232),
+    ("ProtectProc=", 247),
     ("ProtectSystem=strict", 232),
+    ("RemoveIPC=", 232),
     ("RestrictNamespaces=", 233),
     ("RestrictRealtime=", 231),
     ("RestrictSUIDSGID=", 242),
     ("StartLimitIntervalSec=", 230),
     ("StateDirectory=", 235),
+    ("TriggerLimitIntervalSec=", 230),
     ("Type=notify-reload", 253),
 ];
 /// A list of system calls that may be made: an unknown set in it is left out, and nearly none may be made.

@@ -10,10 +10,12 @@
     reason = "tests read files that they made themselves"
 )]
 
+mod load;
 mod node;
 mod patience;
 mod program;
 mod schemas;
+mod service_manager;
 mod skipped;
 mod trees;
 mod world;
@@ -76,7 +78,9 @@ mod limits;
 mod live_streams;
 mod live_streams_reviewed;
 mod log_lines;
+mod never_away;
 mod next_steps;
+mod node_confirmed;
 mod node_name;
 mod outside_clients;
 mod places;
@@ -98,6 +102,7 @@ mod seal_streams;
 mod seal_trial;
 mod seal_watch;
 mod smuggling;
+mod soak;
 mod stale_answers;
 mod static_rules;
 mod terminal;

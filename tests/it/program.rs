@@ -246,7 +246,9 @@ impl Serving {
         let heard = later.clone();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                heard.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+                // The error with which it ends is text.
+                let event = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                heard.lock().unwrap().push(event);
             }
         });
         let parse = |field: &str| {

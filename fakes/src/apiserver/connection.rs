@@ -188,7 +188,13 @@ impl Handler {
                     Bytes::from_static(b"ok"),
                 ));
             }
-            path if path.starts_with(NODES) => return Ok(self.node(&caller, &path[NODES.len()..])),
+            path if path.starts_with(NODES) => {
+                let mut held = self.state.node_held.subscribe();
+                // The sender lives as long as the state.
+                let _ = held.wait_for(|held| !held).await;
+                self.state.nodes_read.fetch_add(1, Ordering::Relaxed);
+                return Ok(self.node(&caller, &path[NODES.len()..]));
+            }
             _ => {
                 return Ok(status(
                     StatusCode::NOT_FOUND,

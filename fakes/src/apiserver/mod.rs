@@ -20,6 +20,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -108,6 +109,9 @@ struct State {
     serving: Mutex<Option<TlsAcceptor>>,
     accepted: AtomicUsize,
     probes: AtomicUsize,
+    /// Reads of a Node wait while it is true.
+    node_held: watch::Sender<bool>,
+    nodes_read: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -301,6 +305,16 @@ impl FakeApiServer {
     /// Delays every request.
     pub fn set_latency(&self, latency: Duration) {
         lock(&self.state.behaviours).latency = latency;
+    }
+
+    /// Lets reads of a Node wait until this is called with `false`.
+    pub fn hold_node(&self, held: bool) {
+        self.state.node_held.send_replace(held);
+    }
+
+    /// How often a Node was read and answered.
+    pub fn nodes_read(&self) -> usize {
+        self.state.nodes_read.load(Ordering::Relaxed)
     }
 
     /// Ends every behaviour and delay. Tokens, rules and records stay.

@@ -16,6 +16,8 @@
 
 mod environment;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod invocation;
 pub(crate) mod kubeconfig;
 mod listening;

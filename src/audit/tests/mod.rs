@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod event;
+mod hand_over;
 mod redaction;
 mod requests;
 mod rotation;

@@ -2,9 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::hooks::{
-    Family, HOOKS, Hook, NAMED_IN, TABLES, TRIAL, is_named_after_a_plan, is_ours, named_after,
-};
+use super::hooks::{Family, HOOKS, Hook, NAMED_IN, TABLES, is_named_after_a_plan, is_ours, named_after};
 use super::saved::Saved;
 use crate::network::Network;
 use crate::seal::plan::{Plan, PortKind, SealedPort};
@@ -39,11 +37,7 @@ pub(super) fn document(
                 let _ = writeln!(text, ":{rules} - [0:0]");
             }
             if trial {
-                let _ = writeln!(
-                    text,
-                    "-A {rules} -p tcp -m set --match-set {TRIAL} dst -g {}-TRIAL",
-                    hook.chain
-                );
+                let _ = writeln!(text, "-A {rules} {}", hook.to_trial());
             }
             for port in confirmed.into_iter().flat_map(|plan| &plan.ports) {
                 let _ = writeln!(

@@ -109,6 +109,11 @@ impl Hook {
         }
     }
 
+    /// What leads the ports of a trial to its rules.
+    pub(super) fn to_trial(&self) -> String {
+        format!("-p tcp -m set --match-set {TRIAL} dst -g {}-TRIAL", self.chain)
+    }
+
     pub(super) fn jump(&self) -> String {
         format!("-j {}", self.chain)
     }

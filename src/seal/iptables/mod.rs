@@ -7,10 +7,14 @@
 //! rules written as confirmed ones. See `docs/decisions/004-seal-primitives.md`.
 
 mod document;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod hooks;
 mod programs;
 mod saved;
 mod tables;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::fuzz::iptables_listing;
 pub(super) use self::programs::Iptables;
 pub(super) use self::tables::Tables;

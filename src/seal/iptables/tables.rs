@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::hooks::{FAMILIES, Family, HOOKS, NAMED_IN, TRIAL, exempt_rule, is_ours, named_after};
+use super::hooks::{FAMILIES, Family, HOOKS, Hook, NAMED_IN, exempt_rule, is_ours, named_after};
 use super::saved::Saved;
 use crate::seal::digest::sha256;
 use crate::seal::exemption::Exemption;
@@ -124,7 +124,10 @@ impl Tables {
                 let _ = writeln!(text, "{table} {chain}");
                 // Of a chain with an exemption only that it leads on: the exemption is compared apart.
                 let exempts = HOOKS.iter().any(|hook| hook.exempt && hook.chain == chain);
-                let kept = rules.iter().filter(|rule| !rule.contains(TRIAL));
+                // The one rule that leads to the trial; any other with the set in it is not ours.
+                let hook = HOOKS.iter().find(|hook| hook.dispatch() == chain);
+                let to_trial = hook.map(Hook::to_trial);
+                let kept = rules.iter().filter(|rule| Some(*rule) != to_trial.as_ref());
                 for rule in kept.filter(|rule| !exempts || !rule.contains("--uid-owner")) {
                     let _ = writeln!(text, "  {rule}");
                 }

@@ -17,6 +17,7 @@ use crate::gate::{SeenReport, drain};
 use crate::metrics::CONTENT_TYPE as METRICS;
 use crate::seal::Seal;
 use crate::serve::instance::Instance;
+use crate::serve::status::Serving;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -25,6 +26,7 @@ const JSON: &str = "application/json";
 pub(super) struct Answers {
     instance: Arc<Instance>,
     readiness: Readiness,
+    status: Serving,
     metrics: Report,
     census: Report,
 }
@@ -42,10 +44,11 @@ struct SealReport {
 // === impl Answers ===
 
 impl Answers {
-    pub(super) fn new(instance: Arc<Instance>, stopping: CancellationToken) -> Self {
+    pub(super) fn new(instance: Arc<Instance>, status: Serving, stopping: CancellationToken) -> Self {
         Self {
             readiness: Readiness::new(instance.clone(), stopping),
             instance,
+            status,
             metrics: Report::default(),
             census: Report::default(),
         }
@@ -89,9 +92,15 @@ impl Answers {
                     seal: Seal::clone(&self.instance.seal.load()),
                 }),
             ),
+            "/status" => {
+                let (ready, parts) = self.readiness.every_part().await;
+                let parts = parts.iter().map(ToString::to_string).collect();
+                let report = self.status.report(&self.instance, ready, parts);
+                answer(StatusCode::OK, JSON, json(&report))
+            }
             _ => text(
                 StatusCode::NOT_FOUND,
-                "404: there are /livez, /readyz?verbose, /metrics, /readonly-census and /seal\n",
+                "404: there are /livez, /readyz?verbose, /metrics, /readonly-census, /seal and /status\n",
             ),
         }
     }

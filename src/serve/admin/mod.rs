@@ -1,5 +1,5 @@
-//! The gate's own port and socket: `/livez`, `/readyz`, `/metrics`, `/readonly-census`, `/seal`. They never
-//! proxy.
+//! The gate's own port and socket: `/livez`, `/readyz`, `/metrics`, `/readonly-census`, `/seal` and `/status`.
+//! They never proxy.
 //!
 //! They have a thread of their own: a flood of their connections does not reach the threads that serve, and
 //! probes are answered while those are flooded. The port is for probes, and any local process may connect to
@@ -25,6 +25,7 @@ use self::connections::Connections;
 pub(super) use self::connections::Listeners;
 use super::ends::Ends;
 use super::instance::Instance;
+use super::status::Serving;
 
 /// The thread that answers, until it has ended or is dropped.
 pub(super) struct AdminThread {
@@ -38,13 +39,19 @@ impl AdminThread {
     ///
     /// # Errors
     /// The thread or its runtime cannot be made.
-    pub(super) fn start(listeners: Listeners, instance: Arc<Instance>, ends: Ends) -> io::Result<Self> {
+    pub(super) fn start(
+        listeners: Listeners,
+        instance: Arc<Instance>,
+        status: Serving,
+        ends: Ends,
+    ) -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        instance.threads.add("admin", runtime.handle().clone());
         let cut = CancellationToken::new();
         let guard = cut.clone().drop_guard();
         let metrics = instance.gate.metrics.clone();
         let serve = async move {
-            let connections = Connections::new(Answers::new(instance, ends.stop.clone()), metrics);
+            let connections = Connections::new(Answers::new(instance, status, ends.stop.clone()), metrics);
             connections.serve(listeners, ends.left()).await;
         };
         let serve = move || {

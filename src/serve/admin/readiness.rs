@@ -17,7 +17,7 @@ use crate::forward::ProbeFailure;
 use crate::host::{Helper, sandbox};
 use crate::seal::Seal;
 use crate::serve::instance::Instance;
-use crate::serve::node::Prospect;
+use crate::serve::node::{Confirmation, Prospect};
 use crate::settings::AuditSink;
 use crate::timestamp::timestamp;
 
@@ -81,15 +81,10 @@ impl Readiness {
 
     /// Whether the gate is ready, and the answer's text; `verbose` lists every part.
     pub(super) async fn report(&self, verbose: bool) -> (bool, String) {
-        let mut parts = self.parts().await;
-        if verbose {
-            let left_out = self.instance.left_out().into_iter();
-            parts.extend(left_out.map(|what| Part {
-                name: "sources",
-                state: PartState::Note(what),
-            }));
-        }
-        let ready = !parts.iter().any(Part::is_broken);
+        let (ready, parts) = match verbose {
+            true => self.every_part().await,
+            false => judged(self.parts().await),
+        };
         let mut report = String::new();
         for part in parts.iter().filter(|part| verbose || part.is_broken()) {
             // Writing to a String does not fail.
@@ -99,7 +94,22 @@ impl Readiness {
         (ready, report)
     }
 
-    /// Every part, in the order of the report. Only a broken part makes the gate unready.
+    /// Whether the gate is ready, and all that `/readyz?verbose` lists.
+    pub(super) async fn every_part(&self) -> (bool, Vec<Part>) {
+        let mut parts = self.parts().await;
+        let note = |name| {
+            move |what| Part {
+                name,
+                state: PartState::Note(what),
+            }
+        };
+        parts.extend(self.instance.left_out().into_iter().map(note("sources")));
+        let leaving = self.instance.leaving.list().into_iter();
+        parts.extend(leaving.map(|process| process.to_string()).map(note("leaving")));
+        judged(parts)
+    }
+
+    /// Every part that is looked at, in the order of the report. Only a broken part makes the gate unready.
     async fn parts(&self) -> Vec<Part> {
         let part = |name, state| Part { name, state };
         let mut parts = vec![
@@ -110,7 +120,11 @@ impl Readiness {
             part("seal", self.seal()),
         ];
         if let Some(api_server) = &self.instance.api_server {
-            parts.push(part("api-server", reachability(api_server.reachability())));
+            let now = SystemTime::now();
+            parts.push(part("api-server", reachability(api_server.reachability(), now)));
+        }
+        if let Some(state) = node(self.instance.node.confirmation()) {
+            parts.push(part("node", state));
         }
         if let Some(stale) = &self.instance.gate.rules.load().stale {
             let state = match stale.usage() {
@@ -240,6 +254,11 @@ impl Readiness {
     }
 }
 
+/// Whether a gate with these parts is ready.
+fn judged(parts: Vec<Part>) -> (bool, Vec<Part>) {
+    (!parts.iter().any(Part::is_broken), parts)
+}
+
 /// What is said of a seal that `firewall.required` does not ask for.
 fn unrequired(seal: &Seal) -> PartState {
     match seal {
@@ -254,14 +273,37 @@ fn unrequired(seal: &Seal) -> PartState {
 
 /// An API server that fails does not make the gate unready: otherwise every node would be unready at once,
 /// although remembered answers are still valid.
-fn reachability(reachability: Reachability) -> PartState {
+fn reachability(reachability: Reachability, now: SystemTime) -> PartState {
     match reachability {
         Reachability::NotAsked => PartState::Unknown("not asked yet".into()),
-        Reachability::Answers => PartState::Ok,
-        Reachability::Failing { since, why, .. } => {
-            PartState::Note(format!("failing since {}: {why}", timestamp(since)))
+        // A clock that was set back shows no age.
+        Reachability::Answers { last } if now.duration_since(last).is_ok_and(|age| age < GRACE) => {
+            PartState::Ok
         }
+        Reachability::Answers { last } => PartState::Unknown(format!(
+            "it answered the last review, at {}; it was not asked since",
+            timestamp(last)
+        )),
+        Reachability::Failing { since, last, why, .. } => PartState::Note(format!(
+            "failing since {}, last at {}: {why}",
+            timestamp(since),
+            timestamp(last)
+        )),
     }
+}
+
+/// A Node that is another machine does not make the gate unready: a user who may change a Node must not stop
+/// a gate.
+fn node(confirmation: Confirmation) -> Option<PartState> {
+    Some(match confirmation {
+        Confirmation::Unwatched => return None,
+        Confirmation::Confirmed => PartState::Ok,
+        Confirmation::Unasked(None) => PartState::Unknown("not asked about yet".to_owned()),
+        Confirmation::Unasked(Some(why)) | Confirmation::Unproven(why) => PartState::Unknown(why),
+        Confirmation::Disproved { since, why } => {
+            PartState::Note(format!("since {}: {why}", timestamp(since)))
+        }
+    })
 }
 
 // === impl KubeletState ===

@@ -116,7 +116,10 @@ fn take_over(socket: Socket, path: &Path, group: Option<u32>) -> io::Result<Unix
 
 /// Who may connect.
 fn allow(path: &Path, group: Option<u32>) -> io::Result<()> {
-    chown(path, None, group)?;
+    // Without a group there is nothing to change, and the unit's filter refuses every chown.
+    if group.is_some() {
+        chown(path, None, group)?;
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(MODE))
 }
 

@@ -25,24 +25,25 @@ pub(crate) enum SameMachine {
 }
 
 /// The ids of a machine, in one spelling; `None` where it has none.
-#[derive(Debug, Default)]
-struct Ids {
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Ids {
     boot: Option<String>,
     machine: Option<String>,
     system: Option<String>,
 }
 
-/// Asks for the Node of this name, and compares it with this machine.
+/// Asks for the Node of this name, and compares it with this machine, whose ids are `ids`.
 ///
 /// # Errors
 /// It is proven to be another machine.
 pub(crate) async fn confirm(
     api_server: &ApiServer,
     name: &str,
+    ids: &Ids,
     within: Duration,
 ) -> Result<SameMachine, NodeError> {
     match api_server.node(name, within).await {
-        Ok(info) => Ids::of_this_machine(Path::new("/")).compare(name, &info),
+        Ok(info) => ids.compare(name, &info),
         Err(error) => Ok(match error.status() {
             None => SameMachine::Unasked(error.to_string()),
             Some(StatusCode::NOT_FOUND) => {
@@ -61,7 +62,7 @@ pub(crate) async fn confirm(
 
 impl Ids {
     /// The ids that can be read. The firmware's can be read by root alone.
-    fn of_this_machine(root: &Path) -> Self {
+    pub(crate) fn of_this_machine(root: &Path) -> Self {
         let read = |file: &str| id(&files::read_text(root.join(file), DOCUMENT).ok()?);
         Self {
             boot: read("proc/sys/kernel/random/boot_id"),

@@ -43,13 +43,13 @@ pub(crate) fn keep_reloading(
         };
         tokio::join!(
             hear,
-            reload_forever(&instance, &wanted, notifier),
+            reload_forever(&instance, &wanted, &notifier),
             report_repeats()
         );
     })
 }
 
-async fn reload_forever(instance: &Arc<Instance>, wanted: &Notify, notifier: Notifier) {
+async fn reload_forever(instance: &Arc<Instance>, wanted: &Notify, notifier: &Notifier) {
     let mut pause = LOOK;
     loop {
         let trigger = tokio::select! {

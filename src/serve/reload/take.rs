@@ -19,6 +19,7 @@ use crate::tls::Serving;
 impl Instance {
     /// Follows the configuration file at `path`, from which `settings` were read under `flags`.
     pub fn follow_configuration(&self, path: PathBuf, flags: KubeletFlags, settings: Settings) {
+        let _ = self.configuration.set(path.clone());
         self.reloading().configuration = Some(ConfigurationFile::new(path, flags, settings));
     }
 

@@ -155,6 +155,20 @@ impl Node {
     /// The same as another user.
     pub(crate) async fn start_gate_as(&mut self, uid: u32, change: impl FnOnce(&mut Value)) {
         let file = self.configuration(change);
+        let mut command = self.gate_command(uid);
+        let log = fs::File::create(self.file("gate.log")).unwrap();
+        let child = command
+            .args(["serve", "--config"])
+            .arg(file)
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.gate = Some(child.unwrap());
+        eventually_answers("the gate listens", async || self.admin("/livez").await.is_some()).await;
+    }
+
+    /// A command that becomes the program, as a user of its own, in a cgroup of its own.
+    pub(crate) fn gate_command(&self, uid: u32) -> Command {
         let mut command = self.command_in(self.cgroup.as_deref(), "setpriv");
         if uid != 0 {
             let capabilities = "+net_admin,+net_raw,+dac_read_search,+sys_ptrace";
@@ -166,15 +180,8 @@ impl Node {
                 &format!("--ambient-caps={capabilities}"),
             ]);
         }
-        let log = fs::File::create(self.file("gate.log")).unwrap();
-        let child = command
-            .args([env!("CARGO_BIN_EXE_kubelet-gate"), "serve", "--config"])
-            .arg(file)
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn();
-        self.gate = Some(child.unwrap());
-        eventually_answers("the gate listens", async || self.admin("/livez").await.is_some()).await;
+        command.arg(env!("CARGO_BIN_EXE_kubelet-gate"));
+        command
     }
 
     /// A command that enters a cgroup, if any, before it becomes this program.

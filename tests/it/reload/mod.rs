@@ -28,12 +28,12 @@ use crate::world::{PKI, sum};
 const BY_THE_CLOCK: Duration = Duration::from_secs(10);
 
 /// A node whose gate is a process: it has a clock, and takes signals.
-struct Node {
+pub(crate) struct Node {
     _kubelet: FakeKubelet,
-    api: FakeApiServer,
+    pub(crate) api: FakeApiServer,
     directory: TempDir,
     configuration: Value,
-    gate: Serving,
+    pub(crate) gate: Serving,
 }
 
 impl Node {
@@ -42,6 +42,15 @@ impl Node {
     }
 
     async fn by(command: Command, change: impl FnOnce(&mut Value, &Path)) -> Self {
+        let api = FakeApiServer::start(&PKI).await.unwrap();
+        Self::with_api_server(api, command, change).await
+    }
+
+    pub(crate) async fn with_api_server(
+        api: FakeApiServer,
+        command: Command,
+        change: impl FnOnce(&mut Value, &Path),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         PKI.write(directory.path()).unwrap();
         let pair = &PKI.kubelet_serving;
@@ -50,7 +59,6 @@ impl Node {
             ..FakeKubeletOptions::default()
         };
         let kubelet = FakeKubelet::start(options).await.unwrap();
-        let api = FakeApiServer::start(&PKI).await.unwrap();
         let kubeconfig = api.kubeconfig(&PKI, KubeconfigUser::Certificate(&PKI.gate));
         let path = directory.path().join("kubeconfig");
         write_private(&path, &kubeconfig);
@@ -83,7 +91,7 @@ impl Node {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -109,7 +117,7 @@ impl Node {
         self.gate.signal(Signal::HUP);
     }
 
-    fn client(&self, pair: &Pair) -> Client {
+    pub(crate) fn client(&self, pair: &Pair) -> Client {
         let tls = ClientTls {
             roots: Some(vec![PKI.ca.certificate().clone()]),
             certificate: Some((pair.chain.clone(), pair.key.clone_key())),
@@ -121,7 +129,7 @@ impl Node {
             .with_deadline(patience())
     }
 
-    async fn admin(&self, target: &str) -> String {
+    pub(crate) async fn admin(&self, target: &str) -> String {
         let admin = Client::plain(self.gate.admin).with_deadline(patience());
         let answer = admin.get(target).await.unwrap();
         String::from_utf8(answer.body().to_vec()).unwrap()
@@ -132,19 +140,19 @@ impl Node {
     }
 
     /// Waits until a metric has this value.
-    async fn shows(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+    pub(crate) async fn shows(&self, name: &str, labels: &[(&str, &str)], value: f64) {
         let what = format!("{name} {labels:?} is {value}");
         eventually_answers(&what, async || self.metric(name, labels).await == value).await;
     }
 
     /// The messages that were logged and have this text.
-    fn said(&self, text: &str) -> Vec<String> {
+    pub(crate) fn said(&self, text: &str) -> Vec<String> {
         let lines = self.gate.later();
         let messages = lines.iter().map(|line| line["fields"].to_string());
         messages.filter(|message| message.contains(text)).collect()
     }
 
-    async fn says(&self, text: &str) {
+    pub(crate) async fn says(&self, text: &str) {
         eventually(&format!("it says {text:?}"), || !self.said(text).is_empty()).await;
     }
 
@@ -160,7 +168,7 @@ impl Node {
         events.filter_map(loosened).collect()
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.gate.signal(Signal::TERM);
         assert!(self.gate.exit().await.success());
     }

@@ -30,9 +30,9 @@ pub struct Field {
     /// What it holds.
     pub(super) kind: ValueKind,
     /// Its default, as JSON.
-    pub(super) default: &'static str,
+    pub(in crate::adopt::kubelet) default: &'static str,
     /// Its default on a kubelet without `--config`, where that differs.
-    pub(super) legacy: Option<&'static str>,
+    pub(in crate::adopt::kubelet) legacy: Option<&'static str>,
     /// A zero or empty value in the file means the default.
     pub(super) zero_is_unset: bool,
 }

@@ -349,9 +349,12 @@ impl UnitFiles<'_> {
                 other => {
                     all.push('%');
                     all.extend(other);
+                    // The text around it may be a variable's value, and that a secret.
+                    let specifier = other.map(String::from).unwrap_or_default();
                     self.unread.push(format!(
-                        "{}: the specifier in {text:?} is not supported here",
-                        self.name
+                        "{}: the specifier \"%{}\" is not supported here",
+                        self.name,
+                        specifier.escape_default()
                     ));
                 }
             }

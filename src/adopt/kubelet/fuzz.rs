@@ -1,0 +1,214 @@
+//! Fuzz targets: a kubelet's options, and the systemd unit that starts it, as a node's files have them. The
+//! parts of an input are separated by lines with `%%`.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic is how a target tells what it found"
+)]
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::invocation::Invocation;
+use super::options::{Effective, Setting, ValueOrigin, arguments};
+use super::root::Root;
+use super::systemd::{self, UnitError};
+
+/// What no message may repeat.
+const SECRET: &str = "S3CR3T-MARK";
+
+fn parts(data: &[u8]) -> Option<Vec<&str>> {
+    let text = str::from_utf8(data).ok()?;
+    // Without it an input may not say the secret itself, where it is shown on purpose.
+    (!text.contains(SECRET)).then(|| text.split("\n%%\n").collect())
+}
+
+fn write(folder: &TempDir, path: &str, text: &str) {
+    let path = folder.path().join(path);
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder for the files");
+    fs::write(path, text).expect("a file");
+}
+
+/// Words of the command line, the file of `--config`, and two drop-ins.
+///
+/// # Panics
+/// An option has another value than its sources say, or a secret is shown.
+pub(crate) fn kubelet_configuration(data: &[u8]) {
+    let Some(parts) = parts(data) else { return };
+    let part = |at: usize| parts.get(at).copied();
+    let folder = tempfile::tempdir().expect("a folder");
+    write(
+        &folder,
+        "kubelet.yaml",
+        part(1).unwrap_or("kind: KubeletConfiguration"),
+    );
+    write(
+        &folder,
+        "conf.d/10-a.conf",
+        part(2).unwrap_or("kind: KubeletConfiguration"),
+    );
+    if let Some(text) = part(3) {
+        write(&folder, "conf.d/20-b.conf", text);
+    }
+    let unknown = format!("--unknown={SECRET}");
+    let mut words: Vec<String> = [SECRET, &unknown, "--config=/kubelet.yaml", "--config-dir=/conf.d"]
+        .into_iter()
+        .chain(part(0).unwrap_or_default().lines().take(64))
+        .map(str::to_owned)
+        .collect();
+    let of = |words: &[String]| {
+        let invocation = Invocation::given(words, Root::new(folder.path()));
+        let shown = arguments(&invocation).join("\n");
+        assert!(!shown.contains(SECRET), "{shown}");
+        Effective::of(&invocation)
+    };
+    let effective = match of(&words) {
+        Ok(effective) => effective,
+        Err(error) => {
+            assert!(
+                !error.place.is_empty() && !error.to_string().contains(SECRET),
+                "{error}"
+            );
+            return;
+        }
+    };
+    for told in effective.notes.iter().chain(&effective.unread) {
+        assert!(!told.contains(SECRET), "{told}");
+    }
+    for setting in effective.settings() {
+        comes_from_where_it_says(setting, &effective);
+    }
+    // The same again changes nothing: the last drop-in decides.
+    if let Some(text) = part(3) {
+        write(&folder, "conf.d/30-c.conf", text);
+        same(&effective, &of(&words).expect("the same drop-in again"));
+    }
+    // What is said to be in force is in force if it is given. `true` is for a flag that has no value yet.
+    words.push("true".to_owned());
+    words.extend(effective.settings().iter().filter_map(as_flag));
+    same(&effective, &of(&words).expect("values of flags"));
+}
+
+fn comes_from_where_it_says(setting: &Setting, effective: &Effective) {
+    let is = |json: &str| {
+        let value: Value = serde_json::from_str(json).expect("a default");
+        value == setting.value
+    };
+    assert!(
+        match &setting.origin {
+            ValueOrigin::Default => is(setting.field.default),
+            ValueOrigin::LegacyDefault => setting.field.legacy.is_some_and(is),
+            ValueOrigin::Flag(place) => place == "the command line",
+            ValueOrigin::File(path) | ValueOrigin::DropIn(path) => effective.files.contains(path),
+        },
+        "{setting:?}"
+    );
+}
+
+/// The flag that sets this value; `None`: there is no flag, or it cannot say this, or would add to others.
+fn as_flag(setting: &Setting) -> Option<String> {
+    let flag = Some(setting.field.flag).filter(|flag| !flag.is_empty())?;
+    let value = match &setting.value {
+        Value::Array(texts) => {
+            let texts: Vec<&str> = texts.iter().filter_map(Value::as_str).collect();
+            let plain = |text: &&str| !text.is_empty() && !text.contains(',');
+            let added = matches!(setting.origin, ValueOrigin::Flag(_));
+            Some(texts)
+                .filter(|texts| !added && !texts.is_empty() && texts.iter().all(plain))?
+                .join(",")
+        }
+        Value::String(text) if text.is_empty() => return None,
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    };
+    Some(format!("--{flag}={value}"))
+}
+
+fn same(one: &Effective, other: &Effective) {
+    for (one, other) in one.settings().iter().zip(other.settings()) {
+        assert_eq!(one.value, other.value, "{one:?} {other:?}");
+    }
+}
+
+/// A unit, a drop-in, and a file of its environment.
+///
+/// # Panics
+/// A later drop-in does not win, words change by being quoted, or a secret is shown.
+pub(crate) fn systemd_unit(data: &[u8]) {
+    const UNIT: &str = "etc/systemd/system/kubelet.service";
+    let Some(parts) = parts(data) else { return };
+    let part = |at: usize| parts.get(at).copied().unwrap_or_default();
+    let folder = tempfile::tempdir().expect("a folder");
+    let last = format!("{UNIT}.d/99-last.conf");
+    write(&folder, "etc/hostname", "worker-1.example\n");
+    write(&folder, UNIT, part(0));
+    write(&folder, &format!("{UNIT}.d/10-first.conf"), part(1));
+    let environment = format!("{}\n9={SECRET}\nA={SECRET}\n", part(2));
+    write(&folder, "etc/default/kubelet", &environment);
+    let started = |root: &Path| systemd::started(&Root::new(root), "kubelet.service");
+    // Whatever stands before it, the last drop-in is read to the letter.
+    let command = "/usr/bin/kubelet --last 'a b' \"c\\\"d\" --percent=%% --dollar=$$X";
+    write(
+        &folder,
+        &last,
+        &format!("[Service]\nEnvironment=\"S={SECRET}%q\"\nExecStart=\nExecStart={command}\n"),
+    );
+    match started(folder.path()) {
+        Ok(unit) => {
+            let unit = unit.expect("a unit");
+            let words: Vec<&str> = unit.words.iter().map(|word| word.text.as_str()).collect();
+            let expected = [
+                "/usr/bin/kubelet",
+                "--last",
+                "a b",
+                "c\"d",
+                "--percent=%",
+                "--dollar=$X",
+            ];
+            assert_eq!(words, expected);
+            for told in unit.notes.iter().chain(&unit.unread) {
+                assert!(!told.contains(SECRET), "{told}");
+            }
+        }
+        // A file that is included and not there.
+        Err(error) => assert!(
+            matches!(error, UnitError::Read { .. } | UnitError::Includes(_)),
+            "{error}"
+        ),
+    }
+    // The words that a unit starts are the same when each is quoted.
+    fs::remove_file(folder.path().join(&last)).expect("the last drop-in");
+    let Ok(Some(unit)) = started(folder.path()) else {
+        return;
+    };
+    let words: Vec<&str> = unit.words.iter().map(|word| word.text.as_str()).collect();
+    if words.is_empty() || words.iter().any(|word| word.contains('\n')) {
+        return;
+    }
+    let quoted: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    let again = tempfile::tempdir().expect("a folder");
+    write(
+        &again,
+        UNIT,
+        &format!("[Service]\nExecStart={}\n", quoted.join(" ")),
+    );
+    let again = started(again.path()).expect("a unit").expect("a unit");
+    let again: Vec<&str> = again.words.iter().map(|word| word.text.as_str()).collect();
+    assert_eq!(again, words);
+}
+
+fn quoted(word: &str) -> String {
+    let mut quoted = String::from("\"");
+    for char in word.chars() {
+        match char {
+            '"' | '\\' => quoted.extend(['\\', char]),
+            '$' | '%' => quoted.extend([char, char]),
+            char => quoted.push(char),
+        }
+    }
+    quoted + "\""
+}
