@@ -258,7 +258,12 @@ impl Plugin {
             return Err(self.error("it printed an ExecCredential without a status".to_owned()));
         };
         let inline = |name: &str, text: String| Material::Inline {
-            origin: format!("{}: {}: {name}", self.origin.display(), self.command.program.display()).into(),
+            origin: format!(
+                "{}: {}: {name}",
+                self.origin.display(),
+                self.command.program.display()
+            )
+            .into(),
             bytes: Zeroizing::new(text.into_bytes()),
         };
         let token = given(status.token).map(|token| inline("token", token));

@@ -160,7 +160,10 @@ impl Kubeconfig {
             KubeconfigOrigin::File(path) => Some(path.as_path()),
             KubeconfigOrigin::InCluster => None,
         };
-        let pair = self.client_certificate.iter().flat_map(|pair| [&pair.chain, &pair.key]);
+        let pair = self
+            .client_certificate
+            .iter()
+            .flat_map(|pair| [&pair.chain, &pair.key]);
         let named = pair.chain([&self.authority]).chain(&self.token);
         let named = named.filter_map(|material| match material {
             Material::File(path) => Some(path.as_path()),
@@ -187,7 +190,11 @@ impl Kubeconfig {
     /// Checks that a gate in its sandbox can follow it: what the sandbox opens is fixed at the start.
     pub(super) fn check_contained(&self) -> Result<(), KubeconfigError> {
         let refuse = |key: &str, problem: &str| {
-            let file = self.files().first().map(|path| path.to_path_buf()).unwrap_or_default();
+            let file = self
+                .files()
+                .first()
+                .map(|path| path.to_path_buf())
+                .unwrap_or_default();
             let (key, problem) = (key.into(), format!("{problem}; restart needed"));
             Err(KubeconfigError::Key { file, key, problem })
         };
@@ -199,7 +206,10 @@ impl Kubeconfig {
             return refuse("server", &problem);
         }
         if self.names_host() && !sandbox::may_resolve() {
-            return refuse("server", "a name in place of an address, and the sandbox resolves none");
+            return refuse(
+                "server",
+                "a name in place of an address, and the sandbox resolves none",
+            );
         }
         Ok(())
     }

@@ -115,7 +115,9 @@ impl PluginRun {
                 _ = connection.read_u8() => Err(PluginFailure::Lost("it was given up".to_owned())),
             };
             // The answer is written by a thread that waits.
-            let _ = connection.into_std().and_then(|connection| connection.set_nonblocking(false));
+            let _ = connection
+                .into_std()
+                .and_then(|connection| connection.set_nonblocking(false));
             ended
         })
     }

@@ -34,7 +34,9 @@ pub(crate) fn start<C>(
         return Err(io::Error::other("this process is ending"));
     }
     let child = spawn()?;
-    let group = id(&child).and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
+    let group = id(&child)
+        .and_then(|id| i32::try_from(id).ok())
+        .unwrap_or_default();
     groups.running.insert(group);
     Ok((child, Group(group)))
 }

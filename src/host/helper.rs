@@ -17,8 +17,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -145,7 +145,10 @@ impl Helper {
             Ok(message)
         };
         let answer = timeout(deadline, exchange).await;
-        self.understand(answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())), deadline)
+        self.understand(
+            answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+            deadline,
+        )
     }
 
     /// Waits until it has ended, and yields how.
@@ -177,8 +180,13 @@ impl Helper {
         let mut rights = SendAncillaryBuffer::new(&mut space);
         let descriptors = [theirs.as_fd()];
         rights.push(SendAncillaryMessage::ScmRights(&descriptors));
-        sendmsg(&self.passing, &[IoSlice::new(&[0])], &mut rights, SendFlags::NOSIGNAL)
-            .map_err(|_| HelperError::Ended(self.end()))?;
+        sendmsg(
+            &self.passing,
+            &[IoSlice::new(&[0])],
+            &mut rights,
+            SendFlags::NOSIGNAL,
+        )
+        .map_err(|_| HelperError::Ended(self.end()))?;
         Ok(ours)
     }
 
@@ -231,8 +239,8 @@ fn length(length: u32) -> io::Result<usize> {
 }
 
 /// What the helper does: has `answer` answer the questions that come over standard input, each on a thread of
-/// its own, until the gate has ended; then ends every process that it has started. `answer` is given the kind,
-/// the value, and the connection: its end is the end of the gate's interest.
+/// its own, until the gate has ended; then ends every process that it has started. `answer` is given the
+/// kind, the value, and the connection: its end is the end of the gate's interest.
 ///
 /// # Errors
 /// Standard input is no socket.

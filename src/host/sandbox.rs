@@ -60,8 +60,8 @@ const SCOPES: i32 = 6;
 /// Why `sandbox: Required` cannot be held.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "sandbox is Required and cannot be held here: {0}; correct that, or write sandbox: BestEffort to run with \
-     what is left, which is listed when the gate starts"
+    "sandbox is Required and cannot be held here: {0}; correct that, or write sandbox: BestEffort to run \
+     with what is left, which is listed when the gate starts"
 )]
 pub struct SandboxError(String);
 
@@ -81,11 +81,13 @@ pub(crate) fn no_core_dumps() {
 pub(crate) fn harden() -> Vec<String> {
     let steps = [
         ("no new privileges", set_no_new_privs(true)),
-        ("not dumpable", set_dumpable_behavior(DumpableBehavior::NotDumpable)),
+        (
+            "not dumpable",
+            set_dumpable_behavior(DumpableBehavior::NotDumpable),
+        ),
     ];
-    let failed = |(what, done): (&str, rustix::io::Result<()>)| {
-        done.err().map(|error| format!("{what} ({error})"))
-    };
+    let failed =
+        |(what, done): (&str, rustix::io::Result<()>)| done.err().map(|error| format!("{what} ({error})"));
     steps.into_iter().filter_map(failed).collect()
 }
 
@@ -170,7 +172,10 @@ impl InForce {
         let parts = [
             (TRUNCATION, "truncating other files (Linux 6.2 can forbid it)"),
             (TCP_PORTS, "TCP ports (Linux 6.7 can restrict them)"),
-            (SCOPES, "signals and abstract sockets (Linux 6.12 can restrict them)"),
+            (
+                SCOPES,
+                "signals and abstract sockets (Linux 6.12 can restrict them)",
+            ),
         ];
         let missing = parts.iter().filter(|(needed, _)| abi < *needed);
         lacking.extend(missing.map(|(_, what)| (*what).to_owned()));
@@ -187,18 +192,38 @@ impl fmt::Display for InForce {
         let is_missing = |what: &&str| !self.missing.iter().any(|missing| missing.starts_with(*what));
         let process = ["no new privileges", "not dumpable"];
         let mut on: Vec<String> = vec!["no core dumps".to_owned()];
-        on.extend(process.iter().filter(|what| is_missing(what)).map(|what| (*what).to_owned()));
+        on.extend(
+            process
+                .iter()
+                .filter(|what| is_missing(what))
+                .map(|what| (*what).to_owned()),
+        );
         if self.abi > 0 {
-            on.push(format!("Landlock version {}: files, no programs, no other process", self.abi));
+            on.push(format!(
+                "Landlock version {}: files, no programs, no other process",
+                self.abi
+            ));
         }
         if self.abi >= TCP_PORTS {
             on.push("TCP ports".to_owned());
         }
         if self.abi >= SCOPES {
-            on.push(if self.scoped_sockets { "signals and abstract sockets" } else { "signals" }.to_owned());
+            on.push(
+                if self.scoped_sockets {
+                    "signals and abstract sockets"
+                } else {
+                    "signals"
+                }
+                .to_owned(),
+            );
         }
         write!(f, "in force: {}", on.join(", "))?;
-        let off: Vec<String> = self.missing.iter().cloned().chain(self.beyond_the_kernel()).collect();
+        let off: Vec<String> = self
+            .missing
+            .iter()
+            .cloned()
+            .chain(self.beyond_the_kernel())
+            .collect();
         match off.is_empty() {
             true => Ok(()),
             false => write!(f, "; not in force: {}", off.join(", ")),

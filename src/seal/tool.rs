@@ -110,7 +110,10 @@ pub(crate) fn run<A: AsRef<str>>(
 ) -> Result<String, FirewallError> {
     let run = ToolRun {
         tool: tool.to_owned(),
-        arguments: arguments.iter().map(|argument| argument.as_ref().to_owned()).collect(),
+        arguments: arguments
+            .iter()
+            .map(|argument| argument.as_ref().to_owned())
+            .collect(),
         input: input.to_owned(),
     };
     let ended = match Helper::of_this_process() {
@@ -182,8 +185,7 @@ impl ToolRun {
             let stderr = String::from_utf8_lossy(&stderr);
             return Err(ToolFailure::Failed(format!("{status}: {}", stderr.trim())));
         }
-        String::from_utf8(stdout)
-            .map_err(|_| ToolFailure::Failed("what it printed is not UTF-8".to_owned()))
+        String::from_utf8(stdout).map_err(|_| ToolFailure::Failed("what it printed is not UTF-8".to_owned()))
     }
 }
 
@@ -225,12 +227,25 @@ mod tests {
         let allowed = |tool: &str, arguments: &[&str], input: &str| {
             let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
             let (tool, input) = (tool.to_owned(), input.to_owned());
-            ToolRun { tool, arguments, input }.is_of_a_running_gate()
+            ToolRun {
+                tool,
+                arguments,
+                input,
+            }
+            .is_of_a_running_gate()
         };
         let restore = ["--noflush", "--wait", "5"];
         assert!(allowed("nft", &["-f", "-"], "add table inet kubelet_gate\n"));
-        assert!(allowed("ipset", &["restore"], "add kubelet-gate-trial 10250 timeout 60 -exist\n"));
-        assert!(allowed("ip6tables-legacy-restore", &restore, "*filter\n-A INPUT -m mark -j DROP\nCOMMIT\n"));
+        assert!(allowed(
+            "ipset",
+            &["restore"],
+            "add kubelet-gate-trial 10250 timeout 60 -exist\n"
+        ));
+        assert!(allowed(
+            "ip6tables-legacy-restore",
+            &restore,
+            "*filter\n-A INPUT -m mark -j DROP\nCOMMIT\n"
+        ));
         for (tool, arguments, input) in [
             ("sh", &["-c", "id"][..], ""),
             ("/usr/sbin/nft", &["-f", "-"], ""),
@@ -241,8 +256,16 @@ mod tests {
             ("ss", &["-K"], ""),
             ("systemctl", &["--version"], ""),
             ("nft", &["-f", "-"], "include \"/etc/shadow\"\n"),
-            ("iptables-nft-restore", &restore, "*filter\n-A INPUT -M /tmp/x -m mark\nCOMMIT\n"),
-            ("iptables-nft-restore", &restore, "*filter\n-A INPUT --modp=/tmp/x -m mark\nCOMMIT\n"),
+            (
+                "iptables-nft-restore",
+                &restore,
+                "*filter\n-A INPUT -M /tmp/x -m mark\nCOMMIT\n",
+            ),
+            (
+                "iptables-nft-restore",
+                &restore,
+                "*filter\n-A INPUT --modp=/tmp/x -m mark\nCOMMIT\n",
+            ),
             ("ipset", &["restore"], "save -f /etc/passwd\n"),
             ("ipset", &["restore"], "save -file /etc/passwd\n"),
         ] {

@@ -238,14 +238,16 @@ impl Bounds {
     }
 }
 
-/// The folder in which a path has its file, and those of the links that it leads over: to replace one of these
-/// is a way to replace the file, as in `..data/tls.crt`. A link that lies in `/` or directly below leads to
-/// another part of the machine, as `/var/run` does, and is not followed to a new place.
+/// The folder in which a path has its file, and those of the links that it leads over: to replace one of
+/// these is a way to replace the file, as in `..data/tls.crt`. A link that lies in `/` or directly below
+/// leads to another part of the machine, as `/var/run` does, and is not followed to a new place.
 fn folders(file: &Path) -> Vec<PathBuf> {
     let places = files::places(file).unwrap_or_default();
     let last = places.last().and_then(|place| place.parent()).map(Path::to_owned);
     let links = places.iter().filter_map(|place| place.parent());
-    let links = links.filter(|folder| folder.components().count() > 2).map(Path::to_owned);
+    let links = links
+        .filter(|folder| folder.components().count() > 2)
+        .map(Path::to_owned);
     let named = file.parent().map(Path::to_owned);
     links.chain(named).chain(last).collect()
 }

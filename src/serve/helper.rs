@@ -33,7 +33,9 @@ pub(crate) fn run() -> std::io::Result<()> {
             let run: ToolRun = read(about)?;
             match run.is_of_a_running_gate() {
                 true => write(&run.run_here()),
-                false => Err("this program, with these arguments and this input, is not on its list".to_owned()),
+                false => {
+                    Err("this program, with these arguments and this input, is not on its list".to_owned())
+                }
             }
         }
         PluginRun::KIND => write(&read::<PluginRun>(about)?.run_for(connection)),

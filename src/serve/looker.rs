@@ -98,7 +98,8 @@ impl Looker {
         }
         for pid in ended {
             let kubelet = self.kubelets.get(pid);
-            let kubelet = kubelet.ok_or_else(|| format!("kubelet process {pid} was not seen while it ran"))?;
+            let kubelet =
+                kubelet.ok_or_else(|| format!("kubelet process {pid} was not seen while it ran"))?;
             merge(&mut found.ended, &prospects(&kubelet.next_starts()));
         }
         if ended.is_empty() && !running.is_empty() {

@@ -118,7 +118,10 @@ impl NextStartWatch {
             Some(helper) => helper
                 .ask(Kubelets::KIND, &question, SLOWEST)
                 .unwrap_or_else(|error| Err(error.to_string())),
-            None => looker.lock().unwrap_or_else(PoisonError::into_inner).look(Path::new("/proc"), &question),
+            None => looker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .look(Path::new("/proc"), &question),
         };
         let mut reading = pin!(files::aside(work));
         let mut late = false;
@@ -191,7 +194,10 @@ impl NextStartWatch {
     }
 
     fn watch(&mut self, newcomers: Vec<Newcomer>) {
-        for Newcomer { pid, started, next, .. } in newcomers {
+        for Newcomer {
+            pid, started, next, ..
+        } in newcomers
+        {
             // One that has ended meanwhile is noticed as every other end is.
             let process = RunningProcess::open(pid).ok();
             let process = process.filter(|process| process.started() == started);
@@ -201,10 +207,7 @@ impl NextStartWatch {
                 }
                 pid
             });
-            self.running.push(Beside {
-                pid,
-                prospects: next,
-            });
+            self.running.push(Beside { pid, prospects: next });
         }
     }
 

@@ -96,7 +96,11 @@ impl Contained {
         let gate = kubelet_gate();
         let mut command = Command::new("setpriv");
         command
-            .args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"])
+            .args([
+                &format!("--reuid={USER}"),
+                &format!("--regid={USER}"),
+                "--clear-groups",
+            ])
             .arg(gate.get_program());
         Some(Serving::by(command, &self.installation.config()).await)
     }
@@ -135,13 +139,18 @@ async fn metric(gate: &Serving, name: &str) -> f64 {
 /// The value of a line of `/proc/PID/status`.
 fn status(pid: u32, key: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{key}:")));
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{key}:")));
     line.unwrap_or_default().trim().to_owned()
 }
 
 fn command_line(pid: &str) -> String {
     let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&words).replace('\0', " ").trim().to_owned()
+    String::from_utf8_lossy(&words)
+        .replace('\0', " ")
+        .trim()
+        .to_owned()
 }
 
 /// The processes with this in their command line.
@@ -168,17 +177,20 @@ fn helper(gate: &Serving) -> u32 {
 
 fn is_gone(pid: u32) -> bool {
     // A process that no parent has waited for yet has ended too.
-    fs::read_to_string(format!("/proc/{pid}/status"))
-        .map_or(true, |status| status.contains("\nState:\tZ"))
+    fs::read_to_string(format!("/proc/{pid}/status")).map_or(true, |status| status.contains("\nState:\tZ"))
 }
 
 fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
 }
 
-/// The version of the kernel's Landlock, as the gate says it; `None`, and the test counts as skipped, without.
+/// The version of the kernel's Landlock, as the gate says it; `None`, and the test
+/// counts as skipped, without.
 async fn landlock(gate: &Serving) -> Option<u32> {
-    let said = gate.said.iter().map(|line| line["message"].as_str().unwrap_or_default());
+    let said = gate
+        .said
+        .iter()
+        .map(|line| line["message"].as_str().unwrap_or_default());
     let sandbox: Vec<&str> = said.filter(|line| line.starts_with("sandbox: ")).collect();
     assert_eq!(sandbox.len(), 1, "one line: {:?}", gate.said);
     let version = sandbox[0].split("Landlock version ").nth(1);
@@ -204,10 +216,21 @@ async fn every_kind_of_sandbox_serves_and_says_what_is_in_force() {
         let hardened = sandbox != "Off";
         assert_eq!(said.contains("[!] sandbox: off"), !hardened, "{said}");
         for pid in [gate.pid(), helper(&gate)] {
-            assert_eq!(status(pid, "NoNewPrivs"), if hardened { "1" } else { "0" }, "{sandbox}");
+            assert_eq!(
+                status(pid, "NoNewPrivs"),
+                if hardened { "1" } else { "0" },
+                "{sandbox}"
+            );
             let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
-            let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-            assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+            let core = limits
+                .lines()
+                .find(|line| line.starts_with("Max core file size"))
+                .unwrap();
+            assert_eq!(
+                core.split_whitespace().filter(|word| *word == "0").count(),
+                2,
+                "{core}"
+            );
         }
         assert_eq!(metric(&gate, "helper_running").await, 1.0);
         gate.signal(Signal::TERM);
@@ -254,13 +277,18 @@ async fn a_reload_reads_new_files_beside_the_old_ones_and_no_others() {
     gate.signal(Signal::HUP);
     eventually_answers("it is refused", async || {
         let said = readiness(&gate).await;
-        said.contains("ca.crt") && said.contains("the sandbox does not open it") && said.contains("restart needed")
+        said.contains("ca.crt")
+            && said.contains("the sandbox does not open it")
+            && said.contains("restart needed")
     })
     .await;
     assert_eq!(contained.get(&gate, "/pods").await, 200);
 
     // Replaced by rename, as files are, and named anew in the same folder.
-    let (old, new) = (contained.installation.path("ca.crt"), contained.installation.path("ca-2.crt"));
+    let (old, new) = (
+        contained.installation.path("ca.crt"),
+        contained.installation.path("ca-2.crt"),
+    );
     fs::copy(&old, &new).unwrap();
     contained.configure("BestEffort", |configuration| {
         configuration["authentication"]["x509"]["clientCAFile"] = json!("ca-2.crt");
@@ -274,8 +302,8 @@ async fn a_reload_reads_new_files_beside_the_old_ones_and_no_others() {
     assert_eq!(contained.get(&gate, "/pods").await, 200);
 }
 
-/// A volume of a Secret replaces all files at once, by its link `..data`. Seen red: with the folder of the file
-/// alone, which the next version does not have.
+/// A volume of a Secret replaces all files at once, by its link `..data`. Seen red: with the folder of the
+/// file alone, which the next version does not have.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_behind_links_are_read_again_after_their_folder_was_replaced() {
     let contained = Contained::new().await;
@@ -322,7 +350,9 @@ async fn a_kubeconfig_that_names_another_plugin_or_port_is_refused_until_a_resta
     contained.kubeconfig("other.sh", |_| {});
     gate.signal(Signal::HUP);
     eventually_answers("another plugin is refused", async || {
-        readiness(&gate).await.contains("another plugin than the gate was started with; restart needed")
+        readiness(&gate)
+            .await
+            .contains("another plugin than the gate was started with; restart needed")
     })
     .await;
     if landlock(&gate).await.is_some_and(|version| version >= 4) {
@@ -331,7 +361,9 @@ async fn a_kubeconfig_that_names_another_plugin_or_port_is_refused_until_a_resta
         });
         gate.signal(Signal::HUP);
         eventually_answers("another port is refused", async || {
-            readiness(&gate).await.contains("the sandbox does not open port 7, which is new; restart needed")
+            readiness(&gate)
+                .await
+                .contains("the sandbox does not open port 7, which is new; restart needed")
         })
         .await;
     }
@@ -345,7 +377,9 @@ async fn a_gate_that_is_killed_leaves_neither_helper_nor_plugin() {
     let contained = Contained::new().await;
     let here = contained.installation.path("");
     // The shell's child is in its process group, and knows nothing of the gate.
-    contained.plugin_is(&format!("sleep 1000 & echo $! > {here}sleep\nsh -c 'sleep 1001; : {here}'\n"));
+    contained.plugin_is(&format!(
+        "sleep 1000 & echo $! > {here}sleep\nsh -c 'sleep 1001; : {here}'\n"
+    ));
     let mut gate = contained.serve().await;
     let helper = helper(&gate);
     let asked = {
@@ -369,7 +403,10 @@ async fn a_gate_that_is_killed_leaves_neither_helper_nor_plugin() {
     gate.exit().await;
     eventually("the helper has ended", || is_gone(helper)).await;
     eventually("what the plugin started has ended", || is_gone(sleeps)).await;
-    eventually("the plugin has ended", || processes(&format!(": {here}")).is_empty()).await;
+    eventually("the plugin has ended", || {
+        processes(&format!(": {here}")).is_empty()
+    })
+    .await;
     asked.abort();
 }
 
@@ -384,8 +421,16 @@ async fn without_its_helper_a_gate_goes_on_says_so_and_opens_nothing() {
         readiness(&gate).await.contains("[!] helper: ended: ") && metric(&gate, "helper_running").await == 0.0
     })
     .await;
-    let lost = |line: &&Value| line["fields"]["message"].as_str().unwrap_or_default().contains("helper process has ended");
-    eventually("it is logged once", || gate.later().iter().filter(lost).count() == 1).await;
+    let lost = |line: &&Value| {
+        line["fields"]["message"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("helper process has ended")
+    };
+    eventually("it is logged once", || {
+        gate.later().iter().filter(lost).count() == 1
+    })
+    .await;
     // The credential that the plugin issued is valid, and the request is permitted by the API server.
     assert_eq!(contained.get(&gate, "/pods").await, 200);
 }
@@ -411,7 +456,10 @@ async fn required_refuses_what_it_cannot_hold_and_names_the_way_out() {
     let (said, served) = (readiness(&gate).await, contained.get(&gate, "/pods").await);
     fs::remove_file(&file).unwrap();
     assert_eq!(code(&refused), 64);
-    assert_says(&stderr(&refused), &["sandbox is Required", "clientCAFile", &file, "BestEffort"]);
+    assert_says(
+        &stderr(&refused),
+        &["sandbox is Required", "clientCAFile", &file, "BestEffort"],
+    );
     assert_eq!(served, 200);
     assert_says(&said, &["[!] sandbox: ", "clientCAFile", &file]);
 }

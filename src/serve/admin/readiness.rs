@@ -142,7 +142,12 @@ impl Readiness {
         );
         parts.extend(self.sandbox().map(|state| part("sandbox", state)));
         let lost = self.instance.helper_lost.get();
-        parts.extend(lost.map(|why| part("helper", PartState::Note(format!("ended: {why}; restart the gate")))));
+        parts.extend(lost.map(|why| {
+            part(
+                "helper",
+                PartState::Note(format!("ended: {why}; restart the gate")),
+            )
+        }));
         let notes = self.instance.not_in_force.load();
         let notes = notes
             .iter()
