@@ -4,3 +4,4 @@ pub(crate) mod init;
 pub mod inspect;
 pub mod kubelet;
 pub mod prove;
+pub(crate) mod socket_unit;

@@ -13,6 +13,8 @@ use super::which_kubelet::{WhichKubelet, listed};
 use crate::adopt::init::{Destination, Draft, Naming};
 use crate::adopt::inspect::Inspection;
 use crate::host;
+use crate::seal::Firewall;
+use crate::settings::Backend;
 
 /// The arguments of `init`.
 #[derive(Args, Debug)]
@@ -76,6 +78,7 @@ impl Init {
             addresses: &addresses,
             // The gate will bind both families if it can.
             ipv6: seen.then(|| TcpListener::bind("[::]:0").is_ok()),
+            iptables: seen && Firewall::find(None).is_ok_and(|(backend, _)| backend != Backend::Nftables),
         };
         let draft = Draft::of(&inspection, &destination);
         draft.write(&out, self.force).map_err(CliError::failed)?;

@@ -208,6 +208,9 @@ impl Gate {
             () = follow.until_over() => {
                 if connection.activity.has_stalled() {
                     follow.note_end(EndedBy::Stalled);
+                } else if worker.cut.is_cancelled() {
+                    // Its connection was quicker to end.
+                    follow.note_end(EndedBy::Gate);
                 }
             }
             ending = refused => {

@@ -15,7 +15,8 @@ use super::names;
 use super::node::{self, Ids, NodeError, SameMachine, Shown};
 use super::start::{api_server_and_node_name, deny_list, unused_proxy};
 use super::unit;
-use crate::adopt::kubelet::running_kubelets;
+use crate::adopt::kubelet::{Root, next_starts_of_the_node, running_kubelets};
+use crate::adopt::socket_unit;
 use crate::apiserver::{AccessSpec, ApiServer, ReviewError, UserInfo};
 use crate::audit::AuditError;
 use crate::authn::DenyList;
@@ -82,6 +83,9 @@ impl Findings {
         };
         found.warnings.clone_from(&settings.warnings);
         let parts = found.look_at_files(&settings, &places);
+        if asked != Asked::Nothing {
+            found.look_at_socket_unit(&settings, &Root::new("/"));
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -145,6 +149,23 @@ impl Findings {
         self.warnings.extend(unused_proxy());
         self.warnings.extend(unit::unknown_directives());
         parts
+    }
+
+    /// Whether the installed socket unit, if there is one, has the addresses of this configuration, and none
+    /// that a kubelet wants.
+    fn look_at_socket_unit(&mut self, settings: &Settings, root: &Root) {
+        match socket_unit::installed(root) {
+            Ok(None) => {}
+            Ok(Some(unit)) => {
+                let starts = next_starts_of_the_node(Path::new("/proc"), root);
+                let judgement = socket_unit::judge(&unit, Some(settings), &starts);
+                self.problems.extend(judgement.problems);
+                self.warnings.extend(judgement.warnings);
+            }
+            Err(error) => self.warnings.push(format!(
+                "the socket unit cannot be compared with the configuration: {error}"
+            )),
+        }
     }
 
     /// Whether the running kubelet shows the certificate that the gate will demand of it. That it does not

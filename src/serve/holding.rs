@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -128,10 +130,16 @@ impl Holding {
         };
         let mut orders = self.given_up.subscribe();
         loop {
+            let of_others = listener.as_fd().try_clone_to_owned();
             tokio::select! {
                 biased;
                 _ = orders.wait_for(|given_up| given_up.contains(&address)) => {}
                 () = accept(listener) => return,
+            }
+            // The socket may be systemd's as well, or that of a gate which leaves: it must not listen there
+            // either, or the kubelet cannot bind the address.
+            if let Ok(socket) = of_others {
+                let _ = SockRef::from(&socket).shutdown(Shutdown::Read);
             }
             let why = "let go of, so that the kubelet can bind it: callers reach the kubelet without the \
                        gate, or no server";
@@ -208,6 +216,35 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(20), patience).await.unwrap();
+    }
+
+    /// systemd holds the listener of a socket unit as well. Seen red: with the socket closed and not shut
+    /// down.
+    #[tokio::test]
+    async fn a_port_is_free_when_given_up_though_systemd_holds_it_too() {
+        let listener = sockets::listener("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (address, systemd) = (
+            listener.local_addr().unwrap(),
+            listener.as_fd().try_clone_to_owned(),
+        );
+        let holding = Arc::new(Holding::new(vec![address], Arc::new(Metrics::new())));
+        let accept = |listener: TcpListener| async move {
+            let _listener = listener;
+            pending().await
+        };
+        let task = tokio::spawn(holding.clone().hold(listener, accept));
+        holding.give_up([address]);
+        let mut kubelet = None;
+        eventually(|| {
+            kubelet = StdListener::bind(address).ok();
+            kubelet.is_some()
+        })
+        .await;
+        let client = TcpStream::connect(address).unwrap();
+        let (_, peer) = kubelet.unwrap().accept().unwrap();
+        assert_eq!(peer, client.local_addr().unwrap(), "the kubelet has it");
+        drop(systemd);
+        task.abort();
     }
 
     /// Seen red: with the listener kept while it is not accepted on, the port was never free; with the bind

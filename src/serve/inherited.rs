@@ -10,6 +10,8 @@ use std::path::Path;
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use crate::adopt::socket_unit::{self, TAKES_EFFECT};
+
 /// Where a list of names of systemd's descriptors ends.
 const SEPARATOR: char = ':';
 /// More than any configuration names. A larger number was not written by systemd.
@@ -62,14 +64,13 @@ pub enum InheritedError {
     },
     /// The configuration does not name these addresses.
     #[error(
-        "{unit}: ListenStream={address}: the configuration names this address neither in listen nor in \
+        "{place}: ListenStream={address}: the configuration names this address neither in listen nor in \
          readOnlyPort.listen, admin.listen or admin.socket, so nothing would serve it; remove it from the \
-         unit, or name it in the configuration, then: systemctl daemon-reload; systemctl stop \
-         kubelet-gate.service; systemctl restart {unit}; systemctl start kubelet-gate.service"
+         unit, or name it in the configuration, then: {TAKES_EFFECT}"
     )]
     NotConfigured {
-        /// The socket unit.
-        unit: String,
+        /// The line of the socket unit, or the unit's name.
+        place: String,
         /// What it listens on.
         address: String,
     },
@@ -104,7 +105,7 @@ impl Inherited {
         }
         let mut names = names.split(SEPARATOR).filter(|name| !name.is_empty());
         let listeners = (0..passed.len()).map(|index| {
-            let unit = names.next().unwrap_or("kubelet-gate.socket").to_owned();
+            let unit = names.next().unwrap_or(socket_unit::NAME).to_owned();
             let listener = stream(&mut passed, index).and_then(|socket| {
                 let giver = Giver::Systemd(unit.clone());
                 Listener::new(socket, giver)
@@ -173,7 +174,14 @@ impl Inherited {
         for listener in std::mem::take(&mut self.listeners) {
             let address = shown(&listener.address);
             match listener.giver {
-                Giver::Systemd(unit) => return Err(InheritedError::NotConfigured { unit, address }),
+                Giver::Systemd(unit) => {
+                    let bound = listener.address.as_socket();
+                    let place = bound.and_then(|bound| socket_unit::place_of(&unit, bound));
+                    return Err(InheritedError::NotConfigured {
+                        place: place.unwrap_or(unit),
+                        address,
+                    });
+                }
                 Giver::OldProcess => tracing::info!(
                     address,
                     "the gate that this one replaces listened here, and the configuration no longer names \
@@ -219,7 +227,11 @@ impl Listener {
             );
         }
         if !socket.is_listener()? {
-            return refused("does not listen", "write ListenStream=, without Accept=yes");
+            return refused(
+                "does not listen",
+                "write ListenStream=, without Accept=yes; if \
+                 the gate has let go of it, systemctl restart kubelet-gate.socket",
+            );
         }
         // By it a second process of the same user can bind the address too, and gets half of the connections.
         if tcp && socket.reuse_port()? {

@@ -130,15 +130,20 @@ fn bind(key: &'static str, address: SocketAddr, inherited: &mut Inherited) -> Re
 /// A listener for clients. Must be called on a tokio runtime.
 pub(super) fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the last process' connections in TIME_WAIT.
-    socket.set_reuse_address(true)?;
+    reuse(&socket)?;
     socket.bind(&address.into())?;
     listening(socket)
+}
+
+/// A restart must not wait for the last process' connections in TIME_WAIT.
+fn reuse(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_address(true)
 }
 
 /// Listens on a socket that is bound, or does already listen, with the gate's own options.
 fn listening(socket: Socket) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
+    reuse(&socket)?;
     // Accepted sockets inherit it. Otherwise the kernel grows the buffer to megabytes and wakes a writer only
     // when a third of it is free: a slow but steady reader would look like one that has stopped.
     socket.set_send_buffer_size(SEND_BUFFER)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::files::{self, DOCUMENT};
 use crate::seal::tool;
 
-const UNIT: &str = "kubelet-gate.service";
+const UNITS: [&str; 2] = ["kubelet-gate.service", "kubelet-gate.socket"];
 /// Where a unit is looked for, as systemd does, the first that is found.
 const DIRECTORIES: [&str; 4] = [
     "/etc/systemd/system",
@@ -42,21 +42,25 @@ const KNOWN_SINCE: [(&str, u32); 21] = [
 /// A list of system calls that may be made: an unknown set in it is left out, and nearly none may be made.
 const SYSTEM_CALLS: (&str, u32) = ("SystemCallFilter=@system-service", 239);
 
-/// What the systemd of this machine does not know of the gate's unit. Nothing where there
+/// What the systemd of this machine does not know of the gate's units. Nothing where there
 /// is no systemd, or no unit.
 pub(super) fn unknown_directives() -> Vec<String> {
-    let find = |directory: &&str| {
-        let path = Path::new(directory).join(UNIT);
-        files::read_text(&path, DOCUMENT).ok().map(|text| (path, text))
+    let find = |unit: &str| {
+        DIRECTORIES.iter().find_map(|directory| {
+            let path = Path::new(directory).join(unit);
+            files::read_text(&path, DOCUMENT).ok().map(|text| (path, text))
+        })
     };
-    let Some((path, unit)) = DIRECTORIES.iter().find_map(find) else {
+    let units: Vec<_> = UNITS.into_iter().filter_map(find).collect();
+    if units.is_empty() {
         return Vec::new();
-    };
+    }
     let said = tool::run("systemctl", &["--version"], "", "asking for its version");
     let Some(version) = said.ok().as_deref().and_then(version) else {
         return Vec::new();
     };
-    unknown(&path, &unit, version)
+    let of_one = |(path, unit): &(_, String)| unknown(path, unit, version);
+    units.iter().flat_map(of_one).collect()
 }
 
 /// `systemd 252 (252.38-1~deb12u1)` → 252.
@@ -105,6 +109,8 @@ mod tests {
 
     const NOW: &str = include_str!("../../config/systemd/kubelet-gate.service");
     const BEFORE_229: &str = include_str!("../../config/systemd/before-229/kubelet-gate.service");
+    const SOCKET: &str = include_str!("../../config/systemd/kubelet-gate.socket");
+    const IPTABLES: &str = include_str!("../../config/systemd/kubelet-gate.service.d/iptables.conf");
     const DROP_IN: &str = include_str!("../../config/systemd/kubelet-gate.service.d/notify-reload.conf");
 
     fn unknown_of(unit: &str, version: u32) -> Vec<String> {
@@ -126,6 +132,9 @@ mod tests {
     fn each_unit_is_known_to_the_systemd_that_it_is_for() {
         assert_eq!(unknown_of(NOW, 252), Vec::<String>::new());
         assert_eq!(unknown_of(BEFORE_229, 219), Vec::<String>::new());
+        assert_eq!(unknown_of(SOCKET, 230), Vec::<String>::new());
+        assert_eq!(unknown_of(SOCKET, 229).len(), 1);
+        assert_eq!(unknown_of(IPTABLES, 229), Vec::<String>::new());
         assert_eq!(unknown_of(DROP_IN, 253), Vec::<String>::new());
         assert_eq!(unknown_of(DROP_IN, 252).len(), 1);
     }

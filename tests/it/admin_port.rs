@@ -24,7 +24,7 @@ use crate::world::{World, assert_answer, header};
 const STRANGER: u32 = 65530;
 
 /// Dashboards and alerts use these names. A change of one changes this list, and is announced.
-const FAMILIES: [&str; 27] = [
+const FAMILIES: [&str; 32] = [
     "kubelet_gate_admin_reports counter",
     "kubelet_gate_audit_events counter",
     "kubelet_gate_authentication_failures counter",
@@ -37,6 +37,9 @@ const FAMILIES: [&str; 27] = [
     "kubelet_gate_followed_logs gauge",
     "kubelet_gate_handshakes counter",
     "kubelet_gate_helper_running gauge",
+    "kubelet_gate_leaving_connections gauge",
+    "kubelet_gate_leaving_processes gauge",
+    "kubelet_gate_leaving_streams gauge",
     "kubelet_gate_panics counter",
     "kubelet_gate_pin_mismatches counter",
     "kubelet_gate_read_only_port_requests counter",

@@ -131,6 +131,18 @@ fn every_distribution_gets_a_configuration_that_passes_check() {
             _ => "After=network-online.target kubelet.service",
         };
         assert!(unit.contains(after), "{name}");
+        // systemd binds before any check: never a port of the kubelet's.
+        let sockets = fs::read_to_string(on_node.join("kubelet-gate.socket")).unwrap();
+        let listens: Vec<&str> = sockets
+            .lines()
+            .filter_map(|line| line.strip_prefix("ListenStream="))
+            .collect();
+        let expected: &[&str] = match open_read_only {
+            true => &["[::]:19443", "[::]:19255", "127.0.0.1:19250"],
+            false => &["[::]:19443", "127.0.0.1:19250"],
+        };
+        assert_eq!(listens, expected, "{name}");
+        assert!(sockets.contains(after), "{name}: after the kubelet");
         let users = fs::read_to_string(on_node.join("kubelet-gate.sysusers")).unwrap();
         assert!(users.contains("u kubelet-gate"), "{name}");
         let kubeconfig = fs::metadata(out.join("kubeconfig")).unwrap();

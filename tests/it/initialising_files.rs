@@ -62,6 +62,7 @@ fn no_file_is_written_through_a_link_and_no_half_is_left() {
             "NEXT.md",
             "firewall.nft",
             "kubelet-gate.service",
+            "kubelet-gate.socket",
             "kubelet-gate.sysusers",
             "kubelet-gate.yaml",
             "mine"

@@ -172,6 +172,7 @@ fn the_next_steps_can_be_pasted_as_they_are() {
             "kubelet-gate firewall status",
             "kubelet-gate prove --compare before.json",
             "kubelet-gate firewall remove",
+            "systemctl stop kubelet-gate.socket",
             "systemctl disable --now kubelet-gate",
         ],
     );
@@ -180,6 +181,7 @@ fn the_next_steps_can_be_pasted_as_they_are() {
         ("etc/kubelet-gate/kubelet-client.key", 0o600),
         ("etc/kubelet-gate/kubelet-token", 0o600),
         ("etc/systemd/system/kubelet-gate.service", 0o644),
+        ("etc/systemd/system/kubelet-gate.socket", 0o644),
         ("usr/lib/sysusers.d/kubelet-gate.conf", 0o644),
         ("usr/local/bin/kubelet-gate", 0o755),
     ] {

@@ -78,6 +78,8 @@ fn no_line_is_wider_than_the_terminal_and_no_word_is_broken() {
         &["inspect", "--help"],
         &["prove", "--help"],
         &["readonly-census", "--help"],
+        &["status", "--help"],
+        &["status", "--config", "/nowhere/gate.yaml"],
         &["check", "--help"],
         &["firewall", "--help"],
         &["firewall", "apply", "--help"],

@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::patience::{eventually, patience};
 
@@ -362,8 +363,13 @@ impl World {
         self.ends.stop.cancel();
     }
 
+    /// Tells the gate to leave, as after a hand-over, and does not wait.
+    pub(crate) fn begin_to_leave(&self) {
+        self.ends.leave.cancel();
+    }
+
     /// Stops everything and checks that nothing is left: no request, stream or connection, on neither side.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(self) {
         for gauge in ["requests_in_flight", "streams", "followed_logs"] {
             eventually(&format!("{gauge} is back to 0"), || {
                 self.metric(gauge, &[]) == 0.0
@@ -371,8 +377,14 @@ impl World {
             .await;
         }
         self.ends.stop.cancel();
-        let stopped = self.serving.take().unwrap().await.unwrap().unwrap();
+        let stopped = self.end().await;
         assert_eq!(stopped.cut, 0, "something had to be cut");
+    }
+
+    /// Waits for the end of a gate that was told to stop or to leave, and checks that nothing is left.
+    pub(crate) async fn end(mut self) -> Stopped {
+        let stopped = timeout(patience(), self.serving.take().unwrap()).await;
+        let stopped = stopped.expect("the gate does not end").unwrap().unwrap();
         let audit = self.audit_thread.take().unwrap();
         tokio::task::spawn_blocking(move || audit.shutdown(patience()))
             .await
@@ -393,6 +405,7 @@ impl World {
             self.kubelet.open_connections() == 0 && self.kubelet.open_streams() == 0
         })
         .await;
+        stopped
     }
 }
 

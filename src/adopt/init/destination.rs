@@ -25,4 +25,6 @@ pub(crate) struct Destination<'a> {
     pub(crate) addresses: &'a [IpAddr],
     /// Whether the node has IPv6, if this machine is the node.
     pub(crate) ipv6: Option<bool>,
+    /// Whether iptables would carry the seal, if this machine is the node.
+    pub(crate) iptables: bool,
 }

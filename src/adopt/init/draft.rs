@@ -4,15 +4,17 @@ use std::net::SocketAddr;
 
 use super::configuration::DraftConfiguration;
 use super::destination::Destination;
-use super::files::{CONFIGURATION, DraftFile, KUBECONFIG, NEXT, RULES, SERVICE, SYSUSERS};
+use super::files::{CONFIGURATION, DraftFile, KUBECONFIG, NEXT, RULES, SERVICE, SOCKET, SYSUSERS};
 use super::next;
 use super::paths::Paths;
 use crate::adopt::inspect::Inspection;
-use crate::adopt::kubelet::binds;
+use crate::adopt::kubelet::{binds, next_starts_of};
+use crate::adopt::socket_unit::addresses;
 use crate::seal::{Firewall, Plan};
 use crate::settings::{Backend, KubeletFlags, Settings};
 
 const UNIT: &str = include_str!("../../../config/systemd/kubelet-gate.service");
+const SOCKETS: &str = include_str!("../../../config/systemd/kubelet-gate.socket");
 const USERS: &str = include_str!("../../../config/systemd/kubelet-gate.sysusers");
 
 /// What was written for a kubelet.
@@ -46,11 +48,25 @@ impl Draft {
             private: true,
         }));
         // A unit on the node would not find the files by the paths that are right on this machine.
+        let settings = settings(&configuration, destination);
+        let mut remarks = configuration.findings.remarks.clone();
         if !paths.differ() {
-            files.push(public(SERVICE, unit(inspection)));
+            files.push(public(SERVICE, service(inspection, destination.iptables)));
+            match &settings {
+                Some(settings) => match addresses(settings, &next_starts_of(&inspection.invocation)) {
+                    Ok(addresses) => files.push(public(SOCKET, sockets(inspection, &addresses))),
+                    Err(why) => remarks.push(format!(
+                        "{SOCKET} is not written: {why}. Without it a restart closes the gate's ports for a \
+                         moment; systemctl reload, which takes a new program up, does not"
+                    )),
+                },
+                None => remarks.push(format!(
+                    "{SOCKET} is not written: the configuration is not complete; run this again once it is"
+                )),
+            }
             files.push(public(SYSUSERS, USERS.to_owned()));
         }
-        files.extend(rules(inspection, &configuration, destination).map(|text| public(RULES, text)));
+        files.extend(rules(inspection, settings.as_ref()).map(|text| public(RULES, text)));
         let names: Vec<&str> = files.iter().map(|file| file.name).collect();
         let next = next::text(inspection, &configuration, &paths, destination, &names);
         files.push(public(NEXT, next));
@@ -58,13 +74,39 @@ impl Draft {
             files,
             missing: configuration.missing,
             problems: configuration.findings.problems,
-            remarks: configuration.findings.remarks,
+            remarks,
         }
     }
 }
 
-/// The unit, started after the one that starts this kubelet.
-fn unit(inspection: &Inspection) -> String {
+/// The service, with what iptables needs where that carries the seal.
+fn service(inspection: &Inspection, iptables: bool) -> String {
+    let text = after_kubelet(UNIT, inspection);
+    match iptables {
+        false => text,
+        true => text.replace(
+            "CAP_NET_ADMIN CAP_SYS_PTRACE",
+            "CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_PTRACE",
+        ),
+    }
+}
+
+/// The socket unit with these addresses.
+fn sockets(inspection: &Inspection, addresses: &[SocketAddr]) -> String {
+    let mut lines = Vec::new();
+    for line in after_kubelet(SOCKETS, inspection).lines() {
+        if !line.starts_with("ListenStream=") {
+            lines.push(line.to_owned());
+        }
+        if line == "[Socket]" {
+            lines.extend(addresses.iter().map(|address| format!("ListenStream={address}")));
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// A unit, started after the one that starts this kubelet.
+fn after_kubelet(unit: &str, inspection: &Inspection) -> String {
     let file = inspection.invocation.unit.as_ref().map(|unit| unit.file.as_str());
     let name = file
         .and_then(|file| file.rsplit('/').next())
@@ -75,22 +117,25 @@ fn unit(inspection: &Inspection) -> String {
                 .all(|byte| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte))
         });
     match name {
-        Some(name) => UNIT.replacen("kubelet.service", name, 1),
-        None => UNIT.to_owned(),
+        Some(name) => {
+            let line = |name| format!("After=network-online.target {name}");
+            unit.replacen(&line("kubelet.service"), &line(name), 1)
+        }
+        None => unit.to_owned(),
     }
 }
 
-/// The rules that would seal the node, if the configuration is complete.
-fn rules(
-    inspection: &Inspection,
-    configuration: &DraftConfiguration,
-    destination: &Destination<'_>,
-) -> Option<String> {
+/// What the gate makes of the configuration, if that is complete.
+fn settings(configuration: &DraftConfiguration, destination: &Destination<'_>) -> Option<Settings> {
     let file = destination.out.join(CONFIGURATION);
-    let settings = Settings::parse(&configuration.text, &file, &KubeletFlags::default()).ok()?;
+    Settings::parse(&configuration.text, &file, &KubeletFlags::default()).ok()
+}
+
+/// The rules that would seal the node.
+fn rules(inspection: &Inspection, settings: Option<&Settings>) -> Option<String> {
     let bound = binds(&inspection.options).unwrap_or_default();
     let ports: Vec<u16> = bound.iter().map(SocketAddr::port).collect();
-    let plan = Plan::of(&settings, &ports, Backend::Nftables).ok()?;
+    let plan = Plan::of(settings?, &ports, Backend::Nftables).ok()?;
     let rules = Firewall::of(Backend::Nftables).print(&plan);
     Some(format!(
         "# For reading. `kubelet-gate firewall apply` loads these rules, on trial first, and exempts the \
@@ -118,7 +163,7 @@ mod tests {
                 allows_only: None,
             });
             let inspection = Inspection::of(invocation, time::OffsetDateTime::UNIX_EPOCH).unwrap();
-            let unit = super::unit(&inspection);
+            let unit = service(&inspection, false);
             let line = unit
                 .lines()
                 .find_map(|line| line.strip_prefix("After=network-online.target "));

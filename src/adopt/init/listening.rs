@@ -130,6 +130,7 @@ mod tests {
             program: Path::new("/kubelet-gate"),
             addresses: &addresses,
             ipv6,
+            iptables: false,
         };
         Listening::of(&inspection, &binds(&inspection.options).unwrap(), &destination)
     }
@@ -185,6 +186,7 @@ mod tests {
             program: Path::new("/kubelet-gate"),
             addresses: &[],
             ipv6,
+            iptables: false,
         };
         assert_eq!(tombstone(&destination(Some(false))).to_string(), "0.0.0.0:19255");
         assert_eq!(tombstone(&destination(Some(true))).to_string(), "[::]:19255");

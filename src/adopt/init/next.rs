@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::configuration::DraftConfiguration;
 use super::destination::{Destination, Naming};
-use super::files::{CONFIGURATION, KUBECONFIG, RULES};
+use super::files::{CONFIGURATION, KUBECONFIG, RULES, SERVICE, SOCKET};
 use super::paths::Paths;
 use super::text::filled;
 use crate::adopt::inspect::Inspection;
@@ -266,7 +266,10 @@ impl Next<'_> {
                 policy.installed().join(" ")
             ));
         }
-        text + "install -D -m 644 kubelet-gate.service /etc/systemd/system/kubelet-gate.service\n"
+        for unit in [SERVICE, SOCKET].iter().filter(|unit| self.names.contains(unit)) {
+            text.push_str(&format!("install -D -m 644 {unit} /etc/systemd/system/{unit}\n"));
+        }
+        text
     }
 
     fn seal(&self) -> String {
@@ -339,6 +342,11 @@ impl Next<'_> {
     fn back(&self) -> String {
         let (stop, order) = match self.place {
             GatePlace::Mounted => ("", "Stop the gate after that, not before"),
+            // While it is active, the next connection would start the gate again.
+            _ if self.names.contains(&SOCKET) => (
+                "systemctl stop kubelet-gate.socket\nsystemctl disable --now kubelet-gate\n",
+                "In this order",
+            ),
             _ => ("systemctl disable --now kubelet-gate\n", "In this order"),
         };
         format!(

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::addresses::DialledAddresses;
 use super::certificates::{self, Certificate, CertificateRole};
 use super::check::{Check, Verdict};
-use super::{address_deny, options, permissions, route_localnet};
+use super::{address_deny, options, permissions, route_localnet, socket_unit};
 use crate::adopt::kubelet;
 use crate::adopt::kubelet::invocation::{Invocation, Source};
 use crate::adopt::kubelet::options::{Effective, OptionsError};
@@ -54,6 +54,7 @@ impl Inspection {
         }
         if invocation.source != Source::Given {
             checks.push(route_localnet::check(&invocation));
+            checks.extend(socket_unit::check(&invocation));
         }
         for certificate in &certificates {
             checks.push(certificate.validity(now));

@@ -12,6 +12,7 @@
 //! permissions     modes and owners of files                            permissions.rs
 //! address_deny    systemd's IPAddressDeny                              address_deny.rs
 //! route_localnet  whether loopback is routed                           route_localnet.rs
+//! socket_unit     the gate's own socket unit                            socket_unit.rs
 //! check           a check, its verdict, and what a gate means for it   check.rs
 //! ```
 
@@ -25,6 +26,7 @@ mod inspection;
 mod options;
 mod permissions;
 mod route_localnet;
+mod socket_unit;
 mod streams;
 mod tls;
 mod workload;

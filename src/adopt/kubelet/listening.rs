@@ -104,6 +104,12 @@ pub(crate) fn binds(options: &Effective) -> Result<Vec<SocketAddr>, OptionsError
         .collect())
 }
 
+/// Whether two sockets cannot both be bound.
+pub(crate) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let (one, other) = (a.ip().to_canonical(), b.ip().to_canonical());
+    a.port() == b.port() && (one == other || one.is_unspecified() || other.is_unspecified())
+}
+
 #[cfg(test)]
 #[allow(clippy::expect_used, clippy::unwrap_used)]
 mod tests {

@@ -31,10 +31,13 @@ mod systemd;
 
 pub use self::files::{FindError, in_files};
 pub(crate) use self::listening::{
-    PORT, READ_ONLY_PORT, RunningKubelet, binds, listening_ports, running_kubelets,
+    PORT, READ_ONLY_PORT, RunningKubelet, binds, listening_ports, overlap, running_kubelets,
 };
-pub(crate) use self::next_start::{NextStart, WatchedKubelet, kubelets_of_the_node};
+pub(crate) use self::next_start::{
+    NextStart, WatchedKubelet, kubelets_of_the_node, next_starts_of, next_starts_of_the_node,
+};
 pub use self::processes::running;
 pub use self::root::Root;
 pub(crate) use self::root::plain;
 pub use self::systemd::UnitError;
+pub(crate) use self::systemd::{SocketLine, SocketUnit, socket_unit};

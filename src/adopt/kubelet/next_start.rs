@@ -42,6 +42,35 @@ pub(crate) fn kubelets_of_the_node(proc: &Path) -> Vec<i32> {
         .collect()
 }
 
+/// Every way in which the kubelets of this node may be started next: those that run, or where none does,
+/// those that the node's files start.
+pub(crate) fn next_starts_of_the_node(proc: &Path, root: &Root) -> Vec<NextStart> {
+    let running = kubelets_of_the_node(proc).into_iter();
+    let starts: Vec<NextStart> = running
+        .filter_map(|pid| WatchedKubelet::of(proc, pid))
+        .flat_map(|kubelet| kubelet.next_starts())
+        .collect();
+    if !starts.is_empty() {
+        return starts;
+    }
+    let (found, _) = in_files(root);
+    found
+        .iter()
+        .map(|invocation| next_start(&invocation.source.to_string(), invocation))
+        .collect()
+}
+
+/// Every way in which the kubelet of this invocation may be started next.
+pub(crate) fn next_starts_of(invocation: &Invocation) -> Vec<NextStart> {
+    let running = invocation
+        .pid()
+        .and_then(|pid| WatchedKubelet::of(Path::new("/proc"), pid));
+    match running {
+        Some(kubelet) => kubelet.next_starts(),
+        None => vec![next_start(&invocation.source.to_string(), invocation)],
+    }
+}
+
 impl WatchedKubelet {
     /// The kubelet of this process; `None` if there is no such process, or it is no kubelet.
     pub(crate) fn of(proc: &Path, pid: i32) -> Option<Self> {

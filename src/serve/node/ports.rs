@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::NodeError;
 use crate::adopt::kubelet::{
-    NextStart, PORT, READ_ONLY_PORT, RunningKubelet, WatchedKubelet, kubelets_of_the_node,
+    NextStart, PORT, READ_ONLY_PORT, RunningKubelet, WatchedKubelet, kubelets_of_the_node, overlap,
 };
 use crate::settings::{Settings, UpstreamUrl};
 
@@ -136,12 +136,6 @@ impl Prospect {
             )),
         }
     }
-}
-
-/// Whether two sockets cannot both be bound.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let (one, other) = (a.ip().to_canonical(), b.ip().to_canonical());
-    a.port() == b.port() && (one == other || one.is_unspecified() || other.is_unspecified())
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! What a systemd unit starts, read from its files: the fragment, its drop-ins, and the environment they
 //! name.
 
+mod socket;
+
+pub(crate) use self::socket::{SocketLine, SocketUnit, socket_unit};
+
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -196,15 +200,15 @@ fn drop_ins(root: &Root, name: &str) -> Result<Vec<String>, UnitError> {
 }
 
 /// The units whose drop-ins count for this one, the nearest first: itself, those with a part of its name, all
-/// services.
+/// of its kind.
 fn drop_in_folders(name: &str) -> Vec<String> {
-    let stem = name.strip_suffix(".service").unwrap_or(name);
+    let (stem, kind) = name.rsplit_once('.').unwrap_or((name, "service"));
     let prefixes = stem
         .rmatch_indices('-')
-        .map(|(at, _)| format!("{}.service", &stem[..=at]));
+        .map(|(at, _)| format!("{}.{kind}", &stem[..=at]));
     std::iter::once(name.to_owned())
         .chain(prefixes)
-        .chain(["service".to_owned()])
+        .chain([kind.to_owned()])
         .collect()
 }
 
@@ -451,9 +455,16 @@ fn like(name: &[u8], pattern: &[u8]) -> bool {
 
 /// The lines of a unit, those that end in a backslash joined with the next, comments left out.
 fn joined(text: &str) -> Vec<String> {
+    numbered(text).into_iter().map(|(_, line)| line).collect()
+}
+
+/// The same, each with the number of the line on which it ends.
+fn numbered(text: &str) -> Vec<(usize, String)> {
     let mut lines = Vec::new();
     let mut current = String::new();
-    for line in text.lines() {
+    let mut last = 0;
+    for (number, line) in (1..).zip(text.lines()) {
+        last = number;
         let line = line.trim_end();
         if line.trim_start().starts_with(['#', ';']) {
             continue;
@@ -465,12 +476,12 @@ fn joined(text: &str) -> Vec<String> {
             }
             None => {
                 current.push_str(line);
-                lines.push(std::mem::take(&mut current).trim().to_owned());
+                lines.push((number, std::mem::take(&mut current).trim().to_owned()));
             }
         }
     }
-    lines.push(current.trim().to_owned());
-    lines.retain(|line| !line.is_empty());
+    lines.push((last, current.trim().to_owned()));
+    lines.retain(|(_, line)| !line.is_empty());
     lines
 }
 
