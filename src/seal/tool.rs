@@ -221,7 +221,6 @@ mod tests {
         assert!(matches!(error, FirewallError::Missing { .. }), "{error}");
     }
 
-    /// Seen red: with the input not looked at, each of the last five was run.
     #[test]
     fn a_gate_that_runs_may_have_the_seals_own_commands_run_and_no_others() {
         let allowed = |tool: &str, arguments: &[&str], input: &str| {

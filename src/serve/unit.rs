@@ -59,8 +59,10 @@ pub(super) fn unknown_directives() -> Vec<String> {
     let Some(version) = said.ok().as_deref().and_then(version) else {
         return Vec::new();
     };
-    let of_one = |(path, unit): &(_, String)| unknown(path, unit, version);
-    units.iter().flat_map(of_one).collect()
+    let units = units.iter();
+    units
+        .flat_map(|(path, unit)| unknown(path, unit, version))
+        .collect()
 }
 
 /// `systemd 252 (252.38-1~deb12u1)` → 252.

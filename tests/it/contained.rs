@@ -201,7 +201,6 @@ async fn landlock(gate: &Serving) -> Option<u32> {
     Some(version)
 }
 
-/// Seen red: with the sandbox entered after the thread that gathers entropy, `Required` refused to start.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_sandbox_serves_and_says_what_is_in_force() {
     let contained = Contained::new().await;
@@ -238,7 +237,6 @@ async fn every_kind_of_sandbox_serves_and_says_what_is_in_force() {
     }
 }
 
-/// Seen red: with the process left dumpable, `/proc/PID/environ` belonged to the user.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_of_a_user_without_privileges_serves_in_its_sandbox() {
     let contained = Contained::new().await;
@@ -259,8 +257,6 @@ async fn a_gate_of_a_user_without_privileges_serves_in_its_sandbox() {
     assert_eq!(gate.exit().await.code(), Some(0));
 }
 
-/// Seen red: with the folder of every link taken, the new file below `/` was read; and with the system's own
-/// message, which says nothing of the sandbox.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_reads_new_files_beside_the_old_ones_and_no_others() {
     let contained = Contained::new().await;
@@ -302,8 +298,7 @@ async fn a_reload_reads_new_files_beside_the_old_ones_and_no_others() {
     assert_eq!(contained.get(&gate, "/pods").await, 200);
 }
 
-/// A volume of a Secret replaces all files at once, by its link `..data`. Seen red: with the folder of the
-/// file alone, which the next version does not have.
+/// A volume of a Secret replaces all files at once, by its link `..data`.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_behind_links_are_read_again_after_their_folder_was_replaced() {
     let contained = Contained::new().await;
@@ -338,7 +333,6 @@ async fn files_behind_links_are_read_again_after_their_folder_was_replaced() {
     .await;
 }
 
-/// Seen red: with the plugin's command line not compared.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubeconfig_that_names_another_plugin_or_port_is_refused_until_a_restart() {
     let contained = Contained::new().await;
@@ -371,7 +365,6 @@ async fn a_kubeconfig_that_names_another_plugin_or_port_is_refused_until_a_resta
     assert!(!Path::new(&proof).exists());
 }
 
-/// Seen red: with the plugin left to itself when the helper ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_that_is_killed_leaves_neither_helper_nor_plugin() {
     let contained = Contained::new().await;
@@ -410,7 +403,6 @@ async fn a_gate_that_is_killed_leaves_neither_helper_nor_plugin() {
     asked.abort();
 }
 
-/// Seen red: with the end of the helper not waited for, the metric stayed 1.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_helper_a_gate_goes_on_says_so_and_opens_nothing() {
     let contained = Contained::new().await;
@@ -435,7 +427,6 @@ async fn without_its_helper_a_gate_goes_on_says_so_and_opens_nothing() {
     assert_eq!(contained.get(&gate, "/pods").await, 200);
 }
 
-/// Seen red: with the bounds of `Required` judged as those of `BestEffort`.
 #[tokio::test(flavor = "multi_thread")]
 async fn required_refuses_what_it_cannot_hold_and_names_the_way_out() {
     if !rustix::process::geteuid().is_root() {
