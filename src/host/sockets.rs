@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(socket.uid, rustix::process::getuid().as_raw());
         // A program that another test is just starting has this process' descriptors for a moment.
         let ours = i32::try_from(std::process::id()).unwrap();
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while owner(socket.inode).unwrap().pid != ours {
             assert!(std::time::Instant::now() < deadline);
             std::thread::yield_now();
