@@ -8,11 +8,14 @@ use std::fs::{self, File, FileType, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, StatxAttributes, StatxFlags, statvfs, statx,
+    Access, AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, StatxAttributes, StatxFlags, accessat, statvfs,
+    statx,
 };
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 /// The most bytes of a CA bundle or of a revocation list.
@@ -34,6 +37,9 @@ pub(crate) enum Guard {
 
 /// Here the kubelet mounts the tokens of a pod, readable by every user of that pod.
 const MOUNTED_TOKENS: [&str; 2] = ["/var/run/secrets/kubernetes.io", "/run/secrets/kubernetes.io"];
+/// Whether a sandbox may be why a file cannot be opened.
+static SANDBOX: AtomicBool = AtomicBool::new(false);
+
 const OTHERS_READ: u32 = 0o004;
 const OTHERS_WRITE: u32 = 0o002;
 /// In a folder with this bit, users replace no files but their own.
@@ -51,9 +57,29 @@ pub(crate) fn open(path: impl AsRef<Path>) -> io::Result<File> {
     // meanwhile, so what is open is looked at too.
     refuse_special(&fs::metadata(path)?)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| refused(path, error))?;
+    let file = File::from(file);
     refuse_special(&file.metadata()?)?;
     Ok(file)
+}
+
+/// This process is in a sandbox from now on, which opens some files alone.
+pub(crate) fn note_sandbox() {
+    SANDBOX.store(true, Relaxed);
+}
+
+/// Why a file could not be opened. Of the sandbox the system's own message says nothing, while the file's
+/// owner and mode would let this process read it.
+fn refused(path: &Path, error: Errno) -> io::Error {
+    let may_read = || accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS).is_ok();
+    if error == Errno::ACCESS && SANDBOX.load(Relaxed) && may_read() {
+        return io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "the sandbox does not open it: it opens the folders of those files that were named when the gate \
+             started; restart needed",
+        );
+    }
+    error.into()
 }
 
 /// The bytes of a regular file that has at most `most` of them. In `/proc` and `/sys`, whose files say that

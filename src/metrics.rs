@@ -36,6 +36,10 @@ pub struct Metrics {
     certificate_expiry: Family<CertificateLabels, Gauge>,
     /// Entries of the deny lists in force.
     pub deny_list_entries: Gauge,
+    /// `helper_running`.
+    pub helper_running: Gauge,
+    /// `sandbox_complete`.
+    pub sandbox_complete: Gauge,
     audit_events: Family<ReasonLabels, Counter>,
     admin_reports: Family<ReportLabels, Counter>,
     /// Connections that are open now.
@@ -278,6 +282,14 @@ impl Metrics {
             certificate_expiry: families.add(
                 "certificate_expiry_timestamp_seconds",
                 "When a certificate in use ends, as Unix time",
+            ),
+            helper_running: families.add(
+                "helper_running",
+                "1 while the helper process runs, which runs programs for the gate; 0: restart the gate",
+            ),
+            sandbox_complete: families.add(
+                "sandbox_complete",
+                "1 if the sandbox has everything that this version knows; /readyz?verbose says what is missing",
             ),
             deny_list_entries: families.add(
                 "deny_list_entries",

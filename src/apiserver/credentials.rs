@@ -236,7 +236,7 @@ impl Credentials {
         let found = last_good.read_again().map_err(ApiServerError::from);
         let next = held.kubeconfig.next("kubeconfig", found, looks, |files| {
             source = last_good.with_contents(files)?;
-            Ok(())
+            Ok(source.check_contained()?)
         });
         let kubeconfig = reloaded.note(next)?;
         let files = ApiServerFiles::read(&source).and_then(|files| {

@@ -4,28 +4,23 @@
 //! As in client-go, but never interactive: on a node there is no user to prompt. `credentials.rs` decides
 //! when a plugin is run; this is one run.
 
-use std::ffi::OsString;
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::json;
 use super::keys::{Keys, KubeconfigError};
 use super::log_text::log_text;
 use super::material::{ClientCertificate, Material, beside, given};
+use super::plugin_run::{PluginCommand, PluginFailure, PluginRun};
 
 const VERSIONS: [&str; 2] = [
     "client.authentication.k8s.io/v1",
@@ -33,11 +28,6 @@ const VERSIONS: [&str; 2] = [
 ];
 /// The name of the entry of a cluster's `extensions` that is meant for the plugin.
 pub(super) const CLUSTER_EXTENSION: &str = "client.authentication.k8s.io/exec";
-
-/// The largest output that is read. A token and a certificate with its key are far smaller.
-const MAX_OUTPUT_BYTES: u64 = 1 << 20;
-/// How much of the plugin's standard error is kept. The rest is read and dropped.
-const MAX_STDERR_BYTES: u64 = 4096;
 
 /// A credential is renewed when a tenth of its life is left, but not earlier than this before its end.
 const LONGEST_LEAD: Duration = Duration::from_secs(60);
@@ -68,10 +58,7 @@ pub(super) struct Plugin {
     /// File and key, for messages.
     origin: PathBuf,
     api_version: &'static str,
-    /// A path if it has a separator; otherwise it is searched in PATH.
-    command: PathBuf,
-    args: Vec<String>,
-    env: Vec<(String, String)>,
+    command: PluginCommand,
     install_hint: String,
     cluster: Option<ClusterInfo>,
 }
@@ -103,9 +90,6 @@ pub(crate) struct PluginError {
     command: String,
     problem: String,
 }
-
-/// A run of the plugin. However it ends, its whole process group is killed.
-struct PluginRun(Child);
 
 // === impl Plugin ===
 
@@ -158,13 +142,14 @@ impl Plugin {
         Ok(Self {
             origin: keys.path("exec"),
             api_version,
-            command: if command.contains('/') {
-                beside(&keys.file, &command)
-            } else {
-                command.into()
+            command: PluginCommand {
+                program: match command.contains('/') {
+                    true => beside(&keys.file, &command),
+                    false => command.into(),
+                },
+                args: exec.args.unwrap_or_default(),
+                env,
             },
-            args: exec.args.unwrap_or_default(),
-            env,
             install_hint: given(exec.install_hint).unwrap_or_default(),
             cluster: exec.provide_cluster_info.unwrap_or_default().then_some(cluster),
         })
@@ -176,37 +161,38 @@ impl Plugin {
         authorities: &[u8],
         deadline: Duration,
     ) -> Result<IssuedCredential, PluginError> {
-        let mut command = Command::new(&self.command);
-        command
-            .args(&self.args)
-            .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .env("KUBERNETES_EXEC_INFO", self.info(authorities))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
-        let child = command.spawn().map_err(|error| self.not_started(&error))?;
-        let (status, output, complaint) = timeout(deadline, PluginRun(child).finish())
-            .await
-            .map_err(|_| self.error(format!("no credential within {deadline:?}; it was killed")))?
-            .map_err(|error| self.error(error.to_string()))?;
-        if !status.success() {
-            return Err(self.error(format!("{status}{}", self.complaint(&complaint))));
+        let run = PluginRun {
+            command: self.command.clone(),
+            info: self.info(authorities),
+            deadline,
+        };
+        let ended = run.run().await.map_err(|failure| match failure {
+            PluginFailure::NotStarted(error) => self.not_started(&error),
+            PluginFailure::Late => self.error(format!("no credential within {deadline:?}; it was killed")),
+            PluginFailure::Lost(problem) => self.error(problem),
+        })?;
+        if !ended.success {
+            return Err(self.error(format!("{}{}", ended.status, self.complaint(&ended.complaint))));
         }
+        let output = Zeroizing::new(ended.output);
         self.read(&output)
+    }
+
+    /// What is run, which is fixed while the gate runs.
+    pub(super) fn command(&self) -> &PluginCommand {
+        &self.command
     }
 
     /// An error of this plugin.
     pub(super) fn error(&self, problem: String) -> PluginError {
         PluginError {
             origin: self.origin.clone(),
-            command: self.command.display().to_string(),
+            command: self.command.program.display().to_string(),
             problem,
         }
     }
 
-    fn not_started(&self, error: &io::Error) -> PluginError {
+    fn not_started(&self, error: &str) -> PluginError {
         let hint = match self.install_hint.as_str() {
             "" => String::new(),
             hint => format!("; {}", log_text(hint.trim(), "")),
@@ -215,7 +201,7 @@ impl Plugin {
     }
 
     /// The value of `KUBERNETES_EXEC_INFO`.
-    fn info(&self, authorities: &[u8]) -> OsString {
+    fn info(&self, authorities: &[u8]) -> String {
         let mut spec = json!({"interactive": false});
         if let Some(cluster) = &self.cluster {
             spec["cluster"] = json!({
@@ -230,13 +216,13 @@ impl Plugin {
             }
         }
         let info = json!({"kind": "ExecCredential", "apiVersion": self.api_version, "spec": spec});
-        info.to_string().into()
+        info.to_string()
     }
 
     /// Its standard error in one line, without the values of its environment and without tokens.
     fn complaint(&self, stderr: &[u8]) -> String {
         let mut text = String::from_utf8_lossy(stderr).into_owned();
-        for (name, value) in self.env.iter().filter(|(_, value)| !value.is_empty()) {
+        for (name, value) in self.command.env.iter().filter(|(_, value)| !value.is_empty()) {
             text = text.replace(value.as_str(), &format!("[{name}]"));
         }
         let words: Vec<_> = text
@@ -272,8 +258,13 @@ impl Plugin {
             return Err(self.error("it printed an ExecCredential without a status".to_owned()));
         };
         let inline = |name: &str, text: String| Material::Inline {
-            origin: format!("{}: {}: {name}", self.origin.display(), self.command.display()).into(),
-            bytes: text.into_bytes(),
+            origin: format!(
+                "{}: {}: {name}",
+                self.origin.display(),
+                self.command.program.display()
+            )
+            .into(),
+            bytes: Zeroizing::new(text.into_bytes()),
         };
         let token = given(status.token).map(|token| inline("token", token));
         let chain = given(status.client_certificate_data).map(|pem| inline("clientCertificateData", pem));
@@ -317,7 +308,7 @@ impl Plugin {
 /// Arguments and environment may be secret.
 impl fmt::Debug for Plugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.command.display(), self.api_version)
+        write!(f, "{} ({})", self.command.program.display(), self.api_version)
     }
 }
 
@@ -368,48 +359,4 @@ struct ExecCredentialStatus {
     client_certificate_data: Option<String>,
     client_key_data: Option<String>,
     expiration_timestamp: Option<String>,
-}
-
-// === impl PluginRun ===
-
-impl PluginRun {
-    /// Waits for its end; yields its output, and its standard error cut short.
-    async fn finish(mut self) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
-        let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
-        let output = async {
-            let mut output = Vec::new();
-            if let Some(stdout) = stdout {
-                stdout.take(MAX_OUTPUT_BYTES + 1).read_to_end(&mut output).await?;
-            }
-            if output.len() as u64 > MAX_OUTPUT_BYTES {
-                return Err(io::Error::other("it printed more than 1 MiB; it was killed"));
-            }
-            Ok(output)
-        };
-        let (output, complaint) = tokio::try_join!(output, read_some(stderr))?;
-        Ok((self.0.wait().await?, output, complaint))
-    }
-}
-
-impl Drop for PluginRun {
-    fn drop(&mut self) {
-        // It has not been waited for, so the number is still its own.
-        let group = self.0.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        if let Some(group) = group {
-            // It may just have ended by itself.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
-}
-
-/// Keeps the beginning and reads to the end, so that the writer does not stall.
-async fn read_some(stderr: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
-    let mut kept = Vec::new();
-    let Some(mut stderr) = stderr else { return Ok(kept) };
-    (&mut stderr)
-        .take(MAX_STDERR_BYTES)
-        .read_to_end(&mut kept)
-        .await?;
-    tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
-    Ok(kept)
 }

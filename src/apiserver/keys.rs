@@ -91,7 +91,7 @@ impl Keys {
                 .map_err(|_| self.error(&key, "not base64"))?;
             return Ok(Some(Material::Inline {
                 origin: self.path(&key),
-                bytes,
+                bytes: bytes.into(),
             }));
         }
         Ok(given(file).map(|file| Material::File(beside(&self.file, &file))))

@@ -2,19 +2,22 @@
 //!
 //! `HTTPS_PROXY` and `NO_PROXY` of the environment are ignored: reviews go directly to the API server.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use zeroize::Zeroizing;
 
 use super::context::CurrentContext;
 use super::document::{ClusterSection, UserSection};
 use super::exec::{self, CLUSTER_EXTENSION, Plugin};
 use super::keys::{Keys, KubeconfigError};
 use super::material::{ClientCertificate, Material, beside, given};
+use super::plugin_run::PluginCommand;
 use crate::files::{self, DOCUMENT, Guard};
+use crate::host::sandbox;
 use crate::tls::pem;
 
 /// Where the kubelet puts a pod's service-account token and the cluster's CA bundle.
@@ -151,6 +154,66 @@ impl Kubeconfig {
         }
     }
 
+    /// The kubeconfig and the files that it names.
+    pub(crate) fn files(&self) -> Vec<&Path> {
+        let own = match &self.origin {
+            KubeconfigOrigin::File(path) => Some(path.as_path()),
+            KubeconfigOrigin::InCluster => None,
+        };
+        let pair = self
+            .client_certificate
+            .iter()
+            .flat_map(|pair| [&pair.chain, &pair.key]);
+        let named = pair.chain([&self.authority]).chain(&self.token);
+        let named = named.filter_map(|material| match material {
+            Material::File(path) => Some(path.as_path()),
+            Material::Inline { .. } => None,
+        });
+        own.into_iter().chain(named).collect()
+    }
+
+    /// The API server's port.
+    pub(crate) fn port(&self) -> u16 {
+        self.server.port
+    }
+
+    /// Whether the API server is given by a name, which has to be resolved.
+    pub(crate) fn names_host(&self) -> bool {
+        self.server.host.parse::<IpAddr>().is_err()
+    }
+
+    /// What the exec plugin runs.
+    pub(crate) fn plugin_command(&self) -> Option<&PluginCommand> {
+        self.plugin.as_deref().map(Plugin::command)
+    }
+
+    /// Checks that a gate in its sandbox can follow it: what the sandbox opens is fixed at the start.
+    pub(super) fn check_contained(&self) -> Result<(), KubeconfigError> {
+        let refuse = |key: &str, problem: &str| {
+            let file = self
+                .files()
+                .first()
+                .map(|path| path.to_path_buf())
+                .unwrap_or_default();
+            let (key, problem) = (key.into(), format!("{problem}; restart needed"));
+            Err(KubeconfigError::Key { file, key, problem })
+        };
+        if self.plugin_command().is_some_and(|command| !command.is_allowed()) {
+            return refuse("exec", "another plugin than the gate was started with");
+        }
+        if !sandbox::may_connect(self.port()) {
+            let problem = format!("the sandbox does not open port {}, which is new", self.port());
+            return refuse("server", &problem);
+        }
+        if self.names_host() && !sandbox::may_resolve() {
+            return refuse(
+                "server",
+                "a name in place of an address, and the sandbox resolves none",
+            );
+        }
+        Ok(())
+    }
+
     /// The last common name of the client certificate, as in Go: `system:node:NAME` in a node's kubeconfig.
     /// `None` without a certificate or a common name.
     pub(crate) fn client_certificate_common_name(&self) -> Result<Option<String>, KubeconfigError> {
@@ -237,7 +300,7 @@ impl Kubeconfig {
             (Some(file), _) => Some(Material::File(beside(path, &file))),
             (None, Some(token)) => Some(Material::Inline {
                 origin: user_keys.path("token"),
-                bytes: token.into_bytes(),
+                bytes: Zeroizing::new(token.into_bytes()),
             }),
             (None, None) => None,
         };

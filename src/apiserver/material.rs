@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use crate::files::{self, Guard};
 
 /// A client certificate and its key. Each may be a file or inline data.
@@ -18,7 +20,8 @@ pub(crate) enum Material {
     /// From the kubeconfig itself; `origin` names file and key.
     Inline {
         origin: PathBuf,
-        bytes: Vec<u8>,
+        /// Overwritten when they are dropped.
+        bytes: Zeroizing<Vec<u8>>,
     },
     File(PathBuf),
 }
@@ -37,7 +40,7 @@ impl Material {
     /// Its bytes, of a file at most `most`.
     pub(super) fn read(&self, most: u64, guard: Guard) -> std::io::Result<Vec<u8>> {
         match self {
-            Self::Inline { bytes, .. } => Ok(bytes.clone()),
+            Self::Inline { bytes, .. } => Ok(bytes.to_vec()),
             Self::File(path) => files::read_guarded(path, most, guard),
         }
     }

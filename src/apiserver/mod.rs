@@ -43,6 +43,7 @@ mod kubeconfig;
 mod log_text;
 mod material;
 mod outage;
+mod plugin_run;
 mod reachability;
 mod reviews;
 #[cfg(all(test, feature = "lab"))]
@@ -58,6 +59,7 @@ pub use kubeconfig::Kubeconfig;
 pub(crate) use kubeconfig::SERVICE_ACCOUNT_DIRECTORY;
 pub(crate) use material::{Material, beside};
 pub(crate) use outage::Outage;
+pub(crate) use plugin_run::{PluginCommand, PluginRun};
 pub(crate) use reachability::Reachability;
 #[cfg(test)]
 pub(crate) use reviews::access_review;

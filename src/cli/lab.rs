@@ -6,9 +6,10 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{CliError, Exit, runtime};
-use super::serve::{LogFormat, log_to_stderr, no_core_dumps};
+use super::serve::{LogFormat, log_to_stderr};
 use super::table::{Cell, Table};
 use super::terminal::{BAD, BOLD, GOOD, Stream, Terminal};
+use crate::host::sandbox::no_core_dumps;
 use crate::lab::scenes::{self, DemoResult, Meaning, Row};
 use crate::lab::{self, LabError, LabOptions};
 use crate::serve::notify::Notifier;

@@ -32,6 +32,7 @@ use clap::{Parser, Subcommand};
 
 use self::exit::{CliError, Exit};
 use self::terminal::Terminal;
+use crate::serve::containment::HELPER;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -59,6 +60,9 @@ enum Command {
     Explain(explain::Explain),
     /// Close every way around the gate with firewall rules, the seal
     Firewall(firewall::Firewall),
+    /// Do for a running gate what its sandbox forbids it; `serve` starts this
+    #[command(name = HELPER, hide = true)]
+    Helper,
     /// Write a gate's configuration, firewall rules and next steps for this node's kubelet
     Init(init::Init),
     /// Report what this node's kubelet leaves open, and what a gate compensates
@@ -109,6 +113,10 @@ impl Command {
             Self::Check(check) => check.run(terminal),
             Self::Explain(explain) => explain.run(terminal),
             Self::Firewall(firewall) => firewall.run(terminal),
+            Self::Helper => match crate::serve::helper::run() {
+                Ok(()) => Ok(Exit::Good),
+                Err(error) => Err(CliError::failed(error)),
+            },
             Self::Init(init) => init.run(terminal),
             Self::Inspect(inspect) => inspect.run(terminal),
             #[cfg(feature = "lab")]

@@ -14,6 +14,7 @@ use super::terminal::colours;
 use crate::repeats::{self, Repeats};
 use crate::serve::Inherited;
 use crate::serve::run::{Configuration, run};
+use crate::serve::{StartError, containment};
 use crate::settings::{KubeletFlags, Settings};
 
 /// The arguments of `serve`.
@@ -65,7 +66,13 @@ impl Serve {
         let settings = Settings::load(config, flags).map_err(CliError::usage)?;
         log_to_stderr(*log_format);
         log_panics();
-        no_core_dumps();
+        // No thread runs before the sandbox, which binds the threads that are started in it.
+        let surroundings =
+            containment::enter(&settings, config, self.take_over).map_err(|error| match error {
+                StartError::Helper(_) => CliError::failed(error),
+                _ => CliError::usage(error),
+            })?;
+        return_memory();
         gather_entropy();
         // The control runtime: accepting, reviews, the admin port, reloads. Workers have runtimes of their
         // own.
@@ -74,6 +81,7 @@ impl Serve {
             path: config,
             flags,
             settings,
+            surroundings,
             inherited,
             take_over: self.take_over,
         };
@@ -116,17 +124,11 @@ fn log_panics() {
     }));
 }
 
-/// Keys and tokens are in this process' memory.
-pub(super) fn no_core_dumps() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    if let Err(error) = setrlimit(
-        Resource::Core,
-        Rlimit {
-            current: Some(0),
-            maximum: Some(0),
-        },
-    ) {
-        tracing::warn!(%error, "core dumps cannot be switched off");
+/// Starts the allocator's own thread, which returns memory after a flood. It does not start with the program,
+/// for then it would be outside the sandbox.
+fn return_memory() {
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::debug!(%error, "memory is returned as requests come");
     }
 }
 

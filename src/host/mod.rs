@@ -1,18 +1,23 @@
 //! What this machine's kernel says: sockets, addresses, network namespaces, processes, the host's name.
 
 mod addresses;
+pub(crate) mod children;
 mod connection_owners;
+pub(crate) mod helper;
 mod mark;
 mod namespace;
 mod running_process;
+pub(crate) mod sandbox;
 pub mod sockets;
 mod wire;
 
 pub use self::addresses::addresses;
 pub(crate) use self::connection_owners::ConnectionOwners;
+pub(crate) use self::helper::Helper;
 pub use self::mark::Mark;
 pub use self::namespace::{Namespace, as_user, ip};
 pub(crate) use self::running_process::RunningProcess;
+pub use self::sandbox::SandboxError;
 pub use self::wire::{Unreached, Wire};
 
 use crate::files::{self, DOCUMENT};

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::plan::Plan;
 use super::running_gate::RunningGate;
-use crate::host::sockets;
+use crate::host::{sandbox, sockets};
 use crate::network::Networks;
 
 /// A refusal comes at once; after so long without an answer a rule has dropped the connection.
@@ -102,6 +102,12 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
         SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
         SocketAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
     };
+    // A refusal of the sandbox's would look like one of the seal's.
+    if !sandbox::may_connect(address.port()) {
+        return Err(io::Error::other(
+            "the sandbox opens the ports that were known when the gate started; restart the gate",
+        ));
+    }
     socket.bind(SocketAddr::new(from, 0))?;
     socket.connect(address).await
 }

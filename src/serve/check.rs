@@ -349,7 +349,8 @@ fn key(problem: &StartError) -> &'static str {
             NodeError::KubeletConfig { .. } => "listen",
             NodeError::AnotherMachine { .. } | NodeError::NoName => "nodeName",
         },
-        StartError::NoRandomness(_) => "",
+        StartError::NoRandomness(_) | StartError::Helper(_) => "",
+        StartError::Sandbox(_) => "sandbox",
         StartError::WithoutApiServer(_) => "sources",
         StartError::Serving(error) => match error {
             ServingError::Read { key, .. } | ServingError::Unfit { key, .. } => key,

@@ -8,6 +8,7 @@ use crate::apiserver::{ApiServerError, KubeconfigError};
 use crate::audit::AuditError;
 use crate::authn::DenyListError;
 use crate::forward::KubeletError;
+use crate::host::SandboxError;
 use crate::tls::ServingError;
 
 /// Why a gate cannot start. The operator can correct each of these.
@@ -52,6 +53,12 @@ pub enum StartError {
     /// `sources` leave out where the API server was served.
     #[error("{0}; add it, or write sources.excludeApiServer: true if that is meant")]
     WithoutApiServer(String),
+    /// The helper process.
+    #[error("the helper process, which runs programs for the gate, cannot be started: {0}")]
+    Helper(String),
+    /// `sandbox: Required`.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The serving pair or the client CA.
     #[error(transparent)]
     Serving(#[from] ServingError),

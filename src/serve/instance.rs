@@ -50,6 +50,8 @@ pub struct Instance {
     pub(super) threads: Arc<Threads>,
     /// What the looks at the files remember. Locked while files are read.
     pub(super) reloading: Mutex<Reloading>,
+    /// How the helper process ended, once it has.
+    pub(super) helper_lost: OnceLock<String>,
     /// The configuration file, if it is followed.
     pub(super) configuration: OnceLock<PathBuf>,
     /// Earlier processes that still serve what they had accepted.
@@ -59,6 +61,12 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Remembers that the helper process has ended.
+    pub(super) fn note_helper_lost(&self, ended: String) {
+        // There is one helper, and it ends once.
+        let _ = self.helper_lost.set(ended);
+    }
+
     /// The gate's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.gate.metrics

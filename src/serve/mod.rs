@@ -3,15 +3,18 @@
 
 pub mod admin;
 pub(crate) mod check;
+pub(crate) mod containment;
 mod descriptors;
 mod ends;
 mod error;
 pub(crate) mod handover;
+pub(crate) mod helper;
 mod holding;
 mod inherited;
 mod instance;
 mod leaving;
 mod left_out;
+mod looker;
 mod names;
 mod next_start;
 pub(crate) mod node;

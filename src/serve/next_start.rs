@@ -6,20 +6,19 @@
 //! once a kubelet runs that does not bind it.
 
 use std::future::pending;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::holding::{Holding, Prospects};
-use super::node::{Prospect, prospect};
-use crate::adopt::kubelet::{NextStart, WatchedKubelet, kubelets_of_the_node};
+use super::looker::{Found, Kubelets, Looker, Newcomer, merge};
+use super::node::Prospect;
 use crate::files;
-use crate::host::RunningProcess;
+use crate::host::{Helper, RunningProcess};
 
 /// The files are looked at this often while the kubelets run beside which the ports were taken.
 const STEADY: Duration = Duration::from_secs(5);
@@ -33,8 +32,8 @@ const LATE: Duration = Duration::from_secs(5);
 const URGENT: Duration = Duration::from_secs(1);
 /// With another kubelet running, one that ended is no longer waited for after this time.
 const FORGOTTEN: Duration = Duration::from_secs(60);
-/// The most new kubelets that are judged at once. A node has one; with more, nothing is known.
-const KUBELETS: usize = 16;
+/// A helper that takes longer than this is not waited for.
+const SLOWEST: Duration = Duration::from_secs(3600);
 
 /// The watch.
 pub(super) struct NextStartWatch {
@@ -44,36 +43,19 @@ pub(super) struct NextStartWatch {
     /// Those that have ended, and that no other has replaced yet.
     ended: Vec<Ended>,
     ends: JoinSet<i32>,
+    /// Where there is no helper process that looks.
+    looker: Arc<Mutex<Looker>>,
 }
 
 struct Beside {
-    kubelet: Arc<WatchedKubelet>,
+    pid: i32,
     /// What its next start would do.
     prospects: Prospects,
 }
 
 struct Ended {
-    kubelet: Arc<WatchedKubelet>,
+    pid: i32,
     at: Instant,
-}
-
-/// A kubelet that was not known before.
-struct Newcomer {
-    process: RunningProcess,
-    kubelet: WatchedKubelet,
-    /// What it does itself.
-    now: Prospects,
-    /// What its next start would do.
-    next: Prospects,
-}
-
-/// What one look at the files found.
-struct Found {
-    /// Of each kubelet that ran when the look began, and has not ended.
-    running: Vec<(WatchedKubelet, Prospects)>,
-    /// The worst of those that had ended when the look began.
-    ended: Prospects,
-    newcomers: Vec<Newcomer>,
 }
 
 // === impl NextStartWatch ===
@@ -85,6 +67,7 @@ impl NextStartWatch {
             running: Vec::new(),
             ended: Vec::new(),
             ends: JoinSet::new(),
+            looker: Arc::default(),
         }
     }
 
@@ -123,9 +106,23 @@ impl NextStartWatch {
     /// Reads the files once, and acts on what they say. A kubelet that ends meanwhile is noticed at once.
     async fn look(&mut self, began: Instant) {
         let at_stake = self.holding.at_stake().to_vec();
-        let running: Vec<i32> = self.running.iter().map(|beside| beside.kubelet.pid()).collect();
-        let ended: Vec<_> = self.ended.iter().map(|ended| ended.kubelet.clone()).collect();
-        let work = move || look_once(Path::new("/proc"), &at_stake, &running, &ended);
+        let question = Kubelets {
+            at_stake,
+            running: self.running.iter().map(|beside| beside.pid).collect(),
+            ended: self.ended.iter().map(|ended| ended.pid).collect(),
+        };
+        let looker = self.looker.clone();
+        let work = move || match Helper::of_this_process() {
+            // Inside the sandbox no process shows its file system. What takes long has found nothing out, and
+            // is waited for all the same.
+            Some(helper) => helper
+                .ask(Kubelets::KIND, &question, SLOWEST)
+                .unwrap_or_else(|error| Err(error.to_string())),
+            None => looker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .look(Path::new("/proc"), &question),
+        };
         let mut reading = pin!(files::aside(work));
         let mut late = false;
         let found = loop {
@@ -144,31 +141,29 @@ impl NextStartWatch {
         };
         match found {
             Ok(Ok(found)) => self.judge(found, began),
-            Ok(Err(why)) => self.know_nothing(why),
+            Ok(Err(why)) => self.know_nothing(&why),
             Err(error) => self.know_nothing(&format!("the files cannot be read: {error}")),
         }
     }
 
     /// A kubelet has ended: the gate lets go of what its next start would bind, or may bind.
     fn note_end(&mut self, pid: i32) {
-        let Some(at) = self.running.iter().position(|beside| beside.kubelet.pid() == pid) else {
+        let Some(at) = self.running.iter().position(|beside| beside.pid == pid) else {
             return;
         };
         tracing::info!(pid, "the kubelet has ended");
-        let Beside { kubelet, prospects } = self.running.swap_remove(at);
+        let Beside { pid, prospects } = self.running.swap_remove(at);
         self.give_up(&prospects);
         self.ended.push(Ended {
-            kubelet,
+            pid,
             at: Instant::now(),
         });
     }
 
     fn judge(&mut self, found: Found, began: Instant) {
         let mut all = found.ended;
-        for (kubelet, prospects) in found.running {
-            let same = |beside: &&mut Beside| beside.kubelet.pid() == kubelet.pid();
-            if let Some(beside) = self.running.iter_mut().find(same) {
-                beside.kubelet = Arc::new(kubelet);
+        for (pid, prospects) in found.running {
+            if let Some(beside) = self.running.iter_mut().find(|beside| beside.pid == pid) {
                 beside.prospects = prospects;
             }
         }
@@ -199,16 +194,20 @@ impl NextStartWatch {
     }
 
     fn watch(&mut self, newcomers: Vec<Newcomer>) {
-        for newcomer in newcomers {
-            let pid = newcomer.process.pid();
+        for Newcomer {
+            pid, started, next, ..
+        } in newcomers
+        {
+            // One that has ended meanwhile is noticed as every other end is.
+            let process = RunningProcess::open(pid).ok();
+            let process = process.filter(|process| process.started() == started);
             self.ends.spawn(async move {
-                newcomer.process.ended().await;
+                if let Some(process) = process {
+                    process.ended().await;
+                }
                 pid
             });
-            self.running.push(Beside {
-                kubelet: Arc::new(newcomer.kubelet),
-                prospects: newcomer.next,
-            });
+            self.running.push(Beside { pid, prospects: next });
         }
     }
 
@@ -242,67 +241,6 @@ impl NextStartWatch {
     }
 }
 
-/// Reads what decides the next start of the `running` kubelets and of those that have `ended`, and looks for
-/// others unless all run.
-///
-/// # Errors
-/// There are too many others.
-fn look_once(
-    proc: &Path,
-    at_stake: &[SocketAddr],
-    running: &[i32],
-    ended: &[Arc<WatchedKubelet>],
-) -> Result<Found, &'static str> {
-    let prospects = |starts: &[NextStart]| -> Prospects {
-        at_stake
-            .iter()
-            .map(|address| (*address, prospect(*address, starts)))
-            .collect()
-    };
-    let mut found = Found {
-        running: Vec::new(),
-        ended: Prospects::new(),
-        newcomers: Vec::new(),
-    };
-    for kubelet in running.iter().filter_map(|pid| WatchedKubelet::of(proc, *pid)) {
-        let next = prospects(&kubelet.next_starts());
-        found.running.push((kubelet, next));
-    }
-    for kubelet in ended {
-        merge(&mut found.ended, &prospects(&kubelet.next_starts()));
-    }
-    if ended.is_empty() && !running.is_empty() {
-        return Ok(found);
-    }
-    let mut pids = kubelets_of_the_node(proc);
-    pids.retain(|pid| !running.contains(pid));
-    if pids.len() > KUBELETS {
-        return Err("more than 16 processes are kubelets by their names");
-    }
-    for pid in pids {
-        // First the process, then its files: if it has not ended meanwhile they are its own.
-        let Ok(process) = RunningProcess::open(pid) else {
-            continue;
-        };
-        let Some(kubelet) = WatchedKubelet::of(proc, pid) else {
-            continue;
-        };
-        let (now, next) = (
-            prospects(&[kubelet.as_started()]),
-            prospects(&kubelet.next_starts()),
-        );
-        if process.runs() {
-            found.newcomers.push(Newcomer {
-                process,
-                kubelet,
-                now,
-                next,
-            });
-        }
-    }
-    Ok(found)
-}
-
 /// The next process that ends; waits for ever if none is watched.
 async fn next_end(ends: &mut JoinSet<i32>) -> i32 {
     while let Some(ended) = ends.join_next().await {
@@ -311,16 +249,6 @@ async fn next_end(ends: &mut JoinSet<i32>) -> i32 {
         }
     }
     pending().await
-}
-
-/// Of each address the worst.
-fn merge(all: &mut Prospects, more: &Prospects) {
-    for (address, prospect) in more {
-        let worst = all.entry(*address).or_insert(Prospect::Free);
-        if prospect > worst {
-            worst.clone_from(prospect);
-        }
-    }
 }
 
 fn is_free(prospects: &Prospects) -> bool {
@@ -335,15 +263,6 @@ mod tests {
 
     const ADDRESS: &str = "192.0.2.10:10250";
 
-    /// A kubelet, as `/proc` shows it.
-    fn kubelet(pid: i32) -> Arc<WatchedKubelet> {
-        let proc = tempfile::tempdir().unwrap();
-        let process = proc.path().join(pid.to_string());
-        std::fs::create_dir(&process).unwrap();
-        std::fs::write(process.join("cmdline"), "kubelet\0--address=127.0.0.1").unwrap();
-        Arc::new(WatchedKubelet::of(proc.path(), pid).unwrap())
-    }
-
     fn prospects(prospect: Prospect) -> Prospects {
         [(ADDRESS.parse().unwrap(), prospect)].into()
     }
@@ -353,7 +272,7 @@ mod tests {
         let holding = Holding::new(vec![ADDRESS.parse().unwrap()], Arc::new(Metrics::new()));
         let mut watch = NextStartWatch::new(Arc::new(holding));
         watch.running.extend(pids.iter().map(|pid| Beside {
-            kubelet: kubelet(*pid),
+            pid: *pid,
             prospects: prospects(Prospect::Free),
         }));
         watch
@@ -370,8 +289,8 @@ mod tests {
     fn newcomer(now: Prospect, next: Prospect) -> Newcomer {
         let pid = std::process::id().cast_signed();
         Newcomer {
-            process: RunningProcess::open(pid).unwrap(),
-            kubelet: Arc::into_inner(kubelet(pid)).unwrap(),
+            pid,
+            started: RunningProcess::open(pid).unwrap().started(),
             now: prospects(now),
             next: prospects(next),
         }
@@ -443,26 +362,6 @@ mod tests {
         watch.judge(look, began);
         assert!(!watch.holding.holds_all());
         assert_eq!(watch.ended.len(), 1);
-    }
-
-    /// Seen red: with the first 16 judged alone, the port was taken beside the others.
-    #[test]
-    fn of_too_many_kubelets_nothing_is_known() {
-        let proc = tempfile::tempdir().unwrap();
-        for pid in 0..=KUBELETS {
-            let process = proc.path().join((i32::MAX as usize - pid).to_string());
-            std::fs::create_dir(&process).unwrap();
-            std::fs::write(process.join("cmdline"), "kubelet").unwrap();
-        }
-        assert!(look_once(proc.path(), &[], &[], &[]).is_err());
-        std::fs::remove_dir_all(proc.path().join(i32::MAX.to_string())).unwrap();
-        // None of these processes exists.
-        assert!(
-            look_once(proc.path(), &[], &[], &[])
-                .unwrap()
-                .newcomers
-                .is_empty()
-        );
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::containment;
 use super::ends::Ends;
 use super::error::StartError;
 use super::handover::{Offering, Predecessors, TakeError, Taken, Taking, process, tell_command};
@@ -22,7 +23,7 @@ use super::node::{self, NodeError, NodeWatch, Shown};
 use super::notify::{Notifier, ServiceManager};
 use super::reload::keep_reloading;
 use super::sockets::listed;
-use super::start::{Started, prepare, start, take_sockets, unused_proxy};
+use super::start::{Started, Surroundings, prepare, start_in, take_sockets, unused_proxy};
 use super::watch::Watch;
 use super::watchdog::keep_alive;
 use super::{Inherited, Ports, Sockets, Stopped};
@@ -75,6 +76,8 @@ pub(crate) struct Configuration<'a> {
     /// Flags of the command line, which win over the file.
     pub(crate) flags: &'a KubeletFlags,
     pub(crate) settings: Settings,
+    /// What was found before the sandbox was entered.
+    pub(crate) surroundings: Surroundings,
     /// Sockets that this process need not bind.
     pub(crate) inherited: Inherited,
     /// Takes over from the gate that serves, which has been told so.
@@ -90,6 +93,7 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
         path,
         flags,
         settings,
+        surroundings,
         inherited,
         take_over,
     } = configuration;
@@ -98,10 +102,11 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
     }
     let _entered = runtime.enter();
     let (started, taken) = if take_over {
-        let (started, taken) = runtime.block_on(succeed(settings.clone()))?;
+        let (started, taken) = runtime.block_on(succeed(settings.clone(), surroundings))?;
         (started, Some(taken))
     } else {
-        (start(settings.clone(), inherited, runtime.handle())?, None)
+        let started = start_in(settings.clone(), surroundings, inherited, runtime.handle())?;
+        (started, None)
     };
     let Started {
         instance,
@@ -119,9 +124,9 @@ pub(crate) fn run(runtime: &Runtime, configuration: Configuration<'_>) -> Result
 }
 
 /// Makes a gate with the sockets of the one that serves. Whatever fails, that one goes on.
-async fn succeed(settings: Settings) -> Result<(Started, Taken), RunError> {
+async fn succeed(settings: Settings, surroundings: Surroundings) -> Result<(Started, Taken), RunError> {
     let taking = Taking::begin(&settings.firewall.run_directory).await?;
-    let (instance, audit) = prepare(settings, taking.exemption(), &Handle::current())?;
+    let (instance, audit) = prepare(settings, surroundings, taking.exemption(), &Handle::current())?;
     // Once this process is the gate, its Node is not asked about as at a start.
     let node = NodeWatch::new(instance.api_server.clone(), instance.node.clone());
     node.ask_before_start(NODE).await?;
@@ -203,6 +208,7 @@ async fn serve_until_ended(
     let signs = keep_alive(instance.threads.clone(), notifier.clone());
     tokio::spawn(until_ended().run_until_cancelled_owned(signs));
     tokio::spawn(offering.keep(successors));
+    tokio::spawn(until_stopped().run_until_cancelled_owned(containment::watch(instance.clone())));
     let node = NodeWatch::new(instance.api_server.clone(), instance.node.clone());
     let confirming = tokio::spawn(node.keep(ends.clone()));
     notifier.ready();

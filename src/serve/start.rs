@@ -21,7 +21,7 @@ use super::reviewing::Reviewing;
 use super::sockets::Sockets;
 use super::tombstone::Census;
 use crate::adopt::kubelet::running_kubelets;
-use crate::apiserver::{ApiServer, ClientLimits, Kubeconfig, SERVICE_ACCOUNT_DIRECTORY};
+use crate::apiserver::{ApiServer, ApiServerError, ClientLimits, Kubeconfig, SERVICE_ACCOUNT_DIRECTORY};
 use crate::audit::{Audit, AuditThread};
 use crate::authn::{Budget, DenyList, KnownApiServer, Verdicts};
 use crate::forward::{Kubelet, KubeletProbe};
@@ -43,26 +43,44 @@ pub struct Started {
     pub audit: AuditThread,
 }
 
+/// What a gate finds on the machine before it enters its sandbox: some of it cannot be seen from inside.
+pub(crate) struct Surroundings {
+    /// The gate's addresses on a kubelet's port.
+    pub(super) at_stake: Vec<SocketAddr>,
+    /// What the kubelets that run bind.
+    pub(super) kubelet_ports: Vec<u16>,
+    /// How to reach the API server, if any setting needs it.
+    pub(super) kubeconfig: Option<Kubeconfig>,
+    /// The name of the Node.
+    pub(super) node_name: Arc<str>,
+}
+
 /// Makes a gate of `settings`, and takes its sockets from `inherited` or binds them. Reviews will run on
 /// `control`, the runtime this is called on.
 ///
 /// # Errors
 /// Something cannot be used. Nothing stays bound or running.
-pub fn start(
+pub fn start(settings: Settings, inherited: Inherited, control: &Handle) -> Result<Started, StartError> {
+    let surroundings = Surroundings::look(&settings)?;
+    start_in(settings, surroundings, inherited, control)
+}
+
+/// As [`start`], after a look at the machine.
+pub(super) fn start_in(
     mut settings: Settings,
+    surroundings: Surroundings,
     mut inherited: Inherited,
     control: &Handle,
 ) -> Result<Started, StartError> {
     if let Some(warning) = descriptors::fit(&mut settings) {
         tracing::warn!("{warning}");
     }
-    let at_stake = node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
     let mut sockets = Sockets::bind(&settings, &mut inherited)?;
     // Last: of two gates with this configuration, only one has come so far.
     sockets.admin_socket = admin::socket::listen(&settings, &mut inherited)?;
     inherited.finish()?;
     let exemption = Exemption::of_this_process(settings.firewall.mark)?;
-    let (instance, audit) = assemble(settings, at_stake, exemption, control)?;
+    let (instance, audit) = assemble(settings, surroundings, exemption, control)?;
     Ok(Started {
         instance: Arc::new(instance),
         sockets,
@@ -77,18 +95,18 @@ pub fn start(
 /// Something cannot be used. The other one does not notice.
 pub(super) fn prepare(
     mut settings: Settings,
+    surroundings: Surroundings,
     exemption: Option<Exemption>,
     control: &Handle,
 ) -> Result<(Arc<Instance>, AuditThread), StartError> {
     if let Some(warning) = descriptors::fit(&mut settings) {
         tracing::warn!("{warning}");
     }
-    let at_stake = node::may_listen(&settings, &running_kubelets(Path::new("/proc")))?;
     let exemption = match exemption {
         None => Exemption::of_this_process(settings.firewall.mark)?,
         handed_over => handed_over,
     };
-    let (instance, audit) = assemble(settings, at_stake, exemption, control)?;
+    let (instance, audit) = assemble(settings, surroundings, exemption, control)?;
     Ok((Arc::new(instance), audit))
 }
 
@@ -112,7 +130,7 @@ pub(super) fn take_sockets(instance: &Instance, mut inherited: Inherited) -> Res
 /// Reads every file and makes every part.
 fn assemble(
     settings: Settings,
-    at_stake: Vec<SocketAddr>,
+    surroundings: Surroundings,
     exemption: Option<Exemption>,
     control: &Handle,
 ) -> Result<(Instance, AuditThread), StartError> {
@@ -126,7 +144,13 @@ fn assemble(
         exemption.as_ref().map(|exemption| exemption.mark),
         metrics.clone(),
     )?;
-    let (api_server, node_name) = api_server_and_node_name(&settings)?;
+    let Surroundings {
+        at_stake,
+        kubeconfig,
+        node_name,
+        ..
+    } = surroundings;
+    let api_server = api_server(kubeconfig, &settings)?;
     let reviewing = Reviewing {
         verdicts: Arc::new(Verdicts::new(
             serving.clone(),
@@ -176,6 +200,7 @@ fn assemble(
         census: Census::new(),
         threads: Arc::default(),
         reloading: Mutex::default(),
+        helper_lost: OnceLock::new(),
         configuration: OnceLock::new(),
         leaving: LeavingProcesses::default(),
         not_in_force: ArcSwap::default(),
@@ -215,6 +240,47 @@ pub(crate) fn unused_proxy() -> Option<String> {
 pub(crate) fn api_server_and_node_name(
     settings: &Settings,
 ) -> Result<(Option<ApiServer>, Arc<str>), StartError> {
+    let (kubeconfig, node_name) = kubeconfig_and_node_name(settings)?;
+    Ok((api_server(kubeconfig, settings)?, node_name))
+}
+
+fn api_server(
+    kubeconfig: Option<Kubeconfig>,
+    settings: &Settings,
+) -> Result<Option<ApiServer>, ApiServerError> {
+    let limits = ClientLimits {
+        timeout: settings.limits.review_timeout,
+        concurrent: settings.limits.concurrent_reviews,
+    };
+    kubeconfig
+        .map(|kubeconfig| ApiServer::new(kubeconfig, limits))
+        .transpose()
+}
+
+// === impl Surroundings ===
+
+impl Surroundings {
+    /// Looks at the kubelets that run, at the kubeconfig, and at what names the Node.
+    ///
+    /// # Errors
+    /// The gate must not listen where it should, or there is no kubeconfig or name.
+    pub(super) fn look(settings: &Settings) -> Result<Self, StartError> {
+        let kubelets = running_kubelets(Path::new("/proc"));
+        let at_stake = node::may_listen(settings, &kubelets)?;
+        let (kubeconfig, node_name) = kubeconfig_and_node_name(settings)?;
+        Ok(Self {
+            at_stake,
+            kubelet_ports: kubelets
+                .iter()
+                .flat_map(|kubelet| kubelet.binds.iter().flatten().map(SocketAddr::port))
+                .collect(),
+            kubeconfig,
+            node_name,
+        })
+    }
+}
+
+fn kubeconfig_and_node_name(settings: &Settings) -> Result<(Option<Kubeconfig>, Arc<str>), StartError> {
     let reviewed = settings.authorization.mode == AuthorizationMode::Webhook;
     if !reviewed && !settings.authentication.webhook {
         // Only audit events name the Node then.
@@ -241,9 +307,5 @@ pub(crate) fn api_server_and_node_name(
     };
     let common_name = kubeconfig.client_certificate_common_name()?;
     let name = node::name(settings, common_name.as_deref())?;
-    let limits = ClientLimits {
-        timeout: settings.limits.review_timeout,
-        concurrent: settings.limits.concurrent_reviews,
-    };
-    Ok((Some(ApiServer::new(kubeconfig, limits)?), name.into()))
+    Ok((Some(kubeconfig), name.into()))
 }

@@ -76,6 +76,7 @@ impl Settings {
             admin: self.admin.write(),
             upgrade: self.upgrade.write(),
             workers: self.workers as u64,
+            sandbox: self.sandbox.name().to_owned(),
         }
     }
 }

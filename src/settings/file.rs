@@ -60,6 +60,7 @@ sections! {
         admin: Admin = Admin::default(),
         upgrade: Upgrade = Upgrade::default(),
         workers: u64 = 1,
+        sandbox: String = "BestEffort".to_owned(),
     }
 
     /// `upstream`

@@ -10,6 +10,7 @@ use super::authentication::Authentication;
 use super::authorization::Authorization;
 use super::firewall::Firewall;
 use super::limits::Limits;
+use super::sandbox::Sandbox;
 use super::sources::Sources;
 use super::streams::Streams;
 use super::upgrade::Upgrade;
@@ -55,6 +56,8 @@ pub struct Settings {
     pub upgrade: Upgrade,
     /// `workers`: threads that serve connections, at least 1.
     pub workers: usize,
+    /// `sandbox`: how the process is contained.
+    pub sandbox: Sandbox,
     /// What is allowed but should be known to the operator: one sentence each, place first.
     pub warnings: Vec<String>,
 }

@@ -245,6 +245,7 @@ fn build(reading: &mut Reading<'_>, file: File, flags: &KubeletFlags) -> Setting
         admin: Admin::read(reading, file.admin),
         upgrade: Upgrade::read(reading, &file.upgrade),
         workers: reading.count("workers", file.workers, 1..=256),
+        sandbox: reading.choice("sandbox", &file.sandbox),
         warnings: Vec::new(),
     }
 }

@@ -24,7 +24,7 @@ use crate::world::{World, assert_answer, header};
 const STRANGER: u32 = 65530;
 
 /// Dashboards and alerts use these names. A change of one changes this list, and is announced.
-const FAMILIES: [&str; 30] = [
+const FAMILIES: [&str; 32] = [
     "kubelet_gate_admin_reports counter",
     "kubelet_gate_audit_events counter",
     "kubelet_gate_authentication_failures counter",
@@ -36,6 +36,7 @@ const FAMILIES: [&str; 30] = [
     "kubelet_gate_deny_list_entries gauge",
     "kubelet_gate_followed_logs gauge",
     "kubelet_gate_handshakes counter",
+    "kubelet_gate_helper_running gauge",
     "kubelet_gate_leaving_connections gauge",
     "kubelet_gate_leaving_processes gauge",
     "kubelet_gate_leaving_streams gauge",
@@ -49,6 +50,7 @@ const FAMILIES: [&str; 30] = [
     "kubelet_gate_requests counter",
     "kubelet_gate_requests_in_flight gauge",
     "kubelet_gate_reviews counter",
+    "kubelet_gate_sandbox_complete gauge",
     "kubelet_gate_seal_open_seconds counter",
     "kubelet_gate_streams gauge",
     "kubelet_gate_unauthenticated_connections gauge",

@@ -38,6 +38,7 @@ mod budgets;
 mod census;
 mod client_matrix;
 mod command_line;
+mod contained;
 mod corpus;
 mod crowded_door;
 mod deadlines;

@@ -75,7 +75,7 @@ impl NodeKubeconfig {
     ) -> Result<Option<(String, Vec<u8>)>, NodeKubeconfigError> {
         Ok(match material {
             None => None,
-            Some(Material::Inline { bytes, .. }) => Some((self.path.clone(), bytes)),
+            Some(Material::Inline { bytes, .. }) => Some((self.path.clone(), bytes.to_vec())),
             Some(Material::File(file)) => {
                 let file = file.display().to_string();
                 let text = read(root, &file)?;

@@ -89,11 +89,6 @@ impl WatchedKubelet {
         })
     }
 
-    /// Its process.
-    pub(crate) fn pid(&self) -> i32 {
-        self.invocation.pid().unwrap_or_default()
-    }
-
     /// What it binds with the flags of its process and the files as they are now. Of a kubelet that has just
     /// started this is what it does bind.
     pub(crate) fn as_started(&self) -> NextStart {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::part::{Part, PartState};
 use crate::apiserver::Reachability;
 use crate::forward::ProbeFailure;
+use crate::host::{Helper, sandbox};
 use crate::seal::Seal;
 use crate::serve::instance::Instance;
 use crate::serve::node::{Confirmation, Prospect};
@@ -139,12 +140,30 @@ impl Readiness {
                 .into_iter()
                 .map(|state| part("next-start", state)),
         );
+        parts.extend(self.sandbox().map(|state| part("sandbox", state)));
+        let lost = self.instance.helper_lost.get();
+        parts.extend(lost.map(|why| {
+            part(
+                "helper",
+                PartState::Note(format!("ended: {why}; restart the gate")),
+            )
+        }));
         let notes = self.instance.not_in_force.load();
         let notes = notes
             .iter()
             .map(|(what, note)| part(what, PartState::Note(note.clone())));
         parts.extend(notes);
         parts
+    }
+
+    /// What contains the process; nothing in a process that is not contained by itself, such as the lab's.
+    fn sandbox(&self) -> Option<PartState> {
+        Helper::of_this_process()?;
+        Some(match sandbox::in_force() {
+            None => PartState::Note("off".into()),
+            Some(sandbox) if sandbox.is_complete() => PartState::Ok,
+            Some(sandbox) => PartState::Note(sandbox.to_string()),
+        })
     }
 
     fn listener(&self) -> Result<(), String> {

@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::NodeError;
 use crate::adopt::kubelet::{
     NextStart, PORT, READ_ONLY_PORT, RunningKubelet, WatchedKubelet, kubelets_of_the_node, overlap,
@@ -11,7 +13,7 @@ use crate::adopt::kubelet::{
 use crate::settings::{Settings, UpstreamUrl};
 
 /// What a kubelet's next start would do to an address that the gate holds. The worse is the greater.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub(crate) enum Prospect {
     /// It does not bind it.
     Free,

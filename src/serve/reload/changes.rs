@@ -242,6 +242,7 @@ pub(super) const KEYS: &[(&str, Effect)] = &[
     ("readOnlyPort.answer", AtStart),
     ("readOnlyPort.healthz", AtStart),
     ("readOnlyPort.listen", AtStart),
+    ("sandbox", AtStart),
     ("sources.excludeApiServer", Live(never)),
     (
         "sources.interactive",
@@ -368,6 +369,7 @@ pub(super) fn in_force(old: &Settings, new: Settings) -> Settings {
         admin: _,
         upgrade: _,
         workers: _,
+        sandbox: _,
         warnings,
     } = new;
     Settings {
