@@ -289,7 +289,8 @@ impl Metrics {
             ),
             sandbox_complete: families.add(
                 "sandbox_complete",
-                "1 if the sandbox has everything that this version knows; /readyz?verbose says what is missing",
+                "1 if the sandbox has everything that this version knows; /readyz?verbose says what is \
+                 missing",
             ),
             deny_list_entries: families.add(
                 "deny_list_entries",

@@ -21,7 +21,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// The arguments of `status`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Exit codes: 0 the gate is ready, 1 it is not ready, 2 no gate answers, 64 wrong command line or configuration")]
+Exit codes: 0 the gate is ready, 1 it is not ready, 2 no gate answers, 64 wrong command line or \
+configuration")]
 pub(super) struct Status {
     /// The configuration file of the running gate
     #[arg(long, value_name = "FILE")]
