@@ -316,11 +316,8 @@ mod tests {
             pending().await
         };
         let task = tokio::spawn(holding.clone().hold(listener, accept));
-        assert_eq!(
-            holding.descriptors().unwrap().len(),
-            1,
-            "for a process that takes over"
-        );
+        // For a process that takes over.
+        eventually(|| holding.descriptors().unwrap().len() == 1).await;
 
         let let_go = holding.let_go();
         holding.give_up([address]);
@@ -386,8 +383,9 @@ mod tests {
     /// A kubelet has just ended when another process takes over. (Not seen red.)
     #[tokio::test]
     async fn an_address_that_the_gate_before_let_go_of_is_bound_once_it_may_be() {
-        let address = sockets::listener("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = address.local_addr().unwrap();
+        let free = sockets::listener("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
         let holding = Arc::new(Holding::new(vec![address], Arc::new(Metrics::new())));
         holding.give_up([address]);
         assert_eq!(holding.not_held(&[address]), [address]);

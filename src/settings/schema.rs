@@ -231,7 +231,7 @@ impl Walk<'_> {
 
     /// What to say about a key that no code reads.
     fn without_effect(&mut self, entry: &Entry, key: &str, accepted: &Value) {
-        let (content, instead) = (&entry.node.content, without_effect::instead(key));
+        let (content, instead) = (&entry.node.content, without_effect::INSTEAD);
         if content.to_value() == *accepted {
             let place = place(self.path, entry.line);
             self.warnings.push(format!(

@@ -8,14 +8,8 @@ use serde_json::{Value, json};
 pub(super) fn keys() -> Value {
     json!({
         "enforcement": "Enforce",
-        "sandbox": "BestEffort",
     })
 }
 
-/// What this version does instead of what the key says.
-pub(super) fn instead(key: &str) -> &'static str {
-    match key {
-        "enforcement" => "every decision is enforced, and there is no report mode",
-        _ => "there is no sandbox",
-    }
-}
+/// What this version does instead of what such a key says.
+pub(super) const INSTEAD: &str = "every decision is enforced, and there is no report mode";

@@ -101,6 +101,7 @@ audit:
   maxBackups: 11
 admin: {listen: '127.0.0.1:1', socket: /admin.sock, group: admins, hosts: [node]}
 upgrade: {drainTimeout: 2h0m0s}
+sandbox: Required
 workers: 2
 ";
 

@@ -155,7 +155,6 @@ fn a_kubelets_own_file_is_told_apart() {
 /// The file that earlier versions wrote and printed, with every key of a feature that is not built.
 const WITHOUT_EFFECT: &str = "\
 enforcement: Enforce
-sandbox: BestEffort
 ";
 
 #[test]
@@ -166,39 +165,31 @@ fn a_key_without_effect_is_read_with_a_warning_and_changes_nothing() {
         .iter()
         .map(|said| said.split(':').nth(1).unwrap())
         .collect();
-    assert_eq!(warned, ["7", "8"]);
+    assert_eq!(warned, ["7"]);
     assert_eq!(
-        settings.warnings[1],
-        "/etc/gate/gate.yaml:8: `sandbox` has no effect in this version: there is no sandbox; remove the key"
+        settings.warnings[0],
+        "/etc/gate/gate.yaml:7: `enforcement` has no effect in this version: every decision is enforced, and \
+         there is no report mode; remove the key"
     );
     assert_eq!(without_warnings(settings), good(LEAST));
 }
 
 #[test]
 fn a_promise_that_is_not_kept_is_refused_and_never_ignored() {
-    for (key, value) in [
-        ("enforcement: ", "Report"),
-        ("sandbox: ", "Required"),
-        ("sandbox: ", "Off"),
-    ] {
-        let ends = "}".repeat(key.matches('{').count());
-        let said = error(&least_and(&format!("{key}{value}{ends}")));
-        let path = key.replace(": {", ".").replace(": ", "");
-        assert!(
-            said.starts_with(&format!("/etc/gate/gate.yaml:7: {path}: ")),
-            "{said}"
-        );
-        assert!(said.contains("is not possible in this version: "), "{said}");
-    }
     assert_eq!(
-        error(&least_and("sandbox: Required")),
-        "/etc/gate/gate.yaml:7: sandbox: \"Required\" is not possible in this version: there is no sandbox; \
-         remove the key"
+        error(&least_and("enforcement: Report")),
+        "/etc/gate/gate.yaml:7: enforcement: \"Report\" is not possible in this version: every decision is \
+         enforced, and there is no report mode; remove the key"
     );
     assert!(error(&least_and("streams: 3")).contains(":7: streams: 3 is not a mapping"));
-    assert!(error(&least_and("sandbox: 3")).contains(":7: sandbox: 3 is not possible in this version"));
-    assert!(error(&least_and("sandbox:")).contains(":7: sandbox: nothing is written here"));
-    assert!(error(&least_and("sandbox: BestEffort\nsandbox: Off")).contains("the key is already on line 7"));
+    assert!(
+        error(&least_and("enforcement: 3")).contains(":7: enforcement: 3 is not possible in this version")
+    );
+    assert!(error(&least_and("enforcement:")).contains(":7: enforcement: nothing is written here"));
+    assert!(
+        error(&least_and("enforcement: Enforce\nenforcement: Report"))
+            .contains("the key is already on line 7")
+    );
 }
 
 #[test]
