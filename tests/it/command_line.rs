@@ -74,7 +74,7 @@ fn check_ends_with_a_verdict() {
         stdout(&checked)
     };
     assert_eq!(verdict(0), "ok\n");
-    installation.configure(|configuration| configuration["sandbox"] = json!("BestEffort"));
+    installation.configure(|configuration| configuration["enforcement"] = json!("Enforce"));
     assert_eq!(verdict(0), "ok, 1 warning\n");
     installation.configure(|configuration| configuration["workers"] = json!(0));
     assert_eq!(verdict(64), "1 error\n");

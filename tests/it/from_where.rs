@@ -343,6 +343,6 @@ async fn the_log_names_the_client_that_is_refused_and_is_not_flooded() {
     let lines = of_sources(&later, text);
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert_says(&lines[0].to_string(), &["127.0.0.3:"]);
-    let warned = of_sources(&later, "sources.port does not have 127.0.0.1");
-    assert_eq!(warned.len(), 1, "{later:?}");
+    let warned = of_sources(&gate.said, "sources.port does not have 127.0.0.1");
+    assert_eq!(warned.len(), 1, "{:?}", gate.said);
 }

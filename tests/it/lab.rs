@@ -6,7 +6,6 @@ use std::process::Stdio;
 
 use kubelet_gate::lab::{Lab, LabOptions};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
 use crate::program::{Serving, code, kubelet_gate_changed_by, run, stderr};
 
@@ -33,7 +32,15 @@ async fn check_and_serve_accept_the_labs_configuration_beside_the_lab() {
     assert_eq!((code(&checked), stderr(&checked).as_str()), (0, ""));
 
     let mut serving = Serving::with_configuration(&file).await;
-    assert_eq!(serving.said, [] as [Value; 0]);
+    let said: Vec<_> = serving
+        .said
+        .iter()
+        .map(|fields| fields["message"].as_str().unwrap())
+        .collect();
+    assert!(
+        matches!(said[..], [contained] if contained.starts_with("sandbox: ")),
+        "{said:?}"
+    );
     serving.signal(Signal::TERM);
     assert_eq!(serving.exit().await.code(), Some(0));
     let levels = serving.later().into_iter().map(|event| event["level"].clone());
