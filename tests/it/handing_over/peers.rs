@@ -195,8 +195,12 @@ async fn new_goes_on_or_ends(node: &Node, new: &mut Child) {
     match status {
         Some(status) => {
             assert!(!status.success());
-            // The next start finds every port free, and removes what is left.
-            TcpListener::bind(node.gate.address).unwrap();
+            // The next start finds every port free, and removes what is left. The kernel closes the sockets
+            // of a killed process, and those in messages that nothing has read, a moment after its end.
+            eventually("the port is free", || {
+                TcpListener::bind(node.gate.address).is_ok()
+            })
+            .await;
         }
         None => {
             assert_eq!(node.client(Alpn::H1).get("/pods").await.unwrap().status(), 200);
