@@ -110,6 +110,7 @@ fn print(report: &StatusReport, out: &mut Stream) {
         &format!("{}, and {} followed logs", report.streams, report.followed_logs),
     );
     out.hanging("  seal           ", &seal(&report.seal));
+    out.hanging("  sandbox        ", &report.sandbox);
     for part in report.parts.iter().filter(|part| !part.starts_with("[+]")) {
         match part.split_at_checked("[!] ".len()) {
             Some((mark, text)) => out.hanging(mark, text),

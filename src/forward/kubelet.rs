@@ -28,8 +28,7 @@ use super::pool::{KubeletConnection, Pool};
 use super::read_ahead::ReadAhead;
 use crate::error::{RequestError, chain};
 use crate::files;
-use crate::host::Mark;
-use crate::host::sockets;
+use crate::host::{ConnectionOwners, Mark, sockets};
 use crate::looks::{Looks, Reloaded};
 use crate::metrics::Metrics;
 use crate::settings::{self, UpstreamUrl};
@@ -44,8 +43,8 @@ pub(crate) struct Kubelet {
     open: OpenConnections,
     /// The mark (`SO_MARK`) by which the seal lets the gate's own connections through.
     mark: Option<Mark>,
-    /// The seal may redirect the gate's own connections to the gate, because it does not exempt them yet.
-    led_back: AtomicBool,
+    /// A seal stands, which may lead a connection of the gate back to the gate.
+    sealed: AtomicBool,
     /// When the log last named the process that listens on the kubelet's address.
     named: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
@@ -81,6 +80,9 @@ pub(crate) struct ProbeFailure {
 /// How much of an answer is read at once. It is also the largest frame that is passed on, which an HTTP/2
 /// client must take whole before it stops counting as stalled, and the largest head of an answer.
 const READ_AT_ONCE: usize = 64 * 1024;
+/// So many connections in a row that are led back show that the seal does not know the gate: the port of each
+/// may still be led as a client's was.
+const DIALS: usize = 5;
 /// The least time between two log lines that name the process in the kubelet's place.
 const NAMED_AGAIN: Duration = Duration::from_secs(10);
 
@@ -108,7 +110,7 @@ impl Kubelet {
             connect_timeout: limits.upstream_connect_timeout,
             open: OpenConnections::new(limits.upstream_connections),
             mark,
-            led_back: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
             named: Mutex::default(),
             metrics,
         })
@@ -139,10 +141,12 @@ impl Kubelet {
         }
     }
 
-    /// Whether the seal lets the gate's own connections through. Until it does, it may redirect them to the
-    /// gate, and each new one is looked at before it is used.
-    pub(crate) fn set_admitted(&self, admitted: bool) {
-        self.led_back.store(!admitted, Ordering::Relaxed);
+    /// Whether a seal stands, or may stand. If so, each new connection is looked at before it is used: a seal
+    /// that does not know the gate leads it back to the gate. So does one that knows it, if the gate gets the
+    /// port of a client whose connection was reset less than 10 s ago: the kernel still leads that port's
+    /// packets as it led the client's.
+    pub(crate) fn set_sealed(&self, sealed: bool) {
+        self.sealed.store(sealed, Ordering::Relaxed);
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -261,30 +265,25 @@ impl Kubelet {
     }
 
     async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        if let Some(mark) = self.mark {
-            SockRef::from(&socket).set_mark(mark.value)?;
-        }
-        let stream = socket.connect(address).await?;
-        if self.led_back.load(Ordering::Relaxed) {
-            let here = stream.local_addr()?;
-            // This reads every socket of the node: only in this state, and not on a worker's thread.
-            let taken = tokio::task::spawn_blocking(move || sockets::taken_by(here));
-            let us = rustix::process::getuid().as_raw();
-            let ours = |taker: &sockets::Taker| taker.address != address && taker.uid == Some(us);
-            if taken.await.map_err(io::Error::other)??.iter().any(ours) {
-                // The gate may serve the kubelet's own certificate, so the pin alone does not show the loop.
-                // It would forward each request to itself again and again.
-                return Err(io::Error::other(
-                    "the seal brings the gate's connections back to the gate, since it does not let them \
-                     through (yet)",
-                ));
+        // They stay open, so that each further one has another port.
+        let mut led_back = Vec::new();
+        while led_back.len() < DIALS {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                SocketAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            if let Some(mark) = self.mark {
+                SockRef::from(&socket).set_mark(mark.value)?;
             }
+            let stream = socket.connect(address).await?;
+            if !self.sealed.load(Ordering::Relaxed) || !is_led_back(&stream, address).await? {
+                return Ok(stream);
+            }
+            led_back.push(stream);
         }
-        Ok(stream)
+        Err(io::Error::other(
+            "the seal brings the gate's connections back to the gate, since it does not let them through (yet)",
+        ))
     }
 
     /// Logs which process listens on the kubelet's address: it may not be the kubelet. Not each time, because
@@ -334,6 +333,21 @@ impl Kubelet {
         let inside = format!("the kubelet at {at} cannot be reached: {}", chain(error));
         RequestError::bad_gateway("unreachable", "the kubelet cannot be reached\n", inside)
     }
+}
+
+/// Whether this process accepted the other end of this connection to `kubelet`. The gate may serve the kubelet's
+/// own certificate, so the pin alone does not show that. It would forward each request to itself again and again.
+async fn is_led_back(stream: &TcpStream, kubelet: SocketAddr) -> io::Result<bool> {
+    let here = stream.local_addr()?;
+    if ConnectionOwners::open().is_ok_and(|kernel| kernel.has(kubelet, here)) {
+        return Ok(false);
+    }
+    // A kubelet in another network namespace is not in the list either. This reads every socket of the node:
+    // not on a worker's thread.
+    let taken = tokio::task::spawn_blocking(move || sockets::taken_by(here));
+    let us = rustix::process::getuid().as_raw();
+    let ours = |taker: &sockets::Taker| taker.address != kubelet && taker.uid == Some(us);
+    Ok(taken.await.map_err(io::Error::other)??.iter().any(ours))
 }
 
 /// Whether an attempt to connect shows nothing about the kubelet: this process or machine has run out of

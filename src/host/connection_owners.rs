@@ -47,6 +47,17 @@ impl ConnectionOwners {
     /// The user who made the socket that has `own` as its own end and `other` as the other one. `None` if it
     /// is not in this network namespace, no process holds it any more, or the kernel does not say.
     pub(crate) fn user_of(&self, own: SocketAddr, other: SocketAddr) -> Option<u32> {
+        user(&self.answer(own, other)?)
+    }
+
+    /// Whether there is such a socket in this network namespace, and be it one that no process has accepted
+    /// yet. False if the kernel does not say.
+    pub(crate) fn has(&self, own: SocketAddr, other: SocketAddr) -> bool {
+        self.answer(own, other).is_some()
+    }
+
+    /// The kernel's answer about the socket with these ends.
+    fn answer(&self, own: SocketAddr, other: SocketAddr) -> Option<Vec<u8>> {
         let number = self.questions.get().wrapping_add(1);
         self.questions.set(number);
         let question = question(number, own, other);
@@ -57,7 +68,7 @@ impl ConnectionOwners {
             let (length, _) = recv(&self.kernel, &mut answer[..], RecvFlags::DONTWAIT).ok()?;
             let answer = answer.get(..length)?;
             if number_at(answer, 8)? == number {
-                return user(answer, own, other);
+                return is_about(answer, own, other)?.then(|| answer.to_vec());
             }
         }
         None
@@ -103,9 +114,8 @@ fn octets(ip: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The user in an answer that is about these ends. The kernel may name a listener instead, and says 0 for a
-/// socket that no process holds: that has no inode either.
-fn user(answer: &[u8], own: SocketAddr, other: SocketAddr) -> Option<u32> {
+/// Whether an answer is about the socket with these ends: the kernel may name a listener instead.
+fn is_about(answer: &[u8], own: SocketAddr, other: SocketAddr) -> Option<bool> {
     let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
     let ipv6 = u16::from(*answer.get(HEADER)?) == AddressFamily::INET6.as_raw();
     let id = answer.get(HEADER + 4..)?.get(..ID)?;
@@ -119,8 +129,12 @@ fn user(answer: &[u8], own: SocketAddr, other: SocketAddr) -> Option<u32> {
         Some((ip, port))
     };
     let canonical = |end: SocketAddr| Some((end.ip().to_canonical(), end.port()));
-    let same = end(0, 4) == canonical(own) && end(2, 20) == canonical(other);
-    (kind == BY_FAMILY && same && number_at(answer, INODE)? != 0).then(|| number_at(answer, UID))?
+    Some(kind == BY_FAMILY && end(0, 4) == canonical(own) && end(2, 20) == canonical(other))
+}
+
+/// The user in an answer. The kernel says 0 for a socket that no process holds: that has no inode either.
+fn user(answer: &[u8]) -> Option<u32> {
+    (number_at(answer, INODE)? != 0).then(|| number_at(answer, UID))?
 }
 
 fn number_at(answer: &[u8], at: usize) -> Option<u32> {
@@ -148,6 +162,14 @@ mod tests {
             let (accepted, peer) = listener.accept().unwrap();
             assert_eq!(owners.user_of(peer, here), Some(us), "{listen}");
             assert_eq!(owners.user_of(here, here), None, "a listener is not asked for");
+            assert!(!owners.has(here, here));
+            let waits = TcpStream::connect(here).unwrap();
+            assert!(
+                owners.has(here, waits.local_addr().unwrap()),
+                "before it is accepted"
+            );
+            let _ = listener.accept().unwrap();
+            assert!(owners.has(peer, here) && owners.has(here, peer));
             drop(ours);
             assert_eq!(owners.user_of(peer, here), None, "{listen}, closed");
             drop(accepted);
@@ -181,10 +203,15 @@ mod tests {
         answer[HEADER + 4..][..ID].copy_from_slice(&question(1, own, other)[HEADER + 8..]);
         answer[UID] = 7;
         answer[INODE] = 1;
-        assert_eq!(user(&answer, own, other), Some(7));
-        assert_eq!(user(&answer, other, own), None);
+        assert_eq!(is_about(&answer, own, other), Some(true));
+        assert_eq!(is_about(&answer, other, own), Some(false));
+        assert_eq!(user(&answer), Some(7));
         for length in 0..answer.len() {
-            assert_eq!(user(&answer[..length], own, other), None, "{length}");
+            let cut = &answer[..length];
+            assert!(
+                user(cut).is_none() || is_about(cut, own, other).is_none(),
+                "{length}"
+            );
         }
     }
 }

@@ -186,9 +186,8 @@ async fn serve_until_ended(
             Ports::open(instance.clone(), sockets, ends.clone())?
         }
         Some(taken) => {
-            // The seal is the old process' until it has left. Its exemption is this one's, and until the
-            // first look each connection to the kubelet is looked at.
-            instance.gate.kubelet.set_admitted(false);
+            // The seal is the old process' until it has left. Its exemption is this one's.
+            instance.gate.kubelet.set_sealed(true);
             let ports = Ports::open(instance.clone(), sockets, ends.clone())?;
             if let Err(error) = taken.commit(&predecessors).await {
                 // What was accepted is served to its end.

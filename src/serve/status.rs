@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::instance::Instance;
 use super::leaving::Leaving;
 use super::sockets::Sockets;
+use crate::host::sandbox;
 use crate::seal::Seal;
 use crate::timestamp::timestamp;
 
@@ -34,6 +35,8 @@ pub(crate) struct StatusReport {
     pub(crate) streams: i64,
     pub(crate) followed_logs: i64,
     pub(crate) seal: Seal,
+    /// What contains the process, and what of that is not in force.
+    pub(crate) sandbox: String,
     /// What the files say and is not in force: what waits for SIGHUP or a restart, and files that cannot be
     /// used.
     pub(crate) not_in_force: Vec<String>,
@@ -97,6 +100,7 @@ impl Serving {
             streams: metrics.streams.get(),
             followed_logs: metrics.followed_logs.get(),
             seal: Seal::clone(&instance.seal.load()),
+            sandbox: sandbox::in_force().map_or_else(|| "off".to_owned(), ToString::to_string),
             not_in_force: not_in_force
                 .iter()
                 .map(|(what, why)| format!("{what}: {why}"))

@@ -108,7 +108,7 @@ impl Watch {
     /// the kubelet would be brought back to it.
     pub(super) async fn admit(&mut self) {
         let instance = self.instance.clone();
-        instance.gate.kubelet.set_admitted(false);
+        instance.gate.kubelet.set_sealed(true);
         let running = self.running.clone();
         let looking = look_aside(instance, running, false);
         // What is wrong, or takes longer, is for the next look to tell.
@@ -293,17 +293,17 @@ fn look_once(instance: &Instance, running: &RunningGate, mut unnoted: bool) -> L
     let mut changing = false;
     let mut look = || {
         if !state.begun() {
-            instance.gate.kubelet.set_admitted(true);
+            instance.gate.kubelet.set_sealed(false);
             return Ok(Found::Absent);
         }
         let lock = state.try_lock()?;
         changing = lock.is_none();
         let Some(standing) = Standing::judge(&state, &instance.settings.firewall.run_directory)? else {
-            instance.gate.kubelet.set_admitted(true);
+            instance.gate.kubelet.set_sealed(false);
             return Ok(Found::Absent);
         };
-        let admitted = admit(&standing, running, lock.is_some())?;
-        instance.gate.kubelet.set_admitted(admitted);
+        instance.gate.kubelet.set_sealed(true);
+        admit(&standing, running, lock.is_some())?;
         Ok(act(
             instance,
             &state,
@@ -320,32 +320,24 @@ fn look_once(instance: &Instance, running: &RunningGate, mut unnoted: bool) -> L
     }
 }
 
-/// Whether the rules let the gate's connections through; has them do so if it may.
-fn admit(standing: &Standing, running: &RunningGate, may_change: bool) -> Result<bool, FirewallError> {
+/// Has the rules let the gate's connections through, if they do not and it may.
+fn admit(standing: &Standing, running: &RunningGate, may_change: bool) -> Result<(), FirewallError> {
     let in_force = standing.rules.fingerprint().is_some();
     let Some(exemption) = running.exemption.as_ref().filter(|_| in_force) else {
-        return Ok(!in_force);
+        return Ok(());
     };
-    if standing.rules.admits(exemption)? {
-        return Ok(true);
-    }
-    if !may_change {
-        return Ok(false);
+    if standing.rules.admits(exemption)? || !may_change {
+        return Ok(());
     }
     match standing.firewall.admit(exemption) {
-        Ok(()) => {
-            tracing::info!("the seal lets the gate's connections through");
-            Ok(true)
-        }
+        Ok(()) => tracing::info!("the seal lets the gate's connections through"),
         // iptables-legacy wants a lock that is root's.
-        Err(error) => {
-            tracing::warn!(
-                "the seal does not let the gate's connections through: {error}; as root: kubelet-gate \
-                 firewall admit"
-            );
-            Ok(false)
-        }
+        Err(error) => tracing::warn!(
+            "the seal does not let the gate's connections through: {error}; as root: kubelet-gate firewall \
+             admit"
+        ),
     }
+    Ok(())
 }
 
 /// Says what the judgement means. If it may change something it puts back what was taken away, and tidies up

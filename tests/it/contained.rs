@@ -232,6 +232,15 @@ async fn every_kind_of_sandbox_serves_and_says_what_is_in_force() {
             );
         }
         assert_eq!(metric(&gate, "helper_running").await, 1.0);
+        let shown = Client::plain(gate.admin).get("/status").await.unwrap();
+        let shown: Value = serde_json::from_slice(shown.body()).unwrap();
+        let expected = if hardened {
+            "in force: no core dumps, "
+        } else {
+            "off"
+        };
+        let shown = shown["sandbox"].as_str().unwrap();
+        assert!(shown.starts_with(expected), "{sandbox}: {shown}");
         gate.signal(Signal::TERM);
         assert_eq!(gate.exit().await.code(), Some(0));
     }

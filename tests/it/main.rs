@@ -100,6 +100,7 @@ mod seal_crash;
 mod seal_interrupted;
 mod seal_neighbours;
 mod seal_refusals;
+mod seal_reused_ports;
 mod seal_sources;
 mod seal_streams;
 mod seal_trial;

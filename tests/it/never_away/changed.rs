@@ -65,3 +65,34 @@ async fn the_file_may_have_another_path() {
     lost(&tally);
     manager.stop().await;
 }
+
+/// Each process enters the sandbox of its own configuration: the old one's does not bind the new one, and
+/// what the old one left open is no way in. (Not seen red.)
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sandbox_may_be_stricter_or_looser() {
+    let mut site = Site::new().await;
+    site.configure(|file| file["sandbox"] = json!("Off"));
+    let mut manager = ServiceManager::start_unit(site.unit()).await;
+    let mut load = site.load(plan()).await;
+    load.eventually_asked(REQUESTS).await;
+    for sandbox in ["Required", "BestEffort", "Off", "Required", "Off"] {
+        site.configure(|file| file["sandbox"] = json!(sandbox));
+        let replaced = manager.reload().await.success();
+        if !replaced && sandbox == "Required" {
+            let log = manager.log();
+            // A machine without Landlock cannot hold it.
+            assert_says(&log, &["sandbox is Required and cannot be held here", "Landlock"]);
+            load.eventually_asked(REQUESTS).await;
+            continue;
+        }
+        assert!(replaced, "{}", manager.log());
+        let status = std::fs::read_to_string(format!("/proc/{}/status", manager.main())).unwrap();
+        let confined = if sandbox == "Off" { "0" } else { "1" };
+        assert_says(&status, &[&format!("NoNewPrivs:\t{confined}")]);
+        load.eventually_asked(REQUESTS).await;
+        manager.eventually_others(0).await;
+    }
+    let tally = load.stop().await;
+    lost(&tally);
+    manager.stop().await;
+}
