@@ -132,6 +132,12 @@ impl Sink {
         Ok(true)
     }
 
+    /// Leaves the path to another process, and goes on writing to the same file as that one: only one of them
+    /// may rotate it or open it again.
+    pub(super) fn share_path(&mut self) {
+        self.is_away = true;
+    }
+
     /// Leaves the path to another process: the file gets the name of a rotated one and stays in use, and an
     /// empty file with its mode takes its place. From now on it is neither rotated nor opened again. Yields
     /// whether another file is in use now. If it fails, the file stays where it is.

@@ -215,8 +215,8 @@ impl Audit {
     pub(crate) async fn return_to_path(&self) {
         if !self.order(FileOrder::ReturnToPath).await {
             tracing::warn!(
-                "audit.path: a write takes longer than {MOVING:?}, so this process does not return to the \
-                 file; look at its disk, then send SIGHUP"
+                "audit.path: a write takes longer than {MOVING:?}, so this process returns to the file \
+                 only then; look at its disk"
             );
         }
     }
@@ -491,7 +491,9 @@ impl AuditQueue {
     fn obey(&self, order: FileOrder, sink: &mut Sink) -> bool {
         let (done, outcome) = match order {
             FileOrder::Reopen => (None, sink.reopen()),
-            FileOrder::LeavePath(done) | FileOrder::ReturnToPath(done) if done.is_closed() => {
+            // The process that takes over has opened the path meanwhile.
+            FileOrder::LeavePath(done) if done.is_closed() => {
+                sink.share_path();
                 return false;
             }
             FileOrder::LeavePath(done) => {

@@ -82,6 +82,11 @@ impl Helper {
             .arg(command)
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
+            // What is said to a service manager, the gate alone says.
+            .env_remove("LISTEN_FDNAMES")
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_PID")
+            .env_remove("WATCHDOG_USEC")
             // A Ctrl-C of the terminal is the gate's alone: it still needs the helper while it stops.
             .process_group(0)
             .spawn()?;

@@ -117,8 +117,13 @@ impl Workers {
     ///
     /// Until `stop` is cancelled the process leaves: an idle connection stays until its client uses it again,
     /// and the rest is cut after `leave_within`. Once it is cancelled idle connections end, and the rest is
-    /// cut after `limits.shutdownTimeout`.
-    pub(crate) async fn end(self, stop: &CancellationToken, leave_within: Duration) -> usize {
+    /// cut after `limits.shutdownTimeout`, or as soon as `alone` is cancelled as well.
+    pub(crate) async fn end(
+        self,
+        stop: &CancellationToken,
+        alone: &CancellationToken,
+        leave_within: Duration,
+    ) -> usize {
         let Self {
             port, handles, ends, ..
         } = self;
@@ -141,8 +146,15 @@ impl Workers {
             () = sleep(leave_within) => false,
         };
         ends.drain.cancel();
-        if stopped && timeout(port.limits.shutdown_timeout, &mut joined).await.is_ok() {
-            return 0;
+        if stopped {
+            let finishing = timeout(port.limits.shutdown_timeout, &mut joined);
+            if alone
+                .run_until_cancelled(finishing)
+                .await
+                .is_some_and(|ended| ended.is_ok())
+            {
+                return 0;
+            }
         }
         let open = loads.iter().map(|load| load.load(Relaxed)).sum::<usize>();
         let streams = usize::try_from(port.gate.metrics.streams.get()).unwrap_or(0);

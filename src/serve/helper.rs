@@ -1,11 +1,14 @@
 //! What the helper process does for a gate in its sandbox: a closed list.
 
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::containment::Begin;
 use super::looker::{Kubelets, Looker};
@@ -19,8 +22,9 @@ use crate::seal::tool::ToolRun;
 ///
 /// # Errors
 /// Standard input is no socket.
-pub(crate) fn run() -> std::io::Result<()> {
+pub(crate) fn run() -> io::Result<()> {
     no_core_dumps();
+    let _signals = leave_signals_to_the_gate()?;
     let looker = Mutex::new(Looker::default());
     answer_questions(move |kind, about, connection| match kind {
         Begin::KIND => {
@@ -46,6 +50,25 @@ pub(crate) fn run() -> std::io::Result<()> {
         }
         _ => Err("it does not do this".to_owned()),
     })
+}
+
+/// What a service manager or an operator sends to every process of a unit is for the gate. A stop too: the
+/// gate still needs the helper while it stops. A handler is not inherited by the programs that the helper
+/// starts, as an ignored signal would be.
+fn leave_signals_to_the_gate() -> io::Result<(Runtime, Vec<Signal>)> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let entered = runtime.enter();
+    let kinds = [
+        SignalKind::hangup(),
+        SignalKind::interrupt(),
+        SignalKind::quit(),
+        SignalKind::terminate(),
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+    ];
+    let signals = kinds.into_iter().map(signal).collect::<io::Result<_>>()?;
+    drop(entered);
+    Ok((runtime, signals))
 }
 
 fn read<T: DeserializeOwned>(about: Value) -> Result<T, String> {

@@ -79,8 +79,8 @@ pub enum InheritedError {
 // === impl Inherited ===
 
 impl Inherited {
-    /// What systemd passes by `LISTEN_FDS`. Removes the variables from the environment, which must not change
-    /// once there is another thread: call it first.
+    /// What systemd passes by `LISTEN_FDS`. Removes `LISTEN_PID` and `LISTEN_FDS` from the environment, which
+    /// must not change once there is another thread: call it first.
     ///
     /// # Errors
     /// The variables are malformed, or a descriptor is no stream socket.

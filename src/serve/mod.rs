@@ -66,8 +66,15 @@ struct Ports {
     workers: Arc<Workers>,
     acceptors: TaskTracker,
     tombstone_tasks: TaskTracker,
-    admin: AdminThread,
+    admin: Admin,
     ends: Ends,
+}
+
+/// The admin port and the admin socket.
+enum Admin {
+    /// The process that hands over answers there until it has left.
+    Waits(Listeners, status::Serving),
+    Serves(AdminThread),
 }
 
 /// Serves every port until it is told to end. Then it accepts nothing new, and the listeners are closed in
@@ -81,13 +88,14 @@ struct Ports {
 /// # Errors
 /// A thread cannot be started.
 pub async fn serve(instance: Arc<Instance>, sockets: Sockets, ends: Ends) -> io::Result<Stopped> {
-    Ok(Ports::open(instance, sockets, ends)?.until_ended().await)
+    let ports = Ports::open(instance, sockets, ends)?;
+    Ok(ports.open_admin()?.until_ended().await)
 }
 
 // === impl Ports ===
 
 impl Ports {
-    /// Begins to accept on every port. Must be called on the control runtime.
+    /// Begins to accept on every port but the admin port. Must be called on the control runtime.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -130,19 +138,35 @@ impl Ports {
             let held = holding.clone().hold_later(address, accept.clone());
             acceptors.spawn(until_ended().run_until_cancelled_owned(held));
         }
-        // It answers while the gate stops, so that this can be watched.
         let listeners = Listeners {
             port: sockets.admin.map(TcpListener::into_std).transpose()?,
             socket: sockets.admin_socket,
         };
-        let admin = AdminThread::start(listeners, instance.clone(), status, ends.clone())?;
         Ok(Self {
             instance,
             workers,
             acceptors,
             tombstone_tasks,
-            admin,
+            admin: Admin::Waits(listeners, status),
             ends,
+        })
+    }
+
+    /// Begins to answer on the admin port and on the admin socket: this process is the gate. It answers while
+    /// the gate stops, so that this can be watched.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    fn open_admin(self) -> io::Result<Self> {
+        let admin = match self.admin {
+            Admin::Waits(listeners, status) => {
+                AdminThread::start(listeners, self.instance.clone(), status, self.ends.clone())?
+            }
+            Admin::Serves(admin) => admin,
+        };
+        Ok(Self {
+            admin: Admin::Serves(admin),
+            ..self
         })
     }
 
@@ -163,17 +187,20 @@ impl Ports {
         let cut = match Arc::into_inner(workers) {
             // What another Node's users were allowed is cut at once.
             Some(workers) if instance.node.ends_process() => {
-                workers.end(&CancellationToken::new(), Duration::ZERO).await
+                let never = CancellationToken::new();
+                workers.end(&never, &never, Duration::ZERO).await
             }
             Some(workers) => {
                 let leave_within = instance.settings.upgrade.drain_timeout;
-                workers.end(&ends.stop, leave_within).await
+                workers.end(&ends.stop, &ends.alone, leave_within).await
             }
             None => 0,
         };
         tombstone_tasks.close();
         ends.stop.run_until_cancelled(tombstone_tasks.wait()).await;
-        admin.end(&ends.stop).await;
+        if let Admin::Serves(admin) = admin {
+            admin.end(&ends.stop).await;
+        }
         let left = !ends.stop.is_cancelled();
         Stopped { cut, left }
     }

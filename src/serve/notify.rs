@@ -86,9 +86,15 @@ impl Notifier {
     }
 
     /// From now on the service is this process. It is the last that this one says.
-    pub(crate) fn succeeded_by(&self, pid: u32) {
-        self.tell(&format!("MAINPID={pid}\n"));
+    ///
+    /// # Errors
+    /// The service manager cannot be told, and nothing has changed.
+    pub(crate) fn succeeded_by(&self, pid: u32) -> io::Result<()> {
+        if let Some(socket) = &self.manager.socket {
+            send(socket, &format!("MAINPID={pid}\n"))?;
+        }
         self.is_succeeded.store(true, Relaxed);
+        Ok(())
     }
 
     /// That process has ended and was not the service.
@@ -142,7 +148,7 @@ mod tests {
             watchdog: Some(2_000_000),
         });
         assert_eq!(notifier.watchdog(), Some(Duration::from_secs(2)));
-        notifier.succeeded_by(4711);
+        notifier.succeeded_by(4711).unwrap();
         let mut said = [0; 64];
         let length = listening.recv(&mut said).unwrap();
         assert_eq!(&said[..length], b"MAINPID=4711\n");
@@ -152,6 +158,9 @@ mod tests {
         let length = listening.recv(&mut said).unwrap();
         let own = format!("MAINPID={}\n", std::process::id());
         assert_eq!(&said[..length], own.as_bytes());
+        // One that does not listen does not know the process: the hand-over must not come about.
+        drop(listening);
+        assert!(notifier.succeeded_by(4711).is_err());
     }
 
     #[test]

@@ -176,8 +176,6 @@ async fn serve_until_ended(
         signalled.await;
         told.stopping();
     });
-    // With the sockets of another gate this one must let go of an address from the first moment on.
-    tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
     let ports = match taken {
         None => {
             line.log();
@@ -185,11 +183,12 @@ async fn serve_until_ended(
             watch.admit().await;
             Ports::open(instance.clone(), sockets, ends.clone())?
         }
+        // Until the last word the old process watches the kubelet's next start, answers on the admin port,
+        // and has the seal. The seal knows both.
         Some(taken) => {
-            // The seal is the old process' until it has left. Its exemption is this one's.
             instance.gate.kubelet.set_sealed(true);
             let ports = Ports::open(instance.clone(), sockets, ends.clone())?;
-            if let Err(error) = taken.commit(&predecessors).await {
+            if let Err(error) = taken.commit(&predecessors, &ends.stop).await {
                 // What was accepted is served to its end.
                 ends.stop.cancel();
                 ports.until_ended().await;
@@ -201,6 +200,8 @@ async fn serve_until_ended(
             ports
         }
     };
+    let ports = ports.open_admin()?;
+    tokio::spawn(until_ended().run_until_cancelled_owned(next_start.keep()));
     tokio::spawn(until_stopped().run_until_cancelled_owned(reloading));
     tokio::spawn(until_ended().run_until_cancelled_owned(warn_of_fleet_credentials(instance.clone())));
     tokio::spawn(until_ended().run_until_cancelled_owned(watch.keep()));
@@ -268,7 +269,10 @@ fn running_gate(instance: &Instance, sockets: &Sockets) -> RunningGate {
 fn publish(instance: &Instance, running: &RunningGate) {
     let settings = &instance.settings.firewall;
     if let Err(error) = process::write(&settings.run_directory) {
-        tracing::debug!("firewall.runDirectory: {error}: no other process can take over from this one");
+        tracing::warn!(
+            "firewall.runDirectory: {error}: no other process can take over from this one; mend that and \
+             restart the gate"
+        );
     }
     if let Err(error) = running.write(&settings.run_directory) {
         // An operator who requires the seal should know now. Without a seal the file is not needed.

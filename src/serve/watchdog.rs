@@ -42,6 +42,8 @@ pub(super) async fn keep_alive(threads: Arc<Threads>, notifier: Notifier) {
         return;
     };
     let half = interval / 2;
+    // A process that has taken over is waited for since the last sign of the one before it.
+    notifier.alive();
     let mut at = Instant::now();
     loop {
         at = (at + half).max(Instant::now());

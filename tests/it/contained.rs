@@ -412,6 +412,35 @@ async fn a_gate_that_is_killed_leaves_neither_helper_nor_plugin() {
     asked.abort();
 }
 
+/// `systemctl kill -s HUP` and `systemctl stop` reach every process of the unit.
+///
+/// Seen red: without handlers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_to_every_process_of_the_unit_does_not_end_the_helper() {
+    let contained = Contained::new().await;
+    let mut gate = contained.serve().await;
+    let helper = helper(&gate);
+    let signals = [
+        Signal::HUP,
+        Signal::INT,
+        Signal::QUIT,
+        Signal::TERM,
+        Signal::USR1,
+        Signal::USR2,
+    ];
+    let caught = u64::from_str_radix(&status(helper, "SigCgt"), 16).unwrap();
+    for signal in signals {
+        assert_ne!(caught & 1 << (signal.as_raw() - 1), 0, "{signal:?}");
+        kill_process(Pid::from_raw(helper.cast_signed()).unwrap(), signal).unwrap();
+    }
+    // It does its work: the review needs a credential.
+    assert_eq!(contained.get(&gate, "/pods").await, 200);
+    assert_eq!(metric(&gate, "helper_running").await, 1.0);
+    gate.signal(Signal::TERM);
+    assert_eq!(gate.exit().await.code(), Some(0));
+    eventually("the helper has ended", || is_gone(helper)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_helper_a_gate_goes_on_says_so_and_opens_nothing() {
     let contained = Contained::new().await;

@@ -185,10 +185,9 @@ impl ServiceManager {
         self.start().await;
     }
 
-    /// What follows the end of the main process with `Restart=always`: the unit's other processes are killed,
-    /// and it is started again.
+    /// What follows the end of the main process with `Restart=always`: the unit's other processes are stopped,
+    /// and only when they have ended it is started again.
     pub(crate) async fn recover(&mut self) {
-        self.signal_all(Signal::KILL);
         self.stop().await;
         self.start().await;
     }

@@ -53,6 +53,8 @@ pub(in crate::serve) fn listen(
         let _ = fs::create_dir(run_directory);
     }
     let had = match inherited.take_unix(&path) {
+        // A cleaner has removed the file: no client finds that socket any more.
+        Ok(Some(_)) if !path.exists() => bind(&path, group),
         Ok(Some(socket)) => take_over(socket, &path, group),
         Ok(None) => bind(&path, group),
         Err(error) => Err(error),

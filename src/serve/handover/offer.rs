@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::Signal;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::ends::Ends;
 use super::super::instance::Instance;
@@ -21,7 +21,7 @@ use super::place::{Place, PlaceError};
 use super::predecessors::{self, Predecessors};
 use crate::seal::Seal;
 
-/// A whole hand-over takes no longer.
+/// A process asks for the sockets within this time, and a hand-over to it takes no longer.
 pub(super) const WHOLE: Duration = Duration::from_secs(60);
 /// A process that connects says what it wants within this time.
 const HELLO: Duration = Duration::from_secs(5);
@@ -96,6 +96,11 @@ enum OfferError {
     /// The seal is being looked at.
     #[error("a look at the seal did not end within {LOOK:?}; try again")]
     Seal,
+    /// The service manager would end the new process.
+    #[error(
+        "the service manager at NOTIFY_SOCKET cannot be told which process the gate is now: {0}; try again"
+    )]
+    ServiceManager(io::Error),
     /// The gate is told to stop.
     #[error("this process stops")]
     Stopping,
@@ -137,13 +142,14 @@ impl Offering {
     }
 
     async fn hand_over(&self) -> Result<Successor, OfferError> {
-        let whole = Instant::now() + WHOLE;
         // The socket is there only until the new process has found it.
         let (channel, peer) = {
             let place = Place::make(&self.instance.settings.firewall.run_directory)?;
-            let found = timeout_at(whole, self.successor(&place));
+            let found = timeout(WHOLE, self.successor(&place));
             found.await.unwrap_or(Err(OfferError::Late))?
         };
+        // An earlier process may have ended before it asked: this one has the whole time.
+        let whole = Instant::now() + WHOLE;
         let handed = tokio::select! {
             biased;
             () = self.ends.stop.cancelled() => Err(OfferError::Stopping),
@@ -284,9 +290,10 @@ impl Offering {
         if !peer.process.runs() {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        // The service manager believes its main process alone, so it must know the
-        // new one before that speaks.
-        self.notifier.succeeded_by(peer.process.pid().unsigned_abs());
+        // The service manager believes its main process alone, so it must know the new one before that
+        // speaks. If it is not told, it ends both once it hears no more of this one.
+        let told = self.notifier.succeeded_by(peer.process.pid().unsigned_abs());
+        told.map_err(OfferError::ServiceManager)?;
         let said = channel.send(&OldSays::Yours, &[]);
         if said.is_err() {
             self.notifier.not_succeeded();
@@ -312,17 +319,18 @@ impl Offering {
                 Ok(()) => {}
                 // It reads nothing: it will read the newest ones.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    tracing::warn!(
-                        successor = pid,
-                        "the process that took over has ended; this one accepts nothing, and goes on with \
-                         what it has open"
-                    );
-                    return;
-                }
+                Err(_) => break,
             }
-            sleep(REPORT).await;
+            // It has nothing more to say.
+            if let Ok(Err(_)) = timeout(REPORT, successor.channel.receive::<Leaving>()).await {
+                break;
+            }
         }
+        tracing::warn!(
+            successor = pid,
+            "the process that took over has ended; this one accepts nothing, and goes on with what it has open"
+        );
+        self.ends.alone.cancel();
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::fs::FileType;
 use rustix::net::{SendFlags, send};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::super::leaving::Leaving;
 use super::super::notify::ServiceManager;
@@ -86,6 +87,12 @@ pub(crate) enum TakeError {
     /// It takes too long.
     #[error("process {pid} has not answered within {WHOLE:?}; it goes on")]
     Late {
+        /// The old process.
+        pid: i32,
+    },
+    /// This process was told to stop.
+    #[error("this process was told to stop before it was the gate; process {pid} goes on")]
+    Stopping {
         /// The old process.
         pid: i32,
     },
@@ -238,16 +245,23 @@ impl Taken {
     ///
     /// # Errors
     /// The old process goes on: this one must end.
-    pub(in crate::serve) async fn commit(self, predecessors: &Arc<Predecessors>) -> Result<(), TakeError> {
+    pub(in crate::serve) async fn commit(
+        self,
+        predecessors: &Arc<Predecessors>,
+        stop: &CancellationToken,
+    ) -> Result<(), TakeError> {
         let Self { taking, before, .. } = self;
         let pid = taking.pid();
-        let old = match taking.ask(&NewSays::Serving).await {
+        let asked = stop.run_until_cancelled(taking.ask(&NewSays::Serving)).await;
+        let old = match asked.unwrap_or(Err(TakeError::Stopping { pid })) {
             Ok((OldSays::Yours, _)) => Some(taking.channel),
             Ok(_) => return Err(taking.order()),
-            Err(error @ (TakeError::Late { .. } | TakeError::Closed { .. })) => {
+            Err(error @ (TakeError::Late { .. } | TakeError::Closed { .. } | TakeError::Stopping { .. })) => {
                 // What the old process has said counts. After this it can say no more.
                 if let Ok(OldSays::Yours) = taking.channel.last() {
                     Some(taking.channel)
+                } else if stop.is_cancelled() {
+                    return Err(error);
                 } else {
                     taking.until_alone().await.map_err(|()| error)?;
                     None

@@ -2,6 +2,7 @@
 //! first fails every request until the next one listens; one that lets any process have its sockets
 //! has given the node away.
 
+mod before_the_last_word;
 mod old_process;
 mod peers;
 mod sealed;

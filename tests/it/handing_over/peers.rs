@@ -25,7 +25,7 @@ use crate::program::kubelet_gate;
 pub(super) const SAID: [&str; 3] = ["hello", "ready", "serving"];
 
 /// A process that says what a gate says, up to a step.
-pub(super) struct Peer(Socket);
+pub(super) struct Peer(pub(super) Socket);
 
 impl Peer {
     /// Connects once the socket is there.

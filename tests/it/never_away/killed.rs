@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use fakes::client::{Alpn, Client, ClientTls};
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use super::scaled;
 use crate::load::Site;
 use crate::patience::{eventually, eventually_answers, patience};
 use crate::service_manager::{ServiceManager, is_alive, signal};
-use crate::world::{PKI, Status as _};
+use crate::world::{PKI, Status as _, request};
 
 /// The process that is killed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,6 +46,33 @@ async fn the_new_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command() {
     killed(Victim::Command).await;
+}
+
+/// The new version crashes while the old one still serves a followed log. The service manager starts no gate
+/// until the old one has ended too: `limits.shutdownTimeout` would be an outage.
+///
+/// Seen red: with the old process waiting for its streams.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_crashes_later_is_replaced_at_once() {
+    let mut site = Site::new().await;
+    site.configure(|file| file["limits"]["shutdownTimeout"] = json!("10m"));
+    let mut manager = ServiceManager::start_unit(site.unit()).await;
+    let tls = ClientTls {
+        certificate: Some((PKI.bob.chain.clone(), PKI.bob.key.clone_key())),
+        alpn: Alpn::H1,
+        ..ClientTls::default()
+    };
+    let client = Client::new(site.address, tls).unwrap().with_deadline(patience());
+    let log = "/containerLogs/default/web/nginx?follow=true";
+    let log = client.open(request("GET", log, &[])).await.unwrap();
+    let old = manager.main();
+    manager.upgrade().await;
+    assert!(is_alive(old));
+    signal(manager.main(), Signal::KILL);
+    manager.recover().await;
+    assert_eq!(client.status("/healthz").await, 200);
+    drop(log);
+    manager.stop().await;
 }
 
 /// From the first step to after the last: a hand-over takes some 50 ms.
