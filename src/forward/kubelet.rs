@@ -282,7 +282,8 @@ impl Kubelet {
             led_back.push(stream);
         }
         Err(io::Error::other(
-            "the seal brings the gate's connections back to the gate, since it does not let them through (yet)",
+            "the seal brings the gate's connections back to the gate, since it does not let them through \
+             (yet)",
         ))
     }
 
@@ -335,8 +336,9 @@ impl Kubelet {
     }
 }
 
-/// Whether this process accepted the other end of this connection to `kubelet`. The gate may serve the kubelet's
-/// own certificate, so the pin alone does not show that. It would forward each request to itself again and again.
+/// Whether this process accepted the other end of this connection to `kubelet`. The gate may serve
+/// the kubelet's own certificate, so the pin alone does not show that. It would forward each request
+/// to itself again and again.
 async fn is_led_back(stream: &TcpStream, kubelet: SocketAddr) -> io::Result<bool> {
     let here = stream.local_addr()?;
     if ConnectionOwners::open().is_ok_and(|kernel| kernel.has(kubelet, here)) {

@@ -168,6 +168,11 @@ impl Helper {
         Ok(self.end())
     }
 
+    fn has_ended(&self) -> bool {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        !matches!(process.try_wait(), Ok(None))
+    }
+
     /// How it ended, as far as that is known.
     fn end(&self) -> String {
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,7 +208,10 @@ impl Helper {
         let bytes = answer.map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => HelperError::Late(deadline),
             io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-                HelperError::Ended(self.end())
+                match self.has_ended() {
+                    true => HelperError::Ended(self.end()),
+                    false => HelperError::Unreached(error),
+                }
             }
             _ => HelperError::Unreached(error),
         })?;
@@ -255,21 +263,45 @@ where
 {
     let passing = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let (answer, busy) = (Arc::new(answer), Arc::new(AtomicUsize::new(0)));
-    while let Some(stream) = next_connection(&passing)? {
-        let (answer, busy) = (answer.clone(), busy.clone());
-        if busy.fetch_add(1, SeqCst) >= AT_ONCE {
-            busy.fetch_sub(1, SeqCst);
-            // Closed without an answer.
-            continue;
-        }
-        thread::Builder::new().spawn(move || {
+    let outcome = loop {
+        let stream = match next_connection(&passing) {
+            Ok(Some(stream)) => stream,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        };
+        let place = Place::take(&busy);
+        let answer = answer.clone();
+        let answered = thread::Builder::new().spawn(move || {
             // A gate that is gone needs no answer.
-            let _ = answer_one(stream, &*answer);
-            busy.fetch_sub(1, SeqCst);
-        })?;
-    }
+            let _ = match place {
+                Some(_place) => answer_one(stream, &*answer),
+                None => answer_one(stream, &|_: &str, _, _: &UnixStream| {
+                    Err(format!("it answers {AT_ONCE} questions at a time"))
+                }),
+            };
+        });
+        // Without a thread the connection is closed, and the next question may find one.
+        drop(answered);
+    };
     children::end_all();
-    Ok(())
+    outcome
+}
+
+/// One of the questions that are answered at once.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(busy: &Arc<AtomicUsize>) -> Option<Self> {
+        // Dropped, it is free again: also where there is none to have.
+        let place = Self(busy.clone());
+        (busy.fetch_add(1, SeqCst) < AT_ONCE).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
 }
 
 /// `None` once the gate has ended.

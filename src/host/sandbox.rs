@@ -16,6 +16,8 @@ use rustix::thread::set_no_new_privs;
 
 use crate::files;
 
+const NO_CORE_DUMPS: &str = "no core dumps";
+
 static IN_FORCE: OnceLock<InForce> = OnceLock::new();
 
 /// What the gate may do in the sandbox. Each is allowed as far as it exists when the sandbox is entered.
@@ -33,8 +35,8 @@ pub(crate) struct Bounds {
     pub(crate) abstract_sockets: bool,
     /// Names may be resolved.
     pub(crate) names: bool,
-    /// Files that lie in the root folder, by the key that names them: no folder can stand for them.
-    pub(crate) in_root: Vec<String>,
+    /// What stays closed though the gate may need it, by the key that names it, and why.
+    pub(crate) closed: Vec<String>,
 }
 
 /// The sandbox in force.
@@ -67,19 +69,24 @@ pub struct SandboxError(String);
 
 /// No core dumps: keys and tokens are in this process' memory.
 pub(crate) fn no_core_dumps() {
+    if let Err(error) = without_core_dumps() {
+        tracing::warn!(%error, "core dumps cannot be switched off");
+    }
+}
+
+fn without_core_dumps() -> rustix::io::Result<()> {
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
     };
-    if let Err(error) = setrlimit(Resource::Core, none) {
-        tracing::warn!(%error, "core dumps cannot be switched off");
-    }
+    setrlimit(Resource::Core, none)
 }
 
 /// Has no program that this process starts gain privileges, and keeps other processes of its user from its
 /// memory. Yields what failed.
 pub(crate) fn harden() -> Vec<String> {
     let steps = [
+        (NO_CORE_DUMPS, without_core_dumps()),
         ("no new privileges", set_no_new_privs(true)),
         (
             "not dumpable",
@@ -98,7 +105,7 @@ pub(crate) fn harden() -> Vec<String> {
 pub(crate) fn enter(bounds: &Bounds, required: bool) -> Result<&'static InForce, SandboxError> {
     let mut missing = harden();
     missing.extend(other_threads());
-    missing.extend(bounds.in_root.iter().cloned());
+    missing.extend(bounds.closed.iter().cloned());
     let mut state = InForce {
         names: true,
         ..InForce::default()
@@ -117,7 +124,7 @@ pub(crate) fn enter(bounds: &Bounds, required: bool) -> Result<&'static InForce,
             0
         }
         Ok(_) => {
-            missing.push("Landlock (the kernel has none: Linux 5.13 has)".into());
+            missing.push(without_landlock());
             0
         }
         Err(error) => {
@@ -190,8 +197,8 @@ impl InForce {
 impl fmt::Display for InForce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_missing = |what: &&str| !self.missing.iter().any(|missing| missing.starts_with(*what));
-        let process = ["no new privileges", "not dumpable"];
-        let mut on: Vec<String> = vec!["no core dumps".to_owned()];
+        let process = [NO_CORE_DUMPS, "no new privileges", "not dumpable"];
+        let mut on: Vec<String> = Vec::new();
         on.extend(
             process
                 .iter()
@@ -238,6 +245,23 @@ fn other_threads() -> Option<String> {
         Err(error) => return Some(format!("every thread (/proc/self/task: {error})")),
     };
     (threads != 1).then(|| format!("every thread ({} others run already)", threads - 1))
+}
+
+/// Why there is no Landlock. A filter of system calls answers as a kernel that has none.
+fn without_landlock() -> String {
+    let status = files::read_text("/proc/self/status", files::DOCUMENT).unwrap_or_default();
+    match status.lines().any(|line| {
+        line.strip_prefix("Seccomp:")
+            .is_some_and(|mode| mode.trim() == "2")
+    }) {
+        true => {
+            "Landlock (the kernel has none, as before Linux 5.13, or a filter of system calls forbids it: a \
+                 unit with SystemCallFilter= needs landlock_create_ruleset, landlock_add_rule and \
+                 landlock_restrict_self in it)"
+        }
+        false => "Landlock (the kernel has none: Linux 5.13 has)",
+    }
+    .to_owned()
 }
 
 fn restrict(bounds: &Bounds) -> Result<RestrictionStatus, RulesetError> {

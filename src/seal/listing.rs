@@ -73,7 +73,7 @@ impl Listing {
             .of_kind("rule")
             .filter(|rule| rule["chain"] == "exempt")
             .collect();
-        matches!(rules.as_slice(), [rule] if normal(&rule["expr"]) == Value::Array(expected))
+        matches!(rules.as_slice(), [rule] if is_ours(rule) && normal(&rule["expr"]) == Value::Array(expected))
     }
 
     /// A hash of the confirmed rules: without what the trial adds, what the exemption is, and what only
@@ -90,16 +90,25 @@ impl Listing {
     }
 }
 
+/// Whether a set, chain or rule is in the gate's table.
+fn is_ours(object: &Value) -> bool {
+    object["family"] == "inet" && object["table"] == "kubelet_gate"
+}
+
 /// Whether an object belongs to the trial or to the exemption. One that is two things at once is not ours.
 fn passing(object: &Value) -> bool {
     let of_trial = |name: &Value| name.as_str().is_some_and(|name| name.ends_with("_trial"));
-    if object.as_object().is_none_or(|kinds| kinds.len() != 1) {
+    let mut kinds = object.as_object().into_iter().flatten();
+    let (Some((kind, value)), None) = (kinds.next(), kinds.next()) else {
+        return false;
+    };
+    if kind == "metainfo" {
+        return true;
+    }
+    if !is_ours(value) {
         return false;
     }
-    if object.get("metainfo").is_some()
-        || object["set"]["name"] == "trial"
-        || of_trial(&object["chain"]["name"])
-    {
+    if object["set"]["name"] == "trial" || of_trial(&object["chain"]["name"]) {
         return true;
     }
     let rule = &object["rule"];

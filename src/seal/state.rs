@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +70,13 @@ impl State {
         let path = self.directory.join(LOCK);
         let lock = || {
             fs::create_dir_all(&self.directory)?;
-            let file = fs::File::create(&path)?;
+            // Root opens it in a folder that may be another user's: no link is followed, nothing is cut.
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = fs::File::from(rustix::fs::open(
+                &path,
+                flags,
+                Mode::from_raw_mode(file::PRIVATE),
+            )?);
             // A process that may open the file may hold the lock.
             file.set_permissions(fs::Permissions::from_mode(file::PRIVATE))?;
             flock(&file, FlockOperation::LockExclusive)?;

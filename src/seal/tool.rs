@@ -60,6 +60,33 @@ const OF_A_RUNNING_GATE: [(&[&str], &[&[&str]]); 6] = [
     (&["ip"], &[&["-4", "rule", "show"], &["-6", "rule", "show"]]),
 ];
 
+/// The options in the seal's rules for iptables. There are others by which it starts a program (`-M`).
+const OPTIONS: [&str; 23] = [
+    "-A",
+    "-D",
+    "-F",
+    "-I",
+    "-X",
+    "-d",
+    "-g",
+    "-i",
+    "-j",
+    "-m",
+    "-o",
+    "-p",
+    "-s",
+    "--ctstate",
+    "--dport",
+    "--dst-type",
+    "--mark",
+    "--match-set",
+    "--reject-with",
+    "--tcp-flags",
+    "--to-destination",
+    "--to-ports",
+    "--uid-owner",
+];
+
 /// Where a service's `PATH` may not lead.
 const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
@@ -143,12 +170,12 @@ impl ToolRun {
         let listed = OF_A_RUNNING_GATE
             .iter()
             .any(|(tools, all)| tools.contains(&self.tool.as_str()) && all.contains(&arguments.as_slice()));
-        let strange = |word: &str| match self.tool.as_str() {
-            "nft" => word.contains("include"),
-            "ipset" => word.starts_with('-') && word != "-exist",
-            _ => word.starts_with("-M") || word.starts_with("--mo"),
-        };
-        listed && !self.input.split_whitespace().any(strange)
+        listed
+            && match self.tool.as_str() {
+                "nft" => !self.input.contains("include"),
+                "ipset" => is_plain(&self.input, &["-exist"]),
+                _ => is_plain(&self.input, &OPTIONS),
+            }
     }
 
     /// Runs it as a child of this process.
@@ -187,6 +214,16 @@ impl ToolRun {
         }
         String::from_utf8(stdout).map_err(|_| ToolFailure::Failed("what it printed is not UTF-8".to_owned()))
     }
+}
+
+/// Whether it is made of words as the seal's own are: none is quoted, and each that begins with a hyphen
+/// is one of `options`. The programs take quotes away, complete what is shortened, and read several
+/// options of a letter in one word.
+fn is_plain(input: &str, options: &[&str]) -> bool {
+    let is_plain = |c: char| c == '\n' || (' '..='~').contains(&c) && !['"', '\'', '\\'].contains(&c);
+    // A single one stands for the policy of a chain.
+    let is_known = |word: &str| !word.starts_with('-') || word == "-" || options.contains(&word);
+    input.chars().all(is_plain) && input.split_whitespace().all(is_known)
 }
 
 /// What a pipe yields, once it has ended.
@@ -243,7 +280,8 @@ mod tests {
         assert!(allowed(
             "ip6tables-legacy-restore",
             &restore,
-            "*filter\n-A INPUT -m mark -j DROP\nCOMMIT\n"
+            "*filter\n:KG-OUT - [0:0]\n-A KG-OUT -m owner --uid-owner 7 -m mark --mark 0x10/0x10 -j RETURN\n\
+             -I INPUT 1 ! -i lo -p tcp -m tcp --dport 10250 --tcp-flags FIN,SYN,RST,ACK SYN -j DROP\nCOMMIT\n"
         ));
         for (tool, arguments, input) in [
             ("sh", &["-c", "id"][..], ""),
@@ -265,6 +303,28 @@ mod tests {
                 &restore,
                 "*filter\n-A INPUT --modp=/tmp/x -m mark\nCOMMIT\n",
             ),
+            (
+                "iptables-nft-restore",
+                &restore,
+                "*filter\n-A INPUT \"-M\" /tmp/x -m mark\nCOMMIT\n",
+            ),
+            (
+                "iptables-nft-restore",
+                &restore,
+                "*filter\n-A INPUT -nM/tmp/x -m mark\nCOMMIT\n",
+            ),
+            (
+                "iptables-nft-restore",
+                &restore,
+                "*filter\n-A INPUT -m\u{b}mark\nCOMMIT\n",
+            ),
+            (
+                "iptables-nft-restore",
+                &restore,
+                "*filter\n-A INPUT --mod /tmp/x\nCOMMIT\n",
+            ),
+            ("ipset", &["restore"], "save \"-file\" /etc/passwd\n"),
+            ("ipset", &["restore"], "save \\-file /etc/passwd\n"),
             ("ipset", &["restore"], "save -f /etc/passwd\n"),
             ("ipset", &["restore"], "save -file /etc/passwd\n"),
         ] {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::StartError;
+use super::handover::process;
 use super::instance::Instance;
+use super::notify::ServiceManager;
 use super::start::Surroundings;
 use crate::adopt::kubelet::{PORT, READ_ONLY_PORT};
 use crate::apiserver::PluginCommand;
@@ -24,6 +26,8 @@ const BEGINS: Duration = Duration::from_secs(30);
 /// Where the kubelet answers health checks.
 const HEALTHZ_PORT: u16 = 10248;
 const DNS: u16 = 53;
+/// A kubelet has three ports. More of a plan are not opened: a gate that was taken over may have written it.
+const SEALED_PORTS: usize = 8;
 
 /// What names this machine, for the comparison with its Node.
 const MACHINE: [&str; 3] = [
@@ -95,8 +99,8 @@ pub(crate) fn enter(
     }
     make_run_directory(settings);
     let mut bounds = bounds(settings, configuration, &surroundings);
-    // The process that it takes over from tells it where the service manager listens.
-    bounds.abstract_sockets |= take_over;
+    // The process that it takes over from tells it where its service manager listens.
+    bounds.abstract_sockets |= take_over && process::manager_is_abstract(&settings.firewall.run_directory);
     let sandbox = sandbox::enter(&bounds, settings.sandbox == Sandbox::Required)?;
     if sandbox.is_complete() {
         tracing::info!("sandbox: {}: {sandbox}", settings.sandbox.name());
@@ -136,8 +140,7 @@ fn make_run_directory(settings: &Settings) {
 
 fn bounds(settings: &Settings, configuration: &Path, surroundings: &Surroundings) -> Bounds {
     let mut bounds = Bounds {
-        abstract_sockets: std::env::var_os("NOTIFY_SOCKET")
-            .is_some_and(|socket| socket.as_encoded_bytes().starts_with(b"@")),
+        abstract_sockets: ServiceManager::of_environment().is_abstract(),
         ..Bounds::default()
     };
     for (key, path) in named_files(settings, configuration) {
@@ -149,15 +152,17 @@ fn bounds(settings: &Settings, configuration: &Path, surroundings: &Surroundings
         bounds.readable.insert("/etc/group".into());
     }
     let firewall = &settings.firewall;
-    bounds.writable.insert(firewall.run_directory.clone());
-    bounds.writable.insert(firewall.state_directory.clone());
+    bounds.write("firewall.runDirectory", &firewall.run_directory);
+    bounds.seal_state(&firewall.state_directory);
     if let AuditSink::File(path) = &settings.audit.sink {
-        bounds.writable.extend(folders(path));
+        for folder in folders(path) {
+            bounds.write("audit.path", &folder);
+        }
     }
     let socket = settings.admin.socket.path(&firewall.run_directory);
-    bounds
-        .writable
-        .extend(socket.as_deref().and_then(Path::parent).map(Path::to_owned));
+    if let Some(folder) = socket.as_deref().and_then(Path::parent) {
+        bounds.write("admin.socket", folder);
+    }
 
     // Every listener; 0 is also the port of a connection that asks for any.
     bounds.bind.insert(0);
@@ -175,7 +180,9 @@ fn bounds(settings: &Settings, configuration: &Path, surroundings: &Surroundings
     let state = State::new(&firewall.state_directory);
     let confirmed = state.confirmed().ok().flatten().map(|confirmed| confirmed.plan);
     for plan in confirmed.into_iter().chain(state.trial().ok().flatten()) {
-        bounds.connect.extend(plan.ports.iter().map(|port| port.port));
+        bounds
+            .connect
+            .extend(plan.ports.iter().map(|port| port.port).take(SEALED_PORTS));
     }
     if let Some(kubeconfig) = &surroundings.kubeconfig {
         for file in kubeconfig.files() {
@@ -185,6 +192,8 @@ fn bounds(settings: &Settings, configuration: &Path, surroundings: &Surroundings
         if kubeconfig.names_host() {
             bounds.names = true;
             bounds.readable.extend(NAMES.map(PathBuf::from));
+            // Some systems have it elsewhere, behind a link.
+            bounds.readable.extend(folders(Path::new("/etc/resolv.conf")));
             bounds.connect.insert(DNS);
         }
     }
@@ -235,11 +244,44 @@ impl Bounds {
                     "later versions of {key}: {} (it lies in /; move it into a folder)",
                     file.display()
                 );
-                self.in_root.push(why);
+                self.closed.push(why);
                 self.readable.insert(file.to_owned());
             } else {
                 self.readable.insert(folder);
             }
+        }
+    }
+
+    /// A folder, named by this key, in which the gate makes files.
+    fn write(&mut self, key: &'static str, folder: &Path) {
+        if folder == Path::new("/") {
+            self.closed
+                .push(format!("{key} (it lies in /; name a path in a folder)"));
+        } else {
+            self.writable.insert(folder.to_owned());
+        }
+    }
+
+    /// The folder of the seal's state, which `firewall apply` makes, as root. Until then its parent stands
+    /// for it, for reading: with a folder of its own the gate could change what root loads at the next boot.
+    fn seal_state(&mut self, folder: &Path) {
+        if folder.exists() {
+            return self.write("firewall.stateDirectory", folder);
+        }
+        let is_open = |parent: &&Path| self.readable.contains(*parent) || self.writable.contains(*parent);
+        if folder.parent().as_ref().is_some_and(is_open) {
+            return;
+        }
+        match folder
+            .parent()
+            .filter(|parent| parent.is_dir() && parent.components().count() > 3)
+        {
+            Some(parent) => drop(self.readable.insert(parent.to_owned())),
+            None => self.closed.push(format!(
+                "firewall.stateDirectory: {} (it does not exist; make it and restart the gate before this \
+                 node is sealed)",
+                folder.display()
+            )),
         }
     }
 }
@@ -256,4 +298,43 @@ fn folders(file: &Path) -> Vec<PathBuf> {
         .map(Path::to_owned);
     let named = file.parent().map(Path::to_owned);
     links.chain(named).chain(last).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A folder of `/` would open every file of the machine. (Not seen red.)
+    #[test]
+    fn the_root_folder_is_opened_for_nothing() {
+        let mut bounds = Bounds::default();
+        bounds.read("tlsCertFile", Path::new("/tls.crt"));
+        bounds.write("audit.path", Path::new("/"));
+        bounds.seal_state(Path::new("/kubelet-gate-has-no-such-folder"));
+        assert!(bounds.writable.is_empty());
+        assert_eq!(bounds.readable, [PathBuf::from("/tls.crt")].into());
+        let keys = ["tlsCertFile", "audit.path", "firewall.stateDirectory"];
+        assert_eq!(bounds.closed.len(), keys.len(), "{:?}", bounds.closed);
+        for (closed, key) in bounds.closed.iter().zip(keys) {
+            assert!(closed.contains(key), "{closed}");
+        }
+    }
+
+    /// The gate starts before the node is sealed. Then it must see the seal, and not be able to change it.
+    ///
+    /// Seen red: with a folder that does not exist left out.
+    #[test]
+    fn the_seals_folder_may_be_made_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let parent = folder.path().join("kubelet-gate");
+        std::fs::create_dir(&parent).unwrap();
+        let mut bounds = Bounds::default();
+        bounds.seal_state(&parent.join("firewall"));
+        assert_eq!(bounds.readable, [parent.clone()].into());
+        assert!(bounds.writable.is_empty() && bounds.closed.is_empty());
+        std::fs::create_dir(parent.join("firewall")).unwrap();
+        bounds.seal_state(&parent.join("firewall"));
+        assert_eq!(bounds.writable, [parent.join("firewall")].into());
+    }
 }

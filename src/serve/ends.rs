@@ -12,8 +12,8 @@ pub struct Ends {
     /// It leaves, since another process has its sockets: what was accepted goes on for
     /// `upgrade.drainTimeout`. A gate that stops leaves as well, so this is cancelled with `stop`.
     pub leave: CancellationToken,
-    /// The process that has taken over has ended. If this one stops as well, the service manager waits for its
-    /// end before it starts a gate: what is open is cut soon.
+    /// The process that has taken over has ended. If this one stops as well, the service manager waits for
+    /// its end before it starts a gate: what is open is cut soon.
     pub alone: CancellationToken,
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, TryLockError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -45,7 +45,12 @@ pub(crate) fn run() -> io::Result<()> {
         PluginRun::KIND => write(&read::<PluginRun>(about)?.run_for(connection)),
         Holder::KIND => write(&read::<Holder>(about)?.find_here()),
         Kubelets::KIND => {
-            let mut looker = looker.lock().unwrap_or_else(PoisonError::into_inner);
+            // A look may wait for a file system that does not answer: the next ones do not wait for it.
+            let mut looker = match looker.try_lock() {
+                Ok(looker) => looker,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return Err("an earlier look has not ended".to_owned()),
+            };
             write(&looker.look(Path::new("/proc"), &read(about)?))
         }
         _ => Err("it does not do this".to_owned()),

@@ -44,6 +44,11 @@ impl ServiceManager {
                 .filter(|interval| *interval > 0),
         }
     }
+
+    /// It listens in the abstract namespace.
+    pub(super) fn is_abstract(&self) -> bool {
+        self.socket.as_ref().is_some_and(|socket| socket.starts_with('@'))
+    }
 }
 
 // === impl Notifier ===

@@ -179,7 +179,7 @@ async fn serve_until_ended(
     let ports = match taken {
         None => {
             line.log();
-            publish(&instance, &running);
+            publish(&instance, &running, notifier.manager());
             watch.admit().await;
             Ports::open(instance.clone(), sockets, ends.clone())?
         }
@@ -196,7 +196,7 @@ async fn serve_until_ended(
             }
             instance.metrics().upgrade("ok");
             line.log();
-            publish(&instance, &running);
+            publish(&instance, &running, notifier.manager());
             ports
         }
     };
@@ -266,9 +266,9 @@ fn running_gate(instance: &Instance, sockets: &Sockets) -> RunningGate {
 }
 
 /// Writes to `firewall.runDirectory` which gate serves: `firewall apply` and `upgrade` read it there.
-fn publish(instance: &Instance, running: &RunningGate) {
+fn publish(instance: &Instance, running: &RunningGate, manager: &ServiceManager) {
     let settings = &instance.settings.firewall;
-    if let Err(error) = process::write(&settings.run_directory) {
+    if let Err(error) = process::write(&settings.run_directory, manager) {
         tracing::warn!(
             "firewall.runDirectory: {error}: no other process can take over from this one; mend that and \
              restart the gate"

@@ -296,13 +296,14 @@ fn look_once(instance: &Instance, running: &RunningGate, mut unnoted: bool) -> L
             instance.gate.kubelet.set_sealed(false);
             return Ok(Found::Absent);
         }
+        // It may stand, also where what follows cannot be read.
+        instance.gate.kubelet.set_sealed(true);
         let lock = state.try_lock()?;
         changing = lock.is_none();
         let Some(standing) = Standing::judge(&state, &instance.settings.firewall.run_directory)? else {
             instance.gate.kubelet.set_sealed(false);
             return Ok(Found::Absent);
         };
-        instance.gate.kubelet.set_sealed(true);
         admit(&standing, running, lock.is_some())?;
         Ok(act(
             instance,

@@ -491,4 +491,15 @@ async fn required_refuses_what_it_cannot_hold_and_names_the_way_out() {
     );
     assert_eq!(served, 200);
     assert_says(&said, &["[!] sandbox: ", "clientCAFile", &file]);
+
+    // What is written to / would open the whole machine for writing.
+    contained.configure("Required", |configuration| {
+        configuration["audit"]["path"] = json!(format!("{file}.log"));
+    });
+    let refused = contained.installation.serve().await;
+    assert_eq!(code(&refused), 64);
+    assert_says(
+        &stderr(&refused),
+        &["sandbox is Required", "audit.path (it lies in /"],
+    );
 }

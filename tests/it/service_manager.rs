@@ -185,8 +185,8 @@ impl ServiceManager {
         self.start().await;
     }
 
-    /// What follows the end of the main process with `Restart=always`: the unit's other processes are stopped,
-    /// and only when they have ended it is started again.
+    /// What follows the end of the main process with `Restart=always`: the unit's other processes are
+    /// stopped, and only when they have ended it is started again.
     pub(crate) async fn recover(&mut self) {
         self.stop().await;
         self.start().await;

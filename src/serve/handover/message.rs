@@ -13,8 +13,8 @@ use super::super::notify::ServiceManager;
 use crate::seal::{Exemption, Seal};
 
 /// The version of the conversation. Fields that a reader does not know are ignored, so it is only counted up
-/// when a gate that does not know the change must not take over. A new field of [`Exemption`] is such a change:
-/// that is read strictly, since it is a file as well.
+/// when a gate that does not know the change must not take over. A new field of [`Exemption`] is such a
+/// change: that is read strictly, since it is a file as well.
 pub(super) const VERSION: u32 = 1;
 
 /// What the new process says.

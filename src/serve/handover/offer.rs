@@ -328,7 +328,8 @@ impl Offering {
         }
         tracing::warn!(
             successor = pid,
-            "the process that took over has ended; this one accepts nothing, and goes on with what it has open"
+            "the process that took over has ended; this one accepts nothing, and goes on with what it has \
+             open"
         );
         self.ends.alone.cancel();
     }

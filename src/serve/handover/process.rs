@@ -8,6 +8,7 @@ use procfs::process::Process;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use super::super::notify::ServiceManager;
 use crate::host::RunningProcess;
 use crate::seal::{FileError, file};
 
@@ -22,6 +23,8 @@ struct ServingProcess {
     started: u64,
     /// The file that it runs.
     program: Option<Program>,
+    /// Its service manager listens in the abstract namespace.
+    abstract_manager: bool,
 }
 
 /// A program's file. While a process runs it, no other file gets its number.
@@ -118,7 +121,7 @@ pub(crate) enum FindError {
 ///
 /// # Errors
 /// The directory does not exist or is not the gate's.
-pub(in crate::serve) fn write(run_directory: &Path) -> Result<(), FindError> {
+pub(in crate::serve) fn write(run_directory: &Path, manager: &ServiceManager) -> Result<(), FindError> {
     let pid = std::process::id().cast_signed();
     let unseen = |what: &str| {
         let what = what.to_owned();
@@ -129,9 +132,20 @@ pub(in crate::serve) fn write(run_directory: &Path) -> Result<(), FindError> {
         pid,
         started: process.started(),
         program: Program::at(Path::new("/proc/self/exe")).ok(),
+        abstract_manager: manager.is_abstract(),
     };
     let path = run_directory.join(FILE);
     Ok(file::replace(&path, &file::json(&serving), file::PRIVATE)?)
+}
+
+/// Whether the service manager of the gate that serves listens in the abstract namespace. True if that is not
+/// known.
+pub(in crate::serve) fn manager_is_abstract(run_directory: &Path) -> bool {
+    let serving = file::read::<ServingProcess>(&run_directory.join(FILE));
+    serving
+        .ok()
+        .flatten()
+        .is_none_or(|serving| serving.abstract_manager)
 }
 
 // === impl Program ===
@@ -165,6 +179,7 @@ impl OldProcess {
             pid,
             started,
             program,
+            ..
         }) = serving
         else {
             return Err(FindError::NoGate { path });
@@ -243,6 +258,7 @@ mod tests {
             pid,
             started,
             program: None,
+            abstract_manager: false,
         };
         fs::write(directory.join(FILE), file::json(&serving)).unwrap();
     }
@@ -281,13 +297,14 @@ mod tests {
     #[test]
     fn a_process_names_itself_and_its_program() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path()).unwrap();
+        write(folder.path(), &ServiceManager::default()).unwrap();
+        assert!(!manager_is_abstract(folder.path()));
         let serving: ServingProcess = file::read(&folder.path().join(FILE)).unwrap().unwrap();
         assert_eq!(serving.pid, std::process::id().cast_signed());
         let program = Program::at(&std::env::current_exe().unwrap()).unwrap();
         assert_eq!(serving.program, Some(program));
         let mode = fs::metadata(folder.path().join(FILE)).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(write(&folder.path().join("none")).is_err());
+        assert!(write(&folder.path().join("none"), &ServiceManager::default()).is_err());
     }
 }

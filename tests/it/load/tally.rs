@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// The kinds of client whose requests last.
 pub(crate) const STREAMS: [&str; 5] = ["exec", "attach", "port-forward", "followed log", "slow reader"];
 
+/// How long the gate remembers that a review has failed: for so long it asks the same no more.
+const FAILED_REVIEW: Duration = Duration::from_secs(1);
+
 /// Counts of what was asked, by kind of client.
 pub(crate) struct Tally {
     counts: Mutex<BTreeMap<&'static str, Counts>>,
@@ -142,9 +145,13 @@ impl Outages {
     /// Whether one that explains this was under way at some moment since then.
     fn explain(&self, wrong: &Wrong, kind: &str, began: Instant) -> bool {
         let list = self.list();
-        let since = list
-            .iter()
-            .filter(|(_, _, end)| end.is_none_or(|end| end >= began));
+        let since = list.iter().filter(|(outage, _, end)| {
+            let felt = match outage {
+                Outage::ApiServer => FAILED_REVIEW,
+                Outage::Kubelet => Duration::ZERO,
+            };
+            end.is_none_or(|end| end + felt >= began)
+        });
         since.map(|(outage, ..)| outage).any(|outage| match wrong {
             Wrong::Status(503) => *outage == Outage::ApiServer,
             Wrong::Status(502) => *outage == Outage::Kubelet,

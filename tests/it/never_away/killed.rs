@@ -99,7 +99,8 @@ async fn killed(victim: Victim) {
         let main = manager.main();
         println!("{victim:?} {hit:?} at {step:?} + {after:?}: {ended}, main {old} -> {main}");
         if is_alive(main) {
-            // The connections of a process that lives go on. One that was killed may still be seen for a moment.
+            // The connections of a process that lives go on. One that was killed may
+            // still be seen for a moment.
             if hit != Some(old) && is_alive(old) {
                 assert_eq!(before.status("/healthz").await, 200);
             }
