@@ -89,7 +89,8 @@ pub(super) fn assignments(text: &str) -> Vec<(String, String)> {
                 DoubleQuoted
             }
             (Comment, '\\') => CommentEscaped,
-            (Comment | CommentEscaped, c) if newline(c) => BeforeName,
+            (Comment, c) if newline(c) => BeforeName,
+            // Also a new line: see `comment_goes_on`.
             (Comment | CommentEscaped, _) => Comment,
         };
     }
@@ -98,6 +99,21 @@ pub(super) fn assignments(text: &str) -> Vec<(String, String)> {
         found.push((name.trim_end().to_owned(), value));
     }
     found
+}
+
+/// Whether a comment ends in a backslash before a line that is none. Up to version 253 systemd takes that line
+/// for a part of the comment, as `assignments` does, and later it does not.
+pub(super) fn comment_goes_on(text: &str) -> bool {
+    let mut lines = text.split(['\n', '\r']).map(str::trim_start).peekable();
+    let is_comment = |line: &str| line.starts_with(['#', ';']);
+    while let Some(line) = lines.next() {
+        let backslashes = line.bytes().rev().take_while(|byte| *byte == b'\\').count();
+        let next = lines.peek().is_some_and(|next| !is_comment(next) && next.contains('='));
+        if is_comment(line) && backslashes % 2 == 1 && next {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -117,7 +133,8 @@ mod tests {
             ("A=\"\\$x \\n \\\"\"\n", &[("A", "$x \\n \"")]),
             ("export A=1\n", &[("export A", "1")]),
             ("nothing\nA=\nB\n", &[("A", "")]),
-            ("# a comment \\\nA=1\n", &[("A", "1")]),
+            ("# a comment \\\nA=1\nB=2\n", &[("B", "2")]),
+            ("# a comment \\\\\nA=1\n", &[("A", "1")]),
         ] {
             let read = assignments(text);
             let read: Vec<(&str, &str)> = read
@@ -125,6 +142,20 @@ mod tests {
                 .map(|(name, value)| (name.as_str(), value.as_str()))
                 .collect();
             assert_eq!(read, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn versions_differ_over_a_comment_that_goes_on() {
+        for (text, goes_on) in [
+            ("# a \\\nA=1\n", true),
+            ("A=1\n  ; a \\\n  B=1\n", true),
+            ("# a \\\\\nA=1\n", false),
+            ("# a \\\n# A=1\n", false),
+            ("# a \\\n\nA=1\n", false),
+            ("A=x \\\nB=1\n", false),
+        ] {
+            assert_eq!(comment_goes_on(text), goes_on, "{text:?}");
         }
     }
 }
