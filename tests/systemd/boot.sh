@@ -37,13 +37,17 @@ libraries=$(dirname "$(ldd /usr/lib/systemd/systemd | sed -n 's/.*libc\.so[^ ]* 
 libraries=$(readlink -f "$libraries")
 loader=$(readlink -f "$(dirname "$(ldd /usr/lib/systemd/systemd | sed -n 's/^\s*\(\/lib[^ ]*ld-[^ ]*\) .*/\1/p')")")
 mount --bind "$tree" "$tree"
-mkdir -p "$tree"/{usr/bin,usr/lib/systemd/system,proc,sys,dev,run,tmp,etc,seen} "$tree$libraries" "$tree$loader"
+mkdir -p "$tree"/{usr/bin,usr/lib/systemd/system,proc,sys,dev,run,tmp,var/tmp,etc,seen} "$tree$libraries" "$tree$loader"
 for folder in lib lib64 bin sbin; do
     [[ -e $tree/$folder || ! -d $tree/usr/${folder/sbin/bin} ]] || ln -s "usr/${folder/sbin/bin}" "$tree/$folder"
 done
 for folder in "$libraries" "$loader"; do mount --bind -o ro "$folder" "$tree$folder"; done
 cp /usr/lib/systemd/systemd "$tree/usr/lib/systemd/systemd"
 for name in kubelet k3s prepare end; do cp "$program" "$tree/usr/bin/$name"; done
+# What is mounted already, systemd leaves alone.
+mount --bind "$tree/run" "$tree/run"
+# Without an identity of the machine systemd would take this for its first boot, and enable units.
+[[ -e $tree/etc/machine-id ]] || printf '%032d\n' 1 >"$tree/etc/machine-id"
 mount -t proc proc "$tree/proc"
 mount --bind -o ro "$tree/proc/sys" "$tree/proc/sys"
 mount -t sysfs -o ro sysfs "$tree/sys"

@@ -14,4 +14,4 @@ fi
 /usr/lib/systemd/systemd --version | head -n 1
 mkdir -p target/systemd
 rustc --edition=2024 -O tests/systemd/started.rs -o target/systemd/started
-KUBELET_GATE_SYSTEMD=${1:-compare} cargo test --locked --lib -- systemd::recorded --nocapture --test-threads=1
+KUBELET_GATE_SYSTEMD=${1:-compare} cargo test --locked -p kubelet-gate --lib -- systemd::recorded --nocapture --test-threads=1

@@ -124,13 +124,17 @@ impl Root {
     /// Whether systemd takes this for masked: it is empty, or a device, such as `/dev/null`. A copied node may
     /// lack the device.
     pub(crate) fn is_masked(&self, path: impl AsRef<Path>) -> bool {
-        let Ok(path) = self.resolve(path.as_ref()) else {
+        let path = path.as_ref();
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return false;
         };
-        path == self.at.join("dev/null")
-            || fs::metadata(path).is_ok_and(|about| {
-                about.file_type().is_char_device() || about.is_file() && about.len() == 0
-            })
+        let link = self
+            .resolve(parent)
+            .and_then(|parent| fs::read_link(parent.join(name)));
+        let is_nothing =
+            |about: fs::Metadata| about.file_type().is_char_device() || about.is_file() && about.len() == 0;
+        link.is_ok_and(|target| target == Path::new("/dev/null"))
+            || self.resolve(path).and_then(fs::metadata).is_ok_and(is_nothing)
     }
 
     /// The path of the node to which a link in a folder leads. The links in its folders are followed, but not

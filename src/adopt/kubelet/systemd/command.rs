@@ -86,9 +86,15 @@ fn command(
     let unknown = |letter| bad(&format!("the specifier \"%{letter}\" is unknown"));
     let program = specifiers.replaced(prefix.path, place, told).map_err(unknown)?;
     if !is_program(&program) {
-        return Err(bad("the first word is neither an absolute path nor a program's name"));
+        return Err(bad(
+            "the first word is neither an absolute path nor a program's name",
+        ));
     }
-    let mut argv = if prefix.names_itself { Vec::new() } else { vec![program.clone()] };
+    let mut argv = if prefix.names_itself {
+        Vec::new()
+    } else {
+        vec![program.clone()]
+    };
     let mut goes_on = false;
     while !rest.is_empty() {
         if let Some(after) = lone(rest, ";") {
@@ -102,7 +108,11 @@ fn command(
         }
         match take_word(rest, WordRules::KeptEscapes) {
             Ok(None) => break,
-            Ok(Some(word)) => argv.push(specifiers.replaced(&text(word, told), place, told).map_err(unknown)?),
+            Ok(Some(word)) => argv.push(
+                specifiers
+                    .replaced(&text(word, told), place, told)
+                    .map_err(unknown)?,
+            ),
             Err(_) => return Err(bad("a quote is not closed")),
         }
     }
@@ -190,20 +200,29 @@ impl Command {
         let mut length = 0;
         for word in &self.argv {
             let before = words.len();
-            let alone = word.strip_prefix('$').filter(|name| !name.starts_with(['{', '$']));
+            let alone = word
+                .strip_prefix('$')
+                .filter(|name| !name.starts_with(['{', '$']));
             match alone {
                 _ if !self.expands => words.push(as_it_is(word)),
                 Some(name) => words.extend(self.split(name, variables, told)),
                 None => words.push(self.replaced(word, variables, told)),
             }
-            length += words[before..].iter().map(|word| word.text.len() + 1).sum::<usize>();
+            length += words[before..]
+                .iter()
+                .map(|word| word.text.len() + 1)
+                .sum::<usize>();
             if length > LONGEST_COMMAND {
                 return None;
             }
         }
         // `argv[0]` is not the program.
         let arguments = words.into_iter().skip(1);
-        Some(std::iter::once(as_it_is(&self.program)).chain(arguments).collect())
+        Some(
+            std::iter::once(as_it_is(&self.program))
+                .chain(arguments)
+                .collect(),
+        )
     }
 
     /// The words of a variable.
@@ -271,7 +290,10 @@ impl Command {
             LookedUp::Set(text, file) => Some((text, file)),
             LookedUp::Unset => None,
             LookedUp::Unknown(why) => {
-                told.unknown(&self.place, format!("the value of ${name} is not known here: {why}"));
+                told.unknown(
+                    &self.place,
+                    format!("the value of ${name} is not known here: {why}"),
+                );
                 None
             }
         }

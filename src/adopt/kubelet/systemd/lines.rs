@@ -156,7 +156,9 @@ fn joined(text: &[u8]) -> Vec<(usize, Vec<u8>)> {
         }
         let mut whole = current.take().unwrap_or_default();
         whole.extend_from_slice(line);
-        let escaped = whole.iter().fold(false, |escaped, byte| !escaped && *byte == b'\\');
+        let escaped = whole
+            .iter()
+            .fold(false, |escaped, byte| !escaped && *byte == b'\\');
         if escaped {
             if let Some(backslash) = whole.last_mut() {
                 *backslash = b' ';

@@ -118,7 +118,11 @@ pub(super) fn started(root: &Root, name: &str) -> Result<Option<UnitStart>, Unit
             directory => directory.to_owned(),
         },
         environment: variables.into_known(),
-        allows_only: unit.denied.iter().any(|word| word == "any").then_some(unit.allowed),
+        allows_only: unit
+            .denied
+            .iter()
+            .any(|word| word == "any")
+            .then_some(unit.allowed),
         notes: told.notes,
         unread: told.unread,
     }))

@@ -150,7 +150,11 @@ mod tests {
     fn patterns_are_read_as_glob_reads_them() {
         for (pattern, fits, differs) in [
             ("kubelet", &["kubelet"][..], &["kubelet2", "kubele"][..]),
-            ("kube*.e?v", &["kube-1.env", "kube.env"], &["kube-1.envy", "kube.ev"]),
+            (
+                "kube*.e?v",
+                &["kube-1.env", "kube.env"],
+                &["kube-1.envy", "kube.ev"],
+            ),
             ("k[a-cx]*", &["ka", "kx1"], &["kd", "k"]),
             ("k[!a-c]", &["kd"], &["ka", "k"]),
             ("k[]a]", &["k]", "ka"], &["kb"]),

@@ -88,7 +88,9 @@ impl<'a> UnitFiles<'a> {
         for file in drop_ins {
             if let Err((place, why)) = unit.take(&file)? {
                 let told = &mut unit.told.notes;
-                told.push(format!("{place}: {why}: systemd ignores it, and the rest of this file"));
+                told.push(format!(
+                    "{place}: {why}: systemd ignores it, and the rest of this file"
+                ));
             }
         }
         for (key, place) in &unit.other_files {
@@ -101,10 +103,13 @@ impl<'a> UnitFiles<'a> {
     /// Reads one file. The inner error: systemd reads it no further.
     fn take(&mut self, file: &str) -> Result<Result<(), (LinePlace, String)>, UnitError> {
         let is_fragment = file == self.found.fragment;
-        // systemd passes over a drop-in that it cannot open or that is a folder. One without a right is this
-        // program's, not systemd's.
+        if !is_fragment && self.root.is_masked(file) {
+            return Ok(Ok(()));
+        }
         if !is_fragment && (self.root.is_folder(file) || !self.root.exists(file).map_err(unread(file))?) {
-            self.told.notes.push(format!("{file}: no file: systemd ignores it"));
+            self.told
+                .notes
+                .push(format!("{file}: no file, which systemd passes over"));
             return Ok(Ok(()));
         }
         let text = self.root.read_bytes(file).map_err(unread(file))?;
@@ -185,7 +190,8 @@ impl<'a> UnitFiles<'a> {
                 return self.bad_command(key, read, place);
             }
             // What these start is of no concern here, but an error in them keeps the unit from starting.
-            "ExecCondition" | "ExecReload" | "ExecStartPost" | "ExecStartPre" | "ExecStop" | "ExecStopPost" => {
+            "ExecCondition" | "ExecReload" | "ExecStartPost" | "ExecStartPre" | "ExecStop"
+            | "ExecStopPost" => {
                 let read = commands(value, &specifiers, place, &mut Told::default(), &mut Vec::new());
                 return self.bad_command(key, read, place);
             }
@@ -201,7 +207,12 @@ impl<'a> UnitFiles<'a> {
         Ok(())
     }
 
-    fn bad_command(&mut self, key: &str, read: Result<(), BadCommand>, place: &LinePlace) -> Result<(), String> {
+    fn bad_command(
+        &mut self,
+        key: &str,
+        read: Result<(), BadCommand>,
+        place: &LinePlace,
+    ) -> Result<(), String> {
         match read {
             Ok(()) => Ok(()),
             Err(BadCommand::Ignored(why)) => {
@@ -227,7 +238,8 @@ impl<'a> UnitFiles<'a> {
         if path.starts_with('/') {
             self.environment_files.push((path.to_owned(), optional));
         } else {
-            self.told.ignored(place, format!("EnvironmentFile: {path:?} is no absolute path"));
+            self.told
+                .ignored(place, format!("EnvironmentFile: {path:?} is no absolute path"));
         }
     }
 
@@ -252,7 +264,9 @@ impl<'a> UnitFiles<'a> {
                     return names;
                 }
             };
-            let word = specifiers.replaced(&word, place, &mut self.told).unwrap_or_default();
+            let word = specifiers
+                .replaced(&word, place, &mut self.told)
+                .unwrap_or_default();
             let is_valid = match (word.split_once('='), rules) {
                 (None, _) => is_name(&word),
                 (Some((name, value)), WordRules::Escapes) => is_name(name) && is_text(value),
@@ -261,7 +275,8 @@ impl<'a> UnitFiles<'a> {
             if is_valid {
                 names.push(word);
             } else {
-                self.told.ignored(place, format!("{key}: a word that names no variable"));
+                self.told
+                    .ignored(place, format!("{key}: a word that names no variable"));
             }
         }
     }
@@ -353,8 +368,15 @@ fn default_environment(root: &Root, variables: &mut Variables, told: &mut Told) 
     let mut drop_ins: BTreeMap<String, String> = BTreeMap::new();
     for folder in CONFIGURATION {
         let folder = format!("{folder}/systemd/system.conf.d");
-        for name in root.list(&folder).map_err(unread(&folder))?.into_iter().filter(|name| is_drop_in(name)) {
-            drop_ins.entry(name.clone()).or_insert_with(|| format!("{folder}/{name}"));
+        for name in root
+            .list(&folder)
+            .map_err(unread(&folder))?
+            .into_iter()
+            .filter(|name| is_drop_in(name))
+        {
+            drop_ins
+                .entry(name.clone())
+                .or_insert_with(|| format!("{folder}/{name}"));
         }
     }
     files.extend(drop_ins.into_values());
@@ -382,12 +404,13 @@ fn default_environment(root: &Root, variables: &mut Variables, told: &mut Told) 
                     for (name, value) in assignments(&value, &specifiers, &place, told) {
                         defaults.insert(name, (value, Arc::clone(&file)));
                     }
-                    if *file == *"/usr/lib/systemd/system.conf" {
+                    if !file.starts_with("/etc/") && file.ends_with("/system.conf") {
                         told.unknown(&place, "systemd before 254 does not read this file");
                     }
                 }
                 LineKind::Stops(why) => {
-                    told.notes.push(format!("{place}: {why}: systemd ignores it, and what follows it"));
+                    told.notes
+                        .push(format!("{place}: {why}: systemd ignores it, and what follows it"));
                     return Ok(set_all(defaults, variables));
                 }
                 LineKind::Ignored(why) => told.ignored(&place, why),

@@ -55,7 +55,13 @@ pub(super) fn find(root: &Root, name: &str) -> Result<Option<FoundUnit>, UnitErr
     let own = resolved(&named, name);
     let template = || resolved(&named, &template_of(name)?);
     let Some(fragment) = own.or_else(template) else {
-        return Ok(None);
+        return match named.get(name) {
+            None => Ok(None),
+            Some(_) => Err(UnitError::Refused {
+                place: name.to_owned(),
+                why: "a link to another name of a unit that leads to no file".to_owned(),
+            }),
+        };
     };
     if root.is_masked(&fragment) {
         return Ok(None);
@@ -155,13 +161,19 @@ fn resolved(named: &HashMap<String, Named>, name: &str) -> Option<String> {
 /// A folder cannot be read.
 pub(super) fn drop_ins(root: &Root, unit: &FoundUnit, told: &mut Told) -> Result<Vec<String>, UnitError> {
     let others = unit.names.iter().filter(|name| **name != unit.id);
-    let mut names: Vec<&str> = std::iter::once(&unit.id).chain(others).map(String::as_str).collect();
+    let mut names: Vec<&str> = std::iter::once(&unit.id)
+        .chain(others)
+        .map(String::as_str)
+        .collect();
     names.push(kind_of(&unit.id));
     let mut seen = BTreeSet::new();
     let mut found: BTreeMap<String, (String, &str)> = BTreeMap::new();
     for name in names.iter().copied() {
         for folder in FOLDERS.iter().flat_map(|folder| drop_in_folders(folder, name)) {
-            if !root.within(Path::new(&folder)).is_ok_and(|real| seen.insert(real)) {
+            if !root
+                .within(Path::new(&folder))
+                .is_ok_and(|real| seen.insert(real))
+            {
                 continue;
             }
             let files = root.list(&folder).map_err(unread(&folder))?;
@@ -205,7 +217,10 @@ fn drop_in_folders(folder: &str, name: &str) -> Vec<String> {
     if let Some(at) = prefix.rfind('-').filter(|at| *at > 0) {
         let instance = instance_of(name).filter(|instance| !instance.is_empty());
         let instance = instance.map_or_else(String::new, |instance| format!("@{instance}"));
-        folders.extend(drop_in_folders(folder, &format!("{}{instance}.{kind}", &prefix[..=at])));
+        folders.extend(drop_in_folders(
+            folder,
+            &format!("{}{instance}.{kind}", &prefix[..=at]),
+        ));
     }
     folders
 }

@@ -39,7 +39,9 @@ pub(crate) fn socket_unit(root: &Root, name: &str) -> Result<Option<SocketUnit>,
         file: found.fragment.clone(),
         ..SocketUnit::default()
     };
-    let text = root.read_bytes(&found.fragment).map_err(unread(&found.fragment))?;
+    let text = root
+        .read_bytes(&found.fragment)
+        .map_err(unread(&found.fragment))?;
     if let Some((place, why)) = unit.take(&found.fragment, &text) {
         return Err(UnitError::Refused { place, why });
     }

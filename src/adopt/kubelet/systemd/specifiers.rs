@@ -76,7 +76,11 @@ impl Specifiers<'_> {
             'T' => Some("/tmp".to_owned()),
             'V' => Some("/var/tmp".to_owned()),
             'a' | 'b' | 'q' | 'v' => None,
-            _ => return self.unit.map_or(Value::Invalid, |unit| of_unit(unit, letter, place, told)),
+            _ => {
+                return self
+                    .unit
+                    .map_or(Value::Invalid, |unit| of_unit(unit, letter, place, told));
+            }
         };
         known.map_or(Value::Unknown, Value::Text)
     }
@@ -85,7 +89,9 @@ impl Specifiers<'_> {
         let host = self.first_line("/etc/hostname").unwrap_or_default();
         if host.is_empty() {
             let told = &mut told.notes;
-            told.push(format!("{place}: \"%{letter}\" is the host's name, and there is no /etc/hostname"));
+            told.push(format!(
+                "{place}: \"%{letter}\" is the host's name, and there is no /etc/hostname"
+            ));
         }
         let short = host.split('.').next().unwrap_or_default().to_owned();
         Some(if letter == 'l' { short } else { host })
@@ -104,7 +110,11 @@ impl Specifiers<'_> {
         let files = ["/etc/os-release", "/usr/lib/os-release"];
         let text = files.iter().find_map(|path| self.root.read(path).ok())?;
         let mut fields = environment::assignments(&text).into_iter().rev();
-        Some(fields.find(|(name, _)| name == field).map_or_else(String::new, |(_, value)| value))
+        Some(
+            fields
+                .find(|(name, _)| name == field)
+                .map_or_else(String::new, |(_, value)| value),
+        )
     }
 }
 
@@ -113,7 +123,8 @@ fn of_unit(unit: UnitName<'_>, letter: char, place: &LinePlace, told: &mut Told)
     let prefix = prefix_of(unit.name);
     let instance = instance_of(unit.name).unwrap_or_default();
     if unit.is_one_of_several && "nNpPjJfd".contains(letter) {
-        let why = format!("the unit has several names, and \"%{letter}\" is the one it is asked for first by");
+        let why =
+            format!("the unit has several names, and \"%{letter}\" is the one it is asked for first by");
         told.unknown(place, why);
     }
     Value::Text(match letter {
@@ -134,7 +145,11 @@ fn of_unit(unit: UnitName<'_>, letter: char, place: &LinePlace, told: &mut Told)
         }
         'd' => format!("/run/credentials/{}", unit.name),
         'y' => unit.fragment.to_owned(),
-        'Y' => unit.fragment.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned(),
+        'Y' => unit
+            .fragment
+            .rsplit_once('/')
+            .map_or("", |(folder, _)| folder)
+            .to_owned(),
         't' => "/run".to_owned(),
         'S' => "/var/lib".to_owned(),
         'C' => "/var/cache".to_owned(),

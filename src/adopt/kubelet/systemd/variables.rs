@@ -1,5 +1,6 @@
 //! The environment of a unit, as systemd puts it together.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use super::lines::{LinePlace, Told, is_text};
 use super::pattern::matching;
 use super::specifiers::Specifiers;
 use super::words::{WordRules, take_word};
-use crate::adopt::kubelet::environment;
+use crate::adopt::kubelet::environment::{self, EnvironmentLine};
 use crate::adopt::kubelet::root::Root;
 
 /// Variables that systemd sets by itself, some for certain units only, and the beginnings of their names.
@@ -112,7 +113,13 @@ impl Variables {
         if self.passed.contains(name) {
             return LookedUp::Unknown("it comes from systemd's own environment".to_owned());
         }
-        let of_systemd = |own: &&str| if own.ends_with('_') { name.starts_with(*own) } else { name == *own };
+        let of_systemd = |own: &&str| {
+            if own.ends_with('_') {
+                name.starts_with(*own)
+            } else {
+                name == *own
+            }
+        };
         if OWN.iter().any(|own| of_systemd(own)) {
             return LookedUp::Unknown("systemd sets it itself".to_owned());
         }
@@ -154,7 +161,10 @@ pub(super) fn assignments(
         let word = match specifiers.replaced(&word, place, told) {
             Ok(word) => word,
             Err(letter) => {
-                told.ignored(place, format!("Environment: an assignment with the unknown specifier %{letter}"));
+                told.ignored(
+                    place,
+                    format!("Environment: an assignment with the unknown specifier %{letter}"),
+                );
                 continue;
             }
         };
@@ -163,7 +173,10 @@ pub(super) fn assignments(
                 found.push((name.to_owned(), value.to_owned()));
             }
             Some((name, _)) => {
-                told.ignored(place, format!("Environment: {:?} is no name of a variable", shown(name)));
+                told.ignored(
+                    place,
+                    format!("Environment: {:?} is no name of a variable", shown(name)),
+                );
             }
             // A word that is left of a value without quotes, and may be a secret.
             None => told.ignored(place, "Environment: a word without \"=\" is no assignment"),
@@ -182,7 +195,11 @@ fn after(found: &[(String, String)]) -> String {
 
 /// A name that is none, as far as it can be shown: what is no short word may be a secret.
 fn shown(name: &str) -> &str {
-    if name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_. ".contains(c)) {
+    if name.len() <= 64
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_. ".contains(c))
+    {
         name
     } else {
         "…"
@@ -212,6 +229,11 @@ pub(super) fn from_files(
         match root.read_bytes(&file) {
             Ok(bytes) => from_file(&bytes, &file, optional, variables, told),
             Err(error) if error.kind() == ErrorKind::NotFound && optional => {}
+            Err(_) if optional && root.list(&file).is_ok() => {
+                told.notes.push(format!(
+                    "EnvironmentFile {file}: a folder, which systemd passes over"
+                ));
+            }
             Err(error) => told.unread.push(format!(
                 "EnvironmentFile {file}: {error}; its variables are treated as empty"
             )),
@@ -222,20 +244,22 @@ pub(super) fn from_files(
 /// One file: systemd reads all of it or nothing.
 fn from_file(bytes: &[u8], file: &str, optional: bool, variables: &mut Variables, told: &mut Told) {
     let text = String::from_utf8_lossy(bytes);
-    let found = environment::assignments(&text);
-    let broken = found.iter().any(|(name, value)| {
-        let replaced = |text: &str| text.contains(char::REPLACEMENT_CHARACTER) || !is_text(text);
-        replaced(name) || replaced(value)
+    let lines = environment::lines(&text);
+    let is_lossy = matches!(text, Cow::Owned(_));
+    let no_text = |text: &str| is_lossy && text.contains(char::REPLACEMENT_CHARACTER) || !is_text(text);
+    let broken = lines.iter().find(|(_, line)| match line {
+        EnvironmentLine::Assignment(name, value) => no_text(name) || no_text(value),
+        EnvironmentLine::Other => false,
     });
-    let broken = broken && matches!(text, std::borrow::Cow::Owned(_));
-    if broken || bytes.contains(&0) {
-        let why = format!("{file}: a value that is not UTF-8, or a zero byte");
-        if optional {
-            told.notes.push(format!("{why}: systemd ignores the file"));
-        } else {
-            told.unread.push(format!("{why}: systemd does not start the unit"));
-        }
-        return;
+    let broken = broken.map(|(line, _)| format!("{file}:{line}: bytes that are no text"));
+    let zero = bytes.contains(&0).then(|| format!("{file}: a zero byte"));
+    if let Some(why) = broken.or(zero) {
+        return match optional {
+            true => told.notes.push(format!("{why}: systemd passes over the file")),
+            false => told
+                .unread
+                .push(format!("{why}: systemd does not start the unit")),
+        };
     }
     if environment::comment_goes_on(&text) {
         told.unread.push(format!(
@@ -243,15 +267,21 @@ fn from_file(bytes: &[u8], file: &str, optional: bool, variables: &mut Variables
         ));
     }
     let place: Arc<str> = file.into();
-    for (name, text) in found {
-        if is_name(&name) {
-            variables.set(name, text, &place);
-        } else {
-            // The line may hold a secret: only a variable's name is shown.
-            let shown = name.strip_prefix("export ").filter(|name| is_name(name));
-            let line = shown.map_or_else(|| "a line".to_owned(), |name| format!("\"export {name}\""));
-            told.notes.push(format!("{file}: {line} names no variable, so systemd ignores it"));
-        }
+    for (number, line) in lines {
+        // It may hold a secret: only a variable's name is shown.
+        let shown = match line {
+            EnvironmentLine::Assignment(name, text) if is_name(&name) => {
+                variables.set(name, text, &place);
+                continue;
+            }
+            EnvironmentLine::Assignment(name, _) => {
+                let exported = name.strip_prefix("export ").filter(|name| is_name(name));
+                exported.map_or_else(|| "the line".to_owned(), |name| format!("\"export {name}\""))
+            }
+            EnvironmentLine::Other => "the line".to_owned(),
+        };
+        let note = format!("{file}:{number}: {shown} names no variable, so systemd ignores it");
+        told.notes.push(note);
     }
 }
 

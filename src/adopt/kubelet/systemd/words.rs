@@ -83,7 +83,9 @@ fn escaped<'a>(
 fn unescaped<'a>(rest: &'a str, word: &mut Vec<u8>) -> Option<&'a str> {
     let number = |digits: &str, radix: u32| {
         let plain = digits.bytes().all(|digit| char::from(digit).is_digit(radix));
-        plain.then(|| u32::from_str_radix(digits, radix).ok())?.filter(|number| *number != 0)
+        plain
+            .then(|| u32::from_str_radix(digits, radix).ok())?
+            .filter(|number| *number != 0)
     };
     let c = rest.bytes().next()?;
     let plain = match c {
@@ -110,7 +112,9 @@ fn unescaped<'a>(rest: &'a str, word: &mut Vec<u8>) -> Option<&'a str> {
             let end = if c == b'u' { 5 } else { 9 };
             let code = number(rest.get(1..end)?, 16)?;
             match char::from_u32(code) {
-                Some(char) if c == b'u' || super::lines::is_text(char.encode_utf8(&mut [0; 4])) => word.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
+                Some(char) if c == b'u' || super::lines::is_text(char.encode_utf8(&mut [0; 4])) => {
+                    word.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes())
+                }
                 // Half of a pair: systemd writes its three bytes, which are not UTF-8.
                 None if c == b'u' => word.extend([0xed, 0xa0, 0x80]),
                 _ => return None,
