@@ -1,5 +1,5 @@
-//! If `inspect` counts a line of a unit that systemd ignores, or overlooks one that systemd reads, it says PASS of a
-//! kubelet that starts open.
+//! If `inspect` counts a line of a unit that systemd ignores, or overlooks one that systemd reads, it says
+//! PASS of a kubelet that starts open.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;

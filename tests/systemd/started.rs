@@ -1,5 +1,5 @@
-//! What stands for the kubelet while a real systemd reads a unit: notes how it was started. `just systemd-oracle`
-//! compiles it.
+//! What stands for the kubelet while a real systemd reads a unit: notes how it was started.
+//! `just systemd-oracle` compiles it.
 
 use std::{env, fs, io};
 

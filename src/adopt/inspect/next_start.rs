@@ -1,5 +1,5 @@
-//! Whether a running kubelet's unit starts it the same way next time. The command line of a process is of the day
-//! it was started; a changed unit counts from the next start on.
+//! Whether a running kubelet's unit starts it the same way next time. The command line of a process is of the
+//! day it was started; a changed unit counts from the next start on.
 
 use super::check::{Check, CheckResult, Compensation};
 use crate::adopt::kubelet::invocation::{Invocation, NextInvocation, Source};
@@ -67,8 +67,8 @@ fn difference(running: &Invocation, next: &Invocation) -> String {
         }
     };
     format!(
-        "the process runs with other arguments than its unit starts it with: only the process has {}; only the unit \
-         has {}; if the unit was changed on purpose, restart the kubelet, else repair the unit",
+        "the process runs with other arguments than its unit starts it with: only the process has {}; only \
+         the unit has {}; if the unit was changed on purpose, restart the kubelet, else repair the unit",
         only(&running, &next),
         only(&next, &running)
     )

@@ -33,9 +33,9 @@ pub(super) fn assignments(text: &str) -> Vec<(String, String)> {
     lines(text).into_iter().filter_map(assignment).collect()
 }
 
-/// The lines of an environment file that are no comment, each with the number of the line on which it begins. An
-/// assignment may go on over several. This is how systemd reads it (`parse_env_file_internal`), which differs from a
-/// shell.
+/// The lines of an environment file that are no comment, each with the number of the line on which it
+/// begins. An assignment may go on over several. This is how systemd reads it (`parse_env_file_internal`),
+/// which differs from a shell.
 pub(super) fn lines(text: &str) -> Vec<(usize, EnvironmentLine)> {
     use At::{
         BeforeName, BeforeValue, Comment, CommentEscaped, DoubleQuoted, DoubleQuotedEscaped, Name,
@@ -135,8 +135,8 @@ pub(super) fn lines(text: &str) -> Vec<(usize, EnvironmentLine)> {
     found
 }
 
-/// Whether a comment ends in a backslash before a line that is none. Up to version 253 systemd takes that line
-/// for a part of the comment, as `assignments` does, and later it does not.
+/// Whether a comment ends in a backslash before a line that is none. Up to version 253 systemd takes that
+/// line for a part of the comment, as `assignments` does, and later it does not.
 pub(super) fn comment_goes_on(text: &str) -> bool {
     let mut lines = text.split(['\n', '\r']).map(str::trim_start).peekable();
     let is_comment = |line: &str| line.starts_with(['#', ';']);

@@ -191,7 +191,8 @@ pub(crate) fn systemd_unit(data: &[u8]) {
         return;
     };
     let words: Vec<&str> = unit.words.iter().map(|word| word.text.as_str()).collect();
-    // What ends a line or is no text cannot be quoted, nor what is a prefix or a variable in a program's path.
+    // What ends a line or is no text cannot be quoted, nor what is a prefix or a
+    // variable in a program's path.
     let is_plain = |c: char| c == ' ' || !c.is_whitespace() && !c.is_control() && u32::from(c) < 0xfdd0;
     let program = words[0].trim_start_matches(['-', '@', ':', '+', '!', '|']);
     if program != words[0] || program.contains('$') || !words.iter().all(|word| word.chars().all(is_plain)) {

@@ -121,8 +121,8 @@ impl Root {
         }
     }
 
-    /// Whether systemd takes this for masked: it is empty, or a device, such as `/dev/null`. A copied node may
-    /// lack the device.
+    /// Whether systemd takes this for masked: it is empty, or a device, such as `/dev/null`. A copied
+    /// node may lack the device.
     pub(crate) fn is_masked(&self, path: impl AsRef<Path>) -> bool {
         let path = path.as_ref();
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {

@@ -1,5 +1,5 @@
-//! The lines of a unit's file, as systemd reads them: which belong together, which are assignments, and which it
-//! ignores. Its configuration files (`system.conf`) have the same lines.
+//! The lines of a unit's file, as systemd reads them: which belong together, which are assignments, and which
+//! it ignores. Its configuration files (`system.conf`) have the same lines.
 
 use std::fmt;
 use std::sync::Arc;
@@ -173,7 +173,8 @@ fn joined(text: &[u8]) -> Vec<(usize, Vec<u8>)> {
     lines
 }
 
-/// The lines between line feeds, carriage returns and zero bytes; different ones of these in a row are one end.
+/// The lines between line feeds, carriage returns and zero bytes; different ones of
+/// these in a row are one end.
 fn physical(text: &[u8]) -> Vec<&[u8]> {
     let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r' | 0);
     let mut lines = Vec::new();

@@ -123,7 +123,8 @@ impl<'a> UnitFiles<'a> {
                 LineKind::Ignored(why) => self.told.ignored(&place, why),
                 LineKind::Includes => self.told.unknown(
                     &place,
-                    ".include: systemd before 246 reads that file, later ones ignore the line; it is not read here",
+                    ".include: systemd before 246 reads that file, later ones ignore the line; it is not \
+                     read here",
                 ),
                 LineKind::Stops(why) => return Ok(Err((place, why))),
                 LineKind::Assignment { section, key, value } => {
@@ -328,8 +329,8 @@ impl<'a> UnitFiles<'a> {
         }
     }
 
-    /// The environment: what systemd has for every unit, then this unit's. Files win over `Environment`, later
-    /// ones over earlier.
+    /// The environment: what systemd has for every unit, then this unit's. Files win over `Environment`,
+    /// later ones over earlier.
     pub(super) fn variables(&mut self) -> Result<Variables, UnitError> {
         let mut variables = Variables::default();
         default_environment(self.root, &mut variables, &mut self.told)?;

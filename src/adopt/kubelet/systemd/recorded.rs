@@ -1,5 +1,5 @@
-//! Odd units, read as a real systemd reads them. `tests/it/data/systemd` holds the units, and what systemd 252 of
-//! Debian 12 made of them: `just systemd-oracle` compares once more.
+//! Odd units, read as a real systemd reads them. `tests/it/data/systemd` holds the units, and what systemd
+//! 252 of Debian 12 made of them: `just systemd-oracle` compares once more.
 
 #![allow(clippy::unwrap_used)]
 
@@ -147,8 +147,8 @@ fn ignored(log: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The file and line with which a message begins. systemd says nothing of its own configuration here, as its log is
-/// not yet open then, and names no line of a file of variables.
+/// The file and line with which a message begins. systemd says nothing of its own configuration here, as its
+/// log is not yet open then, and names no line of a file of variables.
 fn of_a_unit(message: &str) -> Option<String> {
     let (place, _) = message.split_once(": ")?;
     let (file, line) = place.rsplit_once(':')?;

@@ -79,7 +79,8 @@ fn escaped<'a>(
     Ok(after)
 }
 
-/// One escape of C's, without its backslash, and `\s` for a space; returns what is after it. `None`: it is none.
+/// One escape of C's, without its backslash, and `\s` for a space; returns what is
+/// after it. `None`: it is none.
 fn unescaped<'a>(rest: &'a str, word: &mut Vec<u8>) -> Option<&'a str> {
     let number = |digits: &str, radix: u32| {
         let plain = digits.bytes().all(|digit| char::from(digit).is_digit(radix));
