@@ -177,9 +177,15 @@ fn a_variable_that_is_set_elsewhere_leaves_nothing_certain() {
     );
     let folder = node(&unit.replace("PassEnvironment=A\n", ""));
     assert!(only(folder.path()).unread.is_empty());
-    let generator = "usr/lib/systemd/system-environment-generators/10-more";
+    let generators = "usr/lib/systemd/system-environment-generators";
     write(
-        &folder.path().join(generator),
+        &folder.path().join(generators).join("snapd-env-generator"),
+        "sets PATH alone",
+    );
+    assert!(only(folder.path()).unread.is_empty());
+    let generator = format!("{generators}/10-more");
+    write(
+        &folder.path().join(&generator),
         "#!/bin/sh\necho A=--anonymous-auth=true\n",
     );
     assert_says(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::command::{BadCommand, Command, commands};
 use super::error::{FILES, UnitError, unread};
 use super::lines::{LineKind, LinePlace, Told, is_text, unit_lines};
-use super::search::{FoundUnit, drop_ins, is_drop_in};
+use super::search::{FoundUnit, drop_ins, is_drop_in, listed};
 use super::specifiers::{Specifiers, UnitName};
 use super::variables::{Variables, assignments, from_files, is_name};
 use super::words::{WordRules, take_word};
@@ -34,6 +34,8 @@ const GENERATORS: [&str; 4] = [
     "/usr/local/lib/systemd/system-environment-generators",
     "/usr/lib/systemd/system-environment-generators",
 ];
+/// Those among them that set `PATH` or `XDG_DATA_DIRS` alone.
+const HARMLESS_GENERATORS: [&str; 3] = ["60-flatpak", "60-flatpak-system-only", "snapd-env-generator"];
 
 /// What the files of a unit set.
 pub(super) struct UnitFiles<'a> {
@@ -334,7 +336,13 @@ impl<'a> UnitFiles<'a> {
     pub(super) fn variables(&mut self) -> Result<Variables, UnitError> {
         let mut variables = Variables::default();
         default_environment(self.root, &mut variables, &mut self.told)?;
-        let has_programs = |folder: &&str| self.root.list(folder).is_ok_and(|names| !names.is_empty());
+        let has_programs = |folder: &&str| {
+            let names = self.root.list(folder).unwrap_or_default();
+            names.iter().any(|name| {
+                !HARMLESS_GENERATORS.contains(&name.as_str())
+                    && !self.root.is_masked(format!("{folder}/{name}"))
+            })
+        };
         variables.generators = GENERATORS.into_iter().find(has_programs);
         for name in &self.passed {
             variables.pass(name);
@@ -369,12 +377,7 @@ fn default_environment(root: &Root, variables: &mut Variables, told: &mut Told) 
     let mut drop_ins: BTreeMap<String, String> = BTreeMap::new();
     for folder in CONFIGURATION {
         let folder = format!("{folder}/systemd/system.conf.d");
-        for name in root
-            .list(&folder)
-            .map_err(unread(&folder))?
-            .into_iter()
-            .filter(|name| is_drop_in(name))
-        {
+        for name in listed(root, &folder)?.into_iter().filter(|name| is_drop_in(name)) {
             drop_ins
                 .entry(name.clone())
                 .or_insert_with(|| format!("{folder}/{name}"));

@@ -1,6 +1,7 @@
 //! Where systemd finds the files of a unit: its own file, its names, and the drop-ins of all of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::error::{UnitError, unread};
@@ -67,7 +68,7 @@ pub(super) fn find(root: &Root, name: &str) -> Result<Option<FoundUnit>, UnitErr
         return Ok(None);
     }
     if !root.exists(&fragment).map_err(unread(&fragment))? {
-        let why = std::io::Error::new(std::io::ErrorKind::NotFound, "it is a link to what is not there");
+        let why = io::Error::new(ErrorKind::NotFound, "it is a link to what is not there");
         return Err(unread(&fragment)(why));
     }
     let id = file_name(&fragment);
@@ -176,7 +177,13 @@ pub(super) fn drop_ins(root: &Root, unit: &FoundUnit, told: &mut Told) -> Result
             {
                 continue;
             }
-            let files = root.list(&folder).map_err(unread(&folder))?;
+            let files = listed(root, &folder)?;
+            if !files.is_empty() && is_relative_link(root, &folder) {
+                told.unread.push(format!(
+                    "{folder}: a relative link to a folder, which systemd 252 does not follow; it is not known \
+                     whether this node's does"
+                ));
+            }
             for file in files.into_iter().filter(|file| is_drop_in(file)) {
                 let path = format!("{folder}/{file}");
                 let Some((earlier, of)) = found.get(&file) else {
@@ -194,6 +201,26 @@ pub(super) fn drop_ins(root: &Root, unit: &FoundUnit, told: &mut Told) -> Result
         }
     }
     Ok(found.into_values().map(|(path, _)| path).collect())
+}
+
+/// What is in a folder of drop-ins; nothing if it is none.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn listed(root: &Root, folder: &str) -> Result<Vec<String>, UnitError> {
+    match root.list(folder) {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(Vec::new()),
+        listed => listed.map_err(unread(folder)),
+    }
+}
+
+fn is_relative_link(root: &Root, folder: &str) -> bool {
+    let Some((above, name)) = folder.rsplit_once('/').filter(|_| !root.is_folder(folder)) else {
+        return false;
+    };
+    let links = root.files_and_links(above).unwrap_or_default().into_iter();
+    let mut links = links.filter(|(link, _)| link == name);
+    links.any(|(_, target)| target.is_some_and(|target| target.is_relative()))
 }
 
 /// systemd overlooks hidden files.
