@@ -8,6 +8,7 @@
 //! specifiers   `%H` and its like                               specifiers.rs
 //! search       the unit's own file, its names, its drop-ins    search.rs
 //! socket       socket units                                    socket.rs
+//! keys         the keys that systemd knows                     keys.rs
 //! lines        the lines of a file                             lines.rs
 //! words        the words of a line                             words.rs
 //! pattern      patterns of file names                          pattern.rs
@@ -16,6 +17,7 @@
 
 mod command;
 mod error;
+mod keys;
 mod lines;
 mod pattern;
 mod reading;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::command::{BadCommand, Command, commands};
 use super::error::{FILES, UnitError, unread};
+use super::keys::is_known;
 use super::lines::{LineKind, LinePlace, Told, is_text, unit_lines};
 use super::search::{FoundUnit, drop_ins, is_drop_in, listed};
 use super::specifiers::{Specifiers, UnitName};
@@ -12,8 +13,6 @@ use super::variables::{Variables, assignments, from_files, is_name};
 use super::words::{WordRules, take_word};
 use crate::adopt::kubelet::root::Root;
 
-/// Every key that systemd knows in a service's file, up to version 258, as `Section.Key`.
-const KEYS: &str = include_str!("keys.txt");
 /// Keys by which a service sees other files than the node has.
 const OTHER_FILES: [&str; 8] = [
     "BindPaths",
@@ -130,7 +129,7 @@ impl<'a> UnitFiles<'a> {
                 ),
                 LineKind::Stops(why) => return Ok(Err((place, why))),
                 LineKind::Assignment { section, key, value } => {
-                    if !KEYS.lines().any(|known| known == format!("{section}.{key}")) {
+                    if !is_known(&section, &key) {
                         if !key.starts_with("X-") {
                             let key: String = key.chars().take(64).collect();
                             let why = format!("there is no key {key:?} in [{section}]");

@@ -55,7 +55,7 @@ pub(super) struct Variables {
     known: BTreeMap<String, Variable>,
     /// Passed on from systemd's own environment.
     passed: BTreeSet<String>,
-    /// What no program sets for every unit at boot cannot be known if there are such programs.
+    /// A folder with programs that may set variables for every unit at boot.
     pub(super) generators: Option<&'static str>,
 }
 
