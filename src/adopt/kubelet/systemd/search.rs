@@ -180,8 +180,8 @@ pub(super) fn drop_ins(root: &Root, unit: &FoundUnit, told: &mut Told) -> Result
             let files = listed(root, &folder)?;
             if !files.is_empty() && is_relative_link(root, &folder) {
                 told.unread.push(format!(
-                    "{folder}: a relative link to a folder, which systemd 252 does not follow; it is not known \
-                     whether this node's does"
+                    "{folder}: a relative link to a folder, which systemd 252 does not follow; whether \
+                     this node's does is not known"
                 ));
             }
             for file in files.into_iter().filter(|file| is_drop_in(file)) {
