@@ -388,7 +388,7 @@ fn default_environment(root: &Root, variables: &mut Variables, told: &mut Told) 
     }
     let specifiers = Specifiers { root, unit: None };
     let mut defaults: BTreeMap<String, (String, Arc<str>)> = BTreeMap::new();
-    for file in files {
+    'files: for file in files {
         if root.is_folder(&file) || !root.exists(&file).map_err(unread(&file))? {
             continue;
         }
@@ -414,19 +414,15 @@ fn default_environment(root: &Root, variables: &mut Variables, told: &mut Told) 
                 LineKind::Stops(why) => {
                     told.notes
                         .push(format!("{place}: {why}: systemd ignores it, and what follows it"));
-                    return Ok(set_all(defaults, variables));
+                    break 'files;
                 }
                 LineKind::Ignored(why) => told.ignored(&place, why),
                 LineKind::Assignment { .. } | LineKind::Includes => {}
             }
         }
     }
-    set_all(defaults, variables);
-    Ok(())
-}
-
-fn set_all(all: BTreeMap<String, (String, Arc<str>)>, variables: &mut Variables) {
-    for (name, (value, file)) in all {
+    for (name, (value, file)) in defaults {
         variables.set(name, value, &file);
     }
+    Ok(())
 }

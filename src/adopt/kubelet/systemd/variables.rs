@@ -120,7 +120,7 @@ impl Variables {
                 name == *own
             }
         };
-        if OWN.iter().any(|own| of_systemd(own)) {
+        if OWN.iter().any(of_systemd) {
             return LookedUp::Unknown("systemd sets it itself".to_owned());
         }
         match self.generators {
