@@ -66,6 +66,11 @@ soak seconds="1800":
 testssl:
     bash tests/testssl.sh
 
+# Compare how odd units are read with how Debian's systemd reads them (needs root; installs systemd if missing).
+# `just systemd-oracle record` writes its readings, which `cargo test` compares with.
+systemd-oracle mode="compare":
+    bash tests/systemd/oracle.sh {{ mode }}
+
 # Run what CI runs, each stage with its seconds; or only the stages that are named: `just ci keys width`.
 ci *stage:
     bash .ci/run {{ stage }}

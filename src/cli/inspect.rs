@@ -16,7 +16,7 @@ use super::terminal::{BAD, BOLD, DOUBTFUL, GOOD, Stream, Terminal};
 use super::which_kubelet::{WhichKubelet, elsewhere, listed};
 use crate::adopt::inspect::{CertificateRole, Check, Compensation, Inspection, Verdict};
 use crate::adopt::kubelet::binds;
-use crate::adopt::kubelet::invocation::Invocation;
+use crate::adopt::kubelet::invocation::{Invocation, Source};
 use crate::adopt::prove::{self, Ports, ProbeReport, ProbeToken};
 use crate::report::sarif::{self, Finding, Level, Place, Rule};
 
@@ -96,6 +96,17 @@ impl Inspect {
                 inspection.face(report);
             }
         }
+        for at in (0..inspections.len()).rev() {
+            match inspections[at].next_start(now) {
+                Ok(None) => {}
+                Ok(Some(next)) => inspections.insert(at + 1, next),
+                Err(error) => {
+                    let error = format!("the next start of {}: {error}", inspections[at].invocation.source);
+                    terminal.err.labelled(BAD, "error:", &error);
+                    errors.push(error);
+                }
+            }
+        }
         let out = &mut terminal.out;
         match self.output {
             ReportFormat::Table => self.print(&inspections, report, out),
@@ -107,8 +118,11 @@ impl Inspect {
             FailOn::Fail => Verdict::Fail,
             FailOn::Never => return Ok(Exit::Good),
         };
-        let mut checks = inspections.iter().flat_map(|inspection| &inspection.checks);
-        let found = checks.any(|check| check.verdict >= least && !check.is_compensated(report));
+        let found = inspections.iter().any(|inspection| {
+            let report = probed(inspection, report);
+            let mut checks = inspection.checks.iter();
+            checks.any(|check| check.verdict >= least && !check.is_compensated(report))
+        });
         let unread = !errors.is_empty() || inspections.iter().any(|inspection| !inspection.unread.is_empty());
         outcome(found, report, unread)
     }
@@ -129,15 +143,17 @@ impl Inspect {
     }
 
     fn print(&self, inspections: &[Inspection], report: Option<&ProbeReport>, out: &mut Stream) {
-        if inspections.len() > 1 {
+        let is_next =
+            |inspection: &&Inspection| matches!(inspection.invocation.source, Source::NextStart { .. });
+        let kubelets = inspections.len() - inspections.iter().filter(is_next).count();
+        if kubelets > 1 {
             out.text(&format!(
-                "{} kubelets; --pid chooses one of those that run",
-                inspections.len()
+                "{kubelets} kubelets; --pid chooses one of those that run"
             ));
             writeln!(out);
         }
         for inspection in inspections {
-            print(inspection, report, out);
+            print(inspection, probed(inspection, report), out);
             if self.options {
                 print_options(inspection, out);
             }
@@ -161,6 +177,11 @@ impl Inspect {
             remarks(report, out);
         }
     }
+}
+
+/// What probes have shown of this kubelet. Of its next start they show nothing.
+fn probed<'a>(inspection: &Inspection, report: Option<&'a ProbeReport>) -> Option<&'a ProbeReport> {
+    report.filter(|_| !matches!(inspection.invocation.source, Source::NextStart { .. }))
 }
 
 /// The exit code. A finding counts even if not everything could be read, and a probe that gets through is a
@@ -317,7 +338,7 @@ fn as_json(
 ) -> serde_json::Value {
     let kubelets: Vec<_> = inspections
         .iter()
-        .map(|inspection| inspection.to_json(report))
+        .map(|inspection| inspection.to_json(probed(inspection, report)))
         .collect();
     json!({
         "apiVersion": prove::API_VERSION,
@@ -353,11 +374,12 @@ fn as_sarif(
         }
     }
     let findings = inspections.iter().flat_map(|inspection| {
+        let report = probed(inspection, report);
         let found = inspection
             .checks
             .iter()
             .filter(|check| check.verdict != Verdict::Pass);
-        found.map(|check| Finding {
+        found.map(move |check| Finding {
             rule: rule_id(check),
             level: match check.verdict {
                 Verdict::Fail => Level::Error,

@@ -189,9 +189,9 @@ fn what_cannot_be_read_is_reported_and_nothing_is_guessed() {
     unit("/usr/bin/kubelet --anonymous-auth=perhaps");
     fails("--anonymous-auth=perhaps");
     fs::remove_file(&path).unwrap();
-    std::os::unix::fs::symlink("kubelet.service", path.with_file_name("other")).unwrap();
-    std::os::unix::fs::symlink("other", &path).unwrap();
-    fails("symbolic links");
+    std::os::unix::fs::symlink("kubelet.service", path.with_file_name("other.service")).unwrap();
+    std::os::unix::fs::symlink("other.service", &path).unwrap();
+    fails("a link to another name of a unit that leads to no file");
     fs::remove_file(&path).unwrap();
     unit(&format!("/usr/bin/kubelet --x={}", "a".repeat(10 << 20)));
     fails("larger than 1 MiB");

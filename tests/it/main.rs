@@ -71,6 +71,7 @@ mod initialising_identity;
 mod inspecting;
 mod inspecting_probed;
 mod inspecting_starts;
+mod inspecting_units;
 mod inspecting_verdicts;
 mod interactive;
 mod kubelet_next_start;

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::addresses::DialledAddresses;
 use super::certificates::{self, Certificate, CertificateRole};
 use super::check::{Check, Verdict};
-use super::{address_deny, options, permissions, route_localnet, socket_unit};
+use super::{address_deny, next_start, options, permissions, route_localnet, socket_unit};
 use crate::adopt::kubelet;
 use crate::adopt::kubelet::invocation::{Invocation, Source};
 use crate::adopt::kubelet::options::{Effective, OptionsError};
@@ -49,6 +49,7 @@ impl Inspection {
         let addresses = DialledAddresses::of(&invocation, &options);
         let mut checks = options::of(&options);
         checks.push(address_deny::check(invocation.unit.as_ref()));
+        checks.extend(next_start::check(&invocation));
         if !unread.is_empty() {
             options::doubt(&mut checks);
         }
@@ -74,6 +75,15 @@ impl Inspection {
             notes,
             unread,
         })
+    }
+
+    /// The next start of a running kubelet, inspected, if its unit starts it otherwise than it runs.
+    ///
+    /// # Errors
+    /// Its options cannot be read or understood.
+    pub fn next_start(&self, now: OffsetDateTime) -> Result<Option<Self>, OptionsError> {
+        let next = next_start::differs(&self.invocation).cloned();
+        next.map(|next| Self::of(next, now)).transpose()
     }
 
     /// Compares what is written with what probes have just shown: where a probe got through, the check fails,

@@ -12,6 +12,7 @@
 //! permissions     modes and owners of files                            permissions.rs
 //! address_deny    systemd's IPAddressDeny                              address_deny.rs
 //! route_localnet  whether loopback is routed                           route_localnet.rs
+//! next_start      whether the unit starts what runs                     next_start.rs
 //! socket_unit     the gate's own socket unit                            socket_unit.rs
 //! check           a check, its verdict, and what a gate means for it   check.rs
 //! ```
@@ -23,6 +24,7 @@ mod certificates;
 mod check;
 mod defaults;
 mod inspection;
+mod next_start;
 mod options;
 mod permissions;
 mod route_localnet;

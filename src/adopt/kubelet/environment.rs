@@ -15,10 +15,28 @@ enum At {
     CommentEscaped,
 }
 
-/// The assignments of an environment file, in their order: `NAME=value`, quoted or not, also over several
-/// lines. Names are not checked. This is how systemd reads it (`parse_env_file_internal`), which differs from
-/// a shell.
+/// A line of an environment file.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum EnvironmentLine {
+    /// `NAME=value`, quoted or not. The name is not checked.
+    Assignment(String, String),
+    /// It has no equals sign.
+    Other,
+}
+
+/// The assignments of an environment file, in their order.
 pub(super) fn assignments(text: &str) -> Vec<(String, String)> {
+    let assignment = |line| match line {
+        (_, EnvironmentLine::Assignment(name, value)) => Some((name, value)),
+        (_, EnvironmentLine::Other) => None,
+    };
+    lines(text).into_iter().filter_map(assignment).collect()
+}
+
+/// The lines of an environment file that are no comment, each with the number of the line on which it
+/// begins. An assignment may go on over several. This is how systemd reads it (`parse_env_file_internal`),
+/// which differs from a shell.
+pub(super) fn lines(text: &str) -> Vec<(usize, EnvironmentLine)> {
     use At::{
         BeforeName, BeforeValue, Comment, CommentEscaped, DoubleQuoted, DoubleQuotedEscaped, Name,
         SingleQuoted, Value, ValueEscaped,
@@ -29,7 +47,12 @@ pub(super) fn assignments(text: &str) -> Vec<(String, String)> {
     let mut solid = 0;
     let mut at = BeforeName;
     let newline = |c: char| c == '\n' || c == '\r';
+    let (mut number, mut first) = (1, 1);
     for c in text.chars() {
+        if matches!(at, BeforeName) {
+            first = number;
+        }
+        number += usize::from(c == '\n');
         at = match (at, c) {
             (BeforeName, '#' | ';') => Comment,
             (BeforeName, c) if c.is_ascii_whitespace() => BeforeName,
@@ -39,6 +62,7 @@ pub(super) fn assignments(text: &str) -> Vec<(String, String)> {
             }
             // A line without an equals sign is ignored.
             (Name, c) if newline(c) => {
+                found.push((first, EnvironmentLine::Other));
                 name.clear();
                 BeforeName
             }
@@ -49,8 +73,11 @@ pub(super) fn assignments(text: &str) -> Vec<(String, String)> {
             }
             (BeforeValue | Value, c) if newline(c) => {
                 value.truncate(solid);
-                found.push((name.trim_end().to_owned(), std::mem::take(&mut value)));
-                name.clear();
+                let (name, value) = (std::mem::take(&mut name), std::mem::take(&mut value));
+                found.push((
+                    first,
+                    EnvironmentLine::Assignment(name.trim_end().to_owned(), value),
+                ));
                 solid = 0;
                 BeforeName
             }
@@ -89,15 +116,40 @@ pub(super) fn assignments(text: &str) -> Vec<(String, String)> {
                 DoubleQuoted
             }
             (Comment, '\\') => CommentEscaped,
-            (Comment | CommentEscaped, c) if newline(c) => BeforeName,
+            (Comment, c) if newline(c) => BeforeName,
+            // Also a new line: see `comment_goes_on`.
             (Comment | CommentEscaped, _) => Comment,
         };
     }
-    if !matches!(at, BeforeName | Name | Comment | CommentEscaped) {
-        value.truncate(solid);
-        found.push((name.trim_end().to_owned(), value));
+    match at {
+        BeforeName | Comment | CommentEscaped => {}
+        Name => found.push((first, EnvironmentLine::Other)),
+        _ => {
+            value.truncate(solid);
+            found.push((
+                first,
+                EnvironmentLine::Assignment(name.trim_end().to_owned(), value),
+            ));
+        }
     }
     found
+}
+
+/// Whether a comment ends in a backslash before a line that is none. Up to version 253 systemd takes that
+/// line for a part of the comment, as `assignments` does, and later it does not.
+pub(super) fn comment_goes_on(text: &str) -> bool {
+    let mut lines = text.split(['\n', '\r']).map(str::trim_start).peekable();
+    let is_comment = |line: &str| line.starts_with(['#', ';']);
+    while let Some(line) = lines.next() {
+        let backslashes = line.bytes().rev().take_while(|byte| *byte == b'\\').count();
+        let next = lines
+            .peek()
+            .is_some_and(|next| !is_comment(next) && next.contains('='));
+        if is_comment(line) && backslashes % 2 == 1 && next {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -117,7 +169,8 @@ mod tests {
             ("A=\"\\$x \\n \\\"\"\n", &[("A", "$x \\n \"")]),
             ("export A=1\n", &[("export A", "1")]),
             ("nothing\nA=\nB\n", &[("A", "")]),
-            ("# a comment \\\nA=1\n", &[("A", "1")]),
+            ("# a comment \\\nA=1\nB=2\n", &[("B", "2")]),
+            ("# a comment \\\\\nA=1\n", &[("A", "1")]),
         ] {
             let read = assignments(text);
             let read: Vec<(&str, &str)> = read
@@ -125,6 +178,20 @@ mod tests {
                 .map(|(name, value)| (name.as_str(), value.as_str()))
                 .collect();
             assert_eq!(read, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn versions_differ_over_a_comment_that_goes_on() {
+        for (text, goes_on) in [
+            ("# a \\\nA=1\n", true),
+            ("A=1\n  ; a \\\n  B=1\n", true),
+            ("# a \\\\\nA=1\n", false),
+            ("# a \\\n# A=1\n", false),
+            ("# a \\\n\nA=1\n", false),
+            ("A=x \\\nB=1\n", false),
+        ] {
+            assert_eq!(comment_goes_on(text), goes_on, "{text:?}");
         }
     }
 }

@@ -112,7 +112,11 @@ pub(super) fn in_unit(root: &Root, name: &str) -> Result<Option<Vec<Invocation>>
     }
 }
 
-fn of_unit(root: &Root, started: UnitStart) -> Result<Option<Invocation>, FindError> {
+/// The kubelet that a unit starts; `None`: none, with k3s' or RKE2's `--disable-agent`.
+///
+/// # Errors
+/// What it starts is not known to be a kubelet.
+pub(super) fn of_unit(root: &Root, started: UnitStart) -> Result<Option<Invocation>, FindError> {
     let source = Source::File(started.file.clone());
     let unit = Some(started.unit());
     if let Some(product) = Product::of(&started.words) {

@@ -12,6 +12,13 @@ pub enum Source {
     Process(i32),
     /// A file that starts it: a systemd unit, or MicroK8s' arguments.
     File(String),
+    /// The unit of a running kubelet, which starts the next one.
+    NextStart {
+        /// The process that runs.
+        pid: i32,
+        /// The unit's file.
+        file: String,
+    },
     /// The command line of this program.
     Given,
 }
@@ -21,6 +28,7 @@ impl std::fmt::Display for Source {
         match self {
             Self::Process(pid) => write!(f, "process {pid}"),
             Self::File(file) => f.write_str(file),
+            Self::NextStart { pid, file } => write!(f, "{file}, the next start of process {pid}"),
             Self::Given => f.write_str("the command line"),
         }
     }
@@ -44,6 +52,15 @@ pub struct KubeletUnit {
     pub allows_only: Option<Vec<String>>,
 }
 
+/// What the unit of a running kubelet starts next.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NextInvocation {
+    /// A kubelet, in this way.
+    Known(Box<Invocation>),
+    /// Why that is not known.
+    Unknown(String),
+}
+
 /// How one kubelet is started.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Invocation {
@@ -57,6 +74,8 @@ pub struct Invocation {
     pub directory: PathBuf,
     /// Its unit, if that is known.
     pub unit: Option<KubeletUnit>,
+    /// What its unit starts next, if a process of a unit was found.
+    pub next: Option<NextInvocation>,
     /// It runs in another network namespace than this program, which therefore cannot see its addresses and
     /// ports.
     pub elsewhere: bool,
@@ -74,6 +93,7 @@ impl Invocation {
             root,
             directory: PathBuf::from("/"),
             unit: None,
+            next: None,
             elsewhere: false,
             notes: Vec::new(),
             unread: Vec::new(),

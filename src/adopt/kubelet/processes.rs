@@ -4,9 +4,11 @@ use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::invocation::{Invocation, Source, kubelet_arguments, placed};
+use super::files::of_unit;
+use super::invocation::{Invocation, NextInvocation, Source, kubelet_arguments, placed};
 use super::rancher::{self, Product};
 use super::root::Root;
+use super::systemd::{UnitError, UnitStart};
 use super::{microk8s, systemd};
 use crate::files::{self, DOCUMENT};
 
@@ -50,11 +52,15 @@ pub(super) fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
     {
         return None;
     }
-    let unit = unit_of(process).and_then(|name| systemd::started(&root, &name).ok().flatten());
+    let name = unit_of(process);
+    let started = name.as_deref().map(|name| systemd::started(&root, name));
+    let unit = started
+        .as_ref()
+        .and_then(|started| started.as_ref().ok()?.as_ref());
     let mut invocation = if let Some(arguments) = kubelet_arguments(&words) {
         Invocation::new(source, arguments.to_vec(), root)
     } else if let Some(product) = product {
-        rancher::of_process(product, &words, process, unit.as_ref(), source, root)?
+        rancher::of_process(product, &words, process, unit, source, root)?
     } else {
         microk8s::invocation(&words, source, root)
     };
@@ -69,12 +75,35 @@ pub(super) fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
     if product.is_none() {
         invocation.directory = working_directory(process);
     }
-    invocation.unit = unit.map(|started| started.unit());
+    invocation.unit = unit.map(UnitStart::unit);
+    invocation.next = name
+        .zip(started)
+        .map(|(name, started)| next(pid, &name, started, &invocation.root));
     let network = |process: &Path| std::fs::read_link(process.join("ns/net")).ok();
     invocation.elsewhere = network(process)
         .zip(network(Path::new("/proc/thread-self")))
         .is_some_and(|(theirs, ours)| theirs != ours);
     Some(invocation)
+}
+
+/// What the unit of a process starts next.
+fn next(pid: i32, name: &str, started: Result<Option<UnitStart>, UnitError>, root: &Root) -> NextInvocation {
+    let started = match started {
+        Ok(Some(started)) => started,
+        Ok(None) => {
+            return NextInvocation::Unknown(format!("{name}: there is no such unit, or it is masked"));
+        }
+        Err(error) => return NextInvocation::Unknown(error.to_string()),
+    };
+    let file = started.file.clone();
+    match of_unit(root, started) {
+        Ok(Some(invocation)) => NextInvocation::Known(Box::new(Invocation {
+            source: Source::NextStart { pid, file },
+            ..invocation
+        })),
+        Ok(None) => NextInvocation::Unknown(format!("{file}: it starts no kubelet")),
+        Err(error) => NextInvocation::Unknown(error.to_string()),
+    }
 }
 
 /// The name of the unit that a process belongs to, by its control group.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use crate::files::{self, DOCUMENT};
@@ -88,6 +89,14 @@ impl Root {
         files::read_text(&path, DOCUMENT)
     }
 
+    /// The bytes of a file.
+    ///
+    /// # Errors
+    /// It is not there, no regular file, or larger than 1 MiB.
+    pub(crate) fn read_bytes(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        files::read(self.resolve(path.as_ref())?, DOCUMENT)
+    }
+
     /// Whether there is such a file or folder. One that cannot be looked up counts as missing.
     pub(crate) fn has(&self, path: impl AsRef<Path>) -> bool {
         self.exists(path).unwrap_or(false)
@@ -112,7 +121,8 @@ impl Root {
         }
     }
 
-    /// Whether this is a link to `/dev/null`, by which systemd masks a file.
+    /// Whether systemd takes this for masked: it is empty, or a device, such as `/dev/null`. A copied
+    /// node may lack the device.
     pub(crate) fn is_masked(&self, path: impl AsRef<Path>) -> bool {
         let path = path.as_ref();
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -121,7 +131,61 @@ impl Root {
         let link = self
             .resolve(parent)
             .and_then(|parent| fs::read_link(parent.join(name)));
+        let is_nothing =
+            |about: fs::Metadata| about.file_type().is_char_device() || about.is_file() && about.len() == 0;
         link.is_ok_and(|target| target == Path::new("/dev/null"))
+            || self.resolve(path).and_then(fs::metadata).is_ok_and(is_nothing)
+    }
+
+    /// The path of the node to which a link in a folder leads. The links in its folders are followed, but not
+    /// a further one at its end.
+    ///
+    /// # Errors
+    /// A folder cannot be looked up.
+    pub(crate) fn one_link(&self, folder: &Path, target: &Path) -> io::Result<PathBuf> {
+        let path = folder.join(target);
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return self.within(&path);
+        };
+        Ok(self.within(parent)?.join(name))
+    }
+
+    /// The path of the node to which a path leads.
+    ///
+    /// # Errors
+    /// A folder cannot be looked up.
+    pub(crate) fn within(&self, path: &Path) -> io::Result<PathBuf> {
+        let resolved = self.resolve(path)?;
+        let below = resolved.strip_prefix(&self.at).map_err(io::Error::other)?;
+        Ok(Path::new("/").join(below))
+    }
+
+    /// The files and links in a folder, in no order; of a link also what is written in it. None if the folder
+    /// is not there.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    pub(crate) fn files_and_links(
+        &self,
+        folder: impl AsRef<Path>,
+    ) -> io::Result<Vec<(String, Option<PathBuf>)>> {
+        let entries = match self.resolve(folder.as_ref()).and_then(fs::read_dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            let name = || entry.file_name().to_string_lossy().into_owned();
+            if kind.is_symlink() {
+                found.push((name(), Some(fs::read_link(entry.path())?)));
+            } else if kind.is_file() {
+                found.push((name(), None));
+            }
+        }
+        Ok(found)
     }
 
     /// Whether this is a folder and not a link to one.

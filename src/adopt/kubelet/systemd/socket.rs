@@ -1,6 +1,9 @@
 //! What a socket unit listens on, read from its files: the fragment and its drop-ins.
 
-use super::{Root, UnitError, drop_ins, fragment, numbered, unread};
+use super::error::{UnitError, unread};
+use super::lines::{LineKind, Told, unit_lines};
+use super::search::{drop_ins, find};
+use crate::adopt::kubelet::root::Root;
 
 /// A socket unit.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -29,15 +32,24 @@ pub(crate) struct SocketLine {
 /// # Errors
 /// One of its files cannot be read.
 pub(crate) fn socket_unit(root: &Root, name: &str) -> Result<Option<SocketUnit>, UnitError> {
-    let Some(file) = fragment(root, name)? else {
+    let Some(found) = find(root, name)? else {
         return Ok(None);
     };
     let mut unit = SocketUnit {
-        file: file.clone(),
+        file: found.fragment.clone(),
         ..SocketUnit::default()
     };
-    for file in std::iter::once(file).chain(drop_ins(root, name)?) {
-        unit.take(&file, &root.read(&file).map_err(unread(&file))?);
+    let text = root
+        .read_bytes(&found.fragment)
+        .map_err(unread(&found.fragment))?;
+    if let Some((place, why)) = unit.take(&found.fragment, &text) {
+        return Err(UnitError::Refused { place, why });
+    }
+    for file in drop_ins(root, &found, &mut Told::default())? {
+        // systemd passes over what is no file, and over the rest of one from an error on.
+        if !root.is_folder(&file) && root.exists(&file).map_err(unread(&file))? {
+            unit.take(&file, &root.read_bytes(&file).map_err(unread(&file))?);
+        }
     }
     Ok(Some(unit))
 }
@@ -45,33 +57,31 @@ pub(crate) fn socket_unit(root: &Root, name: &str) -> Result<Option<SocketUnit>,
 // === impl SocketUnit ===
 
 impl SocketUnit {
-    fn take(&mut self, file: &str, text: &str) {
-        let mut section = String::new();
-        for (number, line) in numbered(text) {
-            if line.starts_with('[') {
-                section = line;
+    /// Reads one file; returns the place at which systemd reads no further, and why.
+    fn take(&mut self, file: &str, text: &[u8]) -> Option<(String, String)> {
+        for line in unit_lines(text, &["Unit", "Socket", "Install"]) {
+            let place = format!("{file}:{}", line.number);
+            let (section, key, value) = match line.kind {
+                LineKind::Assignment { section, key, value } => (section, key, value),
+                LineKind::Stops(why) => return Some((place, why)),
+                LineKind::Ignored(_) | LineKind::Includes => continue,
+            };
+            if &*section != "Socket" {
                 continue;
             }
-            let Some((key, value)) = line.split_once('=').filter(|_| section == "[Socket]") else {
-                continue;
-            };
-            let (key, value) = (key.trim(), value.trim());
-            let line = SocketLine {
-                key: key.to_owned(),
-                value: value.to_owned(),
-                place: format!("{file}:{number}"),
-            };
-            if key.starts_with("Listen") {
-                match value {
+            let line = SocketLine { key, value, place };
+            if line.key.starts_with("Listen") {
+                match line.value.as_str() {
                     // Of any kind, it empties the one list that systemd has of them.
                     "" => self.listens.clear(),
                     _ => self.listens.push(line),
                 }
             } else {
-                self.settings.retain(|setting| setting.key != key);
+                self.settings.retain(|setting| setting.key != line.key);
                 self.settings.push(line);
             }
         }
+        None
     }
 
     /// What this key is set to, if anything.
