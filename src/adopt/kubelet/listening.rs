@@ -45,7 +45,8 @@ fn known_binds(invocation: &Invocation) -> Result<Vec<SocketAddr>, OptionsError>
 /// A kubelet's options, if every source of them could be read.
 pub(super) fn known_options(invocation: &Invocation) -> Result<Effective, OptionsError> {
     let options = Effective::of(invocation)?;
-    match invocation.unread.iter().chain(&options.unread).next() {
+    let unknown = invocation.unread.iter().chain(&options.unread).chain(&options.refused);
+    match unknown.into_iter().next() {
         None => Ok(options),
         Some(unread) => Err(OptionsError {
             place: invocation.source.to_string(),
@@ -82,9 +83,8 @@ pub(crate) fn binds(options: &Effective) -> Result<Vec<SocketAddr>, OptionsError
         why: format!("{key}: {why}"),
     };
     let address = options.text("address");
-    let address: IpAddr = address
-        .parse()
-        .map_err(|_| failed("address", format!("{address:?} is not an IP address")))?;
+    let address: IpAddr = options::address(address)
+        .ok_or_else(|| failed("address", format!("{address:?} is not an IP address")))?;
     let port = |key: &str| {
         let number = options.number(key);
         u16::try_from(number).map_err(|_| failed(key, format!("{number} is not a port")))
