@@ -22,6 +22,8 @@ pub(crate) struct CurrentContext<C, U> {
     pub(crate) cluster_keys: Keys,
     pub(crate) user: U,
     pub(crate) user_keys: Keys,
+    /// A key that is there twice, and where; client-go takes the last.
+    pub(crate) repeated: Option<(String, String)>,
 }
 
 /// An entry of one of the three lists: its name, and what stands under the key that is named after it.
@@ -58,7 +60,7 @@ impl<C: Default + DeserializeOwned, U: Default + DeserializeOwned> CurrentContex
             }
         }
         let current: Option<String> = decoded(root.get("current-context")).map_err(wrong_type)?;
-        let contexts: Vec<NamedEntry<'_>> = entries::<ContextSection>(root, "contexts", "context").map_err(wrong_type)?;
+        let contexts = entries::<ContextSection>(root, "contexts", "context").map_err(wrong_type)?;
         let clusters = entries::<ClusterSection>(root, "clusters", "cluster").map_err(wrong_type)?;
         let users = entries::<UserSection>(root, "users", "user").map_err(wrong_type)?;
         for (list, entries) in [("contexts", &contexts), ("clusters", &clusters), ("users", &users)] {
@@ -91,6 +93,9 @@ impl<C: Default + DeserializeOwned, U: Default + DeserializeOwned> CurrentContex
             cluster: decoded(Some(cluster_content)).map_err(wrong_type)?.unwrap_or_default(),
             user_keys: keys(format!("users[{user}].user")),
             user: decoded(Some(user_content)).map_err(wrong_type)?.unwrap_or_default(),
+            repeated: document.repeated.into_iter().next().map(|(key, line)| {
+                (key, line.map_or_else(String::new, |line| format!(" (line {line})")))
+            }),
         })
     }
 }

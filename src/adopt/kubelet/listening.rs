@@ -143,7 +143,10 @@ mod tests {
     #[test]
     fn what_a_kubelet_binds_follows_flags_file_and_both_sets_of_defaults() {
         let config = "/var/lib/kubelet/config.yaml";
-        let file = Some("kind: KubeletConfiguration\naddress: 127.0.0.1\nunknown: {a: 1}\n");
+        let file = Some(
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\naddress: 127.0.0.1\n\
+             unknown: {a: 1}\n",
+        );
         assert_eq!(
             bound(&["/usr/bin/kubelet"], None),
             ["0.0.0.0:10250", "0.0.0.0:10255"]
@@ -165,7 +168,10 @@ mod tests {
         assert_eq!(
             bound(
                 &["kubelet", "--config", config],
-                Some("address: 127.0.0.1\nport: 0\nreadOnlyPort: 0\n")
+                Some(
+                    "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+                     address: 127.0.0.1\nport: 0\nreadOnlyPort: 0\n"
+                )
             ),
             ["127.0.0.1:10250"]
         );
