@@ -63,7 +63,11 @@ impl<C: Default + DeserializeOwned, U: Default + DeserializeOwned> CurrentContex
         let contexts = entries::<ContextSection>(root, "contexts", "context").map_err(wrong_type)?;
         let clusters = entries::<ClusterSection>(root, "clusters", "cluster").map_err(wrong_type)?;
         let users = entries::<UserSection>(root, "users", "user").map_err(wrong_type)?;
-        for (list, entries) in [("contexts", &contexts), ("clusters", &clusters), ("users", &users)] {
+        for (list, entries) in [
+            ("contexts", &contexts),
+            ("clusters", &clusters),
+            ("users", &users),
+        ] {
             let mut names = BTreeSet::new();
             if let Some(twice) = entries.iter().find(|entry| !names.insert(&entry.name)) {
                 return Err(refuse(list, &format!("has {:?} twice; remove one", twice.name)));
@@ -90,11 +94,18 @@ impl<C: Default + DeserializeOwned, U: Default + DeserializeOwned> CurrentContex
         };
         Ok(Self {
             cluster_keys: keys(format!("clusters[{cluster}].cluster")),
-            cluster: decoded(Some(cluster_content)).map_err(wrong_type)?.unwrap_or_default(),
+            cluster: decoded(Some(cluster_content))
+                .map_err(wrong_type)?
+                .unwrap_or_default(),
             user_keys: keys(format!("users[{user}].user")),
-            user: decoded(Some(user_content)).map_err(wrong_type)?.unwrap_or_default(),
+            user: decoded(Some(user_content))
+                .map_err(wrong_type)?
+                .unwrap_or_default(),
             repeated: document.repeated.into_iter().next().map(|(key, line)| {
-                (key, line.map_or_else(String::new, |line| format!(" (line {line})")))
+                (
+                    key,
+                    line.map_or_else(String::new, |line| format!(" (line {line})")),
+                )
             }),
         })
     }
@@ -106,7 +117,11 @@ fn entries<'a, T: DeserializeOwned>(
     list: &str,
     content: &str,
 ) -> Result<Vec<NamedEntry<'a>>, DecodeError> {
-    let line = root.entries().iter().find(|entry| &*entry.key == list).and_then(|entry| entry.line);
+    let line = root
+        .entries()
+        .iter()
+        .find(|entry| &*entry.key == list)
+        .and_then(|entry| entry.line);
     let entries = match root.get(list) {
         None | Some(Node::Null) => return Ok(Vec::new()),
         Some(Node::List(entries)) => entries,

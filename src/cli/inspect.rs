@@ -109,9 +109,10 @@ impl Inspect {
         };
         let mut checks = inspections.iter().flat_map(|inspection| &inspection.checks);
         let found = checks.any(|check| check.verdict >= least && !check.is_compensated(report));
-        let unread = !errors.is_empty() || inspections
-            .iter()
-            .any(|inspection| !inspection.unread.is_empty() || !inspection.refused.is_empty());
+        let unread = !errors.is_empty()
+            || inspections
+                .iter()
+                .any(|inspection| !inspection.unread.is_empty() || !inspection.refused.is_empty());
         outcome(found, report, unread)
     }
 

@@ -32,11 +32,17 @@ pub(crate) fn json(text: &str) -> Result<Document, DocumentError> {
 
 fn find_repeated(node: &Node, above: &str, repeated: &mut Vec<(String, Option<usize>)>) {
     match node {
-        Node::List(values) => values.iter().for_each(|value| find_repeated(value, above, repeated)),
+        Node::List(values) => values
+            .iter()
+            .for_each(|value| find_repeated(value, above, repeated)),
         Node::Object(entries) => {
             let mut keys: Vec<&str> = entries.iter().map(|entry| &*entry.key).collect();
             keys.sort_unstable();
-            let mut twice: Vec<&str> = keys.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0]).collect();
+            let mut twice: Vec<&str> = keys
+                .windows(2)
+                .filter(|two| two[0] == two[1])
+                .map(|two| two[0])
+                .collect();
             twice.dedup();
             repeated.extend(twice.into_iter().map(|key| (below(above, key), None)));
             for entry in entries.iter() {

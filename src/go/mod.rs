@@ -21,8 +21,8 @@ mod yaml;
 
 pub(crate) use self::decode::DecodeError;
 pub(crate) use self::json::{is_json, json};
-pub(crate) use self::node::{Entry, Node};
 #[cfg(test)]
 pub(crate) use self::node::{Document, DocumentError};
+pub(crate) use self::node::{Entry, Node};
 pub(crate) use self::number::integer;
 pub(crate) use self::yaml::yaml;

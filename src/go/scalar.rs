@@ -38,7 +38,9 @@ pub(super) fn scalar(text: &str, tag: Option<&str>) -> Result<Node, &'static str
         (Some("float"), Node::Number(_)) => true,
         _ => false,
     };
-    is_tagged.then_some(found).ok_or("a value that is not of the type of its tag")
+    is_tagged
+        .then_some(found)
+        .ok_or("a value that is not of the type of its tag")
 }
 
 fn plain(text: &str) -> Result<Node, &'static str> {

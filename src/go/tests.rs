@@ -62,7 +62,16 @@ fn plain_scalars_mean_what_yaml_1_1_says() {
         };
         assert_eq!(of(yaml(&text))["a"], value, "{text}");
     }
-    for text in ["!!int x", "!!int 1.5", "!!bool 1", "!!null x", "!!binary ?", ".inf", "-.Inf", ".NaN"] {
+    for text in [
+        "!!int x",
+        "!!int 1.5",
+        "!!bool 1",
+        "!!null x",
+        "!!binary ?",
+        ".inf",
+        "-.Inf",
+        ".NaN",
+    ] {
         assert!(yaml(&format!("a: {text}")).is_err(), "{text}");
     }
 }
@@ -72,11 +81,20 @@ fn plain_scalars_mean_what_yaml_1_1_says() {
 fn keys_are_texts_and_the_last_of_several_counts() {
     for (text, value) in [
         ("a: {b: 1, c: 2}\na: {b: 3}", json!({"a": {"b": 3}})),
-        ("on: 1\n2: x\n1.5: w\nTrue: z", json!({"true": "z", "2": "x", "1.5": "w"})),
-        ("a: &a {x: 1, y: 2}\nb:\n  x: 0\n  <<: *a\n  y: 3", json!({"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}})),
-        ("b: {<<: [{x: 1}, {x: 2, y: 2}]}", json!({"b": {"x": 1, "y": 2}})),
+        (
+            "on: 1\n2: x\n1.5: w\nTrue: z",
+            json!({"true": "z", "2": "x", "1.5": "w"}),
+        ),
+        (
+            "a: &a {x: 1, z: 2}\nb:\n  x: 0\n  <<: *a\n  z: 3",
+            json!({"a": {"x": 1, "z": 2}, "b": {"x": 1, "z": 3}}),
+        ),
+        ("b: {<<: [{x: 1}, {x: 2, z: 2}]}", json!({"b": {"x": 1, "z": 2}})),
         ("b: {'<<': {x: 1}}", json!({"b": {"<<": {"x": 1}}})),
-        ("a: &a [1, &b x]\nb: *b\nc: *a", json!({"a": [1, "x"], "b": "x", "c": [1, "x"]})),
+        (
+            "a: &a [1, &b x]\nb: *b\nc: *a",
+            json!({"a": [1, "x"], "b": "x", "c": [1, "x"]}),
+        ),
         ("{a, b: c, \"d\":1}", json!({"a": null, "b": "c", "d": 1})),
     ] {
         assert_eq!(of(yaml(text)), value, "{text}");
@@ -84,7 +102,15 @@ fn keys_are_texts_and_the_last_of_several_counts() {
     let document = yaml("a:\n  b: 1\n  b: 2\nc: 1\nc: 2\nc: 3\n").unwrap();
     let repeated = [("a.b", 3), ("c", 5), ("c", 6)].map(|(path, line)| (path.to_owned(), Some(line)));
     assert_eq!(document.repeated, repeated);
-    for text in ["? [a]\n: 1", "? {a: b}\n: 1", "~: 1", "<<: 1", "<<: [1]", "a: *b", "a: &a [*a]"] {
+    for text in [
+        "? [a]\n: 1",
+        "? {a: b}\n: 1",
+        "~: 1",
+        "<<: 1",
+        "<<: [1]",
+        "a: *b",
+        "a: &a [*a]",
+    ] {
         assert!(yaml(text).is_err(), "{text}");
     }
 }
@@ -147,13 +173,22 @@ fn json_keeps_a_key_that_is_there_twice() {
     assert_eq!(keys, ["a", "c", "a", "a"]);
     let repeated: Vec<&str> = document.repeated.iter().map(|(path, _)| path.as_str()).collect();
     assert_eq!(repeated, ["a", "c.d"]);
-    for (text, is) in [(" \n{", true), ("{}", true), ("---\n{}", false), ("\u{feff}{}", false), ("[]", false)] {
+    for (text, is) in [
+        (" \n{", true),
+        ("{}", true),
+        ("---\n{}", false),
+        ("\u{feff}{}", false),
+        ("[]", false),
+    ] {
         assert_eq!(is_json(text), is, "{text:?}");
     }
     for text in ["{a: 1}", "{} {}", "{}\n---\n{}", "{\"a\": 1,}", "{"] {
         assert!(json(text).is_err(), "{text}");
     }
-    assert_eq!(json("{\n a").err().unwrap().to_string(), "broken JSON in line 2, column 2");
+    assert_eq!(
+        json("{\n a").err().unwrap().to_string(),
+        "broken JSON in line 2, column 2"
+    );
 }
 
 #[test]
@@ -212,7 +247,11 @@ fn a_value_of_the_wrong_type_is_found_by_its_line() {
     };
     assert_eq!(found.inner, Some(expected));
     assert_eq!(read("inner: ~").unwrap().inner, None);
-    for (text, line) in [("inner:\n  is_on: true\n  text: 5", 3), ("a: 1\ninner: [a]", 2), ("inner: x", 1)] {
+    for (text, line) in [
+        ("inner:\n  is_on: true\n  text: 5", 3),
+        ("a: 1\ninner: [a]", 2),
+        ("inner: x", 1),
+    ] {
         let error = read(text).unwrap_err();
         assert_eq!(error, format!("a value of the wrong type near line {line}"));
     }

@@ -92,7 +92,10 @@ impl<'text> Reader<'text> {
         let (found, anchor) = match event {
             Event::Alias(id) => {
                 let repeated = self.anchors.get(&id).cloned();
-                (repeated.ok_or_else(|| refused(at, "an alias within what it repeats"))?, 0)
+                (
+                    repeated.ok_or_else(|| refused(at, "an alias within what it repeats"))?,
+                    0,
+                )
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let node = match tag {
@@ -102,14 +105,24 @@ impl<'text> Reader<'text> {
                 };
                 let weight = text.len() + 1;
                 let node = node.map_err(|what| refused(at, what))?;
-                (Measured { node, depth: 0, weight }, anchor)
+                (
+                    Measured {
+                        node,
+                        depth: 0,
+                        weight,
+                    },
+                    anchor,
+                )
             }
             Event::SequenceStart(_, anchor, _) => (self.list(above)?, anchor),
             Event::MappingStart(_, anchor, _) => (self.object(above)?, anchor),
             _ => return Err(refused(at, "a value is missing")),
         };
         if above + found.depth > DEPTH || found.weight > WEIGHT {
-            return Err(refused(at, "it nests too deep, or its aliases expand to too much"));
+            return Err(refused(
+                at,
+                "it nests too deep, or its aliases expand to too much",
+            ));
         }
         if anchor != 0 {
             self.anchors.insert(anchor, found.clone());

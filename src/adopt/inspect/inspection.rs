@@ -54,9 +54,15 @@ impl Inspection {
         named_files::judge(&mut checks, &options, &invocation);
         checks.push(address_deny::check(invocation.unit.as_ref()));
         if !unread.is_empty() {
-            options::doubt(&mut checks, "a source that may set another value could not be read");
+            options::doubt(
+                &mut checks,
+                "a source that may set another value could not be read",
+            );
         } else if !refused.is_empty() {
-            options::doubt(&mut checks, "a kubelet does not start as it is configured (see the notes)");
+            options::doubt(
+                &mut checks,
+                "a kubelet does not start as it is configured (see the notes)",
+            );
         }
         if invocation.source != Source::Given {
             checks.push(route_localnet::check(&invocation));

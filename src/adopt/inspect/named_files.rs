@@ -7,7 +7,7 @@ use std::path::Path;
 use super::check::{Check, CheckResult, Verdict};
 use crate::adopt::kubelet::Root;
 use crate::adopt::kubelet::invocation::Invocation;
-use crate::adopt::kubelet::kubeconfig::{NodeKubeconfig, NodeKubeconfigError};
+use crate::adopt::kubelet::kubeconfig::NodeKubeconfig;
 use crate::adopt::kubelet::options::Effective;
 use crate::tls::{certificate, certified_key, pem};
 
@@ -55,7 +55,8 @@ impl NamedFiles<'_> {
     /// Certificates of CAs.
     fn bundle(&self, path: &str) -> Result<(), CheckResult> {
         let text = self.read(path)?;
-        let cas = pem::certificates(Path::new(path), text.as_bytes()).map_err(|error| broken(error.to_string()))?;
+        let cas =
+            pem::certificates(Path::new(path), text.as_bytes()).map_err(|error| broken(error.to_string()))?;
         if cas.is_empty() {
             return Err(broken(format!("{path}: it holds no certificate")));
         }
@@ -71,7 +72,8 @@ impl NamedFiles<'_> {
         let (chain, text) = (self.read(certificate)?, self.read(key)?);
         let chain = pem::certificates(Path::new(certificate), chain.as_bytes())
             .map_err(|error| broken(error.to_string()))?;
-        let key = pem::private_key(Path::new(key), text.as_bytes()).map_err(|error| broken(error.to_string()))?;
+        let key =
+            pem::private_key(Path::new(key), text.as_bytes()).map_err(|error| broken(error.to_string()))?;
         match certified_key(chain, key) {
             Ok(_) => Ok(()),
             Err(error) => Err(broken(format!("{certificate}: {error}"))),
@@ -84,12 +86,12 @@ impl NamedFiles<'_> {
         let path = options.text("--kubeconfig");
         match NodeKubeconfig::read(self.root, path) {
             Ok(_) => Ok(()),
-            Err(NodeKubeconfigError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Err(error) if error.is_missing() => {
                 let bootstraps = !options.text("--bootstrap-kubeconfig").is_empty();
-                if bootstraps || self.is_copy {
-                    return Ok(());
+                match bootstraps || self.is_copy {
+                    true => Ok(()),
+                    false => Err(broken(error.to_string())),
                 }
-                Err(broken(format!("{path}: {source}")))
             }
             // client-go takes some that this program does not: one whose user is not there has no credential.
             Err(error) => Err(CheckResult::warn(format!(

@@ -45,7 +45,11 @@ fn known_binds(invocation: &Invocation) -> Result<Vec<SocketAddr>, OptionsError>
 /// A kubelet's options, if every source of them could be read.
 pub(super) fn known_options(invocation: &Invocation) -> Result<Effective, OptionsError> {
     let options = Effective::of(invocation)?;
-    let unknown = invocation.unread.iter().chain(&options.unread).chain(&options.refused);
+    let unknown = invocation
+        .unread
+        .iter()
+        .chain(&options.unread)
+        .chain(&options.refused);
     match unknown.into_iter().next() {
         None => Ok(options),
         Some(unread) => Err(OptionsError {

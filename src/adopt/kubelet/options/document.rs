@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::OptionsError;
+use super::error::OptionsError;
 use super::fields::{FIELDS, ValueKind};
 use super::schema::{Shape, is_pointer, meant, shape};
 use super::values::{ValueError, typed};
@@ -43,6 +43,8 @@ pub(super) struct ConfigurationFile {
     pub(super) refused: Vec<String>,
     /// It holds static pods, which `--config` meant before Kubernetes 1.6.
     pub(super) is_static_pod: bool,
+    /// The number of unknown keys.
+    unknown: usize,
 }
 
 impl ConfigurationFile {
@@ -73,6 +75,7 @@ impl ConfigurationFile {
             notes: Vec::new(),
             refused: Vec::new(),
             is_static_pod: false,
+            unknown: 0,
         };
         let kind = file.header(entries, "kind", KIND);
         file.header(entries, "apiVersion", API_VERSION);
@@ -83,7 +86,8 @@ impl ConfigurationFile {
         for (key, line) in document.repeated {
             file.repeated(&key, line);
         }
-        file.section("", entries).map_err(|error| failed(error.to_string()))?;
+        file.section("", entries)
+            .map_err(|error| failed(error.to_string()))?;
         Ok(file)
     }
 
@@ -94,11 +98,14 @@ impl ConfigurationFile {
             Role::Main => entry.key.eq_ignore_ascii_case(key),
             Role::DropIn => &*entry.key == key,
         };
-        let said = entries.iter().filter(is_key).filter_map(|entry| match &entry.value {
-            Node::Null => None,
-            Node::Text(text) => Some(text.to_string()),
-            node => Some(node.kind().to_owned()),
-        });
+        let said = entries
+            .iter()
+            .filter(is_key)
+            .filter_map(|entry| match &entry.value {
+                Node::Null => None,
+                Node::Text(text) => Some(text.to_string()),
+                node => Some(node.kind().to_owned()),
+            });
         let said = said.last().filter(|said| !said.is_empty());
         if said.as_deref() != Some(only) {
             let found = match &said {
@@ -106,8 +113,9 @@ impl ConfigurationFile {
                 Some(said) => format!("it has {:?}", said.chars().take(60).collect::<String>()),
             };
             let path = self.path.display();
-            self.refused
-                .push(format!("{path}: without {key}: {only} a kubelet does not start; {found}"));
+            self.refused.push(format!(
+                "{path}: without {key}: {only} a kubelet does not start; {found}"
+            ));
         }
         said
     }
@@ -181,7 +189,10 @@ impl ConfigurationFile {
 
     /// Takes away the values of `path` and of everything below it.
     fn take_away(&mut self, path: &str) {
-        let is_of = |key: &str| key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let is_of = |key: &str| {
+            key.strip_prefix(path)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
         for field in FIELDS.iter().filter(|field| is_of(field.key)) {
             self.values.insert(field.key, None);
         }
@@ -192,27 +203,31 @@ impl ConfigurationFile {
         if self.role == Role::Main && ["kind", "apiversion"].contains(&&*path.to_ascii_lowercase()) {
             return;
         }
-        let named = self.notes.iter().filter(|note| note.contains(IGNORED)).count();
-        if named == UNKNOWN {
-            self.notes.push(format!("{}: further keys are ignored as well", self.path.display()));
+        self.unknown += 1;
+        if self.unknown == UNKNOWN + 1 {
+            self.notes.push(format!(
+                "{}: further keys are ignored as well",
+                self.path.display()
+            ));
         }
-        if named >= UNKNOWN {
+        if self.unknown > UNKNOWN {
             return;
         }
         let belongs = match meant(path).as_slice() {
             [] => String::new(),
-            meant => format!(". A kubelet knows {}: check the indentation and the spelling", meant.join(" and ")),
+            meant => format!(
+                ". A kubelet knows {}: check the indentation and the spelling",
+                meant.join(" and ")
+            ),
         };
         let shown: String = path.chars().take(60).collect();
         self.notes.push(format!(
-            "{}{}: the key {shown:?} {IGNORED}{belongs}",
+            "{}{}: the key {shown:?} is ignored: KubeletConfiguration has none there{belongs}",
             self.path.display(),
             at(line)
         ));
     }
 }
-
-const IGNORED: &str = "is ignored: KubeletConfiguration has none there";
 
 fn at(line: Option<usize>) -> String {
     line.map_or_else(String::new, |line| format!(":{line}"))

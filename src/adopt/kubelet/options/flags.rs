@@ -1,6 +1,6 @@
 //! Flags as they were given.
 
-use super::OptionsError;
+use super::error::OptionsError;
 use super::fields::{FIELDS, Field};
 use super::flag_names::{Arity, arity};
 use crate::adopt::kubelet::invocation::{Invocation, Word};
@@ -22,7 +22,17 @@ pub(super) struct CommandLine<'a> {
     pub(super) refused: Vec<String>,
     /// Why a word may mean something else than is read here.
     pub(super) unread: Vec<String>,
+    /// The flag before the word, if that may go on with the flag's value, which may be a secret.
+    secret: Option<String>,
 }
+
+/// Flags with credentials in their values.
+const SECRETS: [&str; 4] = [
+    "manifest-url",
+    "manifest-url-header",
+    "storage-driver-password",
+    "storage-driver-user",
+];
 
 impl<'a> CommandLine<'a> {
     /// The words as pflag reads them: `--name=value`, `--name value`, `--switch`; `_` may stand for `-`.
@@ -60,6 +70,8 @@ impl<'a> CommandLine<'a> {
             return;
         }
         let arity = arity(&name);
+        let may_be_secret = arity == Arity::Unknown || SECRETS.contains(&&*name);
+        self.secret = may_be_secret.then(|| excerpt(&name));
         if arity == Arity::Unknown {
             self.notes.push(format!(
                 "{place}: the flag --{} is unknown: no kubelet up to Kubernetes 1.36 has it, and a kubelet exits on \
@@ -73,20 +85,28 @@ impl<'a> CommandLine<'a> {
             (None, Arity::Valued) => match words.next() {
                 Some(value) => value.text.clone(),
                 None => {
-                    self.refused
-                        .push(format!("{place}: --{name} is the last word and needs a value: a kubelet exits"));
+                    self.refused.push(format!(
+                        "{place}: --{name} is the last word and needs a value: a kubelet exits"
+                    ));
                     return;
                 }
             },
             (None, Arity::Unknown) => {
-                if words.as_slice().first().is_some_and(|next| next.text.starts_with('-')) {
+                if words
+                    .as_slice()
+                    .first()
+                    .is_some_and(|next| next.text.starts_with('-'))
+                {
                     self.unread.push(format!(
                         "{place}: whether the word after the unknown flag --{} is its value is not known; write it \
                          with =",
                         excerpt(&name)
                     ));
                 }
-                let is_value = words.as_slice().first().is_some_and(|next| !next.text.starts_with('-'));
+                let is_value = words
+                    .as_slice()
+                    .first()
+                    .is_some_and(|next| !next.text.starts_with('-'));
                 match is_value.then(|| words.next()).flatten() {
                     Some(value) => value.text.clone(),
                     None => "true".to_owned(),
@@ -99,6 +119,7 @@ impl<'a> CommandLine<'a> {
     /// Of one letter, a kubelet has `-v`, which is about its log, and `-h`, with which it does not start.
     fn short(&mut self, word: &'a Word, letters: &str, words: &mut std::slice::Iter<'a, Word>) {
         let place = &*word.place;
+        self.secret = None;
         match letters.strip_prefix('v') {
             // The level follows in the same word.
             Some(level) if !level.is_empty() => {}
@@ -115,10 +136,14 @@ impl<'a> CommandLine<'a> {
     }
 
     fn stray(&mut self, word: &'a Word) {
+        let shown = match &self.secret {
+            // A value with a space in it, without quotes.
+            Some(flag) => format!("\"…\" after --{flag}"),
+            None => format!("{:?}", shown(&word.text)),
+        };
         self.refused.push(format!(
-            "{}: the word {:?} is not a flag: a kubelet exits on it",
-            word.place,
-            shown(&word.text)
+            "{}: the word {shown} is not a flag: a kubelet exits on it",
+            word.place
         ));
     }
 
@@ -141,7 +166,10 @@ impl<'a> CommandLine<'a> {
                 Some((name, on)) => Ok((name.trim(), on.trim(), given)),
                 None => Err(OptionsError {
                     place: given.place.to_owned(),
-                    why: format!("--feature-gates: {:?} is not NAME=true or NAME=false", excerpt(pair)),
+                    why: format!(
+                        "--feature-gates: {:?} is not NAME=true or NAME=false",
+                        excerpt(pair)
+                    ),
                 }),
             })
             .collect()
@@ -173,9 +201,15 @@ pub(crate) fn arguments(invocation: &Invocation) -> Vec<String> {
 /// `name=value`, unless `name` is a flag that is read, and from the fourth character on what mixes digits and
 /// letters as keys and tokens do.
 fn shown(word: &str) -> String {
-    let name = |word: &str| word.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()).replace('_', "-");
+    let name = |word: &str| {
+        word.trim_start_matches(|c: char| !c.is_ascii_alphanumeric())
+            .replace('_', "-")
+    };
     if let Some((before, _)) = word.split_once('=') {
-        return match FIELDS.iter().any(|field| !field.flag.is_empty() && field.flag == name(before)) {
+        return match FIELDS
+            .iter()
+            .any(|field| !field.flag.is_empty() && field.flag == name(before))
+        {
             true => excerpt(word),
             false => format!("{}=…", excerpt(before)),
         };
@@ -195,7 +229,9 @@ fn may_be_secret(word: &str) -> bool {
         let mut runs = word.split(|c: char| !c.is_ascii_alphanumeric());
         runs.any(|run| run.len() >= least && mixes(run, char::is_ascii_alphabetic))
     };
-    word.len() >= 8 && !word.starts_with(['/', '.']) && (mixes(word, char::is_ascii_uppercase) || has_runs(12))
+    word.len() >= 8
+        && !word.starts_with(['/', '.'])
+        && (mixes(word, char::is_ascii_uppercase) || has_runs(12))
         || word.len() > 40
 }
 

@@ -2,6 +2,7 @@
 //! drop-ins and both sets of defaults, combined as the kubelet combines them.
 
 mod document;
+mod error;
 mod fields;
 mod flag_names;
 mod flags;
@@ -10,6 +11,7 @@ mod schema;
 mod tests;
 mod values;
 
+pub use self::error::OptionsError;
 pub(crate) use self::fields::FIELDS;
 pub use self::fields::Field;
 pub(crate) use self::flags::{arguments, given};
@@ -31,6 +33,16 @@ use super::root::Root;
 /// Deepest nesting of drop-ins that is read. The kubelet does not follow links to folders, so they cannot go
 /// round.
 const DEPTH: usize = 32;
+
+/// Flags that kubelets had when `--config` was the folder of static pods, and that no newer one has.
+const OLD: [&str; 6] = [
+    "api-servers",
+    "auth-path",
+    "babysit-daemons",
+    "configure-cbr0",
+    "reconcile-cidr",
+    "require-kubeconfig",
+];
 
 /// Where a value came from.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -114,16 +126,6 @@ impl Setting {
     }
 }
 
-/// Why the options of a kubelet are not known.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{place}: {why}")]
-pub struct OptionsError {
-    /// The file or flag.
-    pub place: String,
-    /// What is wrong with it.
-    pub why: String,
-}
-
 /// All of [`FIELDS`], with their values.
 #[derive(Clone, Debug)]
 pub struct Effective {
@@ -160,7 +162,10 @@ impl Effective {
         let root = &invocation.root;
         let mut files = Vec::new();
         let config = line.last("config").map(|path| absolute(directory, path));
-        let config = told.main_file(root, config, line.last("api-servers").is_some())?;
+        let is_old = OLD
+            .iter()
+            .any(|flag| line.flags.iter().any(|given| given.name == *flag));
+        let config = told.main_file(root, config, is_old)?;
         let no_config = config.is_none();
         let mut layers: Vec<ConfigurationFile> = config.into_iter().collect();
         if line.last("dynamic-config-dir").is_some() {
@@ -195,7 +200,11 @@ impl Effective {
                 left_out.join(", ")
             ));
         }
-        let Told { notes, refused, unread } = told;
+        let Told {
+            notes,
+            refused,
+            unread,
+        } = told;
         Ok(Self {
             settings,
             files,
@@ -306,11 +315,7 @@ impl Told {
 
 /// The `*.conf` below a folder, in the kubelet's order. Links to folders are not followed, not even at the
 /// top.
-fn drop_ins(
-    root: &Root,
-    folder: &Path,
-    told: &mut Told,
-) -> Result<Vec<PathBuf>, OptionsError> {
+fn drop_ins(root: &Root, folder: &Path, told: &mut Told) -> Result<Vec<PathBuf>, OptionsError> {
     fn walk(root: &Root, folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
         if depth > DEPTH {
             return Err(std::io::Error::other("folders nested too deep"));

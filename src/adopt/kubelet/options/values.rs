@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::fields::{Field, ValueKind};
+use super::fields::{FIELDS, Field, ValueKind};
 use crate::duration;
 use crate::go::{self, Node};
 
@@ -30,7 +30,9 @@ pub(super) enum ValueError {
 /// A file's value at `key`. A number or a boolean in quotes is a text, and so of the wrong type.
 pub(super) fn typed(key: &str, kind: ValueKind, node: &Node) -> Result<Value, ValueError> {
     let whole = |node: &Node, bits: u32| match node {
-        Node::Number(number) => number.as_i64().filter(|number| bits == 64 || i32::try_from(*number).is_ok()),
+        Node::Number(number) => number
+            .as_i64()
+            .filter(|number| bits == 64 || i32::try_from(*number).is_ok()),
         _ => None,
     };
     let text = |node: &Node| match node {
@@ -68,9 +70,7 @@ pub(super) fn typed(key: &str, kind: ValueKind, node: &Node) -> Result<Value, Va
             Node::Bool(value) => value.to_string(),
             Node::Number(number) => number.to_string(),
             // Of a key whose value is shown anyhow.
-            Node::Text(text) if super::FIELDS.iter().any(|field| field.key == key) => {
-                excerpt(&format!("{text:?}"))
-            }
+            Node::Text(text) if FIELDS.iter().any(|field| field.key == key) => excerpt(&format!("{text:?}")),
             node => node.kind().to_owned(),
         },
         wanted: wanted(kind),
