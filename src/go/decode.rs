@@ -1,4 +1,5 @@
-//! Structs made of nodes, by serde: a key that a struct does not have is ignored, and null is an absent value.
+//! Structs made of nodes, by serde: a key that a struct does not have is ignored, and
+//! null is an absent value.
 
 use std::fmt;
 

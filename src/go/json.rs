@@ -1,5 +1,5 @@
-//! JSON as Go reads it. An object that is there twice under the same key is put into the same struct twice, so
-//! both are kept here.
+//! JSON as Go reads it. An object that is there twice under the same key is put into the same struct
+//! twice, so both are kept here.
 
 use std::fmt;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! Documents as Go programs read them. The kubelet and client-go take a text for another document than a reader
-//! of YAML 1.2 or of plain JSON does, and an operator relies on what they take it for.
+//! Documents as Go programs read them. The kubelet and client-go take a text for another document than a
+//! reader of YAML 1.2 or of plain JSON does, and an operator relies on what they take it for.
 //!
 //! ```text
 //! node     the values of a document, and the lines of its keys           node.rs

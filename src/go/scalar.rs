@@ -19,8 +19,8 @@ const NO_JSON: [&str; 12] = [
     ".nan", ".NaN", ".NAN", ".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF", "-.inf", "-.Inf", "-.INF",
 ];
 
-/// The value of a scalar that is written as `text`. `tag` is the name of a tag of YAML's own (`!!str`); `None`:
-/// there is none, and the scalar has no quotes.
+/// The value of a scalar that is written as `text`. `tag` is the name of a tag of YAML's own (`!!str`);
+/// `None`: there is none, and the scalar has no quotes.
 pub(super) fn scalar(text: &str, tag: Option<&str>) -> Result<Node, &'static str> {
     let found = match tag {
         None => plain(text)?,

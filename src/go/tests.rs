@@ -265,7 +265,8 @@ mod properties {
     proptest! {
         /// Whatever a text is, it is read or refused, and what is JSON is the same as YAML.
         #[test]
-        fn any_text_is_read_or_refused(text in any::<String>(), near in "[-a:{}\\[\\]\n #&*!<'\"|>0-9.]{0,60}") {
+        fn any_text_is_read_or_refused(text in any::<String>(), near in "[-a:{}\\[\\]\n \
+            #&*!<'\"|>0-9.]{0,60}") {
             let _ = (yaml(&text), json(&text), yaml(&near));
         }
 

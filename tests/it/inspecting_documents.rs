@@ -1,5 +1,5 @@
-//! If `inspect` takes a kubelet's files for other documents than Go's decoders do, or passes a check whose file is
-//! not there, an operator relies on a kubelet that is open, or that does not start.
+//! If `inspect` takes a kubelet's files for other documents than Go's decoders do, or passes a check whose
+//! file is not there, an operator relies on a kubelet that is open, or that does not start.
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +14,8 @@ use crate::trees::{copied, files, tree, write};
 const UNIT: &str = "etc/systemd/system/kubelet.service";
 const CONFIG: &str = "var/lib/kubelet/config.yaml";
 const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
-const CLOSED: &str = "authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: \
-                      /etc/kubernetes/pki/ca.crt}}\nauthorization: {mode: Webhook}\n";
+const CLOSED: &str = "authentication: \
+                      {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: /etc/kubernetes/pki/ca.crt}}\nauthorization: {mode: Webhook}\n";
 
 /// A node of kubeadm with this text as its kubelet's configuration.
 fn kubeadm(config: &str) -> tempfile::TempDir {
@@ -148,8 +148,8 @@ fn a_key_beside_its_section_is_named() {
     );
 }
 
-/// Units that give `--address=${NODE_IP}` where no file sets the variable. Seen red: with the empty flag for an
-/// address, `init` had no url.
+/// Units that give `--address=${NODE_IP}` where no file sets the variable. Seen red: with the empty flag for
+/// an address, `init` had no url.
 #[test]
 fn an_empty_address_is_as_if_it_were_not_given() {
     const EXEC: &str = "[Service]\nEnvironmentFile=-/etc/node.env\nExecStart=/usr/bin/kubelet \
@@ -181,7 +181,8 @@ fn an_empty_address_is_as_if_it_were_not_given() {
     }
 }
 
-/// A kubelet from before Kubernetes 1.6. Seen red: the folder was an error, and nothing was told about the node.
+/// A kubelet from before Kubernetes 1.6. Seen red: the folder was an error, and nothing
+/// was told about the node.
 #[test]
 fn a_config_that_names_static_pods_leaves_an_old_kubelets_defaults() {
     let unit = "[Service]\nExecStart=/usr/bin/kubelet --kubeconfig=/etc/kubernetes/kubelet.conf \
@@ -296,12 +297,10 @@ fn presented(kubeconfig: &str) -> (Option<String>, Inspection) {
 fn a_kubeconfig_is_read_as_client_go_reads_it() {
     const KUBECONFIG: &str = "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n\
                               clusters: [{name: c, cluster: {server: https://192.0.2.1}}]\n\
-                              users: [{name: u, user: {client-certificate: client.pem, client-key: client.pem}}]\n";
+                              users: \
+                              [{name: u, user: {client-certificate: client.pem, client-key: client.pem}}]\n";
     const FILE: &str = "/etc/kubernetes/client.pem";
-    let json = "{\"current-context\": \"a\", \"contexts\": [{\"name\": \"a\", \"context\": {\"cluster\": \"c\", \
-                \"user\": \"u\"}}],\n \"clusters\": [{\"name\": \"c\", \"cluster\": {\"server\": \
-                \"https://192.0.2.1\"}}], \"users\": [{\"name\": \"u\", \"user\": {\"client-certificate\": \
-                \"client.pem\", \"client-key\": \"client.pem\"}}]}";
+    let json = "{\"current-context\": \"a\", \"contexts\": [{\"name\": \"a\", \"context\": {\"cluster\": \"c\", \"user\": \"u\"}}],\n \"clusters\": [{\"name\": \"c\", \"cluster\": {\"server\": \"https://192.0.2.1\"}}], \"users\": [{\"name\": \"u\", \"user\": {\"client-certificate\": \"client.pem\", \"client-key\": \"client.pem\"}}]}";
     for text in [
         KUBECONFIG.to_owned(),
         json.to_owned(),

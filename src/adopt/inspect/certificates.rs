@@ -95,8 +95,8 @@ pub(super) fn of(options: &Effective, root: &Root, notes: &mut Vec<String>) -> V
         match found {
             Err(UnreadCertificate::Kubeconfig(error)) if error.is_missing() && !bootstrap.is_empty() => {
                 notes_of_bootstrap = Some(format!(
-                    "{kubeconfig} is not there: the kubelet makes it by the --bootstrap-kubeconfig {bootstrap} \
-                     when it joins"
+                    "{kubeconfig} is not there: the kubelet makes it by the --bootstrap-kubeconfig \
+                     {bootstrap} when it joins"
                 ));
             }
             found => take(found, 1),

@@ -27,7 +27,8 @@ pub struct Inspection {
     pub notes: Vec<String>,
     /// Sources that could not be read and may hold any option: no check of the options passes then.
     pub unread: Vec<String>,
-    /// Why a kubelet does not start as it is configured; the notes say it too. No check of the options passes.
+    /// Why a kubelet does not start as it is configured; the notes say it too. No
+    /// check of the options passes.
     pub refused: Vec<String>,
 }
 

@@ -1,5 +1,5 @@
-//! Whether the files that a kubelet's options name are there and can be used. A check of an option passes only if
-//! they are: a kubelet does not start without them.
+//! Whether the files that a kubelet's options name are there and can be used. A check of an option passes
+//! only if they are: a kubelet does not start without them.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -43,11 +43,13 @@ impl NamedFiles<'_> {
     fn read(&self, path: &str) -> Result<String, CheckResult> {
         self.root.read(path).map_err(|error| match error.kind() {
             ErrorKind::NotFound if self.is_copy => CheckResult::warn(format!(
-                "{path} is not among these files: if the node does not have it either, its kubelet does not start"
+                "{path} is not among these files: if the node does not have it either, its kubelet does not \
+                 start"
             )),
-            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::InvalidInput => {
-                broken(format!("{path}: {error}"))
-            }
+            ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidInput => broken(format!("{path}: {error}")),
             _ => CheckResult::warn(format!("not certain: {path} cannot be read: {error}")),
         })
     }

@@ -111,8 +111,8 @@ pub(crate) fn kubelet_configuration(data: &[u8]) {
     }
 }
 
-/// The same configuration, with something behind it that a kubelet reads and that says nothing: in JSON keys for
-/// the second time, in YAML another document.
+/// The same configuration, with something behind it that a kubelet reads and that says nothing: in JSON keys
+/// for the second time, in YAML another document.
 fn with_what_changes_nothing(text: &str) -> Option<String> {
     if !go::is_json(text) {
         // The line break would belong to the last value.

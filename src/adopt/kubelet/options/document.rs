@@ -1,9 +1,9 @@
 //! One configuration file of a kubelet, as the kubelet decodes it.
 //!
-//! A text that begins with `{` is JSON, any other YAML. The file of `--config` is put into Go structs: an object
-//! that is there twice is put into the same struct twice, and null leaves most values as they are. A drop-in is
-//! a merge patch: null takes away what was set before, and a key that is there twice is an error. In both, a
-//! key that a kubelet does not know is ignored, and a value of the wrong type is an error.
+//! A text that begins with `{` is JSON, any other YAML. The file of `--config` is put into Go structs: an
+//! object that is there twice is put into the same struct twice, and null leaves most values as they are. A
+//! drop-in is a merge patch: null takes away what was set before, and a key that is there twice is an error.
+//! In both, a key that a kubelet does not know is ignored, and a value of the wrong type is an error.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -91,8 +91,8 @@ impl ConfigurationFile {
         Ok(file)
     }
 
-    /// Reads `kind` or `apiVersion`. The kubelet looks for them before it decodes the rest: in the main file the
-    /// case of their names does not matter.
+    /// Reads `kind` or `apiVersion`. The kubelet looks for them before it decodes the rest: in the main file
+    /// the case of their names does not matter.
     fn header(&mut self, entries: &[Entry], key: &str, only: &str) -> Option<String> {
         let is_key = |entry: &&Entry| match self.role {
             Role::Main => entry.key.eq_ignore_ascii_case(key),
@@ -124,12 +124,12 @@ impl ConfigurationFile {
         let (path, at) = (self.path.display(), at(line));
         match self.role {
             Role::DropIn => self.refused.push(format!(
-                "{path}{at}: the key {key} is there twice, with which a kubelet does not take a drop-in and does \
-                 not start"
+                "{path}{at}: the key {key} is there twice, with which a kubelet does not take a drop-in and \
+                 does not start"
             )),
             Role::Main if line.is_none() => self.notes.push(format!(
-                "{path}: the key {key} is there twice. Of JSON a kubelet reads both: an object adds to the one \
-                 before it, of other values the last counts"
+                "{path}: the key {key} is there twice. Of JSON a kubelet reads both: an object adds to the \
+                 one before it, of other values the last counts"
             )),
             Role::Main => self.notes.push(format!(
                 "{path}{at}: the key {key} is there twice. Of YAML a kubelet reads the last alone"

@@ -74,8 +74,8 @@ impl<'a> CommandLine<'a> {
         self.secret = may_be_secret.then(|| excerpt(&name));
         if arity == Arity::Unknown {
             self.notes.push(format!(
-                "{place}: the flag --{} is unknown: no kubelet up to Kubernetes 1.36 has it, and a kubelet exits on \
-                 a flag that it does not have",
+                "{place}: the flag --{} is unknown: no kubelet up to Kubernetes 1.36 has it, and a kubelet \
+                 exits on a flag that it does not have",
                 excerpt(&name)
             ));
         }
@@ -98,8 +98,8 @@ impl<'a> CommandLine<'a> {
                     .is_some_and(|next| next.text.starts_with('-'))
                 {
                     self.unread.push(format!(
-                        "{place}: whether the word after the unknown flag --{} is its value is not known; write it \
-                         with =",
+                        "{place}: whether the word after the unknown flag --{} is its value is not known; \
+                         write it with =",
                         excerpt(&name)
                     ));
                 }
@@ -124,12 +124,12 @@ impl<'a> CommandLine<'a> {
             // The level follows in the same word.
             Some(level) if !level.is_empty() => {}
             Some(_) if words.next().is_some() => {}
-            Some(_) => self
-                .refused
-                .push(format!("{place}: -v is the last word and needs a value: a kubelet exits")),
+            Some(_) => self.refused.push(format!(
+                "{place}: -v is the last word and needs a value: a kubelet exits"
+            )),
             None => self.refused.push(format!(
-                "{place}: the word {:?} begins with one hyphen and is none of a kubelet's flags, which have two: a \
-                 kubelet exits on it",
+                "{place}: the word {:?} begins with one hyphen and is none of a kubelet's flags, which have \
+                 two: a kubelet exits on it",
                 shown(&word.text)
             )),
         }
@@ -187,8 +187,8 @@ pub(crate) fn given(invocation: &Invocation, flag: &str) -> Option<String> {
     CommandLine::of(invocation).last(flag).map(str::to_owned)
 }
 
-/// The flags as they were given. Values of other flags than those that are read are left out, since they may be
-/// secrets.
+/// The flags as they were given. Values of other flags than those that are read are left out,
+/// since they may be secrets.
 pub(crate) fn arguments(invocation: &Invocation) -> Vec<String> {
     let shown = |given: GivenFlag<'_>| match FIELDS.iter().any(|field| field.flag == given.name) {
         true => format!("--{}={}", given.name, given.value),

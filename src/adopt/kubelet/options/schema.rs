@@ -1,5 +1,5 @@
-//! The keys of KubeletConfiguration, of every version from Kubernetes 1.10 to 1.36. A kubelet ignores keys that
-//! it does not know, and does not start with a value of another type than its key has.
+//! The keys of KubeletConfiguration, of every version from Kubernetes 1.10 to 1.36. A kubelet ignores keys
+//! that it does not know, and does not start with a value of another type than its key has.
 
 use ValueKind::{Any, Bool, Duration, LongNumber, Number, Path, Switches, Text, TextMap, Texts};
 
@@ -18,7 +18,8 @@ pub(super) enum Shape {
 #[rustfmt::skip]
 const OTHERS: [(ValueKind, &[&str]); 10] = [
     (Text, &[
-        "apiVersion", "kind", "staticPodURL", "clusterDomain", "kubeletCgroups", "systemCgroups", "cgroupRoot",
+        "apiVersion", "kind", "staticPodURL", "clusterDomain", "kubeletCgroups", "systemCgroups",
+        "cgroupRoot",
         "cgroupDriver", "cpuManagerPolicy", "memoryManagerPolicy", "topologyManagerPolicy",
         "topologyManagerScope", "hairpinMode", "podCIDR", "contentType", "containerLogMaxSize",
         "configMapAndSecretChangeDetectionStrategy", "reservedSystemCPUs", "showHiddenMetricsForVersion",
@@ -48,7 +49,8 @@ const OTHERS: [(ValueKind, &[&str]); 10] = [
         "crashLoopBackOff.maxContainerRestartPeriod",
     ]),
     (Texts, &[
-        "clusterDNS", "enforceNodeAllocatable", "allowedUnsafeSysctls", "preloadedImagesVerificationAllowlist",
+        "clusterDNS", "enforceNodeAllocatable", "allowedUnsafeSysctls",
+        "preloadedImagesVerificationAllowlist",
     ]),
     (Switches, &["featureGates"]),
     (TextMap, &[

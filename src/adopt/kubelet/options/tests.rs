@@ -475,7 +475,8 @@ fn json_with_a_key_twice_is_read_as_go_reads_it() {
     assert_eq!(
         told(&[CONFIG], &yaml).0,
         [
-            "/etc/kubelet.yaml:4: the key authentication is there twice. Of YAML a kubelet reads the last alone"
+            "/etc/kubelet.yaml:4: the key authentication is there twice. Of YAML a kubelet reads the last \
+             alone"
         ]
     );
 }
@@ -547,15 +548,18 @@ fn keys_that_a_kubelet_ignores_are_named() {
     for (text, expected) in [
         (
             "authorization:\nmode: AlwaysAllow\n",
-            ":4: the key \"mode\" is ignored: KubeletConfiguration has none there. A kubelet knows authorization.mode:",
+            ":4: the key \"mode\" is ignored: KubeletConfiguration has none there. A kubelet knows \
+             authorization.mode:",
         ),
         (
             "authentication:\n  anonymous:\n  enabled: false\n",
-            ":5: the key \"authentication.enabled\" is ignored: KubeletConfiguration has none there. A kubelet knows authentication.anonymous.enabled and authentication.webhook.enabled:",
+            ":5: the key \"authentication.enabled\" is ignored: KubeletConfiguration has none there. A \
+             kubelet knows authentication.anonymous.enabled and authentication.webhook.enabled:",
         ),
         (
             "ReadOnlyPort: 10255\n",
-            ":3: the key \"ReadOnlyPort\" is ignored: KubeletConfiguration has none there. A kubelet knows readOnlyPort:",
+            ":3: the key \"ReadOnlyPort\" is ignored: KubeletConfiguration has none there. A kubelet knows \
+             readOnlyPort:",
         ),
         (
             "featureGates: {A: true}\nmore: {a: 1}\n",
@@ -578,7 +582,8 @@ fn keys_that_a_kubelet_ignores_are_named() {
     assert_eq!(notes.len(), 21);
     assert!(notes[20].ends_with("further keys are ignored as well"));
     // Every key of a kubelet is known, with the type that it has.
-    let every = "staticPodURLHeader: {a: [b]}\nclusterDNS: [10.96.0.10]\nevictionHard: {memory.available: 5%}\n\
+    let every = "staticPodURLHeader: {a: [b]}\nclusterDNS: [10.96.0.10]\nevictionHard: \
+                 {memory.available: 5%}\n\
                  maxPods: 110\nlogging: {format: json}\nmemorySwap: {swapBehavior: NoSwap}\nfailSwapOn: off\n\
                  shutdownGracePeriod: 30s\nregisterWithTaints: [{key: a}]\nresolvConf: /etc/resolv.conf\n";
     assert_eq!(told(&[CONFIG], &file(every)), (Vec::new(), Vec::new()));
