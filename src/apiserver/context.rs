@@ -144,5 +144,5 @@ fn entries<'a, T: DeserializeOwned>(
 
 /// A value that is absent or null is `None`.
 fn decoded<T: DeserializeOwned>(node: Option<&Node>) -> Result<Option<T>, DecodeError> {
-    node.map_or(Ok(None), |node| Option::deserialize(node))
+    node.map_or(Ok(None), Option::deserialize)
 }

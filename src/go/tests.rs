@@ -274,7 +274,7 @@ mod properties {
         fn plain_json_is_the_same_in_yaml(a in "[a-z]{1,8}", text in "[ -~]{0,20}", number in any::<i32>()) {
             let value = json!({"k": {a: text, "n": number, "l": [true, null, 1.5]}});
             let text = value.to_string();
-            prop_assert_eq!(of(yaml(&text)), value.clone());
+            prop_assert_eq!(&of(yaml(&text)), &value);
             prop_assert_eq!(of(json(&text)), value);
         }
     }

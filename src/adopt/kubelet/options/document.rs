@@ -98,7 +98,7 @@ impl ConfigurationFile {
             Role::Main => entry.key.eq_ignore_ascii_case(key),
             Role::DropIn => &*entry.key == key,
         };
-        let said = entries
+        let mut said = entries
             .iter()
             .filter(is_key)
             .filter_map(|entry| match &entry.value {
@@ -106,7 +106,7 @@ impl ConfigurationFile {
                 Node::Text(text) => Some(text.to_string()),
                 node => Some(node.kind().to_owned()),
             });
-        let said = said.last().filter(|said| !said.is_empty());
+        let said = said.next_back().filter(|said| !said.is_empty());
         if said.as_deref() != Some(only) {
             let found = match &said {
                 None => "it has none".to_owned(),

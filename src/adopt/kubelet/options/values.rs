@@ -13,13 +13,13 @@ use crate::go::{self, Node};
 pub(super) enum ValueError {
     #[error("{0}: not a section with keys, which a kubelet needs here")]
     NotASection(String),
-    #[error("{key}: {found} is not a {wanted}")]
+    #[error("{key}: {found} is not {wanted}")]
     WrongKind {
         key: String,
         found: String,
         wanted: &'static str,
     },
-    #[error("--{name}={found} is not a {wanted}")]
+    #[error("--{name}={found} is not {wanted}")]
     WrongFlag {
         name: String,
         found: String,
@@ -141,15 +141,15 @@ pub(super) fn is_zero(value: &Value) -> bool {
 
 fn wanted(kind: ValueKind) -> &'static str {
     match kind {
-        ValueKind::Bool => "boolean",
-        ValueKind::Number => "whole number of 32 bits",
-        ValueKind::LongNumber => "whole number of 64 bits",
-        ValueKind::Address => "IP address",
-        ValueKind::Duration => "duration",
-        ValueKind::Texts => "list of texts",
-        ValueKind::Switches => "section of booleans",
-        ValueKind::TextMap => "section of texts",
-        ValueKind::Text | ValueKind::Path | ValueKind::Any => "text",
+        ValueKind::Bool => "a boolean",
+        ValueKind::Number => "a whole number of 32 bits",
+        ValueKind::LongNumber => "a whole number of 64 bits",
+        ValueKind::Address => "an IP address",
+        ValueKind::Duration => "a duration",
+        ValueKind::Texts => "a list of texts",
+        ValueKind::Switches => "a section of booleans",
+        ValueKind::TextMap => "a section of texts",
+        ValueKind::Text | ValueKind::Path | ValueKind::Any => "a text",
     }
 }
 
