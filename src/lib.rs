@@ -41,6 +41,7 @@ pub mod authn;
 mod authz;
 mod forward;
 mod gate;
+mod go;
 mod listen;
 pub mod tls;
 

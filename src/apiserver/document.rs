@@ -6,23 +6,6 @@ use serde::de::IgnoredAny;
 use super::exec::ExecSection;
 use super::keys::{Keys, KubeconfigError};
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) struct Document<C, U> {
-    pub(super) current_context: Option<String>,
-    pub(super) clusters: Option<Vec<NamedEntry<C>>>,
-    pub(super) contexts: Option<Vec<NamedEntry<ContextSection>>>,
-    pub(super) users: Option<Vec<NamedEntry<U>>>,
-}
-
-/// An entry of one of the three lists: a name, and a key that is named after its content.
-#[derive(Deserialize)]
-pub(super) struct NamedEntry<T> {
-    pub(super) name: String,
-    #[serde(rename = "cluster", alias = "context", alias = "user")]
-    pub(super) content: Option<T>,
-}
-
 #[derive(Default, Deserialize)]
 pub(super) struct ContextSection {
     pub(super) cluster: Option<String>,

@@ -253,7 +253,13 @@ impl Kubeconfig {
             cluster_keys,
             user,
             user_keys,
+            repeated,
         } = CurrentContext::<ClusterSection, UserSection>::parse(path, text)?;
+        // client-go uses the last of two credentials in silence.
+        if let Some((key, at)) = repeated {
+            let (file, problem) = (path.to_owned(), format!("is there twice{at}; remove one"));
+            return Err(KubeconfigError::Key { file, key, problem });
+        }
         cluster.refuse_unsupported(&cluster_keys)?;
         user.refuse_unsupported(&user_keys)?;
 

@@ -123,7 +123,10 @@ impl Inspect {
             let mut checks = inspection.checks.iter();
             checks.any(|check| check.verdict >= least && !check.is_compensated(report))
         });
-        let unread = !errors.is_empty() || inspections.iter().any(|inspection| !inspection.unread.is_empty());
+        let unread = !errors.is_empty()
+            || inspections
+                .iter()
+                .any(|inspection| !inspection.unread.is_empty() || !inspection.refused.is_empty());
         outcome(found, report, unread)
     }
 

@@ -146,7 +146,9 @@ fn json_and_sarif_are_valid_by_their_schemas() {
 
 #[test]
 fn options_can_be_given_instead_of_found() {
-    let folder = files(&[("k.yaml", "kind: KubeletConfiguration\nreadOnlyPort: 10255\n")]);
+    let config =
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nreadOnlyPort: 10255\n";
+    let folder = files(&[("k.yaml", config)]);
     let output = inspect(&[
         "--kubelet-config",
         folder.path().join("k.yaml").to_str().unwrap(),

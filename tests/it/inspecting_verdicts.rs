@@ -30,8 +30,20 @@ fn every_option_is_judged() {
         let config = if file == "none" { "" } else { "--config=/k" };
         let flags = text(flags);
         let unit = format!("[Service]\nExecStart=/usr/bin/kubelet {config} {flags}\n");
-        let file = format!("kind: KubeletConfiguration\n{}\n", text(file));
-        let found = only(files(&[(UNIT, &unit), ("k", &file)]).path());
+        let file = format!(
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{}\n",
+            text(file)
+        );
+        let folder = files(&[(UNIT, &unit), ("k", &file)]);
+        for (name, of_aks) in [
+            ("ca", "ca.crt"),
+            ("c", "kubeletserver.crt"),
+            ("key", "kubeletserver.key"),
+        ] {
+            let from = tree("aks").join("etc/kubernetes/certs").join(of_aks);
+            fs::copy(from, folder.path().join(name)).unwrap();
+        }
+        let found = only(folder.path());
         let check = check(&found, id);
         assert_eq!(format!("{:?}", check.verdict), verdict, "{row:?}: {}", check.why);
         assert_eq!(

@@ -166,7 +166,10 @@ impl Node {
 }
 
 fn kubelet_configuration(address: &str, port: u16, read_only: u16) -> String {
-    format!("kind: KubeletConfiguration\nport: {port}\nreadOnlyPort: {read_only}\n{address}\n")
+    format!(
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nport: {port}\n\
+         readOnlyPort: {read_only}\n{address}\n"
+    )
 }
 
 /// A kubelet's server.

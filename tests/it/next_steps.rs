@@ -57,8 +57,8 @@ impl Machine {
         fs::write(
             at("config.yaml"),
             format!(
-                "kind: KubeletConfiguration\nauthentication: {{x509: {{clientCAFile: \
-                 ca.crt}}}}\ntlsCertFile: {}\n\
+                "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nauthentication: \
+                 {{x509: {{clientCAFile: ca.crt}}}}\ntlsCertFile: {}\n\
                  tlsPrivateKeyFile: {}\n",
                 certificate.display(),
                 key.display()

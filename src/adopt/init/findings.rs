@@ -49,6 +49,7 @@ impl NodeFindings {
             self.problems
                 .push(format!("not read, and it may set any option: {unread}"));
         }
+        self.problems.extend(inspection.refused.iter().cloned());
         if let Some(server) = options
             .get("enableServer")
             .filter(|_| !options.is_on("enableServer"))

@@ -17,11 +17,19 @@ pub(super) fn anonymous_auth(setting: &Setting, _: &Effective) -> CheckResult {
 }
 
 pub(super) fn authorization_mode(setting: &Setting, options: &Effective) -> CheckResult {
-    if setting.text() != "Webhook" {
-        let unset = open_by_default(setting);
-        return CheckResult::fail(format!(
-            "{unset}every caller that the kubelet accepts may run commands in every container"
-        ));
+    match setting.text() {
+        "Webhook" => {}
+        "AlwaysAllow" => {
+            let unset = open_by_default(setting);
+            return CheckResult::fail(format!(
+                "{unset}every caller that the kubelet accepts may run commands in every container"
+            ));
+        }
+        _ => {
+            return CheckResult::fail(
+                "the modes are Webhook and AlwaysAllow, written so: with another a kubelet does not start",
+            );
+        }
     }
     if options.text("--kubeconfig").is_empty() {
         return CheckResult::warn("without --kubeconfig there is no API server to ask");

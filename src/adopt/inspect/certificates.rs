@@ -76,6 +76,7 @@ enum UnreadCertificate {
 /// The certificates that can be read. Each of the others is noted.
 pub(super) fn of(options: &Effective, root: &Root, notes: &mut Vec<String>) -> Vec<Certificate> {
     let mut found = Vec::new();
+    let mut notes_of_bootstrap = None;
     let mut take = |certificates: Result<Vec<Certificate>, UnreadCertificate>, most: usize| match certificates
     {
         Ok(certificates) => found.extend(certificates.into_iter().take(most)),
@@ -89,12 +90,23 @@ pub(super) fn of(options: &Effective, root: &Root, notes: &mut Vec<String>) -> V
     if options.is_on("rotateCertificates") && root.has(&rotated) {
         take(read(CertificateRole::Client, root, &rotated), 1);
     } else if !kubeconfig.is_empty() {
-        take(of_kubeconfig(root, kubeconfig), 1);
+        let found = of_kubeconfig(root, kubeconfig);
+        let bootstrap = options.text("--bootstrap-kubeconfig");
+        match found {
+            Err(UnreadCertificate::Kubeconfig(error)) if error.is_missing() && !bootstrap.is_empty() => {
+                notes_of_bootstrap = Some(format!(
+                    "{kubeconfig} is not there: the kubelet makes it by the --bootstrap-kubeconfig \
+                     {bootstrap} when it joins"
+                ));
+            }
+            found => take(found, 1),
+        }
     }
     let ca = options.text("authentication.x509.clientCAFile");
     if !ca.is_empty() {
         take(read(CertificateRole::ClientCa, root, ca), usize::MAX);
     }
+    notes.extend(notes_of_bootstrap);
     found
 }
 

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::addresses::DialledAddresses;
 use super::certificates::{self, Certificate, CertificateRole};
 use super::check::{Check, Verdict};
-use super::{address_deny, next_start, options, permissions, route_localnet, socket_unit};
+use super::{address_deny, named_files, next_start, options, permissions, route_localnet, socket_unit};
 use crate::adopt::kubelet;
 use crate::adopt::kubelet::invocation::{Invocation, Source};
 use crate::adopt::kubelet::options::{Effective, OptionsError};
@@ -27,6 +27,9 @@ pub struct Inspection {
     pub notes: Vec<String>,
     /// Sources that could not be read and may hold any option: no check of the options passes then.
     pub unread: Vec<String>,
+    /// Why a kubelet does not start as it is configured; the notes say it too. No
+    /// check of the options passes.
+    pub refused: Vec<String>,
 }
 
 impl Inspection {
@@ -36,7 +39,8 @@ impl Inspection {
     /// Its options cannot be read or understood.
     pub fn of(invocation: Invocation, now: OffsetDateTime) -> Result<Self, OptionsError> {
         let options = Effective::of(&invocation)?;
-        let mut notes = [invocation.notes.clone(), options.notes.clone()].concat();
+        let refused = options.refused.clone();
+        let mut notes = [&*invocation.notes, &*refused, &*options.notes].concat();
         let unread = [invocation.unread.clone(), options.unread.clone()].concat();
         if invocation.elsewhere {
             let pid = invocation.pid().unwrap_or_default();
@@ -48,10 +52,19 @@ impl Inspection {
         let certificates = certificates::of(&options, &invocation.root, &mut notes);
         let addresses = DialledAddresses::of(&invocation, &options);
         let mut checks = options::of(&options);
+        named_files::judge(&mut checks, &options, &invocation);
         checks.push(address_deny::check(invocation.unit.as_ref()));
         checks.extend(next_start::check(&invocation));
         if !unread.is_empty() {
-            options::doubt(&mut checks);
+            options::doubt(
+                &mut checks,
+                "a source that may set another value could not be read",
+            );
+        } else if !refused.is_empty() {
+            options::doubt(
+                &mut checks,
+                "a kubelet does not start as it is configured (see the notes)",
+            );
         }
         if invocation.source != Source::Given {
             checks.push(route_localnet::check(&invocation));
@@ -74,6 +87,7 @@ impl Inspection {
             certificates,
             notes,
             unread,
+            refused,
         })
     }
 

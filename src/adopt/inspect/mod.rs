@@ -8,6 +8,7 @@
 //!                   exec, attach and port-forward                      streams.rs
 //!                   certificates and ciphers                           tls.rs
 //!                   pods and the node                                  workload.rs
+//! named_files     whether the files that options name can be used       named_files.rs
 //! certificates    how long they live, and for which names              certificates.rs
 //! permissions     modes and owners of files                            permissions.rs
 //! address_deny    systemd's IPAddressDeny                              address_deny.rs
@@ -25,6 +26,7 @@ mod check;
 mod defaults;
 mod inspection;
 mod next_start;
+mod named_files;
 mod options;
 mod permissions;
 mod route_localnet;

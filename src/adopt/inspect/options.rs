@@ -151,10 +151,10 @@ pub(super) fn of(options: &Effective) -> Vec<Check> {
     CHECKS.iter().filter_map(check).collect()
 }
 
-/// Turns every pass into a warning, for a kubelet of which a source could not be read.
-pub(super) fn doubt(checks: &mut [Check]) {
+/// Turns every pass into a warning, for a kubelet whose values are not certain.
+pub(super) fn doubt(checks: &mut [Check], why: &str) {
     for check in checks.iter_mut().filter(|check| check.verdict == Verdict::Pass) {
         check.verdict = Verdict::Warn;
-        check.why = "not certain: a source that may set another value could not be read".to_owned();
+        check.why = format!("not certain: {why}");
     }
 }

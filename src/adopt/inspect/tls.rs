@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::check::CheckResult;
 use crate::adopt::kubelet::options::{Effective, Setting};
+use crate::tls::{SuiteName, cipher_suite};
 
 pub(super) fn hostname_override(setting: &Setting, _: &Effective) -> CheckResult {
     if setting.text().is_empty() {
@@ -61,7 +62,14 @@ pub(super) fn cipher_suites(setting: &Setting, _: &Effective) -> CheckResult {
         .filter_map(Value::as_str)
         .collect();
     let weak: Vec<&str> = named.iter().copied().filter(|name| !strong(name)).collect();
-    if named.is_empty() {
+    let unknown = |name: &&str| cipher_suite(name) == SuiteName::Unknown;
+    let unknown: Vec<&str> = named.iter().copied().filter(unknown).collect();
+    if !unknown.is_empty() {
+        CheckResult::fail(format!(
+            "{}: no suite of Go has this name: a kubelet does not start with it",
+            unknown.join(", ")
+        ))
+    } else if named.is_empty() {
         CheckResult::warn("none named: the kubelet offers what its version of Go offers")
     } else if weak.is_empty() {
         CheckResult::PASS

@@ -14,9 +14,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::invocation::Invocation;
-use super::options::{Effective, Setting, ValueOrigin, arguments};
+use super::options::{Effective, Setting, ValueOrigin, address, arguments};
 use super::root::Root;
 use super::systemd::{self, UnitError};
+use crate::go;
 
 /// What no message may repeat.
 const SECRET: &str = "S3CR3T-MARK";
@@ -76,8 +77,19 @@ pub(crate) fn kubelet_configuration(data: &[u8]) {
             return;
         }
     };
-    for told in effective.notes.iter().chain(&effective.unread) {
+    for told in [&effective.notes, &effective.unread, &effective.refused]
+        .into_iter()
+        .flatten()
+    {
         assert!(!told.contains(SECRET), "{told}");
+    }
+    // Whatever word comes next would be its value.
+    if effective
+        .refused
+        .iter()
+        .any(|why| why.contains("is the last word"))
+    {
+        return;
     }
     for setting in effective.settings() {
         comes_from_where_it_says(setting, &effective);
@@ -91,6 +103,27 @@ pub(crate) fn kubelet_configuration(data: &[u8]) {
     words.push("true".to_owned());
     words.extend(effective.settings().iter().filter_map(as_flag));
     same(&effective, &of(&words).expect("values of flags"));
+    words.extend(["--address=", "--healthz-bind-address="].map(str::to_owned));
+    same(&effective, &of(&words).expect("empty addresses"));
+    if let Some(text) = part(1).and_then(with_what_changes_nothing) {
+        write(&folder, "kubelet.yaml", &text);
+        same(&effective, &of(&words).expect("a file that says no more"));
+    }
+}
+
+/// The same configuration, with something behind it that a kubelet reads and that says nothing: in JSON keys
+/// for the second time, in YAML another document.
+fn with_what_changes_nothing(text: &str) -> Option<String> {
+    if !go::is_json(text) {
+        // The line break would belong to the last value.
+        let ends_in_block = text.contains(['|', '>']);
+        return (!ends_in_block).then(|| format!("{text}\n---\nport: [1\n"));
+    }
+    let rest = text.trim_end().strip_suffix('}')?;
+    let comma = if rest.trim_end().ends_with('{') { "" } else { "," };
+    Some(format!(
+        "{rest}{comma}\"authentication\":{{\"x509\":{{}}}},\"authorization\":null,\"unknown\":[1],\"port\":null}}"
+    ))
 }
 
 fn comes_from_where_it_says(setting: &Setting, effective: &Effective) {
@@ -115,13 +148,15 @@ fn as_flag(setting: &Setting) -> Option<String> {
     let value = match &setting.value {
         Value::Array(texts) => {
             let texts: Vec<&str> = texts.iter().filter_map(Value::as_str).collect();
-            let plain = |text: &&str| !text.is_empty() && !text.contains(',');
+            let plain = |text: &&str| !text.is_empty() && !text.contains([',', '"']);
             let added = matches!(setting.origin, ValueOrigin::Flag(_));
             Some(texts)
                 .filter(|texts| !added && !texts.is_empty() && texts.iter().all(plain))?
                 .join(",")
         }
         Value::String(text) if text.is_empty() => return None,
+        // A file may have any text there.
+        Value::String(text) if flag.ends_with("address") && address(text).is_none() => return None,
         Value::String(text) => text.clone(),
         value => value.to_string(),
     };

@@ -26,6 +26,13 @@ pub(crate) enum NodeKubeconfigError {
     Kubeconfig(#[from] KubeconfigError),
 }
 
+impl NodeKubeconfigError {
+    /// Whether there is no such file.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 impl NodeKubeconfig {
     /// Reads the file at `path` on the node.
     pub(crate) fn read(root: &Root, path: &str) -> Result<Self, NodeKubeconfigError> {

@@ -45,7 +45,12 @@ fn known_binds(invocation: &Invocation) -> Result<Vec<SocketAddr>, OptionsError>
 /// A kubelet's options, if every source of them could be read.
 pub(super) fn known_options(invocation: &Invocation) -> Result<Effective, OptionsError> {
     let options = Effective::of(invocation)?;
-    match invocation.unread.iter().chain(&options.unread).next() {
+    let unknown = invocation
+        .unread
+        .iter()
+        .chain(&options.unread)
+        .chain(&options.refused);
+    match unknown.into_iter().next() {
         None => Ok(options),
         Some(unread) => Err(OptionsError {
             place: invocation.source.to_string(),
@@ -82,9 +87,8 @@ pub(crate) fn binds(options: &Effective) -> Result<Vec<SocketAddr>, OptionsError
         why: format!("{key}: {why}"),
     };
     let address = options.text("address");
-    let address: IpAddr = address
-        .parse()
-        .map_err(|_| failed("address", format!("{address:?} is not an IP address")))?;
+    let address: IpAddr = options::address(address)
+        .ok_or_else(|| failed("address", format!("{address:?} is not an IP address")))?;
     let port = |key: &str| {
         let number = options.number(key);
         u16::try_from(number).map_err(|_| failed(key, format!("{number} is not a port")))
@@ -143,7 +147,10 @@ mod tests {
     #[test]
     fn what_a_kubelet_binds_follows_flags_file_and_both_sets_of_defaults() {
         let config = "/var/lib/kubelet/config.yaml";
-        let file = Some("kind: KubeletConfiguration\naddress: 127.0.0.1\nunknown: {a: 1}\n");
+        let file = Some(
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\naddress: 127.0.0.1\n\
+             unknown: {a: 1}\n",
+        );
         assert_eq!(
             bound(&["/usr/bin/kubelet"], None),
             ["0.0.0.0:10250", "0.0.0.0:10255"]
@@ -165,7 +172,10 @@ mod tests {
         assert_eq!(
             bound(
                 &["kubelet", "--config", config],
-                Some("address: 127.0.0.1\nport: 0\nreadOnlyPort: 0\n")
+                Some(
+                    "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+                     address: 127.0.0.1\nport: 0\nreadOnlyPort: 0\n"
+                )
             ),
             ["127.0.0.1:10250"]
         );

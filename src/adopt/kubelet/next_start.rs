@@ -200,7 +200,10 @@ mod tests {
     }
 
     const CONFIG: &str = "/var/lib/kubelet/config.yaml";
-    const SAFE: &str = "kind: KubeletConfiguration\naddress: 127.0.0.1\n";
+    const SAFE: &str =
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\naddress: 127.0.0.1\n";
+    const OPEN: &str =
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nreadOnlyPort: 10255\n";
     const SERVICE: &str = "/system.slice/kubelet.service";
     const UNIT: &str = "/usr/lib/systemd/system/kubelet.service";
 
@@ -245,7 +248,7 @@ mod tests {
         );
         node.write("/etc/systemd/system/kubelet.service.d/99-local.conf", "");
 
-        node.write(CONFIG, "kind: KubeletConfiguration\nreadOnlyPort: 10255\n");
+        node.write(CONFIG, OPEN);
         assert_eq!(bound(&kubelet), ["0.0.0.0:10250 0.0.0.0:10255"; 2]);
 
         node.write(CONFIG, "");
@@ -258,7 +261,7 @@ mod tests {
              --config-dir=/etc/k\n",
         );
         assert!(bound(&kubelet)[1].contains("--config-dir /etc/k: not found"));
-        node.write("/etc/k/20-address.conf", "address: 192.0.2.10\n");
+        node.write("/etc/k/20-address.conf", &SAFE.replace("127.0.0.1", "192.0.2.10"));
         assert_eq!(bound(&kubelet), ["127.0.0.1:10250", "192.0.2.10:10250"]);
     }
 
@@ -271,7 +274,7 @@ mod tests {
         fs::rename(node.process().join("root"), &elsewhere).unwrap();
         fs::remove_dir_all(node.process()).unwrap();
         assert_eq!(bound(&kubelet), ["127.0.0.1:10250", "127.0.0.1:10250"]);
-        fs::write(elsewhere.join(&CONFIG[1..]), "kind: KubeletConfiguration\n").unwrap();
+        fs::write(elsewhere.join(&CONFIG[1..]), SAFE.replace("127.0.0.1", "0.0.0.0")).unwrap();
         assert_eq!(bound(&kubelet), ["0.0.0.0:10250", "0.0.0.0:10250"]);
         assert!(WatchedKubelet::of(node.proc.path(), 4711).is_none());
     }

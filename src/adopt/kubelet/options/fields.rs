@@ -1,16 +1,20 @@
 //! The options that are read: key and flag, kind of value, and both sets of defaults.
 
-use ValueKind::{Bool, Duration, Number, Path, Text, Texts};
+use ValueKind::{Address, Bool, Duration, LongNumber, Number, Path, Text, Texts};
 
 /// What an option holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ValueKind {
     /// `true` or `false`.
     Bool,
-    /// A whole number.
+    /// A whole number of 32 bits.
     Number,
+    /// A whole number of 64 bits.
+    LongNumber,
     /// Text.
     Text,
+    /// An IP address. An empty flag leaves it as it is.
+    Address,
     /// A path. In the configuration file it is relative to the file's folder, otherwise to the working
     /// directory.
     Path,
@@ -18,6 +22,12 @@ pub(super) enum ValueKind {
     Texts,
     /// A Go duration.
     Duration,
+    /// Names and booleans.
+    Switches,
+    /// Names and texts.
+    TextMap,
+    /// Anything: what is in it is not looked at.
+    Any,
 }
 
 /// An option that matters to security.
@@ -67,7 +77,7 @@ const fn zero_is_unset(field: Field) -> Field {
 #[rustfmt::skip]
 pub(crate) const FIELDS: &[Field] = &[
     field("enableServer", "enable-server", Bool, "true"),
-    zero_is_unset(field("address", "address", Text, "\"0.0.0.0\"")),
+    zero_is_unset(field("address", "address", Address, "\"0.0.0.0\"")),
     zero_is_unset(field("port", "port", Number, "10250")),
     legacy(field("readOnlyPort", "read-only-port", Number, "0"), "10255"),
     legacy(field("authentication.anonymous.enabled", "anonymous-auth", Bool, "false"), "true"),
@@ -96,13 +106,13 @@ pub(crate) const FIELDS: &[Field] = &[
     field("enableSystemLogHandler", "", Bool, "true"),
     field("enableSystemLogQuery", "", Bool, "false"),
     field("healthzPort", "healthz-port", Number, "10248"),
-    zero_is_unset(field("healthzBindAddress", "healthz-bind-address", Text, "\"127.0.0.1\"")),
+    zero_is_unset(field("healthzBindAddress", "healthz-bind-address", Address, "\"127.0.0.1\"")),
     zero_is_unset(field("streamingConnectionIdleTimeout", "streaming-connection-idle-timeout",
         Duration, "\"4h0m0s\"")),
     field("protectKernelDefaults", "protect-kernel-defaults", Bool, "false"),
     field("makeIPTablesUtilChains", "make-iptables-util-chains", Bool, "true"),
     field("eventRecordQPS", "event-qps", Number, "50"),
-    field("podPidsLimit", "pod-max-pids", Number, "-1"),
+    field("podPidsLimit", "pod-max-pids", LongNumber, "-1"),
     field("seccompDefault", "seccomp-default", Bool, "false"),
     field("featureGates.RotateKubeletServerCertificate", "", Bool, "true"),
     field("staticPodPath", "pod-manifest-path", Path, "\"\""),

@@ -1,15 +1,21 @@
 //! A kubelet's effective options: what it really runs with, from its flags, its configuration file, its
 //! drop-ins and both sets of defaults, combined as the kubelet combines them.
 
+mod document;
+mod error;
 mod fields;
+mod flag_names;
 mod flags;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod values;
 
+pub use self::error::OptionsError;
 pub(crate) use self::fields::FIELDS;
 pub use self::fields::Field;
 pub(crate) use self::flags::{arguments, given};
+pub(super) use self::values::address;
 
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
@@ -17,15 +23,26 @@ use std::path::{Component, Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use self::document::{ConfigurationFile, Role};
 use self::fields::ValueKind;
-use self::flags::{GivenFlag, parsed};
-use self::values::{ValueError, flagged, found, is_zero, typed};
+use self::flags::{CommandLine, GivenFlag, is_of};
+use self::values::{flagged, is_zero};
 use super::invocation::Invocation;
-use super::root::{Root, broken};
+use super::root::Root;
 
 /// Deepest nesting of drop-ins that is read. The kubelet does not follow links to folders, so they cannot go
 /// round.
 const DEPTH: usize = 32;
+
+/// Flags that kubelets had when `--config` was the folder of static pods, and that no newer one has.
+const OLD: [&str; 6] = [
+    "api-servers",
+    "auth-path",
+    "babysit-daemons",
+    "configure-cbr0",
+    "reconcile-cidr",
+    "require-kubeconfig",
+];
 
 /// Where a value came from.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -109,24 +126,16 @@ impl Setting {
     }
 }
 
-/// Why the options of a kubelet are not known.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{place}: {why}")]
-pub struct OptionsError {
-    /// The file or flag.
-    pub place: String,
-    /// What is wrong with it.
-    pub why: String,
-}
-
 /// All of [`FIELDS`], with their values.
 #[derive(Clone, Debug)]
 pub struct Effective {
     settings: Vec<Setting>,
     /// The files that were read, in their order.
     pub files: Vec<String>,
-    /// What a kubelet would refuse, or what may surprise the operator.
+    /// What may surprise the operator.
     pub notes: Vec<String>,
+    /// Why a kubelet does not start with these flags and files, so that no value is in force.
+    pub refused: Vec<String>,
     /// Sources that could not be read, and may hold any option.
     pub unread: Vec<String>,
 }
@@ -137,67 +146,70 @@ impl Effective {
     /// # Errors
     /// A file cannot be read or understood, or a flag's value is wrong: a kubelet would not start with it.
     pub fn of(invocation: &Invocation) -> Result<Self, OptionsError> {
-        let (mut notes, mut unread) = (Vec::new(), Vec::new());
-        let flags = parsed(invocation, &mut notes);
-        let last = |name: &str| {
-            let given = flags.iter().rev().find(|given| given.name == name);
-            given
-                .map(|given| given.value.as_str())
-                .filter(|value| !value.is_empty())
+        let mut line = CommandLine::of(invocation);
+        let mut told = Told {
+            notes: std::mem::take(&mut line.notes),
+            refused: Vec::new(),
+            unread: std::mem::take(&mut line.unread),
         };
+        let words = std::mem::take(&mut line.refused);
+        match invocation.pid() {
+            // It has started with these words: old versions ignore some of them.
+            Some(_) => told.notes.extend(words),
+            None => told.refused.extend(words),
+        }
+        let directory = &invocation.directory;
         let root = &invocation.root;
         let mut files = Vec::new();
-        let mut layers: Vec<(Value, Layer)> = Vec::new();
-        let mut config = last("config").map(|path| absolute(&invocation.directory, path));
-        // A copy of a node may lack an empty folder; the kubelets that had --api-servers named one.
-        let is_folder = |path: &PathBuf| match root.resolve(path).and_then(std::fs::metadata) {
-            Ok(about) => about.is_dir(),
-            Err(_) => last("api-servers").is_some(),
-        };
-        if let Some(folder) = config.take_if(|path| is_folder(path)) {
-            notes.push(format!(
-                "--config names a folder, {}: before Kubernetes 1.6 that was where static pods are (now \
-                 --pod-manifest-path), and such a kubelet has the defaults of one without a file. A newer \
-                 kubelet does not start with it",
-                shown(&folder)
-            ));
-        }
-        if let Some(path) = &config {
-            layers.push((document(root, path, &mut notes)?, Layer::File(path.clone())));
-            files.push(shown(path));
-        }
-        if last("dynamic-config-dir").is_some() {
-            unread.push(
+        let config = line.last("config").map(|path| absolute(directory, path));
+        let is_old = OLD
+            .iter()
+            .any(|flag| line.flags.iter().any(|given| given.name == *flag));
+        let config = told.main_file(root, config, is_old)?;
+        let no_config = config.is_none();
+        let mut layers: Vec<ConfigurationFile> = config.into_iter().collect();
+        if line.last("dynamic-config-dir").is_some() {
+            told.unread.push(
                 "--dynamic-config-dir: the configuration that the API server keeps for this node overrides \
                  the files"
                     .to_owned(),
             );
         }
-        if let Some(folder) = last("config-dir").map(|path| absolute(&invocation.directory, path)) {
-            for path in drop_ins(root, &folder, &mut notes, &mut unread)? {
-                layers.push((document(root, &path, &mut notes)?, Layer::DropIn(path.clone())));
-                files.push(shown(&path));
+        if let Some(folder) = line.last("config-dir").map(|path| absolute(directory, path)) {
+            for path in drop_ins(root, &folder, &mut told)? {
+                layers.push(ConfigurationFile::read(root, &path, Role::DropIn)?);
             }
+        }
+        for layer in &mut layers {
+            files.push(shown(&layer.path));
+            told.notes.append(&mut layer.notes);
+            told.refused.append(&mut layer.refused);
         }
         let settings: Vec<Setting> = FIELDS
             .iter()
-            .map(|field| setting(field, config.is_none(), &layers, &flags, &invocation.directory))
+            .map(|field| setting(field, no_config, &layers, &line, directory))
             .collect::<Result<_, _>>()?;
         let left_out = settings
             .iter()
             .filter(|setting| setting.origin == ValueOrigin::LegacyDefault);
         let left_out: Vec<&str> = left_out.map(|setting| setting.field.key).collect();
-        if config.is_none() && !layers.is_empty() && !left_out.is_empty() {
-            notes.push(format!(
+        if no_config && !layers.is_empty() && !left_out.is_empty() {
+            told.notes.push(format!(
                 "--config-dir without --config: options that the drop-ins do not set have the defaults of a \
                  kubelet without a file: {}",
                 left_out.join(", ")
             ));
         }
+        let Told {
+            notes,
+            refused,
+            unread,
+        } = told;
         Ok(Self {
             settings,
             files,
             notes,
+            refused,
             unread,
         })
     }
@@ -260,57 +272,50 @@ impl Effective {
     }
 }
 
-/// A file whose options override the defaults and earlier files.
-enum Layer {
-    File(PathBuf),
-    DropIn(PathBuf),
+/// What there is to say about flags and files.
+struct Told {
+    notes: Vec<String>,
+    refused: Vec<String>,
+    unread: Vec<String>,
 }
 
-/// A configuration file as JSON.
-fn document(root: &Root, path: &Path, notes: &mut Vec<String>) -> Result<Value, OptionsError> {
-    let failed = |why: String| OptionsError {
-        place: shown(path),
-        why,
-    };
-    let text = root.read(path).map_err(|error| failed(error.to_string()))?;
-    // JSON may have tabs, which YAML may not.
-    let value: Value = match serde_json::from_str(&text) {
-        Ok(value) => value,
-        Err(_) => {
-            let options = serde_saphyr::options! {
-                duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
-            };
-            // A kubelet reads the first document and ignores the others.
-            let mut bytes = text.as_bytes();
-            let first = serde_saphyr::read_with_options::<_, Value>(&mut bytes, options)
-                .next()
-                .transpose()
-                .map_err(|error| failed(broken(&error)))?;
-            first.unwrap_or(Value::Null)
-        }
-    };
-    if !value.is_object() {
-        return Err(failed(
-            "not a KubeletConfiguration: the file is empty, a list or a single value".to_owned(),
+impl Told {
+    /// The file of `--config`; `None`: there is none, or it is static pods, as `--config` meant before
+    /// Kubernetes 1.6. `is_old`: a flag says that the kubelet is that old.
+    fn main_file(
+        &mut self,
+        root: &Root,
+        path: Option<PathBuf>,
+        is_old: bool,
+    ) -> Result<Option<ConfigurationFile>, OptionsError> {
+        let Some(path) = path else { return Ok(None) };
+        let is_folder = match root.resolve(&path).and_then(std::fs::metadata) {
+            Ok(about) => about.is_dir(),
+            // A copy of a node may lack an empty folder.
+            Err(_) => is_old,
+        };
+        let names = if is_folder {
+            "a folder"
+        } else {
+            let file = ConfigurationFile::read(root, &path, Role::Main)?;
+            if !file.is_static_pod {
+                return Ok(Some(file));
+            }
+            "a static pod"
+        };
+        self.notes.push(format!(
+            "--config names {names}, {}: before Kubernetes 1.6 that was where static pods are (now \
+             --pod-manifest-path), and such a kubelet has the defaults of one without a file. A newer \
+             kubelet does not start with it",
+            shown(&path)
         ));
+        Ok(None)
     }
-    if value["kind"] != "KubeletConfiguration" {
-        notes.push(format!(
-            "{}: without kind: KubeletConfiguration a kubelet does not start",
-            path.display()
-        ));
-    }
-    Ok(value)
 }
 
 /// The `*.conf` below a folder, in the kubelet's order. Links to folders are not followed, not even at the
 /// top.
-fn drop_ins(
-    root: &Root,
-    folder: &Path,
-    notes: &mut Vec<String>,
-    unread: &mut Vec<String>,
-) -> Result<Vec<PathBuf>, OptionsError> {
+fn drop_ins(root: &Root, folder: &Path, told: &mut Told) -> Result<Vec<PathBuf>, OptionsError> {
     fn walk(root: &Root, folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
         if depth > DEPTH {
             return Err(std::io::Error::other("folders nested too deep"));
@@ -329,14 +334,14 @@ fn drop_ins(
     if !root.is_folder(folder) {
         let folder = shown(folder);
         match root.exists(&folder) {
-            Ok(true) => notes.push(format!(
+            Ok(true) => told.notes.push(format!(
                 "--config-dir {folder}: not a folder, or a link to one, which a kubelet does not follow: no \
                  drop-ins"
             )),
-            Ok(false) => unread.push(format!(
+            Ok(false) => told.unread.push(format!(
                 "--config-dir {folder}: not found: a kubelet does not start"
             )),
-            Err(error) => unread.push(format!("--config-dir {folder}: {error}")),
+            Err(error) => told.unread.push(format!("--config-dir {folder}: {error}")),
         }
         return Ok(found);
     }
@@ -350,8 +355,8 @@ fn drop_ins(
 fn setting(
     field: &'static Field,
     no_config: bool,
-    layers: &[(Value, Layer)],
-    flags: &[GivenFlag<'_>],
+    layers: &[ConfigurationFile],
+    line: &CommandLine<'_>,
     directory: &Path,
 ) -> Result<Setting, OptionsError> {
     let json = |text: &str| serde_json::from_str(text).unwrap_or(Value::Null);
@@ -359,32 +364,19 @@ fn setting(
         Some(legacy) if no_config => (json(legacy), ValueOrigin::LegacyDefault),
         _ => (json(field.default), ValueOrigin::Default),
     };
-    for (document, layer) in layers.iter().filter(|_| !field.key.starts_with("--")) {
-        let (path, from) = match layer {
-            Layer::File(path) => (path, ValueOrigin::File(shown(path))),
-            Layer::DropIn(path) => (path, ValueOrigin::DropIn(shown(path))),
-        };
-        let failed = |error: ValueError| OptionsError {
-            place: shown(path),
-            why: error.to_string(),
-        };
-        let found = found(document, field.key).map_err(failed)?;
-        match found {
+    for file in layers {
+        match file.values.get(field.key) {
             None => {}
-            Some(Value::Null) => (value, origin) = (json(field.default), ValueOrigin::Default),
-            Some(given) => {
-                let typed = typed(field, given).map_err(failed)?;
-                if field.zero_is_unset && is_zero(&typed) {
-                    (value, origin) = (json(field.default), ValueOrigin::Default);
-                } else {
-                    (value, origin) = (typed, from.clone());
-                }
-                let starts_at = match layer {
-                    Layer::File(path) => path.parent().unwrap_or(directory),
-                    Layer::DropIn(_) => directory,
+            Some(Some(given)) if !(field.zero_is_unset && is_zero(given)) => {
+                let place = shown(&file.path);
+                let starts_at;
+                (origin, starts_at) = match file.role {
+                    Role::Main => (ValueOrigin::File(place), file.path.parent().unwrap_or(directory)),
+                    Role::DropIn => (ValueOrigin::DropIn(place), directory),
                 };
-                value = located(field, value, starts_at);
+                value = located(field, given.clone(), starts_at);
             }
+            Some(_) => (value, origin) = (json(field.default), ValueOrigin::Default),
         }
     }
     let of_flag = |given: &GivenFlag<'_>, text: &str| {
@@ -394,26 +386,24 @@ fn setting(
         })
     };
     if let Some(gate) = field.key.strip_prefix("featureGates.") {
-        for given in flags.iter().filter(|given| given.name == "feature-gates") {
-            let gates = given
-                .value
-                .split(',')
-                .filter_map(|gate| gate.trim().split_once('='));
-            let gates = gates.map(|(name, set)| (name.trim(), set.trim()));
-            for (_, set) in gates.filter(|(name, _)| *name == gate) {
-                (value, origin) = (of_flag(given, set)?, ValueOrigin::Flag(given.place.to_owned()));
+        for (name, on, given) in line.feature_gates()? {
+            if let Some(on) = of_flag(given, on)?.filter(|_| name == gate) {
+                (value, origin) = (on, ValueOrigin::Flag(given.place.to_owned()));
             }
         }
     }
-    let named = |given: &&GivenFlag<'_>| !field.flag.is_empty() && given.name == field.flag;
-    for (at, given) in flags.iter().filter(named).enumerate() {
-        let flagged = of_flag(given, &given.value)?;
+    let mut is_first = true;
+    for given in line.flags.iter().filter(|given| is_of(field, given)) {
+        let Some(flagged) = of_flag(given, &given.value)? else {
+            continue;
+        };
         match (&mut value, flagged) {
             // Of a list, the first flag replaces the file's value and later ones add to it. Otherwise the
             // last counts.
-            (Value::Array(all), Value::Array(more)) if at > 0 => all.extend(more),
+            (Value::Array(all), Value::Array(more)) if !is_first => all.extend(more),
             (value, flagged) => *value = located(field, flagged, directory),
         }
+        is_first = false;
         origin = ValueOrigin::Flag(given.place.to_owned());
     }
     Ok(Setting { field, value, origin })

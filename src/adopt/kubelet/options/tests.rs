@@ -263,7 +263,7 @@ fn words_are_read_as_the_kubelet_reads_them() {
         assert_eq!(value(words, &[], key), shown, "{words:?}");
     }
     let stray = effective(&["--anonymous-auth", "false"], &[]).unwrap();
-    assert!(stray.notes[0].contains("\"false\""), "{:?}", stray.notes);
+    assert!(stray.refused[0].contains("\"false\""), "{:?}", stray.refused);
 }
 
 #[test]
@@ -396,6 +396,416 @@ fn links_to_folders_have_no_drop_ins() {
         "{:?}",
         link.notes
     );
+}
+
+/// What is said of a kubelet with this file, and with this command line.
+fn told(words: &[&str], text: &str) -> (Vec<String>, Vec<String>) {
+    let effective = effective(words, &[("etc/kubelet.yaml", text)]).unwrap();
+    (effective.notes, effective.refused)
+}
+
+/// A kubelet puts both objects into one struct. Seen red: with the last object alone, anonymous requests were
+/// off, and with null taken for a value that is not there.
+#[test]
+fn json_with_a_key_twice_is_read_as_go_reads_it() {
+    const HEAD: &str = "\"apiVersion\":\"kubelet.config.k8s.io/v1beta1\",\"kind\":\"KubeletConfiguration\"";
+    for (text, key, shown) in [
+        (
+            r#""authentication":{"anonymous":{"enabled":true}},"authentication":{"x509":{"clientCAFile":"/a"}}"#,
+            "authentication.anonymous.enabled",
+            "true",
+        ),
+        (
+            r#""authentication":{"anonymous":{"enabled":true},"anonymous":{}},"authentication":null"#,
+            "authentication.anonymous.enabled",
+            "true",
+        ),
+        (
+            r#""authentication":{"anonymous":{"enabled":true,"enabled":null}}"#,
+            "authentication.anonymous.enabled",
+            "false",
+        ),
+        (
+            r#""authorization":{"mode":"AlwaysAllow","mode":null}"#,
+            "authorization.mode",
+            "AlwaysAllow",
+        ),
+        (r#""readOnlyPort":10255,"readOnlyPort":0"#, "readOnlyPort", "0"),
+        (
+            r#""readOnlyPort":10255,"readOnlyPort":null"#,
+            "readOnlyPort",
+            "10255",
+        ),
+        (
+            r#""tlsCipherSuites":["A","B"],"tlsCipherSuites":["C"]"#,
+            "tlsCipherSuites",
+            "C",
+        ),
+        (
+            r#""tlsCipherSuites":["A"],"tlsCipherSuites":null"#,
+            "tlsCipherSuites",
+            "(none named)",
+        ),
+        (
+            r#""featureGates":{"RotateKubeletServerCertificate":false},"featureGates":{"A":true}"#,
+            "featureGates.RotateKubeletServerCertificate",
+            "false",
+        ),
+    ] {
+        let text = format!("{{{HEAD},{text}}}");
+        assert_eq!(
+            value(&[CONFIG], &[("etc/kubelet.yaml", &text)], key),
+            shown,
+            "{text}"
+        );
+        let (notes, refused) = told(&[CONFIG], &text);
+        let is_told = notes.iter().any(|note| note.contains("is there twice. Of JSON"));
+        assert!(is_told && refused.is_empty(), "{text}: {notes:?} {refused:?}");
+    }
+    let yaml = file("authentication: {anonymous: {enabled: true}}\nauthentication: {x509: {}}\n");
+    assert_eq!(
+        value(
+            &[CONFIG],
+            &[("etc/kubelet.yaml", &yaml)],
+            "authentication.anonymous.enabled"
+        ),
+        "false",
+        "of YAML the last counts as a whole"
+    );
+    assert_eq!(
+        told(&[CONFIG], &yaml).0,
+        [
+            "/etc/kubelet.yaml:4: the key authentication is there twice. Of YAML a kubelet reads the last \
+             alone"
+        ]
+    );
+}
+
+/// Seen red: with `kind` alone looked at.
+#[test]
+fn a_file_without_version_or_kind_starts_no_kubelet() {
+    const BOTH: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+    for (text, expected) in [
+        (BOTH, [].as_slice()),
+        (
+            "APIVersion: kubelet.config.k8s.io/v1beta1\nKind: KubeletConfiguration\n",
+            &[],
+        ),
+        (
+            "kind: KubeletConfiguration\n",
+            &["without apiVersion: kubelet.config.k8s.io/v1beta1"],
+        ),
+        (
+            "apiVersion: kubelet.config.k8s.io/v1beta1\n",
+            &["without kind: KubeletConfiguration"],
+        ),
+        ("port: 1\n", &["it has none", "it has none"]),
+        (
+            "apiVersion: kubelet.config.k8s.io/v1\nkind: KubeletConfiguration\n",
+            &["it has \"kubelet.config.k8s.io/v1\""],
+        ),
+        (
+            "apiVersion: ~\nkind: Kubelet\n",
+            &["it has \"Kubelet\"", "it has none"],
+        ),
+        (
+            "{\"kind\": \"KubeletConfiguration\", \"apiVersion\": \"kubelet.config.k8s.io/v1beta1\", \"Kind\": \"X\"}",
+            &["it has \"X\""],
+        ),
+    ] {
+        let refused = told(&[CONFIG], text).1;
+        assert_eq!(refused.len(), expected.len(), "{text}: {refused:?}");
+        for (said, expected) in refused.iter().zip(expected) {
+            assert!(
+                said.starts_with("/etc/kubelet.yaml: without ") && said.contains(expected),
+                "{said}"
+            );
+        }
+    }
+    let drop_in = |text: &str| {
+        effective(&["--config-dir=/d"], &[("d/a.conf", text)])
+            .unwrap()
+            .refused
+    };
+    assert_eq!(drop_in(BOTH), Vec::<String>::new());
+    for text in [
+        "kind: KubeletConfiguration\n",
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nKind: KubeletConfiguration\n",
+    ] {
+        assert_eq!(drop_in(text).len(), 1, "{text}");
+    }
+    let twice = file("port: 1\nport: 2\n");
+    assert!(
+        drop_in(&twice)[0].contains("/d/a.conf:4: the key port is there twice"),
+        "{:?}",
+        drop_in(&twice)
+    );
+}
+
+/// Seen red: with unknown keys ignored in silence, as the kubelet does but for its log.
+#[test]
+fn keys_that_a_kubelet_ignores_are_named() {
+    for (text, expected) in [
+        (
+            "authorization:\nmode: AlwaysAllow\n",
+            ":4: the key \"mode\" is ignored: KubeletConfiguration has none there. A kubelet knows \
+             authorization.mode:",
+        ),
+        (
+            "authentication:\n  anonymous:\n  enabled: false\n",
+            ":5: the key \"authentication.enabled\" is ignored: KubeletConfiguration has none there. A \
+             kubelet knows authentication.anonymous.enabled and authentication.webhook.enabled:",
+        ),
+        (
+            "ReadOnlyPort: 10255\n",
+            ":3: the key \"ReadOnlyPort\" is ignored: KubeletConfiguration has none there. A kubelet knows \
+             readOnlyPort:",
+        ),
+        (
+            "featureGates: {A: true}\nmore: {a: 1}\n",
+            ":4: the key \"more\" is ignored: KubeletConfiguration has none there",
+        ),
+        (
+            "authentication: {Anonymous: {enabled: true}}\n",
+            "\"authentication.Anonymous\" is ignored",
+        ),
+    ] {
+        let (notes, refused) = told(&[CONFIG], &file(text));
+        assert!(
+            notes.len() == 1 && notes[0].contains(expected),
+            "{text}: {notes:?}"
+        );
+        assert!(refused.is_empty(), "{refused:?}");
+    }
+    let many: String = (0..50).map(|number| format!("key{number}: 1\n")).collect();
+    let notes = told(&[CONFIG], &file(&many)).0;
+    assert_eq!(notes.len(), 21);
+    assert!(notes[20].ends_with("further keys are ignored as well"));
+    // Every key of a kubelet is known, with the type that it has.
+    let every = "staticPodURLHeader: {a: [b]}\nclusterDNS: [10.96.0.10]\nevictionHard: \
+                 {memory.available: 5%}\n\
+                 maxPods: 110\nlogging: {format: json}\nmemorySwap: {swapBehavior: NoSwap}\nfailSwapOn: off\n\
+                 shutdownGracePeriod: 30s\nregisterWithTaints: [{key: a}]\nresolvConf: /etc/resolv.conf\n";
+    assert_eq!(told(&[CONFIG], &file(every)), (Vec::new(), Vec::new()));
+}
+
+/// Seen red: with the types of those options alone that are judged.
+#[test]
+fn a_value_of_the_wrong_type_starts_no_kubelet() {
+    for text in [
+        "authentication: {anonymous: {enabled: 'false'}}\n",
+        "authentication: {anonymous: {enabled: \"yes\"}}\n",
+        "authentication: {anonymous: {enabled: 0}}\n",
+        "authorization: {mode: on}\n",
+        "authentication: {x509: {clientCAFile: 5}}\n",
+        "readOnlyPort: '0'\n",
+        "readOnlyPort: 99999999999\n",
+        "port: 1.5\n",
+        "tlsCipherSuites: A,B\n",
+        "tlsCipherSuites: [1]\n",
+        "streamingConnectionIdleTimeout: null\n",
+        "maxPods: many\n",
+        "failSwapOn: 'no'\n",
+        "featureGates: {A: 'true'}\n",
+        "featureGates: [A]\n",
+        "evictionHard: {memory.available: 5}\n",
+        "clusterDNS: 10.96.0.10\n",
+        "shutdownGracePeriod: 30\n",
+        "memorySwap: NoSwap\n",
+    ] {
+        let error = effective(&[CONFIG], &[("etc/kubelet.yaml", &file(text))]).unwrap_err();
+        let key = text.split(':').next().unwrap();
+        assert!(
+            error.place == "/etc/kubelet.yaml" && error.why.contains(key),
+            "{error}"
+        );
+    }
+    // A secret is not shown.
+    let url = file("staticPodURL: [https://user:S3CR3T@192.0.2.1]\n");
+    let error = effective(&[CONFIG], &[("etc/kubelet.yaml", &url)])
+        .unwrap_err()
+        .to_string();
+    assert!(error.ends_with("staticPodURL: a list is not a text"), "{error}");
+    for (text, port) in [("0x1F", 31), ("010", 8), ("10_0", 100), ("7.0", 7), ("1e2", 100)] {
+        let config = file(&format!("port: {text}\n"));
+        assert_eq!(
+            value(&[CONFIG], &[("etc/kubelet.yaml", &config)], "port"),
+            port.to_string()
+        );
+        let json = format!("{{\"port\": {text}}}");
+        assert!(
+            effective(&[CONFIG], &[("etc/kubelet.yaml", &json)]).is_err(),
+            "{json}"
+        );
+    }
+}
+
+/// A text that begins with a brace is JSON to a kubelet. Seen red: with YAML tried after JSON.
+#[test]
+fn what_looks_like_json_is_not_read_as_yaml() {
+    for text in [
+        "{kind: KubeletConfiguration}",
+        "\n {\"port\": 1,}",
+        "{\"port\": 1}\n---\n",
+    ] {
+        let error = effective(&[CONFIG], &[("etc/kubelet.yaml", text)])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("broken JSON in line"), "{error}");
+    }
+    let flow = "--- {apiVersion: kubelet.config.k8s.io/v1beta1, kind: KubeletConfiguration, port: 5}";
+    assert_eq!(value(&[CONFIG], &[("etc/kubelet.yaml", flow)], "port"), "5");
+}
+
+/// As `IPVar` of the kubelet. Seen red: with the empty flag for an address, `binds` had none.
+#[test]
+fn an_empty_flag_of_an_address_changes_nothing() {
+    let config = file("address: 127.0.0.1\nhealthzBindAddress: 127.0.0.2\n");
+    let files = [("etc/kubelet.yaml", config.as_str())];
+    for (words, address, healthz) in [
+        (
+            &[CONFIG, "--address=", "--healthz-bind-address="][..],
+            "127.0.0.1",
+            "127.0.0.2",
+        ),
+        (
+            &["--address=", "--healthz-bind-address", ""],
+            "0.0.0.0",
+            "127.0.0.1",
+        ),
+        (&["--address=192.0.2.1", "--address="], "192.0.2.1", "127.0.0.1"),
+    ] {
+        assert_eq!(value(words, &files, "address"), address, "{words:?}");
+        assert_eq!(value(words, &files, "healthzBindAddress"), healthz, "{words:?}");
+    }
+    let empty = effective(&["--address="], &[]).unwrap();
+    assert_eq!(empty.get("address").unwrap().origin, ValueOrigin::Default);
+    assert!(effective(&["--address=node1"], &[]).is_err());
+    let sloppy = effective(&["--address=010.00.002.1"], &[]).unwrap();
+    assert_eq!(address(sloppy.text("address")), Some("10.0.2.1".parse().unwrap()));
+    // Other flags have an empty value, or refuse it.
+    let list = file("tlsCipherSuites: [A]\n");
+    let files = [("etc/kubelet.yaml", list.as_str())];
+    assert_eq!(
+        value(&[CONFIG, "--tls-cipher-suites="], &files, "tlsCipherSuites"),
+        "(none named)"
+    );
+    assert_eq!(
+        value(&["--client-ca-file="], &[], "authentication.x509.clientCAFile"),
+        "\"\""
+    );
+    for refused in [
+        "--port=",
+        "--anonymous-auth=",
+        "--authentication-token-webhook-cache-ttl=",
+    ] {
+        assert!(effective(&[refused], &[]).is_err(), "{refused}");
+    }
+}
+
+/// Seen red: with a switch and its neighbour taken for a flag and its value, and with a flag that follows one
+/// without a value read as a flag.
+#[test]
+fn words_are_flags_values_or_neither_as_for_pflag() {
+    for (words, key, shown) in [
+        // A flag without its value takes the next word, whatever that is.
+        (
+            &["--pod-infra-container-image", "--read-only-port=0"][..],
+            "readOnlyPort",
+            "10255",
+        ),
+        (&["-v", "--read-only-port=0"], "readOnlyPort", "10255"),
+        (&["--v", "2", "--read-only-port=0"], "readOnlyPort", "0"),
+        (&["-v2", "-v=2", "--read-only-port=0"], "readOnlyPort", "0"),
+        (&["--fail-swap-on", "--read-only-port=0"], "readOnlyPort", "0"),
+        (&["--", "--read-only-port=0"], "readOnlyPort", "10255"),
+        (&["--read-only-port=0x10"], "readOnlyPort", "16"),
+        (&["--read-only-port=010"], "readOnlyPort", "8"),
+        (&["--tls-cipher-suites=\"A\",B"], "tlsCipherSuites", "A,B"),
+    ] {
+        assert_eq!(value(words, &[], key), shown, "{words:?}");
+    }
+    for (words, expected) in [
+        (
+            &["--fail-swap-on", "false"][..],
+            "the word \"false\" is not a flag",
+        ),
+        (
+            &["--anonymous-auth=false", "node1"],
+            "the word \"node1\" is not a flag",
+        ),
+        (
+            &["anonymous-auth=false"],
+            "the word \"anonymous-auth=false\" is not a flag",
+        ),
+        (
+            &["\u{2013}\u{2013}anonymous-auth=false"],
+            "the word \"\u{2013}\u{2013}anonymous-auth=false\" is not",
+        ),
+        (
+            &["-anonymous-auth=false"],
+            "the word \"-anonymous-auth=false\" begins with one hyphen",
+        ),
+        (&["\"--port=1\""], "the word \"\\\"--port=1\\\"\" is not a flag"),
+        (&[""], "the word \"\" is not a flag"),
+        (&["--", "x"], "the word \"x\" is not a flag"),
+        (&["---port=1"], "begins with ---"),
+        (&["--=1"], "begins with --="),
+        (&["-h"], "the word \"-h\""),
+        (
+            &["--client-ca-file"],
+            "--client-ca-file is the last word and needs a value",
+        ),
+        (&["-v"], "-v is the last word"),
+        (&["TOKEN=S3CR3T"], "the word \"TOKEN=…\""),
+        (&["abcdef.0123456789abcdef"], "the word \"abc…\""),
+        (&["S3CR3T-MARK"], "the word \"S3C…\""),
+        (
+            &["--manifest-url-header=Authorization:", "S3CR3T"],
+            "the word \"…\" after --manifest-url-header",
+        ),
+        (&["--unknown=Bearer", "S3CR3T"], "the word \"…\" after --unknown"),
+    ] {
+        let refused = effective(words, &[]).unwrap().refused;
+        assert!(
+            refused.len() == 1 && refused[0].contains(expected),
+            "{words:?}: {refused:?}"
+        );
+        assert!(!refused[0].contains("S3CR3T"), "{refused:?}");
+    }
+    let unknown = effective(&["--anonymous-auht=S3CR3T"], &[]).unwrap();
+    assert!(
+        unknown.notes[0].contains("the flag --anonymous-auht is unknown"),
+        "{:?}",
+        unknown.notes
+    );
+    assert!(unknown.refused.is_empty() && unknown.unread.is_empty());
+    let unknown = effective(&["--new", "--anonymous-auth=false"], &[]).unwrap();
+    assert!(
+        unknown.unread[0].contains("the word after the unknown flag --new"),
+        "{:?}",
+        unknown.unread
+    );
+    assert!(effective(&["--feature-gates=A"], &[]).is_err());
+    assert!(effective(&["--feature-gates=", "--feature-gates=A=true,,B=F"], &[]).is_ok());
+}
+
+/// A kubelet that runs has started with its words. (Not seen red.)
+#[test]
+fn words_of_a_kubelet_that_runs_are_only_noted() {
+    let mut invocation = Invocation::given(&["stray".to_owned()], Root::new("/nowhere"));
+    invocation.source = crate::adopt::kubelet::invocation::Source::Process(1);
+    let effective = Effective::of(&invocation).unwrap();
+    assert!(effective.refused.is_empty() && effective.notes[0].contains("\"stray\""));
+}
+
+/// Before 1.6, `--config` could also name one static pod. (Not seen red.)
+#[test]
+fn a_config_that_is_a_pod_leaves_the_defaults_of_flags() {
+    let pod = "apiVersion: v1\nkind: Pod\nspec: {hostNetwork: true}\n";
+    let effective = effective(&[CONFIG], &[("etc/kubelet.yaml", pod)]).unwrap();
+    assert!(effective.is_on("authentication.anonymous.enabled") && effective.refused.is_empty());
+    assert!(effective.notes[0].starts_with("--config names a static pod, /etc/kubelet.yaml: before"));
 }
 
 mod properties {
