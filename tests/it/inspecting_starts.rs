@@ -97,10 +97,12 @@ fn k3s_is_read_wherever_its_options_are() {
     assert_eq!(verdicts(folder.path()).0, [Fail; 3]);
     let options = only(folder.path()).options;
     assert_eq!(options.text("--hostname-override"), "Other");
-    // Flags of a command replace the file's.
-    let config = "kubelet-arg: [protect-kernel-defaults=true]\n";
+    // Flags of a command add to the file's. By the documentation they replace them: nothing is certain then.
+    let config = "kubelet-arg: [anonymous-auth=true]\n";
     let folder = files(&[(K3S, &k3s(" --kubelet-arg=v=2")), (K3S_CONFIG, config)]);
-    assert!(!only(folder.path()).options.is_on("protectKernelDefaults"));
+    let (all, unread) = verdicts(folder.path());
+    assert_eq!(all, [Fail, Warn, Warn]);
+    assert_says(&unread[0], &["anonymous-auth", "keep them in one place"]);
     // A server without an agent has no kubelet.
     let folder = files(&[(K3S, &k3s(" --disable-agent"))]);
     assert!(in_files(&Root::new(folder.path())).0.is_empty());
@@ -164,11 +166,17 @@ fn a_program_that_starts_a_kubelet_is_looked_through_only_if_it_is_known() {
         assert_eq!(of(known), "--port=7", "{known}");
     }
     for unknown in [
-        "/opt/bin/kubelet-wrapper --anonymous-auth=true --root-dir=/var/lib/kubelet --config=/k",
         "/opt/start.sh /var/lib/kubelet --config=/k",
-        "/usr/bin/docker run --name kubelet -v /var/lib/kubelet:/var/lib/kubelet image kubelet --config=/k",
+        "/usr/bin/nice -n 5 /opt/start.sh /usr/bin/kubelet --config=/k",
+        "/usr/bin/env -i A=b /opt/start /usr/bin/kubelet --config=/k",
     ] {
         assert_says(&of(unknown), &["not known to start a kubelet"]);
+    }
+    for recognised in [
+        "/opt/bin/kubelet-wrapper --anonymous-auth=true --root-dir=/var/lib/kubelet --config=/k",
+        "/usr/bin/docker run --name kubelet -v /var/lib/kubelet:/var/lib/kubelet image kubelet --config=/k",
+    ] {
+        assert_says(&of(recognised), &["starts ", "No verdict is given"]);
     }
 }
 

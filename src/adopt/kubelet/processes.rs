@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::invocation::{Invocation, Source, kubelet_arguments, placed};
 use super::rancher::{self, Product};
 use super::root::Root;
-use super::{microk8s, systemd};
+use super::{snaps, systemd};
 use crate::files::{self, DOCUMENT};
 
 /// Longest command line that is read, in bytes. A longer one is cut, which is noted.
@@ -46,7 +46,7 @@ pub(super) fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
     let product = Product::of(&words);
     if kubelet_arguments(&words).is_none()
         && !product.is_some_and(Product::embeds_kubelet)
-        && !microk8s::is(&words)
+        && !snaps::is_kubelite(&words)
     {
         return None;
     }
@@ -56,7 +56,7 @@ pub(super) fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
     } else if let Some(product) = product {
         rancher::of_process(product, &words, process, unit.as_ref(), source, root)?
     } else {
-        microk8s::invocation(&words, source, root)
+        snaps::of_kubelite(&words, source, root)
     };
     if argv.len() as u64 == LONGEST_COMMAND {
         let why = "its arguments are longer than 4 MiB; the rest is not read";

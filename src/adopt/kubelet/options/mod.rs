@@ -174,7 +174,8 @@ impl Effective {
             );
         }
         if let Some(folder) = last("config-dir").map(|path| absolute(&invocation.directory, path)) {
-            for path in drop_ins(root, &folder, &mut notes, &mut unread)? {
+            let found = drop_ins(root, &folder, &mut notes, &mut unread)?;
+            for path in invocation.with_copies(found) {
                 layers.push((document(root, &path, &mut notes)?, Layer::DropIn(path.clone())));
                 files.push(shown(&path));
             }
