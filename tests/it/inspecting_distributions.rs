@@ -26,7 +26,7 @@ fn verdicts(found: &Inspection) -> [Verdict; 4] {
     [
         "anonymous-auth",
         "authorization-mode",
-        "client-ca",
+        "client-ca-file",
         "read-only-port",
     ]
     .map(|id| check(found, id).verdict)

@@ -42,7 +42,7 @@ pub(crate) use self::listening::{
 pub(crate) use self::next_start::{
     NextStart, WatchedKubelet, kubelets_of_the_node, next_starts_of, next_starts_of_the_node,
 };
-pub use self::processes::running;
+pub use self::processes::{contained, running, running_as};
 pub use self::root::Root;
 pub(crate) use self::root::plain;
 pub use self::systemd::UnitError;

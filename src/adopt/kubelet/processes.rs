@@ -34,6 +34,28 @@ pub fn running(proc: &Path) -> Vec<Invocation> {
     found
 }
 
+/// The kubelet of this process, in whichever namespaces it is: one that an operator has named.
+#[must_use]
+pub fn running_as(proc: &Path, pid: i32) -> Option<Invocation> {
+    of_process(pid, &proc.join(pid.to_string()))
+}
+
+/// The processes in other process namespaces that call themselves kubelets and are no pod's, such as those of
+/// nodes in containers. They are not believed unless an operator names one.
+#[must_use]
+pub fn contained(proc: &Path) -> Vec<i32> {
+    let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
+    let mut found: Vec<i32> = entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let process = proc.join(pid.to_string());
+            !of_the_node(&process) && !is_of_a_pod(&process) && of_process(*pid, &process).is_some()
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
 pub(super) fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
     let mut argv = Vec::new();
     let file = files::open(process.join("cmdline")).ok()?;
