@@ -38,7 +38,8 @@ pub(super) struct Prove {
     /// Where to probe from; may be repeated. Default: everywhere
     #[arg(long, value_name = "SIDE", value_delimiter = ',')]
     from: Vec<SideKind>,
-    /// The process id of the kubelet, if several run or it runs in a container: it is probed in its own network
+    /// The process id of the kubelet, if several run or it runs in a container: it is
+    /// probed in its own network
     #[arg(long, value_name = "PID")]
     pid: Option<i32>,
     /// The kubelet's port. Default: the running kubelet's

@@ -81,15 +81,15 @@ pub(super) fn chosen(pid: Option<i32>) -> (Vec<Invocation>, Vec<String>) {
     let others = match others.as_slice() {
         [] => String::new(),
         others => format!(
-            " (in process namespaces of their own are the processes {}, which call themselves kubelets: --pid \
-             chooses one)",
+            " (in process namespaces of their own are the processes {}, which call themselves kubelets: \
+             --pid chooses one)",
             others.join(", ")
         ),
     };
     let error = format!(
-        "no running kubelet{which} is seen in /proc{others}: run this as root in the node's process namespace, \
-         or name the node's file system with --root, or the kubelet's configuration with --kubelet-config and \
-         --kubelet-arg"
+        "no running kubelet{which} is seen in /proc{others}: run this as root in the node's process \
+         namespace, or name the node's file system with --root, or the kubelet's configuration with \
+         --kubelet-config and --kubelet-arg"
     );
     (Vec::new(), vec![error])
 }

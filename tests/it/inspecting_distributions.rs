@@ -36,8 +36,8 @@ fn verdicts(found: &Inspection) -> [Verdict; 4] {
 fn own_drop_in(product: &str) -> String {
     let agent = format!("/var/lib/rancher/{product}/agent");
     format!(
-        "{HEAD}address: 0.0.0.0\nauthentication:\n  anonymous: {{enabled: false}}\n  webhook: {{enabled: true}}\n  \
-         x509: {{clientCAFile: {agent}/client-ca.crt}}\nauthorization: {{mode: Webhook}}\n"
+        "{HEAD}address: 0.0.0.0\nauthentication:\n  anonymous: {{enabled: false}}\n  webhook: {{enabled: \
+         true}}\n  x509: {{clientCAFile: {agent}/client-ca.crt}}\nauthorization: {{mode: Webhook}}\n"
     )
 }
 
@@ -151,6 +151,12 @@ fn nothing_passes_beside_a_file_that_k3s_copies_and_that_is_not_read() {
         );
         assert_says(&found.unread.join("\n"), &[says]);
     }
+    // What k3s writes itself may be missing in a copy of the node.
+    let node = k3s("", &[]);
+    fs::remove_file(node.path().join(drop_ins("k3s")).join("00-k3s-defaults.conf")).unwrap();
+    let found = only(node.path());
+    assert_says(&found.unread.join("\n"), &["00-k3s-defaults.conf is not there"]);
+    assert!(!verdicts(&found).contains(&Pass));
     // Without its folder of drop-ins it may be a release that lets its own flags win.
     let node = k3s(
         "kubelet-arg: [config=/opt/kubelet.yaml]\n",
@@ -267,6 +273,11 @@ fn the_release_decides_whether_k3s_and_rke2_close_the_read_only_port() {
             "{release}: {notes}"
         );
     }
+    let node = k3s(
+        "",
+        &[("var/lib/rancher/k3s/data/current/bin/k3s", "v1.32.1+k3s1\0")],
+    );
+    assert_eq!(check(&only(node.path()), "read-only-port").verdict, Fail);
     // The user's own argument counts for every release; without a program the release is not known.
     assert_eq!(port("kubelet-arg: [read-only-port=0]\n", "v1.32.0+k3s1").0, Pass);
     assert_eq!(
@@ -310,7 +321,8 @@ const UNIT: &str = "etc/systemd/system/kubelet.service";
 
 fn kubelet_unit(command: &str) -> TempDir {
     let config = format!(
-        "{HEAD}authentication:\n  anonymous: {{enabled: false}}\n  x509: {{clientCAFile: /etc/kubernetes/ca.crt}}\n"
+        "{HEAD}authentication:\n  anonymous: {{enabled: false}}\n  x509: {{clientCAFile: \
+         /etc/kubernetes/ca.crt}}\n"
     );
     files(&[
         (UNIT, &format!("[Service]\n{command}\n")),
@@ -343,7 +355,8 @@ fn openshifts_wrapper_is_read_as_what_it_runs() {
     let script = node.path().join("usr/local/bin/kubenswrapper");
     for (text, passes) in [
         (
-            "#!/bin/bash\nif [ -n \"$KUBENSMNT\" ]; then\n  exec nsenter --mount=$KUBENSMNT \"$@\"\nfi\nexec \"$@\"\n",
+            "#!/bin/bash\nif [ -n \"$KUBENSMNT\" ]; then\n  exec nsenter --mount=$KUBENSMNT \"$@\"\nfi\nexec \
+             \"$@\"\n",
             true,
         ),
         ("#!/bin/bash\nexec \"$@\" --anonymous-auth=true\n", false),
@@ -462,11 +475,22 @@ fn what_is_recognised_and_not_read_is_named_without_a_verdict() {
             "/usr/bin/snap run kubelet.daemon".to_owned(),
             "snap",
         ),
+        (
+            "etc/systemd/system/microshift.service",
+            "microshift run".to_owned(),
+            "MicroShift",
+        ),
+        // A script by the kubelet's name may add flags as any other.
+        (UNIT, format!("/opt/scripts/kubelet {flags}"), "a script"),
     ] {
         let unit_text = format!("[Service]\nExecStart={command}\n");
         let node = files(&[
             (unit, &unit_text),
             ("opt/kubelet.sh", "#!/bin/sh\nexec \"$@\" --x\n"),
+            (
+                "opt/scripts/kubelet",
+                "#!/bin/sh\nexec /usr/bin/kubelet \"$@\" --x\n",
+            ),
         ]);
         let output = inspect_tree(node.path(), &[]);
         assert_eq!(code(&output), 1, "{command}");
@@ -488,6 +512,11 @@ fn what_is_recognised_and_not_read_is_named_without_a_verdict() {
     assert_says(
         &started(node.path()).unwrap_err(),
         &["no kubelet is started here"],
+    );
+    let node = files(&[("etc/containers/systemd/kubelet.container", "[Container]\n")]);
+    assert_says(
+        &started(node.path()).unwrap_err(),
+        &["kubelet.container", "No verdict is given"],
     );
     let node = files(&[("etc/os-release", "NAME=\"Talos\"\nID=talos\n")]);
     assert_says(
@@ -511,8 +540,8 @@ fn nodes_with_an_ordinary_unit_are_read() {
                 ),
                 (
                     "etc/systemd/system/kubelet.service.d/exec-start.conf",
-                    "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --config /etc/kubernetes/kubelet/config \
-                     --node-labels \"${NODE_LABELS}\"\n",
+                    "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --config \
+                     /etc/kubernetes/kubelet/config --node-labels \"${NODE_LABELS}\"\n",
                 ),
                 ("etc/kubernetes/kubelet/env", "NODE_LABELS=a=b\n"),
                 ("etc/kubernetes/kubelet/config", config.as_str()),
@@ -541,7 +570,8 @@ fn nodes_with_an_ordinary_unit_are_read() {
                 (
                     UNIT,
                     "[Service]\nEnvironmentFile=-/etc/default/kubelet\nExecStart=/usr/bin/kubelet \
-                     --config=/var/lib/kubelet/config.yaml $KUBELET_EXTRA_ARGS --runtime-cgroups=/system.slice\n",
+                     --config=/var/lib/kubelet/config.yaml $KUBELET_EXTRA_ARGS \
+                     --runtime-cgroups=/system.slice\n",
                 ),
                 (
                     "etc/default/kubelet",
@@ -565,6 +595,7 @@ fn nodes_with_an_ordinary_unit_are_read() {
 fn the_arguments_of_snaps_are_read_from_their_file() {
     let node = |text: &str| files(&[("var/snap/k8s/common/args/kubelet", text)]);
     let closed = "--anonymous-auth=\"false\"\n--authorization-mode=Webhook\n--read-only-port=0\n\
+         --authentication-token-webhook=true\n\
          --client-ca-file=\"${SNAP_COMMON}/ca.crt\"\n";
     let tree = node(closed);
     write(&tree.path().join("var/snap/k8s/common/ca.crt"), CA);
@@ -573,6 +604,6 @@ fn the_arguments_of_snaps_are_read_from_their_file() {
         let tree = node(&format!("{closed}{odd}\n"));
         let found = only(tree.path());
         assert!(!verdicts(&found).contains(&Pass), "{odd}");
-        assert_says(&found.unread[0], &["/var/snap/k8s/common/args/kubelet:5"]);
+        assert_says(&found.unread[0], &["/var/snap/k8s/common/args/kubelet:6"]);
     }
 }

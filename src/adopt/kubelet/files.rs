@@ -12,7 +12,7 @@ use super::systemd;
 use super::systemd::{UnitError, UnitStart};
 
 /// The systemd units that start a kubelet in distributions.
-const UNITS: [&str; 8] = [
+const UNITS: [&str; 9] = [
     "kubelet.service",
     "k3s.service",
     "k3s-agent.service",
@@ -21,6 +21,7 @@ const UNITS: [&str; 8] = [
     "k0sworker.service",
     "k0scontroller.service",
     "snap.kubelet.daemon.service",
+    "microshift.service",
 ];
 /// Where distributions keep a kubelet's configuration file.
 const CONFIGURATIONS: [&str; 6] = [
@@ -118,8 +119,8 @@ pub fn in_files(root: &Root) -> (Vec<Invocation>, Vec<FindError>) {
     (found, errors)
 }
 
-/// The kubelets that the unit of this name starts: none with `--disable-agent`, or of a k0s controller. `None`: there
-/// is no such unit, or it is not known to start a kubelet.
+/// The kubelets that the unit of this name starts: none with `--disable-agent`, or of a k0s controller.
+/// `None`: there is no such unit, or it is not known to start a kubelet.
 ///
 /// # Errors
 /// One of its files cannot be read, or it starts nothing.
@@ -151,7 +152,9 @@ fn of_unit(root: &Root, started: UnitStart) -> Result<Option<Invocation>, FindEr
         rancher::invocation(product, &words, &environment, source, root, Start::Next)
     } else if let Some(snap) = Snap::run_by(&words) {
         Some(snap.invocation(source, root))
-    } else if let Some(arguments) = kubelet_arguments(&words) {
+    } else if let Some(arguments) =
+        kubelet_arguments(&words).filter(|_| !recognised::is_script(&words[0].text, &root))
+    {
         Some(Invocation {
             directory,
             ..Invocation::new(source, arguments.to_vec(), root)

@@ -17,6 +17,9 @@ const CONTAINERS: [&str; 9] = [
     "systemd-nspawn",
 ];
 
+/// Where podman finds the containers that systemd starts.
+const QUADLETS: &str = "/etc/containers/systemd";
+
 /// What a command is known to start.
 pub(super) enum Known {
     /// A kubelet, in a way that is not read.
@@ -40,6 +43,10 @@ pub(super) fn of(words: &[Word], root: &Root) -> Option<Known> {
             ),
             "which program the image starts, with which files in place of the node's, is not read",
         ),
+        "microshift" => (
+            "MicroShift".to_owned(),
+            "it makes its kubelet's configuration from its own at each start",
+        ),
         "kubelet-wrapper" => (
             "the kubelet-wrapper of CoreOS, which starts the kubelet in a container".to_owned(),
             "the image and its files are not read",
@@ -55,7 +62,7 @@ pub(super) fn of(words: &[Word], root: &Root) -> Option<Known> {
             ),
             "what a script passes to the kubelet is not read",
         ),
-        _ if root.read(first).is_ok_and(|text| text.starts_with("#!")) => (
+        _ if is_script(first, root) => (
             "a script".to_owned(),
             "what a script passes to the kubelet is not read",
         ),
@@ -99,13 +106,33 @@ fn k0s(arguments: &[&str]) -> Option<Known> {
     }))
 }
 
-/// A node without systemd, whose kubelet's configuration no file of the node keeps.
+/// Whether this program of the node is a script, whatever its name: it may add flags.
+pub(super) fn is_script(program: &str, root: &Root) -> bool {
+    root.read(program).is_ok_and(|text| text.starts_with("#!"))
+}
+
+/// What starts the kubelet of a node without a unit for it: no file of the node has its configuration, or it
+/// is in a container.
 pub(super) fn system(root: &Root) -> Option<Recognised> {
-    let about = root.read("/etc/os-release").ok()?;
-    let id = about.lines().find_map(|line| line.strip_prefix("ID="))?;
-    (id.trim_matches(['"', '\'']) == "talos").then(|| Recognised {
-        what: "Talos".to_owned(),
-        why: "it has no systemd, and makes the kubelet's configuration from the machine's at each start"
+    let about = root.read("/etc/os-release").unwrap_or_default();
+    let id = about
+        .lines()
+        .find_map(|line| line.strip_prefix("ID="))
+        .unwrap_or_default();
+    if id.trim_matches(['"', '\'']) == "talos" {
+        return Some(Recognised {
+            what: "Talos".to_owned(),
+            why: "it has no systemd, and makes the kubelet's configuration from the machine's at each start"
+                .to_owned(),
+        });
+    }
+    let quadlets = root.list(QUADLETS).unwrap_or_default();
+    let quadlet = quadlets
+        .iter()
+        .find(|name| name.contains("kubelet") && name.ends_with(".container"))?;
+    Some(Recognised {
+        what: format!("a container ({QUADLETS}/{quadlet})"),
+        why: "which program the image starts, with which files in place of the node's, is not read"
             .to_owned(),
     })
 }

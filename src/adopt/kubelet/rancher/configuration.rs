@@ -87,8 +87,8 @@ impl RancherOptions {
             let set = name(word);
             if decides(&set) && given.iter().all(|given| name(given) != set) {
                 unread.push(format!(
-                    "{}: kubelet-arg {set}, and --kubelet-arg in the command: the command's add to the file's \
-                     by the program, and replace them by its documentation; keep them in one place",
+                    "{}: kubelet-arg {set}, and --kubelet-arg in the command: the command's add to the \
+                     file's by the program, and replace them by its documentation; keep them in one place",
                     word.place
                 ));
             }

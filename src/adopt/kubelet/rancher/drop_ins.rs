@@ -44,8 +44,8 @@ impl TakenOut {
                 _ => {
                     if let (None, Some(next)) = (text.split_once('='), words.peek()) {
                         unread.push(format!(
-                            "{}: kubelet-arg {key:?} has no value: {name} takes the argument behind it, {:?}, \
-                             for its value and drops it; write {key}=true",
+                            "{}: kubelet-arg {key:?} has no value: {name} takes the argument behind it, \
+                             {:?}, for its value and drops it; write {key}=true",
                             word.place,
                             super::arguments::name(&next.text)
                         ));
@@ -139,8 +139,8 @@ fn elsewhere<'a>(path: Option<&'a str>, folder: &str) -> Option<&'a str> {
 
 fn relative(key: &str, name: &str, path: &str) -> String {
     format!(
-        "kubelet-arg {key}={path}: a relative path, which begins at the working directory of {name}; write it \
-         from /"
+        "kubelet-arg {key}={path}: a relative path, which begins at the working directory of {name}; write \
+         it from /"
     )
 }
 

@@ -100,6 +100,12 @@ pub(super) fn invocation(
         let taken = drop_ins::TakenOut::of(name, &options.kubelet, &mut invocation.unread);
         match start {
             Start::Next => {
+                let own = format!("{drop_ins}/00-{name}-defaults.conf");
+                if !invocation.root.has(&own) {
+                    invocation
+                        .unread
+                        .push(format!("{own} is not there; {name} writes it at its next start"));
+                }
                 let copies = taken.copies(name, &drop_ins, &invocation.root, &mut invocation.unread);
                 invocation.copies = copies;
             }

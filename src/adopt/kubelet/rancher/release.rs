@@ -98,17 +98,20 @@ pub(super) fn of(product: Product, program: &str, data: &str, root: &Root) -> Re
     }
 }
 
-/// RKE2 unpacks itself to `data/v1.32.3-rke2r1-HASH/bin`, to which `bin` leads.
+/// k3s unpacks itself to `data/current/bin/k3s`, RKE2 to
+/// `data/v1.32.3-rke2r1-HASH/bin`, to which `bin` leads.
 fn in_data(product: Product, data: &str, root: &Root) -> Option<Release> {
-    if product != Product::Rke2 {
-        return None;
+    let data = data.trim_end_matches('/');
+    match product {
+        Product::K3s => in_program(product, &format!("{data}/data/current/bin/k3s"), root),
+        Product::Rke2 => {
+            let unpacked = root.resolve(format!("{data}/bin").as_ref()).ok()?;
+            unpacked.iter().find_map(|part| {
+                let (version, _) = part.to_str()?.split_once("-rke2r")?;
+                parsed(version)
+            })
+        }
     }
-    let bin = format!("{}/bin", data.trim_end_matches('/'));
-    let unpacked = root.resolve(bin.as_ref()).ok()?;
-    unpacked.iter().find_map(|part| {
-        let (version, _) = part.to_str()?.split_once("-rke2r")?;
-        parsed(version)
-    })
 }
 
 /// The version that the program has in its data, if it has only one.
