@@ -115,7 +115,8 @@ fn what_k3s_copies_is_laid_over_its_own_configuration() {
     assert_says(&check(&found, "anonymous-auth").origin, &["/opt/kubelet.yaml"]);
 }
 
-/// What is copied and cannot be read, or may mean two things, lets nothing pass. Seen red: without `unread`.
+/// What is copied and cannot be read, or may mean two things, lets nothing pass. Seen red: with `--config` and
+/// `--config-dir` handed on.
 #[test]
 fn nothing_passes_beside_a_file_that_k3s_copies_and_that_is_not_read() {
     let open = format!("{HEAD}{ANONYMOUS}");
@@ -168,7 +169,8 @@ fn nothing_passes_beside_a_file_that_k3s_copies_and_that_is_not_read() {
     assert!(!verdicts(&found).contains(&Pass));
 }
 
-/// A kubelet that runs has read what was copied for its start, and not what is written since.
+/// A kubelet that runs has read what was copied for its start, and not what is written since. Seen red: with
+/// `--config` handed on.
 #[test]
 fn a_k3s_that_runs_is_judged_by_what_was_copied_for_its_start() {
     let open = format!("{HEAD}{ANONYMOUS}");
@@ -371,6 +373,7 @@ fn openshifts_wrapper_is_read_as_what_it_runs() {
     assert!(!stdout(&output).contains("PASS"), "{}", stdout(&output));
 }
 
+/// Seen red: with the command searched for the first word that is a kubelet.
 #[test]
 fn programs_that_only_start_another_are_read_with_their_options() {
     for command in [
@@ -397,8 +400,8 @@ fn programs_that_only_start_another_are_read_with_their_options() {
     assert_eq!(only(node.path()).options.number("port"), 7);
 }
 
-/// What is recognised is named, and nothing passes. Seen red: with the words behind `run` searched for a
-/// kubelet.
+/// What is recognised is named, and nothing passes. Seen red: with the command searched for the first word
+/// that is a kubelet.
 #[test]
 fn what_is_recognised_and_not_read_is_named_without_a_verdict() {
     let flags = "--config=/etc/kubernetes/kubelet.conf --anonymous-auth=false";
@@ -525,7 +528,7 @@ fn what_is_recognised_and_not_read_is_named_without_a_verdict() {
     );
 }
 
-/// Nodes whose unit is the usual one are read whatever starts them.
+/// Nodes whose unit is the usual one are read whatever starts them. (Not seen red.)
 #[test]
 fn nodes_with_an_ordinary_unit_are_read() {
     let secure = "authentication:\n  anonymous: {enabled: false}\n";
@@ -590,12 +593,12 @@ fn nodes_with_an_ordinary_unit_are_read() {
 }
 
 /// Canonical Kubernetes keeps the arguments in a file, as MicroK8s does. What only a shell understands there
-/// lets nothing pass.
+/// lets nothing pass. (Not seen red.)
 #[test]
 fn the_arguments_of_snaps_are_read_from_their_file() {
     let node = |text: &str| files(&[("var/snap/k8s/common/args/kubelet", text)]);
     let closed = "--anonymous-auth=\"false\"\n--authorization-mode=Webhook\n--read-only-port=0\n\
-         --authentication-token-webhook=true\n\
+         --kubeconfig=/etc/kubernetes/kubelet.conf\n\
          --client-ca-file=\"${SNAP_COMMON}/ca.crt\"\n";
     let tree = node(closed);
     write(&tree.path().join("var/snap/k8s/common/ca.crt"), CA);

@@ -159,7 +159,7 @@ fn is_name(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Seen red: with words split inside of quotes.
+    /// (Not seen red.)
     #[test]
     fn one_command_is_read_and_nothing_else_is_guessed_at() {
         let environment = BTreeMap::from([
@@ -179,6 +179,7 @@ mod tests {
                 "kubelet x$FLAGS\"y\" $NONE \"$NONE\"",
                 &["kubelet", "x", "--a=1", "--b", "y", ""],
             ),
+            ("kubelet \"a  b\" 'c  d'", &["kubelet", "a  b", "c  d"]),
             ("kubelet \\\n  --a", &["kubelet", "--a"]),
         ] {
             assert_eq!(read(text).unwrap().1, expected, "{text}");
