@@ -94,6 +94,17 @@ fn what_k3s_copies_is_laid_over_its_own_configuration() {
             &[("opt/kubelet.yaml", &open)],
             Fail,
         ),
+        // Within a file too the order decides.
+        (
+            "kubelet-arg+: [config=/opt/kubelet.yaml]\nkubelet-arg: [v=2]\n",
+            &[("opt/kubelet.yaml", &open)],
+            Pass,
+        ),
+        (
+            "kubelet-arg: [v=2]\nkubelet-arg+: config=/opt/kubelet.yaml\n",
+            &[("opt/kubelet.yaml", &open)],
+            Fail,
+        ),
         // A flag wins over all of them.
         (
             "kubelet-arg: [config=/opt/kubelet.yaml, anonymous-auth=false]\n",
@@ -133,7 +144,8 @@ fn nothing_passes_beside_a_file_that_k3s_copies_and_that_is_not_read() {
             "drops it",
         ),
         ("kubelet-arg: [{read-only-port: 0}]\n", "not a text"),
-        ("kubelet-arg: []\nkubelet-arg+: []\n", "whose order decides"),
+        ("kubelet-arg: []\nkubelet-arg: []\n", "broken YAML"),
+        ("- kubelet-arg\n", "broken YAML"),
         ("rootless: true\n", "rootless"),
     ] {
         let node = k3s(
@@ -348,6 +360,8 @@ fn openshifts_wrapper_is_read_as_what_it_runs() {
     let node = kubelet_unit(command);
     let found = only(node.path());
     assert_eq!(verdicts(&found), [Pass; 4]);
+    let node = kubelet_unit("ExecStart=/usr/local/bin/kubensenter -q /usr/bin/kubelet --port=7");
+    assert_says(&only(node.path()).unread[0], &["kubensenter"]);
     // In another mount namespace it may see other files.
     let node = kubelet_unit(&format!("Environment=KUBENSMNT=/run/kubens/mnt\n{command}"));
     let found = only(node.path());

@@ -38,7 +38,7 @@ const fn wrapper(
     }
 }
 
-const WRAPPERS: [Wrapper; 18] = [
+const WRAPPERS: [Wrapper; 19] = [
     wrapper("nice", "0123456789", "n", &["adjustment"], 0),
     wrapper("ionice", "t", "cn", &["class", "classdata"], 0),
     wrapper(
@@ -126,6 +126,8 @@ const WRAPPERS: [Wrapper; 18] = [
     ),
     // OpenShift's: it runs its arguments, in the mount namespace of $KUBENSMNT if that is set.
     wrapper("kubenswrapper", "", "", &[], 0),
+    // The same, but it looks for that namespace itself.
+    wrapper("kubensenter", "qv", "", &[], 0),
 ];
 
 /// What is started in the end, and what the programs before it change.
@@ -229,6 +231,11 @@ impl Launch {
             }
             "nsenter" => self.enter(&options),
             "systemd-run" => Self::check_transient(&options).map_err(refused)?,
+            "kubensenter" => self.unread.push(
+                "kubensenter: the kubelet may see the files of another mount namespace, which are not \
+                 read"
+                    .to_owned(),
+            ),
             "kubenswrapper" => self.enter_kubens(&self.words[0].text.clone()).map_err(refused)?,
             _ => {}
         }

@@ -95,14 +95,8 @@ fn words(text: &str, environment: &BTreeMap<String, String>) -> Option<Vec<Strin
             },
             '$' => {
                 let name = variable(&mut chars)?;
-                let value = match environment.get(&name) {
-                    Some(value) => value.as_str(),
-                    // systemd sets these itself.
-                    None if matches!(&*name, "PATH" | "HOME" | "USER" | "SHELL" | "LANG" | "IFS") => {
-                        return None;
-                    }
-                    None => "",
-                };
+                // What else the shell finds there, or systemd sets, is not known.
+                let value = environment.get(&name)?.as_str();
                 if quoted {
                     word.get_or_insert_default().push_str(value);
                     continue;
@@ -157,7 +151,24 @@ fn is_name(text: &str) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Words without anything of a shell's come back as they are, and no text makes this panic.
+        #[test]
+        fn any_text_is_read_or_refused(
+            plain in prop::collection::vec("[a-zA-Z0-9/_.,:=-]{1,12}", 1..5),
+            any in "([$\"'\\\\{}a-z@ \n-]|exec |[ -~]){0,40}",
+        ) {
+            let plain = [vec!["kubelet".to_owned()], plain].concat();
+            let read = simple_command(&plain.join("  "), &BTreeMap::new());
+            prop_assert_eq!(read.map(|(_, words)| words), Some(plain));
+            let _ = simple_command(&any, &BTreeMap::from([("a".to_owned(), any.clone())]));
+            let _ = passes_arguments_on(&any);
+        }
+    }
 
     /// (Not seen red.)
     #[test]
@@ -166,6 +177,7 @@ mod tests {
             ("FLAGS".to_owned(), " --a=1  --b ".to_owned()),
             ("HOST".to_owned(), "h".to_owned()),
             ("GLOB".to_owned(), "--a=*".to_owned()),
+            ("EMPTY".to_owned(), String::new()),
         ]);
         let read = |text: &str| simple_command(text, &environment);
         for (text, expected) in [
@@ -176,7 +188,7 @@ mod tests {
                 &["kubelet", "--x=hy", "$HOST", "$HOST"],
             ),
             (
-                "kubelet x$FLAGS\"y\" $NONE \"$NONE\"",
+                "kubelet x$FLAGS\"y\" $EMPTY \"$EMPTY\"",
                 &["kubelet", "x", "--a=1", "--b", "y", ""],
             ),
             ("kubelet \"a  b\" 'c  d'", &["kubelet", "a  b", "c  d"]),
@@ -202,6 +214,7 @@ mod tests {
             "kubelet 'open",
             "kubelet \"open",
             "kubelet $PATH",
+            "kubelet $NONE",
             "[ -f x ]",
             "# kubelet",
         ] {

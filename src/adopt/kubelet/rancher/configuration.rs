@@ -1,9 +1,11 @@
 //! What k3s or RKE2 is told: by its configuration files, by its environment, by its flags.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::arguments;
@@ -23,6 +25,44 @@ pub(super) struct RancherOptions {
     rootless: bool,
     /// `kubelet-arg`.
     pub(super) kubelet: Vec<Word>,
+}
+
+/// The keys of a configuration file with their values, in the order in which they are written.
+struct Entries(Vec<(String, Value)>);
+
+impl Entries {
+    fn get(&self, key: &str) -> Option<&Value> {
+        let found = self.0.iter().find(|(name, _)| name == key);
+        found.map(|(_, value)| value)
+    }
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("keys and values, or nothing")
+            }
+
+            fn visit_unit<E>(self) -> Result<Entries, E> {
+                Ok(Entries(Vec::new()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_any(InOrder)
+    }
 }
 
 impl RancherOptions {
@@ -46,10 +86,10 @@ impl RancherOptions {
             .unwrap_or_else(|| format!("/etc/rancher/{}/config.yaml", product.name()));
         for file in files(root, main, unread) {
             let read = root.read(Path::new(&file)).map_err(|error| error.to_string());
-            let parsed =
-                read.and_then(|text| serde_saphyr::from_str::<Value>(&text).map_err(|error| broken(&error)));
+            let parsed = read
+                .and_then(|text| serde_saphyr::from_str::<Entries>(&text).map_err(|error| broken(&error)));
             match parsed {
-                Ok(value) => options.take(&value, &file, unread),
+                Ok(entries) => options.take(&entries, &file, unread),
                 Err(why) => unread.push(format!(
                     "{file}: {why}; its options for the kubelet are not known"
                 )),
@@ -96,16 +136,16 @@ impl RancherOptions {
         self.kubelet.extend(given);
     }
 
-    fn take(&mut self, value: &Value, file: &str, unread: &mut Vec<String>) {
-        let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
-        let first = |key: &str| match value.get(key) {
+    fn take(&mut self, entries: &Entries, file: &str, unread: &mut Vec<String>) {
+        let text = |key: &str| entries.get(key).and_then(Value::as_str).map(str::to_owned);
+        let first = |key: &str| match entries.get(key) {
             Some(Value::Array(values)) => {
                 let texts: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
                 Some(texts.join(","))
             }
             _ => text(key),
         };
-        let switch = |key: &str| match value.get(key)? {
+        let switch = |key: &str| match entries.get(key)? {
             Value::Bool(on) => Some(*on),
             value => boolean(value.as_str()?),
         };
@@ -116,16 +156,15 @@ impl RancherOptions {
         self.rootless = switch("rootless").unwrap_or(self.rootless);
         self.protects_kernel_defaults =
             switch("protect-kernel-defaults").unwrap_or(self.protects_kernel_defaults);
-        if value.get("kubelet-arg").is_some() && value.get("kubelet-arg+").is_some() {
-            unread.push(format!(
-                "{file}: both kubelet-arg and kubelet-arg+, whose order decides; keep one of them"
-            ));
-        }
-        for (key, adds) in [("kubelet-arg", false), ("kubelet-arg+", true)] {
-            let values = match value.get(key) {
-                None => continue,
-                Some(Value::Array(values)) => values.as_slice(),
-                Some(value) => std::slice::from_ref(value),
+        for (key, value) in &entries.0 {
+            let adds = match key.as_str() {
+                "kubelet-arg" => false,
+                "kubelet-arg+" => true,
+                _ => continue,
+            };
+            let values = match value {
+                Value::Array(values) => values.as_slice(),
+                value => std::slice::from_ref(value),
             };
             if values.iter().any(|value| !value.is_string() && !value.is_null()) {
                 unread.push(format!(
@@ -266,10 +305,11 @@ mod tests {
             other in any::<i64>(),
         ) {
             let (mut options, mut unread) = (RancherOptions::default(), Vec::new());
+            let entries = |value: Value| serde_json::from_value::<Entries>(value).unwrap();
             let one = json!({"kubelet-arg": first, "data-dir": other, "x": {"kubelet-arg": "y"}});
-            options.take(&one, "/a", &mut unread);
+            options.take(&entries(one), "/a", &mut unread);
             let key = if adds { "kubelet-arg+" } else { "kubelet-arg" };
-            options.take(&json!({key: second, "node-ip": [other]}), "/b", &mut unread);
+            options.take(&entries(json!({key: second, "node-ip": [other]})), "/b", &mut unread);
             let words: Vec<&str> = options.kubelet.iter().map(|word| word.text.as_str()).collect();
             let mut expected = if adds { first } else { Vec::new() };
             expected.extend(second);
@@ -279,8 +319,8 @@ mod tests {
 
         #[test]
         fn any_file_is_read(text in "(kubelet-arg\\+?: |- |\\[|\\{|\n| |data-dir|node-ip|[ -~]){0,40}") {
-            if let Ok(value) = serde_saphyr::from_str::<Value>(&text) {
-                RancherOptions::default().take(&value, "/a", &mut Vec::new());
+            if let Ok(entries) = serde_saphyr::from_str::<Entries>(&text) {
+                RancherOptions::default().take(&entries, "/a", &mut Vec::new());
             }
         }
     }
