@@ -124,7 +124,8 @@ impl Prove {
         let (mut found, errors) = chosen(self.pid);
         if found.len() > 1 {
             return Err(CliError::usage(format!(
-                "{}: choose one with --pid",
+                "{}: choose one with --pid, or name the ports with --port, --read-only-port and \
+                 --healthz-port",
                 listed(&found)
             )));
         }

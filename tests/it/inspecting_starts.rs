@@ -166,17 +166,13 @@ fn a_program_that_starts_a_kubelet_is_looked_through_only_if_it_is_known() {
         assert_eq!(of(known), "--port=7", "{known}");
     }
     for unknown in [
+        "/opt/bin/kubelet-wrapper --anonymous-auth=true --root-dir=/var/lib/kubelet --config=/k",
         "/opt/start.sh /var/lib/kubelet --config=/k",
+        "/usr/bin/docker run --name kubelet -v /var/lib/kubelet:/var/lib/kubelet image kubelet --config=/k",
         "/usr/bin/nice -n 5 /opt/start.sh /usr/bin/kubelet --config=/k",
         "/usr/bin/env -i A=b /opt/start /usr/bin/kubelet --config=/k",
     ] {
         assert_says(&of(unknown), &["not known to start a kubelet"]);
-    }
-    for recognised in [
-        "/opt/bin/kubelet-wrapper --anonymous-auth=true --root-dir=/var/lib/kubelet --config=/k",
-        "/usr/bin/docker run --name kubelet -v /var/lib/kubelet:/var/lib/kubelet image kubelet --config=/k",
-    ] {
-        assert_says(&of(recognised), &["starts ", "No verdict is given"]);
     }
 }
 

@@ -107,7 +107,11 @@ pub fn in_files(root: &Root) -> (Vec<Invocation>, Vec<FindError>) {
         found.push(snap.invocation(source, root.clone()));
     }
     if let Some(system) = recognised::system(root).filter(|_| found.is_empty() && errors.is_empty()) {
-        errors.push(unread(root.path().display().to_string(), system));
+        errors.push(FindError::Recognised {
+            file: root.path().display().to_string(),
+            what: system.what,
+            why: system.why,
+        });
     }
     if found.is_empty() && errors.is_empty() {
         errors.push(FindError::None {
@@ -179,5 +183,6 @@ fn of_unit(root: &Root, started: UnitStart) -> Result<Option<Invocation>, FindEr
 }
 
 fn unread(file: String, Recognised { what, why }: Recognised) -> FindError {
+    let what = format!("{what}, not known to start a kubelet with just the flags that follow");
     FindError::Recognised { file, what, why }
 }

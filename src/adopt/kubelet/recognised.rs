@@ -121,7 +121,7 @@ pub(super) fn system(root: &Root) -> Option<Recognised> {
         .unwrap_or_default();
     if id.trim_matches(['"', '\'']) == "talos" {
         return Some(Recognised {
-            what: "Talos".to_owned(),
+            what: "its kubelet by Talos".to_owned(),
             why: "it has no systemd, and makes the kubelet's configuration from the machine's at each start"
                 .to_owned(),
         });
