@@ -213,8 +213,8 @@ fn flag(words: &[Word], names: &[&str]) -> Option<String> {
 }
 
 fn switch(words: &[Word], name: &str) -> Option<bool> {
-    let flags = words.iter().filter_map(|word| named(&word.text));
-    let (_, value) = flags.filter(|(found, _)| *found == name).last()?;
+    let mut flags = words.iter().filter_map(|word| named(&word.text));
+    let (_, value) = flags.rfind(|(found, _)| *found == name)?;
     value.map_or(Some(true), boolean)
 }
 
