@@ -126,8 +126,8 @@ fn what_k3s_copies_is_laid_over_its_own_configuration() {
     assert_says(&check(&found, "anonymous-auth").origin, &["/opt/kubelet.yaml"]);
 }
 
-/// What is copied and cannot be read, or may mean two things, lets nothing pass. Seen red: with `--config` and
-/// `--config-dir` handed on.
+/// What is copied and cannot be read, or may mean two things, lets nothing pass. Seen red: with
+/// `--config` and `--config-dir` handed on.
 #[test]
 fn nothing_passes_beside_a_file_that_k3s_copies_and_that_is_not_read() {
     let open = format!("{HEAD}{ANONYMOUS}");

@@ -202,8 +202,8 @@ fn microk8s_keeps_its_arguments_in_a_file() {
     assert_eq!(Effective::of(&found[0]).unwrap().number("port"), 9);
 }
 
-/// A kubelet in a container is not taken for the node's, but can be named. A pod's process is not proposed. Seen
-/// red: with pods' processes proposed too.
+/// A kubelet in a container is not taken for the node's, but can be named. A pod's process is not proposed.
+/// Seen red: with pods' processes proposed too.
 #[test]
 fn a_kubelet_in_a_container_is_looked_at_if_it_is_named() {
     let node = ["/usr/bin/kubelet", "--port=7"].join("\0");
