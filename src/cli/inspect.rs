@@ -13,7 +13,7 @@ use super::output::ReportFormat;
 use super::prove::{probe, remarks, token};
 use super::table::{Cell, Table};
 use super::terminal::{BAD, BOLD, DOUBTFUL, GOOD, Stream, Terminal};
-use super::which_kubelet::{WhichKubelet, elsewhere, listed};
+use super::which_kubelet::{WhichKubelet, listed};
 use crate::adopt::inspect::{CertificateRole, Check, Compensation, Inspection, Verdict};
 use crate::adopt::kubelet::binds;
 use crate::adopt::kubelet::invocation::{Invocation, Source};
@@ -142,7 +142,7 @@ impl Inspect {
             token,
             ..prove::Options::default()
         };
-        probe(&options, err)
+        probe(&options, Some(&inspection.invocation), err)
     }
 
     fn print(&self, inspections: &[Inspection], report: Option<&ProbeReport>, out: &mut Stream) {
@@ -206,10 +206,9 @@ fn outcome(found: bool, report: Option<&ProbeReport>, unread: bool) -> Result<Ex
     }
 }
 
-/// Why the ports that are seen from here are not those of the kubelet.
+/// Why it is not known which kubelet to probe.
 fn unprovable(invocations: &[Invocation]) -> Option<String> {
     match invocations {
-        [invocation] if invocation.elsewhere => Some(elsewhere(invocation)),
         [] | [_] => None,
         several => Some(format!("{}: choose one with --pid", listed(several))),
     }

@@ -11,13 +11,14 @@ use super::output::ReportFormat;
 use super::progress::Progress;
 use super::table::{Cell, Table};
 use super::terminal::{BAD, DOUBTFUL, GOOD, Stream, Terminal};
-use super::which_kubelet::{elsewhere, listed};
+use super::which_kubelet::{chosen, listed};
+use crate::adopt::kubelet::invocation::Invocation;
 use crate::adopt::kubelet::options::Effective;
-use crate::adopt::kubelet::running;
 use crate::adopt::prove::{
     self, Exposure, PROBES, Ports, ProbeReport, ProbeToken, ProveError, ReportChanges, ReportFile, Severity,
     SideKind,
 };
+use crate::host::in_network_of;
 use crate::report::sarif::{self, Finding, Level, Place, Rule};
 
 /// The arguments of `prove`.
@@ -37,6 +38,10 @@ pub(super) struct Prove {
     /// Where to probe from; may be repeated. Default: everywhere
     #[arg(long, value_name = "SIDE", value_delimiter = ',')]
     from: Vec<SideKind>,
+    /// The process id of the kubelet, if several run or it runs in a container: it is
+    /// probed in its own network
+    #[arg(long, value_name = "PID")]
+    pid: Option<i32>,
     /// The kubelet's port. Default: the running kubelet's
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
@@ -73,7 +78,8 @@ impl Prove {
             |path: &PathBuf| ProbeReport::read(path).map_err(|error| about_file("--compare", path, &error));
         let before = self.compare.as_ref().map(read).transpose()?;
         let token = token(self.token_file.as_deref())?;
-        let (ports, guessed) = self.ports()?;
+        let kubelet = self.kubelet()?;
+        let (ports, guessed) = self.ports(kubelet.as_ref())?;
         let create = |path| ReportFile::create(path).map_err(|error| about_file("--save", path, &error));
         let mut kept = self.save.as_deref().map(create).transpose()?;
 
@@ -84,7 +90,7 @@ impl Prove {
             token,
             ..prove::Options::default()
         };
-        let mut report = probe(&options, &mut terminal.err)?;
+        let mut report = probe(&options, kubelet.as_ref(), &mut terminal.err)?;
         report.untried.extend(guessed);
         let stored = kept.as_mut().map(|kept| kept.write(&report)).transpose();
         match self.output {
@@ -109,8 +115,28 @@ impl Prove {
         }
     }
 
+    /// The kubelet that runs, unless all that it is asked for is named.
+    fn kubelet(&self) -> Result<Option<Invocation>, CliError> {
+        let all_named = self.port.is_some() && self.read_only_port.is_some() && self.healthz_port.is_some();
+        if all_named && self.pid.is_none() {
+            return Ok(None);
+        }
+        let (mut found, errors) = chosen(self.pid);
+        if found.len() > 1 {
+            return Err(CliError::usage(format!(
+                "{}: choose one with --pid, or name the ports with --port, --read-only-port and \
+                 --healthz-port",
+                listed(&found)
+            )));
+        }
+        match errors.into_iter().next() {
+            Some(error) if self.pid.is_some() => Err(CliError::usage(error)),
+            _ => Ok(found.pop()),
+        }
+    }
+
     /// The ports that are named, else those of the running kubelet; and what was assumed.
-    fn ports(&self) -> Result<(Ports, Option<String>), CliError> {
+    fn ports(&self, kubelet: Option<&Invocation>) -> Result<(Ports, Option<String>), CliError> {
         let named = |ports: Ports| Ports {
             secure: self.port.unwrap_or(ports.secure),
             read_only: self.read_only_port.unwrap_or(ports.read_only),
@@ -119,26 +145,19 @@ impl Prove {
         if self.port.is_some() && self.read_only_port.is_some() && self.healthz_port.is_some() {
             return Ok((named(Ports::default()), None));
         }
-        let running = running(Path::new("/proc"));
         let name = "name the ports with --port, --read-only-port and --healthz-port";
-        match running.as_slice() {
-            [] => {
-                let guessed =
-                    format!("the ports of the running kubelet: no kubelet is seen in /proc; {name}");
-                Ok((named(Ports::default()), Some(guessed)))
-            }
-            [invocation] if !invocation.elsewhere => {
-                let options = Effective::of(invocation).map_err(|error| {
-                    CliError::usage(format!("the kubelet of {}: {error}; {name}", invocation.source))
-                })?;
-                let unread = invocation.unread.iter().chain(&options.unread).next();
-                let guessed =
-                    unread.map(|why| format!("ports that may be configured elsewhere: {why}; {name}"));
-                Ok((named(Ports::of(&options)), guessed))
-            }
-            [invocation] => Err(CliError::usage(elsewhere(invocation))),
-            several => Err(CliError::usage(format!("{}: {name}", listed(several)))),
-        }
+        let Some(kubelet) = kubelet else {
+            let (_, errors) = chosen(None);
+            let why = errors.into_iter().next().unwrap_or_default();
+            let guessed = format!("the ports of the running kubelet: {why}; {name}");
+            return Ok((named(Ports::default()), Some(guessed)));
+        };
+        let options = Effective::of(kubelet).map_err(|error| {
+            CliError::usage(format!("the kubelet of {}: {error}; {name}", kubelet.source))
+        })?;
+        let unread = kubelet.unread.iter().chain(&options.unread).next();
+        let guessed = unread.map(|why| format!("ports that may be configured elsewhere: {why}; {name}"));
+        Ok((named(Ports::of(&options)), guessed))
     }
 }
 
@@ -151,19 +170,40 @@ pub(super) fn token(path: Option<&Path>) -> Result<Option<ProbeToken>, CliError>
     path.map(read).transpose()
 }
 
-/// Sends the probes, and shows how far it has come.
-pub(super) fn probe(options: &prove::Options, err: &mut Stream) -> Result<ProbeReport, CliError> {
+/// Sends the probes, and shows how far it has come. A kubelet in another network namespace is probed there:
+/// its addresses and its loopback are those of that namespace.
+pub(super) fn probe(
+    options: &prove::Options,
+    kubelet: Option<&Invocation>,
+    err: &mut Stream,
+) -> Result<ProbeReport, CliError> {
+    let elsewhere = kubelet
+        .filter(|kubelet| kubelet.elsewhere)
+        .and_then(Invocation::pid);
+    if let Some(pid) = elsewhere {
+        err.text(&format!(
+            "the kubelet (process {pid}) is probed in its own network namespace"
+        ));
+    }
     let mut progress = Progress::on(err);
-    let probed = prove::prove(options, &mut |step| {
+    let mut show = |step: prove::Progress| {
         progress.show(&format!(
-            "probe {} of {}, about {} s left; {} {}",
+            "request {} of {}, about {} s left; {} {}",
             step.done + 1,
             step.total,
             step.remaining().as_secs(),
             step.side.name(),
             step.address
         ));
-    });
+    };
+    let probed = match elsewhere {
+        None => prove::prove(options, &mut show),
+        Some(pid) => in_network_of(pid, || prove::prove(options, &mut show)).map_err(|error| {
+            CliError::failed(format!(
+                "the network namespace of the kubelet (process {pid}): {error}; only root can enter it"
+            ))
+        })?,
+    };
     drop(progress);
     probed.map_err(|error| match error {
         ProveError::NotLocal(..) | ProveError::TooMany(..) => CliError::usage(error),
@@ -182,6 +222,7 @@ fn compared(report: &ProbeReport, before: &ProbeReport) -> Result<serde_json::Va
         "stillOpen": changes.still,
         "newlyOpen": changes.newly,
         "unknown": changes.unknown,
+        "counts": {"probes": changes.probes(), "requests": changes.requests()},
     });
     Ok(value)
 }
@@ -225,7 +266,12 @@ fn print(report: &ProbeReport, before: Option<&ProbeReport>, out: &mut Stream) {
         .collect();
     let (tried, at) = (tried.len(), &report.finished);
     if !open.is_empty() {
-        let through = format!("{} of {tried} probes got through", open.len());
+        let requests = report.exposures().count();
+        let through = format!(
+            "{} of {tried} probes got through ({requests} of {} requests)",
+            open.len(),
+            report.results.len()
+        );
         let next = format!(
             "at {at}. `kubelet-gate firewall status` tells whether this node is sealed, and docs/prove.md \
              describes every probe."
@@ -243,12 +289,10 @@ fn print_changes(before: &ProbeReport, report: &ProbeReport, out: &mut Stream) {
     let changes = ReportChanges::between(before, report);
     writeln!(out);
     out.text(&format!(
-        "since {}: {} closed, {} still open, {} newly open, {} not shown this time",
+        "since {}, in probes: {} (in requests: {})",
         before.started,
-        changes.closed.len(),
-        changes.still.len(),
-        changes.newly.len(),
-        changes.unknown.len()
+        changes.probes(),
+        changes.requests()
     ));
     if before.host != report.host {
         out.text(&format!("that was on {}, this is {}", before.host, report.host));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::adopt::kubelet::invocation::Invocation;
-use crate::adopt::kubelet::{Root, in_files, running};
+use crate::adopt::kubelet::{Root, contained, in_files, running, running_as};
 
 /// The kubelet that a command is about.
 #[derive(Args, Debug)]
@@ -13,7 +13,7 @@ pub(super) struct WhichKubelet {
     /// The root of a node's file system, mounted or copied. Default: the running kubelet
     #[arg(long, value_name = "DIR")]
     pub(super) root: Option<PathBuf>,
-    /// The process id of the kubelet, if several run
+    /// The process id of the kubelet, if several run or it runs in a container
     #[arg(long, value_name = "PID", conflicts_with = "root")]
     pub(super) pid: Option<i32>,
     /// The kubelet's configuration file. Default: the one that its flags name
@@ -61,24 +61,37 @@ impl WhichKubelet {
             let (found, errors) = in_files(&root);
             return (found, errors.iter().map(ToString::to_string).collect());
         }
-        let running = running(Path::new("/proc"));
-        let chosen: Vec<Invocation> = running
-            .into_iter()
-            .filter(|invocation| self.pid.is_none_or(|pid| invocation.pid() == Some(pid)))
-            .collect();
-        let mut errors = Vec::new();
-        if chosen.is_empty() {
-            let which = self
-                .pid
-                .map_or_else(String::new, |pid| format!(" with process id {pid}"));
-            errors.push(format!(
-                "no running kubelet{which} is seen in /proc: run this as root in the node's process \
-                 namespace, or name the node's file system with --root, or the kubelet's configuration with \
-                 --kubelet-config and --kubelet-arg"
-            ));
-        }
-        (chosen, errors)
+        chosen(self.pid)
     }
+}
+
+/// The kubelets that run here, or the one of the process that is named, in whichever namespaces it is; and
+/// why there is none.
+pub(super) fn chosen(pid: Option<i32>) -> (Vec<Invocation>, Vec<String>) {
+    let proc = Path::new("/proc");
+    let found: Vec<Invocation> = match pid {
+        Some(pid) => running_as(proc, pid).into_iter().collect(),
+        None => running(proc),
+    };
+    if !found.is_empty() {
+        return (found, Vec::new());
+    }
+    let which = pid.map_or_else(String::new, |pid| format!(" with process id {pid}"));
+    let others: Vec<String> = contained(proc).iter().map(ToString::to_string).collect();
+    let others = match others.as_slice() {
+        [] => String::new(),
+        others => format!(
+            " (in process namespaces of their own are the processes {}, which call themselves kubelets: \
+             --pid chooses one)",
+            others.join(", ")
+        ),
+    };
+    let error = format!(
+        "no running kubelet{which} is seen in /proc{others}: run this as root in the node's process \
+         namespace, or name the node's file system with --root, or the kubelet's configuration with \
+         --kubelet-config and --kubelet-arg"
+    );
+    (Vec::new(), vec![error])
 }
 
 /// The kubelets that were found, for an error.
@@ -88,14 +101,4 @@ pub(super) fn listed(invocations: &[Invocation]) -> String {
         .map(|invocation| invocation.source.to_string())
         .collect();
     format!("there are {} kubelets ({})", all.len(), all.join(", "))
-}
-
-/// What to do about a kubelet in another network namespace.
-pub(super) fn elsewhere(invocation: &Invocation) -> String {
-    format!(
-        "the kubelet ({}) is in another network namespace, whose ports cannot be seen from here: run this \
-         with nsenter -t {} -n",
-        invocation.source,
-        invocation.pid().unwrap_or_default()
-    )
 }

@@ -15,7 +15,7 @@ pub use self::addresses::addresses;
 pub(crate) use self::connection_owners::ConnectionOwners;
 pub(crate) use self::helper::Helper;
 pub use self::mark::Mark;
-pub use self::namespace::{Namespace, as_user, ip};
+pub use self::namespace::{Namespace, as_user, in_network_of, ip};
 pub(crate) use self::running_process::RunningProcess;
 pub use self::sandbox::SandboxError;
 pub use self::wire::{Unreached, Wire};

@@ -55,18 +55,7 @@ impl Namespace {
     /// # Panics
     /// As `work` does.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-        let file = open(
-            format!("/run/netns/{}", self.name),
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        let enter = || {
-            Ok(move_into_link_name_space(
-                file.as_fd(),
-                Some(LinkNameSpaceType::Network),
-            )?)
-        };
-        elsewhere(enter, work)
+        in_network(&format!("/run/netns/{}", self.name), work)
     }
 }
 
@@ -75,6 +64,29 @@ impl Drop for Namespace {
         // Its interfaces go with it.
         let _ = ip(&["netns", "del", &self.name]);
     }
+}
+
+/// Runs `work` on a thread of its own in the network namespace of this process. The rest of the thread's
+/// world, such as its file system, stays this program's.
+///
+/// # Errors
+/// There is no such process, or its namespace cannot be entered.
+///
+/// # Panics
+/// As `work` does.
+pub fn in_network_of<T: Send>(pid: i32, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    in_network(&format!("/proc/{pid}/ns/net"), work)
+}
+
+fn in_network<T: Send>(file: &str, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let file = open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let enter = || {
+        Ok(move_into_link_name_space(
+            file.as_fd(),
+            Some(LinkNameSpaceType::Network),
+        )?)
+    };
+    elsewhere(enter, work)
 }
 
 /// Runs `work` on a thread of its own that belongs to this user and has no privileges. The rest of the

@@ -7,7 +7,7 @@ use std::path::Path;
 use kubelet_gate::adopt::inspect::Verdict::{self, Fail, Pass, Warn};
 use kubelet_gate::adopt::kubelet::invocation::Invocation;
 use kubelet_gate::adopt::kubelet::options::Effective;
-use kubelet_gate::adopt::kubelet::{Root, in_files, running};
+use kubelet_gate::adopt::kubelet::{Root, contained, in_files, running, running_as};
 
 use crate::inspecting::{check, inspect_tree, judged, only};
 use crate::program::{assert_says, code, stderr, stdout};
@@ -97,10 +97,12 @@ fn k3s_is_read_wherever_its_options_are() {
     assert_eq!(verdicts(folder.path()).0, [Fail; 3]);
     let options = only(folder.path()).options;
     assert_eq!(options.text("--hostname-override"), "Other");
-    // Flags of a command replace the file's.
-    let config = "kubelet-arg: [protect-kernel-defaults=true]\n";
+    // Flags of a command add to the file's. By the documentation they replace them: nothing is certain then.
+    let config = "kubelet-arg: [anonymous-auth=true]\n";
     let folder = files(&[(K3S, &k3s(" --kubelet-arg=v=2")), (K3S_CONFIG, config)]);
-    assert!(!only(folder.path()).options.is_on("protectKernelDefaults"));
+    let (all, unread) = verdicts(folder.path());
+    assert_eq!(all, [Fail, Warn, Warn]);
+    assert_says(&unread[0], &["anonymous-auth", "keep them in one place"]);
     // A server without an agent has no kubelet.
     let folder = files(&[(K3S, &k3s(" --disable-agent"))]);
     assert!(in_files(&Root::new(folder.path())).0.is_empty());
@@ -167,6 +169,8 @@ fn a_program_that_starts_a_kubelet_is_looked_through_only_if_it_is_known() {
         "/opt/bin/kubelet-wrapper --anonymous-auth=true --root-dir=/var/lib/kubelet --config=/k",
         "/opt/start.sh /var/lib/kubelet --config=/k",
         "/usr/bin/docker run --name kubelet -v /var/lib/kubelet:/var/lib/kubelet image kubelet --config=/k",
+        "/usr/bin/nice -n 5 /opt/start.sh /usr/bin/kubelet --config=/k",
+        "/usr/bin/env -i A=b /opt/start /usr/bin/kubelet --config=/k",
     ] {
         assert_says(&of(unknown), &["not known to start a kubelet"]);
     }
@@ -196,4 +200,27 @@ fn microk8s_keeps_its_arguments_in_a_file() {
     fs::write(proc.path().join("7/root/args"), "--port=9\n").unwrap();
     let found = running(proc.path());
     assert_eq!(Effective::of(&found[0]).unwrap().number("port"), 9);
+}
+
+/// A kubelet in a container is not taken for the node's, but can be named. A pod's process is not proposed.
+/// Seen red: with pods' processes proposed too.
+#[test]
+fn a_kubelet_in_a_container_is_looked_at_if_it_is_named() {
+    let node = ["/usr/bin/kubelet", "--port=7"].join("\0");
+    let proc = proc(&[(7, node.as_bytes()), (8, node.as_bytes()), (9, b"/bin/sh\0")]);
+    for (pid, cgroup) in [
+        (7, "0::/docker/0123/kubelet.slice/kubelet.service\n"),
+        (8, "0::/kubepods/burstable/pod1/2\n"),
+        (9, "0::/docker/0123\n"),
+    ] {
+        let process = proc.path().join(pid.to_string());
+        fs::create_dir(process.join("ns")).unwrap();
+        std::os::unix::fs::symlink("pid:[4026539999]", process.join("ns/pid")).unwrap();
+        write(&process.join("cgroup"), cgroup);
+    }
+    assert!(running(proc.path()).is_empty());
+    assert_eq!(contained(proc.path()), [7]);
+    let named = running_as(proc.path(), 7).unwrap();
+    assert_eq!(Effective::of(&named).unwrap().number("port"), 7);
+    assert!(running_as(proc.path(), 9).is_none() && running_as(proc.path(), 10).is_none());
 }

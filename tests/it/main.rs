@@ -69,6 +69,7 @@ mod initialising;
 mod initialising_files;
 mod initialising_identity;
 mod inspecting;
+mod inspecting_distributions;
 mod inspecting_documents;
 mod inspecting_probed;
 mod inspecting_starts;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use fakes::kubelet::FakeKubelet;
@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::node::{Node, on_a_node, options, shell};
 use crate::patience::eventually;
-use crate::program::{assert_says, code, json_of, kubelet_gate, stderr, stdout};
+use crate::program::{assert_says, code, json_of, kubelet_gate, kubelet_program, stderr, stdout};
 use crate::proving::proven;
 use crate::schemas::{assert_valid, sarif_schema, schema};
 
@@ -92,6 +92,115 @@ fn however_prove_is_ended_it_removes_its_network() {
             // The kernel removes a network in its own time.
             eventually("nothing is left", || links() == before).await;
         }
+        node.stop().await;
+    });
+}
+
+/// A kubelet in a container has a network and process ids of its own. It is probed there, and every number of
+/// a run agrees with the others and with those of the next run. Seen red: with probes sent from here.
+#[test]
+fn a_kubelet_in_a_container_is_probed_there_and_counted_alike_each_time() {
+    on_a_node(async |node: Node| {
+        let container = &node.neighbour;
+        let before = container.run(links).unwrap();
+        let runtime = tokio::runtime::Handle::current();
+        let kubelet = container
+            .run(|| runtime.block_on(FakeKubelet::start(options(20250, true))))
+            .unwrap()
+            .unwrap();
+        let mut command = Command::new("unshare");
+        // The first process of a process namespace cannot stop itself.
+        command
+            .args([
+                "--pid",
+                "--fork",
+                "--kill-child",
+                &kubelet_program(),
+                "-c",
+                "read x",
+            ])
+            .args(["--port=20250", "--read-only-port=20255", "--healthz-port=20248"])
+            .stdin(Stdio::piped());
+        let mut process = container.run(|| command.spawn()).unwrap().unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", process.id());
+        let inside = || {
+            fs::read_to_string(&children)
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
+        eventually("the process is a kubelet's", || {
+            let command = fs::read_to_string(format!("/proc/{}/cmdline", inside())).unwrap_or_default();
+            command.contains("--port=20250") && !command.starts_with("unshare")
+        })
+        .await;
+        let pid = inside();
+        let folder = node.file("run");
+        let prove = |arguments: &str| -> Output {
+            let mut command = kubelet_gate();
+            command.current_dir(&folder).args(["prove", "--pid", &pid]);
+            command.args([
+                "--from=loopback,namespace",
+                "--address=192.0.2.20",
+                "--address=127.0.0.1",
+            ]);
+            command.args(arguments.split(' ')).output().unwrap()
+        };
+        let first = prove("--save first.json");
+        assert_eq!(code(&first), 2, "{}{}", stdout(&first), stderr(&first));
+        assert_says(&stderr(&first), &["in its own network namespace"]);
+        let saved: ProbeReport =
+            serde_json::from_slice(&fs::read(folder.join("first.json")).unwrap()).unwrap();
+        for (side, address) in [
+            (SideKind::Loopback, "127.0.0.1:20250"),
+            (SideKind::Namespace, "192.0.2.20:20250"),
+        ] {
+            let mut exposures = saved.exposures();
+            let open = exposures.any(|open| open.side == side && open.address == address.parse().unwrap());
+            assert!(open, "{side:?} to {address}: {:#?}", saved.results);
+        }
+        let second = prove("--compare first.json");
+        let line = |output: &Output| {
+            let said = stdout(output);
+            let line = said.lines().find(|line| line.contains("probes got through"));
+            line.unwrap_or_else(|| panic!("{said}")).to_owned()
+        };
+        let numbers: Vec<usize> = line(&first)
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|number| number.parse().ok())
+            .take(4)
+            .collect();
+        let [probes, tried, requests, sent] = numbers[..] else {
+            panic!("{numbers:?}")
+        };
+        let counts = format!("{probes} of {tried} probes got through ({requests} of {sent} requests)");
+        assert_says(&line(&second), &[&counts]);
+        let said = stdout(&second).replace('\n', " ");
+        let said: Vec<&str> = said.split_whitespace().collect();
+        assert_says(
+            &said.join(" "),
+            &[
+                &format!("in probes: 0 closed, {probes} still open, 0 newly open, 0 not shown this time"),
+                &format!("in requests: 0 closed, {requests} still open, 0 newly open, 0 not shown this time"),
+            ],
+        );
+        assert_eq!((requests, sent), (saved.exposures().count(), saved.results.len()));
+        // Of the node itself nothing was probed.
+        assert!(
+            saved
+                .results
+                .iter()
+                .all(|outcome| outcome.address.port() >= 20000),
+            "{:?}",
+            saved.ports
+        );
+        process.kill().unwrap();
+        process.wait().unwrap();
+        eventually("nothing is left of its network", || {
+            container.run(links).unwrap() == before
+        })
+        .await;
+        drop(kubelet);
         node.stop().await;
     });
 }

@@ -2,19 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
-use super::invocation::{Invocation, Source, Word, kubelet_arguments, program};
-use super::rancher::{self, Product};
+use super::command::{Launch, Recognised};
+use super::invocation::{Invocation, Source, kubelet_arguments};
+use super::rancher::{self, Product, Start};
+use super::recognised::{self, Known};
 use super::root::Root;
+use super::snaps::{SNAPS, Snap};
+use super::systemd;
 use super::systemd::{UnitError, UnitStart};
-use super::{microk8s, systemd};
 
 /// The systemd units that start a kubelet in distributions.
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 9] = [
     "kubelet.service",
     "k3s.service",
     "k3s-agent.service",
     "rke2-server.service",
     "rke2-agent.service",
+    "k0sworker.service",
+    "k0scontroller.service",
+    "snap.kubelet.daemon.service",
+    "microshift.service",
 ];
 /// Where distributions keep a kubelet's configuration file.
 const CONFIGURATIONS: [&str; 6] = [
@@ -43,6 +50,19 @@ pub enum FindError {
         /// What it starts.
         program: String,
     },
+    /// It starts a kubelet in a way that is recognised and not read.
+    #[error(
+        "{file}: starts {what}: {why}. No verdict is given: run this where the kubelet runs, or name its \
+         configuration with --kubelet-config and its flags with --kubelet-arg"
+    )]
+    Recognised {
+        /// The unit, or the node's file system.
+        file: String,
+        /// What it is.
+        what: String,
+        /// Why it is not read.
+        why: String,
+    },
     /// No unit was found.
     #[error(
         "{}: no kubelet is started here by one of the systemd units {}: {}",
@@ -68,7 +88,7 @@ fn way_out(configurations: &[&str]) -> String {
 }
 
 /// The kubelets that a node's files start, by systemd units under the names that distributions use and by
-/// MicroK8s' file of arguments; and what cannot be understood. One of the two lists is not empty.
+/// snaps' files of arguments; and what cannot be understood. One of the two lists is not empty.
 #[must_use]
 pub fn in_files(root: &Root) -> (Vec<Invocation>, Vec<FindError>) {
     let (mut found, mut errors) = (Vec::new(), Vec::new());
@@ -82,9 +102,16 @@ pub fn in_files(root: &Root) -> (Vec<Invocation>, Vec<FindError>) {
             Err(error) => errors.push(FindError::Unit(error)),
         }
     }
-    if root.has(microk8s::ARGUMENTS) {
-        let source = Source::File(microk8s::ARGUMENTS.to_owned());
-        found.push(microk8s::invocation(&[], source, root.clone()));
+    for snap in SNAPS.iter().filter(|snap| root.has(snap.arguments)) {
+        let source = Source::File(snap.arguments.to_owned());
+        found.push(snap.invocation(source, root.clone()));
+    }
+    if let Some(system) = recognised::system(root).filter(|_| found.is_empty() && errors.is_empty()) {
+        errors.push(FindError::Recognised {
+            file: root.path().display().to_string(),
+            what: system.what,
+            why: system.why,
+        });
     }
     if found.is_empty() && errors.is_empty() {
         errors.push(FindError::None {
@@ -96,8 +123,8 @@ pub fn in_files(root: &Root) -> (Vec<Invocation>, Vec<FindError>) {
     (found, errors)
 }
 
-/// The kubelets that the unit of this name starts: none with k3s' or RKE2's `--disable-agent`. `None`: there
-/// is no such unit, or it is not known to start a kubelet.
+/// The kubelets that the unit of this name starts: none with `--disable-agent`, or of a k0s controller.
+/// `None`: there is no such unit, or it is not known to start a kubelet.
 ///
 /// # Errors
 /// One of its files cannot be read, or it starts nothing.
@@ -112,56 +139,55 @@ pub(super) fn in_unit(root: &Root, name: &str) -> Result<Option<Vec<Invocation>>
     }
 }
 
-/// The kubelet that a unit starts; `None`: none, with k3s' or RKE2's `--disable-agent`.
+/// The kubelet that a unit starts; `None`: none, with k3s' or RKE2's `--disable-agent`, or of a k0s
+/// controller.
 ///
 /// # Errors
 /// What it starts is not known to be a kubelet.
 pub(super) fn of_unit(root: &Root, started: UnitStart) -> Result<Option<Invocation>, FindError> {
-    let source = Source::File(started.file.clone());
+    let file = started.file.clone();
+    let source = Source::File(file.clone());
     let unit = Some(started.unit());
-    if let Some(product) = Product::of(&started.words) {
-        let environment = &started.environment;
-        let invocation = rancher::invocation(product, &started.words, environment, source, root.clone());
-        return Ok(invocation.map(|mut invocation| {
-            invocation.unit = unit;
-            invocation.notes.extend(started.notes);
-            invocation.unread.extend(started.unread);
-            invocation
-        }));
-    }
-    let Some(arguments) = unwrapped(&started.words).and_then(kubelet_arguments) else {
-        let program = started.words.first();
-        return Err(FindError::NoKubelet {
-            program: program.map_or_else(String::new, |word| word.text.clone()),
-            file: started.file,
-        });
+    let directory = Path::new("/").join(&started.directory);
+    let launch = Launch::of(started.words, started.environment, root.clone())
+        .map_err(|recognised| unread(file.clone(), recognised))?;
+    let Launch {
+        words,
+        environment,
+        root,
+        ..
+    } = launch;
+    let found = if let Some(product) = Product::of(&words) {
+        rancher::invocation(product, &words, &environment, source, root, Start::Next)
+    } else if let Some(snap) = Snap::run_by(&words) {
+        Some(snap.invocation(source, root))
+    } else if let Some(arguments) =
+        kubelet_arguments(&words).filter(|_| !recognised::is_script(&words[0].text, &root))
+    {
+        Some(Invocation {
+            directory,
+            ..Invocation::new(source, arguments.to_vec(), root)
+        })
+    } else {
+        return match recognised::of(&words, &root) {
+            Some(Known::NoKubelet) => Ok(None),
+            Some(Known::Kubelet(recognised)) => Err(unread(file, recognised)),
+            None => Err(FindError::NoKubelet {
+                program: words.first().map_or_else(String::new, |word| word.text.clone()),
+                file,
+            }),
+        };
     };
-    Ok(Some(Invocation {
-        unit,
-        directory: Path::new("/").join(started.directory),
-        notes: started.notes,
-        unread: started.unread,
-        ..Invocation::new(source, arguments.to_vec(), root.clone())
+    Ok(found.map(|mut invocation| {
+        invocation.unit = unit;
+        invocation.notes.extend(started.notes);
+        invocation.unread.extend(started.unread);
+        invocation.unread.extend(launch.unread);
+        invocation
     }))
 }
 
-/// The command without the programs that only start another, and their options. Other programs are not
-/// skipped: they may add flags to the kubelet's.
-fn unwrapped(words: &[Word]) -> Option<&[Word]> {
-    const WRAPPERS: [&str; 9] = [
-        "nice", "ionice", "numactl", "taskset", "chrt", "env", "stdbuf", "prlimit", "setpriv",
-    ];
-    let first = words.first()?;
-    if !WRAPPERS.contains(&program(&first.text)) {
-        return Some(words);
-    }
-    let option = |word: &Word| word.text.starts_with('-') || word.text.contains('=');
-    let is_program = |word: &Word| {
-        let program = program(&word.text);
-        WRAPPERS.contains(&program) || matches!(program, "kubelet" | "hyperkube")
-    };
-    let next = words[1..]
-        .iter()
-        .position(|word| !option(word) && is_program(word))?;
-    unwrapped(&words[1 + next..])
+fn unread(file: String, Recognised { what, why }: Recognised) -> FindError {
+    let what = format!("{what}, not known to start a kubelet with just the flags that follow");
+    FindError::Recognised { file, what, why }
 }

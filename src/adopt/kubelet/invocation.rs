@@ -1,5 +1,6 @@
 //! How a kubelet was started, or will be.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -61,6 +62,15 @@ pub enum NextInvocation {
     Unknown(String),
 }
 
+/// A configuration file that is copied into the folder of `--config-dir` before the kubelet reads that.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DropInCopy {
+    /// Where it is copied to, over what is there.
+    pub to: PathBuf,
+    /// The file itself.
+    pub from: PathBuf,
+}
+
 /// How one kubelet is started.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Invocation {
@@ -72,6 +82,8 @@ pub struct Invocation {
     pub root: Root,
     /// Its working directory there.
     pub directory: PathBuf,
+    /// What is copied into its folder of drop-ins before it starts.
+    pub copies: Vec<DropInCopy>,
     /// Its unit, if that is known.
     pub unit: Option<KubeletUnit>,
     /// What its unit starts next, if a process of a unit was found.
@@ -92,6 +104,7 @@ impl Invocation {
             words,
             root,
             directory: PathBuf::from("/"),
+            copies: Vec::new(),
             unit: None,
             next: None,
             elsewhere: false,
@@ -104,6 +117,20 @@ impl Invocation {
     #[must_use]
     pub fn given(words: &[String], root: Root) -> Self {
         Self::new(Source::Given, placed(words, &Source::Given.to_string()), root)
+    }
+
+    /// The drop-ins that the kubelet reads, in its order, if these are in the folder now: a copy takes the
+    /// place of what has its name.
+    #[must_use]
+    pub(super) fn with_copies(&self, found: Vec<PathBuf>) -> Vec<PathBuf> {
+        let now = found.into_iter().map(|path| (path.clone(), path));
+        let copied = self
+            .copies
+            .iter()
+            .map(|copy| (copy.to.clone(), copy.from.clone()));
+        // Paths sort by their components, as the kubelet walks the folder.
+        let all: BTreeMap<PathBuf, PathBuf> = now.chain(copied).collect();
+        all.into_values().collect()
     }
 
     /// Its process, if it runs.

@@ -5,8 +5,11 @@
 //! options      flags, files and defaults combined              options/
 //! processes    kubelets that run                               processes.rs
 //! files        kubelets that a node's files start              files.rs
-//! rancher      k3s and RKE2                                    rancher.rs
-//! microk8s     MicroK8s                                        microk8s.rs
+//! rancher      k3s and RKE2                                    rancher/
+//! snaps        MicroK8s and Canonical Kubernetes               snaps.rs
+//! command      programs that only start another                command.rs
+//! shell        the little of a shell that is read              shell.rs
+//! recognised   what starts a kubelet and is not read           recognised.rs
 //! systemd      what a unit starts                              systemd/
 //! kubeconfig   the kubelet's kubeconfig                        kubeconfig.rs
 //! next_start   what decides a running kubelet's next start      next_start.rs
@@ -14,6 +17,7 @@
 //! root         the node's file system                          root.rs
 //! ```
 
+mod command;
 mod environment;
 mod files;
 #[cfg(any(test, fuzzing))]
@@ -21,12 +25,14 @@ pub(crate) mod fuzz;
 pub mod invocation;
 pub(crate) mod kubeconfig;
 mod listening;
-mod microk8s;
 mod next_start;
 pub mod options;
 mod processes;
 mod rancher;
+mod recognised;
 mod root;
+mod shell;
+mod snaps;
 mod systemd;
 
 pub use self::files::{FindError, in_files};
@@ -36,7 +42,7 @@ pub(crate) use self::listening::{
 pub(crate) use self::next_start::{
     NextStart, WatchedKubelet, kubelets_of_the_node, next_starts_of, next_starts_of_the_node,
 };
-pub use self::processes::running;
+pub use self::processes::{contained, running, running_as};
 pub use self::root::Root;
 pub(crate) use self::root::plain;
 pub use self::systemd::UnitError;

@@ -9,7 +9,7 @@ use super::invocation::{Invocation, NextInvocation, Source, kubelet_arguments, p
 use super::rancher::{self, Product};
 use super::root::Root;
 use super::systemd::{UnitError, UnitStart};
-use super::{microk8s, systemd};
+use super::{snaps, systemd};
 use crate::files::{self, DOCUMENT};
 
 /// Longest command line that is read, in bytes. A longer one is cut, which is noted.
@@ -36,6 +36,28 @@ pub fn running(proc: &Path) -> Vec<Invocation> {
     found
 }
 
+/// The kubelet of this process, in whichever namespaces it is: one that an operator has named.
+#[must_use]
+pub fn running_as(proc: &Path, pid: i32) -> Option<Invocation> {
+    of_process(pid, &proc.join(pid.to_string()))
+}
+
+/// The processes in other process namespaces that call themselves kubelets and are no pod's, such as those of
+/// nodes in containers. They are not believed unless an operator names one.
+#[must_use]
+pub fn contained(proc: &Path) -> Vec<i32> {
+    let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
+    let mut found: Vec<i32> = entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let process = proc.join(pid.to_string());
+            !of_the_node(&process) && !is_of_a_pod(&process) && of_process(*pid, &process).is_some()
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
 pub(super) fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
     let mut argv = Vec::new();
     let file = files::open(process.join("cmdline")).ok()?;
@@ -48,7 +70,7 @@ pub(super) fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
     let product = Product::of(&words);
     if kubelet_arguments(&words).is_none()
         && !product.is_some_and(Product::embeds_kubelet)
-        && !microk8s::is(&words)
+        && !snaps::is_kubelite(&words)
     {
         return None;
     }
@@ -62,7 +84,7 @@ pub(super) fn of_process(pid: i32, process: &Path) -> Option<Invocation> {
     } else if let Some(product) = product {
         rancher::of_process(product, &words, process, unit, source, root)?
     } else {
-        microk8s::invocation(&words, source, root)
+        snaps::of_kubelite(&words, source, root)
     };
     if argv.len() as u64 == LONGEST_COMMAND {
         let why = "its arguments are longer than 4 MiB; the rest is not read";

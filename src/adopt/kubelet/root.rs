@@ -191,11 +191,20 @@ impl Root {
     /// Whether this is a folder and not a link to one.
     pub(crate) fn is_folder(&self, path: impl AsRef<Path>) -> bool {
         let path = path.as_ref();
+        path.file_name().is_none() || self.itself(path).is_ok_and(|about| about.is_dir())
+    }
+
+    /// Whether this is a link.
+    pub(crate) fn is_link(&self, path: impl AsRef<Path>) -> bool {
+        self.itself(path.as_ref()).is_ok_and(|about| about.is_symlink())
+    }
+
+    /// What is at a path: of a link, the link.
+    fn itself(&self, path: &Path) -> io::Result<fs::Metadata> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return true;
+            return fs::symlink_metadata(self.resolve(path)?);
         };
-        let parent = self.resolve(parent);
-        parent.is_ok_and(|parent| fs::symlink_metadata(parent.join(name)).is_ok_and(|about| about.is_dir()))
+        fs::symlink_metadata(self.resolve(parent)?.join(name))
     }
 
     /// The names in a folder, in order; none if it is not there.

@@ -209,6 +209,31 @@ pub(crate) struct ReportChanges<'a> {
     pub unknown: Vec<&'a ProbeOutcome>,
 }
 
+/// How many of something changed, and how.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ChangeCounts {
+    pub(crate) closed: usize,
+    pub(crate) still_open: usize,
+    pub(crate) newly_open: usize,
+    pub(crate) unknown: usize,
+}
+
+impl std::fmt::Display for ChangeCounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            closed,
+            still_open,
+            newly_open,
+            unknown,
+        } = self;
+        write!(
+            f,
+            "{closed} closed, {still_open} still open, {newly_open} newly open, {unknown} not shown this time"
+        )
+    }
+}
+
 impl<'a> ReportChanges<'a> {
     /// Compares two reports.
     #[must_use]
@@ -232,5 +257,117 @@ impl<'a> ReportChanges<'a> {
             newly,
             unknown,
         }
+    }
+
+    /// How many probes changed. Each counts once: it is still open if it got through from anywhere then and
+    /// does from anywhere now, and closed only if each request that got through then is shown closed now.
+    #[must_use]
+    pub(crate) fn probes(&self) -> ChangeCounts {
+        let named = |outcomes: &[&'a ProbeOutcome]| -> BTreeSet<&'a str> {
+            outcomes.iter().map(|outcome| outcome.probe.as_str()).collect()
+        };
+        let (closed, unknown) = (named(&self.closed), named(&self.unknown));
+        let (still, newly) = (named(&self.still), named(&self.newly));
+        let was: BTreeSet<&str> = [&closed, &unknown, &still]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
+        let is: BTreeSet<&str> = still.union(&newly).copied().collect();
+        let gone: BTreeSet<&str> = was.difference(&is).copied().collect();
+        let not_shown = gone.intersection(&unknown).count();
+        ChangeCounts {
+            closed: gone.len() - not_shown,
+            still_open: was.intersection(&is).count(),
+            newly_open: is.difference(&was).count(),
+            unknown: not_shown,
+        }
+    }
+
+    /// How many requests changed: a probe counts once for each side and address.
+    #[must_use]
+    pub(crate) fn requests(&self) -> ChangeCounts {
+        ChangeCounts {
+            closed: self.closed.len(),
+            still_open: self.still.len(),
+            newly_open: self.newly.len(),
+            unknown: self.unknown.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn report(results: &[(&str, &str, ProbeAnswer, bool)]) -> ProbeReport {
+        let outcome = |(probe, address, answer, through): &(&str, &str, ProbeAnswer, bool)| ProbeOutcome {
+            probe: (*probe).to_owned(),
+            side: SideKind::NodeAddress,
+            address: address.parse().unwrap(),
+            answer: answer.clone(),
+            through: *through,
+        };
+        ProbeReport {
+            api_version: API_VERSION.to_owned(),
+            kind: KIND.to_owned(),
+            version: String::new(),
+            host: String::new(),
+            started: String::new(),
+            finished: String::new(),
+            ports: Ports::default(),
+            results: results.iter().map(outcome).collect(),
+            skipped: Vec::new(),
+            untried: Vec::new(),
+        }
+    }
+
+    /// The numbers of a comparison add up to those of the two runs. Seen red: with requests counted for
+    /// probes.
+    #[test]
+    fn a_comparison_counts_what_the_two_runs_counted() {
+        let open = |probe, address| (probe, address, ProbeAnswer::Status(200), true);
+        let shut = |probe, address| (probe, address, ProbeAnswer::Status(401), false);
+        let lost = |probe, address| (probe, address, ProbeAnswer::Unknown(String::new()), false);
+        let (one, other) = ("192.0.2.10:10250", "192.0.2.11:10250");
+        let before = report(&[
+            open("pods", one),
+            open("pods", other),
+            open("exec", one),
+            open("exec", other),
+            open("run", one),
+            shut("run", other),
+            open("attach", one),
+            shut("metrics", one),
+            shut("spec", one),
+        ]);
+        let now = report(&[
+            shut("pods", one),
+            shut("pods", other),
+            open("exec", one),
+            shut("exec", other),
+            shut("run", one),
+            open("run", other),
+            lost("attach", one),
+            open("metrics", one),
+            shut("spec", one),
+        ]);
+        let changes = ReportChanges::between(&before, &now);
+        let (probes, requests) = (changes.probes(), changes.requests());
+        assert_eq!(
+            probes.to_string(),
+            "1 closed, 2 still open, 1 newly open, 1 not shown this time"
+        );
+        assert_eq!(
+            requests.to_string(),
+            "4 closed, 1 still open, 2 newly open, 1 not shown this time"
+        );
+        let then = before.exposed_probes().len();
+        assert_eq!(probes.closed + probes.still_open + probes.unknown, then);
+        assert_eq!(probes.still_open + probes.newly_open, now.exposed_probes().len());
+        let then = before.exposures().count();
+        assert_eq!(requests.closed + requests.still_open + requests.unknown, then);
+        assert_eq!(requests.still_open + requests.newly_open, now.exposures().count());
     }
 }

@@ -176,7 +176,8 @@ impl Effective {
             );
         }
         if let Some(folder) = line.last("config-dir").map(|path| absolute(directory, path)) {
-            for path in drop_ins(root, &folder, &mut told)? {
+            let found = drop_ins(root, &folder, &mut told)?;
+            for path in invocation.with_copies(found) {
                 layers.push(ConfigurationFile::read(root, &path, Role::DropIn)?);
             }
         }
