@@ -264,24 +264,18 @@ impl Bounds {
 
     /// The folder of the seal's state, which `firewall apply` makes, as root. Until then its parent stands
     /// for it, for reading: with a folder of its own the gate could change what root loads at the next boot.
+    /// If there is no parent either, or too much lies in it, a seal is seen after a restart only.
     fn seal_state(&mut self, folder: &Path) {
         if folder.exists() {
             return self.write("firewall.stateDirectory", folder);
         }
-        let is_open = |parent: &&Path| self.readable.contains(*parent) || self.writable.contains(*parent);
-        if folder.parent().as_ref().is_some_and(is_open) {
-            return;
-        }
-        match folder
-            .parent()
-            .filter(|parent| parent.is_dir() && parent.components().count() > 3)
-        {
+        let parent = folder.parent();
+        match parent.filter(|parent| parent.is_dir() && parent.components().count() > 3) {
             Some(parent) => drop(self.readable.insert(parent.to_owned())),
-            None => self.closed.push(format!(
-                "firewall.stateDirectory: {} (it does not exist; make it and restart the gate before this \
-                 node is sealed)",
+            None => tracing::info!(
+                "firewall.stateDirectory: {} does not exist: restart the gate once this node is sealed",
                 folder.display()
-            )),
+            ),
         }
     }
 }
@@ -314,7 +308,7 @@ mod tests {
         bounds.seal_state(Path::new("/kubelet-gate-has-no-such-folder"));
         assert!(bounds.writable.is_empty());
         assert_eq!(bounds.readable, [PathBuf::from("/tls.crt")].into());
-        let keys = ["tlsCertFile", "audit.path", "firewall.stateDirectory"];
+        let keys = ["tlsCertFile", "audit.path"];
         assert_eq!(bounds.closed.len(), keys.len(), "{:?}", bounds.closed);
         for (closed, key) in bounds.closed.iter().zip(keys) {
             assert!(closed.contains(key), "{closed}");
