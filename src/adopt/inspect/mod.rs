@@ -13,6 +13,7 @@
 //! address_deny    systemd's IPAddressDeny                              address_deny.rs
 //! route_localnet  whether loopback is routed                           route_localnet.rs
 //! socket_unit     the gate's own socket unit                            socket_unit.rs
+//! node            what the node is called                              node.rs
 //! check           a check, its verdict, and what a gate means for it   check.rs
 //! ```
 
@@ -23,6 +24,7 @@ mod certificates;
 mod check;
 mod defaults;
 mod inspection;
+mod node;
 mod options;
 mod permissions;
 mod route_localnet;
