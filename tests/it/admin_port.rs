@@ -56,6 +56,7 @@ const FAMILIES: [&str; 32] = [
     "kubelet_gate_unauthenticated_connections gauge",
     "kubelet_gate_ungated_connections gauge",
     "kubelet_gate_upstream_connections counter",
+    "kubelet_gate_upstream_refusals counter",
     "kubelet_gate_upstream_idle_connections gauge",
 ];
 
