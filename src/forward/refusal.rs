@@ -48,11 +48,11 @@ pub(super) async fn judge(
             StatusCode::FORBIDDEN => FORBIDDEN,
             _ => UNDECIDED,
         };
-        // One byte more tells a longer text from the whole answer.
-        let begins = answer.body_mut().beginning(words.len() + 1).await;
+        // With a line end, and one byte more: that tells a longer text from the whole answer.
+        let begins = answer.body_mut().beginning(words.len() + 2).await;
         let begins = begins.map_err(|error| no_answer(&error))?;
         match status {
-            StatusCode::UNAUTHORIZED => begins.trim_ascii_end() == words.as_bytes(),
+            StatusCode::UNAUTHORIZED => begins.strip_suffix(b"\n").unwrap_or(&begins) == words.as_bytes(),
             _ => begins.starts_with(words.as_bytes()),
         }
     };

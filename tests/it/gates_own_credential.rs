@@ -22,7 +22,7 @@ fn rights(verbs: &[&str], subresources: &[&str]) -> Rights {
 }
 
 /// Answers every request so.
-fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> impl FnOnce(&mut Knobs) {
+fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> impl FnOnce(&mut Knobs) + use<> {
     let headers = headers
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -41,7 +41,7 @@ fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> impl FnOnce(&mut
 }
 
 /// An answer in chunks of one byte.
-fn in_chunks(status: &str, body: &str) -> impl FnOnce(&mut Knobs) {
+fn in_chunks(status: &str, body: &str) -> impl FnOnce(&mut Knobs) + use<> {
     let chunks: String = body.chars().map(|one| format!("1\r\n{one}\r\n")).collect();
     let bytes = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"
@@ -106,7 +106,7 @@ async fn a_refusal_of_the_gate_is_the_operators_and_does_not_name_the_gate() {
         world.metric("upstream_refusals_total", &[("reason", "kubelet_forbidden")]),
         5.0
     );
-    let refused = [("code", "502"), ("decision", "kubelet_forbidden")];
+    let refused = [("code", "502"), ("decision", "allow")];
     assert_eq!(world.metric("requests_total", &refused), 5.0);
 
     world.kubelet.adjust(|knobs| {
@@ -186,6 +186,7 @@ async fn what_the_kubelet_says_about_the_request_itself_is_passed_on_untouched()
         ),
         (403, &[], &large),
         (401, &[], "Unauthorized to read this image"),
+        (401, &[], "Unauthorized\n\n"),
         (401, &[by_http_error], ""),
         (500, &[], "Internal Server Error"),
         (500, &[], "Forbidden (user=x)"),

@@ -83,8 +83,9 @@ async fn a_kubelet_that_refuses_the_gate_is_a_few_lines_and_a_count() {
         configuration["authorization"] = json!({"mode": "AlwaysAllow"});
     });
     let mut serving = Serving::start(&installation).await;
+    let pair = PKI.pair("bob").unwrap();
     let tls = ClientTls {
-        identity: Some(PKI.pair("bob").unwrap().clone()),
+        certificate: Some((pair.chain.clone(), pair.key.clone_key())),
         ..ClientTls::default()
     };
     let bob = Client::new(serving.address, tls)

@@ -436,7 +436,7 @@ fn the_key_of_the_nodes_certificate_is_where_the_kubeconfig_says() {
         .unwrap();
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let text = fs::read_to_string(out.join("kubelet-gate.yaml")).unwrap();
-    let written: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    let written: Value = serde_saphyr::from_str(&text).unwrap();
     let upstream = &written["upstream"];
     let ends = |key: &str, end: &str| upstream[key].as_str().is_some_and(|path| path.ends_with(end));
     assert!(
