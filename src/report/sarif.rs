@@ -100,6 +100,7 @@ fn run(run: &Run) -> Value {
         .map(notification("error"))
         .chain(run.notes.iter().map(notification("note")))
         .collect();
+    let node = escaped(&run.node).replace('/', "%2F");
     let part = match run.part {
         "" => String::new(),
         part => format!("{part}/"),
@@ -111,8 +112,7 @@ fn run(run: &Run) -> Value {
             "semanticVersion": env!("CARGO_PKG_VERSION"),
             "rules": rules,
         }},
-        "automationDetails": {"id": format!("kubelet-gate/{}/{part}", escaped(&run.node).replace('/',
-        "%2F"))},
+        "automationDetails": {"id": format!("kubelet-gate/{node}/{part}")},
         "originalUriBaseIds": {
             NODE_ROOT: {"description": {"text": "the root of the node's file system"}},
         },
