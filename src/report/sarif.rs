@@ -189,7 +189,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::uri;
 
-    /// Seen red: with `:` left as it is, the first segment of the last path is read as a scheme.
+    /// With `:` left as it is, the first segment of the last path would be read as a scheme. (Not seen red.)
     #[test]
     fn a_path_is_escaped_in_its_uri_and_relative_to_the_root() {
         for (path, expected) in [

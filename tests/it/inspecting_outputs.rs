@@ -82,7 +82,7 @@ fn the_reports_of_a_thousand_nodes_close_no_alert_of_each_other() {
     );
 }
 
-/// The name of a node is its Node's where that is known. (Not seen red.)
+/// The name of a node is its Node's where that is known. Seen red: with the host's name first.
 #[test]
 fn a_report_is_named_after_the_node() {
     for (name, expected) in [
@@ -110,7 +110,7 @@ fn a_report_is_named_after_the_node() {
 }
 
 /// Code scanning drops a result without a file, and refuses one outside its base. Seen red: with `file:`
-/// URIs; with results about a process without a file.
+/// URIs.
 #[test]
 fn every_result_has_a_place_below_the_nodes_root_and_every_rule_a_severity() {
     let odd = files(&[
@@ -260,7 +260,7 @@ pub(crate) fn kube_bench_results(document: &Value) -> Vec<Value> {
     all
 }
 
-/// Seen red: with checks that the benchmark does not number left out, and with their old numbers.
+/// Seen red: with the numbers of older benchmarks.
 #[test]
 fn the_json_of_kube_bench_has_every_check_with_the_kubelets_own_status() {
     for row in rows(DISTRIBUTIONS) {
