@@ -167,7 +167,7 @@ async fn a_refusal_is_known_in_pieces_and_in_older_words() {
 }
 
 /// A 403 for a log file that the kubelet may not read is an answer to the caller. Seen red: with what
-/// was read ahead left out of the body; with a longer text that begins with `Unauthorized` taken for a refusal.
+/// was read ahead left out of the body; with a longer text that begins with `Unauthorized` taken for one.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_kubelet_says_about_the_request_itself_is_passed_on_untouched() {
     let world = World::start().await;

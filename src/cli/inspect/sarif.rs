@@ -102,7 +102,7 @@ fn finding(check: &Check, inspection: &Inspection, report: Option<&ProbeReport>)
 /// Where something is written, or else where it would be: code scanning shows no result without a file.
 fn place(inspection: &Inspection, file: Option<&str>) -> Place {
     let invocation = &inspection.invocation;
-    let written = file.or(inspection.options.files.first().map(String::as_str));
+    let written = file.or_else(|| inspection.options.files.first().map(String::as_str));
     let file = match (written, &invocation.source, &invocation.unit) {
         (Some(file), _, _) => file.to_owned(),
         (None, Source::File(file), _) => file.clone(),
