@@ -272,7 +272,7 @@ fn the_json_of_kube_bench_has_every_check_with_the_kubelets_own_status() {
         assert_eq!(results.len(), checks.len(), "{}", row[0]);
         for check in checks {
             let number = check["cis"]["since1.7"].as_str();
-            let number = number.unwrap_or(check["id"].as_str().unwrap());
+            let number = number.unwrap_or_else(|| check["id"].as_str().unwrap());
             let of: Vec<_> = results
                 .iter()
                 .filter(|result| result["test_number"] == number)
