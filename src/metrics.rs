@@ -33,6 +33,7 @@ pub struct Metrics {
     configuration_pending: Family<WaitLabels, Gauge>,
     upstream_connections: Family<ReasonLabels, Counter>,
     upstream_reused: Counter,
+    upstream_refusals: Family<ReasonLabels, Counter>,
     certificate_expiry: Family<CertificateLabels, Gauge>,
     /// Entries of the deny lists in force.
     pub deny_list_entries: Gauge,
@@ -279,6 +280,10 @@ impl Metrics {
             ),
             upstream_reused: upstream_connections.get_or_create_owned(&ReasonLabels { reason: "reused" }),
             upstream_connections,
+            upstream_refusals: families.add(
+                "upstream_refusals",
+                "Requests that the kubelet refused to the gate's own credential, by reason",
+            ),
             certificate_expiry: families.add(
                 "certificate_expiry_timestamp_seconds",
                 "When a certificate in use ends, as Unix time",
@@ -480,6 +485,13 @@ impl Metrics {
     /// A connection to the kubelet was used again: nearly every request's.
     pub fn upstream_connection_reused(&self) {
         self.upstream_reused.inc();
+    }
+
+    /// The kubelet refused the gate itself.
+    pub fn upstream_refused(&self, reason: &'static str) {
+        self.upstream_refusals
+            .get_or_create(&ReasonLabels { reason })
+            .inc();
     }
 
     /// When a certificate in use ends.

@@ -49,7 +49,7 @@ pub enum Verb {
 ///
 /// `pods`, `healthz` and `configz` fall back to `proxy`; `/stats`, `/metrics`, `/logs`, `/checkpoint`,
 /// `/statusz` and `/flagz` do not.
-pub(super) fn subresources(path: &str) -> &'static [Subresource] {
+pub(crate) fn subresources(path: &str) -> &'static [Subresource] {
     use Subresource::{Checkpoint, Configz, Healthz, Log, Metrics, Pods, Proxy, Stats, Statusz};
     const TABLE: [(&str, &[Subresource]); 10] = [
         ("/metrics", &[Metrics]),

@@ -13,8 +13,8 @@ mod path;
 mod upgrade;
 
 pub use self::interactive::is_interactive;
-pub(crate) use self::kubelet::is_subpath;
 pub use self::kubelet::{Subresource, Verb};
+pub(crate) use self::kubelet::{is_subpath, subresources};
 pub use self::upgrade::Protocol;
 
 use http::Method;
@@ -48,7 +48,7 @@ impl Checks {
         let path = RequestPath::of_target(&parts.uri, parts.version, &parts.headers)?;
         let upgrade = Protocol::wanted_by(parts)?;
         let interactive = is_interactive(path.decoded());
-        let subresources = kubelet::subresources(path.decoded());
+        let subresources = subresources(path.decoded());
         // To any other method the kubelet answers 405.
         let follows = parts.method == Method::GET && follow::follows(path.decoded(), parts.uri.query());
         Ok(Self {

@@ -19,7 +19,7 @@ use crate::adopt::prove::{
     SideKind,
 };
 use crate::host::in_network_of;
-use crate::report::sarif::{self, Finding, Level, Place, Rule};
+use crate::report::sarif::{self, Finding, Level, Place, Rule, Run};
 
 /// The arguments of `prove`.
 #[derive(Args, Debug)]
@@ -334,6 +334,11 @@ fn as_sarif(report: &ProbeReport) -> serde_json::Value {
             id: id(probe.id),
             name: format!("{} {} is refused to strangers", probe.method, probe.path),
             help: format!("A client that gets through has {}.", probe.gives),
+            severity: match probe.severity {
+                Severity::High => 9.8,
+                Severity::Medium => 7.5,
+                Severity::Low => 5.3,
+            },
         })
         .collect();
     let findings: Vec<Finding> = report
@@ -342,6 +347,7 @@ fn as_sarif(report: &ProbeReport) -> serde_json::Value {
         .flat_map(|Exposure { probe, outcomes, .. }| {
             outcomes.into_iter().map(move |outcome| Finding {
                 rule: id(probe.id),
+                key: format!("{} from {}", outcome.address, outcome.side.name()),
                 level: match probe.severity {
                     Severity::High => Level::Error,
                     Severity::Medium => Level::Warning,
@@ -356,10 +362,24 @@ fn as_sarif(report: &ProbeReport) -> serde_json::Value {
                     outcome.answer,
                     probe.gives
                 ),
-                place: Place::Named(outcome.address.to_string()),
+                // Where the kernel lists the listener.
+                place: Place {
+                    file: match outcome.address.is_ipv4() {
+                        true => "/proc/net/tcp".to_owned(),
+                        false => "/proc/net/tcp6".to_owned(),
+                    },
+                    name: outcome.address.to_string(),
+                },
                 suppressed: None,
             })
         })
         .collect();
-    sarif::document(&rules, &findings, &report.faults(), &report.skipped)
+    sarif::document(&[Run {
+        node: report.host.clone(),
+        part: "prove",
+        rules,
+        findings,
+        faults: report.faults(),
+        notes: report.skipped.clone(),
+    }])
 }

@@ -4,6 +4,7 @@
 //! keeps the request's place too.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub(crate) struct Body {
     place: Option<Arc<dyn Send + Sync>>,
     /// Gives the last byte of a large frame a frame of its own.
     splits: bool,
-    /// That byte.
+    /// That byte, or what was read ahead.
     last: Option<Bytes>,
     /// The followed log that it is.
     follow: Option<Following>,
@@ -97,6 +98,25 @@ impl Body {
             last: None,
             follow: None,
         }
+    }
+
+    /// Waits for the first `least` bytes, or for the end if there are fewer. They stay in the body.
+    pub(super) async fn beginning(&mut self, least: usize) -> Result<Bytes, hyper::Error> {
+        let mut begins = self.last.take().unwrap_or_default();
+        while begins.len() < least {
+            match poll_fn(|cx| self.kind.poll_frame(cx)).await {
+                Some(frame) => {
+                    if let Ok(data) = frame?.into_data() {
+                        begins = [begins, data].concat().into();
+                    }
+                }
+                None => break,
+            }
+        }
+        if !begins.is_empty() {
+            self.last = Some(begins.clone());
+        }
+        Ok(begins)
     }
 
     /// Runs `poll`, and returns what the last poll of a body within it found.

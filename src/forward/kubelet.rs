@@ -174,6 +174,12 @@ impl Kubelet {
         Ok(())
     }
 
+    /// Whether `upstream` has a credential for it.
+    pub(super) fn shows_credentials(&self) -> bool {
+        let credentials = &self.files.settings.credentials;
+        credentials.client_certificate.is_some() || credentials.token_file.is_some()
+    }
+
     /// Adds the gate's own credentials, for a kubelet that authenticates its clients.
     pub(super) fn add_credentials(&self, headers: &mut HeaderMap) {
         if let Some(authorization) = self.files.access.load().units.authorization.value() {

@@ -15,6 +15,7 @@ mod open;
 mod pool;
 mod probe;
 mod read_ahead;
+mod refusal;
 mod tunnel;
 
 pub(crate) use self::body::Body;
@@ -26,7 +27,7 @@ pub(crate) use self::probe::KubeletProbe;
 pub(crate) use self::tunnel::{EndedBy, StreamEnd, Tunnel};
 
 use http::header::{HeaderValue, TRANSFER_ENCODING};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -61,8 +62,9 @@ impl Forwarded {
 /// client leaves.
 ///
 /// # Errors
-/// 502 if the kubelet cannot be reached, is not the pinned one, or answers an upgrade with a status below 400
-/// other than 101. 400 if the client's body ends early before the kubelet has answered.
+/// 502 if the kubelet cannot be reached, is not the pinned one, refuses the gate's own credential, or
+/// answers an upgrade with a status below 400 other than 101. 400 if the client's body ends early before
+/// the kubelet has answered.
 pub(crate) async fn forward(
     kubelet: &Kubelet,
     pool: &Pool,
@@ -83,6 +85,7 @@ pub(crate) async fn forward(
     }
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
+    let method = parts.method.clone();
 
     let (mut connection, mut response) = send(kubelet, pool, Request::from_parts(parts, body)).await?;
 
@@ -94,9 +97,8 @@ pub(crate) async fn forward(
         if permit.is_stream() {
             connection.leave_pool();
         }
-        return Ok(Forwarded::Answer(
-            response.map(|incoming| Body::kubelet(incoming, connection)),
-        ));
+        let answer = response.map(|incoming| Body::kubelet(incoming, connection));
+        return of_the_caller(kubelet, &method, answer).await;
     };
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -125,9 +127,22 @@ pub(crate) async fn forward(
     }
     connection.leave_pool();
     headers::for_client(response.headers_mut(), None);
-    Ok(Forwarded::Answer(
-        response.map(|incoming| Body::kubelet(incoming, connection)),
-    ))
+    let answer = response.map(|incoming| Body::kubelet(incoming, connection));
+    of_the_caller(kubelet, &method, answer).await
+}
+
+/// The answer, unless it is the kubelet's refusal of the gate.
+async fn of_the_caller(
+    kubelet: &Kubelet,
+    method: &Method,
+    answer: Response<Body>,
+) -> Result<Forwarded, RequestError> {
+    if !refusal::may_be(answer.status()) {
+        return Ok(Forwarded::Answer(answer));
+    }
+    // Boxed: it is rare.
+    let judged = Box::pin(refusal::judge(kubelet, method, answer)).await;
+    judged.map(Forwarded::Answer)
 }
 
 /// Sends a request on a pooled connection or a new one, and waits for the head of the answer.

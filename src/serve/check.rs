@@ -280,7 +280,11 @@ impl Findings {
         for shown in node::shown_to_kubelet(credentials, api_server, node_name).await {
             match shown {
                 Shown::Own => {}
-                Shown::Fleet(error) if credentials.allow_fleet => self.warnings.push(error.to_string()),
+                Shown::Fleet(fleet) if credentials.allow_fleet => {
+                    self.warnings.push(fleet.to_string());
+                    self.warnings
+                        .extend(node::out_of_reach(&fleet, api_server, node_name).await);
+                }
                 Shown::Fleet(error) => self.refuse(places, error.key, &error),
                 Shown::Unknown(why) => self.warnings.push(why),
             }

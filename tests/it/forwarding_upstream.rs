@@ -57,8 +57,8 @@ async fn a_kubelet_that_wants_a_token_receives_the_gates_own() {
         .adjust(|knobs| knobs.required_token = Some("next".to_owned()));
     assert_eq!(
         world.client("bob").status("/healthz").await,
-        401,
-        "the kubelet's own answer"
+        502,
+        "the kubelet refuses the gate, not bob"
     );
     fakes::pki::write_secret(world.file("kubelet-token"), "next").unwrap();
     world.gate.reload();

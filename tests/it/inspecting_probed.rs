@@ -8,6 +8,7 @@ use kubelet_gate::adopt::inspect::Verdict;
 use kubelet_gate::adopt::prove::{Ports, ProbeAnswer, ProbeOutcome, ProbeReport, SideKind};
 
 use crate::inspecting::{check, inspect, inspected};
+use crate::inspecting_outputs::kube_bench_results;
 use crate::node::{Node, on_a_node};
 use crate::program::{assert_says, code, json_of, kubelet_gate, stdout};
 use crate::schemas::{assert_valid, schema};
@@ -176,6 +177,20 @@ fn what_the_seal_closes_is_compensated_and_only_where_it_is_seen() {
         let after = inspect(&[&prove[..], &["--token-file", token.to_str().unwrap()]].concat());
         for id in checks {
             assert_eq!(probe(&after, id), "closed", "{id}");
+        }
+        // A pipeline sees the kubelet's own status, and beside it what was compensated when.
+        let prove_with = |more: &[&str]| inspect(&[&addresses[..], &["--pid", &pid], more].concat());
+        let benched = prove_with(&["-o", "kube-bench"]);
+        let results = kube_bench_results(&json_of(&benched));
+        for number in ["4.2.1", "4.2.4"] {
+            let result = results.iter().find(|result| result["test_number"] == number);
+            let result = result.unwrap();
+            assert_eq!(result["status"], "FAIL", "{result}");
+            let reason = result["reason"].as_str().unwrap();
+            assert!(
+                reason.contains("compensated, verified by probe at 20"),
+                "{reason}"
+            );
         }
         // Without a token nothing is shown of callers with credentials, and without `ip` a side is missing.
         // Seen red: with a refusal to every caller taken for the authorizer's.

@@ -1,13 +1,15 @@
 //! A log that a client can fill is a disk that a client can fill, and hides the line that matters.
 
 use fakes::client::{Alpn, Client, ClientTls};
+use fakes::kubelet::{FakeKubelet, FakeKubeletOptions, Rights};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::http2_frames::{ACK, Frames, PING, frame};
 use crate::patience::{eventually, patience};
 use crate::program::{Installation, Serving};
+use crate::world::PKI;
 
 fn client(serving: &Serving, alpn: Alpn) -> Client {
     let tls = ClientTls {
@@ -60,6 +62,56 @@ async fn a_fault_that_clients_meet_is_one_line_a_minute_and_a_count() {
     let counts = with_message(&lines, "more lines in the last minute like: not answered");
     let counted: u64 = counts.iter().map(|line| line["count"].as_u64().unwrap()).sum();
     assert_eq!(counted + written, faults, "{lines:#?}");
+}
+
+/// The kubelet refuses the gate: each request is a fault of the operator's, who has to hear of it once and
+/// with the kubelet's own sentence. Seen red: with the lines left unfiltered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubelet_that_refuses_the_gate_is_a_few_lines_and_a_count() {
+    let kubelet = FakeKubelet::start(FakeKubeletOptions::default()).await.unwrap();
+    kubelet.adjust(|knobs| {
+        knobs.rights = Some(Rights {
+            user: "kubelet-gate:worker-1".to_owned(),
+            verbs: Vec::new(),
+            subresources: Vec::new(),
+        });
+    });
+    let installation = Installation::new();
+    PKI.write(installation.directory.path()).unwrap();
+    installation.configure(|configuration| {
+        configuration["upstream"] = json!({"url": format!("http://{}", kubelet.address())});
+        configuration["authorization"] = json!({"mode": "AlwaysAllow"});
+    });
+    let mut serving = Serving::start(&installation).await;
+    let pair = PKI.pair("bob").unwrap();
+    let tls = ClientTls {
+        certificate: Some((pair.chain.clone(), pair.key.clone_key())),
+        ..ClientTls::default()
+    };
+    let bob = Client::new(serving.address, tls)
+        .unwrap()
+        .with_deadline(patience());
+    for _ in 0..100 {
+        assert_eq!(bob.get("/stats/summary").await.unwrap().status(), 502);
+    }
+    let lines = until_the_end(&mut serving).await;
+    let written = with_message(&lines, "not answered");
+    assert!((1..=5).contains(&written.len()), "{written:#?}");
+    let first = written[0]["message"].as_str().unwrap();
+    for part in [
+        "answers 403 to the gate's own credential",
+        "Forbidden (user=kubelet-gate:worker-1, verb=get, resource=nodes, subresource(s)=[stats])",
+        "NEXT.md",
+    ] {
+        assert!(first.contains(part), "{part}: {first}");
+    }
+    let counts = with_message(&lines, "more lines in the last minute like: not answered");
+    let counted: u64 = counts.iter().map(|line| line["count"].as_u64().unwrap()).sum();
+    assert_eq!(
+        counted + written.len() as u64 - counts.len() as u64,
+        100,
+        "{lines:#?}"
+    );
 }
 
 /// Ends the gate, and yields its lines to the last.

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::initialising::{flags, made};
@@ -202,6 +203,47 @@ fn the_next_steps_can_be_pasted_as_they_are() {
     assert!(subject.contains("kubelet-gate:worker-1"), "{subject}");
 }
 
+/// A kubelet asks about HEAD with an empty verb. Seen red: without it in the role.
+#[test]
+fn the_role_has_every_right_that_a_kubelet_asks_about_and_no_other() {
+    let next = made(&[], |_| {}).text("NEXT.md");
+    let roles: Vec<String> = blocks(&next)
+        .iter()
+        .filter(|block| block.contains("kind: ClusterRole\n"))
+        .map(|block| {
+            let text = block.split_once("<<'EOF'\n").unwrap().1;
+            text.split_once("EOF\n").unwrap().0.to_owned()
+        })
+        .collect();
+    let [role] = roles.as_slice() else {
+        panic!("{roles:#?}");
+    };
+    let role: Value = serde_saphyr::from_str(role).unwrap();
+    let [rule] = role["rules"].as_array().unwrap().as_slice() else {
+        panic!("{role}");
+    };
+    assert_eq!(
+        rule["verbs"],
+        json!(["get", "create", "update", "patch", "delete", ""])
+    );
+    let subresources = [
+        "proxy",
+        "metrics",
+        "stats",
+        "log",
+        "checkpoint",
+        "pods",
+        "healthz",
+        "configz",
+        "statusz",
+        "flagz",
+    ]
+    .map(|subresource| format!("nodes/{subresource}"));
+    assert_eq!(rule["resources"], json!(subresources));
+    assert_eq!(rule["resourceNames"], json!(["worker-1"]), "of one Node");
+    assert_eq!(rule["apiGroups"], json!([""]));
+}
+
 /// During the trial there would be no logs and no exec, since the kubelet answers 401 to all that the gate
 /// forwards. Seen red: with `apply` in the block without its condition.
 #[test]
@@ -394,7 +436,7 @@ fn the_key_of_the_nodes_certificate_is_where_the_kubeconfig_says() {
         .unwrap();
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let text = fs::read_to_string(out.join("kubelet-gate.yaml")).unwrap();
-    let written: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    let written: Value = serde_saphyr::from_str(&text).unwrap();
     let upstream = &written["upstream"];
     let ends = |key: &str, end: &str| upstream[key].as_str().is_some_and(|path| path.ends_with(end));
     assert!(

@@ -254,6 +254,52 @@ async fn a_credential_for_every_kubelet_is_refused_unless_it_is_allowed() {
     );
 }
 
+/// The role of an older cluster's API server names no newer subresource, and no HEAD. Seen red:
+/// with nothing said of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_fleet_credential_cannot_reach_is_said() {
+    let asked = Asked::start().await;
+    asked.api.set_node("worker-1", node_info());
+    asked.show_the_kubelet(json!({
+        "clientCertificateFile": "alice.crt",
+        "clientKeyFile": "alice.key",
+        "allowFleetCredential": true,
+    }));
+    let alice = || Subject::user("alice");
+    let all = ["proxy", "metrics", "stats", "log"];
+    asked.api.add_rule(Rule::allow(alice(), &["get", "create"], &all));
+    let (code, said) = asked.check(&[]);
+    assert_eq!(code, 0, "{said}");
+    assert_says(
+        &said,
+        &[
+            "is a credential of \"alice\"",
+            "GET of /statusz (nodes/statusz), /flagz (nodes/configz)",
+            "POST of /checkpoint (nodes/checkpoint)",
+            "HEAD of every path",
+            "502",
+        ],
+    );
+    for within in ["/pods", "/exec", "/metrics", "/logs"] {
+        assert!(!said.contains(&format!("{within} (")), "{within}: {said}");
+    }
+    // HEAD of some.
+    let some = Rule::allow(alice(), &[""], &["proxy"]);
+    asked.api.add_rule(some);
+    let (_, said) = asked.check(&[]);
+    assert_says(
+        &said,
+        &["HEAD of /logs (nodes/log), /metrics (nodes/metrics), /stats"],
+    );
+    // With the rights of its own, nothing is out of reach, and nothing more is said.
+    let rest = ["checkpoint", "configz", "log", "metrics", "stats", "statusz"];
+    asked
+        .api
+        .add_rule(Rule::allow(alice(), &["get", "create", ""], &rest));
+    let (code, said) = asked.check(&[]);
+    assert_eq!((code, said.lines().count()), (0, 1), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_looks_for_fleet_credentials_after_its_start() {
     let asked = Asked::start().await;

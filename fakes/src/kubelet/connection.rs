@@ -115,7 +115,9 @@ impl Exchange<'_> {
             wire.send(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         let reply = match self.is_authenticated(peer) {
-            true => None,
+            true => self
+                .refusal()
+                .map(|sentence| Reply::Page(Answer::text(403, sentence))),
             false => {
                 let refusal = || Answer::text(401, "Unauthorized");
                 Some(Reply::Page(
@@ -188,6 +190,11 @@ impl Exchange<'_> {
             .value("authorization")
             .and_then(|value| value.strip_prefix("Bearer "));
         peer.certificate.is_some() || (token.is_some() && shown == token)
+    }
+
+    fn refusal(&self) -> Option<String> {
+        let rights = self.knobs.rights.as_ref()?;
+        rights.refusal(&self.head.method, self.head.path())
     }
 
     fn keep(&mut self, piece: &[u8]) {

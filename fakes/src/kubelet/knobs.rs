@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::rights::Rights;
+
 /// How the kubelet behaves. Read again for every request.
 #[derive(Clone, Debug)]
 pub struct Knobs {
@@ -21,6 +23,8 @@ pub struct Knobs {
     pub raw_websockets: bool,
     /// Requests with neither this bearer token nor a client certificate are answered 401.
     pub required_token: Option<String>,
+    /// What callers may do. `None` lets every caller do everything.
+    pub rights: Option<Rights>,
     /// Faults by prefix of the request target. The first match counts.
     pub faults: Vec<(String, Fault)>,
 }
@@ -83,6 +87,7 @@ impl Default for Knobs {
             extended_websockets: true,
             raw_websockets: false,
             required_token: None,
+            rights: None,
             faults: Vec::new(),
         }
     }

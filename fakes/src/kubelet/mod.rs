@@ -25,6 +25,7 @@ use crate::client::Duplex;
 pub use self::knobs::{Fault, Knobs};
 pub use self::pages::node_info;
 pub use self::record::RecordedRequest;
+pub use self::rights::Rights;
 pub use self::tls::ClientCa;
 
 mod answer;
@@ -32,6 +33,7 @@ mod connection;
 mod knobs;
 mod pages;
 mod record;
+mod rights;
 mod routes;
 mod shell;
 mod streams;

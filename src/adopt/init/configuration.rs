@@ -297,18 +297,20 @@ impl DraftConfiguration {
                 "  ",
                 &format!(
                     "NOT FOUND: {does}, and this node has no credential for the gate. NEXT.md says how to \
-                     get one and removes the #. Without it, requests through the gate are answered {refusal}."
+                     get one and removes the #. Without it, requests through the gate are answered {refusal} \
+                     by the kubelet, and 502 by the gate."
                 ),
             );
             self.text.push_str(&policy.lines());
             self.findings.remarks.push(format!(
                 "upstream: {does}, and this node has no credential for the gate: requests through the gate \
-                 are answered {refusal} until upstream has one; do not seal this node before (NEXT.md)"
+                 are answered {refusal} by the kubelet, and 502 by the gate, until upstream has one; do not \
+                 seal this node before (NEXT.md)"
             ));
         } else {
             let why = format!(
                 "{does}, but it has no clientCAFile and accepts no tokens, so it accepts no credential at \
-                 all: requests through the gate are answered {refusal}"
+                 all: requests through the gate are answered {refusal} by the kubelet, and 502 by the gate"
             );
             self.comment("  ", &format!("NOT FOUND: {why}."));
             self.findings

@@ -239,7 +239,8 @@ impl CallerPolicy {
     }
 }
 
-/// The rights of one node's gate at its own kubelet.
+/// The rights of one node's gate at its own kubelet: every verb that a kubelet asks about. For HEAD it asks
+/// with an empty verb, which RBAC compares as it is (docs/decisions/035-outputs-and-rights.md).
 fn role(node: &str) -> String {
     format!(
         "\n```sh\n\
@@ -251,7 +252,7 @@ fn role(node: &str) -> String {
          - apiGroups: [\"\"]\n\
          \u{20} resources: [{SUBRESOURCES}]\n\
          \u{20} resourceNames: [\"{node}\"]\n\
-         \u{20} verbs: [get, create, update, patch, delete]\n\
+         \u{20} verbs: [get, create, update, patch, delete, \"\"]\n\
          EOF\n\
          ```\n"
     )

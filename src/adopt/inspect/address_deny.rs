@@ -31,6 +31,7 @@ pub(super) fn check(unit: Option<&KubeletUnit>) -> Check {
         old: None,
         new: Some("4.2.15"),
         title: "systemd should refuse other addresses",
+        key: "IPAddressDeny".to_owned(),
         value: format!("IPAddressDeny={value}"),
         origin: file.clone().unwrap_or_else(|| "no unit".to_owned()),
         file,

@@ -14,6 +14,7 @@ use super::check::{Check, CheckResult, Compensation};
 use crate::adopt::kubelet::Root;
 use crate::adopt::kubelet::kubeconfig::{NodeKubeconfig, NodeKubeconfigError};
 use crate::adopt::kubelet::options::Effective;
+use crate::authn::user_of_certificate;
 use crate::timestamp::timestamp;
 use crate::tls::Malformed;
 use crate::tls::pem::PemError;
@@ -46,6 +47,9 @@ pub struct Certificate {
     pub subject: String,
     /// Its issuer.
     pub issuer: String,
+    /// The Node whose kubelet is its user.
+    #[serde(skip)]
+    pub node: Option<String>,
     /// The names and addresses that it is for.
     pub names: Vec<String>,
     /// When it begins to be valid.
@@ -137,6 +141,7 @@ fn parsed(role: CertificateRole, file: &str, bytes: &[u8]) -> Result<Vec<Certifi
             names.value.general_names.iter().filter_map(name).collect()
         });
         Ok(Certificate {
+            node: node(der),
             role,
             file: file.to_owned(),
             subject: parsed.subject().to_string(),
@@ -147,6 +152,12 @@ fn parsed(role: CertificateRole, file: &str, bytes: &[u8]) -> Result<Vec<Certifi
         })
     };
     ders.iter().map(one).collect()
+}
+
+/// The Node whose kubelet has this certificate, by its user.
+fn node(der: &[u8]) -> Option<String> {
+    let user = user_of_certificate(der).ok()??;
+    Some(user.username.strip_prefix("system:node:")?.to_owned())
 }
 
 fn name(name: &GeneralName<'_>) -> Option<String> {
@@ -255,6 +266,11 @@ impl Certificate {
             old: None,
             new: None,
             title,
+            // A file of CAs has several.
+            key: match self.role {
+                CertificateRole::ClientCa => format!("{} {}", self.file, self.subject),
+                CertificateRole::Serving | CertificateRole::Client => self.file.clone(),
+            },
             value,
             origin: self.file.clone(),
             file: Some(self.file.clone()),

@@ -80,6 +80,8 @@ pub struct Check {
     pub new: Option<&'static str>,
     /// What should be so, in a few words.
     pub title: &'static str,
+    /// What it looks at: an option, or a file. The same for each kubelet and each inspection.
+    pub key: String,
     /// What was found.
     pub value: String,
     /// Where the value comes from.

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::addresses::DialledAddresses;
 use super::certificates::{self, Certificate, CertificateRole};
 use super::check::{Check, Verdict};
-use super::{address_deny, named_files, next_start, options, permissions, route_localnet, socket_unit};
+use super::{address_deny, named_files, next_start, node, options, permissions, route_localnet, socket_unit};
 use crate::adopt::kubelet;
 use crate::adopt::kubelet::invocation::{Invocation, Source};
 use crate::adopt::kubelet::options::{Effective, OptionsError};
@@ -15,6 +15,8 @@ use crate::adopt::prove::{ProbeReport, Verified};
 /// What an inspection of a kubelet found.
 #[derive(Clone, Debug)]
 pub struct Inspection {
+    /// What the node is called, as far as it can be read.
+    pub node: String,
     /// How it is started.
     pub invocation: Invocation,
     /// What it runs with.
@@ -81,6 +83,7 @@ impl Inspection {
             checks.extend(permissions::checks(&options, &invocation));
         }
         Ok(Self {
+            node: node::name(&invocation, &options, &certificates),
             invocation,
             options,
             checks,
@@ -116,6 +119,7 @@ impl Inspection {
     pub fn to_json(&self, report: Option<&ProbeReport>) -> Value {
         let checks: Vec<Value> = self.checks.iter().map(|check| check.to_json(report)).collect();
         json!({
+            "node": self.node,
             "from": self.invocation.source.to_string(),
             "pid": self.invocation.pid(),
             "arguments": kubelet::options::arguments(&self.invocation),

@@ -15,6 +15,7 @@
 //! route_localnet  whether loopback is routed                           route_localnet.rs
 //! next_start      whether the unit starts what runs                     next_start.rs
 //! socket_unit     the gate's own socket unit                            socket_unit.rs
+//! node            what the node is called                              node.rs
 //! check           a check, its verdict, and what a gate means for it   check.rs
 //! ```
 
@@ -27,6 +28,7 @@ mod defaults;
 mod inspection;
 mod named_files;
 mod next_start;
+mod node;
 mod options;
 mod permissions;
 mod route_localnet;

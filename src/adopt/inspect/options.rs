@@ -137,6 +137,7 @@ pub(super) fn of(options: &Effective) -> Vec<Check> {
             old: check.old,
             new: check.new,
             title: check.title,
+            key: check.key.trim_start_matches('-').to_owned(),
             value: format!("{}={}", check.key.trim_start_matches('-'), setting.shown()),
             origin: setting.origin.to_string(),
             file,

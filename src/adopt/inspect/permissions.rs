@@ -87,6 +87,7 @@ impl FileChecks {
             old: Some(number),
             new: Some(number),
             title: self.title,
+            key: path.to_owned(),
             value,
             origin: path.to_owned(),
             file: Some(path.to_owned()),

@@ -58,6 +58,7 @@ pub(super) fn check(invocation: &Invocation) -> Check {
         old: None,
         new: None,
         title: "loopback should not be routed",
+        key: "route_localnet".to_owned(),
         value,
         origin: place
             .clone()

@@ -42,6 +42,7 @@ fn row(value: String, file: Option<String>, judgement: CheckResult) -> Check {
         old: None,
         new: None,
         title: "the gate's socket unit should leave the kubelet its ports",
+        key: "ListenStream".to_owned(),
         value: format!("ListenStream={value}"),
         origin: file.clone().unwrap_or_else(|| "kubelet-gate.socket".to_owned()),
         file,

@@ -15,14 +15,14 @@ use crate::tls::pem;
 /// A credential that other nodes' kubelets accept too.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{key}: {} is a credential of {user}, who may get nodes/proxy of every other node as well: an attacker \
+    "{key}: {} is a credential of {:?}, who may get nodes/proxy of every other node as well: an attacker \
      who takes over this gate could use it against the whole fleet; use a credential that may nodes/proxy of \
-     this Node alone, or set upstream.allowFleetCredential: true", file.display()
+     this Node alone, or set upstream.allowFleetCredential: true", file.display(), user.username
 )]
 pub(crate) struct FleetCredential {
     pub(in crate::serve) key: &'static str,
-    file: PathBuf,
-    user: String,
+    pub(super) file: PathBuf,
+    pub(super) user: UserInfo,
 }
 
 /// What was found out about one credential.
@@ -85,7 +85,7 @@ async fn judge(
         Ok(answer) if answer.allowed => Shown::Fleet(FleetCredential {
             key,
             file: file.to_owned(),
-            user: format!("{:?}", user.username),
+            user,
         }),
         Ok(_) => Shown::Own,
     }

@@ -6,6 +6,7 @@ mod fleet;
 mod machine;
 mod name;
 mod ports;
+mod reach;
 mod standing;
 mod watch;
 
@@ -15,5 +16,6 @@ pub(crate) use self::fleet::{Shown, shown_to_kubelet};
 pub(crate) use self::machine::{Ids, SameMachine, confirm};
 pub(crate) use self::name::name;
 pub(crate) use self::ports::{Prospect, may_listen, next_start_warnings, prospect};
+pub(crate) use self::reach::out_of_reach;
 pub(crate) use self::standing::{Confirmation, NodeStanding};
 pub(super) use self::watch::NodeWatch;

@@ -1,5 +1,8 @@
 //! `kubelet-gate inspect`: reports what this node's kubelet leaves open, and what a gate compensates.
 
+mod kube_bench;
+mod sarif;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -9,7 +12,6 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::exit::{CliError, Exit};
-use super::output::ReportFormat;
 use super::prove::{probe, remarks, token};
 use super::table::{Cell, Table};
 use super::terminal::{BAD, BOLD, DOUBTFUL, GOOD, Stream, Terminal};
@@ -18,7 +20,6 @@ use crate::adopt::inspect::{CertificateRole, Check, Compensation, Inspection, Ve
 use crate::adopt::kubelet::binds;
 use crate::adopt::kubelet::invocation::{Invocation, Source};
 use crate::adopt::prove::{self, Ports, ProbeReport, ProbeToken};
-use crate::report::sarif::{self, Finding, Level, Place, Rule};
 
 /// The arguments of `inspect`.
 #[derive(Args, Debug)]
@@ -49,7 +50,20 @@ pub(super) struct Inspect {
     fail_on: FailOn,
     /// How to print it
     #[arg(short, long, default_value = "table")]
-    output: ReportFormat,
+    output: Format,
+}
+
+/// How the inspection is printed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Format {
+    /// One JSON document.
+    Json,
+    /// JSON in the shape of kube-bench's.
+    KubeBench,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
+    /// Text for people.
+    Table,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -109,9 +123,10 @@ impl Inspect {
         }
         let out = &mut terminal.out;
         match self.output {
-            ReportFormat::Table => self.print(&inspections, report, out),
-            ReportFormat::Json => out.json_report(&as_json(&inspections, &errors, report, now)),
-            ReportFormat::Sarif => out.json_report(&as_sarif(&inspections, &errors, report)),
+            Format::Table => self.print(&inspections, report, out),
+            Format::Json => out.json_report(&as_json(&inspections, &errors, report, now)),
+            Format::KubeBench => out.json_report(&kube_bench::document(&inspections, &errors, report)),
+            Format::Sarif => out.json_report(&sarif::document(&inspections, &errors, report)),
         }
         let least = match self.fail_on {
             FailOn::Warn => Verdict::Warn,
@@ -351,69 +366,6 @@ fn as_json(
         "errors": errors,
         "probes": report,
     })
-}
-
-fn as_sarif(
-    inspections: &[Inspection],
-    errors: &[String],
-    report: Option<&ProbeReport>,
-) -> serde_json::Value {
-    let all = || inspections.iter().flat_map(|inspection| &inspection.checks);
-    let mut rules: Vec<Rule> = Vec::new();
-    for check in all() {
-        let id = rule_id(check);
-        if rules.iter().all(|rule| rule.id != id) {
-            let numbers = numbers(check);
-            let cis = match numbers.as_str() {
-                "" => String::new(),
-                numbers => format!(" CIS Kubernetes Benchmark {numbers} (up to 1.24 / since 1.7)."),
-            };
-            rules.push(Rule {
-                id,
-                name: check.title.to_owned(),
-                help: format!("The kubelet should be so by itself: {}.{cis}", check.title),
-            });
-        }
-    }
-    let findings = inspections.iter().flat_map(|inspection| {
-        let report = probed(inspection, report);
-        let found = inspection
-            .checks
-            .iter()
-            .filter(|check| check.verdict != Verdict::Pass);
-        found.map(move |check| Finding {
-            rule: rule_id(check),
-            level: match check.verdict {
-                Verdict::Fail => Level::Error,
-                Verdict::Warn | Verdict::Pass => Level::Warning,
-            },
-            message: format!(
-                "{}: {} ({}). {}. The gate: {}.",
-                check.title,
-                check.value,
-                check.origin,
-                check.why,
-                check.with_gate(report)
-            ),
-            place: match &check.file {
-                Some(path) => Place::File(path.clone()),
-                None => Place::Named(inspection.invocation.source.to_string()),
-            },
-            suppressed: check.is_compensated(report).then(|| check.with_gate(report)),
-        })
-    });
-    let unread = inspections.iter().flat_map(|inspection| &inspection.unread);
-    let unproven = report.map(ProbeReport::faults).unwrap_or_default();
-    let faults: Vec<String> = errors.iter().chain(unread).chain(&unproven).cloned().collect();
-    let notes: Vec<String> = inspections
-        .iter()
-        .flat_map(|inspection| inspection.notes.clone())
-        .collect();
-    sarif::document(&rules, &findings.collect::<Vec<_>>(), &faults, &notes)
-}
-
-fn rule_id(check: &Check) -> String {
-    format!("kubelet/{}", check.id)
 }
 
 #[cfg(test)]
