@@ -13,11 +13,13 @@ use super::output::ReportFormat;
 use super::prove::{probe, remarks, token};
 use super::table::{Cell, Table};
 use super::terminal::{BAD, BOLD, DOUBTFUL, GOOD, Stream, Terminal};
+use super::weaknesses::{self, SaidVersions};
 use super::which_kubelet::{WhichKubelet, elsewhere, listed};
 use crate::adopt::inspect::{CertificateRole, Check, Compensation, Inspection, Verdict};
 use crate::adopt::kubelet::binds;
 use crate::adopt::kubelet::invocation::Invocation;
 use crate::adopt::prove::{self, Ports, ProbeReport, ProbeToken};
+use crate::adopt::weaknesses::WeaknessListing;
 use crate::report::sarif::{self, Finding, Level, Place, Rule};
 
 /// The arguments of `inspect`.
@@ -31,6 +33,8 @@ Exit codes:
 pub(super) struct Inspect {
     #[command(flatten)]
     kubelet: WhichKubelet,
+    #[command(flatten)]
+    said: SaidVersions,
     /// Probe the kubelet's ports too, as `prove` does: a finding is called compensated only if probes find it
     /// closed
     #[arg(long, conflicts_with_all = ["root", "kubelet_config", "kubelet_arg"])]
@@ -71,6 +75,7 @@ impl Inspect {
             return Err(CliError::usage(format!("--prove: {why}")));
         }
         let token = token(self.token_file.as_deref())?;
+        let claims = self.said.claims()?;
         let now = OffsetDateTime::now_utc();
         let mut inspections = Vec::new();
         for invocation in invocations {
@@ -96,11 +101,14 @@ impl Inspect {
                 inspection.face(report);
             }
         }
+        let listed = inspections.iter();
+        let listed = listed.map(|inspection| WeaknessListing::of(inspection, &claims, report, now.date()));
+        let listings = listed.collect::<Result<Vec<_>, _>>().map_err(CliError::failed)?;
         let out = &mut terminal.out;
         match self.output {
-            ReportFormat::Table => self.print(&inspections, report, out),
-            ReportFormat::Json => out.json_report(&as_json(&inspections, &errors, report, now)),
-            ReportFormat::Sarif => out.json_report(&as_sarif(&inspections, &errors, report)),
+            ReportFormat::Table => self.print(&inspections, &listings, report, out),
+            ReportFormat::Json => out.json_report(&as_json(&inspections, &listings, &errors, report, now)),
+            ReportFormat::Sarif => out.json_report(&as_sarif(&inspections, &listings, &errors, report)),
         }
         let least = match self.fail_on {
             FailOn::Warn => Verdict::Warn,
@@ -128,7 +136,13 @@ impl Inspect {
         probe(&options, err)
     }
 
-    fn print(&self, inspections: &[Inspection], report: Option<&ProbeReport>, out: &mut Stream) {
+    fn print(
+        &self,
+        inspections: &[Inspection],
+        listings: &[WeaknessListing],
+        report: Option<&ProbeReport>,
+        out: &mut Stream,
+    ) {
         if inspections.len() > 1 {
             out.text(&format!(
                 "{} kubelets; --pid chooses one of those that run",
@@ -136,8 +150,9 @@ impl Inspect {
             ));
             writeln!(out);
         }
-        for inspection in inspections {
+        for (inspection, listing) in inspections.iter().zip(listings) {
             print(inspection, report, out);
+            weaknesses::print(listing, out);
             if self.options {
                 print_options(inspection, out);
             }
@@ -311,13 +326,19 @@ fn print_options(inspection: &Inspection, out: &mut Stream) {
 
 fn as_json(
     inspections: &[Inspection],
+    listings: &[WeaknessListing],
     errors: &[String],
     report: Option<&ProbeReport>,
     now: OffsetDateTime,
 ) -> serde_json::Value {
     let kubelets: Vec<_> = inspections
         .iter()
-        .map(|inspection| inspection.to_json(report))
+        .zip(listings)
+        .map(|(inspection, listing)| {
+            let mut kubelet = inspection.to_json(report);
+            kubelet["weaknesses"] = listing.to_json();
+            kubelet
+        })
         .collect();
     json!({
         "apiVersion": prove::API_VERSION,
@@ -332,6 +353,7 @@ fn as_json(
 
 fn as_sarif(
     inspections: &[Inspection],
+    listings: &[WeaknessListing],
     errors: &[String],
     report: Option<&ProbeReport>,
 ) -> serde_json::Value {
@@ -378,6 +400,13 @@ fn as_sarif(
             suppressed: check.is_compensated(report).then(|| check.with_gate(report)),
         })
     });
+    rules.extend(weaknesses::rules(listings));
+    let places: Vec<String> = inspections
+        .iter()
+        .map(|inspection| inspection.invocation.source.to_string())
+        .collect();
+    let known = listings.iter().zip(&places);
+    let findings = findings.chain(known.flat_map(|(listing, place)| weaknesses::findings(listing, place)));
     let unread = inspections.iter().flat_map(|inspection| &inspection.unread);
     let unproven = report.map(ProbeReport::faults).unwrap_or_default();
     let faults: Vec<String> = errors.iter().chain(unread).chain(&unproven).cloned().collect();
@@ -418,6 +447,7 @@ mod tests {
             }],
             skipped: Vec::new(),
             untried: untried.iter().map(ToString::to_string).collect(),
+            build: None,
         };
         let (mut shown, open) = (
             report("pods", false, &[]),
