@@ -29,6 +29,7 @@ Exit codes:
   0   no check has the verdict that --fail-on names
   1   nothing was found, but not everything could be read or probed
   2   a check has this verdict and a gate was not seen to compensate it
+      (known weaknesses change no exit code)
   64  wrong command line")]
 pub(super) struct Inspect {
     #[command(flatten)]

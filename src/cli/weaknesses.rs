@@ -1,14 +1,16 @@
 //! Known weaknesses, as `inspect` shows them.
 
+use std::path::{Path, PathBuf};
+
+use anstyle::Style;
+use clap::Args;
+
 use super::exit::CliError;
 use super::table::{Cell, Table};
 use super::terminal::{BAD, BOLD, DOUBTFUL, Stream};
 use crate::adopt::kubelet::Root;
-use crate::adopt::weaknesses::{Claims, KnownWeakness, Met, Standing, WeaknessListing};
+use crate::adopt::weaknesses::{Claims, KnownWeakness, Met, Need, Standing, WeaknessListing};
 use crate::report::sarif::{Finding, Level, Place, Rule};
-use anstyle::Style;
-use clap::Args;
-use std::path::{Path, PathBuf};
 
 /// What is said of a kubelet's version from outside the node.
 #[derive(Args, Debug)]
@@ -24,6 +26,13 @@ pub(super) struct SaidVersions {
 impl SaidVersions {
     /// Reads the file.
     pub(super) fn claims(&self) -> Result<Claims, CliError> {
+        if let Some(version) = self.kubelet_version.as_deref()
+            && !Claims::is_version(version)
+        {
+            return Err(CliError::usage(format!(
+                "--kubelet-version {version:?}: expected what kubelet --version prints, such as v1.20.15"
+            )));
+        }
         let node = self.node_object.as_deref().map(node).transpose()?;
         Ok(Claims {
             kubelet_version: self.kubelet_version.clone(),
@@ -35,7 +44,9 @@ impl SaidVersions {
 fn node(path: &Path) -> Result<serde_json::Value, CliError> {
     let wrong = |why: String| CliError::usage(format!("--node-object {}: {why}", path.display()));
     let absolute = std::path::absolute(path).map_err(|error| wrong(error.to_string()))?;
-    let text = Root::new("/").read(absolute).map_err(|error| wrong(error.to_string()))?;
+    let text = Root::new("/")
+        .read(absolute)
+        .map_err(|error| wrong(error.to_string()))?;
     let node: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| wrong(format!("broken JSON: {error}")))?;
     let info = node.get("status").and_then(|status| status.get("nodeInfo"));
@@ -67,7 +78,10 @@ pub(super) fn print(listing: &WeaknessListing, out: &mut Stream) {
     }
     writeln!(out);
     out.table(&table(listing));
-    for (standing, label) in [(Standing::NotOpen, "not open:"), (Standing::OtherSystem, "not this node:")] {
+    for (standing, label) in [
+        (Standing::NotOpen, "not open:"),
+        (Standing::OtherSystem, "not this node:"),
+    ] {
         let closed: Vec<String> = with(listing, standing)
             .map(|weakness| format!("{} ({})", weakness.id, weakness.why))
             .collect();
@@ -88,7 +102,10 @@ pub(super) fn print(listing: &WeaknessListing, out: &mut Stream) {
 }
 
 fn with(listing: &WeaknessListing, standing: Standing) -> impl Iterator<Item = &KnownWeakness> {
-    listing.known.iter().filter(move |weakness| weakness.standing == standing)
+    listing
+        .known
+        .iter()
+        .filter(move |weakness| weakness.standing == standing)
 }
 
 fn is_shown(weakness: &KnownWeakness) -> bool {
@@ -97,6 +114,7 @@ fn is_shown(weakness: &KnownWeakness) -> bool {
 
 fn table(listing: &WeaknessListing) -> Table<6> {
     let mut table = Table::new(["WEAKNESS", "IS", "WIRE", "POD", "HOST POD", "ROOT"]);
+    let mut explained: Vec<(&str, Vec<String>)> = Vec::new();
     for weakness in listing.known.iter().filter(|weakness| is_shown(weakness)) {
         let style = match weakness.standing {
             Standing::Open => BAD,
@@ -114,10 +132,20 @@ fn table(listing: &WeaknessListing) -> Table<6> {
         ]);
         row.below(&titled(weakness));
         row.below(&format!("{}: {}", weakness.decides, weakness.why));
-        for need in &weakness.needs {
-            row.below(&format!("needs that {}: {}, {}", need.what, met(need.met), need.why));
+        let mut more: Vec<String> = weakness.needs.iter().map(needed).collect();
+        more.push(format!("shield: {}", weakness.how));
+        // Most weaknesses of one component differ in their versions alone.
+        match explained.iter().find(|(_, texts)| *texts == more) {
+            Some((id, _)) => {
+                row.below(&format!("the rest as for {id}"));
+            }
+            None => {
+                for text in &more {
+                    row.below(text);
+                }
+                explained.push((&weakness.id, more));
+            }
         }
-        row.below(&format!("shield: {}", weakness.how));
     }
     table
 }
@@ -128,22 +156,28 @@ fn titled(weakness: &KnownWeakness) -> String {
         [] => String::new(),
         aliases => format!(" (also {})", aliases.join(", ")),
     };
-    let severity = weakness.severity.map_or_else(String::new, |score| format!(" (CVSS {score:.1})"));
+    let severity = weakness
+        .severity
+        .map_or_else(String::new, |score| format!(" (CVSS {score:.1})"));
     format!("{}{also}{severity}", weakness.title)
 }
 
-fn met(met: Met) -> &'static str {
-    match met {
+fn needed(need: &Need) -> String {
+    let met = match need.met {
         Met::Yes => "yes",
         Met::No => "no",
         Met::NotKnown => "not known",
-    }
+    };
+    format!("only if {}: {met} ({})", need.what, need.why)
 }
 
 /// The rule of each weakness that is shown.
 pub(super) fn rules(listings: &[WeaknessListing]) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
-    let shown = listings.iter().flat_map(|listing| &listing.known).filter(|weakness| is_reported(weakness));
+    let shown = listings
+        .iter()
+        .flat_map(|listing| &listing.known)
+        .filter(|weakness| is_reported(weakness));
     for weakness in shown {
         let id = rule_id(weakness);
         if rules.iter().all(|rule| rule.id != id) {
@@ -160,31 +194,35 @@ pub(super) fn rules(listings: &[WeaknessListing]) -> Vec<Rule> {
 /// What one kubelet may be open to. Of what the API server's version decides, a scan of each node would say
 /// the same.
 pub(super) fn findings<'a>(listing: &'a WeaknessListing, place: &'a str) -> impl Iterator<Item = Finding> {
-    listing.known.iter().filter(|weakness| is_reported(weakness)).map(move |weakness| {
-        let shield = &weakness.shield;
-        Finding {
-            rule: rule_id(weakness),
-            level: match weakness.standing {
-                Standing::Open => Level::Error,
-                Standing::MayBeOpen => Level::Warning,
-                _ => Level::Note,
-            },
-            message: format!(
-                "{}: {}. {}: {}. Shield: wire {}, pod {}, host-network pod {}, root {}: {}.",
-                weakness.title,
-                weakness.standing.words(),
-                weakness.decides,
-                weakness.why,
-                shield.wire.word(),
-                shield.pod.word(),
-                shield.host_network_pod.word(),
-                shield.root.word(),
-                weakness.how
-            ),
-            place: Place::Named(place.to_owned()),
-            suppressed: None,
-        }
-    })
+    listing
+        .known
+        .iter()
+        .filter(|weakness| is_reported(weakness))
+        .map(move |weakness| {
+            let shield = &weakness.shield;
+            Finding {
+                rule: rule_id(weakness),
+                level: match weakness.standing {
+                    Standing::Open => Level::Error,
+                    Standing::MayBeOpen => Level::Warning,
+                    _ => Level::Note,
+                },
+                message: format!(
+                    "{}: {}. {}: {}. Shield: wire {}, pod {}, host-network pod {}, root {}: {}.",
+                    weakness.title,
+                    weakness.standing.words(),
+                    weakness.decides,
+                    weakness.why,
+                    shield.wire.word(),
+                    shield.pod.word(),
+                    shield.host_network_pod.word(),
+                    shield.root.word(),
+                    weakness.how
+                ),
+                place: Place::Named(place.to_owned()),
+                suppressed: None,
+            }
+        })
 }
 
 fn is_reported(weakness: &KnownWeakness) -> bool {

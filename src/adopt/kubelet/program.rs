@@ -47,7 +47,10 @@ impl KubeletProgram {
 
     /// Its name without its folder.
     pub(crate) fn name(&self) -> &str {
-        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+        self.path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default()
     }
 
     /// Opens it. Of a running kubelet this is the program that runs, even if its file was replaced.
@@ -70,7 +73,9 @@ fn exe(pid: i32) -> PathBuf {
 fn of_unit(root: &Root, file: &str) -> Option<PathBuf> {
     let name = Path::new(file).file_name()?.to_str()?;
     let words = systemd::started(root, name).ok()??.words;
-    let word = words.iter().find(|word| PROGRAMS.contains(&program(&word.text)))?;
+    let word = words
+        .iter()
+        .find(|word| PROGRAMS.contains(&program(&word.text)))?;
     if program(&word.text) == "rke2" {
         return Some(PathBuf::from(RKE2));
     }

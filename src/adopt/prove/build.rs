@@ -32,10 +32,16 @@ impl KubeletBuild {
         let _ = answer.take(LONGEST).read_to_end(&mut bytes).await;
         let text = String::from_utf8_lossy(&bytes);
         let (head, body) = text.split_once("\r\n\r\n")?;
-        let chunked = head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked");
+        let chunked = head
+            .to_ascii_lowercase()
+            .contains("\r\ntransfer-encoding: chunked");
         let body = if chunked { joined(body) } else { body.to_owned() };
         let (kubernetes, go) = versions(&format!("\n{body}"))?;
-        Some(Self { address, kubernetes, go })
+        Some(Self {
+            address,
+            kubernetes,
+            go,
+        })
     }
 }
 
@@ -45,9 +51,14 @@ fn joined(mut rest: &str) -> String {
     while let Some((size, after)) = rest.split_once("\r\n") {
         let size = usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16);
         let Ok(size @ 1..) = size else { break };
-        let Some(chunk) = after.get(..size.min(after.len())) else { break };
+        let Some(chunk) = after.get(..size.min(after.len())) else {
+            break;
+        };
         body += chunk;
-        rest = after.get(size..).and_then(|rest| rest.strip_prefix("\r\n")).unwrap_or_default();
+        rest = after
+            .get(size..)
+            .and_then(|rest| rest.strip_prefix("\r\n"))
+            .unwrap_or_default();
     }
     body
 }
@@ -56,7 +67,9 @@ fn versions(metrics: &str) -> Option<(String, String)> {
     let (_, rest) = metrics.split_once(METRIC)?;
     let (labels, _) = rest.split_once('}')?;
     let label = |name: &str| {
-        let value = labels.split(',').find_map(|label| label.strip_prefix(name)?.strip_prefix("=\""));
+        let value = labels
+            .split(',')
+            .find_map(|label| label.strip_prefix(name)?.strip_prefix("=\""));
         value.and_then(|value| value.strip_suffix('"')).map(str::to_owned)
     };
     (labels.len() <= LABELS).then_some(())?;
@@ -86,7 +99,11 @@ mod tests {
         let first = format!(" OK\r\nContent-Type: text/plain\r\n\r\n{LINE}");
         assert_eq!(read(&first).await, expected);
         let (one, other) = LINE.split_at(90);
-        let chunks = format!("{:x}\r\n{one}\r\n{:X};x=y\r\n{other}\r\n0\r\n\r\n", one.len(), other.len());
+        let chunks = format!(
+            "{:x}\r\n{one}\r\n{:X};x=y\r\n{other}\r\n0\r\n\r\n",
+            one.len(),
+            other.len()
+        );
         let chunked = format!(" OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
         assert_eq!(read(&chunked).await, expected);
         for without in [

@@ -1,8 +1,8 @@
 //! Probing the node's own kubelet as known attack tools do, to see what gets through: before a gate stands
 //! there, and after.
 //!
-//! The probes are a fixed [table](PROBES). None of them changes anything, no body is sent, none is read but that
-//! of `/metrics`, and only this node's own addresses are ever dialled.
+//! The probes are a fixed [table](PROBES). None of them changes anything, no body is sent, none but that of
+//! `/metrics` is read, and only this node's own addresses are ever dialled.
 //!
 //! ```text
 //! run        sends the probes, side by side and address by address    run.rs

@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use time::Date;
 use time::macros::format_description;
 
+use super::components::ComponentKind;
 use super::preconditions::Precondition;
 use super::version::VersionRange;
 
@@ -51,32 +52,6 @@ pub(super) struct Affected {
     /// What these versions need besides.
     #[serde(default)]
     pub(super) needs: Vec<Precondition>,
-}
-
-/// Whose version decides.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) enum ComponentKind {
-    #[serde(rename = "kubelet")]
-    Kubelet,
-    Go,
-    #[serde(rename = "k3s")]
-    K3s,
-    #[serde(rename = "RKE2")]
-    Rke2,
-    #[serde(rename = "kube-apiserver")]
-    ApiServer,
-}
-
-impl ComponentKind {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Kubelet => "kubelet",
-            Self::Go => "Go",
-            Self::K3s => "k3s",
-            Self::Rke2 => "RKE2",
-            Self::ApiServer => "kube-apiserver",
-        }
-    }
 }
 
 /// What shields the kubelet, by where the client is.

@@ -2,22 +2,46 @@
 
 use std::path::Path;
 
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::catalogue::ComponentKind;
 use super::go_binary::{self, GoProgram};
 use super::version::Version;
 use crate::adopt::kubelet::invocation::Invocation;
 use crate::adopt::kubelet::{KubeletProgram, Root, plain};
-use crate::adopt::prove::ProbeReport;
+use crate::adopt::prove::{KubeletBuild, ProbeReport};
 use crate::files::{self, BUNDLE};
 
 /// Debian's and Ubuntu's list of packages.
 const PACKAGES: &str = "/var/lib/dpkg/status";
 /// The program that the package of the Kubernetes project installs.
 const PACKAGED: &str = "/usr/bin/kubelet";
-/// Where RKE2 unpacks a release; the folder's name has its version.
-const RKE2: &str = "/var/lib/rancher/rke2/bin";
+
+/// Whose version decides.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+pub(super) enum ComponentKind {
+    #[serde(rename = "kubelet")]
+    Kubelet,
+    Go,
+    #[serde(rename = "k3s")]
+    K3s,
+    #[serde(rename = "RKE2")]
+    Rke2,
+    #[serde(rename = "kube-apiserver")]
+    ApiServer,
+}
+
+impl ComponentKind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Kubelet => "kubelet",
+            Self::Go => "Go",
+            Self::K3s => "k3s",
+            Self::Rke2 => "RKE2",
+            Self::ApiServer => "kube-apiserver",
+        }
+    }
+}
 
 /// What is said of the node from outside its files: by the operator, and by a Node object in a file.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +50,14 @@ pub struct Claims {
     pub kubelet_version: Option<String>,
     /// The Node, as the API server has it.
     pub node: Option<Value>,
+}
+
+impl Claims {
+    /// Whether this is a version of Kubernetes.
+    #[must_use]
+    pub fn is_version(text: &str) -> bool {
+        Version::of_kubernetes(text.trim()).is_some()
+    }
 }
 
 /// A version and where it was found.
@@ -67,20 +99,30 @@ impl Components {
                 Ok(said) => (said, String::new()),
                 Err(why) => (GoProgram::default(), why),
             },
-            None => (GoProgram::default(), "it is not known which program is the kubelet".to_owned()),
+            None => (
+                GoProgram::default(),
+                "it is not known which program is the kubelet".to_owned(),
+            ),
         };
         let node = |key: &str| {
             let info = claims.node.as_ref()?.get("status")?.get("nodeInfo")?;
             info.get(key)?.as_str().map(str::to_owned)
         };
-        let from_program = || program.as_ref().map_or_else(String::new, |program| shown(&program.path));
+        let from_program = || {
+            program
+                .as_ref()
+                .map_or_else(String::new, |program| shown(&program.path))
+        };
         let answered = report.and_then(|report| report.build.as_ref());
-        let metrics = |build: &crate::adopt::prove::KubeletBuild| format!("/metrics of {}", build.address);
+        let metrics = |build: &KubeletBuild| format!("/metrics of {}", build.address);
 
         let kubelet: Vec<(String, String)> = [
             answered.map(|build| (build.kubernetes.clone(), metrics(build))),
             said.kubernetes.clone().map(|version| (version, from_program())),
-            claims.kubelet_version.clone().map(|version| (version, "--kubelet-version".to_owned())),
+            claims
+                .kubelet_version
+                .clone()
+                .map(|version| (version, "--kubelet-version".to_owned())),
             node("kubeletVersion").map(|version| (version, "the Node object".to_owned())),
             unpacked(&invocation.root, program.as_ref()),
             packaged(&invocation.root, program.as_ref()),
@@ -137,7 +179,10 @@ fn known(found: &[(String, String)], parse: fn(&str) -> Option<Version>, why: &s
     let mut odd = None;
     for (text, place) in found {
         match parse(text.trim()) {
-            Some(version) if versions.iter().any(|known| known.version.release == version.release) => {}
+            Some(version)
+                if versions
+                    .iter()
+                    .any(|known| known.version.release == version.release) => {}
             Some(version) => versions.push(FoundVersion {
                 version,
                 place: place.clone(),
@@ -156,14 +201,16 @@ fn known(found: &[(String, String)], parse: fn(&str) -> Option<Version>, why: &s
 fn distribution(kubelet: &Component, suffix: &str, name: &str, program: Option<&str>) -> Component {
     let is_its = |found: &&FoundVersion| found.version.build.starts_with(suffix);
     match (kubelet, program) {
-        (Component::Known(versions), _) => match versions.iter().filter(is_its).cloned().collect::<Vec<_>>() {
-            its if !its.is_empty() => Component::Known(its),
-            _ => Component::Absent(format!("the kubelet is not that of {name}")),
-        },
+        (Component::Known(versions), _) => {
+            match versions.iter().filter(is_its).cloned().collect::<Vec<_>>() {
+                its if !its.is_empty() => Component::Known(its),
+                _ => Component::Absent(format!("the kubelet is not that of {name}")),
+            }
+        }
         (Component::NotKnown(why), Some(program)) if program.eq_ignore_ascii_case(name) => {
             Component::NotKnown(why.clone())
         }
-        // RKE2's kubelet is called `kubelet`, so a name tells what is not there only of k3s.
+        // RKE2's kubelet is called `kubelet` too, so a name tells what is not there only of k3s.
         (_, Some("kubelet" | "hyperkube" | "kubelite")) if name == "k3s" => {
             Component::Absent(format!("the kubelet is not that of {name}"))
         }
@@ -177,7 +224,9 @@ fn packaged(root: &Root, program: Option<&KubeletProgram>) -> Option<(String, St
     let path = root.resolve(Path::new(PACKAGES)).ok()?;
     let text = files::read_text(path, BUNDLE).ok()?;
     let field = |paragraph: &str, name: &str| {
-        let line = paragraph.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let line = paragraph
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         line.map(str::to_owned)
     };
     let paragraph = text.split("\n\n").find(|paragraph| {
@@ -186,18 +235,30 @@ fn packaged(root: &Root, program: Option<&KubeletProgram>) -> Option<(String, St
     })?;
     let version = field(paragraph, "Version")?;
     // Without its epoch, and without the package's own revision: `1.20.15-00`, `1.30.1-1.1`.
-    let upstream = version.split_once(':').map_or(version.as_str(), |(_, version)| version);
-    let upstream = upstream.rsplit_once('-').map_or(upstream, |(upstream, _)| upstream);
+    let upstream = version
+        .split_once(':')
+        .map_or(version.as_str(), |(_, version)| version);
+    let upstream = upstream
+        .rsplit_once('-')
+        .map_or(upstream, |(upstream, _)| upstream);
     // `1.30.0~rc.1` is before 1.30.0.
-    Some((upstream.replace('~', "-"), format!("{PACKAGES}: kubelet {}", plain(&version))))
+    Some((
+        upstream.replace('~', "-"),
+        format!("{PACKAGES}: kubelet {}", plain(&version)),
+    ))
 }
 
-/// The version in the name of the folder that RKE2 has unpacked: `v1.30.4-rke2r1-1a2b3c4d`.
+/// The version in the name of the folder that RKE2 has unpacked its kubelet to:
+/// `data/v1.30.4-rke2r1-1a2b3c4d/bin/kubelet`.
 fn unpacked(root: &Root, program: Option<&KubeletProgram>) -> Option<(String, String)> {
-    program.filter(|program| program.path.starts_with(Path::new(RKE2).parent().unwrap_or(Path::new("/"))))?;
-    let folder = root.resolve(Path::new(RKE2)).ok()?;
-    let name = folder.parent()?.file_name()?.to_str()?;
-    let (number, rest) = name.split_once("-rke2r")?;
-    let revision: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    Some((format!("{number}+rke2r{revision}"), RKE2.to_owned()))
+    let program = program?;
+    let path = root
+        .resolve(&program.path)
+        .unwrap_or_else(|_| program.path.clone());
+    let version = path.iter().find_map(|name| {
+        let (number, rest) = name.to_str()?.split_once("-rke2r")?;
+        let revision: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        Some(format!("{number}+rke2r{revision}"))
+    })?;
+    Some((version, format!("the folder of {}", shown(&program.path))))
 }

@@ -70,7 +70,9 @@ pub(super) fn read(file: File) -> Result<GoProgram, GoProgramError> {
 /// As [`read`], of bytes in memory or of a file.
 pub(super) fn of_data<'a>(data: impl object::ReadRef<'a>) -> Result<GoProgram, GoProgramError> {
     let program = object::File::parse(data)?;
-    let section = program.section_by_name(".go.buildinfo").ok_or(GoProgramError::NoBuildInformation)?;
+    let section = program
+        .section_by_name(".go.buildinfo")
+        .ok_or(GoProgramError::NoBuildInformation)?;
     if section.size() > LARGEST_PART {
         return Err(GoProgramError::NoBuildInformation);
     }
@@ -80,7 +82,10 @@ pub(super) fn of_data<'a>(data: impl object::ReadRef<'a>) -> Result<GoProgram, G
         .position(|chunk| chunk.starts_with(MAGIC))
         .ok_or(GoProgramError::NoBuildInformation)?;
     let information = &section[begins * ALIGNMENT..];
-    let memory = ProgramMemory { data, program: &program };
+    let memory = ProgramMemory {
+        data,
+        program: &program,
+    };
     let texts = inline(information).or_else(|| memory.pointed(information));
     let (go, modules) = texts.ok_or(GoProgramError::NoBuildInformation)?;
     let modules = modules.get(SENTINEL..modules.len().saturating_sub(SENTINEL));
@@ -198,16 +203,24 @@ fn number(bytes: &[u8], width: usize, endian: Endianness) -> Option<u64> {
 
 /// The version that the linker's flags or the main module name.
 fn named(modules: &str) -> Option<String> {
-    let flags = modules.lines().find_map(|line| line.strip_prefix("build\t-ldflags="));
+    let flags = modules
+        .lines()
+        .find_map(|line| line.strip_prefix("build\t-ldflags="));
     let flagged = flags.and_then(|flags| {
         let values = VERSION_VARIABLES.iter().filter_map(|name| flags.split_once(name));
         let ends = |next: char| next.is_whitespace() || "'\"\\".contains(next);
-        values.map(|(_, value)| value.split(ends).next().unwrap_or_default()).find(|value| is_whole(value))
+        values
+            .map(|(_, value)| value.split(ends).next().unwrap_or_default())
+            .find(|value| is_whole(value))
     });
     let main = || {
-        let line = modules.lines().find_map(|line| line.strip_prefix("mod\tk8s.io/kubernetes\t"))?;
+        let line = modules
+            .lines()
+            .find_map(|line| line.strip_prefix("mod\tk8s.io/kubernetes\t"))?;
         // One that Go made up for a commit between two releases is no version of Kubernetes.
-        line.split('\t').next().filter(|version| is_whole(version) && !version.contains("-0."))
+        line.split('\t')
+            .next()
+            .filter(|version| is_whole(version) && !version.contains("-0."))
     };
     flagged.or_else(main).map(str::to_owned)
 }

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use time::Date;
 
-use super::catalogue::{Affected, Catalogue, CatalogueError, ComponentKind, Shield, Weakness};
-use super::components::{Claims, Component, Components, FoundVersion};
+use super::catalogue::{Affected, Catalogue, CatalogueError, Shield, Weakness};
+use super::components::{Claims, Component, ComponentKind, Components, FoundVersion};
 use super::preconditions::{Met, Need, Precondition};
 use super::version::Version;
 use crate::adopt::inspect::Inspection;
@@ -219,7 +219,9 @@ fn of_versions(
         affected.find(|affected| affected.range.contains(&version.release))
     };
     for FoundVersion { version, .. } in found {
-        let Some(affected) = in_range(version) else { continue };
+        let Some(affected) = in_range(version) else {
+            continue;
+        };
         let needs = needs(&affected.needs);
         let text = match affected.range.fixed() {
             Some(fixed) => format!("{} has it, {fixed} does not", version.text),
@@ -234,11 +236,15 @@ fn of_versions(
         };
     }
     let leaves_open = |found: &&FoundVersion| {
-        let mut ranges = weakness.affected.iter();
-        ranges.any(|affected| affected.range.leaves_open(&found.version.release))
+        let release = &found.version.release;
+        let ranges = || weakness.affected.iter().map(|affected| &affected.range);
+        ranges().any(|range| range.leaves_open(release)) && !ranges().any(|range| range.concerns(release))
     };
     if let Some(found) = found.iter().find(leaves_open) {
-        let why = format!("no source says whether {}, a pre-release, has it", found.version.text);
+        let why = format!(
+            "no source says whether {}, a pre-release, has it",
+            found.version.text
+        );
         return (Standing::MayBeOpen, why, needs(&[]));
     }
     let texts: Vec<&str> = found.iter().map(|found| found.version.text.as_str()).collect();
@@ -268,6 +274,9 @@ fn fixed_in(affected: &[Affected]) -> String {
     fixed.reverse();
     match fixed.as_slice() {
         [] => "the version of the API server decides; every version has it".to_owned(),
-        fixed => format!("the version of the API server decides; fixed in {}", fixed.join(", ")),
+        fixed => format!(
+            "the version of the API server decides; fixed in {}",
+            fixed.join(", ")
+        ),
     }
 }

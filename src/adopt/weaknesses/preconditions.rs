@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::catalogue::ComponentKind;
-use super::components::{Component, Components};
+use super::components::{Component, ComponentKind, Components};
 use super::version::{Release, Version};
 use crate::adopt::inspect::{Inspection, Verdict};
 use crate::adopt::kubelet::options::{Setting, ValueOrigin};
@@ -91,7 +90,10 @@ impl Precondition {
     /// Reads whether it is met.
     pub(super) fn judge(self, inspection: &Inspection, components: &Components) -> Need {
         let (met, why) = self.answer(inspection, components);
-        let of_options = !matches!(self, Self::RuntimeCheckpoints | Self::RouteLocalnet | Self::Windows);
+        let of_options = !matches!(
+            self,
+            Self::RuntimeCheckpoints | Self::RouteLocalnet | Self::Windows
+        );
         let (met, why) = match inspection.unread.first() {
             Some(unread) if met == Met::No && of_options => (
                 Met::NotKnown,
@@ -171,8 +173,8 @@ fn on_if<'s>(
 }
 
 /// Kubelets offer HTTP/2 wherever Go's server does, and have no option for it. Since 1.36 the feature gate
-/// ReloadKubeletClientCAFile serves each connection with a configuration of its own; that of 1.36.0 and 1.36.1
-/// offers HTTP/1.1 alone. What later ones offer has not been tried.
+/// ReloadKubeletClientCAFile serves each connection with a configuration of its own; that of 1.36.0 and
+/// 1.36.1 offers HTTP/1.1 alone. What later ones offer has not been tried.
 fn http2(inspection: &Inspection, components: &Components) -> (Met, String) {
     if let Some(pid) = inspection.invocation.pid()
         && is_switched_off(pid)
@@ -190,15 +192,25 @@ fn http2(inspection: &Inspection, components: &Components) -> (Met, String) {
         let is = |version: &Version| release(text).is_some_and(|release| version.release < release);
         versions.iter().any(|found| is(&found.version))
     };
-    let newest = versions.iter().map(|found| found.version.text.as_str()).max().unwrap_or_default();
+    let newest = versions
+        .iter()
+        .map(|found| found.version.text.as_str())
+        .max()
+        .unwrap_or_default();
     if before("1.36.0-0") {
         (Met::Yes, "kubelets before 1.36 do".to_owned())
     } else if ca.is_empty() || !reloads {
         (Met::Yes, "it does not reload its client CA".to_owned())
     } else if before("1.36.2") {
-        (Met::No, format!("{newest} with a client CA offers HTTP/1.1 alone"))
+        (
+            Met::No,
+            format!("{newest} with a client CA offers HTTP/1.1 alone"),
+        )
     } else {
-        (Met::NotKnown, format!("1.36.1 with a client CA offers HTTP/1.1 alone; {newest} was not tried"))
+        (
+            Met::NotKnown,
+            format!("1.36.1 with a client CA offers HTTP/1.1 alone; {newest} was not tried"),
+        )
     }
 }
 
@@ -207,11 +219,16 @@ fn http2(inspection: &Inspection, components: &Components) -> (Met, String) {
 fn is_switched_off(pid: i32) -> bool {
     let environment = files::read(format!("/proc/{pid}/environ"), BUNDLE).unwrap_or_default();
     let environment = String::from_utf8_lossy(&environment);
-    let settings = environment.split('\0').find_map(|assignment| assignment.strip_prefix("GODEBUG="));
-    let mut values = settings.into_iter().flat_map(|settings| settings.split(',')).filter_map(|setting| {
-        let (key, value) = setting.split_once('=')?;
-        (key == "http2server").then_some(value)
-    });
+    let settings = environment
+        .split('\0')
+        .find_map(|assignment| assignment.strip_prefix("GODEBUG="));
+    let mut values = settings
+        .into_iter()
+        .flat_map(|settings| settings.split(','))
+        .filter_map(|setting| {
+            let (key, value) = setting.split_once('=')?;
+            (key == "http2server").then_some(value)
+        });
     values.next_back() == Some("0")
 }
 
@@ -227,13 +244,16 @@ fn runtime(named: Option<&str>) -> (Met, String) {
         Some(("docker", _)) => return (Met::No, format!("{named} makes none for a kubelet")),
         _ => None,
     };
-    let Some((version, since)) = since.and_then(|(version, since)| Some((Version::of_kubernetes(version)?, since)))
+    let Some((version, since)) =
+        since.and_then(|(version, since)| Some((Version::of_kubernetes(version)?, since)))
     else {
         return not_known(named.to_owned());
     };
     match version.release < since {
         true => (Met::No, format!("{named} does not")),
-        false => not_known(format!("{named} does if criu is installed and it is set up for it")),
+        false => not_known(format!(
+            "{named} does if criu is installed and it is set up for it"
+        )),
     }
 }
 
@@ -244,12 +264,19 @@ fn health_port(port: Option<&Setting>, address: Option<&Setting>) -> (Met, Strin
     if port.number() == 0 {
         return (Met::No, written(port));
     }
-    let reach = if is_loopback(address.text()) { ": from the node's own network alone" } else { "" };
+    let reach = if is_loopback(address.text()) {
+        ": from the node's own network alone"
+    } else {
+        ""
+    };
     (Met::Yes, format!("{}{reach}", written(address)))
 }
 
 fn route_localnet(inspection: &Inspection) -> (Met, String) {
-    let check = inspection.checks.iter().find(|check| check.id == "route-localnet");
+    let check = inspection
+        .checks
+        .iter()
+        .find(|check| check.id == "route-localnet");
     match check {
         Some(check) if check.verdict == Verdict::Pass => (Met::No, format!("route_localnet={}", check.value)),
         Some(check) if check.value.ends_with("=1") => (Met::Yes, check.value.clone()),
@@ -269,5 +296,7 @@ fn loopback_port(inspection: &Inspection) -> (Met, String) {
 }
 
 fn is_loopback(address: &str) -> bool {
-    address.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    address
+        .parse::<IpAddr>()
+        .is_ok_and(|address| address.to_canonical().is_loopback())
 }

@@ -127,7 +127,8 @@ fn parsed(text: &str) -> Option<(Release, &str)> {
         stage,
     };
     // `1.2x` and `1.2.3.4` are no versions.
-    let separated = build.is_empty() || !build.starts_with('.') && (stage_is_next(rest) || begins_build(rest));
+    let separated =
+        build.is_empty() || !build.starts_with('.') && (stage_is_next(rest) || begins_build(rest));
     separated.then_some((release, build))
 }
 
@@ -188,10 +189,15 @@ impl VersionRange {
     pub(super) fn leaves_open(&self, release: &Release) -> bool {
         let (major, minor) = release.minor();
         release.precedes_its_minor()
-            && self
-                .before
-                .as_ref()
-                .is_some_and(|before| minor.checked_sub(1).map(|minor| (major, minor)) == Some(before.minor()))
+            && self.before.as_ref().is_some_and(|before| {
+                minor.checked_sub(1).map(|minor| (major, minor)) == Some(before.minor())
+            })
+    }
+
+    /// Whether it begins or ends in the minor version of a release, so that its source speaks of that.
+    pub(super) fn concerns(&self, release: &Release) -> bool {
+        let bounds = self.from.iter().chain(&self.before);
+        bounds.into_iter().any(|bound| bound.minor() == release.minor())
     }
 
     /// The first version with the fix, if a range ends.
@@ -241,7 +247,9 @@ impl<'de> Deserialize<'de> for VersionRange {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| {
-            serde::de::Error::custom(format!("{text:?} is not a range such as \">= 1.30.0-0, < 1.30.10\""))
+            serde::de::Error::custom(format!(
+                "{text:?} is not a range such as \">= 1.30.0-0, < 1.30.10\""
+            ))
         })
     }
 }
@@ -278,7 +286,10 @@ mod tests {
             "v2.0.0",
         ];
         for pair in ascending.windows(2) {
-            assert!(kubernetes(pair[0]).release < kubernetes(pair[1]).release, "{pair:?}");
+            assert!(
+                kubernetes(pair[0]).release < kubernetes(pair[1]).release,
+                "{pair:?}"
+            );
         }
         for same in [
             "v1.30.1",
@@ -295,11 +306,23 @@ mod tests {
         }
         let lowest = Release::parse("1.30.0-0").unwrap();
         assert!(lowest < kubernetes("v1.30.0-alpha.0").release && lowest > kubernetes("v1.29.99").release);
-        let ascending = ["go1.9", "go1.20", "go1.20.1", "go1.21beta1", "go1.21rc2", "go1.21.0", "go1.21.13"];
+        let ascending = [
+            "go1.9",
+            "go1.20",
+            "go1.20.1",
+            "go1.21beta1",
+            "go1.21rc2",
+            "go1.21.0",
+            "go1.21.13",
+        ];
         for pair in ascending.windows(2) {
             assert!(go(pair[0]).release < go(pair[1]).release, "{pair:?}");
         }
-        for same in ["go1.20.10b7", "go1.20.10 X:boringcrypto", "go1.20.10 (Red Hat 1.20.10-1.el9_3)"] {
+        for same in [
+            "go1.20.10b7",
+            "go1.20.10 X:boringcrypto",
+            "go1.20.10 (Red Hat 1.20.10-1.el9_3)",
+        ] {
             assert_eq!(go(same).release, go("go1.20.10").release, "{same}");
         }
     }
@@ -320,7 +343,13 @@ mod tests {
         ] {
             assert_eq!(Version::of_kubernetes(text), None, "{text:?}");
         }
-        for text in ["devel +0123456789", "devel go1.23-0123456789", "1.20", "go", "gopher"] {
+        for text in [
+            "devel +0123456789",
+            "devel go1.23-0123456789",
+            "1.20",
+            "go",
+            "gopher",
+        ] {
             assert_eq!(Version::of_go(text), None, "{text:?}");
         }
         let long = format!("v1.30.1-{}", "a".repeat(LONGEST));
@@ -376,10 +405,20 @@ mod tests {
             assert_eq!(range.leaves_open(&kubernetes(text).release), open, "{text}");
         }
         let until = VersionRange::parse("< 1.12.10").unwrap();
-        assert!(until.contains(&kubernetes("v1.2.0").release) && !until.contains(&kubernetes("v1.12.10").release));
+        assert!(
+            until.contains(&kubernetes("v1.2.0").release) && !until.contains(&kubernetes("v1.12.10").release)
+        );
         let ever = VersionRange::parse(">= 1.0.0-0").unwrap();
         assert!(ever.contains(&kubernetes("v9.9.9").release) && ever.fixed().is_none());
-        for wrong in ["", "1.2.3", "> 1.2.3", "<= 1.2.3", "< 1.2.3+k3s1", "< v1.2.3", ">= 1.2"] {
+        for wrong in [
+            "",
+            "1.2.3",
+            "> 1.2.3",
+            "<= 1.2.3",
+            "< 1.2.3+k3s1",
+            "< v1.2.3",
+            ">= 1.2",
+        ] {
             let parsed = VersionRange::parse(wrong);
             assert!(parsed.is_none() || wrong == ">= 1.2", "{wrong:?}: {parsed:?}");
         }
