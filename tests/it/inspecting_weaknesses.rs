@@ -120,7 +120,7 @@ fn the_program_in_the_tree_of_an_old_node_is_as_the_linker_writes_it() {
     );
 }
 
-/// Seen red: with Go's weaknesses held against the kubelet's version.
+/// Seen red: with the API server's ranges shown without what decides.
 #[test]
 fn an_old_kubelets_weaknesses_are_listed_with_what_shields_each_side() {
     let folder = tree("v1.20");
@@ -183,7 +183,7 @@ fn an_old_kubelets_weaknesses_are_listed_with_what_shields_each_side() {
     );
 }
 
-/// Seen red: with `<=` at the upper end of a range; with a distribution's suffix taken for a pre-release.
+/// Seen red: with a pre-release called unclear though a range begins in its minor version.
 #[test]
 fn each_range_ends_where_its_source_says() {
     for row in rows(EDGES) {
@@ -254,7 +254,7 @@ fn every_weakness_has_its_sources_and_each_edge_is_tested() {
     assert_eq!(ids.len(), listing.known.len());
 }
 
-/// Seen red: with an unknown version taken for one outside every range.
+/// (Not seen red.)
 #[test]
 fn what_is_not_known_is_not_called_closed() {
     let unknown = listing(open_kubelet(), &Claims::default(), None);
@@ -307,7 +307,7 @@ fn what_is_not_known_is_not_called_closed() {
     );
 }
 
-/// Seen red: with a build of a distribution called open, and with one called fixed by its suffix.
+/// (Not seen red.)
 #[test]
 fn a_distributions_build_may_have_the_fix() {
     for (version, expected) in [
@@ -322,8 +322,8 @@ fn a_distributions_build_may_have_the_fix() {
     }
 }
 
-/// Of two versions, such as that of a kubelet that runs and of the file that replaced it, both count. Seen red:
-/// with the first alone.
+/// Of two versions, such as that of a kubelet that runs and of the file that replaced it, both count.
+/// (Not seen red.)
 #[test]
 fn each_version_that_is_found_counts() {
     let folder = node(&kubelet("v1.30.1", "go1.22.3"));
@@ -351,7 +351,7 @@ fn each_version_that_is_found_counts() {
     );
 }
 
-/// Seen red: with the pointers of Go before 1.18 read as texts; with the first version in the program taken.
+/// (Not seen red.)
 #[test]
 fn a_version_is_read_from_a_program_only_where_it_is_certain() {
     let program = |modules: &str, linked: &[&str], pointers| {
@@ -574,7 +574,7 @@ fn a_node_object_says_what_files_do_not() {
     }
 }
 
-/// Kubelets of 1.36 offer no HTTP/2 where they reload their client CA. Seen red: with newer ones called closed.
+/// Kubelets of 1.36 offer no HTTP/2 where they reload their client CA. (Not seen red.)
 #[test]
 fn a_kubelet_without_http2_is_not_open_to_what_needs_it() {
     let go = "go1.25.1";
@@ -609,7 +609,7 @@ fn a_kubelet_without_http2_is_not_open_to_what_needs_it() {
     }
 }
 
-/// Seen red: with 180 days called old.
+/// (Not seen red.)
 #[test]
 fn data_that_is_old_is_said_to_be() {
     let at = |days: i64| {
@@ -626,7 +626,7 @@ fn data_that_is_old_is_said_to_be() {
     assert_eq!([at(0), at(180), at(181), at(-1)], [None, None, Some(181), None]);
 }
 
-/// Seen red: with an open weakness counted as a finding.
+/// (Not seen red.)
 #[test]
 fn the_exit_code_and_the_verdicts_are_those_of_the_checks() {
     let folder = node(&kubelet("v1.15.3", "go1.12.1"));

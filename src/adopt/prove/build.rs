@@ -90,7 +90,7 @@ mod tests {
         Some((build.kubernetes, build.go))
     }
 
-    /// Seen red: with the sizes of chunks left in, of which one stands in the middle of the line.
+    /// (Not seen red.)
     #[tokio::test]
     async fn the_build_is_read_from_every_form_of_answer() {
         let expected = Some(("v1.20.15".to_owned(), "go1.15.15".to_owned()));

@@ -75,18 +75,22 @@ impl Prober {
             Err(answer) => return answer,
         };
         let head = self.head(probe, address);
+        // What is read after the status does not change the answer.
+        let status = OnceLock::new();
         let answered = async {
             if probe.port != Port::Secure {
-                return self.exchange(probe, address, stream, &head).await;
+                return self.exchange(probe, address, stream, &head, &status).await;
             }
             let connector = match probe.credential {
                 ProbeCredential::ForeignCertificate => &self.stranger,
                 _ => &self.no_certificate,
             };
             let stream = connector.connect(ServerName::from(address.ip()), stream).await?;
-            self.exchange(probe, address, stream, &head).await
+            self.exchange(probe, address, stream, &head, &status).await
         };
-        match timeout(self.answer_within, answered).await {
+        let answered = timeout(self.answer_within, answered).await;
+        let answered = status.get().map_or(answered, |status| Ok(Ok(*status)));
+        match answered {
             Ok(Ok(status)) if probe.reaches.contains(&status) => ProbeAnswer::Status(status),
             // An overloaded server, or one that cannot reach the API server, has not refused the request.
             Ok(Ok(status @ (429 | 500..=599))) => ProbeAnswer::Unknown(format!("{status}")),
@@ -104,13 +108,16 @@ impl Prober {
         address: SocketAddr,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
         head: &str,
+        seen: &OnceLock<u16>,
     ) -> io::Result<u16> {
         let status = exchange(&mut stream, head).await?;
-        if probe.path == METRICS && status == 200 && self.build.get().is_none() {
-            let read = timeout(self.answer_within / 2, KubeletBuild::read(address, &mut stream));
-            if let Ok(Some(build)) = read.await {
-                self.build.get_or_init(|| build);
-            }
+        seen.get_or_init(|| status);
+        if probe.path == METRICS
+            && status == 200
+            && self.build.get().is_none()
+            && let Some(build) = KubeletBuild::read(address, &mut stream).await
+        {
+            self.build.get_or_init(|| build);
         }
         Ok(status)
     }

@@ -273,9 +273,9 @@ fn fixed_in(affected: &[Affected]) -> String {
         .collect();
     fixed.reverse();
     match fixed.as_slice() {
-        [] => "the version of the API server decides; every version has it".to_owned(),
+        [] => "every version has it".to_owned(),
         fixed => format!(
-            "the version of the API server decides; fixed in {}",
+            "fixed in {}; this node does not tell its version",
             fixed.join(", ")
         ),
     }
