@@ -145,20 +145,20 @@ fn begins_build(rest: &str) -> bool {
 /// The pre-release at the beginning, and what follows it.
 fn stage(rest: &str) -> (Stage, &str) {
     let word = rest.strip_prefix('-').unwrap_or(rest);
-    let make: [(&str, fn(Vec<u64>) -> Stage); 3] = [
-        ("alpha", Stage::Alpha),
-        ("beta", Stage::Beta),
-        ("rc", Stage::Candidate),
-    ];
-    for (name, make) in make {
-        if let Some(after) = word.strip_prefix(name)
-            && !after.starts_with(|next: char| next.is_ascii_alphabetic())
-        {
-            let (numbers, after) = numbers(after);
-            return (make(numbers), after);
-        }
+    let named = |name: &str| {
+        let after = word.strip_prefix(name)?;
+        let ends = !after.starts_with(|next: char| next.is_ascii_alphabetic());
+        ends.then(|| numbers(after))
+    };
+    if let Some((numbers, after)) = named("alpha") {
+        (Stage::Alpha(numbers), after)
+    } else if let Some((numbers, after)) = named("beta") {
+        (Stage::Beta(numbers), after)
+    } else if let Some((numbers, after)) = named("rc") {
+        (Stage::Candidate(numbers), after)
+    } else {
+        (Stage::Released, rest)
     }
-    (Stage::Released, rest)
 }
 
 /// `1`, `.1`, `.1.123`, and what follows.
