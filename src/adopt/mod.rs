@@ -5,3 +5,4 @@ pub mod inspect;
 pub mod kubelet;
 pub mod prove;
 pub(crate) mod socket_unit;
+pub mod weaknesses;

@@ -20,6 +20,7 @@ mod status;
 mod table;
 mod terminal;
 mod upgrade;
+mod weaknesses;
 mod which_kubelet;
 mod wrap;
 

@@ -22,6 +22,7 @@ mod revocation_list;
 
 pub use self::chain_work::ALLOCATIONS;
 use crate::adopt::kubelet::fuzz::{kubelet_configuration, systemd_unit};
+use crate::adopt::weaknesses::fuzz::go_program;
 use crate::apiserver::fuzz::review_answer;
 use crate::audit::fuzz::audit_line;
 use crate::seal::fuzz::{connections, nft_listing};
@@ -31,7 +32,7 @@ use crate::seal::iptables_listing;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     ("audit_line", audit_line),
     ("bearer_token", bearer_token::run),
     ("certificate", certificate::run),
@@ -39,6 +40,7 @@ pub const TARGETS: [Target; 16] = [
     ("configuration", configuration::run),
     ("connections", connections),
     ("deny_list", deny_list::run),
+    ("go_program", go_program),
     ("iptables_listing", iptables_listing),
     ("kubeconfig", kubeconfig::run),
     ("kubelet_configuration", kubelet_configuration),

@@ -31,7 +31,7 @@ pub(crate) struct Rule {
     pub(crate) name: String,
     pub(crate) help: String,
     /// How severe a breach is, from 0.1 to 10.0 as CVSS counts.
-    pub(crate) severity: f32,
+    pub(crate) severity: f64,
 }
 
 /// How serious a finding is.
@@ -57,6 +57,7 @@ pub(crate) struct Finding {
 }
 
 /// Where it was found.
+#[derive(Clone)]
 pub(crate) struct Place {
     /// A file of the node, by its absolute path there.
     pub(crate) file: String,

@@ -45,7 +45,7 @@ fn sources() -> BTreeMap<Module, Source> {
             }
             if path.is_dir() {
                 folders.push(path);
-            } else {
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
                 found.insert(module.clone(), read(&path, &module));
             }
         }

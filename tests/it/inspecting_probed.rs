@@ -38,6 +38,7 @@ fn report(through: &[&str]) -> ProbeReport {
             .collect(),
         skipped: Vec::new(),
         untried: Vec::new(),
+        build: None,
     }
 }
 

@@ -10,6 +10,7 @@
     reason = "tests read files that they made themselves"
 )]
 
+mod go_programs;
 mod load;
 mod node;
 mod patience;
@@ -77,6 +78,7 @@ mod inspecting_probed;
 mod inspecting_starts;
 mod inspecting_units;
 mod inspecting_verdicts;
+mod inspecting_weaknesses;
 mod interactive;
 mod kubelet_next_start;
 mod lab;

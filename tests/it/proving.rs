@@ -66,6 +66,58 @@ fn is_unknown(outcome: &ProbeOutcome) -> bool {
     matches!(outcome.answer, ProbeAnswer::Unknown(_))
 }
 
+/// A port that answers each request with these bytes, and then sends nothing more. It keeps its connections
+/// open if `keeps` is set.
+fn answering(answer: &'static str, keeps: bool) -> SocketAddr {
+    let listener = std::net::TcpListener::bind((LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = std::io::Read::read(&mut stream, &mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+            if keeps {
+                kept.push(stream);
+            }
+        }
+    });
+    address
+}
+
+const METRICS: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n# HELP a b\na 1\n\
+                       kubernetes_build_info{git_version=\"v1.20.15\",go_version=\"go1.15.15\"} 1\n";
+
+/// The listing of known weaknesses takes versions from there.
+#[tokio::test]
+async fn a_kubelets_metrics_say_which_version_runs() {
+    let read_only = answering(METRICS, false);
+    let report = proven(on_loopback(ports(NO_SERVER, read_only))).await;
+    let build = report.build.unwrap();
+    assert_eq!(
+        (build.address, build.kubernetes.as_str()),
+        (read_only, "v1.20.15")
+    );
+    assert_eq!(build.go, "go1.15.15");
+}
+
+/// An answer that never ends has its status all the same. (Not seen red.)
+#[tokio::test]
+async fn what_follows_a_status_does_not_change_it() {
+    let read_only = answering("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\na 1\n", true);
+    let options = Options {
+        answer_within: Duration::from_secs(2),
+        ..on_loopback(ports(NO_SERVER, read_only))
+    };
+    let report = proven(options).await;
+    assert_eq!(report.build, None);
+    let metrics = report
+        .results
+        .iter()
+        .find(|outcome| outcome.probe == "read-only-metrics");
+    assert_eq!(metrics.unwrap().answer, ProbeAnswer::Status(200));
+}
+
 /// Probes that get through a wide-open kubelet of the lab. The others are of pages that no kubelet serves any
 /// more, or the lab's does not; or of paths that a kubelet tidies by a redirect.
 pub(crate) fn open_probes() -> impl Iterator<Item = &'static prove::Probe> {

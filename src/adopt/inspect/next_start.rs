@@ -43,6 +43,7 @@ pub(super) fn check(invocation: &Invocation) -> Option<Check> {
         old: None,
         new: None,
         title: "the unit should start the kubelet that runs",
+        key: "ExecStart".to_owned(),
         value: format!("arguments={value}"),
         origin: file.clone().unwrap_or_else(|| "its unit".to_owned()),
         file,

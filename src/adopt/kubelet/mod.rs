@@ -14,6 +14,7 @@
 //! kubeconfig   the kubelet's kubeconfig                        kubeconfig.rs
 //! next_start   what decides a running kubelet's next start      next_start.rs
 //! invocation   how one kubelet is started, as all these say    invocation.rs
+//! program      the program that is the kubelet                 program.rs
 //! root         the node's file system                          root.rs
 //! ```
 
@@ -28,6 +29,7 @@ mod listening;
 mod next_start;
 pub mod options;
 mod processes;
+mod program;
 mod rancher;
 mod recognised;
 mod root;
@@ -43,6 +45,7 @@ pub(crate) use self::next_start::{
     NextStart, WatchedKubelet, kubelets_of_the_node, next_starts_of, next_starts_of_the_node,
 };
 pub use self::processes::{contained, running, running_as};
+pub(crate) use self::program::KubeletProgram;
 pub use self::root::Root;
 pub(crate) use self::root::plain;
 pub use self::systemd::UnitError;

@@ -9,6 +9,8 @@ use super::root::Root;
 pub(super) struct Snap {
     /// The name of its service for `snap run`.
     service: &'static str,
+    /// Its kubelet.
+    pub(super) program: &'static str,
     /// The file, unless a process names another.
     pub(super) arguments: &'static str,
     /// What the variables in it stand for, longer names first.
@@ -17,6 +19,7 @@ pub(super) struct Snap {
 
 const MICROK8S: Snap = Snap {
     service: "microk8s.daemon-kubelite",
+    program: "/snap/microk8s/current/kubelite",
     arguments: "/var/snap/microk8s/current/args/kubelet",
     variables: [
         ("SNAP_COMMON", "/var/snap/microk8s/common"),
@@ -26,6 +29,7 @@ const MICROK8S: Snap = Snap {
 };
 const CANONICAL: Snap = Snap {
     service: "k8s.kubelet",
+    program: "/snap/k8s/current/bin/kubelet",
     arguments: "/var/snap/k8s/common/args/kubelet",
     variables: [
         ("SNAP_COMMON", "/var/snap/k8s/common"),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::build::KubeletBuild;
 use super::ports::Ports;
 use super::sides::SideKind;
 use super::table::{PROBES, Probe, ProbeCredential, UNTIDY};
@@ -86,6 +87,9 @@ pub struct ProbeReport {
     pub skipped: Vec<String>,
     /// What was to be tried and could not be, and why: without it nothing is proven.
     pub untried: Vec<String>,
+    /// What the kubelet says of its build, where a probe read its metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<KubeletBuild>,
 }
 
 /// What the probes that bear on a check of the benchmark have shown.

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustls::client::ResolvesClientCert;
@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::build::KubeletBuild;
 use super::report::ProbeAnswer;
 use super::stranger;
 use super::table::{Port, Probe, ProbeCredential};
@@ -28,12 +29,17 @@ const DIAL: Duration = Duration::from_millis(3500);
 const GARBAGE: &str =
     "eyJhbGciOiJSUzI1NiIsImtpZCI6Im5vYm9keSJ9.eyJzdWIiOiJrdWJlbGV0LWdhdGUtcHJvdmUifQ.bm9ib2R5";
 
+/// Where the kubelet shows its metrics, its build among them.
+const METRICS: &str = "/metrics";
+
 /// Sends probes.
 pub(super) struct Prober {
     no_certificate: TlsConnector,
     stranger: TlsConnector,
     token: Option<String>,
     answer_within: Duration,
+    /// What the first kubelet that showed its metrics said of its build.
+    build: OnceLock<KubeletBuild>,
 }
 
 impl Prober {
@@ -54,7 +60,13 @@ impl Prober {
             stranger: TlsConnector::from(Arc::new(config()?.with_client_cert_resolver(shown))),
             token: token.map(str::to_owned),
             answer_within,
+            build: OnceLock::new(),
         }))
+    }
+
+    /// What a kubelet that showed its metrics said of its build.
+    pub(super) fn build(&self) -> Option<KubeletBuild> {
+        self.build.get().cloned()
     }
 
     pub(super) async fn send(&self, probe: &Probe, address: SocketAddr) -> ProbeAnswer {
@@ -63,18 +75,22 @@ impl Prober {
             Err(answer) => return answer,
         };
         let head = self.head(probe, address);
+        // What is read after the status does not change the answer.
+        let status = OnceLock::new();
         let answered = async {
             if probe.port != Port::Secure {
-                return exchange(stream, &head).await;
+                return self.exchange(probe, address, stream, &head, &status).await;
             }
             let connector = match probe.credential {
                 ProbeCredential::ForeignCertificate => &self.stranger,
                 _ => &self.no_certificate,
             };
             let stream = connector.connect(ServerName::from(address.ip()), stream).await?;
-            exchange(stream, &head).await
+            self.exchange(probe, address, stream, &head, &status).await
         };
-        match timeout(self.answer_within, answered).await {
+        let answered = timeout(self.answer_within, answered).await;
+        let answered = status.get().map_or(answered, |status| Ok(Ok(*status)));
+        match answered {
             Ok(Ok(status)) if probe.reaches.contains(&status) => ProbeAnswer::Status(status),
             // An overloaded server, or one that cannot reach the API server, has not refused the request.
             Ok(Ok(status @ (429 | 500..=599))) => ProbeAnswer::Unknown(format!("{status}")),
@@ -83,6 +99,27 @@ impl Prober {
             Ok(Err(error)) => ProbeAnswer::Unknown(error.to_string()),
             Err(_) => ProbeAnswer::Unknown(format!("no answer within {:?}", self.answer_within)),
         }
+    }
+
+    /// Sends the head and reads the status, and of metrics also what they say of the kubelet's build.
+    async fn exchange(
+        &self,
+        probe: &Probe,
+        address: SocketAddr,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        head: &str,
+        seen: &OnceLock<u16>,
+    ) -> io::Result<u16> {
+        let status = exchange(&mut stream, head).await?;
+        seen.get_or_init(|| status);
+        if probe.path == METRICS
+            && status == 200
+            && self.build.get().is_none()
+            && let Some(build) = KubeletBuild::read(address, &mut stream).await
+        {
+            self.build.get_or_init(|| build);
+        }
+        Ok(status)
     }
 
     /// A connection.
@@ -155,7 +192,7 @@ fn wants_a_certificate(error: &io::Error) -> bool {
 }
 
 /// Sends the head and reads the status line; what follows is left unread.
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, head: &str) -> io::Result<u16> {
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str) -> io::Result<u16> {
     let sent = async {
         stream.write_all(head.as_bytes()).await?;
         stream.flush().await

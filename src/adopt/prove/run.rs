@@ -178,6 +178,7 @@ pub fn prove(
         results: run.results,
         skipped: run.skipped,
         untried: run.untried,
+        build: run.prober.build(),
     })
 }
 

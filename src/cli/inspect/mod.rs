@@ -15,11 +15,13 @@ use super::exit::{CliError, Exit};
 use super::prove::{probe, remarks, token};
 use super::table::{Cell, Table};
 use super::terminal::{BAD, BOLD, DOUBTFUL, GOOD, Stream, Terminal};
+use super::weaknesses::{self, SaidVersions};
 use super::which_kubelet::{WhichKubelet, listed};
 use crate::adopt::inspect::{CertificateRole, Check, Compensation, Inspection, Verdict};
 use crate::adopt::kubelet::binds;
 use crate::adopt::kubelet::invocation::{Invocation, Source};
 use crate::adopt::prove::{self, Ports, ProbeReport, ProbeToken};
+use crate::adopt::weaknesses::WeaknessListing;
 
 /// The arguments of `inspect`.
 #[derive(Args, Debug)]
@@ -28,10 +30,13 @@ Exit codes:
   0   no check has the verdict that --fail-on names
   1   nothing was found, but not everything could be read or probed
   2   a check has this verdict and a gate was not seen to compensate it
+      (known weaknesses change no exit code)
   64  wrong command line")]
 pub(super) struct Inspect {
     #[command(flatten)]
     kubelet: WhichKubelet,
+    #[command(flatten)]
+    said: SaidVersions,
     /// Probe the kubelet's ports too, as `prove` does: a finding is called compensated only if probes find it
     /// closed
     #[arg(long, conflicts_with_all = ["root", "kubelet_config", "kubelet_arg"])]
@@ -85,6 +90,7 @@ impl Inspect {
             return Err(CliError::usage(format!("--prove: {why}")));
         }
         let token = token(self.token_file.as_deref())?;
+        let claims = self.said.claims()?;
         let now = OffsetDateTime::now_utc();
         let mut inspections = Vec::new();
         for invocation in invocations {
@@ -121,12 +127,15 @@ impl Inspect {
                 }
             }
         }
+        let listed = inspections.iter();
+        let listed = listed.map(|inspection| WeaknessListing::of(inspection, &claims, report, now.date()));
+        let listings = listed.collect::<Result<Vec<_>, _>>().map_err(CliError::failed)?;
         let out = &mut terminal.out;
         match self.output {
-            Format::Table => self.print(&inspections, report, out),
-            Format::Json => out.json_report(&as_json(&inspections, &errors, report, now)),
+            Format::Table => self.print(&inspections, &listings, report, out),
+            Format::Json => out.json_report(&as_json(&inspections, &listings, &errors, report, now)),
             Format::KubeBench => out.json_report(&kube_bench::document(&inspections, &errors, report)),
-            Format::Sarif => out.json_report(&sarif::document(&inspections, &errors, report)),
+            Format::Sarif => out.json_report(&sarif::document(&inspections, &listings, &errors, report)),
         }
         let least = match self.fail_on {
             FailOn::Warn => Verdict::Warn,
@@ -160,18 +169,28 @@ impl Inspect {
         probe(&options, Some(&inspection.invocation), err)
     }
 
-    fn print(&self, inspections: &[Inspection], report: Option<&ProbeReport>, out: &mut Stream) {
-        let is_next =
-            |inspection: &&Inspection| matches!(inspection.invocation.source, Source::NextStart { .. });
-        let kubelets = inspections.len() - inspections.iter().filter(is_next).count();
+    fn print(
+        &self,
+        inspections: &[Inspection],
+        listings: &[WeaknessListing],
+        report: Option<&ProbeReport>,
+        out: &mut Stream,
+    ) {
+        let kubelets = inspections
+            .iter()
+            .filter(|inspection| !is_next(inspection))
+            .count();
         if kubelets > 1 {
             out.text(&format!(
                 "{kubelets} kubelets; --pid chooses one of those that run"
             ));
             writeln!(out);
         }
-        for inspection in inspections {
+        for (inspection, listing) in inspections.iter().zip(listings) {
             print(inspection, probed(inspection, report), out);
+            if !is_next(inspection) {
+                weaknesses::print(listing, out);
+            }
             if self.options {
                 print_options(inspection, out);
             }
@@ -199,7 +218,12 @@ impl Inspect {
 
 /// What probes have shown of this kubelet. Of its next start they show nothing.
 fn probed<'a>(inspection: &Inspection, report: Option<&'a ProbeReport>) -> Option<&'a ProbeReport> {
-    report.filter(|_| !matches!(inspection.invocation.source, Source::NextStart { .. }))
+    report.filter(|_| !is_next(inspection))
+}
+
+/// Whether it is how a running kubelet is started next.
+fn is_next(inspection: &Inspection) -> bool {
+    matches!(inspection.invocation.source, Source::NextStart { .. })
 }
 
 /// The exit code. A finding counts even if not everything could be read, and a probe that gets through is a
@@ -349,13 +373,19 @@ fn print_options(inspection: &Inspection, out: &mut Stream) {
 
 fn as_json(
     inspections: &[Inspection],
+    listings: &[WeaknessListing],
     errors: &[String],
     report: Option<&ProbeReport>,
     now: OffsetDateTime,
 ) -> serde_json::Value {
     let kubelets: Vec<_> = inspections
         .iter()
-        .map(|inspection| inspection.to_json(probed(inspection, report)))
+        .zip(listings)
+        .map(|(inspection, listing)| {
+            let mut kubelet = inspection.to_json(probed(inspection, report));
+            kubelet["weaknesses"] = listing.to_json();
+            kubelet
+        })
         .collect();
     json!({
         "apiVersion": prove::API_VERSION,
@@ -394,6 +424,7 @@ mod tests {
             }],
             skipped: Vec::new(),
             untried: untried.iter().map(ToString::to_string).collect(),
+            build: None,
         };
         let (mut shown, open) = (
             report("pods", false, &[]),

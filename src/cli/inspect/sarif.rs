@@ -2,16 +2,18 @@
 
 use serde_json::Value;
 
-use super::{numbers, probed};
+use super::{is_next, numbers, probed};
 use crate::adopt::inspect::{Check, Inspection, Verdict};
 use crate::adopt::kubelet::invocation::Source;
 use crate::adopt::prove::ProbeReport;
+use crate::adopt::weaknesses::WeaknessListing;
+use crate::cli::weaknesses;
 use crate::report::sarif::{self, Finding, Level, Place, Rule, Run};
 
 /// How severe a breach of a check is, as CVSS counts: what commands and secrets can be had by, and what is
 /// needed for it. A check that is not here is one of good order.
 #[rustfmt::skip]
-const SEVERITIES: [(&str, f32); 20] = [
+const SEVERITIES: [(&str, f64); 20] = [
     ("anonymous-auth", 9.8), ("authorization-mode", 9.8),
     ("client-ca-file", 8.1), ("config-mode", 7.8), ("config-owner", 7.8), ("kubeconfig-mode", 7.8),
     ("kubeconfig-owner", 7.8), ("unit-mode", 7.8), ("unit-owner", 7.8),
@@ -20,13 +22,18 @@ const SEVERITIES: [(&str, f32); 20] = [
     ("cadvisor-port", 5.3), ("cipher-suites", 5.9), ("serving-pair", 5.9), ("tls-min-version", 5.9),
     ("healthz-bind-address", 5.3),
 ];
-const GOOD_ORDER: f32 = 3.1;
+const GOOD_ORDER: f64 = 3.1;
 
 /// The document, with a run for each node. A kubelet that could not be read may be on any of them.
-pub(super) fn document(inspections: &[Inspection], errors: &[String], report: Option<&ProbeReport>) -> Value {
+pub(super) fn document(
+    inspections: &[Inspection],
+    listings: &[WeaknessListing],
+    errors: &[String],
+    report: Option<&ProbeReport>,
+) -> Value {
     let mut runs: Vec<Run> = Vec::new();
     let unproven = report.map(ProbeReport::faults).unwrap_or_default();
-    for inspection in inspections {
+    for (inspection, listing) in inspections.iter().zip(listings) {
         let known = runs.iter().position(|run| run.node == inspection.node);
         let at = known.unwrap_or_else(|| {
             runs.push(Run {
@@ -40,13 +47,19 @@ pub(super) fn document(inspections: &[Inspection], errors: &[String], report: Op
             runs.len() - 1
         });
         let run = &mut runs[at];
-        for rule in rules(inspection) {
+        // The next start is of the same programs.
+        let listing = Some(listing).filter(|_| !is_next(inspection));
+        for rule in rules(inspection).chain(listing.into_iter().flat_map(weaknesses::rules)) {
             if run.rules.iter().all(|known| known.id != rule.id) {
                 run.rules.push(rule);
             }
         }
         run.findings
             .extend(findings(inspection, probed(inspection, report)));
+        let known = listing
+            .into_iter()
+            .flat_map(|listing| weaknesses::findings(listing, place(inspection, None)));
+        run.findings.extend(known);
         run.faults.extend_from_slice(&inspection.unread);
         run.faults.extend_from_slice(&inspection.refused);
         run.notes.extend_from_slice(&inspection.notes);

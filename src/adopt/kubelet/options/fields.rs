@@ -115,6 +115,8 @@ pub(crate) const FIELDS: &[Field] = &[
     field("podPidsLimit", "pod-max-pids", LongNumber, "-1"),
     field("seccompDefault", "seccomp-default", Bool, "false"),
     field("featureGates.RotateKubeletServerCertificate", "", Bool, "true"),
+    field("featureGates.ContainerCheckpoint", "", Bool, "true"),
+    field("featureGates.ReloadKubeletClientCAFile", "", Bool, "true"),
     field("staticPodPath", "pod-manifest-path", Path, "\"\""),
     field("--config", "config", Path, "\"\""),
     field("--config-dir", "config-dir", Path, "\"\""),

@@ -31,7 +31,6 @@ mod words;
 
 pub use self::error::UnitError;
 pub(crate) use self::socket::{SocketLine, SocketUnit, socket_unit};
-pub(super) use self::words::words;
 
 use std::collections::BTreeMap;
 
