@@ -58,8 +58,8 @@ impl Wire {
         namespace.ip(&["addr", "add", &format!("{}/30", at(2)), "dev", "eth0"])?;
         namespace.ip(&["link", "set", "eth0", "up"])?;
         namespace.ip(&["route", "add", "default", "via", &at(1)])?;
-        // A network that is unique by chance. Where there can be none, its addresses are not reached, which is
-        // reported then.
+        // A network that is unique by chance. Where there can be none, its addresses are not reached, which
+        // is reported then.
         let prefix = format!("fd6b:{:x}:{:x}", pid >> 16, pid & 0xffff);
         if own.iter().any(IpAddr::is_ipv6) {
             let wired = ip(&["addr", "add", &format!("{prefix}::1/64"), "dev", &here, "nodad"])

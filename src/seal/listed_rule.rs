@@ -1,5 +1,5 @@
-//! The rules in what `nft list ruleset` and the `iptables-save` programs print, and the ports that each names.
-//! Read by the few words that matter here; a line that is not understood names nothing.
+//! The rules in what `nft list ruleset` and the `iptables-save` programs print, and the ports that each
+//! names. Read by the few words that matter here; a line that is not understood names nothing.
 
 use std::net::Ipv4Addr;
 

@@ -216,7 +216,7 @@ impl SealedPort {
         }
     }
 
-    /// The port at which the gate takes what is meant for this one on `address`; `None`: that is only refused.
+    /// The port at which the gate takes what is meant for this one on `address`; `None`: that is refused.
     pub(super) fn taken_at(&self, address: IpAddr) -> Option<u16> {
         if self.gate_addresses.contains(&address) {
             return Some(self.port);

@@ -164,8 +164,8 @@ impl Refusals {
             let named = foreign::naming(&tool, &text, &ports).into_iter();
             for rule in named.filter(|rule| rule.takes_away) {
                 self.add(format!(
-                    "another rule refuses or redirects connections to these ports ({}): {}; a redirection that \
-                     comes before the seal's is not undone; remove it, or give --accept-foreign-rules",
+                    "another rule refuses or redirects connections to these ports ({}): {}; a redirection \
+                     that comes before the seal's is not undone; remove it, or give --accept-foreign-rules",
                     rule.place, rule.rule
                 ));
             }

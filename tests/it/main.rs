@@ -98,6 +98,7 @@ mod seal_agreement;
 mod seal_around;
 mod seal_crash;
 mod seal_interrupted;
+mod seal_kept_out;
 mod seal_neighbours;
 mod seal_refusals;
 mod seal_sources;
