@@ -96,6 +96,7 @@ mod remembered_verdicts;
 mod replay;
 mod seal_agreement;
 mod seal_around;
+mod seal_beside_firewalls;
 mod seal_crash;
 mod seal_interrupted;
 mod seal_kept_out;
