@@ -19,6 +19,7 @@ use super::self_check::{dial_all, reached};
 use super::standing::{Case, Standing, StandingError};
 use super::state::State;
 use super::unit::Unit;
+use super::unlisted;
 use crate::host::{self, Wire};
 use crate::network::Networks;
 use crate::settings::Settings;
@@ -213,6 +214,14 @@ impl Report {
         } else {
             self.notes
                 .push("not tried as another user, nor from another network: run it as root".into());
+        }
+        let signs = unlisted::signs();
+        if !signs.is_empty() {
+            self.notes.push(format!(
+                "not tried from another machine: a firewall that neither nft nor iptables lists may be in \
+                 force ({}), and only packets from there show what it lets through",
+                signs.join("; ")
+            ));
         }
         if root && wire {
             Wire::sweep();

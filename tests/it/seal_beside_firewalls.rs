@@ -10,13 +10,14 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::node::{Node, on_every_backend, server_seen_from};
-use crate::patience::eventually;
+use crate::patience::{eventually, patience};
 use crate::program::assert_says;
 use crate::seal_kept_out::eventually_all_say;
 use crate::skipped::skip_test;
 
-/// Which servers took the neighbour's connections while `work` went on.
-fn under_traffic(node: &Node, work: impl FnOnce()) -> BTreeMap<&'static str, usize> {
+/// Which servers took the neighbour's connections while `work` went on; what it is given waits for a few more
+/// of them.
+fn under_traffic(node: &Node, work: impl FnOnce(&dyn Fn())) -> BTreeMap<&'static str, usize> {
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
@@ -25,19 +26,27 @@ fn under_traffic(node: &Node, work: impl FnOnce()) -> BTreeMap<&'static str, usi
     }
     let stop = AtomicBool::new(false);
     let neighbour = &node.neighbour;
+    let (asked, more) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
-        let asking = scope.spawn(|| {
+        let stop = &stop;
+        let asking = scope.spawn(move || {
             let mut servers = BTreeMap::new();
             while !stop.load(Relaxed) {
                 *servers
                     .entry(server_seen_from(neighbour, "192.0.2.10:10250"))
                     .or_default() += 1;
+                let _ = asked.send(());
             }
             servers
         });
         {
-            let _stop = Stop(&stop);
-            work();
+            let _stop = Stop(stop);
+            work(&|| {
+                while more.try_recv().is_ok() {}
+                for _ in 0..3 {
+                    more.recv_timeout(patience()).unwrap();
+                }
+            });
         }
         asking.join().unwrap()
     })
@@ -78,10 +87,12 @@ async fn assert_sealed(node: &Node) {
 fn every_rule_of_the_node_is_flushed() {
     on_every_backend(async |mut node: Node| {
         seal(&mut node).await;
-        let servers = under_traffic(&node, || {
+        let servers = under_traffic(&node, |more| {
+            more();
             for _ in 0..3 {
                 node.flush_rules();
                 node.delete_chains();
+                more();
             }
         });
         assert!(servers.contains_key("gate"), "{}: {servers:?}", node.backend);
@@ -119,7 +130,7 @@ fn kube_proxy_starts_again() {
             ip daddr . meta l4proto . th dport vmap @service-ips
             fib daddr type local meta l4proto . th dport vmap @service-nodeports
         }
-        chain service-web { ip saddr != 10.244.0.0/16 jump mark-for-masquerade; dnat to 10.88.0.2:8080; }
+        chain service-web { ip saddr != 10.244.0.0/16 jump mark-for-masquerade; meta l4proto tcp dnat to 10.88.0.2:8080; }
         chain mark-for-masquerade { meta mark set meta mark or 0x4000; }
         chain masquerading {
             meta mark & 0x4000 == 0 return
@@ -130,10 +141,12 @@ fn kube_proxy_starts_again() {
     on_every_backend(async |mut node: Node| {
         node.shell(&format!("nft '{RULES}'"));
         seal(&mut node).await;
-        let servers = under_traffic(&node, || {
+        let servers = under_traffic(&node, |more| {
             for _ in 0..10 {
                 node.shell("nft delete table ip kube-proxy");
+                more();
                 node.shell(&format!("nft '{RULES}'"));
+                more();
             }
         });
         assert_eq!(
@@ -193,8 +206,10 @@ fn ufw_is_reloaded() {
         }
         node.kill_gate();
         seal(&mut node).await;
-        let servers = under_traffic(&node, || {
+        let servers = under_traffic(&node, |more| {
+            more();
             ufw(&node, "reload");
+            more();
         });
         assert!(servers.contains_key("gate"), "{}: {servers:?}", node.backend);
         assert!(!servers.contains_key("kubelet"), "{}: {servers:?}", node.backend);
@@ -233,8 +248,9 @@ impl Firewalld {
             .args([
                 "--nofork",
                 "--nopid",
+                // It changes the mode of the file that is named here.
                 "--log-file",
-                "/dev/null",
+                node.file("firewalld.log").to_str().unwrap(),
                 "--system-config",
             ])
             .arg(&configuration)
@@ -299,8 +315,10 @@ fn firewalld_is_reloaded() {
         firewalld.tell(&node, "--reload");
         node.kill_gate();
         seal(&mut node).await;
-        let servers = under_traffic(&node, || {
+        let servers = under_traffic(&node, |more| {
+            more();
             firewalld.tell(&node, "--reload");
+            more();
         });
         assert!(servers.contains_key("gate"), "{}: {servers:?}", node.backend);
         assert!(!servers.contains_key("kubelet"), "{}: {servers:?}", node.backend);

@@ -270,6 +270,9 @@ fn a_firewall_that_no_listing_shows_is_suspected_and_named() {
                 "--confirm-when-verified",
             ],
         );
+        node.firewall_exits(0, "confirm");
+        let said = node.firewall_exits(0, "status");
+        assert!(said.contains("note: not tried from another machine"), "{said}");
         node.stop().await;
     });
 }

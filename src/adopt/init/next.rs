@@ -335,8 +335,8 @@ impl Next<'_> {
              - A process on this node calls the read-only port: move it to the gate. Or set \
              `readOnlyPort.healthz: true`, which keeps answering health checks, and restart the gate. Or add \
              `--close-health-checkers`, and its requests are refused from then on.\n\
-             - Firewall rules of other programs refuse or redirect connections to these ports: read them, and \
-             add `--accept-foreign-rules` if they do no harm.\n\
+             - Firewall rules of other programs refuse or redirect connections to these ports: read them, \
+             and add `--accept-foreign-rules` if they do no harm.\n\
              {open}\n\
              ```sh\n\
              kubelet-gate firewall status --config {config}     # exits 0 if the node is sealed\n\
