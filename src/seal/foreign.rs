@@ -3,7 +3,7 @@
 
 use super::effect::takes_away;
 use super::error::FirewallError;
-use super::listed_rule::rules;
+use super::listed_rule::{ListedRule, rules};
 use super::tool;
 
 /// A rule that is not ours.
@@ -70,6 +70,24 @@ pub fn naming(tool: &str, text: &str, ports: &[u16]) -> Vec<ForeignRule> {
             takes_away: takes_away(rule, &all, ports),
         })
         .collect()
+}
+
+/// A rule in a listing that accepts connections because they were redirected, to whichever port.
+pub(super) fn accepting_redirected(tool: &str, text: &str) -> Option<ForeignRule> {
+    let accepts = |rule: &&ListedRule| {
+        let words: Vec<&str> = rule.text.split([' ', ',']).collect();
+        let has = |these: &[&str]| words.windows(these.len()).any(|window| window == these);
+        has(&["ct", "status", "dnat"]) && has(&["accept"])
+            || (has(&["--ctstatus", "DNAT"]) || has(&["--ctstate"]) && has(&["DNAT"]))
+                && has(&["-j", "ACCEPT"])
+    };
+    let all = rules(text);
+    let rule = all.iter().find(accepts)?;
+    Some(ForeignRule {
+        place: format!("{tool}: table {}, {}", rule.table, rule.holder),
+        rule: rule.text.clone(),
+        takes_away: false,
+    })
 }
 
 /// The bits of the packet mark that the rules in a listing read or write, as far as they say which.
@@ -166,6 +184,17 @@ mod tests {
                 .iter()
                 .all(|found| found.place == "iptables-save: table filter, chain INPUT")
         );
+    }
+
+    /// (Not seen red.)
+    #[test]
+    fn a_rule_that_accepts_what_was_redirected_is_found() {
+        let found = |rule: &str| accepting_redirected("x", rule).is_some();
+        assert!(found("ct status dnat accept"));
+        assert!(found("-A INPUT -m conntrack --ctstatus DNAT -j ACCEPT"));
+        assert!(found("-A INPUT -m conntrack --ctstate RELATED,DNAT -j ACCEPT"));
+        assert!(!found("ct status dnat drop") && !found("ct state established accept"));
+        assert!(!found("-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT"));
     }
 
     /// Seen red: with only the numbers right behind `dport` read, the verdict map, the concatenation and

@@ -22,6 +22,8 @@ pub struct Before {
     pub memory: WireMemory,
     /// What speaks against trying it.
     pub refusals: Vec<String>,
+    /// What only a trial can show.
+    pub warnings: Vec<String>,
 }
 
 /// Looks at what another network reaches, before `plan` is tried. With `accepted`, ports that would be dead
@@ -57,20 +59,34 @@ pub fn before(
         .iter()
         .copied()
         .filter(|address| here(address) && shows(address.is_ipv4()))
+        // Reached under a seal, it shows that redirected connections pass.
+        .filter(|address| in_force.is_none() || !tried.reached(*address))
         .filter(|address| gate_at(address).is_some_and(|gate| !tried.reached(gate)))
         .collect();
     let mut before = Before::default();
     if accepted {
         reached.retain(|address| !dead.contains(address));
-    } else if !dead.is_empty() {
-        before.refusals.push(format!(
-            "callers reach {} over the wire, but not {}: {}, or give --accept-dead-ports",
-            shown(&dead),
-            gate_ports(plan, &dead, tried),
-            remedy(plan, &dead, tried)
-        ));
-    } else if in_force.is_none() && listings_prove {
-        before.refusals.extend(unshown(plan, &reached, tried));
+    } else {
+        let why = match dead.is_empty() {
+            false => Some(format!(
+                "callers reach {} over the wire, but not {}: {}",
+                shown(&dead),
+                gate_ports(plan, &dead, tried),
+                remedy(plan, &dead, tried)
+            )),
+            true if in_force.is_none() && listings_prove => unshown(plan, &reached, tried),
+            true => None,
+        };
+        let exception = why.as_ref().and_then(|_| accepting_redirected());
+        match (why, exception) {
+            (None, _) => {}
+            (Some(why), None) => before.refusals.push(why + ", or give --accept-dead-ports"),
+            (Some(why), Some(rule)) => before.warnings.push(format!(
+                "{why}. A rule accepts redirected connections, so that this may not be needed ({}: {}): \
+                 confirm dials again, under the trial",
+                rule.place, rule.rule
+            )),
+        }
     }
     before.memory.reached = reached;
     Ok(before)
@@ -191,6 +207,14 @@ fn remedy(plan: &Plan, dead: &BTreeSet<SocketAddr>, tried: &OverWire) -> String 
     }
 }
 
+/// A rule by which redirected connections pass, though the gate's ports are shut to others.
+fn accepting_redirected() -> Option<ForeignRule> {
+    let listings = foreign::listings().ok()?;
+    listings
+        .iter()
+        .find_map(|(tool, text)| foreign::accepting_redirected(tool, text))
+}
+
 /// The place of each rule that lets the kubelet's ports pass, and the commands of firewalls that have one.
 fn opening(listings: &[(String, String)], kubelet: &[u16], shut: &[u16]) -> String {
     let opens = passing(listings, kubelet);
@@ -268,7 +292,7 @@ fn unshown(plan: &Plan, reached: &BTreeSet<SocketAddr>, tried: &OverWire) -> Opt
     }
     Some(format!(
         "the host's firewall lets port {} pass ({}: {}), and no rule names the gate's port {gate}: another \
-         network reached neither, so that packets show nothing; {}, or give --accept-dead-ports",
+         network reached neither, so that packets show nothing; {}",
         port.port,
         first.place,
         first.rule,

@@ -113,6 +113,9 @@ impl Apply {
         let (Some(gate), []) = (gate, refusals.lines()) else {
             return Ok(refuse(refusals.lines(), &mut terminal.err));
         };
+        for warning in &before.warnings {
+            terminal.err.warning(warning);
+        }
 
         let run_directory = &settings.firewall.run_directory;
         let exemption = gate.exemption.clone();

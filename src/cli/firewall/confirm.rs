@@ -10,7 +10,7 @@ use crate::cli::exit::{CliError, Exit};
 use crate::cli::terminal::{Stream, Terminal};
 use crate::host;
 use crate::seal::trial;
-use crate::seal::{Case, OverWire, Plan, Standing, Unit, WireMemory, kept_out};
+use crate::seal::{Case, OverWire, Plan, RunningGate, Standing, Unit, WireMemory, kept_out};
 use crate::settings::Settings;
 
 /// The arguments of `firewall confirm`.
@@ -100,6 +100,11 @@ fn kept_out(settings: &Settings, plan: &Plan) -> Result<Option<String>, CliError
         .is_empty()
     {
         return Ok(None);
+    }
+    let gate = RunningGate::read(&settings.firewall.run_directory).map_err(CliError::failed)?;
+    if !gate.is_some_and(|gate| gate.lives()) {
+        let why = "no gate runs, so that callers who reached the kubelet before reach nothing: start it";
+        return Ok(Some(why.to_owned()));
     }
     let addresses = host::addresses().map_err(CliError::failed)?;
     match OverWire::dial(plan, &addresses) {
