@@ -78,8 +78,7 @@ async fn eventually_status(node: &Node, code: i32) -> String {
     node.firewall_exits(code, "status")
 }
 
-/// Seen red: without what is reached over the wire looked at, the seal was tried and confirmed, and `status`
-/// said `sealed`.
+/// (Not seen red.)
 #[test]
 fn a_firewall_that_opens_the_kubelets_port_alone_is_named_before_a_seal_is_tried() {
     on_every_backend(async |mut node: Node| {
@@ -122,7 +121,7 @@ fn a_firewall_that_opens_the_kubelets_port_alone_is_named_before_a_seal_is_tried
     });
 }
 
-/// Seen red: with the finding not noted in the state, the gate said `sealed` where `status` did not.
+/// (Not seen red.)
 #[test]
 fn a_firewall_that_shuts_the_gates_ports_later_unseals_the_node_to_every_reader() {
     on_every_backend(async |mut node: Node| {
@@ -194,7 +193,7 @@ fn ports_that_an_operator_gives_up_are_not_missed() {
     });
 }
 
-/// Seen red: with the missing gate in a note.
+/// (Not seen red.)
 #[test]
 fn a_node_without_a_gate_is_not_called_sealed() {
     on_every_backend(async |mut node: Node| {
@@ -279,7 +278,7 @@ fn a_firewall_that_no_listing_shows_is_suspected_and_named() {
 
 /// A file that another program wrote must not read as a wire that is fine.
 ///
-/// Seen red: with a memory that cannot be read taken for an empty one.
+/// (Not seen red.)
 #[test]
 fn a_memory_of_the_wire_that_cannot_be_read_is_an_error() {
     on_a_node(async |mut node: Node| {
