@@ -128,7 +128,12 @@ fn dial_at_once(to: &BTreeSet<SocketAddr>) -> io::Result<BTreeMap<SocketAddr, Op
                     // Ended by a reset, it is in no table of connections afterwards.
                     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
                 }
-                (address, dialled.err().map(|error| error.to_string()))
+                // Refused by a firewall, a connection is not reset: the gate took it, and closed it by
+                // sources.port.
+                let failed = dialled
+                    .err()
+                    .filter(|error| error.kind() != io::ErrorKind::ConnectionReset);
+                (address, failed.map(|error| error.to_string()))
             });
         }
         let mut answers = BTreeMap::new();
