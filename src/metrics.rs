@@ -64,6 +64,7 @@ pub struct Metrics {
     /// after the pin was read again.
     pub pin_mismatches: Counter,
     bypass_sealed: Family<PortLabels, Gauge>,
+    seal: Family<StateLabels, Gauge>,
     /// Seconds in which a way around the gate was open, or could not be excluded.
     pub seal_open_seconds: Counter<f64, AtomicU64>,
     /// Connections to the kubelet, open now, that did not come through the gate.
@@ -187,6 +188,11 @@ struct CertificateLabels {
 struct PortLabels {
     port: u16,
     family: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct StateLabels {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -326,6 +332,10 @@ impl Metrics {
                 "bypass_sealed",
                 "1 if this port of the kubelet cannot be reached around the gate, by the last try; 0 if it \
                  can or may be",
+            ),
+            seal: families.add(
+                "seal",
+                "1 for the state of the seal by the last look, 0 for the states that it was in before",
             ),
             seal_open_seconds: families.add(
                 "seal_open_seconds",
@@ -514,6 +524,14 @@ impl Metrics {
             .set(i64::from(sealed));
     }
 
+    /// The state of the seal has become `after`.
+    pub fn seal(&self, before: &'static str, after: &'static str) {
+        self.seal.get_or_create(&StateLabels { state: after }).set(1);
+        if before != after {
+            self.seal.get_or_create(&StateLabels { state: before }).set(0);
+        }
+    }
+
     /// A hand-over ended: `ok`, in the process that took over, or in the other one `failed`, `refused`, or
     /// `stranger` for a process that may not ask for one.
     pub fn upgrade(&self, result: &'static str) {
@@ -617,6 +635,7 @@ mod tests {
         metrics.certificate_expires("x", 1);
         metrics.audit_events("x", 1);
         metrics.bypass_sealed(1, "x", true);
+        metrics.seal("x", "y");
         metrics.upgrade("x");
         metrics.address_held(([127, 0, 0, 1], 1).into(), true);
         metrics.next_start(([127, 0, 0, 1], 1).into(), "free");

@@ -138,6 +138,7 @@ fn seal(seal: &Seal) -> String {
         Seal::Absent => "none is in force: kubelet-gate firewall apply".to_owned(),
         Seal::Trial => "on trial: kubelet-gate firewall confirm".to_owned(),
         Seal::Unwatched => "not looked at yet".to_owned(),
+        Seal::Shut(why) => format!("keeps callers out: {why}"),
         Seal::Open(why) => format!("open: {why}"),
         Seal::Unknown(why) => format!("unknown: {why}"),
     }

@@ -24,6 +24,7 @@ pub struct Unreached(#[source] io::Error);
 #[derive(Debug)]
 pub struct Wire {
     namespace: Namespace,
+    sources: [IpAddr; 2],
 }
 
 impl Wire {
@@ -57,10 +58,10 @@ impl Wire {
         namespace.ip(&["addr", "add", &format!("{}/30", at(2)), "dev", "eth0"])?;
         namespace.ip(&["link", "set", "eth0", "up"])?;
         namespace.ip(&["route", "add", "default", "via", &at(1)])?;
+        // A network that is unique by chance. Where there can be none, its addresses are not reached, which
+        // is reported then.
+        let prefix = format!("fd6b:{:x}:{:x}", pid >> 16, pid & 0xffff);
         if own.iter().any(IpAddr::is_ipv6) {
-            // A network that is unique by chance. Where there can be none, its addresses are not reached,
-            // which is reported then.
-            let prefix = format!("fd6b:{:x}:{:x}", pid >> 16, pid & 0xffff);
             let wired = ip(&["addr", "add", &format!("{prefix}::1/64"), "dev", &here, "nodad"])
                 .and_then(|()| {
                     namespace.ip(&["addr", "add", &format!("{prefix}::2/64"), "dev", "eth0", "nodad"])
@@ -85,7 +86,16 @@ impl Wire {
                 }
             }
         }
-        Ok(Self { namespace })
+        let ipv6 = format!("{prefix}::2").parse().unwrap_or(Ipv6Addr::UNSPECIFIED);
+        Ok(Self {
+            namespace,
+            sources: [Ipv4Addr::new(a, b, c, d + 2).into(), ipv6.into()],
+        })
+    }
+
+    /// The addresses that packets from there come from.
+    pub(crate) fn sources(&self) -> [IpAddr; 2] {
+        self.sources
     }
 
     /// Whether packets from there reach this address of the node at all, and its answers come back: without

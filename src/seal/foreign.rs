@@ -1,9 +1,9 @@
 //! What the node's other rules do with the kubelet's ports and with packet marks. Read from what their own
 //! programs print, by the few words that matter here; a line that is not understood names nothing.
 
-use std::net::Ipv4Addr;
-
+use super::effect::takes_away;
 use super::error::FirewallError;
+use super::listed_rule::{ListedRule, rules};
 use super::tool;
 
 /// A rule that is not ours.
@@ -13,8 +13,8 @@ pub struct ForeignRule {
     pub place: String,
     /// The rule as listed.
     pub rule: String,
-    /// It is a line of a set or map, to which rules may refer.
-    in_set: bool,
+    /// It drops, refuses or redirects connections to a port that it names; otherwise it lets them pass.
+    pub takes_away: bool,
 }
 
 /// Every rule of the node, as each program lists it. A program that is not there has no rules.
@@ -61,58 +61,40 @@ pub fn marks_in_use() -> Result<u32, FirewallError> {
 /// The rules in a listing that name one of these ports: as a destination, alone, in a range, in a set or map,
 /// or as what something else is brought to. One too many is shown rather than one too few.
 pub fn naming(tool: &str, text: &str, ports: &[u16]) -> Vec<ForeignRule> {
-    rules(tool, text)
-        .filter(|foreign| names(&foreign.rule, foreign.in_set, ports))
+    let all = rules(text);
+    let named = all.iter().filter(|rule| rule.names(ports));
+    named
+        .map(|rule| ForeignRule {
+            place: format!("{tool}: table {}, {}", rule.table, rule.holder),
+            rule: rule.text.clone(),
+            takes_away: takes_away(rule, &all, ports),
+        })
         .collect()
 }
 
-fn names(rule: &str, in_set: bool, ports: &[u16]) -> bool {
-    // Comments and interface names are in quotes.
-    let unquoted: Vec<&str> = rule.split('"').step_by(2).collect();
-    let unquoted = unquoted.join(" ");
-    let words = unquoted
-        .split(|c: char| c.is_whitespace() || "{},=".contains(c))
-        .filter(|word| !word.is_empty() && !matches!(*word, "!" | "."));
-    // What the numbers that follow are.
-    let (mut destination, mut other) = (in_set, false);
-    for word in words {
-        match (word, range(word)) {
-            ("dport" | "--dport" | "--dports" | "--ports" | "--destination-port", _) => {
-                (destination, other) = (true, false);
-            }
-            ("sport" | "--sport" | "--sports" | "--source-port" | "packets" | "bytes", _) => other = true,
-            (_, Some(_)) if other => {}
-            (_, Some(range)) => {
-                // A range of something else is mostly that of a masquerade.
-                let meant = destination || range.start() == range.end();
-                if meant && ports.iter().any(|port| range.contains(port)) {
-                    return true;
-                }
-            }
-            (word, None) => {
-                other = false;
-                if target(word).is_some_and(|port| ports.contains(&port)) {
-                    return true;
-                }
-            }
-        }
-    }
-    false
-}
-
-/// The port of `:10250`, `192.0.2.1:10250` or `[::1]:10250`.
-fn target(word: &str) -> Option<u16> {
-    let (address, port) = word.rsplit_once(':')?;
-    let addressed = address.is_empty() || address.ends_with(']') || address.parse::<Ipv4Addr>().is_ok();
-    addressed.then(|| port.parse().ok())?
+/// A rule in a listing that accepts connections because they were redirected, to whichever port.
+pub(super) fn accepting_redirected(tool: &str, text: &str) -> Option<ForeignRule> {
+    let accepts = |rule: &&ListedRule| {
+        let words: Vec<&str> = rule.text.split([' ', ',']).collect();
+        let has = |these: &[&str]| words.windows(these.len()).any(|window| window == these);
+        has(&["ct", "status", "dnat"]) && has(&["accept"])
+            || (has(&["--ctstatus", "DNAT"]) || has(&["--ctstate"]) && has(&["DNAT"]))
+                && has(&["-j", "ACCEPT"])
+    };
+    let all = rules(text);
+    let rule = all.iter().find(accepts)?;
+    Some(ForeignRule {
+        place: format!("{tool}: table {}, {}", rule.table, rule.holder),
+        rule: rule.text.clone(),
+        takes_away: false,
+    })
 }
 
 /// The bits of the packet mark that the rules in a listing read or write, as far as they say which.
 pub fn marked(text: &str) -> u32 {
-    rules("", text)
-        .map(|foreign| foreign.rule)
-        .filter(|rule| rule.contains("mark"))
-        .fold(0, |bits, rule| bits | mark_bits(&rule))
+    let rules = rules(text);
+    let marking = rules.iter().filter(|rule| rule.text.contains("mark"));
+    marking.fold(0, |bits, rule| bits | mark_bits(&rule.text))
 }
 
 /// The same for `ip rule`: `fwmark 0x80/0x80`.
@@ -121,53 +103,6 @@ pub fn routed(text: &str) -> u32 {
     text.lines()
         .filter_map(after)
         .fold(0, |bits, word| bits | word_bits(&word))
-}
-
-/// What each rule of a listing is and where it stands, without ours.
-fn rules<'a>(tool: &'a str, text: &'a str) -> impl Iterator<Item = ForeignRule> {
-    let (mut table, mut chain, mut in_set) = (String::new(), String::new(), false);
-    let set = |name: &&str| name.starts_with("set ") || name.starts_with("map ");
-    text.lines().filter_map(move |line| {
-        let line = line.trim();
-        // nft opens tables and chains with a brace; iptables-save names a table with an asterisk, and each
-        // rule its chain.
-        if let Some(name) = line
-            .strip_prefix("table ")
-            .and_then(|line| line.strip_suffix(" {"))
-        {
-            name.clone_into(&mut table);
-            chain.clear();
-        } else if let Some(name) = line
-            .strip_prefix("chain ")
-            .and_then(|line| line.strip_suffix(" {"))
-        {
-            (chain, in_set) = (format!("chain {name}"), false);
-        } else if let Some(name) = line.strip_suffix(" {").filter(set) {
-            (chain, in_set) = (name.to_owned(), true);
-        } else if let Some(name) = line.strip_prefix('*') {
-            name.clone_into(&mut table);
-        } else if let Some(rule) = line.strip_prefix("-A ") {
-            chain = format!("chain {}", rule.split(' ').next().unwrap_or_default());
-        }
-        let ours = table == "inet kubelet_gate"
-            || chain.starts_with("chain KG-")
-            || line.split(' ').any(|word| word.starts_with("KG-"))
-            || line.contains("kubelet-gate");
-        let rule = !ours && !line.is_empty() && !line.starts_with([':', '*', '#']) && !line.ends_with('{');
-        rule.then(|| ForeignRule {
-            place: format!("{tool}: table {table}, {chain}"),
-            rule: line.to_owned(),
-            in_set,
-        })
-    })
-}
-
-/// `10250`, `10000-11000` or `10000:11000`.
-fn range(word: &str) -> Option<std::ops::RangeInclusive<u16>> {
-    match word.split_once(['-', ':']) {
-        None => word.parse().ok().map(|port| port..=port),
-        Some((first, last)) => Some(first.parse().ok()?..=last.parse().ok()?),
-    }
 }
 
 fn mark_bits(rule: &str) -> u32 {
@@ -249,6 +184,17 @@ mod tests {
                 .iter()
                 .all(|found| found.place == "iptables-save: table filter, chain INPUT")
         );
+    }
+
+    /// (Not seen red.)
+    #[test]
+    fn a_rule_that_accepts_what_was_redirected_is_found() {
+        let found = |rule: &str| accepting_redirected("x", rule).is_some();
+        assert!(found("ct status dnat accept"));
+        assert!(found("-A INPUT -m conntrack --ctstatus DNAT -j ACCEPT"));
+        assert!(found("-A INPUT -m conntrack --ctstate RELATED,DNAT -j ACCEPT"));
+        assert!(!found("ct status dnat drop") && !found("ct state established accept"));
+        assert!(!found("-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT"));
     }
 
     /// Seen red: with only the numbers right behind `dport` read, the verdict map, the concatenation and

@@ -192,6 +192,7 @@ fn foreign_rules_are_found(text: &str) {
         (last.rule.as_str(), last.place.as_str()),
         (rule, "nft: table ip other, chain c")
     );
+    assert!(last.takes_away, "it drops");
     assert_eq!(foreign::marked(&text) & 0x40, 0x40);
     let _ = foreign::routed(&text);
 }

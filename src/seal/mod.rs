@@ -8,6 +8,7 @@ mod boot;
 mod changes;
 pub mod connections;
 mod digest;
+mod effect;
 mod error;
 mod exemption;
 pub(crate) mod file;
@@ -16,9 +17,12 @@ pub mod foreign;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod iptables;
+pub mod kept_out;
+mod listed_rule;
 mod listing;
 mod nft;
 pub mod observe;
+mod over_wire;
 mod plan;
 mod proposal;
 mod refusals;
@@ -32,6 +36,7 @@ pub mod status;
 pub(crate) mod tool;
 pub mod trial;
 mod unit;
+pub mod unlisted;
 mod verdict;
 
 pub use self::boot::Boot;
@@ -42,6 +47,7 @@ pub use self::file::FileError;
 pub use self::firewall::{Firewall, iptables_in_use};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::iptables::iptables_listing;
+pub use self::over_wire::{OverWire, WireMemory};
 pub use self::plan::{Plan, PlanError, PortKind, SealedPort};
 pub use self::refusals::{Accepted, Refusals};
 pub use self::restore::{Restored, put_back, tidy};

@@ -215,6 +215,17 @@ impl SealedPort {
             gate_addresses: held.map(|address| address.ip().to_canonical()).collect(),
         }
     }
+
+    /// The port at which the gate takes what is meant for this one on `address`; `None`: that is refused.
+    pub(super) fn taken_at(&self, address: IpAddr) -> Option<u16> {
+        if self.gate_addresses.contains(&address) {
+            return Some(self.port);
+        }
+        match address.is_ipv4() {
+            true => self.redirect_ipv4,
+            false => self.redirect_ipv6,
+        }
+    }
 }
 
 // === impl PortKind ===

@@ -21,7 +21,7 @@ const SHARED: u32 = 65534;
 /// What the operator knows already and wants all the same.
 #[derive(Clone, Copy, Debug)]
 pub struct Accepted {
-    /// Rules of other programs that name the sealed ports, or use the mark's bits.
+    /// Rules of other programs that take connections to the sealed ports away, or use the mark's bits.
     pub foreign_rules: bool,
     /// The gate has not served the API server yet.
     pub unseen_api_server: bool,
@@ -75,7 +75,8 @@ impl Refusals {
         &self.0
     }
 
-    fn add(&mut self, why: String) {
+    /// Adds a reason.
+    pub fn add(&mut self, why: String) {
         self.0.push(why);
     }
 
@@ -160,11 +161,11 @@ impl Refusals {
             Err(error) => return self.add(format!("what other rules do cannot be seen: {error}")),
         };
         for (tool, text) in listings {
-            for rule in foreign::naming(&tool, &text, &ports) {
+            let named = foreign::naming(&tool, &text, &ports).into_iter();
+            for rule in named.filter(|rule| rule.takes_away) {
                 self.add(format!(
-                    "another rule names these ports ({}): {}; packets pass both it and the seal, and either \
-                     may refuse them, but a redirection that comes before the seal's is not undone; remove \
-                     it, or give --accept-foreign-rules",
+                    "another rule refuses or redirects connections to these ports ({}): {}; a redirection \
+                     that comes before the seal's is not undone; remove it, or give --accept-foreign-rules",
                     rule.place, rule.rule
                 ));
             }

@@ -11,12 +11,15 @@ use super::connections;
 use super::exemption::Exemption;
 use super::file::FileError;
 use super::firewall::Firewall;
+use super::kept_out;
+use super::over_wire::{OverWire, WireMemory};
 use super::plan::Plan;
 use super::running_gate::RunningGate;
 use super::self_check::{dial_all, reached};
 use super::standing::{Case, Standing, StandingError};
 use super::state::State;
 use super::unit::Unit;
+use super::unlisted;
 use crate::host::{self, Wire};
 use crate::network::Networks;
 use crate::settings::Settings;
@@ -92,7 +95,13 @@ impl Report {
                 let gate = report.gate(settings, &standing)?;
                 if let Some(plan) = standing.plan() {
                     report.sources(plan, settings);
-                    report.dial(plan, (&gate, &settings.sources.port), wire)?;
+                    let tried = report.dial(plan, (&gate, &settings.sources.port), wire)?;
+                    if matches!(
+                        standing.case,
+                        Case::InForce | Case::Trial { .. } | Case::Unfinished
+                    ) {
+                        report.kept_out(&state, plan, tried.filter(|_| gate.lives()))?;
+                    }
                 }
             }
         }
@@ -130,8 +139,11 @@ impl Report {
                 Ok(gate)
             }
             _ => {
-                self.notes
-                    .push("no gate runs: no client reaches the kubelet through it".into());
+                self.problems.push(
+                    "no gate runs: the seal keeps every caller out, since none reaches the kubelet through \
+                     the gate; start it"
+                        .into(),
+                );
                 Ok(RunningGate::absent(
                     &settings.listen,
                     &settings.read_only_port.listen,
@@ -174,13 +186,24 @@ impl Report {
         }
     }
 
-    /// Dials every port from every side that there is.
+    /// Callers that reached the kubelet over the wire before the seal, and reach nothing now. Without a wire,
+    /// what the last command found counts, as it does for the gate.
+    fn kept_out(&mut self, state: &State, plan: &Plan, tried: Option<OverWire>) -> Result<(), StatusError> {
+        self.problems.extend(match tried {
+            Some(tried) => kept_out::look(state, plan, &host::addresses()?, &tried)?,
+            None => WireMemory::load(state)?.kept_out,
+        });
+        Ok(())
+    }
+
+    /// Dials every port from every side that there is; yields what was dialled over a wire, if there was one.
     fn dial(
         &mut self,
         plan: &Plan,
         (gate, sources): (&RunningGate, &Networks),
         wire: bool,
-    ) -> Result<(), StatusError> {
+    ) -> Result<Option<OverWire>, StatusError> {
+        let mut over_wire = None;
         let addresses = host::addresses()?;
         let to = plan.dialled(&addresses);
         let root = rustix::process::geteuid().is_root();
@@ -191,6 +214,14 @@ impl Report {
         } else {
             self.notes
                 .push("not tried as another user, nor from another network: run it as root".into());
+        }
+        let signs = unlisted::signs();
+        if !signs.is_empty() {
+            self.notes.push(format!(
+                "not tried from another machine: a firewall that neither nft nor iptables lists may be in \
+                 force ({}), and only packets from there show what it lets through",
+                signs.join("; ")
+            ));
         }
         if root && wire {
             Wire::sweep();
@@ -206,6 +237,7 @@ impl Report {
                     let dialled = wire.run(|| dial(&to)).and_then(|dialled| dialled);
                     let dialled = dialled.map(|dialled| self.shown(&wire, &there, dialled));
                     self.tried("another network", dialled, gate, sources);
+                    over_wire = Some(OverWire::dial_over(&wire, plan, &addresses)?);
                 }
                 Err(error) => self
                     .notes
@@ -218,7 +250,7 @@ impl Report {
                 connection.peer, connection.kubelet
             ));
         }
-        Ok(())
+        Ok(over_wire)
     }
 
     /// Leaves out the addresses of which a wire shows nothing: where no answer of any kind came, and none

@@ -85,8 +85,9 @@ fn text(boot: &Boot) -> String {
          listens there\n\
          DefaultDependencies=no\n\
          RequiresMountsFor=/var/lib\n\
-         After=systemd-modules-load.service local-fs.target nftables.service iptables.service \
-         netfilter-persistent.service\n\
+         # Firewalls that delete every rule when they start. Whether they start is theirs: no Wants= here.\n\
+         After=systemd-modules-load.service local-fs.target nftables.service iptables.service\n\
+         After=ip6tables.service netfilter-persistent.service firewalld.service ufw.service ipset.service\n\
          Before=network-pre.target kubelet.service k3s.service k3s-agent.service rke2-server.service \
          rke2-agent.service\n\
          Before=snap.microk8s.daemon-kubelite.service shutdown.target\n\
@@ -140,6 +141,14 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("kubelet-gate serve"), "{text}");
+        let after: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("After="))
+            .flat_map(|names| names.split(' '))
+            .collect();
+        for firewall in ["nftables", "netfilter-persistent", "firewalld", "ufw"] {
+            assert!(after.contains(&format!("{firewall}.service").as_str()), "{text}");
+        }
         assert!(unit.loads(&boot("/a b/confirmed-1.nft")));
         assert!(!unit.loads(&boot("/a b/confirmed-2.nft")), "another plan's");
         unit.delete().unwrap();

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::instance::Instance;
 use crate::seal::{
     Attempt, Case, Changes, FileError, FirewallError, Plan, Reached, Restored, RunningGate, Seal, Standing,
-    StandingError, State, attempt_all, connections, put_back, tidy,
+    StandingError, State, WireMemory, attempt_all, connections, put_back, tidy,
 };
 use crate::settings::Backend;
 
@@ -166,10 +166,12 @@ impl Watch {
                 Seal::Absent => tracing::warn!("the seal is gone: the kubelet's ports are open on this node"),
                 Seal::Trial => tracing::info!("the seal is on trial, and holds"),
                 Seal::Sealed => tracing::info!("sealed: no connection bypasses the gate"),
+                Seal::Shut(why) => tracing::error!("the seal keeps callers out: {why}"),
                 Seal::Open(why) => tracing::error!("NOT SEALED: {why}"),
                 Seal::Unknown(why) => tracing::error!("whether the node is sealed cannot be seen: {why}"),
             }
         }
+        self.instance.metrics().seal(before.name(), seal.name());
         self.instance.seal.store(Arc::new(seal));
     }
 
@@ -239,10 +241,19 @@ impl Watch {
             Some(Attempt {
                 address,
                 reached: Reached::Unknown(why),
-            }) => Seal::Unknown(format!("{address}: {why}")),
-            Some(Attempt { address, .. }) => Seal::Open(format!("{address} was reached around the gate")),
-            None if confirmed => Seal::Sealed,
-            None => Seal::Trial,
+            }) => return Seal::Unknown(format!("{address}: {why}")),
+            Some(Attempt { address, .. }) => {
+                return Seal::Open(format!("{address} was reached around the gate"));
+            }
+            None => {}
+        }
+        // The gate may make no network to dial from: what a command found counts until the next one looks.
+        let state = State::new(&self.instance.settings.firewall.state_directory);
+        match WireMemory::load(&state).map(|memory| memory.kept_out) {
+            Err(error) => Seal::Unknown(error.to_string()),
+            Ok(Some(why)) => Seal::Shut(why),
+            Ok(None) if confirmed => Seal::Sealed,
+            Ok(None) => Seal::Trial,
         }
     }
 

@@ -43,19 +43,21 @@ fn a_node_that_is_not_ready_is_not_sealed_and_every_reason_is_named() {
         other.kill().unwrap();
         other.wait().unwrap();
 
-        // Rules of other programs: one names a port, one the mark's bits.
+        // Rules of other programs: one takes a port away, one lets it pass, one uses the mark's bits.
         let mask = node.running_gate()["exemption"]["mark"]["mask"].as_u64().unwrap();
         node.shell(&format!(
             "nft 'table ip theirs {{ chain in {{ type filter hook input priority 0; tcp dport 10250 accept; \
-             meta mark & {mask:#x} == 1 accept; }}; }}'"
+             ip saddr 192.0.2.99 tcp dport 10250 drop; meta mark & {mask:#x} == 1 accept; }}; }}'"
         ));
         refused(
             &node,
             &[
-                "nft: table ip theirs, chain in): tcp dport 10250 accept",
+                "nft: table ip theirs, chain in): ip saddr 192.0.2.99 tcp dport 10250 drop",
                 "of the packet mark are used by other rules",
             ],
         );
+        let said = node.firewall_exits(2, "apply");
+        assert!(!said.contains("chain in): tcp dport 10250 accept"), "{said}");
         node.firewall_exits(0, "apply --accept-foreign-rules");
         node.firewall_exits(0, "remove");
         node.shell("nft delete table ip theirs");

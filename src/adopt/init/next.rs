@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::configuration::DraftConfiguration;
 use super::destination::{Destination, Naming};
 use super::files::{CONFIGURATION, KUBECONFIG, RULES, SERVICE, SOCKET};
+use super::listening;
 use super::paths::Paths;
 use super::text::filled;
 use crate::adopt::inspect::Inspection;
@@ -303,6 +304,10 @@ impl Next<'_> {
                 configuration.port
             ),
         };
+        let open = match configuration.port == kubelet {
+            true => String::new(),
+            false => self.open(kubelet),
+        };
         let read = match self.names.contains(&RULES) {
             true => format!("     # or read {RULES}"),
             false => String::new(),
@@ -330,12 +335,30 @@ impl Next<'_> {
              - A process on this node calls the read-only port: move it to the gate. Or set \
              `readOnlyPort.healthz: true`, which keeps answering health checks, and restart the gate. Or add \
              `--close-health-checkers`, and its requests are refused from then on.\n\
-             - Firewall rules of other programs name these ports: read them, and add \
-             `--accept-foreign-rules` if they do no harm.\n\n\
+             - Firewall rules of other programs refuse or redirect connections to these ports: read them, \
+             and add `--accept-foreign-rules` if they do no harm.\n\
+             {open}\n\
              ```sh\n\
              kubelet-gate firewall status --config {config}     # exits 0 if the node is sealed\n\
              kubelet-gate prove --compare before.json     # exits 0 if nothing gets through any more\n\
              ```\n"
+        )
+    }
+
+    /// What the node's own firewall must open before the seal.
+    fn open(&self, kubelet: u16) -> String {
+        let mut ports = vec![self.configuration.port.to_string()];
+        if self.inspection.options.number("readOnlyPort") != 0 {
+            ports.push(listening::tombstone(self.destination).port().to_string());
+        }
+        format!(
+            "- The node's own firewall opens port {kubelet} alone: the seal changes the port before that \
+             firewall sees a packet, so it must open TCP {} as well. `apply` names the table and the chain. \
+             With ufw: `for port in {words}; do ufw allow $port/tcp; done`. With firewalld: `for port in \
+             {words}; do firewall-cmd --permanent --add-port=$port/tcp; done; firewall-cmd --reload`. A \
+             firewall of Cilium or Calico that no listing shows needs the same in its host policies.\n",
+            ports.join(", "),
+            words = ports.join(" ")
         )
     }
 

@@ -9,14 +9,18 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::configuration::{Configuration, state};
-use super::confirm::confirm;
+use super::confirm::{confirm, refuse};
 use super::plan::{BackendName, planned, print_ports};
 use crate::cli::exit::{CliError, Exit, runtime};
 use crate::cli::terminal::{Stream, Terminal};
 use crate::duration;
 use crate::host;
+use crate::seal::kept_out::{self, Before};
 use crate::seal::trial::{self, TrialError};
-use crate::seal::{Accepted, Plan, Refusals, RunningGate, Unit, attempt_all, connections};
+use crate::seal::{
+    Accepted, OverWire, Plan, Refusals, RunningGate, Standing, Unit, WireMemory, attempt_all, connections,
+    unlisted,
+};
 use crate::serve::admin::client::{AdminError, AdminPlace, api_server};
 use crate::settings::Settings;
 
@@ -47,9 +51,13 @@ pub(super) struct Apply {
     /// Reset the connections to the kubelet that are open past the gate, and no others
     #[arg(long)]
     cut: bool,
-    /// Rules of other programs that name the sealed ports, or use the mark's bits, are known to do no harm
+    /// Rules of other programs that refuse or redirect connections to the sealed ports, or use the mark's
+    /// bits, are known to do no harm
     #[arg(long)]
     accept_foreign_rules: bool,
+    /// Callers that reach the kubelet's ports over the wire today, and would not reach the gate's, are known
+    #[arg(long)]
+    accept_dead_ports: bool,
     /// The API server has not been seen at the gate yet, and will come all the same
     #[arg(long)]
     accept_unseen_api_server: bool,
@@ -96,10 +104,18 @@ impl Apply {
             let served = runtime.block_on(api_server(&admin, ADMIN));
             Some(served.map(|served| served.map(|served| served.addresses)))
         };
-        let (refusals, gate) = Refusals::of(&settings, &plan, accepted, served);
+        let (mut refusals, gate) = Refusals::of(&settings, &plan, accepted, served);
+        let before = match &gate {
+            Some(_) => self.before(&settings, &plan, terminal)?,
+            None => Before::default(),
+        };
+        before.refusals.iter().for_each(|why| refusals.add(why.clone()));
         let (Some(gate), []) = (gate, refusals.lines()) else {
             return Ok(refuse(refusals.lines(), &mut terminal.err));
         };
+        for warning in &before.warnings {
+            terminal.err.warning(warning);
+        }
 
         let run_directory = &settings.firewall.run_directory;
         let exemption = gate.exemption.clone();
@@ -108,6 +124,8 @@ impl Apply {
             Ok(apply) => apply,
             Err(error) => return Ok(self.refused(&error, &mut terminal.err)),
         };
+        // Remembered first: a trial in force would change what another network reaches.
+        before.memory.save(&state(&settings)).map_err(CliError::failed)?;
         let began = Instant::now();
         let applied = apply.change.finish();
         for setback in apply.change.setbacks() {
@@ -140,6 +158,42 @@ impl Apply {
             return confirm(&settings, &self.unit_directory, Some(&plan), terminal);
         }
         Ok(Exit::Good)
+    }
+
+    /// What another network reaches now, and whether it would reach the gate under this plan.
+    fn before(&self, settings: &Settings, plan: &Plan, terminal: &mut Terminal) -> Result<Before, CliError> {
+        let state = state(settings);
+        let addresses = host::addresses().map_err(CliError::failed)?;
+        let standing = Standing::judge(&state, &settings.firewall.run_directory).map_err(CliError::failed)?;
+        let signs = unlisted::signs();
+        if !signs.is_empty() {
+            terminal.err.warning(&kept_out::unlisted(plan, &signs));
+        }
+        let accepted = self.accept_dead_ports;
+        let standing = standing.as_ref();
+        match OverWire::dial(plan, &addresses) {
+            Ok(tried) => kept_out::before(
+                &state,
+                standing,
+                plan,
+                &addresses,
+                &tried,
+                accepted,
+                signs.is_empty(),
+            )
+            .map_err(CliError::failed),
+            Err(error) => {
+                terminal.err.warning(&format!(
+                    "not tried from another network: {error}; see that the host's firewall opens the gate's \
+                     own ports to the callers of the kubelet's"
+                ));
+                let mut before = Before::default();
+                if standing.is_some() {
+                    before.memory = WireMemory::load(&state).map_err(CliError::failed)?;
+                }
+                Ok(before)
+            }
+        }
     }
 
     /// A command to be pasted: never broken.
@@ -240,15 +294,6 @@ impl Apply {
             "not confirmed, and undone by the kernel: {why}"
         )))
     }
-}
-
-/// Says everything that speaks against a seal.
-fn refuse(reasons: &[impl ToString], err: &mut Stream) -> Exit {
-    err.text("refused, nothing was changed:");
-    for reason in reasons {
-        err.hanging("  - ", &reason.to_string());
-    }
-    Exit::Findings
 }
 
 /// Whether the API server was last seen in the trial. The gate tells whole seconds and leaves the rest out: a

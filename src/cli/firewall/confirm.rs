@@ -7,9 +7,10 @@ use clap::Args;
 use super::configuration::{Configuration, state};
 use super::plan::print_ports;
 use crate::cli::exit::{CliError, Exit};
-use crate::cli::terminal::Terminal;
+use crate::cli::terminal::{Stream, Terminal};
+use crate::host;
 use crate::seal::trial;
-use crate::seal::{Case, Plan, Standing, Unit};
+use crate::seal::{Case, OverWire, Plan, RunningGate, Standing, Unit, WireMemory, kept_out};
 use crate::settings::Settings;
 
 /// The arguments of `firewall confirm`.
@@ -40,6 +41,9 @@ pub(super) fn confirm(
     let (unit, run_directory) = (Unit::new(units), &settings.firewall.run_directory);
     let mut confirm =
         trial::confirm(state(settings), run_directory, unit.clone(), expected).map_err(CliError::failed)?;
+    if let Some(why) = kept_out(settings, &confirm.plan)? {
+        return Ok(refuse(&[why], &mut terminal.err));
+    }
     let confirmed = confirm.change.finish();
     let setbacks = confirm.change.setbacks();
     for setback in setbacks {
@@ -76,6 +80,40 @@ pub(super) fn confirm(
         ));
     }
     Ok(Exit::Good)
+}
+
+/// Says everything that speaks against a change.
+pub(super) fn refuse(reasons: &[impl ToString], err: &mut Stream) -> Exit {
+    err.text("refused, nothing was changed:");
+    for reason in reasons {
+        err.hanging("  - ", &reason.to_string());
+    }
+    Exit::Findings
+}
+
+/// Why callers that reached the kubelet before reach nothing under this plan; `None`: nothing keeps them out.
+fn kept_out(settings: &Settings, plan: &Plan) -> Result<Option<String>, CliError> {
+    let state = state(settings);
+    if WireMemory::load(&state)
+        .map_err(CliError::failed)?
+        .reached
+        .is_empty()
+    {
+        return Ok(None);
+    }
+    let gate = RunningGate::read(&settings.firewall.run_directory).map_err(CliError::failed)?;
+    if !gate.is_some_and(|gate| gate.lives()) {
+        let why = "no gate runs, so that callers who reached the kubelet before reach nothing: start it";
+        return Ok(Some(why.to_owned()));
+    }
+    let addresses = host::addresses().map_err(CliError::failed)?;
+    match OverWire::dial(plan, &addresses) {
+        Ok(tried) => kept_out::look(&state, plan, &addresses, &tried).map_err(CliError::failed),
+        Err(error) => Ok(Some(format!(
+            "another network reached ports of the kubelet before the seal, and whether it reaches the gate \
+             now cannot be tried: {error}; repair this, or apply again with --accept-dead-ports"
+        ))),
+    }
 }
 
 /// After a step that failed: what is in force now.

@@ -7,8 +7,8 @@ use clap::Args;
 use super::configuration::{Configuration, state};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::terminal::Terminal;
-use crate::seal::Unit;
 use crate::seal::trial::{self, TrialError};
+use crate::seal::{Unit, WireMemory};
 
 /// The arguments of `firewall remove`.
 #[derive(Args, Debug)]
@@ -24,12 +24,13 @@ impl Remove {
     pub(super) fn run(&self, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let state = state(&self.configuration.load()?);
         let unit = Unit::new(&self.unit_directory);
-        let mut change = trial::remove(state, unit).map_err(CliError::failed)?;
+        let mut change = trial::remove(state.clone(), unit).map_err(CliError::failed)?;
         let removed = change.finish();
         for setback in change.setbacks() {
             terminal.err.error(setback);
         }
         removed.map_err(CliError::failed)?;
+        WireMemory::forget(&state).map_err(CliError::failed)?;
         // A unit that could not be disabled is gone all the same.
         let of_rules = |setback: &TrialError| matches!(setback, TrialError::Firewall(_));
         if change.setbacks().iter().any(of_rules) {

@@ -270,6 +270,7 @@ fn unrequired(seal: &Seal) -> PartState {
         Seal::Sealed => PartState::Ok,
         Seal::Absent => PartState::Note("open (not required)".into()),
         Seal::Trial => PartState::Note("on trial (not required)".into()),
+        Seal::Shut(why) => PartState::Note(format!("keeps callers out (not required): {why}")),
         Seal::Open(why) => PartState::Note(format!("open (not required): {why}")),
         Seal::Unwatched => PartState::Unknown("not looked at yet (not required)".into()),
         Seal::Unknown(why) => PartState::Unknown(format!("{why} (not required)")),
@@ -351,6 +352,7 @@ impl SealMemory {
             Seal::Unwatched => "it has not been looked at yet".into(),
             Seal::Absent => "none is in force: kubelet-gate firewall apply".into(),
             Seal::Trial => "it is on trial: kubelet-gate firewall confirm".into(),
+            Seal::Shut(why) => format!("it keeps callers out: {why}"),
             Seal::Open(why) | Seal::Unknown(why) => why.clone(),
         };
         self.0 = None;
@@ -419,6 +421,8 @@ mod tests {
         assert!(memory.judge(&Seal::Sealed, start + GRACE).is_ok());
         assert!(memory.judge(&open, start + GRACE).is_err(), "at once");
         assert!(memory.judge(&unknown, start + GRACE).is_err());
+        assert!(memory.judge(&Seal::Sealed, start + GRACE).is_ok());
+        assert!(memory.judge(&Seal::Shut("why".into()), start + GRACE).is_err());
     }
 
     /// (Not seen red.)
@@ -433,6 +437,10 @@ mod tests {
             (Seal::Sealed, "[+] seal ok"),
             (Seal::Absent, "[!] seal: open (not required)"),
             (Seal::Trial, "[!] seal: on trial (not required)"),
+            (
+                Seal::Shut(why()),
+                "[!] seal: keeps callers out (not required): why",
+            ),
             (Seal::Open(why()), "[!] seal: open (not required): why"),
             (Seal::Unwatched, "[?] seal: not looked at yet (not required)"),
             (Seal::Unknown(why()), "[?] seal: why (not required)"),
