@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::error::FirewallError;
 use super::plan::{Plan, PortKind};
 use super::tool;
+use crate::host::Translated;
 use crate::host::sockets::{self, Owner, TcpSocket};
 
 /// A connection to one of the kubelet's ports that did not come through the gate.
@@ -106,6 +107,17 @@ pub fn cut(connection: &Ungated) -> Result<(), FirewallError> {
         arguments.push(value);
     }
     tool::run("ss", &arguments, "", "resetting a connection").map(drop)
+}
+
+/// Resets connections that a seal had brought to the gate, at the gate's end; yields those that could not be
+/// reset.
+pub(super) fn reset(translated: &[Translated]) -> Vec<Translated> {
+    let at_gate = |connection: &Translated| Ungated {
+        kubelet: connection.local,
+        peer: connection.remote,
+    };
+    let failed = |connection: &&Translated| cut(&at_gate(connection)).is_err();
+    translated.iter().filter(failed).copied().collect()
 }
 
 /// As `ss` reads it.

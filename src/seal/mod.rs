@@ -8,6 +8,7 @@ mod boot;
 mod changes;
 pub mod connections;
 mod digest;
+pub mod draining;
 mod error;
 mod exemption;
 pub(crate) mod file;

@@ -24,6 +24,7 @@ const OF_A_RUNNING_GATE: [(&[&str], &[&[&str]]); 6] = [
             &["list", "ruleset"],
             &["-j", "list", "tables"],
             &["-j", "-n", "-n", "-n", "list", "table", "inet", "kubelet_gate"],
+            &["-j", "-n", "-n", "-n", "list", "table", "inet", "kubelet_gate_draining"],
             &["-f", "-"],
             &["-c", "-f", "-"],
         ],
