@@ -85,7 +85,12 @@ impl Netfilter {
     }
 
     fn send(&self, message: &[u8]) -> io::Result<()> {
-        sendto(&self.0, message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        sendto(
+            &self.0,
+            message,
+            SendFlags::empty(),
+            &SocketAddrNetlink::new(0, 0),
+        )?;
         Ok(())
     }
 
@@ -99,7 +104,10 @@ impl Netfilter {
                 let length = length as usize;
                 let answer = rest.get(..length).filter(|answer| answer.len() >= HEADER);
                 let answer = answer.ok_or(io::ErrorKind::InvalidData)?;
-                match answer.get(4..6).map(|kind| u16::from_ne_bytes([kind[0], kind[1]])) {
+                match answer
+                    .get(4..6)
+                    .map(|kind| u16::from_ne_bytes([kind[0], kind[1]]))
+                {
                     Some(DONE) => return Ok(()),
                     Some(ERROR) => {
                         return match number_at(answer, HEADER).map(u32::cast_signed) {
@@ -163,7 +171,13 @@ pub(crate) fn attribute(number: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn message(Kind(subsystem, number): Kind, flags: u16, family: u8, resource: u16, attributes: &[u8]) -> Vec<u8> {
+fn message(
+    Kind(subsystem, number): Kind,
+    flags: u16,
+    family: u8,
+    resource: u16,
+    attributes: &[u8],
+) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADERS + attributes.len());
     bytes.extend(((HEADERS + attributes.len()) as u32).to_ne_bytes());
     bytes.extend(u16::from_be_bytes([subsystem, number]).to_ne_bytes());
@@ -196,7 +210,10 @@ mod tests {
         let all = Attributes(&bytes);
         assert_eq!(all.get(3), Some(&[9][..]));
         let within = all.within(4).unwrap();
-        assert_eq!((within.text(1).as_deref(), within.number(2)), (Some("nat"), Some(7)));
+        assert_eq!(
+            (within.text(1).as_deref(), within.number(2)),
+            (Some("nat"), Some(7))
+        );
         assert_eq!(all.get(5), None);
         for length in 0..bytes.len() {
             let cut = Attributes(&bytes[..length]);

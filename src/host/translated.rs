@@ -55,7 +55,11 @@ fn is_one_of(ports: &[u16], local: SocketAddr) -> bool {
 fn tracked(ports: &[u16]) -> io::Result<HashSet<Translated>> {
     let translated = DESTINATION_TRANSLATED.to_be_bytes();
     // Kernels before 5.15 list every connection all the same.
-    let only = [attribute(STATUS, &translated), attribute(STATUS_MASK, &translated)].concat();
+    let only = [
+        attribute(STATUS, &translated),
+        attribute(STATUS_MASK, &translated),
+    ]
+    .concat();
     let mut found = HashSet::new();
     Netfilter::open()?.list(GET, 0, &only, |_, connection| {
         let status = connection.number(STATUS).unwrap_or(0);

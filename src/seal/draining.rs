@@ -69,25 +69,43 @@ fn end(
     state: &State,
     mut is_over: impl FnMut(&Draining, &[Translated]) -> bool,
 ) -> Result<Option<StillOpen>, FirewallError> {
-    let mut left: Option<StillOpen> = None;
+    let (mut left, mut failed) = (None::<StillOpen>, None);
     for backend in BACKENDS {
-        let firewall = Firewall::of(backend);
-        let Some(draining) = kept_by(firewall)? else { continue };
-        let open = draining.open()?;
-        if is_over(&draining, &open) {
-            firewall.end_draining()?;
-        } else {
-            let until = UNIX_EPOCH + Duration::from_secs(draining.until);
-            // One connection may be known to two packet filters, if both have had a seal.
-            let left = left.get_or_insert(StillOpen { connections: 0, until });
-            left.connections = left.connections.max(open.len());
-            left.until = left.until.max(until);
+        // A packet filter that this process may not use says nothing of the others.
+        match end_one(Firewall::of(backend), &mut is_over) {
+            Ok(None) => {}
+            Ok(Some(open)) => {
+                // One connection may be known to two packet filters, if both have had a seal.
+                let left = left.get_or_insert(open);
+                left.connections = left.connections.max(open.connections);
+                left.until = left.until.max(open.until);
+            }
+            Err(error) => drop(failed.get_or_insert(error)),
         }
     }
-    if left.is_none() {
-        remove_empty_tables(state)?;
+    match (left, failed) {
+        (Some(left), _) => Ok(Some(left)),
+        (None, Some(error)) => Err(error),
+        (None, None) => remove_empty_tables(state).map(|()| None),
     }
-    Ok(left)
+}
+
+fn end_one(
+    firewall: Firewall,
+    mut is_over: impl FnMut(&Draining, &[Translated]) -> bool,
+) -> Result<Option<StillOpen>, FirewallError> {
+    let Some(draining) = kept_by(firewall)? else {
+        return Ok(None);
+    };
+    let open = draining.open()?;
+    if is_over(&draining, &open) {
+        firewall.end_draining()?;
+        return Ok(None);
+    }
+    Ok(Some(StillOpen {
+        connections: open.len(),
+        until: UNIX_EPOCH + Duration::from_secs(draining.until),
+    }))
 }
 
 /// A program that is not installed has left nothing.
@@ -103,7 +121,9 @@ fn remove_empty_tables(state: &State) -> Result<(), FirewallError> {
     let Ok(Some(before)) = state.builtins() else {
         return Ok(());
     };
-    before.remove_others().map_err(|error| kernel("removing empty tables", &error))?;
+    before
+        .remove_others()
+        .map_err(|error| kernel("removing empty tables", &error))?;
     // A gate may not delete it where the state is root's: then it is replaced at the next apply.
     let _ = state.keep_builtins(None);
     Ok(())
@@ -150,7 +170,10 @@ impl Draining {
     /// As the comment of a rule: letters, digits and spaces alone, which every program prints as they are.
     pub(super) fn comment(&self) -> String {
         let ports: String = self.ports.iter().map(|port| format!(" {port}")).collect();
-        format!("kubelet-gate keeps translating until {} to ports{ports}", self.until)
+        format!(
+            "kubelet-gate keeps translating until {} to ports{ports}",
+            self.until
+        )
     }
 
     /// Reads it from where it stands in a listing. A text that is not understood is kept for no time.
@@ -183,12 +206,18 @@ mod tests {
         let left = draining.until - now();
         assert!((3590..=3600).contains(&left), "{left}");
         for listed in [
-            format!("-A KG-DRAINING -m comment --comment \"{}\" -m conntrack", draining.comment()),
+            format!(
+                "-A KG-DRAINING -m comment --comment \"{}\" -m conntrack",
+                draining.comment()
+            ),
             draining.comment(),
         ] {
             assert_eq!(Draining::parse(&listed), draining, "{listed}");
         }
-        let unknown = Draining { ports: Vec::new(), ..draining };
+        let unknown = Draining {
+            ports: Vec::new(),
+            ..draining
+        };
         assert_eq!(Draining::parse(&unknown.comment()), unknown);
         assert_eq!(Draining::parse("-m comment --comment \"something\"").until, 0);
     }

@@ -22,6 +22,7 @@ mod nft;
 pub mod observe;
 mod plan;
 mod proposal;
+mod refusal;
 mod refusals;
 mod restore;
 mod rules;

@@ -126,7 +126,16 @@ impl Nft {
 
     /// What is kept of a seal that was removed, as it is listed.
     pub(super) fn draining(self) -> Result<Option<String>, FirewallError> {
-        let list = ["-j", "-n", "-n", "-n", "list", "table", "inet", "kubelet_gate_draining"];
+        let list = [
+            "-j",
+            "-n",
+            "-n",
+            "-n",
+            "list",
+            "table",
+            "inet",
+            "kubelet_gate_draining",
+        ];
         if !tables()?.has_table("kubelet_gate_draining") {
             return Ok(None);
         }

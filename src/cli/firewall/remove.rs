@@ -98,7 +98,9 @@ fn wait(state: &State, terminal: &mut Terminal) -> Result<Exit, CliError> {
         let _lock = state.lock().map_err(CliError::failed)?;
         // A seal that was applied meanwhile keeps them translated.
         if state.holds_a_plan().map_err(CliError::failed)? {
-            terminal.out.text("a new seal keeps these connections open: nothing to wait for");
+            terminal
+                .out
+                .text("a new seal keeps these connections open: nothing to wait for");
             return Ok(Exit::Good);
         }
         if draining::settle(state).map_err(CliError::failed)?.is_none() {

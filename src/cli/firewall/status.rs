@@ -10,8 +10,8 @@ use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::Output;
 use crate::cli::table::{Cell, Table};
 use crate::cli::terminal::{BAD, GOOD, Stream, Terminal};
-use crate::seal::{Case, Standing, Unit, draining, tidy};
 use crate::seal::status::Report;
+use crate::seal::{Case, Standing, Unit, draining, tidy};
 use crate::serve::node::next_start_warnings;
 use crate::settings::Settings;
 
@@ -62,9 +62,11 @@ impl Status {
             }
             Some(_) => return Ok(None),
         }
-        let left = draining::settle(&state).map_err(CliError::failed)?;
         let now = self.configuration.command("remove --cut");
-        Ok(left.map(|open| format!("{}; {now} ends them at once", still_translated(open))))
+        Ok(match draining::settle(&state) {
+            Ok(left) => left.map(|open| format!("{}; {now} ends them at once", still_translated(open))),
+            Err(error) => Some(format!("what is left of an earlier seal is not known: {error}")),
+        })
     }
 }
 

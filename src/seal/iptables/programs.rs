@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::document::{
-    deletion, document, draining, draining_ended, entrance, trial_chains, without_others,
-};
+use super::document::{deletion, document, draining, draining_ended, entrance, trial_chains, without_others};
 use super::hooks::{DRAINING, FAMILIES, Family, HOOKS, TRIAL, exempt_rule};
 use super::saved::Saved;
 use super::tables::{Tables, TrialSet};
@@ -166,7 +164,11 @@ impl Iptables {
     pub(in crate::seal) fn end_draining(self) -> Result<(), FirewallError> {
         FAMILIES.into_iter().try_for_each(|family| {
             let rules = draining_ended(&self.saved(family)?);
-            self.submit(family, &rules, "removing the chain that kept connections translated")
+            self.submit(
+                family,
+                &rules,
+                "removing the chain that kept connections translated",
+            )
         })
     }
 
