@@ -27,8 +27,8 @@ pub struct Translated {
 }
 
 /// Every TCP connection that the kernel has brought to one of these ports of this node (none: to any), and on
-/// which bytes can still flow. A kernel that does not tell what it translates (`CONFIG_NF_CT_NETLINK`) makes every open
-/// connection to these ports count.
+/// which bytes can still flow. A kernel that does not tell what it translates (`CONFIG_NF_CT_NETLINK`) makes
+/// every open connection to these ports count.
 ///
 /// # Errors
 /// The node's sockets cannot be read.

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::error::FirewallError;
 use super::plan::{Plan, PortKind};
 use super::tool;
-use crate::host::Translated;
 use crate::host::sockets::{self, Owner, TcpSocket};
+use crate::host::{ConnectionOwners, Translated};
 
 /// A connection to one of the kubelet's ports that did not come through the gate.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -112,11 +112,10 @@ pub fn cut(connection: &Ungated) -> Result<(), FirewallError> {
 /// Resets connections that a seal had brought to the gate, at the gate's end; yields those that could not be
 /// reset.
 pub(super) fn reset(translated: &[Translated]) -> Vec<Translated> {
-    let at_gate = |connection: &Translated| Ungated {
-        kubelet: connection.local,
-        peer: connection.remote,
+    let Ok(kernel) = ConnectionOwners::open() else {
+        return translated.to_vec();
     };
-    let failed = |connection: &&Translated| cut(&at_gate(connection)).is_err();
+    let failed = |connection: &&Translated| kernel.reset(connection.local, connection.remote).is_err();
     translated.iter().filter(failed).copied().collect()
 }
 

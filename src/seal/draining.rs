@@ -39,14 +39,21 @@ pub struct StillOpen {
     pub until: SystemTime,
 }
 
-/// Takes away what was kept for connections that have ended meanwhile, or for longer than [`LONGEST`], and the
-/// empty tables that the seal had made; `None`: nothing is left. Needs the lock, and that nothing of a seal is
-/// in force.
+/// Takes away what was kept for connections that have ended meanwhile, or for longer than [`LONGEST`],
+/// and the empty tables that the seal had made; `None`: nothing is left. Needs the lock, and that
+/// nothing of a seal is in force.
 ///
 /// # Errors
 /// The kernel cannot be asked, or refuses.
 pub fn settle(state: &State) -> Result<Option<StillOpen>, FirewallError> {
-    end(state, |draining, open| open.is_empty() || draining.until <= now())
+    end(state, |draining, open| {
+        let over = draining.until <= now();
+        if over {
+            // A client that only listens would never learn that nothing comes any more.
+            connections::reset(open);
+        }
+        over || open.is_empty()
+    })
 }
 
 /// Resets the connections that are still translated, and takes away what was kept for them; yields those that

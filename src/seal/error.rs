@@ -36,7 +36,8 @@ pub enum FirewallError {
     },
     /// This packet filter cannot carry a seal on this node.
     #[error(
-        "{} cannot carry the seal here: {why}; repair this, or choose another with firewall.backend or --backend",
+        "{} cannot carry the seal here: {why}; repair this, or choose another with firewall.backend or \
+         --backend",
         backend.name()
     )]
     Unusable {
@@ -53,8 +54,8 @@ pub enum FirewallError {
     TooLate,
     /// The kernel tries another plan than the one that is to be confirmed.
     #[error(
-        "the trial that runs is not the plan in firewall.stateDirectory: begin again with kubelet-gate firewall \
-         apply"
+        "the trial that runs is not the plan in firewall.stateDirectory: begin again with kubelet-gate \
+         firewall apply"
     )]
     AnotherTrial,
 }

@@ -195,7 +195,8 @@ fn tables() -> Result<Listing, FirewallError> {
 fn draining(comment: &str) -> String {
     format!(
         "{NO_DRAINING}table inet kubelet_gate_draining {{\n\
-         \x20   # The kernel translates as long as there is a chain of this type, for which no rule is needed.\n\
+         \x20   # The kernel translates as long as there is a chain of this type, for which no rule is \
+         needed.\n\
          \x20   chain keep_translating {{\n\
          \x20       type nat hook prerouting priority -110; policy accept\n\
          \x20   }}\n\

@@ -20,13 +20,13 @@ pub(super) enum Refusal {
     )]
     NoGate(PathBuf),
     #[error(
-        "whether a gate runs cannot be seen: firewall.runDirectory: {0}; delete the file, and restart the gate \
-         (systemctl restart kubelet-gate), which writes it anew"
+        "whether a gate runs cannot be seen: firewall.runDirectory: {0}; delete the file, and restart the \
+         gate (systemctl restart kubelet-gate), which writes it anew"
     )]
     GateUnknown(String),
     #[error(
-        "the gate runs as root, so that its connections cannot be told from those of the rest of the node; run \
-         it as a user of its own, as config/systemd/kubelet-gate.service does"
+        "the gate runs as root, so that its connections cannot be told from those of the rest of the node; \
+         run it as a user of its own, as config/systemd/kubelet-gate.service does"
     )]
     GateIsRoot,
     #[error(
@@ -35,20 +35,20 @@ pub(super) enum Refusal {
     )]
     UserIsCommon,
     #[error(
-        "the gate may not mark its connections; give it CAP_NET_ADMIN, as config/systemd/kubelet-gate.service \
-         does, and restart it"
+        "the gate may not mark its connections; give it CAP_NET_ADMIN, as \
+         config/systemd/kubelet-gate.service does, and restart it"
     )]
     MayNotMark,
     #[error(
-        "uid {uid}, the gate's, is not its own: {other} runs as the same user; give the gate a user of its own \
-         (User= in its unit)"
+        "uid {uid}, the gate's, is not its own: {other} runs as the same user; give the gate a user of its \
+         own (User= in its unit)"
     )]
     UserIsShared { uid: u32, other: String },
     #[error("{0}; add it, or write sources.excludeApiServer: true if that is meant")]
     ApiServerLeftOut(String),
     #[error(
-        "whether the API server has been served cannot be asked: admin.listen and admin.socket are off; switch \
-         one on, or give --accept-unseen-api-server"
+        "whether the API server has been served cannot be asked: admin.listen and admin.socket are off; \
+         switch one on, or give --accept-unseen-api-server"
     )]
     ApiServerUnasked,
     #[error(
@@ -87,8 +87,8 @@ pub(super) enum Refusal {
     )]
     CallersUnknown(String),
     #[error(
-        "something on this node calls the read-only port {0} (a connection of the last minute; firewall observe \
-         names it), and would be refused: {MOVE_IT}"
+        "something on this node calls the read-only port {0} (a connection of the last minute; firewall \
+         observe names it), and would be refused: {MOVE_IT}"
     )]
     Called(u16),
     #[error(

@@ -51,8 +51,8 @@ pub enum TrialError {
     OtherBackend(Backend),
     /// An earlier confirmation must be finished first.
     #[error(
-        "the confirmation of the seal that is in force did not finish: first finish it by kubelet-gate firewall \
-         confirm, or remove it by kubelet-gate firewall remove"
+        "the confirmation of the seal that is in force did not finish: first finish it by kubelet-gate \
+         firewall confirm, or remove it by kubelet-gate firewall remove"
     )]
     Unfinished,
     /// There is nothing to confirm.
@@ -60,8 +60,8 @@ pub enum TrialError {
     NothingTried,
     /// Another process began a trial in between.
     #[error(
-        "another apply has taken the place of this trial: it is not confirmed; kubelet-gate firewall status shows \
-             what is being tried"
+        "another apply has taken the place of this trial: it is not confirmed; kubelet-gate firewall status \
+             shows what is being tried"
     )]
     AnotherApply,
     /// What is confirmed is not in force.
@@ -69,8 +69,8 @@ pub enum TrialError {
     NotInForce(String),
     /// The rules went away between loading and listing.
     #[error(
-        "the rules were loaded and are gone again: another program manages this node's rules; have it leave the \
-             seal's alone, and begin again with kubelet-gate firewall apply"
+        "the rules were loaded and are gone again: another program manages this node's rules; have it leave \
+             the seal's alone, and begin again with kubelet-gate firewall apply"
     )]
     GoneAgain,
     /// Rules are left, and with them what belongs to them.

@@ -258,8 +258,8 @@ impl Watch {
                 // Before, it may be a packet filter that was never used here, and that the gate may not list.
                 if matches!(self.drain, Drain::StillOpen(_)) {
                     tracing::warn!(
-                        "what keeps connections of a seal that has ended cannot be taken away: {error}; as root: \
-                         kubelet-gate firewall status"
+                        "what keeps connections of a seal that has ended cannot be taken away: {error}; as \
+                         root: kubelet-gate firewall status"
                     );
                 }
                 Drain::Failed(now)

@@ -44,9 +44,9 @@ fn a_confirmed_seal_whose_rules_were_lost_is_applied_again_after_the_gate_restar
     });
 }
 
-/// The commands of `docs/operations.md` for many nodes, as they stand there, on a node whose gate has served no
-/// client yet. `ssh` and `kubectl` are stand-ins: the one runs the command here, the other asks for a log as the
-/// API server does.
+/// The commands of `docs/operations.md` for many nodes, as they stand there, on a node whose gate has
+/// served no client yet. `ssh` and `kubectl` are stand-ins: the one runs the command here, the other asks
+/// for a log as the API server does.
 #[test]
 fn the_documented_commands_for_a_fleet_seal_a_fresh_node() {
     on_a_node(async |mut node: Node| {

@@ -1,6 +1,6 @@
-//! Connections that a seal has brought to the gate, when the seal goes. If the kernel stopped translating their
-//! packets, every followed log and every shell on the node would be cut in the middle; and if what keeps them
-//! stayed, a node that was put back as it was would not be as it was.
+//! Connections that a seal has brought to the gate, when the seal goes. If the kernel stopped translating
+//! their packets, every followed log and every shell on the node would be cut in the middle; and if what
+//! keeps them stayed, a node that was put back as it was would not be as it was.
 
 use std::time::Duration;
 
@@ -113,19 +113,21 @@ fn listed(node: &Node) -> String {
         _ => "",
     };
     let counts = |word: &&str| !(word.starts_with('[') && word.ends_with(']'));
-    node.shell(&format!("nft -s list ruleset{saves}; ! which ipset >/dev/null || ipset list -name"))
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(|line| line.split(' ').filter(counts).collect::<Vec<_>>().join(" ") + "\n")
-        .collect()
+    node.shell(&format!(
+        "nft -s list ruleset{saves}; ! which ipset >/dev/null || ipset list -name"
+    ))
+    .lines()
+    .filter(|line| !line.starts_with('#'))
+    .map(|line| line.split(' ').filter(counts).collect::<Vec<_>>().join(" ") + "\n")
+    .collect()
 }
 
 /// The tables of iptables-legacy cannot be taken away again: the kernel has them from the first look at them.
 fn look_at_legacy_tables(node: &Node) {
     if node.backend == "iptables-legacy" {
         node.shell(
-            "for i in iptables-legacy ip6tables-legacy; do for t in raw nat filter; do $i -t $t -S >/dev/null; \
-             done; done",
+            "for i in iptables-legacy ip6tables-legacy; do for t in raw nat filter; do $i -t $t -S \
+             >/dev/null; done; done",
         );
     }
 }
@@ -267,6 +269,8 @@ fn a_connection_to_the_gates_own_port_keeps_nothing() {
     });
 }
 
+/// Seen red: without a reset, by which a client that only reads learns of it.
+///
 /// The chain says until when it is kept: that is written anew here, as if the hour were over.
 #[test]
 fn a_stream_that_never_ends_is_cut_when_the_hour_is_over() {
@@ -345,12 +349,16 @@ fn tables_of_other_programs_stay_whether_or_not_they_are_empty() {
         node.seal().await;
         node.firewall_exits(0, "remove");
         assert_eq!(listed(&node), before, "{}", node.backend);
+        node.kill_gate();
         node.seal().await;
         let rule = "-t nat -A POSTROUTING -s 10.88.0.0/24 -j MASQUERADE";
         node.shell(&format!("{} {rule}", node.iptables()));
         node.firewall_exits(0, "remove");
         let after = node.shell(&format!("{}-save -t nat", node.iptables()));
-        assert!(after.contains("-A POSTROUTING -s 10.88.0.0/24 -j MASQUERADE"), "{after}");
+        assert!(
+            after.contains("-A POSTROUTING -s 10.88.0.0/24 -j MASQUERADE"),
+            "{after}"
+        );
         assert!(!after.contains("KG-"), "{after}");
         node.stop().await;
     });

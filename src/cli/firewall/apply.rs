@@ -69,13 +69,13 @@ enum Unverified {
     #[error("{0} was reached around the gate; during a trial, kubelet-gate firewall status shows each way")]
     Bypassed(SocketAddr),
     #[error(
-        "whether the API server has come through the seal cannot be seen: {0}; kubelet-gate status shows what \
-         the gate answers"
+        "whether the API server has come through the seal cannot be seen: {0}; kubelet-gate status shows \
+         what the gate answers"
     )]
     Unasked(AdminError),
     #[error(
-        "the API server has not come through the seal; during the trial, have it come (kubectl logs of any pod \
-         of this node), and give it more time with --confirm-within"
+        "the API server has not come through the seal; during the trial, have it come (kubectl logs of any \
+         pod of this node), and give it more time with --confirm-within"
     )]
     Unseen,
 }

@@ -84,7 +84,7 @@ fn cut(state: &State, terminal: &mut Terminal) -> Result<Exit, CliError> {
     let left = draining::cut(state).map_err(CliError::failed)?;
     for connection in left {
         terminal.err.warning(&format!(
-            "could not be reset: {} to {}: the kernel lacks CONFIG_INET_DIAG_DESTROY, or ss cannot use it; it \
+            "could not be reset: {} to {}: the kernel lacks CONFIG_INET_DIAG_DESTROY; it \
              ends at its next packet, unless another program translates addresses here",
             connection.remote, connection.local
         ));

@@ -111,9 +111,9 @@ pub(super) fn deletion(saved: &Saved, which: impl Fn(&str) -> bool, entrances: b
     text
 }
 
-/// The chain that keeps connections translated that the seal in `saved` has brought to the gate; empty if
-/// there is none. No rule leads to it: that there is a rule in it which looks at connections suffices, and the
-/// table with it.
+/// The chain that keeps connections translated that the seal in `saved` has brought to the gate; empty
+/// if there is none. No rule leads to it: that there is a rule in it which looks at connections
+/// suffices, and the table with it.
 pub(super) fn draining(saved: &Saved, comment: &str) -> String {
     let redirects = |hook: &Hook| hook.table == "nat" && saved.has(hook.table, hook.chain);
     if !HOOKS.iter().any(redirects) {
