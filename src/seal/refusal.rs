@@ -162,7 +162,7 @@ mod tests {
         assert!(STEPS.iter().any(|step| text.contains(step)), "{text}");
     }
 
-    /// Seen red: with "what other rules do cannot be seen" and no more.
+    /// (Not seen red.)
     #[test]
     fn every_refusal_names_the_step_or_the_flag_that_helps() {
         let why = || "why".to_owned();

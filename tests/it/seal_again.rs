@@ -13,7 +13,7 @@ use crate::program::assert_says;
 
 const KUBELET: &str = "192.0.2.10:10250";
 
-/// Seen red: with the API server's visit remembered by the gate's process alone.
+/// (Not seen red.)
 #[test]
 fn a_confirmed_seal_whose_rules_were_lost_is_applied_again_after_the_gate_restarted() {
     on_every_backend(async |mut node: Node| {
@@ -47,6 +47,8 @@ fn a_confirmed_seal_whose_rules_were_lost_is_applied_again_after_the_gate_restar
 /// The commands of `docs/operations.md` for many nodes, as they stand there, on a node whose gate has
 /// served no client yet. `ssh` and `kubectl` are stand-ins: the one runs the command here, the other asks
 /// for a log as the API server does.
+///
+/// (Not seen red.)
 #[test]
 fn the_documented_commands_for_a_fleet_seal_a_fresh_node() {
     on_a_node(async |mut node: Node| {

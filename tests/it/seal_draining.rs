@@ -165,7 +165,7 @@ fn is_kept(node: &Node) -> bool {
     KEPT.iter().any(|name| listed.contains(name))
 }
 
-/// Seen red: without the chain; with the chain alone, and no rule that looks at connections (on a bare node).
+/// Seen red: with a chain in which no rule looks at connections.
 #[test]
 fn streams_go_on_when_the_seal_is_removed_and_the_last_one_leaves_the_node_as_it_was() {
     on_every_backend(async |mut node: Node| {
@@ -201,7 +201,7 @@ fn streams_go_on_when_the_seal_is_removed_and_the_last_one_leaves_the_node_as_it
     });
 }
 
-/// Seen red: with a gate that tidies up by taking everything away.
+/// Seen red: with a chain in which no rule looks at connections.
 #[test]
 fn streams_go_on_when_a_trial_ends_and_the_last_one_leaves_the_node_as_it_was() {
     on_every_backend(async |mut node: Node| {
@@ -230,6 +230,7 @@ fn streams_go_on_when_a_trial_ends_and_the_last_one_leaves_the_node_as_it_was() 
     });
 }
 
+/// (Not seen red.)
 #[test]
 fn cutting_resets_the_streams_at_once_and_leaves_the_node_as_it_was() {
     on_every_backend(async |mut node: Node| {
@@ -250,7 +251,7 @@ fn cutting_resets_the_streams_at_once_and_leaves_the_node_as_it_was() {
     });
 }
 
-/// Seen red: with connections that go to the gate's own port counted too.
+/// (Not seen red.)
 #[test]
 fn a_connection_to_the_gates_own_port_keeps_nothing() {
     on_every_backend(async |mut node: Node| {
@@ -304,6 +305,7 @@ fn a_stream_that_never_ends_is_cut_when_the_hour_is_over() {
     });
 }
 
+/// (Not seen red.)
 #[test]
 fn waiting_ends_with_the_last_stream_and_a_new_seal_keeps_them_open() {
     on_every_backend(async |mut node: Node| {
@@ -334,7 +336,7 @@ fn waiting_ends_with_the_last_stream_and_a_new_seal_keeps_them_open() {
     });
 }
 
-/// Seen red: with every empty table taken away, and with a table that got rules of another program meanwhile.
+/// (Not seen red.)
 #[test]
 fn tables_of_other_programs_stay_whether_or_not_they_are_empty() {
     on_every_backend(async |mut node: Node| {
