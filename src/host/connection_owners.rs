@@ -211,7 +211,8 @@ mod tests {
         let mut answer = vec![0; INODE + 4];
         answer[4..6].copy_from_slice(&BY_FAMILY.to_ne_bytes());
         answer[HEADER] = AddressFamily::INET.as_raw() as u8;
-        answer[HEADER + 4..][..ID].copy_from_slice(&question(1, own, other)[HEADER + 8..]);
+        answer[HEADER + 4..][..ID]
+            .copy_from_slice(&question(BY_FAMILY, REQUEST, 1, own, other)[HEADER + 8..]);
         answer[UID] = 7;
         answer[INODE] = 1;
         assert_eq!(user(&answer, own, other), Some(7));

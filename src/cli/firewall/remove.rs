@@ -1,13 +1,12 @@
 //! `firewall remove`: as if there had never been a seal.
 
 use std::path::PathBuf;
-use std::thread::sleep;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::configuration::{Configuration, state};
-use crate::cli::exit::{CliError, Exit};
+use crate::cli::exit::{CliError, Exit, runtime};
 use crate::cli::terminal::Terminal;
 use crate::seal::draining::{self, StillOpen};
 use crate::seal::trial::{self, TrialError};
@@ -93,8 +92,9 @@ fn cut(state: &State, terminal: &mut Terminal) -> Result<Exit, CliError> {
 }
 
 fn wait(state: &State, terminal: &mut Terminal) -> Result<Exit, CliError> {
+    let runtime = runtime().map_err(CliError::failed)?;
     loop {
-        sleep(PAUSE);
+        runtime.block_on(async { tokio::time::sleep(PAUSE).await });
         let _lock = state.lock().map_err(CliError::failed)?;
         // A seal that was applied meanwhile keeps them translated.
         if state.holds_a_plan().map_err(CliError::failed)? {
