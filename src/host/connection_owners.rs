@@ -11,8 +11,13 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 /// `SOCK_DIAG_BY_FAMILY`: question and answer.
 const BY_FAMILY: u16 = 20;
-/// `NLM_F_REQUEST`.
+/// `SOCK_DESTROY`.
+const DESTROY: u16 = 21;
+/// `NLM_F_REQUEST`, and with `NLM_F_ACK`.
 const REQUEST: u16 = 1;
+const ORDER: u16 = 5;
+/// `NLMSG_ERROR`, which also says that an order was carried out.
+const OUTCOME: u16 = 2;
 const TCP: u8 = 6;
 /// `nlmsghdr`.
 const HEADER: usize = 16;
@@ -60,7 +65,7 @@ impl ConnectionOwners {
     fn answer(&self, own: SocketAddr, other: SocketAddr) -> Option<Vec<u8>> {
         let number = self.questions.get().wrapping_add(1);
         self.questions.set(number);
-        let question = question(number, own, other);
+        let question = question(BY_FAMILY, REQUEST, number, own, other);
         // The kernel answers before the call returns.
         send(&self.kernel, &question, SendFlags::empty()).ok()?;
         let mut answer = [0; 1024];
@@ -73,9 +78,37 @@ impl ConnectionOwners {
         }
         None
     }
+
+    /// Resets the connection that has `own` as its own end and `other` as the other one, which tells both.
+    ///
+    /// # Errors
+    /// There is none, this process may not (`CAP_NET_ADMIN`), or the kernel cannot
+    /// (`CONFIG_INET_DIAG_DESTROY`).
+    pub(crate) fn reset(&self, own: SocketAddr, other: SocketAddr) -> io::Result<()> {
+        let number = self.questions.get().wrapping_add(1);
+        self.questions.set(number);
+        let order = question(DESTROY, ORDER, number, own, other);
+        send(&self.kernel, &order, SendFlags::empty())?;
+        let mut answer = [0; 1024];
+        for _ in 0..ANSWERS {
+            let (length, _) = recv(&self.kernel, &mut answer[..], RecvFlags::DONTWAIT)?;
+            let answer = answer.get(..length).unwrap_or_default();
+            let kind = answer
+                .get(4..6)
+                .map(|kind| u16::from_ne_bytes([kind[0], kind[1]]));
+            if number_at(answer, 8) == Some(number) && kind == Some(OUTCOME) {
+                return match number_at(answer, HEADER).map(u32::cast_signed) {
+                    Some(0) => Ok(()),
+                    Some(error) => Err(io::Error::from_raw_os_error(error.saturating_neg())),
+                    None => Err(io::ErrorKind::InvalidData.into()),
+                };
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
 }
 
-fn question(number: u32, own: SocketAddr, other: SocketAddr) -> Vec<u8> {
+fn question(kind: u16, flags: u16, number: u32, own: SocketAddr, other: SocketAddr) -> Vec<u8> {
     let (own_ip, other_ip) = (own.ip().to_canonical(), other.ip().to_canonical());
     let family = match own_ip {
         IpAddr::V4(_) => AddressFamily::INET,
@@ -84,8 +117,8 @@ fn question(number: u32, own: SocketAddr, other: SocketAddr) -> Vec<u8> {
     let length = HEADER + 8 + ID;
     let mut message = Vec::with_capacity(length);
     message.extend((length as u32).to_ne_bytes());
-    message.extend(BY_FAMILY.to_ne_bytes());
-    message.extend(REQUEST.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
     message.extend(number.to_ne_bytes());
     // From this process; the kernel fills it in.
     message.extend([0; 4]);
@@ -200,7 +233,8 @@ mod tests {
         let mut answer = vec![0; INODE + 4];
         answer[4..6].copy_from_slice(&BY_FAMILY.to_ne_bytes());
         answer[HEADER] = AddressFamily::INET.as_raw() as u8;
-        answer[HEADER + 4..][..ID].copy_from_slice(&question(1, own, other)[HEADER + 8..]);
+        answer[HEADER + 4..][..ID]
+            .copy_from_slice(&question(BY_FAMILY, REQUEST, 1, own, other)[HEADER + 8..]);
         answer[UID] = 7;
         answer[INODE] = 1;
         assert_eq!(is_about(&answer, own, other), Some(true));

@@ -6,9 +6,11 @@ mod connection_owners;
 pub(crate) mod helper;
 mod mark;
 mod namespace;
+pub(crate) mod netfilter;
 mod running_process;
 pub(crate) mod sandbox;
 pub mod sockets;
+mod translated;
 mod wire;
 
 pub use self::addresses::addresses;
@@ -18,6 +20,7 @@ pub use self::mark::Mark;
 pub use self::namespace::{Namespace, as_user, in_network_of, ip};
 pub(crate) use self::running_process::RunningProcess;
 pub use self::sandbox::SandboxError;
+pub use self::translated::{Translated, translated_to};
 pub use self::wire::{Unreached, Wire};
 
 use crate::files::{self, DOCUMENT};

@@ -10,6 +10,7 @@ use super::error::FirewallError;
 use super::plan::{Plan, PortKind};
 use super::tool;
 use crate::host::sockets::{self, Owner, TcpSocket};
+use crate::host::{ConnectionOwners, Translated};
 
 /// A connection to one of the kubelet's ports that did not come through the gate.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -106,6 +107,16 @@ pub fn cut(connection: &Ungated) -> Result<(), FirewallError> {
         arguments.push(value);
     }
     tool::run("ss", &arguments, "", "resetting a connection").map(drop)
+}
+
+/// Resets connections that a seal had brought to the gate, at the gate's end; yields those that could not be
+/// reset.
+pub(super) fn reset(translated: &[Translated]) -> Vec<Translated> {
+    let Ok(kernel) = ConnectionOwners::open() else {
+        return translated.to_vec();
+    };
+    let failed = |connection: &&Translated| kernel.reset(connection.local, connection.remote).is_err();
+    translated.iter().filter(failed).copied().collect()
 }
 
 /// As `ss` reads it.

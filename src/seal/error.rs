@@ -35,7 +35,11 @@ pub enum FirewallError {
         why: String,
     },
     /// This packet filter cannot carry a seal on this node.
-    #[error("{} cannot carry the seal here: {why}", backend.name())]
+    #[error(
+        "{} cannot carry the seal here: {why}; repair this, or choose another with firewall.backend or \
+         --backend",
+        backend.name()
+    )]
     Unusable {
         /// Which one.
         backend: Backend,
@@ -45,10 +49,13 @@ pub enum FirewallError {
     /// The trial ended before it was confirmed.
     #[error(
         "too late: no trial is running any more, the kernel has gone back to what was confirmed before; \
-         apply again"
+         begin again with kubelet-gate firewall apply"
     )]
     TooLate,
     /// The kernel tries another plan than the one that is to be confirmed.
-    #[error("the trial that runs is not the plan in firewall.stateDirectory: apply again")]
+    #[error(
+        "the trial that runs is not the plan in firewall.stateDirectory: begin again with kubelet-gate \
+         firewall apply"
+    )]
     AnotherTrial,
 }

@@ -134,7 +134,26 @@ impl Firewall {
     /// # Errors
     /// Something of ours may still be there.
     pub fn remove(self) -> Result<(), FirewallError> {
-        either!(self, it => it.remove())
+        either!(self, it => it.remove(None))
+    }
+
+    /// The same, but for a chain with this comment that has the kernel go on translating the connections that
+    /// the seal had brought to the gate. Without a seal nothing is kept, and what is kept already stays.
+    ///
+    /// # Errors
+    /// As [`Self::remove`].
+    pub(super) fn remove_but_drain(self, comment: &str) -> Result<(), FirewallError> {
+        either!(self, it => it.remove(Some(comment)))
+    }
+
+    /// What is kept of a seal that was removed, as the program lists it.
+    pub(super) fn draining(self) -> Result<Option<String>, FirewallError> {
+        either!(self, it => it.draining())
+    }
+
+    /// Takes it away. That it is not there is fine.
+    pub(super) fn end_draining(self) -> Result<(), FirewallError> {
+        either!(self, it => it.end_draining())
     }
 
     /// What the kernel has of ours.

@@ -32,9 +32,9 @@ impl Listing {
         self.objects.iter().filter_map(move |object| object.get(kind))
     }
 
-    pub(super) fn has_our_table(&self) -> bool {
+    pub(super) fn has_table(&self, name: &str) -> bool {
         self.of_kind("table")
-            .any(|table| table["family"] == "inet" && table["name"] == "kubelet_gate")
+            .any(|table| table["family"] == "inet" && table["name"] == name)
     }
 
     /// Whether the trial's set is there, empty or not.

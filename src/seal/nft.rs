@@ -28,6 +28,9 @@ const TOOL: &str = "nft";
 /// What opens a connection, and nothing else: a rule that matched more would tear live streams.
 const SYN: &str = "tcp flags & (fin|syn|rst|ack) == syn";
 
+/// Takes away what was kept of a seal that was removed, if anything was.
+const NO_DRAINING: &str = "add table inet kubelet_gate_draining\ndelete table inet kubelet_gate_draining\n";
+
 /// Where packets pass, in the order in which they do.
 const BASE_CHAINS: [(&str, &str, &str); 5] = [
     (
@@ -81,7 +84,9 @@ impl Nft {
         exemption: Option<&Exemption>,
     ) -> Result<(), FirewallError> {
         let rule = exemption.map(exempt_rule).transpose()?;
-        submit(&document(confirmed, trial, rule.as_deref()), "loading the rules")
+        // The new rules keep connections translated themselves.
+        let document = document(confirmed, trial, rule.as_deref()) + NO_DRAINING;
+        submit(&document, "loading the rules")
     }
 
     pub(super) fn confirm(self, trial: &Plan, exemption: Option<&Exemption>) -> Result<(), FirewallError> {
@@ -106,13 +111,44 @@ impl Nft {
         )
     }
 
-    pub(super) fn remove(self) -> Result<(), FirewallError> {
+    pub(super) fn remove(self, comment: Option<&str>) -> Result<(), FirewallError> {
         // Adding first makes the deletion good for a table that is not there, as `destroy` would be in newer
         // versions.
-        submit(
-            "add table inet kubelet_gate\ndelete table inet kubelet_gate\n",
-            "removing the table",
-        )
+        let mut document = String::from("add table inet kubelet_gate\ndelete table inet kubelet_gate\n");
+        match comment {
+            None => document.push_str(NO_DRAINING),
+            // What is kept already is kept for as long as it says.
+            Some(_) if self.listing()?.is_none() => {}
+            Some(comment) => document.push_str(&draining(comment)),
+        }
+        submit(&document, "removing the table")
+    }
+
+    /// What is kept of a seal that was removed, as it is listed.
+    pub(super) fn draining(self) -> Result<Option<String>, FirewallError> {
+        let list = [
+            "-j",
+            "-n",
+            "-n",
+            "-n",
+            "list",
+            "table",
+            "inet",
+            "kubelet_gate_draining",
+        ];
+        if !tables()?.has_table("kubelet_gate_draining") {
+            return Ok(None);
+        }
+        match tool::run(TOOL, &list, "", "listing the table") {
+            Ok(text) => Ok(Some(text)),
+            // Another process may have taken it away in between.
+            Err(error) if tables()?.has_table("kubelet_gate_draining") => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    pub(super) fn end_draining(self) -> Result<(), FirewallError> {
+        submit(NO_DRAINING, "removing the table that kept connections translated")
     }
 
     pub(super) fn boot(self, plan: &Plan, directory: &Path) -> Boot {
@@ -127,9 +163,7 @@ impl Nft {
 
     /// Our table; `None`: there is none.
     pub(super) fn listing(self) -> Result<Option<Listing>, FirewallError> {
-        let doing = "listing the tables";
-        let tables = listing::parse(TOOL, &tool::run(TOOL, &["-j", "list", "tables"], "", doing)?)?;
-        if !tables.has_our_table() {
+        if !tables()?.has_table("kubelet_gate") {
             return Ok(None);
         }
         let list = ["-j", "-n", "-n", "-n", "list", "table", "inet", "kubelet_gate"];
@@ -137,8 +171,7 @@ impl Nft {
             Ok(text) => listing::parse(TOOL, &text).map(Some),
             Err(error) => {
                 // Another program may have taken it away in between.
-                let tables = listing::parse(TOOL, &tool::run(TOOL, &["-j", "list", "tables"], "", doing)?)?;
-                if tables.has_our_table() {
+                if tables()?.has_table("kubelet_gate") {
                     Err(error)
                 } else {
                     Ok(None)
@@ -151,6 +184,28 @@ impl Nft {
         let listing = self.listing();
         listing.is_ok_and(|listing| listing.is_none_or(|listing| listing.trial_remaining().is_none()))
     }
+}
+
+fn tables() -> Result<Listing, FirewallError> {
+    let list = ["-j", "list", "tables"];
+    listing::parse(TOOL, &tool::run(TOOL, &list, "", "listing the tables")?)
+}
+
+/// What keeps connections translated that a seal had brought to the gate.
+fn draining(comment: &str) -> String {
+    format!(
+        "{NO_DRAINING}table inet kubelet_gate_draining {{\n\
+         \x20   # The kernel translates as long as there is a chain of this type, for which no rule is \
+         needed.\n\
+         \x20   chain keep_translating {{\n\
+         \x20       type nat hook prerouting priority -110; policy accept\n\
+         \x20   }}\n\
+         \x20   # No rule leads here: that a rule looks at connections keeps the kernel tracking them.\n\
+         \x20   chain keep_tracking {{\n\
+         \x20       ct status dnat comment \"{comment}\"\n\
+         \x20   }}\n\
+         }}\n"
+    )
 }
 
 fn submit(document: &str, doing: &'static str) -> Result<(), FirewallError> {

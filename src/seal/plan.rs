@@ -137,6 +137,18 @@ impl Plan {
         })
     }
 
+    /// Whether callers of the kubelet's own port are brought to the same gate, from the same addresses, as by
+    /// the other plan.
+    pub(super) fn serves_as(&self, other: &Self) -> bool {
+        let secure = |plan: &Self| {
+            plan.ports
+                .iter()
+                .find(|port| port.kind == PortKind::Secure)
+                .cloned()
+        };
+        secure(self) == secure(other) && self.sources == other.sources
+    }
+
     /// The networks of one family that may reach the gate; `None`: all of it may.
     pub(super) fn sources(&self, ipv4: bool) -> Option<Vec<Network>> {
         let of_family = self.sources.iter().filter(|network| network.is_ipv4() == ipv4);

@@ -8,15 +8,12 @@ use procfs::process::{Process, all_processes};
 use super::exemption::Exemption;
 use super::foreign;
 use super::observe::Observed;
-use super::plan::{Plan, PortKind};
+use super::plan::{Plan, PortKind, SealedPort};
+use super::refusal::{Refusal, SHARED};
 use super::running_gate::RunningGate;
 use crate::error::chain;
 use crate::host::sockets;
 use crate::settings::Settings;
-
-/// The user that programs without rights share on every distribution, and the one that a kernel shows for
-/// users outside of its user namespace.
-const SHARED: u32 = 65534;
 
 /// What the operator knows already and wants all the same.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +24,8 @@ pub struct Accepted {
     pub unseen_api_server: bool,
     /// Health checks on this node that call the read-only port will fail.
     pub closed_health_checks: bool,
+    /// The trial is confirmed only once the API server has come through it.
+    pub verified_later: bool,
 }
 
 /// What was found.
@@ -36,11 +35,13 @@ pub struct Refusals(Vec<String>);
 impl Refusals {
     /// What speaks against sealing by `plan`, and the gate that it would be sealed around, if one runs.
     /// `served` asks a gate, whose admin port may be at an address, where the API server was served lately,
-    /// if it was. `None`: the gate cannot be asked.
+    /// if it was. `None`: the gate cannot be asked. What `confirmed`, the plan that was confirmed last, does
+    /// needs no second proof: a gate that has restarted has forgotten which clients it served.
     pub fn of<E: std::error::Error + 'static>(
         settings: &Settings,
         plan: &Plan,
         accepted: Accepted,
+        confirmed: Option<&Plan>,
         served: impl FnOnce(Option<SocketAddr>) -> Option<Result<Option<Vec<IpAddr>>, E>>,
     ) -> (Self, Option<RunningGate>) {
         let mut refusals = Self::default();
@@ -51,12 +52,12 @@ impl Refusals {
                 && !settings.sources.exclude_api_server
             {
                 for left_out in settings.sources.without_api_server(addresses) {
-                    let way_out = "add it, or write sources.excludeApiServer: true if that is meant";
-                    refusals.add(format!("{left_out}; {way_out}"));
+                    refusals.refuse(Refusal::ApiServerLeftOut(left_out.to_string()));
                 }
             }
-            if !accepted.unseen_api_server {
-                refusals.api_server(served);
+            let known = confirmed.is_some_and(|confirmed| plan.serves_as(confirmed));
+            if !accepted.unseen_api_server && !known {
+                refusals.api_server(served, accepted.verified_later);
             }
         }
         let exemption = gate.as_ref().and_then(|gate| gate.exemption.as_ref());
@@ -64,7 +65,7 @@ impl Refusals {
             refusals.foreign_rules(plan, exemption);
         }
         if !accepted.closed_health_checks && !settings.read_only_port.healthz {
-            refusals.health_checkers(settings, plan, gate.as_ref());
+            refusals.health_checkers(settings, plan, confirmed, gate.as_ref());
         }
         (refusals, gate)
     }
@@ -80,76 +81,52 @@ impl Refusals {
         self.0.push(why);
     }
 
+    fn refuse(&mut self, refusal: Refusal) {
+        self.add(refusal.to_string());
+    }
+
     fn gate(&mut self, settings: &Settings) -> Option<RunningGate> {
-        let directory = settings.firewall.run_directory.display();
-        let gate = match RunningGate::read(&settings.firewall.run_directory) {
+        let directory = settings.firewall.run_directory.clone();
+        let gate = match RunningGate::read(&directory) {
             Ok(Some(gate)) if gate.lives() => gate,
             Ok(Some(gate)) => {
-                self.add(format!(
-                    "no gate runs: the one that wrote to firewall.runDirectory {directory} was process {}, \
-                     and that is gone; start it",
-                    gate.pid
-                ));
+                let pid = gate.pid;
+                self.refuse(Refusal::GateIsGone { directory, pid });
                 return None;
             }
             Ok(None) => {
-                self.add(format!(
-                    "no gate runs on this node: none has written to firewall.runDirectory {directory}; start \
-                     it, and make sure that the directory is there and the gate's own"
-                ));
+                self.refuse(Refusal::NoGate(directory));
                 return None;
             }
             Err(error) => {
-                self.add(format!(
-                    "whether a gate runs cannot be seen: firewall.runDirectory: {error}"
-                ));
+                self.refuse(Refusal::GateUnknown(error.to_string()));
                 return None;
             }
         };
         match (gate.uid, &gate.exemption) {
-            (0, _) => self.add(
-                "the gate runs as root, so that its connections cannot be told from those of the rest of the \
-                 node; run it as a user of its own, as config/systemd/kubelet-gate.service does"
-                    .into(),
-            ),
-            (SHARED, _) => self.add(format!(
-                "the gate runs as uid {SHARED}, as other programs do; run it as a user of its own"
-            )),
-            (_, None) => self.add(
-                "the gate may not mark its connections; give it CAP_NET_ADMIN, as \
-                 config/systemd/kubelet-gate.service does, and restart it"
-                    .into(),
-            ),
+            (0, _) => self.refuse(Refusal::GateIsRoot),
+            (SHARED, _) => self.refuse(Refusal::UserIsCommon),
+            (_, None) => self.refuse(Refusal::MayNotMark),
             (uid, Some(exemption)) => {
                 if let Some(other) = other_of(uid, &gate, exemption) {
-                    self.add(format!(
-                        "uid {uid}, the gate's, is not its own: {other} runs as the same user; give the gate \
-                         a user of its own"
-                    ));
+                    self.refuse(Refusal::UserIsShared { uid, other });
                 }
             }
         }
         Some(gate)
     }
 
-    fn api_server<E: std::error::Error + 'static>(&mut self, served: Option<Result<Option<Vec<IpAddr>>, E>>) {
+    fn api_server<E: std::error::Error + 'static>(
+        &mut self,
+        served: Option<Result<Option<Vec<IpAddr>>, E>>,
+        verified_later: bool,
+    ) {
         match served {
-            None => self.add(
-                "whether the API server has been served cannot be asked: admin.listen and admin.socket are \
-                 off; switch one on, or give --accept-unseen-api-server"
-                    .into(),
-            ),
+            None => self.refuse(Refusal::ApiServerUnasked),
             Some(Ok(Some(_))) => {}
-            Some(Ok(None)) => self.add(
-                "the gate has not served the API server yet: nothing shows that logs, exec and metrics of \
-                 this node would still work; have it come once (kubectl logs of any pod of this node, with \
-                 the gate's port as the node's kubelet port), or give --accept-unseen-api-server"
-                    .into(),
-            ),
-            Some(Err(error)) => self.add(format!(
-                "whether the API server has been served cannot be seen: {}",
-                chain(&error)
-            )),
+            Some(Ok(None)) if verified_later => {}
+            Some(Ok(None)) => self.refuse(Refusal::ApiServerUnseen),
+            Some(Err(error)) => self.refuse(Refusal::ApiServerUnknown(chain(&error))),
         }
     }
 
@@ -158,46 +135,39 @@ impl Refusals {
         let ports: Vec<u16> = sealed.map(|port| port.port).collect();
         let listings = match foreign::listings() {
             Ok(listings) => listings,
-            Err(error) => return self.add(format!("what other rules do cannot be seen: {error}")),
+            Err(error) => return self.refuse(Refusal::ForeignRulesUnknown(error.to_string())),
         };
         for (tool, text) in listings {
             let named = foreign::naming(&tool, &text, &ports).into_iter();
             for rule in named.filter(|rule| rule.takes_away) {
-                self.add(format!(
-                    "another rule refuses or redirects connections to these ports ({}): {}; a redirection \
-                     that comes before the seal's is not undone; remove it, or give --accept-foreign-rules",
-                    rule.place, rule.rule
-                ));
+                let (place, rule) = (rule.place, rule.rule);
+                self.refuse(Refusal::ForeignRule { place, rule });
             }
         }
         let Some(exemption) = exemption else { return };
-        let used = match foreign::marks_in_use() {
-            Ok(used) => used & exemption.mark.mask,
-            Err(error) => {
-                return self.add(format!(
-                    "which bits of the packet mark are in use cannot be seen: {error}"
-                ));
-            }
-        };
-        if used != 0 {
-            self.add(format!(
-                "bits {used:#010x} of the packet mark are used by other rules of this node, and by the gate \
-                 (mask {:#010x}): set firewall.mark to bits that are free, restart the gate; or give \
-                 --accept-foreign-rules",
-                exemption.mark.mask
-            ));
+        let mask = exemption.mark.mask;
+        match foreign::marks_in_use().map(|used| used & mask) {
+            Ok(0) => {}
+            Ok(used) => self.refuse(Refusal::MarksUsed { used, mask }),
+            Err(error) => self.refuse(Refusal::MarksUnknown(error.to_string())),
         }
     }
 
-    fn health_checkers(&mut self, settings: &Settings, plan: &Plan, gate: Option<&RunningGate>) {
+    fn health_checkers(
+        &mut self,
+        settings: &Settings,
+        plan: &Plan,
+        confirmed: Option<&Plan>,
+        gate: Option<&RunningGate>,
+    ) {
+        let closed_already =
+            |port: &SealedPort| confirmed.is_some_and(|confirmed| confirmed.ports.contains(port));
         let ports: Vec<u16> = plan
             .ports
             .iter()
-            .filter(|port| port.kind == PortKind::ReadOnly)
+            .filter(|port| port.kind == PortKind::ReadOnly && !closed_already(port))
             .map(|port| port.port)
             .collect();
-        let way_out = "move it to the authenticated port or to 10248, or set readOnlyPort.healthz with the \
-                       tombstone on a port of its own, or give --close-health-checkers";
         // The end that closes a connection keeps its row for a minute: a check that comes more often is
         // always there.
         match sockets::tcp() {
@@ -212,19 +182,14 @@ impl Refusals {
                     sockets.iter().any(|socket| local(&socket))
                 };
                 for port in ports.iter().filter(|port| calls(port)) {
-                    self.add(format!(
-                        "something on this node calls the read-only port {port} (a connection of the last \
-                         minute; firewall observe names it), and would be refused: {way_out}"
-                    ));
+                    self.refuse(Refusal::Called(*port));
                 }
             }
-            Err(error) => self.add(format!(
-                "the callers of the read-only port cannot be seen: {error}"
-            )),
+            Err(error) => self.refuse(Refusal::CallersUnknown(error.to_string())),
         }
         let observed = match Observed::load(&settings.firewall.state_directory) {
             Ok(observed) => observed.unwrap_or_default(),
-            Err(error) => return self.add(format!("what firewall observe saw cannot be read: {error}")),
+            Err(error) => return self.refuse(Refusal::ObservedUnknown(error.to_string())),
         };
         for caller in observed
             .callers
@@ -235,15 +200,13 @@ impl Refusals {
             if gate.is_some_and(|gate| gate.uid == process.uid) {
                 continue;
             }
-            self.add(format!(
-                "{} (uid {}) on this node called the read-only port {} {} times until {}, and would be \
-                 refused: {way_out}; then observe again",
-                process.command.as_deref().unwrap_or("a process"),
-                process.uid,
-                caller.port,
-                caller.count,
-                caller.last
-            ));
+            self.refuse(Refusal::Observed {
+                command: process.command.as_deref().unwrap_or("a process").to_owned(),
+                uid: process.uid,
+                port: caller.port,
+                count: caller.count,
+                last: caller.last.clone(),
+            });
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::draining::Draining;
 use super::error::FirewallError;
 use super::exemption::Exemption;
 use super::file::FileError;
@@ -57,7 +58,8 @@ pub fn put_back(
     })
 }
 
-/// Takes away what is left of a trial that ended, which matches nothing any more; `true`: something was.
+/// Takes away what is left of a trial that ended, which matches nothing any more, but for what keeps its
+/// connections translated; `true`: something was.
 /// Needs the lock.
 ///
 /// # Errors
@@ -68,8 +70,9 @@ pub fn tidy(standing: &Standing, exemption: Option<&Exemption>) -> Result<bool, 
         (Case::InForce, Some(confirmed)) if rules.left_of_trial() => {
             standing.firewall.load(Some(&confirmed.plan), None, exemption)?;
         }
-        (Case::Ended, _) if rules.fingerprint().is_some() || rules.left_of_trial() => {
-            standing.firewall.remove()?;
+        (Case::Ended, _) if !rules.is_none() => {
+            let comment = Draining::of(&standing.trial).comment();
+            standing.firewall.remove_but_drain(&comment)?;
         }
         _ => return Ok(false),
     }

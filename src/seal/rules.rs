@@ -29,6 +29,12 @@ impl Rules {
         }
     }
 
+    /// Whether there is nothing of ours.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.fingerprint().is_none() && !self.left_of_trial()
+    }
+
     /// How long the trial still lasts; `None`: none is running.
     #[must_use]
     pub fn trial_remaining(&self) -> Option<Duration> {

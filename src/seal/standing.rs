@@ -209,11 +209,11 @@ impl Case {
     pub fn problem(&self) -> Option<String> {
         let remedy = match self {
             Self::InForce => return None,
-            Self::Trial { .. } => return self.finding(),
-            Self::UnknownTrial { .. } | Self::Ended => "apply again",
+            Self::Trial { .. } => "kubelet-gate firewall confirm keeps it",
+            Self::UnknownTrial { .. } | Self::Ended => "kubelet-gate firewall apply tries it again",
             Self::Unfinished => "kubelet-gate firewall confirm finishes it",
             Self::Fragment | Self::Changed | Self::Gone | Self::Incomparable { .. } => {
-                "apply and confirm again"
+                "kubelet-gate firewall apply, and then confirm, load it again"
             }
         };
         self.finding().map(|finding| format!("{finding}; {remedy}"))

@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::boot::Boot;
 use super::file::{self, FileError};
+use super::iptables::Builtins;
 use super::plan::Plan;
 use crate::files;
 
 const CONFIRMED: &str = "confirmed.json";
 const TRIAL: &str = "trial.json";
+const BUILTINS: &str = "builtins.json";
 const LOCK: &str = "lock";
 /// In `firewall.runDirectory`.
 const LISTED: &str = "listed.json";
@@ -125,6 +127,14 @@ impl State {
         file::read(&self.directory.join(TRIAL))
     }
 
+    /// Whether a plan was confirmed or tried, and not removed since.
+    ///
+    /// # Errors
+    /// A file exists and cannot be read.
+    pub fn holds_a_plan(&self) -> Result<bool, FileError> {
+        Ok(self.confirmed()?.is_some() || self.trial()?.is_some())
+    }
+
     /// How the kernel lists the confirmed plan since the gate has loaded it again, if the gate could note it
     /// in `run_directory` only.
     ///
@@ -132,6 +142,23 @@ impl State {
     /// The file exists and cannot be read.
     pub fn listed(&self, run_directory: &Path) -> Result<Option<Confirmed>, FileError> {
         file::read(&run_directory.join(LISTED))
+    }
+
+    /// The tables and chains of iptables-nft that were there before the seal; `None`: nothing was noted.
+    ///
+    /// # Errors
+    /// The file exists and cannot be read.
+    pub(super) fn builtins(&self) -> Result<Option<Builtins>, FileError> {
+        file::read(&self.directory.join(BUILTINS))
+    }
+
+    /// Notes them; `None`: there is no seal any more.
+    pub(super) fn keep_builtins(&self, before: Option<&Builtins>) -> Result<(), FileError> {
+        let path = self.directory.join(BUILTINS);
+        match before {
+            Some(before) => file::replace(&path, &file::json(before), file::READABLE),
+            None => file::delete(&path),
+        }
     }
 
     /// Keeps the plan that is tried; `None`: there is none any more.

@@ -18,10 +18,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::boot::Boot;
+use super::draining::{self, Draining};
 use super::error::FirewallError;
 use super::exemption::Exemption;
 use super::file::{self, FileError};
 use super::firewall::Firewall;
+use super::iptables::Builtins;
 use super::plan::Plan;
 use super::running_gate::RunningGate;
 use super::standing::{Case, Standing, StandingError};
@@ -48,24 +50,34 @@ pub enum TrialError {
     )]
     OtherBackend(Backend),
     /// An earlier confirmation must be finished first.
-    #[error("the confirmation of the seal that is in force did not finish: confirm or remove it first")]
+    #[error(
+        "the confirmation of the seal that is in force did not finish: first finish it by kubelet-gate \
+         firewall confirm, or remove it by kubelet-gate firewall remove"
+    )]
     Unfinished,
     /// There is nothing to confirm.
-    #[error("nothing is being tried: begin with firewall apply")]
+    #[error("nothing is being tried: begin with kubelet-gate firewall apply")]
     NothingTried,
     /// Another process began a trial in between.
-    #[error("another apply has taken the place of this trial: it is not confirmed")]
+    #[error(
+        "another apply has taken the place of this trial: it is not confirmed; kubelet-gate firewall status \
+             shows what is being tried"
+    )]
     AnotherApply,
     /// What is confirmed is not in force.
     #[error("{0}")]
     NotInForce(String),
     /// The rules went away between loading and listing.
-    #[error("the rules were loaded and are gone again: another program manages this node's rules")]
+    #[error(
+        "the rules were loaded and are gone again: another program manages this node's rules; have it leave \
+             the seal's alone, and begin again with kubelet-gate firewall apply"
+    )]
     GoneAgain,
     /// Rules are left, and with them what belongs to them.
     #[error(
         "not removed, so that the state and what loads the seal at boot are kept: repair this, and remove \
-         again"
+         again with \
+         kubelet-gate firewall remove"
     )]
     NotRemoved,
 }
@@ -73,6 +85,8 @@ pub enum TrialError {
 /// One step of a change.
 #[derive(Clone, Debug)]
 pub enum Step {
+    /// Notes the tables that are there before the seal makes its own.
+    KeepBuiltins(Builtins),
     /// Writes the plan that is tried to the state, or deletes it.
     KeepTrial(Option<Plan>),
     /// Loads a trial, with the confirmed plan to fall back to.
@@ -108,6 +122,8 @@ pub enum Step {
         needed: bool,
         /// The state says that it has rules.
         used: bool,
+        /// What says for which connections the kernel goes on translating.
+        comment: String,
     },
     /// Has systemd no longer run the unit.
     DisableUnit,
@@ -192,7 +208,12 @@ pub fn apply(
     };
     let mut change = Change::new(state, Unit::new(Path::new(Unit::DIRECTORY)), lock);
     change.exemption = exemption;
-    change.steps = [Step::KeepTrial(Some(plan.clone())), load].into();
+    let firewall = Firewall::of(plan.backend);
+    if firewall.rules()?.is_none() && firewall.draining()?.is_none() {
+        let before = draining::tables_before(plan.backend);
+        change.steps.extend(before.map(Step::KeepBuiltins));
+    }
+    change.steps.extend([Step::KeepTrial(Some(plan.clone())), load]);
     // What may still be running is the trial before, and confirm is about what was tried.
     change.undo = Some(Step::KeepTrial(before));
     Ok(Apply { change, falls_back })
@@ -273,9 +294,10 @@ pub fn remove(state: State, unit: Unit) -> Result<Change, TrialError> {
     let (confirmed, trial) = (state.confirmed(), state.trial());
     // Of a state that cannot be read any packet filter may be the one.
     let unreadable = confirmed.is_err() || trial.is_err();
-    let confirmed = confirmed.unwrap_or(None).map(|confirmed| confirmed.plan.backend);
-    let tried = trial.unwrap_or(None).map(|plan| plan.backend);
-    let used = |backend: Backend| confirmed == Some(backend) || tried == Some(backend);
+    let confirmed = confirmed.unwrap_or(None).map(|confirmed| confirmed.plan);
+    let plans: Vec<Plan> = [confirmed, trial.unwrap_or(None)].into_iter().flatten().collect();
+    let used = |backend: Backend| plans.iter().any(|plan| plan.backend == backend);
+    let comment = Draining::of(&plans).comment();
     let mut backends = [Backend::Nftables, Backend::IptablesNft, Backend::IptablesLegacy];
     // The one with the rules comes first: both kinds of iptables have the trial's set, and it goes once no
     // rule names it.
@@ -284,6 +306,7 @@ pub fn remove(state: State, unit: Unit) -> Result<Change, TrialError> {
         backend,
         needed: used(backend) || unreadable,
         used: used(backend),
+        comment: comment.clone(),
     });
     let mut change = Change::new(state, unit, lock);
     change.steps.extend(rules);
@@ -378,6 +401,7 @@ impl Change {
     fn perform(&mut self, step: Step) -> Result<(), TrialError> {
         let exemption = self.exemption.as_ref();
         match step {
+            Step::KeepBuiltins(before) => self.state.keep_builtins(Some(&before))?,
             Step::KeepTrial(plan) => self.state.keep_trial(plan.as_ref())?,
             Step::LoadTrial {
                 trial,
@@ -406,7 +430,12 @@ impl Change {
                 }))?;
             }
             Step::DeleteOtherBootFiles(boot) => self.state.delete_boot_files(Some(&boot))?,
-            Step::RemoveRules { backend, used, .. } => match Firewall::of(backend).remove() {
+            Step::RemoveRules {
+                backend,
+                used,
+                comment,
+                ..
+            } => match Firewall::of(backend).remove_but_drain(&comment) {
                 // What was never used need not be installed.
                 Err(FirewallError::Missing { .. }) if !used => {}
                 removed => removed?,

@@ -10,11 +10,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::instance::Instance;
+use crate::seal::draining::{StillOpen, settle};
 use crate::seal::{
     Attempt, Case, Changes, FileError, FirewallError, Plan, Reached, Restored, RunningGate, Seal, Standing,
     StandingError, State, WireMemory, attempt_all, connections, put_back, tidy,
 };
 use crate::settings::Backend;
+use crate::timestamp::timestamp;
 
 /// The seal is looked at this often even if nothing is announced: the end of a trial is not, nor is a change
 /// of iptables-legacy.
@@ -25,6 +27,8 @@ const QUIET: Duration = Duration::from_secs(15);
 const CHANGE: Duration = Duration::from_secs(4);
 /// A look that takes longer has found nothing out.
 const LOOK: Duration = Duration::from_secs(10);
+/// Between two looks whether the last connection of a seal that has ended is gone.
+const DRAINING: Duration = Duration::from_secs(5);
 /// How long the start may wait until the gate is admitted.
 const ADMITTED: Duration = Duration::from_secs(5);
 /// After an announcement: one look for all that come at once.
@@ -42,6 +46,8 @@ pub(super) struct Watch {
     changing: Option<Instant>,
     /// The seal goes by another `sources.port` than the gate, and that is in the log.
     other_sources: bool,
+    /// What was kept of a seal that has ended.
+    drain: Drain,
     /// The rules were put back, and how they are listed could not be noted: to load them once more would not
     /// help.
     unnoted: bool,
@@ -59,8 +65,23 @@ enum Found {
     Unknown(String),
 }
 
+/// What the watch knows of connections that a seal which has ended had brought to the gate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Drain {
+    /// Not looked at yet, or a seal stands.
+    Unknown,
+    /// Looked at then, and some are open, so that their chain stays.
+    StillOpen(Instant),
+    /// Their chain could not be taken away then.
+    Failed(Instant),
+    /// Nothing is left.
+    Over,
+}
+
 /// What one look yields.
 struct Look {
+    /// What became of what was kept for connections; `None`: not looked at.
+    drained: Option<Result<Option<StillOpen>, FirewallError>>,
     found: Result<Found, LookError>,
     /// Another process held the lock.
     changing: bool,
@@ -100,6 +121,7 @@ impl Watch {
             announces: false,
             changing: None,
             other_sources: false,
+            drain: Drain::Unknown,
             unnoted: false,
         }
     }
@@ -110,7 +132,7 @@ impl Watch {
         let instance = self.instance.clone();
         instance.gate.kubelet.set_sealed(true);
         let running = self.running.clone();
-        let looking = look_aside(instance, running, false);
+        let looking = look_aside(instance, running, false, false);
         // What is wrong, or takes longer, is for the next look to tell.
         if let Ok(Ok(look)) = timeout(ADMITTED, looking).await {
             self.unnoted = look.unnoted;
@@ -178,16 +200,20 @@ impl Watch {
     /// `None`: another process is changing it just now.
     async fn look(&mut self) -> Option<Seal> {
         let (instance, running, unnoted) = (self.instance.clone(), self.running.clone(), self.unnoted);
-        let looking = look_aside(instance, running, unnoted);
+        let looking = look_aside(instance, running, unnoted, self.drain.is_due());
         let found = match timeout(LOOK, looking).await {
             Ok(Ok(look)) => {
                 self.unnoted = look.unnoted;
+                self.note_drained(look.drained);
                 self.changing = look.changing.then(|| self.changing.unwrap_or_else(Instant::now));
                 look.found
             }
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(LookError::Late),
         };
+        if !matches!(found, Ok(Found::Absent)) {
+            self.drain = Drain::Unknown;
+        }
         // Readings during a change are meaningless. A process that holds the lock for longer hides nothing by
         // that.
         let halfway = self.changing.is_some_and(|since| since.elapsed() < CHANGE);
@@ -212,6 +238,39 @@ impl Watch {
             }
             Found::InForce { plan, confirmed } => self.go_around(&plan, confirmed).await,
         })
+    }
+
+    /// Logs what has become of connections of a seal that has ended.
+    fn note_drained(&mut self, drained: Option<Result<Option<StillOpen>, FirewallError>>) {
+        let now = Instant::now();
+        let drain = match drained {
+            None => return,
+            Some(Ok(None)) => Drain::Over,
+            Some(Ok(Some(open))) => {
+                if !matches!(self.drain, Drain::StillOpen(_)) {
+                    tracing::info!(
+                        connections = open.connections,
+                        until = timestamp(open.until),
+                        "the seal has ended, and connections that it had brought to the gate go on"
+                    );
+                }
+                Drain::StillOpen(now)
+            }
+            Some(Err(error)) => {
+                // Before, it may be a packet filter that was never used here, and that the gate may not list.
+                if matches!(self.drain, Drain::StillOpen(_)) {
+                    tracing::warn!(
+                        "what keeps connections of a seal that has ended cannot be taken away: {error}; as \
+                         root: kubelet-gate firewall status"
+                    );
+                }
+                Drain::Failed(now)
+            }
+        };
+        if matches!(self.drain, Drain::StillOpen(_)) && drain == Drain::Over {
+            tracing::info!("the last connection that the seal had brought to the gate has ended");
+        }
+        self.drain = drain;
     }
 
     /// The rules are there; do they hold?
@@ -284,24 +343,39 @@ impl Watch {
     }
 }
 
+// === impl Drain ===
+
+impl Drain {
+    /// Listing the kernel's connections takes its time on a node that has many.
+    fn is_due(self) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::StillOpen(looked) | Self::Failed(looked) => looked.elapsed() > DRAINING,
+            Self::Over => false,
+        }
+    }
+}
+
 /// Looks once, on a thread of its own, in this process' turn. It goes on when it is no longer waited for.
 async fn look_aside(
     instance: Arc<Instance>,
     running: RunningGate,
     unnoted: bool,
+    drain: bool,
 ) -> Result<Look, tokio::task::JoinError> {
     let turn = instance.seal_turn.clone().lock_owned().await;
     let looking = move || {
         let _turn = turn;
-        look_once(&instance, &running, unnoted)
+        look_once(&instance, &running, unnoted, drain)
     };
     spawn_blocking(looking).await
 }
 
 /// Looks once; the lock is taken if it is free, and nothing is changed without. Blocks.
-fn look_once(instance: &Instance, running: &RunningGate, mut unnoted: bool) -> Look {
+fn look_once(instance: &Instance, running: &RunningGate, mut unnoted: bool, drain: bool) -> Look {
     let state = State::new(&instance.settings.firewall.state_directory);
     let mut changing = false;
+    let mut drained = None;
     let mut look = || {
         if !state.begun() {
             instance.gate.kubelet.set_sealed(false);
@@ -312,9 +386,13 @@ fn look_once(instance: &Instance, running: &RunningGate, mut unnoted: bool) -> L
         let lock = state.try_lock()?;
         changing = lock.is_none();
         let Some(standing) = Standing::judge(&state, &instance.settings.firewall.run_directory)? else {
-            instance.gate.kubelet.set_sealed(false);
+            // The kernel leads a reset connection's packets for a while after the rules are gone.
+            drained = (drain && lock.is_some()).then(|| settle(&state));
             return Ok(Found::Absent);
         };
+        if drain && lock.is_some() && standing.case == Case::Ended && standing.rules.is_none() {
+            drained = Some(settle(&state));
+        }
         admit(&standing, running, lock.is_some())?;
         Ok(act(
             instance,
@@ -327,6 +405,7 @@ fn look_once(instance: &Instance, running: &RunningGate, mut unnoted: bool) -> L
     };
     Look {
         found: look(),
+        drained,
         changing,
         unnoted,
     }

@@ -65,7 +65,7 @@ async fn started(settings: &Settings) -> Result<RunningGate, CliError> {
             Some(gate) if gate.lives() => return Ok(gate),
             _ if Instant::now() > until => {
                 return Err(CliError::failed(format!(
-                    "no gate has started within {} s",
+                    "no gate has started within {} s: start it (systemctl start kubelet-gate)",
                     PATIENCE.as_secs()
                 )));
             }

@@ -72,13 +72,19 @@ pub(super) struct Apply {
 /// Why a trial was not confirmed by itself.
 #[derive(Debug, thiserror::Error)]
 enum Unverified {
-    #[error("there was no time to look")]
+    #[error("there was no time to look; give it more with --confirm-within")]
     NoTime,
-    #[error("{0} was reached around the gate")]
+    #[error("{0} was reached around the gate; during a trial, kubelet-gate firewall status shows each way")]
     Bypassed(SocketAddr),
-    #[error("whether the API server has come through the seal cannot be seen: {0}")]
+    #[error(
+        "whether the API server has come through the seal cannot be seen: {0}; kubelet-gate status shows \
+         what the gate answers"
+    )]
     Unasked(AdminError),
-    #[error("the API server has not come through the seal")]
+    #[error(
+        "the API server has not come through the seal; during the trial, have it come (kubectl logs of any \
+         pod of this node), and give it more time with --confirm-within"
+    )]
     Unseen,
 }
 
@@ -97,6 +103,7 @@ impl Apply {
             foreign_rules: self.accept_foreign_rules,
             unseen_api_server: self.accept_unseen_api_server,
             closed_health_checks: self.close_health_checkers,
+            verified_later: self.confirm_when_verified,
         };
         let runtime = runtime().map_err(CliError::failed)?;
         let served = |port| {
@@ -104,7 +111,9 @@ impl Apply {
             let served = runtime.block_on(api_server(&admin, ADMIN));
             Some(served.map(|served| served.map(|served| served.addresses)))
         };
-        let (mut refusals, gate) = Refusals::of(&settings, &plan, accepted, served);
+        let confirmed = state(&settings).confirmed().map_err(CliError::failed)?;
+        let confirmed = confirmed.map(|confirmed| confirmed.plan);
+        let (mut refusals, gate) = Refusals::of(&settings, &plan, accepted, confirmed.as_ref(), served);
         let before = match &gate {
             Some(_) => self.before(&settings, &plan, terminal)?,
             None => Before::default(),

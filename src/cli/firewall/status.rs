@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::configuration::Configuration;
+use super::configuration::{Configuration, state};
+use super::remove::still_translated;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::Output;
 use crate::cli::table::{Cell, Table};
 use crate::cli::terminal::{BAD, GOOD, Stream, Terminal};
-use crate::seal::Unit;
 use crate::seal::status::Report;
+use crate::seal::{Case, Standing, Unit, draining, tidy};
 use crate::serve::node::next_start_warnings;
+use crate::settings::Settings;
 
 /// The arguments of `firewall status`.
 #[derive(Args, Debug)]
@@ -34,6 +36,7 @@ impl Status {
         let settings = self.configuration.load()?;
         let unit = Unit::new(&self.unit_directory);
         let mut report = Report::look(&settings, &unit, !self.no_namespace).map_err(CliError::failed)?;
+        report.notes.extend(self.drained(&settings)?);
         report
             .notes
             .extend(next_start_warnings(&settings, Path::new("/proc")));
@@ -42,6 +45,28 @@ impl Status {
             Output::Table => print(&report, &mut terminal.out),
         }
         Ok(if report.sealed { Exit::Good } else { Exit::Findings })
+    }
+
+    /// Takes away what is left of a seal that has ended, but for what keeps open connections translated: says
+    /// how many these are.
+    fn drained(&self, settings: &Settings) -> Result<Option<String>, CliError> {
+        let state = state(settings);
+        if !state.begun() || !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let _lock = state.lock().map_err(CliError::failed)?;
+        match Standing::judge(&state, &settings.firewall.run_directory).map_err(CliError::failed)? {
+            None => {}
+            Some(standing) if standing.case == Case::Ended => {
+                tidy(&standing, None).map_err(CliError::failed)?;
+            }
+            Some(_) => return Ok(None),
+        }
+        let now = self.configuration.command("remove --cut");
+        Ok(match draining::settle(&state) {
+            Ok(left) => left.map(|open| format!("{}; {now} ends them at once", still_translated(open))),
+            Err(error) => Some(format!("what is left of an earlier seal is not known: {error}")),
+        })
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::hooks::{Family, HOOKS, Hook, NAMED_IN, TABLES, is_named_after_a_plan, is_ours, named_after};
+use super::hooks::{
+    DRAINING, Family, HOOKS, Hook, NAMED_IN, TABLES, is_named_after_a_plan, is_ours, named_after,
+};
 use super::saved::Saved;
 use crate::network::Network;
 use crate::seal::plan::{Plan, PortKind, SealedPort};
@@ -107,6 +109,28 @@ pub(super) fn deletion(saved: &Saved, which: impl Fn(&str) -> bool, entrances: b
         text.push_str("COMMIT\n");
     }
     text
+}
+
+/// The chain that keeps connections translated that the seal in `saved` has brought to the gate; empty
+/// if there is none. No rule leads to it: that there is a rule in it which looks at connections
+/// suffices, and the table with it.
+pub(super) fn draining(saved: &Saved, comment: &str) -> String {
+    let redirects = |hook: &Hook| hook.table == "nat" && saved.has(hook.table, hook.chain);
+    if !HOOKS.iter().any(redirects) {
+        return String::new();
+    }
+    format!(
+        "*nat\n:{DRAINING} - [0:0]\n-A {DRAINING} -m conntrack --ctstate DNAT -m comment --comment \
+         \"{comment}\"\nCOMMIT\n"
+    )
+}
+
+/// Takes that chain away; empty if it is not there.
+pub(super) fn draining_ended(saved: &Saved) -> String {
+    match saved.has("nat", DRAINING) {
+        true => format!("*nat\n-F {DRAINING}\n-X {DRAINING}\nCOMMIT\n"),
+        false => String::new(),
+    }
 }
 
 /// The rules of a chain whose exemption comes first.

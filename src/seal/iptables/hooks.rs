@@ -1,11 +1,16 @@
 //! Where the seal's chains are entered, and what they are called.
 
+use serde::{Deserialize, Serialize};
+
 use super::saved::Saved;
 use crate::seal::exemption::Exemption;
 use crate::seal::plan::Plan;
 
 /// The set with the ports of a running trial, each with a timeout; without one once the trial is confirmed.
 pub(super) const TRIAL: &str = "kubelet-gate-trial";
+
+/// The chain, in the table nat, that is kept for connections that a seal had brought to the gate.
+pub(super) const DRAINING: &str = "KG-DRAINING";
 
 /// A built-in chain, and ours that it begins with. What `exempt` has an exempting rule in front.
 pub(super) struct Hook {
@@ -53,7 +58,8 @@ pub(super) const TABLES: [&str; 3] = ["nat", "raw", "filter"];
 /// The table, loaded last, with the chain by which a plan is recognized.
 pub(super) const NAMED_IN: &str = "filter";
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) enum Family {
     Ipv4,
     Ipv6,
@@ -151,6 +157,14 @@ impl Family {
         match self {
             Self::Ipv4 => "iptables",
             Self::Ipv6 => "ip6tables",
+        }
+    }
+
+    /// As the kernel's messages call it: `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Ipv4 => 2,
+            Self::Ipv6 => 10,
         }
     }
 

@@ -6,6 +6,7 @@
 //! the node more open than before. A trial is confirmed by ports that no longer time out; only then are its
 //! rules written as confirmed ones. See `docs/decisions/004-seal-primitives.md`.
 
+mod builtins;
 mod document;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
@@ -14,6 +15,7 @@ mod programs;
 mod saved;
 mod tables;
 
+pub(super) use self::builtins::Builtins;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::fuzz::iptables_listing;
 pub(super) use self::programs::Iptables;

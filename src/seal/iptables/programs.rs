@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::document::{deletion, document, entrance, trial_chains, without_others};
-use super::hooks::{FAMILIES, Family, HOOKS, TRIAL, exempt_rule};
+use super::document::{deletion, document, draining, draining_ended, entrance, trial_chains, without_others};
+use super::hooks::{DRAINING, FAMILIES, Family, HOOKS, TRIAL, exempt_rule};
 use super::saved::Saved;
 use super::tables::{Tables, TrialSet};
 use crate::seal::boot::Boot;
@@ -81,6 +81,8 @@ impl Iptables {
                 &saved,
             ));
             rules.push_str(&without_others(&saved, confirmed, trial.map(|(plan, _)| plan)));
+            // The rules above keep connections translated from here on.
+            rules.push_str(&draining_ended(&saved));
             self.submit(family, &rules, "loading the rules")?;
         }
         match trial {
@@ -135,12 +137,39 @@ impl Iptables {
             .try_for_each(|family| self.submit(family, &rules, "admitting the gate's own connections"))
     }
 
-    pub(in crate::seal) fn remove(self) -> Result<(), FirewallError> {
+    pub(in crate::seal) fn remove(self, comment: Option<&str>) -> Result<(), FirewallError> {
         for family in FAMILIES {
-            let rules = deletion(&self.saved(family)?, |_| true, true);
+            let saved = self.saved(family)?;
+            let kept = match comment {
+                Some(comment) => draining(&saved, comment),
+                None => draining_ended(&saved),
+            };
+            let rules = kept + &deletion(&saved, |_| true, true);
             self.submit(family, &rules, "removing the chains")?;
         }
         destroy_set()
+    }
+
+    /// What is kept of a seal that was removed, as it is listed.
+    pub(in crate::seal) fn draining(self) -> Result<Option<String>, FirewallError> {
+        for family in FAMILIES {
+            let saved = self.saved(family)?;
+            if saved.has("nat", DRAINING) {
+                return Ok(Some(saved.rules("nat", DRAINING).join("\n")));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(in crate::seal) fn end_draining(self) -> Result<(), FirewallError> {
+        FAMILIES.into_iter().try_for_each(|family| {
+            let rules = draining_ended(&self.saved(family)?);
+            self.submit(
+                family,
+                &rules,
+                "removing the chain that kept connections translated",
+            )
+        })
     }
 
     pub(in crate::seal) fn tables(self) -> Result<Tables, FirewallError> {
