@@ -70,6 +70,8 @@ pub fn cut(state: &State) -> Result<Vec<Translated>, FirewallError> {
     Ok(left)
 }
 
+/// How the comment of the chain that is kept begins.
+const COMMENT: &str = "kubelet-gate-keeps-translating-until-";
 const BACKENDS: [Backend; 3] = [Backend::Nftables, Backend::IptablesNft, Backend::IptablesLegacy];
 
 fn end(
@@ -174,26 +176,21 @@ impl Draining {
         }
     }
 
-    /// As the comment of a rule: letters, digits and spaces alone, which every program prints as they are.
+    /// As the comment of a rule: one word, which needs no quotes in any program's input.
     pub(super) fn comment(&self) -> String {
-        let ports: String = self.ports.iter().map(|port| format!(" {port}")).collect();
-        format!(
-            "kubelet-gate keeps translating until {} to ports{ports}",
-            self.until
-        )
+        let ports: String = self.ports.iter().map(|port| format!("-{port}")).collect();
+        format!("{COMMENT}{}-to-ports{ports}", self.until)
     }
 
     /// Reads it from where it stands in a listing. A text that is not understood is kept for no time.
     pub(super) fn parse(listed: &str) -> Self {
-        let after = |word: &str| listed.split_once(word).map(|(_, rest)| rest);
-        let until = after(" until ").and_then(|rest| rest.split(' ').next()?.parse().ok());
-        let ports = after(" to ports").map(|rest| {
-            let words = rest.split('"').next().unwrap_or_default().split(' ');
-            words.filter_map(|word| word.parse().ok()).collect()
-        });
+        let rest = listed.split_once(COMMENT).map_or("", |(_, rest)| rest);
+        let is_of_word = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
+        let word: String = rest.chars().take_while(is_of_word).collect();
+        let (until, ports) = word.split_once("-to-ports").unwrap_or((&word, ""));
         Self {
-            until: until.unwrap_or(0),
-            ports: ports.unwrap_or_default(),
+            until: until.parse().unwrap_or(0),
+            ports: ports.split('-').filter_map(|port| port.parse().ok()).collect(),
         }
     }
 

@@ -71,7 +71,7 @@ const OF_A_RUNNING_GATE: [(&[&str], &[&[&str]]); 6] = [
 ];
 
 /// The options in the seal's rules for iptables. There are others by which it starts a program (`-M`).
-const OPTIONS: [&str; 23] = [
+const OPTIONS: [&str; 24] = [
     "-A",
     "-D",
     "-F",
@@ -85,6 +85,7 @@ const OPTIONS: [&str; 23] = [
     "-o",
     "-p",
     "-s",
+    "--comment",
     "--ctstate",
     "--dport",
     "--dst-type",

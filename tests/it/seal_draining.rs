@@ -281,14 +281,14 @@ fn a_stream_that_never_ends_is_cut_when_the_hour_is_over() {
         node.seal().await;
         let mut streams = Streams::open(&node).await;
         node.firewall_exits(0, "remove");
-        let comment = "\"kubelet-gate keeps translating until 1700000000 to ports 19443 19255\"";
+        let comment = "kubelet-gate-keeps-translating-until-1700000000-to-ports-19443-19255";
         let rule = format!("-m conntrack --ctstate DNAT -m comment --comment {comment}");
         // One after the other, so that connections are looked at all the time.
         match node.backend {
             "nftables" => node.shell(&format!(
                 "c='inet kubelet_gate_draining keep_tracking'
                 h=$(nft -a list chain $c | sed -n 's/.*# handle //p' | tail -1)
-                nft add rule $c ct status dnat comment '{comment}'; nft delete rule $c handle $h"
+                nft add rule $c ct status dnat comment '\"{comment}\"'; nft delete rule $c handle $h"
             )),
             _ => node.shell(&format!(
                 "for i in {0} {1}; do $i -t nat -A KG-DRAINING {rule}; $i -t nat -D KG-DRAINING 1; done",

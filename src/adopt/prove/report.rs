@@ -324,6 +324,7 @@ mod tests {
             results: results.iter().map(outcome).collect(),
             skipped: Vec::new(),
             untried: Vec::new(),
+            build: None,
         }
     }
 

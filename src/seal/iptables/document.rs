@@ -121,7 +121,7 @@ pub(super) fn draining(saved: &Saved, comment: &str) -> String {
     }
     format!(
         "*nat\n:{DRAINING} - [0:0]\n-A {DRAINING} -m conntrack --ctstate DNAT -m comment --comment \
-         \"{comment}\"\nCOMMIT\n"
+         {comment}\nCOMMIT\n"
     )
 }
 
