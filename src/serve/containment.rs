@@ -272,7 +272,7 @@ impl Bounds {
         let parent = folder.parent();
         match parent.filter(|parent| parent.is_dir() && parent.components().count() > 3) {
             Some(parent) => drop(self.readable.insert(parent.to_owned())),
-            None => tracing::info!(
+            None => tracing::debug!(
                 "firewall.stateDirectory: {} does not exist: restart the gate once this node is sealed",
                 folder.display()
             ),

@@ -169,7 +169,7 @@ impl Http2Flood {
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_end_their_connection_or_are_read_and_forgotten() {
     let world = World::builder()
-        .set("limits.writeStallTimeout", "400ms")
+        .set("limits.writeStallTimeout", "2s")
         .start()
         .await;
     world.kubelet.adjust(|knobs| knobs.log_interval = 2 * patience());
