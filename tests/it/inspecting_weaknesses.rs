@@ -1,5 +1,5 @@
-//! A weakness that a node has and `inspect` calls "not open" is one that its operator leaves there. What is not
-//! known must be called so, and a listing must not turn a pipeline red that was green.
+//! A weakness that a node has and `inspect` calls "not open" is one that its operator leaves there. What is
+//! not known must be called so, and a listing must not turn a pipeline red that was green.
 
 use std::fs;
 use std::path::Path;
