@@ -632,6 +632,7 @@ mod tests {
         metrics.configuration_pending(0, 0);
         metrics.admin_report_built("x");
         metrics.upstream_connection("x");
+        metrics.upstream_refused("x");
         metrics.certificate_expires("x", 1);
         metrics.audit_events("x", 1);
         metrics.bypass_sealed(1, "x", true);
