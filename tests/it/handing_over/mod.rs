@@ -176,7 +176,11 @@ impl Node {
             async move {
                 while !stop.load(Relaxed) {
                     for client in &clients {
-                        let answer = client.get("/pods").await.expect("a request failed");
+                        let answer = match client.get("/pods").await {
+                            // GOAWAY was faster: an HTTP/2 client sends the request on another connection.
+                            Err(error) if error.to_string().contains("canceled") => continue,
+                            answer => answer.expect("a request failed"),
+                        };
                         assert_eq!(answer.status(), 200);
                         answered.fetch_add(1, Relaxed);
                     }
