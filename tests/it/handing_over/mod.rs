@@ -170,13 +170,19 @@ impl Node {
 
     fn asks(&self) -> Asking {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let clients = [Alpn::H1, Alpn::H2].map(|alpn| self.client(alpn));
+        let clients = [Alpn::H1, Alpn::H2].map(|alpn| (alpn, self.client(alpn)));
         let task = tokio::spawn({
             let (stop, answered) = (stop.clone(), answered.clone());
             async move {
                 while !stop.load(Relaxed) {
-                    for client in &clients {
-                        let answer = client.get("/pods").await.expect("a request failed");
+                    for (alpn, client) in &clients {
+                        let answer = match client.get("/pods").await {
+                            // GOAWAY was faster: an HTTP/2 client sends the request on another connection.
+                            Err(error) if *alpn == Alpn::H2 && error.to_string().contains("canceled") => {
+                                continue;
+                            }
+                            answer => answer.expect("a request failed"),
+                        };
                         assert_eq!(answer.status(), 200);
                         answered.fetch_add(1, Relaxed);
                     }

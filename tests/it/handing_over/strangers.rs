@@ -35,8 +35,11 @@ async fn another_users_process_gets_nothing() {
     let mut node = Node::start().await;
     node.gate.signal(Signal::USR2);
     let socket = node.run("upgrade/socket");
-    eventually("the socket is there", || socket.exists()).await;
-    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    // It listens once it has this mode.
+    eventually("the socket is its user's alone", || {
+        fs::metadata(&socket).is_ok_and(|socket| socket.permissions().mode() & 0o777 == 0o600)
+    })
+    .await;
     let folder = fs::metadata(node.run("upgrade")).unwrap();
     assert_eq!(folder.permissions().mode() & 0o777, 0o700);
     let refused = as_user(STRANGER, || std::os::unix::net::UnixStream::connect(&socket)).unwrap();
