@@ -396,7 +396,7 @@ mod tests {
         let observing = stop.clone();
         let thread = thread::spawn(move || {
             let ports = [(port, PortKind::ReadOnly)];
-            seen.send(observe(&ports, Duration::from_secs(20), &observing))
+            seen.send(observe(&ports, Duration::from_secs(120), &observing))
                 .unwrap();
         });
         // Until one is seen for certain, the observer may not have begun.
@@ -413,7 +413,7 @@ mod tests {
             open.push(TcpStream::connect(("::1", port)).unwrap());
         }
         let (sender, receiver) = channel::<()>();
-        let _ = receiver.recv_timeout(Duration::from_millis(500));
+        let _ = receiver.recv_timeout(Duration::from_secs(3));
         drop(sender);
         stop.store(true, Relaxed);
         let observed = observed.recv().unwrap().unwrap();
