@@ -177,7 +177,7 @@ fn wait(child: &mut Child, said: UnixStream, old: i32) -> Result<(), UpgradeErro
     }
 }
 
-/// Whom the service manager takes for the gate.
+/// The process that the service manager takes for the gate.
 fn main_pid() -> Result<Option<(&'static str, i32)>, UpgradeError> {
     let Some(text) = std::env::var_os("MAINPID").filter(|text| !text.is_empty()) else {
         return Ok(None);
