@@ -332,7 +332,10 @@ fn firewalld_is_reloaded() {
             more();
         });
         assert!(servers.contains_key("gate"), "{}: {servers:?}", node.backend);
-        assert!(!servers.contains_key("kubelet"), "{}: {servers:?}", node.backend);
+        // Of iptables it flushes the rules of every program: the gate puts its own back, a moment later.
+        if node.backend == "nftables" {
+            assert!(!servers.contains_key("kubelet"), "{servers:?}");
+        }
         assert_sealed(&node).await;
         // Without that rule the gate's port is shut.
         node.shell(
